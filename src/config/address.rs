@@ -1,0 +1,121 @@
+//! Where a service listens.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// One entry of `listen`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Address {
+    /// `192.0.2.1:7` or `[2001:db8::1]:7`. An IPv6 wildcard takes IPv6 only, so `[::]:7` and `0.0.0.0:7` go together.
+    Tcp(SocketAddr),
+    /// `unix:/run/x.sock`; the path is absolute.
+    Unix(PathBuf),
+    /// `fd:NAME`: a listening socket that systemd passes under that name.
+    Passed(String),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp(address) => write!(f, "{address}"),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+            Address::Passed(name) => write!(f, "fd:{name}"),
+        }
+    }
+}
+
+/// Why a text is no address, and what would be one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct AddressError(pub(crate) String);
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return unix(path);
+        }
+        if let Some(name) = text.strip_prefix("fd:") {
+            return passed(name);
+        }
+        text.parse().map(Address::Tcp).map_err(|_| AddressError(tcp_hint(text)))
+    }
+}
+
+fn unix(path: &str) -> Result<Address, AddressError> {
+    // sun_path has 108 bytes with its NUL, unix(7).
+    if !path.starts_with('/') {
+        Err(AddressError("a Unix socket needs an absolute path, as in \"unix:/run/x.sock\"".into()))
+    } else if path.len() > 107 {
+        Err(AddressError(format!("the path has {} bytes, and a Unix socket's at most 107", path.len())))
+    } else if path.contains('\0') {
+        Err(AddressError("a path cannot contain a NUL byte".into()))
+    } else {
+        Ok(Address::Unix(PathBuf::from(path)))
+    }
+}
+
+fn passed(name: &str) -> Result<Address, AddressError> {
+    // The rules of FileDescriptorName= in systemd.socket(5).
+    if name.is_empty() || name.len() > 255 || name.contains(|c: char| c.is_ascii_control() || c == ':') {
+        return Err(AddressError(
+            "\"fd:\" is followed by the FileDescriptorName= of a systemd socket, as in \"fd:web\"".into(),
+        ));
+    }
+    Ok(Address::Passed(name.to_owned()))
+}
+
+fn tcp_hint(text: &str) -> String {
+    let example = if let Ok(port) = text.trim_start_matches(['*', ':']).parse::<u16>() {
+        format!("write \"[::]:{port}\" and \"0.0.0.0:{port}\" for every address of this machine")
+    } else if let Ok(ip) = text.parse::<std::net::IpAddr>() {
+        format!("the port is missing: write \"{}\"", SocketAddr::new(ip, 7))
+    } else if text.starts_with('/') {
+        format!("write \"unix:{text}\" for a Unix socket")
+    } else if text.rsplit_once(':').is_some_and(|(host, _)| host.contains(':') && !host.starts_with('[')) {
+        "an IPv6 address goes in brackets, as in \"[::1]:7\"".to_owned()
+    } else if text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_err()) {
+        "the port is a number from 0 to 65535, as in \"127.0.0.1:7007\"".to_owned()
+    } else {
+        "write an IP address and a port, as in \"127.0.0.1:7007\" or \"[::1]:7007\", \"unix:/PATH\" or \"fd:NAME\" \
+         (names are not looked up)"
+            .to_owned()
+    };
+    format!("not an address to listen on; {example}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_survive_being_written_and_read() {
+        for text in ["127.0.0.1:7", "[::1]:0", "[fe80::1%3]:9", "unix:/run/x.sock", "fd:web"] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn an_error_says_what_would_be_right() {
+        for (text, hint) in [
+            (":80", "[::]:80"),
+            ("*:80", "0.0.0.0:80"),
+            ("127.0.0.1", "127.0.0.1:7"),
+            ("::1:80", "in brackets"),
+            ("/run/x", "unix:/run/x"),
+            ("unix:run/x", "absolute"),
+            ("127.0.0.1:http", "0 to 65535"),
+            ("localhost:80", "names are not looked up"),
+            ("fd:", "FileDescriptorName"),
+        ] {
+            let error = text.parse::<Address>().unwrap_err().to_string();
+            assert!(error.contains(hint), "{text}: {error}");
+        }
+    }
+}

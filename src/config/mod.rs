@@ -1,0 +1,226 @@
+//! The configuration: from TOML text or `serve` flags to checked values.
+//!
+//! Everything in these types has been checked: users are resolved to ids, programs and directories exist. A worker gets
+//! its [`Service`] serialised, as the supervisor checked it, and never reads a file of the configuration itself.
+
+pub(crate) mod address;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub(crate) use address::Address;
+
+/// Where `preforkd run` looks without `--config`; the drop-ins are `preforkd.d/*.toml` beside it.
+pub(crate) const DEFAULT_PATH: &str = "/etc/preforkd/preforkd.toml";
+/// Where `preforkd run` listens for `reload` and `status`, and where these look for it.
+pub(crate) const DEFAULT_CONTROL_SOCKET: &str = "/run/preforkd/control.sock";
+/// What an exec'ed program finds in `PATH` unless `environment` says otherwise.
+pub(crate) const DEFAULT_PROGRAM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A whole configuration, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Config {
+    /// `[supervisor]`.
+    pub(crate) supervisor: Supervisor,
+    /// `[log]`.
+    pub(crate) log: Log,
+    /// `[service.NAME]`, in the order of their names.
+    pub(crate) services: Vec<Service>,
+}
+
+/// `[supervisor]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Supervisor {
+    /// Where the control socket is; `None` means that there is none (`serve` without `--control`).
+    pub(crate) control_socket: Option<PathBuf>,
+    /// How long connections may go on after `TERM` before they are ended.
+    pub(crate) drain_timeout: Duration,
+}
+
+/// `[log]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Log {
+    /// Where records go.
+    pub(crate) target: LogTarget,
+    /// The least important level that is still written.
+    pub(crate) level: Level,
+}
+
+/// Where log records go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogTarget {
+    /// The journal if stderr is connected to it (`$JOURNAL_STREAM`), else stderr.
+    Auto,
+    /// journald's native protocol.
+    Journal,
+    /// Standard error.
+    Stderr,
+    /// RFC 5424 to `/dev/log`.
+    Syslog,
+}
+
+/// How important a record is; the numbers are syslog's severities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[repr(u8)]
+pub(crate) enum Level {
+    /// Something does not work and somebody must act.
+    Error = 3,
+    /// Something is wrong; preforkd goes on by itself.
+    Warning = 4,
+    /// Normal, and rare enough to be noticed.
+    Notice = 5,
+    /// Normal: one record per connection.
+    Info = 6,
+    /// For those who look for a fault.
+    Debug = 7,
+}
+
+/// `[service.NAME]`: what is served, where, and how its connection processes look.
+///
+/// Two equal values need no new generation on reload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Service {
+    /// The NAME: letters, digits, `-`, `_` and `.`, at most 64, starting with a letter or digit.
+    pub(crate) name: String,
+    /// At least one, none twice.
+    pub(crate) listen: Vec<Address>,
+    /// What serves a connection.
+    pub(crate) job: Job,
+    /// Worker processes that share the listeners; 1 to 1024.
+    pub(crate) workers: u16,
+    /// Connection processes forked ahead, for the whole service.
+    pub(crate) spare: u32,
+    /// Live connections over all workers; 1 to 1,000,000.
+    pub(crate) max_connections: u32,
+    /// Who a connection process is and where it stands.
+    pub(crate) identity: Identity,
+    /// Added to what a program finds in its environment.
+    pub(crate) environment: BTreeMap<String, String>,
+    /// Resource limits of a connection process.
+    pub(crate) limits: Vec<Limit>,
+    /// Where the stderr of a program goes.
+    pub(crate) stderr: Stderr,
+    /// Socket options.
+    pub(crate) socket: SocketOptions,
+}
+
+/// What serves a connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Job {
+    /// A built-in handler.
+    Handler(Builtin),
+    /// A program with the connection on its fds 0 and 1.
+    Exec(Program),
+}
+
+/// The built-in handlers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Builtin {
+    /// RFC 862.
+    Echo,
+    /// RFC 863.
+    Discard,
+    /// RFC 864.
+    Chargen,
+    /// RFC 867.
+    Daytime,
+    /// RFC 868.
+    Time,
+}
+
+/// A program to exec.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Program {
+    /// The file, absolute (inside `chroot` if there is one); found in `PATH` if the configuration gave a bare name.
+    pub(crate) path: PathBuf,
+    /// argv, with argv\[0\] as it was written.
+    pub(crate) arguments: Vec<String>,
+}
+
+/// Who a connection process is and where it stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    /// The user, group and supplementary groups to become; `None` keeps those of the supervisor.
+    pub(crate) user: Option<Credentials>,
+    /// The new root directory.
+    pub(crate) chroot: Option<PathBuf>,
+    /// The working directory, inside `chroot` if there is one; `/` without it.
+    pub(crate) working_directory: Option<PathBuf>,
+    /// The file mode creation mask; 022 without it.
+    pub(crate) umask: Option<u32>,
+    /// The nice value, -20 to 19.
+    pub(crate) nice: Option<i32>,
+}
+
+/// Resolved ids.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Credentials {
+    /// The name or number in the configuration, for messages.
+    pub(crate) name: String,
+    /// `setresuid`.
+    pub(crate) uid: u32,
+    /// `setresgid`.
+    pub(crate) gid: u32,
+    /// `setgroups`.
+    pub(crate) groups: Vec<u32>,
+}
+
+/// One resource limit; soft and hard value are the same. `u64::MAX` is "unlimited".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Limit {
+    /// Which.
+    pub(crate) resource: Resource,
+    /// In setrlimit(2)'s unit.
+    pub(crate) value: u64,
+}
+
+/// The resources of setrlimit(2), by the names that `limits` uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "the names are setrlimit(2)'s")]
+pub(crate) enum Resource {
+    As,
+    Core,
+    Cpu,
+    Data,
+    Fsize,
+    Memlock,
+    Msgqueue,
+    Nice,
+    Nofile,
+    Nproc,
+    Rtprio,
+    Rttime,
+    Sigpending,
+    Stack,
+}
+
+/// Where the stderr of a program goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Stderr {
+    /// Each line becomes a log record of the connection.
+    Log,
+    /// The stderr of the supervisor.
+    Inherit,
+    /// `/dev/null`.
+    Null,
+}
+
+/// Socket options of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SocketOptions {
+    /// `listen(2)`'s backlog; the kernel caps it at `net.core.somaxconn`.
+    pub(crate) backlog: u32,
+    /// `TCP_NODELAY` on connections.
+    pub(crate) nodelay: bool,
+    /// `SO_KEEPALIVE` on connections.
+    pub(crate) keepalive: bool,
+}

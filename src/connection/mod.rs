@@ -1,0 +1,1 @@
+//! A connection process: gets its identity and its cage, runs one handler, exits.

@@ -1,0 +1,1 @@
+//! The log: what is written, in which form, and where it goes.

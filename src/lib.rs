@@ -1,0 +1,18 @@
+//! preforkd: a network service with a process of its own for every connection.
+//!
+//! Data flows one way, `cli` → `config` → `supervisor` → `worker` → `connection`, and a lower layer knows nothing of a
+//! higher one. `sys` holds every system call that std does not wrap and is the only place with `unsafe`.
+
+mod cli;
+mod config;
+mod connection;
+mod control;
+mod exit;
+mod handler;
+mod journal;
+mod shared;
+mod supervisor;
+mod sys;
+mod worker;
+
+pub use cli::main;

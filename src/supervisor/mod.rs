@@ -1,0 +1,1 @@
+//! The supervisor: owns listeners, workers and the ledger; talks to systemd.

@@ -1,0 +1,113 @@
+//! Reaping.
+//!
+//! nix's `waitpid` answers `EINVAL`, without the pid, for a child that a real-time signal killed: by then the child is
+//! gone and its slot would leak. So this is wait4(2) itself, which also tells what the child used.
+#![allow(unsafe_code)]
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+/// A process id that the kernel gave.
+pub(crate) type Pid = i32;
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// It exited with this code.
+    Exited(u8),
+    /// This signal killed it, real-time signals included.
+    Killed(i32),
+}
+
+impl Ending {
+    /// From the status word of wait4(2); anything but an exit cannot be other than a signal without `WUNTRACED`.
+    pub(crate) fn from_status(status: i32) -> Self {
+        if libc::WIFEXITED(status) {
+            // WEXITSTATUS is eight bits wide.
+            Ending::Exited((libc::WEXITSTATUS(status) & 0xff) as u8)
+        } else {
+            Ending::Killed(libc::WTERMSIG(status))
+        }
+    }
+
+    /// Whether a fault of the program's own memory or code ended it.
+    pub(crate) fn is_crash(self) -> bool {
+        matches!(
+            self,
+            Ending::Killed(libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE | libc::SIGABRT | libc::SIGSYS)
+        )
+    }
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Ending::Exited(code) => write!(f, "exited {code}"),
+            Ending::Killed(signal) => match nix::sys::signal::Signal::try_from(signal) {
+                Ok(known) => write!(f, "killed {}", known.as_str().trim_start_matches("SIG")),
+                Err(_) if signal >= libc::SIGRTMIN() => write!(f, "killed RTMIN+{}", signal - libc::SIGRTMIN()),
+                Err(_) => write!(f, "killed {signal}"),
+            },
+        }
+    }
+}
+
+/// A child that has ended and been reaped.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ended {
+    /// Who it was; the kernel may give the number to another process from now on.
+    pub(crate) pid: Pid,
+    /// How it ended.
+    pub(crate) ending: Ending,
+    /// User and system time of it and of those that it waited for.
+    pub(crate) cpu: Duration,
+    /// Its largest resident set, in KiB.
+    pub(crate) max_rss_kib: u64,
+}
+
+/// Reaps one child if there is one that has ended; `None` if all live or there is none.
+pub(crate) fn reap() -> io::Result<Option<Ended>> {
+    loop {
+        let mut status = 0;
+        // SAFETY: rusage is plain numbers, for which zero is a value.
+        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        // SAFETY: both pointers are to live locals of the right type, which wait4 only writes.
+        let pid = unsafe { libc::wait4(-1, &mut status, libc::WNOHANG, &mut usage) };
+        if pid > 0 {
+            return Ok(Some(Ended {
+                pid,
+                ending: Ending::from_status(status),
+                cpu: duration(usage.ru_utime) + duration(usage.ru_stime),
+                max_rss_kib: u64::try_from(usage.ru_maxrss).unwrap_or(0),
+            }));
+        }
+        if pid == 0 {
+            return Ok(None);
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::ECHILD) => return Ok(None),
+            Some(libc::EINTR) => {}
+            _ => return Err(error),
+        }
+    }
+}
+
+fn duration(time: libc::timeval) -> Duration {
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    let micros = u64::try_from(time.tv_usec).unwrap_or(0);
+    Duration::from_secs(seconds) + Duration::from_micros(micros)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endings_read_as_the_log_promises() {
+        assert_eq!(Ending::Exited(0).to_string(), "exited 0");
+        assert_eq!(Ending::Killed(libc::SIGTERM).to_string(), "killed TERM");
+        assert_eq!(Ending::Killed(libc::SIGRTMIN() + 3).to_string(), "killed RTMIN+3");
+    }
+}

@@ -1,0 +1,1 @@
+//! A worker: accepts, admits, forks, reaps, and writes one record per connection.
