@@ -194,7 +194,7 @@ fn a_connection_that_no_fork_is_found_for_is_closed_and_recorded() {
         spent < 10 * seconds,
         "{spent} ticks in {seconds} s: it spins while it waits"
     );
-    server.log.wait("record", |line| line.contains("fork"));
+    server.log.wait("record", |line| line.contains("not started"));
     let active = u64::try_from(served.len()).unwrap();
     eventually("its slot is given back", || server.count("active") == active);
     drop(served);

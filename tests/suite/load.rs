@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use nix::sys::signal::Signal;
 
 use crate::support::client::{connect_from, try_echo};
-use crate::support::{Preforkd, Running, address, eventually, proc};
+use crate::support::{Preforkd, Running, address, eventually, proc, say};
 
 const CLIENTS: usize = 64;
 const RELOADS: usize = 20;
@@ -120,7 +120,9 @@ fn nobody_is_refused_or_reset_by_reloads_killed_workers_and_a_stop() {
     drop(watch);
 
     let counts = load.counts();
-    println!("{CLIENTS} clients, {RELOADS} reloads, {KILLS} killed workers, one TERM: {counts:?}");
+    say(&format!(
+        "{CLIENTS} clients, {RELOADS} reloads, {KILLS} killed workers, one TERM: {counts:?}"
+    ));
     assert_eq!(
         counts["connect: ConnectionRefused after TERM"], CLIENTS,
         "{counts:?}"

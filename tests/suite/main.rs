@@ -17,5 +17,8 @@ mod faults;
 mod life;
 mod limit;
 mod load;
+mod log;
+mod peers;
 mod programs;
+mod real;
 mod services;

@@ -6,50 +6,120 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 
 use nix::errno::Errno;
 use nix::sys::wait::{WaitStatus, waitpid};
 use serde::{Deserialize, Serialize};
 
-use super::proc;
+use super::lines::Lines;
+use super::proc::{self, Process};
 
 const ORDERS: &str = "PREFORKD_TEST_FENCE";
 
-/// What the fence says on its stdout, between the lines of the supervisor.
-pub(super) const PID: &str = "fence: pid ";
-pub(super) const ENDED: &str = "fence: ended ";
-pub(super) const EMPTY: &str = "fence: empty";
-pub(super) const LISTENER: &str = "fence: listener ";
+/// What the fence says on its stdout, between the lines of what it started.
+const PID: &str = "fence: pid ";
+const ENDED: &str = "fence: ended ";
+const EMPTY: &str = "fence: empty";
+const LISTENER: &str = "fence: listener ";
 
 /// What to start inside the fence.
 #[derive(Default, Serialize, Deserialize)]
-pub(super) struct Orders {
+pub(crate) struct Orders {
     /// Command and arguments.
-    pub(super) command: Vec<String>,
+    pub(crate) command: Vec<String>,
     /// The whole environment.
-    pub(super) environment: BTreeMap<String, String>,
+    pub(crate) environment: BTreeMap<String, String>,
     /// An address to listen on for the command, which gets the listener as its fd 0.
-    pub(super) listen: Option<String>,
+    pub(crate) listen: Option<String>,
 }
 
-/// Starts the command inside a fence; the fence kills everything in it when its stdin is closed.
-pub(super) fn start(orders: &Orders) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args([
-            "support::fence::fence",
-            "--exact",
-            "--nocapture",
-            "--test-threads=1",
-        ])
-        .env(ORDERS, serde_json::to_string(orders).unwrap())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
+/// A fence and what is in it; dropping it kills everything that is.
+pub(crate) struct Fenced {
+    fence: Child,
+    lifeline: Option<ChildStdin>,
+    /// What is written to stdout inside the fence, and what the fence says itself.
+    pub(crate) stdout: Lines,
+    /// What is written to stderr inside the fence.
+    pub(crate) stderr: Lines,
+}
+
+impl Fenced {
+    /// Starts the command inside a fence.
+    pub(crate) fn start(orders: &Orders) -> Self {
+        let mut fence = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "support::fence::fence",
+                "--exact",
+                "--nocapture",
+                "--test-threads=1",
+            ])
+            .env(ORDERS, serde_json::to_string(orders).unwrap())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdout = Lines::follow(fence.stdout.take().unwrap());
+        let stderr = Lines::follow(fence.stderr.take().unwrap());
+        let lifeline = fence.stdin.take();
+        Self {
+            fence,
+            lifeline,
+            stdout,
+            stderr,
+        }
+    }
+
+    /// What the fence said after this; waits for it.
+    fn said(&self, what: &str) -> String {
+        let line = self.stdout.wait(what, |line| line.starts_with(what));
+        line[what.len()..].to_owned()
+    }
+
+    /// The pid of what was started.
+    pub(crate) fn pid(&self) -> i32 {
+        self.said(PID).parse().unwrap()
+    }
+
+    /// Where the socket that was passed listens.
+    pub(crate) fn passed_address(&self) -> SocketAddr {
+        self.said(LISTENER).parse().unwrap()
+    }
+
+    /// How it ended, once it has: an exit code or the name of a signal.
+    pub(crate) fn ending(&self) -> String {
+        self.said(ENDED)
+    }
+
+    /// Whether what was started has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.stdout.count(|line| line.starts_with(ENDED)) > 0
+    }
+
+    /// Whether nothing is left, also no process that nobody has waited for.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.stdout.count(|line| line == EMPTY) > 0
+    }
+
+    /// Everything inside.
+    pub(crate) fn processes(&self) -> Vec<Process> {
+        proc::descendants(self.fence_pid())
+    }
+
+    /// The fence itself, the ancestor of everything inside.
+    pub(crate) fn fence_pid(&self) -> i32 {
+        i32::try_from(self.fence.id()).unwrap()
+    }
+}
+
+impl Drop for Fenced {
+    fn drop(&mut self) {
+        drop(self.lifeline.take());
+        let _ = self.fence.wait();
+    }
 }
 
 #[test]
@@ -60,6 +130,7 @@ fn fence() {
 }
 
 fn be_the_fence(orders: &Orders) -> ! {
+    println!(); // libtest has begun a line
     nix::sys::prctl::set_child_subreaper(true).unwrap();
     let mut command = Command::new(&orders.command[0]);
     command

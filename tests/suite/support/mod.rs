@@ -2,7 +2,7 @@
 
 pub(crate) mod address;
 pub(crate) mod client;
-mod fence;
+pub(crate) mod fence;
 pub(crate) mod lines;
 pub(crate) mod proc;
 pub(crate) mod running;
@@ -83,7 +83,13 @@ pub(crate) fn root(test: &str) -> bool {
             std::env::var_os("CI").is_none(),
             "{test} needs root, and CI must have it"
         );
-        eprintln!("SKIPPED: {test} needs root");
+        say(&format!("SKIPPED: {test} needs root"));
     }
     root
+}
+
+/// Says something that is worth seeing also when the test passes: past what cargo captures.
+pub(crate) fn say(line: &str) {
+    use std::io::Write;
+    let _ = std::io::stderr().write_all(format!("\n{line}\n").as_bytes());
 }

@@ -2,20 +2,20 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Output};
+use std::process::Output;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use super::fence::Fenced;
 use super::lines::Lines;
 use super::proc::{self, Process};
 use super::zombies::ZombieWatch;
-use super::{BINARY, eventually, fence, preforkd, text};
+use super::{BINARY, eventually, preforkd, text};
 
 /// When it is dropped, it is told to stop, and has to leave nothing.
 pub(crate) struct Running {
-    fence: Child,
-    lifeline: Option<ChildStdin>,
+    fenced: Fenced,
     dir: tempfile::TempDir,
     control: PathBuf,
     serve: bool,
@@ -29,18 +29,15 @@ pub(crate) struct Running {
 
 impl Running {
     pub(super) fn new(
-        mut fence: Child,
+        fenced: Fenced,
         dir: tempfile::TempDir,
         control: PathBuf,
         notify: Lines,
         serve: bool,
     ) -> Self {
-        let stdout = Lines::follow(fence.stdout.take().unwrap());
-        let log = Lines::follow(fence.stderr.take().unwrap());
-        let lifeline = fence.stdin.take();
+        let (stdout, log) = (fenced.stdout.clone(), fenced.stderr.clone());
         Self {
-            fence,
-            lifeline,
+            fenced,
             dir,
             control,
             serve,
@@ -61,13 +58,9 @@ impl Running {
         };
         let said = if self.serve { &self.stdout } else { &self.notify };
         eventually("ready, or ended", || {
-            said.count(ready) > 0 || self.stdout.count(|line| self.ended(line)) > 0
+            said.count(ready) > 0 || self.fenced.has_ended()
         });
         assert!(said.count(ready) > 0, "it ended:\n{}", self.log.all().join("\n"));
-    }
-
-    fn ended(&self, line: &str) -> bool {
-        line.starts_with(fence::ENDED)
     }
 
     /// Where `serve` listens, from what it says.
@@ -82,10 +75,7 @@ impl Running {
 
     /// Where the socket that was passed to it listens.
     pub(crate) fn passed_address(&self) -> SocketAddr {
-        let line = self
-            .stdout
-            .wait("listener", |line| line.starts_with(fence::LISTENER));
-        line[fence::LISTENER.len()..].parse().unwrap()
+        self.fenced.passed_address()
     }
 
     /// Its directory.
@@ -101,8 +91,7 @@ impl Running {
 
     /// The pid of the supervisor.
     pub(crate) fn pid(&self) -> i32 {
-        let line = self.stdout.wait("pid", |line| line.starts_with(fence::PID));
-        line[fence::PID.len()..].parse().unwrap()
+        self.fenced.pid()
     }
 
     /// Sends the supervisor a signal.
@@ -112,7 +101,7 @@ impl Running {
 
     /// Everything that belongs to it: supervisor, workers, connection processes and what these started.
     pub(crate) fn processes(&self) -> Vec<Process> {
-        proc::descendants(i32::try_from(self.fence.id()).unwrap())
+        self.fenced.processes()
     }
 
     /// Everything but the supervisor and its workers.
@@ -207,15 +196,12 @@ impl Running {
 
     /// Waits until the supervisor has ended; its exit code, or the signal that killed it.
     pub(crate) fn ending(&self) -> String {
-        let line = self.stdout.wait("end of the supervisor", |line| self.ended(line));
-        line[fence::ENDED.len()..].to_owned()
+        self.fenced.ending()
     }
 
     /// Waits until no process is left, also none that nobody has waited for.
     pub(crate) fn wait_empty(&self) {
-        eventually(&format!("no process left: {:#?}", self.processes()), || {
-            self.stdout.count(|line| line == fence::EMPTY) > 0
-        });
+        eventually("no process left", || self.fenced.is_empty());
         assert!(self.processes().is_empty(), "{:#?}", self.processes());
     }
 
@@ -256,7 +242,7 @@ impl Running {
 
     /// Watches its processes for zombies until the watch is dropped.
     pub(crate) fn watch_zombies(&self) -> ZombieWatch {
-        ZombieWatch::below(i32::try_from(self.fence.id()).unwrap())
+        ZombieWatch::below(self.fenced.fence_pid())
     }
 }
 
@@ -274,10 +260,8 @@ impl Drop for Running {
                 tail.join("\n"),
                 self.processes()
             );
-        } else if self.stdout.count(|line| line == fence::EMPTY) == 0 {
+        } else if !self.fenced.is_empty() {
             self.stop();
         }
-        drop(self.lifeline.take());
-        let _ = self.fence.wait();
     }
 }

@@ -5,9 +5,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
+use super::fence::{Fenced, Orders};
 use super::lines::Lines;
 use super::running::Running;
-use super::{BINARY, fence, text, write};
+use super::{BINARY, text, write};
 
 /// A preforkd that is not yet started.
 pub(crate) struct Preforkd {
@@ -158,12 +159,12 @@ impl Preforkd {
         command.append(&mut self.arguments);
         command.extend(["--control".to_owned(), control.display().to_string()]);
         command.append(&mut self.handler);
-        let orders = fence::Orders {
+        let orders = Orders {
             command,
             environment: self.environment,
             listen: self.listen,
         };
-        Running::new(fence::start(&orders), self.dir, control, notify, self.serve)
+        Running::new(Fenced::start(&orders), self.dir, control, notify, self.serve)
     }
 }
 
