@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
+use std::thread::JoinHandle;
 
 use crate::support::client::{connect, echo, exchange, finish, listen_to};
 use crate::support::{PATIENCE, Preforkd, Running, address, eventually, root, text};
@@ -30,43 +31,69 @@ fn parse(mut datagram: &[u8]) -> Fields {
     fields
 }
 
-/// Datagrams as they come to a socket at this path.
-fn receive(path: &Path) -> Receiver<Vec<u8>> {
-    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    let socket = UnixDatagram::bind(path).unwrap();
-    let (sender, receiver) = channel();
-    std::thread::spawn(move || {
-        let mut datagram = vec![0; 200_000];
-        while let Ok(length) = socket.recv(&mut datagram) {
-            if sender.send(datagram[..length].to_vec()).is_err() {
-                return; // nobody wants more, and the socket is closed
+/// A log daemon: it takes what comes to its socket.
+struct Daemon {
+    path: PathBuf,
+    socket: UnixDatagram,
+    reader: JoinHandle<()>,
+    datagrams: Receiver<Vec<u8>>,
+}
+
+impl Daemon {
+    fn at(path: &Path) -> Self {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let socket = UnixDatagram::bind(path).unwrap();
+        let (sender, datagrams) = channel();
+        let source = socket.try_clone().unwrap();
+        let reader = std::thread::spawn(move || {
+            let mut datagram = vec![0; 200_000];
+            // An empty one: the end, by shutdown.
+            while let Ok(length @ 1..) = source.recv(&mut datagram) {
+                let _ = sender.send(datagram[..length].to_vec());
+            }
+        });
+        Self {
+            path: path.to_owned(),
+            socket,
+            reader,
+            datagrams,
+        }
+    }
+
+    /// The next datagram; waits for it.
+    fn next(&self) -> Vec<u8> {
+        self.datagrams.recv_timeout(PATIENCE).expect("a record")
+    }
+
+    /// The first record of the journal that is like this.
+    fn record(&self, wanted: impl Fn(&Fields) -> bool) -> Fields {
+        loop {
+            let fields = parse(&self.next());
+            if wanted(&fields) {
+                return fields;
             }
         }
-    });
-    receiver
+    }
+
+    /// Ends, and leaves no socket.
+    fn stop(self) {
+        std::fs::remove_file(&self.path).unwrap();
+        self.socket.shutdown(std::net::Shutdown::Both).unwrap();
+        self.reader.join().unwrap();
+    }
 }
 
 /// A /run of its own, with a journald that is us.
 const OWN_RUN: &str = "mount --bind DIR/run /run";
 
 /// A service with this handler whose log goes to a journal.
-fn with_journal(handler: &str, keys: &str) -> (Running, std::net::SocketAddr, Receiver<Vec<u8>>) {
+fn with_journal(handler: &str, keys: &str) -> (Running, std::net::SocketAddr, Daemon) {
     let address = address::fresh();
     let server = Preforkd::run(&format!(
         "[log]\ntarget = \"journal\"\n[service.web]\nlisten = [\"{address}\"]\n{handler}\n{keys}\n"
     ));
-    let records = receive(&server.dir().join("run/systemd/journal/socket"));
-    (server.after_mounts(OWN_RUN).start(), address, records)
-}
-
-/// The first record that is like this.
-fn record(records: &Receiver<Vec<u8>>, wanted: impl Fn(&Fields) -> bool) -> Fields {
-    loop {
-        let fields = parse(&records.recv_timeout(PATIENCE).expect("a record"));
-        if wanted(&fields) {
-            return fields;
-        }
-    }
+    let journal = Daemon::at(&server.dir().join("run/systemd/journal/socket"));
+    (server.after_mounts(OWN_RUN).start(), address, journal)
 }
 
 fn of_a_connection(fields: &Fields) -> bool {
@@ -78,7 +105,7 @@ fn the_journal_gets_one_record_per_connection_with_all_its_fields() {
     if !root("a journal of its own") {
         return;
     }
-    let (server, address, records) = with_journal("handler = \"echo\"", "");
+    let (server, address, journal) = with_journal("handler = \"echo\"", "");
     let stream = connect(address);
     let client = stream.local_addr().unwrap();
     let mut stream = stream;
@@ -86,7 +113,7 @@ fn the_journal_gets_one_record_per_connection_with_all_its_fields() {
     let pid = server.connections()[0].pid;
     assert_eq!(finish(stream, b"y"), b"y");
 
-    let fields = record(&records, of_a_connection);
+    let fields = journal.record(of_a_connection);
     let field = |name: &str| {
         fields
             .get(name)
@@ -121,7 +148,7 @@ fn the_journal_gets_one_record_per_connection_with_all_its_fields() {
         exchange(address, b"x");
     }
     let ids: std::collections::HashSet<_> = (0..5)
-        .map(|_| record(&records, of_a_connection)["PREFORKD_CONNECTION"].clone())
+        .map(|_| journal.record(of_a_connection)["PREFORKD_CONNECTION"].clone())
         .collect();
     assert_eq!(ids.len(), 5);
 }
@@ -131,9 +158,9 @@ fn the_journal_tells_a_crash_from_an_end() {
     if !root("a journal of its own") {
         return;
     }
-    let (_server, address, records) = with_journal("exec = [\"sh\", \"-c\", \"kill -SEGV $$\"]", "");
+    let (_server, address, journal) = with_journal("exec = [\"sh\", \"-c\", \"kill -SEGV $$\"]", "");
     listen_to(address);
-    let fields = record(&records, of_a_connection);
+    let fields = journal.record(of_a_connection);
     assert_eq!(
         (&*fields["PREFORKD_EXIT"], &*fields["PRIORITY"]),
         ("killed SEGV", "4")
@@ -150,7 +177,7 @@ fn what_a_program_writes_to_stderr_is_one_record_a_line_and_forges_no_field() {
         "exec = [\"sh\", \"-c\", {}]",
         serde_json::to_string(script).unwrap()
     );
-    let (_server, address, records) = with_journal(&program, "");
+    let (_server, address, journal) = with_journal(&program, "");
     let id = listen_to(address);
     let of_stderr = |part: &'static str| {
         move |fields: &Fields| {
@@ -158,7 +185,7 @@ fn what_a_program_writes_to_stderr_is_one_record_a_line_and_forges_no_field() {
         }
     };
     for part in ["first", "PRIORITY=0", "MESSAGE_ID=x"] {
-        let fields = record(&records, of_stderr(part));
+        let fields = journal.record(of_stderr(part));
         assert_eq!(fields["PREFORKD_CONNECTION"], id.trim());
         assert_eq!(fields["PREFORKD_SERVICE"], "web");
         assert_ne!(fields["PRIORITY"], "0");
@@ -171,18 +198,17 @@ fn a_journal_that_is_away_holds_up_nobody_and_is_found_again() {
     if !root("a journal of its own") {
         return;
     }
-    let (server, address, records) = with_journal("handler = \"echo\"", "");
+    let (server, address, journal) = with_journal("handler = \"echo\"", "");
     exchange(address, b"x");
-    record(&records, of_a_connection);
+    journal.record(of_a_connection);
     let path = server.dir().join("run/systemd/journal/socket");
-    std::fs::remove_file(&path).unwrap();
-    drop(records);
+    journal.stop();
     for _ in 0..5 {
         assert_eq!(exchange(address, b"x"), b"x");
     }
-    let records = receive(&path);
+    let journal = Daemon::at(&path);
     assert_eq!(exchange(address, b"x"), b"x");
-    record(&records, of_a_connection);
+    journal.record(of_a_connection);
 }
 
 #[test]
@@ -256,20 +282,20 @@ fn syslog_gets_rfc_5424_and_survives_a_restart_of_its_daemon() {
         "[log]\ntarget = \"syslog\"\n[service.web]\nlisten = [\"{address}\"]\nhandler = \"echo\"\n"
     ));
     let path = server.dir().join("syslog/log");
-    let records = receive(&path);
+    let daemon = Daemon::at(&path);
     // A /dev with nothing but what a daemon and its log need.
     let mounts = "mkdir DIR/dev; mount -t tmpfs none DIR/dev; ln -s DIR/syslog/log DIR/dev/log\n\
         for name in null zero random urandom tty; do : > DIR/dev/$name; mount --bind /dev/$name DIR/dev/$name; done\n\
         ln -s /proc/self/fd DIR/dev/fd; mkdir DIR/dev/shm; mount --rbind DIR/dev /dev";
     let server = server.after_mounts(mounts).start();
-    let message = |records: &Receiver<Vec<u8>>| loop {
-        let message = text(&records.recv_timeout(PATIENCE).expect("a message"));
+    let message = |daemon: &Daemon| loop {
+        let message = text(&daemon.next());
         if message.contains("exited 0") {
             return message;
         }
     };
     exchange(address, b"x");
-    let said = message(&records);
+    let said = message(&daemon);
     // <PRI>1 TIMESTAMP HOSTNAME APP-NAME PROCID MSGID ...
     let words: Vec<&str> = said.split(' ').collect();
     assert!(words[0].starts_with('<') && words[0].ends_with(">1"), "{said}");
@@ -279,12 +305,11 @@ fn syslog_gets_rfc_5424_and_survives_a_restart_of_its_daemon() {
     assert!(said.contains("web") && said.contains("127."), "{said}");
 
     // The daemon goes and comes back; what is between may be lost, and nothing waits for it.
-    std::fs::remove_file(&path).unwrap();
-    drop(records);
+    daemon.stop();
     assert_eq!(exchange(address, b"x"), b"x");
-    let records = receive(&path);
+    let daemon = Daemon::at(&path);
     assert_eq!(exchange(address, b"x"), b"x");
-    message(&records);
+    message(&daemon);
     drop(server);
 }
 
