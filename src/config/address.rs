@@ -1,7 +1,7 @@
 //! Where a service listens.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -81,7 +81,9 @@ fn passed(name: &str) -> Result<Address, AddressError> {
 fn tcp_hint(text: &str) -> String {
     let example = if let Ok(port) = text.trim_start_matches(['*', ':']).parse::<u16>() {
         format!("write \"[::]:{port}\" and \"0.0.0.0:{port}\" for every address of this machine")
-    } else if let Ok(ip) = text.parse::<std::net::IpAddr>() {
+    } else if let Some((host, port)) = unbracketed(text) {
+        format!("an IPv6 address goes in brackets: write \"[{host}]:{port}\"")
+    } else if let Ok(ip) = text.parse::<IpAddr>() {
         format!("the port is missing: write \"{}\"", SocketAddr::new(ip, 7))
     } else if text.starts_with('/') {
         format!("write \"unix:{text}\" for a Unix socket")
@@ -101,6 +103,12 @@ fn tcp_hint(text: &str) -> String {
             .to_owned()
     };
     format!("not an address to listen on; {example}")
+}
+
+/// `::1:80` is an address without a port, too, but nobody means that.
+fn unbracketed(text: &str) -> Option<(Ipv6Addr, u16)> {
+    let (host, port) = text.rsplit_once(':')?;
+    Some((host.parse().ok()?, port.parse().ok()?))
 }
 
 #[cfg(test)]
