@@ -13,6 +13,7 @@
 mod support;
 
 mod cli;
+mod counts;
 mod faults;
 mod life;
 mod limit;
