@@ -8,6 +8,7 @@ use super::MessageId;
 use super::escape::Escaper;
 use crate::config::Level;
 use crate::shared::ConnectionId;
+use crate::sys::socket::Peer;
 use crate::sys::wait::{Ending, Pid};
 
 /// Who is at the other end of a connection.
@@ -35,6 +36,16 @@ impl fmt::Display for Remote {
             Remote::Ip(address) => address.fmt(f),
             Remote::Unix { pid, uid } => write!(f, "uid {uid} (pid {pid})"),
             Remote::Unknown => f.write_str("unknown"),
+        }
+    }
+}
+
+impl From<Peer> for Remote {
+    fn from(peer: Peer) -> Self {
+        match peer {
+            Peer::Ip(address) => Remote::Ip(address),
+            Peer::Unix(Some(peer)) => Remote::Unix { pid: peer.pid, uid: peer.uid },
+            Peer::Unix(None) => Remote::Unknown,
         }
     }
 }

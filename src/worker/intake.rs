@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::LISTENERS;
-use crate::config::Service;
-use crate::journal::Log;
+use crate::config::Level;
+use crate::journal::{Log, MessageId};
 use crate::sys::epoll::{Interest, Poller};
 use crate::sys::socket::{self, Peer};
 
@@ -171,16 +171,23 @@ impl Intake {
         }
     }
 
+    /// Takes no more connections, queued or not.
+    pub(super) fn close(&mut self, poller: &Poller) {
+        self.retire(&[], poller);
+        for listener in &mut self.listeners {
+            listener.socket = None;
+        }
+    }
+
     /// Writes why accepting rests, not more often than once in ten seconds.
-    pub(super) fn complain(&mut self, log: &Log, service: &Service, index: usize, error: &io::Error) {
+    pub(super) fn complain(&mut self, log: &Log, service: &str, address: &str, error: &io::Error) {
         let now = Instant::now();
         if self.silent_until.is_none_or(|end| end <= now) {
             self.silent_until = Some(now + COMPLAINT);
-            let address = service.listen.get(index).map(ToString::to_string).unwrap_or_default();
             log.event(
-                crate::config::Level::Warning,
-                Some(crate::journal::MessageId::AcceptPaused),
-                Some(&service.name),
+                Level::Warning,
+                Some(MessageId::AcceptPaused),
+                Some(service),
                 format_args!("cannot accept on {address}: {error}; connections stay queued, trying again"),
             );
         }

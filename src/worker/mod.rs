@@ -56,7 +56,6 @@ pub(crate) fn run() -> u8 {
     }
 }
 
-#[derive(Debug)]
 struct Worker {
     plan: Plan,
     log: Log,
@@ -85,7 +84,7 @@ impl Worker {
         let log = Log::open(plan.log);
         let board = Rc::new(Board::open(handover.board.as_fd(), handover.bell)?);
         let tally = Tally::open(handover.tally.as_fd())?;
-        let listeners: io::Result<Vec<_>> = (0..plan.service.listen.len()).map(Handover::listener).collect();
+        let listeners: io::Result<Vec<_>> = (0..plan.listeners.len()).map(Handover::listener).collect();
         let preparation = Preparation::new(&plan.service)?;
         let failures = Failures::new()?;
         rehearse(&plan.service, &preparation, &failures)?;
@@ -189,6 +188,7 @@ impl Worker {
     }
 
     fn end_connections(&mut self, at_once: bool) {
+        self.intake.close(&self.poller);
         let signal = if at_once { Signal::SIGKILL } else { Signal::SIGTERM };
         for pid in self.live.pids() {
             process::signal_group(pid, signal);

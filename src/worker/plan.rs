@@ -20,6 +20,8 @@ pub(crate) const COMMAND: &str = "worker";
 pub(crate) struct Plan {
     /// The service, checked.
     pub(crate) service: config::Service,
+    /// What the listeners are called, in their order. An entry of `listen` can stand for several sockets of systemd's.
+    pub(crate) listeners: Vec<String>,
     /// Where records go.
     pub(crate) log: config::Log,
     /// The first part of connection ids.
@@ -28,7 +30,7 @@ pub(crate) struct Plan {
     pub(crate) serial: u32,
 }
 
-/// The descriptors of a worker, in the order of their numbers, from 3 on. Listeners follow, one for each `listen`.
+/// The descriptors of a worker, in the order of their numbers, from 3 on. Listeners follow.
 #[derive(Debug)]
 pub(crate) struct Handover {
     /// Messages to and from the supervisor; its end means that the supervisor is gone.
@@ -55,7 +57,7 @@ impl Handover {
         })
     }
 
-    /// The listener for entry `index` of the service's `listen`.
+    /// The listener at place `index` of the plan.
     pub(crate) fn listener(index: usize) -> io::Result<OwnedFd> {
         let number = i32::try_from(index).ok().and_then(|index| index.checked_add(8));
         fd::inherited(number.ok_or(io::ErrorKind::InvalidInput)?)
@@ -81,10 +83,10 @@ impl Plan {
 pub(crate) enum Order {
     /// Begin to accept: the generation is in force.
     Accept,
-    /// Stop accepting and end when the connections have ended. Of the listeners at these places of `listen`, take what
+    /// Stop accepting and end when the connections have ended. Of the listeners at these places, take what
     /// is queued first: they will be closed, and closing resets the queue.
     Retire {
-        /// Indices into `listen`.
+        /// Places in the plan.
         empty: Vec<usize>,
     },
     /// End all connections with their process groups: politely, or at once.

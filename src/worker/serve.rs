@@ -42,7 +42,8 @@ impl Worker {
                 Taken::Nothing => return,
                 Taken::Exhausted(error) => {
                     self.intake.pause(intake::EXHAUSTED);
-                    return self.intake.complain(&self.log, &self.plan.service, index, &error);
+                    let address = self.plan.listeners.get(index).map_or("", String::as_str);
+                    return self.intake.complain(&self.log, &self.plan.service.name, address, &error);
                 }
             }
         }
@@ -190,7 +191,7 @@ impl Worker {
             service: &self.plan.service.name,
             id: self.id(caller.number),
             pid: ended.pid,
-            remote: remote(caller.peer),
+            remote: Remote::from(caller.peer),
             duration: Duration::from_micros(time::monotonic_usec().saturating_sub(caller.accepted_usec)),
             exit,
             bytes: None,
@@ -201,13 +202,5 @@ impl Worker {
 
     fn id(&self, number: u64) -> ConnectionId {
         ConnectionId { run: self.plan.run, worker: self.plan.serial, number }
-    }
-}
-
-fn remote(peer: Peer) -> Remote {
-    match peer {
-        Peer::Ip(address) => Remote::Ip(address),
-        Peer::Unix(Some(peer)) => Remote::Unix { pid: peer.pid, uid: peer.uid },
-        Peer::Unix(None) => Remote::Unknown,
     }
 }
