@@ -1,4 +1,9 @@
 //! The command line; one file a command.
+#![allow(dead_code)] // until `main` calls them
+
+pub(crate) mod check;
+pub(crate) mod output;
+pub(crate) mod serve_args;
 
 use std::process::ExitCode;
 

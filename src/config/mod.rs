@@ -3,7 +3,24 @@
 //! Everything in these types has been checked: users are resolved to ids, programs and directories exist. A worker gets
 //! its [`Service`] serialised, as the supervisor checked it, and never reads a file of the configuration itself.
 
+#![allow(dead_code)] // until the command line calls it
+
+mod accounts;
 pub(crate) mod address;
+mod assemble;
+pub(crate) mod diagnostic;
+mod document;
+mod draft;
+mod files;
+pub(crate) mod flags;
+pub(crate) mod keys;
+mod limits;
+mod load;
+mod service;
+mod source;
+#[cfg(test)]
+mod tests;
+mod value;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,6 +29,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use address::Address;
+pub(crate) use diagnostic::Diagnostics;
+pub(crate) use document::make_name;
+pub(crate) use draft::HANDLERS;
+pub(crate) use load::load;
 
 /// Where `preforkd run` looks without `--config`; the drop-ins are `preforkd.d/*.toml` beside it.
 pub(crate) const DEFAULT_PATH: &str = "/etc/preforkd/preforkd.toml";

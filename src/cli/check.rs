@@ -1,0 +1,64 @@
+//! `preforkd check`: says everything that is wrong with a configuration.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Arg, ArgMatches, Command, value_parser};
+
+use super::output::{complain, say};
+use crate::config::{self, DEFAULT_PATH, Diagnostics};
+use crate::exit;
+
+/// `check [--config PATH]`.
+pub(crate) fn command() -> Command {
+    Command::new("check")
+        .about("Say everything that is wrong with a configuration, and where")
+        .arg(config_argument())
+}
+
+/// `--config PATH`, for every command that reads the configuration.
+pub(crate) fn config_argument() -> Arg {
+    Arg::new("config")
+        .long("config")
+        .value_name("PATH")
+        .value_parser(value_parser!(PathBuf))
+        .default_value(DEFAULT_PATH)
+        .help("The main configuration file; preforkd.d/*.toml beside it is read, too")
+}
+
+/// Checks, prints the verdict, and says with which code to exit.
+pub(crate) fn run(matches: &ArgMatches) -> ExitCode {
+    let path = matches
+        .get_one::<PathBuf>("config")
+        .map_or(Path::new(DEFAULT_PATH), PathBuf::as_path);
+    match config::load(path) {
+        Ok(loaded) => {
+            show(&loaded.warnings);
+            let services = count(loaded.config.services.len(), "service");
+            say(format_args!("{}: {services}, no errors", path.display()));
+            ExitCode::from(exit::OK)
+        }
+        Err(problems) => {
+            show(&problems);
+            complain(format_args!(
+                "{}: {}",
+                path.display(),
+                count(problems.errors(), "error")
+            ));
+            ExitCode::from(exit::CONFIG)
+        }
+    }
+}
+
+/// Prints every diagnostic to stderr.
+pub(crate) fn show(diagnostics: &Diagnostics) {
+    diagnostics.iter().for_each(complain);
+}
+
+fn count(number: usize, what: &str) -> String {
+    if number == 1 {
+        format!("1 {what}")
+    } else {
+        format!("{number} {what}s")
+    }
+}

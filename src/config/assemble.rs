@@ -1,0 +1,169 @@
+//! Sections → a checked configuration.
+
+use std::net::SocketAddr;
+
+use super::diagnostic::{Diagnostics, Place, nearest};
+use super::document::{Origin, Section, Sections};
+use super::draft::ServiceDraft;
+use super::keys::{Apply, Key, Kind, LOG, LogDraft, SERVICE, SUPERVISOR, SupervisorDraft};
+use super::service::{self, Machine};
+use super::value::{Fault, find_nul};
+use super::{Address, Config, Level, Log, LogTarget, Supervisor};
+
+/// All sections, checked one by one and against each other; what is wrong goes to `problems`.
+pub(crate) fn assemble(sections: &Sections<'_>, machine: &Machine<'_>, problems: &mut Diagnostics) -> Config {
+    let mut supervisor = SupervisorDraft::default();
+    for section in &sections.supervisor {
+        apply(section, &SUPERVISOR, "[supervisor]", &mut supervisor, problems);
+    }
+    let mut log = LogDraft::default();
+    for section in &sections.log {
+        apply(section, &LOG, "[log]", &mut log, problems);
+    }
+    let mut services = Vec::new();
+    let mut taken = Vec::new();
+    for (name, section) in &sections.services {
+        let mut draft = ServiceDraft::default();
+        apply(
+            section,
+            &SERVICE,
+            &format!("[service.{name}]"),
+            &mut draft,
+            problems,
+        );
+        take(name, section.origin, &draft, &mut taken, problems);
+        match service::resolve(name, section, draft, machine) {
+            Ok(service) => services.push(service),
+            Err(faults) => faults
+                .into_iter()
+                .for_each(|fault| problems.push(section.origin.error(fault))),
+        }
+    }
+    services.sort_by(|a, b| a.name.cmp(&b.name));
+    Config {
+        supervisor: Supervisor {
+            control_socket: supervisor.control_socket,
+            drain_timeout: supervisor
+                .drain_timeout
+                .unwrap_or(std::time::Duration::from_secs(30)),
+        },
+        log: Log {
+            target: log.target.unwrap_or(LogTarget::Auto),
+            level: log.level.unwrap_or(Level::Info),
+        },
+        services,
+    }
+}
+
+/// Gives every key of a section to its function in the table.
+fn apply<D>(section: &Section<'_>, keys: &[Key<D>], header: &str, draft: &mut D, problems: &mut Diagnostics) {
+    for (name, value) in &section.table {
+        let known = keys.iter().find(|key| key.name == name.get_ref().as_ref());
+        let faults = match known {
+            None => vec![unknown(name.get_ref(), name.span(), keys, header)],
+            Some(key) => match (&key.apply, find_nul(value)) {
+                (Apply::Later, _) => vec![later(key.name, name.span())],
+                (_, Some(span)) => vec![Fault::new(span, "a NUL byte cannot be passed on").help("remove it")],
+                (Apply::Set(set), None) => match set(draft, value) {
+                    Ok(()) => continue,
+                    Err(faults) => faults
+                        .into_iter()
+                        .map(|fault| help(fault, key, section.origin))
+                        .collect(),
+                },
+            },
+        };
+        faults
+            .into_iter()
+            .for_each(|fault| problems.push(section.origin.error(fault)));
+    }
+}
+
+/// A fault that has no help of its own shows the key with a right value.
+fn help<D>(fault: Fault, key: &Key<D>, origin: Origin<'_>) -> Fault {
+    if fault.help.is_some() {
+        return fault;
+    }
+    match (origin, key.flag) {
+        (Origin::File(_), _) => fault.help(format!("for example: {} = {}", key.name, key.example)),
+        (Origin::Flags(_), Some(flag)) if !matches!(key.kind, Kind::Table | Kind::List) => {
+            fault.help(format!("for example: --{flag} {}", key.example.trim_matches('"')))
+        }
+        (Origin::Flags(_), _) => fault,
+    }
+}
+
+fn later(name: &str, span: std::ops::Range<usize>) -> Fault {
+    Fault::new(span, format!("\"{name}\" is not supported by this version"))
+        .help("remove it, and do not rely on what it promises")
+}
+
+fn unknown<D>(name: &str, span: std::ops::Range<usize>, keys: &[Key<D>], header: &str) -> Fault {
+    let names = || {
+        keys.iter()
+            .filter(|key| matches!(key.apply, Apply::Set(_)))
+            .map(|key| key.name)
+    };
+    let help = match nearest(name, keys.iter().map(|key| key.name)) {
+        Some(near) => format!("did you mean \"{near}\"?"),
+        None => format!(
+            "the keys of {header} are {}",
+            names().collect::<Vec<_>>().join(", ")
+        ),
+    };
+    Fault::new(span, format!("unknown key \"{name}\" in {header}")).help(help)
+}
+
+/// An address that a service has.
+struct Taken {
+    address: Address,
+    service: String,
+    place: Place,
+}
+
+/// Reports addresses that another service, or the same one, has already.
+fn take(
+    name: &str,
+    origin: Origin<'_>,
+    draft: &ServiceDraft,
+    taken: &mut Vec<Taken>,
+    problems: &mut Diagnostics,
+) {
+    for address in &draft.listen {
+        let place = origin.place(&address.span());
+        if let Some(other) = taken
+            .iter()
+            .find(|other| clash(&other.address, address.get_ref()))
+        {
+            let same = &other.address == address.get_ref();
+            let message = if same {
+                format!("{} is listened on a second time", other.address)
+            } else {
+                format!("{} overlaps with {}", address.get_ref(), other.address)
+            };
+            let fault = Fault::new(address.span(), message)
+                .note(format!("service \"{}\" has it at {}", other.service, other.place))
+                .help("every address can be used once");
+            problems.push(origin.error(fault));
+        }
+        taken.push(Taken {
+            address: address.get_ref().clone(),
+            service: name.to_owned(),
+            place,
+        });
+    }
+}
+
+/// Whether the kernel would refuse to have both. Port 0 is a different one every time.
+fn clash(a: &Address, b: &Address) -> bool {
+    let wildcard = |address: &SocketAddr| address.ip().is_unspecified();
+    match (a, b) {
+        (Address::Tcp(a), Address::Tcp(b)) => {
+            a.port() == b.port()
+                && a.port() != 0
+                && a.is_ipv4() == b.is_ipv4()
+                && (a == b || wildcard(a) || wildcard(b))
+        }
+        _ => a == b,
+    }
+}

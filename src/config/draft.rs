@@ -1,0 +1,264 @@
+//! `[service.NAME]` as it was written: every key decoded, nothing compared yet.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::PathBuf;
+
+use toml::Spanned;
+use toml::de::DeValue;
+
+use super::address::AddressError;
+use super::diagnostic::nearest;
+use super::keys::{name_or_number, set};
+use super::value::{Fault, Faults, Value, choice, collect, decode, one_or_more, text, whole};
+use super::{Address, Builtin, Limit, Stderr, limits as limit_table, value};
+
+/// What the keys of a section said.
+#[derive(Debug, Default)]
+pub(crate) struct ServiceDraft {
+    pub(crate) listen: Vec<Spanned<Address>>,
+    pub(crate) handler: Option<Builtin>,
+    pub(crate) exec: Option<Exec>,
+    pub(crate) workers: Option<u16>,
+    pub(crate) spare: Option<u32>,
+    pub(crate) max_connections: Option<u32>,
+    pub(crate) user: Option<Spanned<String>>,
+    pub(crate) group: Option<Spanned<String>>,
+    pub(crate) chroot: Option<Spanned<PathBuf>>,
+    pub(crate) working_directory: Option<Spanned<PathBuf>>,
+    pub(crate) umask: Option<u32>,
+    pub(crate) nice: Option<i32>,
+    pub(crate) environment: BTreeMap<String, String>,
+    pub(crate) limits: Vec<Limit>,
+    pub(crate) stderr: Option<Stderr>,
+    pub(crate) backlog: Option<u32>,
+    pub(crate) nodelay: Option<bool>,
+    pub(crate) keepalive: Option<bool>,
+}
+
+/// `exec`.
+#[derive(Debug)]
+pub(crate) struct Exec {
+    /// Where the program is written.
+    pub(crate) span: Range<usize>,
+    /// argv, not empty.
+    pub(crate) arguments: Vec<String>,
+}
+
+/// The built-in handlers by name.
+pub(crate) const HANDLERS: [(&str, Builtin); 5] = [
+    ("echo", Builtin::Echo),
+    ("discard", Builtin::Discard),
+    ("chargen", Builtin::Chargen),
+    ("daytime", Builtin::Daytime),
+    ("time", Builtin::Time),
+];
+
+type Applied = Result<(), Faults>;
+
+fn one(fault: Fault) -> Faults {
+    vec![fault]
+}
+
+fn spanned<T>(value: &Value<'_>, inner: T) -> Spanned<T> {
+    Spanned::new(value.span(), inner)
+}
+
+pub(super) fn listen(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+    let entries = one_or_more(value);
+    if entries.is_empty() {
+        return Err(one(
+            Fault::new(value.span(), "the list is empty").help("a service listens somewhere")
+        ));
+    }
+    let mut faults = Faults::new();
+    for entry in entries {
+        // The good ones are kept beside bad ones, to be compared with those of other services.
+        match address(entry) {
+            Ok(address) => draft.listen.push(spanned(entry, address)),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    if faults.is_empty() { Ok(()) } else { Err(faults) }
+}
+
+fn address(value: &Value<'_>) -> Result<Address, Fault> {
+    let text = text(value)?;
+    text.parse().map_err(|why: AddressError| {
+        let why = why.to_string();
+        let (what, right) = why
+            .split_once("; ")
+            .unwrap_or(("not an address to listen on", &why));
+        Fault::new(value.span(), format!("\"{text}\" is {what}")).help(right)
+    })
+}
+
+pub(super) fn handler(value: &Value<'_>) -> Result<Builtin, Fault> {
+    let known = text(value)?;
+    choice(value, &HANDLERS).map_err(|_| {
+        let names: Vec<&str> = HANDLERS.iter().map(|(name, _)| *name).collect();
+        let guess = nearest(&known, names.iter().copied());
+        let guess = guess
+            .map(|name| format!("did you mean \"{name}\"? "))
+            .unwrap_or_default();
+        let help = format!(
+            "{guess}the handlers: {}; a program is run with exec",
+            names.join(", ")
+        );
+        Fault::new(value.span(), format!("there is no handler \"{known}\"")).help(help)
+    })
+}
+
+pub(super) fn exec(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+    const RIGHT: &str = "write a list, the program first, as in [\"/usr/bin/rsync\", \"--daemon\"]";
+    let DeValue::Array(entries) = value.get_ref() else {
+        let message = format!(
+            "{} where a list of strings is expected",
+            value.get_ref().type_str()
+        );
+        return Err(one(Fault::new(value.span(), message).help(RIGHT)));
+    };
+    let arguments = collect(entries.iter(), text)?;
+    match (arguments.first().map(String::as_str), entries.iter().next()) {
+        (Some(program), Some(first)) if !program.is_empty() => {
+            draft.exec = Some(Exec {
+                span: first.span(),
+                arguments,
+            });
+            Ok(())
+        }
+        _ => Err(one(Fault::new(value.span(), "the program is missing").help(RIGHT))),
+    }
+}
+
+pub(super) fn overload(_: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+    let supported = choice(value, &[("queue", true), ("refuse", false), ("reset", false)]).map_err(one)?;
+    if supported {
+        return Ok(());
+    }
+    let fault = Fault::new(
+        value.span(),
+        "this overload policy is not supported by this version",
+    );
+    Err(one(fault.help("write \"queue\", or remove the key")))
+}
+
+pub(super) fn connections_per_child(_: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+    match whole::<0, { i64::MAX }, i64>(value).map_err(one)? {
+        1 => Ok(()),
+        number => {
+            let message = format!("{number} connections per process are not supported by this version");
+            Err(one(
+                Fault::new(value.span(), message).help("write 1, or remove the key")
+            ))
+        }
+    }
+}
+
+pub(super) fn user(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+    set(
+        &mut draft.user,
+        name_or_number(value).map(|name| spanned(value, name)),
+    )
+}
+
+pub(super) fn group(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+    set(
+        &mut draft.group,
+        name_or_number(value).map(|name| spanned(value, name)),
+    )
+}
+
+/// An absolute path.
+pub(super) fn path(value: &Value<'_>) -> Result<Spanned<PathBuf>, Fault> {
+    let path = text(value)?;
+    if path.starts_with('/') {
+        return Ok(spanned(value, path.into()));
+    }
+    Err(
+        Fault::new(value.span(), format!("\"{path}\" is not an absolute path"))
+            .help("write a path that starts with /"),
+    )
+}
+
+/// The path of the control socket; the same rules as for `unix:`.
+pub(super) fn socket_path(value: &Value<'_>) -> Result<PathBuf, Fault> {
+    let path = path(value)?;
+    match format!("unix:{}", path.get_ref().display()).parse::<Address>() {
+        Ok(_) => Ok(path.into_inner()),
+        Err(why) => Err(Fault::new(value.span(), why.to_string())),
+    }
+}
+
+pub(super) fn environment(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+    const RIGHT: &str = "a name is not empty and has no \"=\"; a value is a string";
+    let variables = collect(table(value)?, |(key, value)| {
+        let name = key.get_ref().as_ref();
+        if name.is_empty() || name.contains('=') {
+            return Err(Fault::new(key.span(), format!("\"{name}\" cannot be a variable")).help(RIGHT));
+        }
+        text(value)
+            .map(|text| (name.to_owned(), text))
+            .map_err(|fault| fault.help(RIGHT))
+    })?;
+    draft.environment = variables.into_iter().collect();
+    Ok(())
+}
+
+pub(super) fn limits(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+    draft.limits = collect(table(value)?, |(key, value)| limit_table::limit(key, value))?;
+    draft.limits.sort_by_key(|limit| limit.resource);
+    Ok(())
+}
+
+fn table<'v, 'a>(value: &'v Value<'a>) -> Result<&'v toml::de::DeTable<'a>, Faults> {
+    let what = value.get_ref().type_str();
+    let wrong = || {
+        one(Fault::new(
+            value.span(),
+            format!("{what} where a table is expected"),
+        ))
+    };
+    value.get_ref().as_table().ok_or_else(wrong)
+}
+
+pub(super) fn stderr(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+    let words = [
+        ("log", Stderr::Log),
+        ("inherit", Stderr::Inherit),
+        ("null", Stderr::Null),
+    ];
+    set(&mut draft.stderr, choice(value, &words))
+}
+
+pub(super) fn workers(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+    set(&mut draft.workers, whole::<1, 1024, _>(value))
+}
+
+pub(super) fn spare(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+    set(&mut draft.spare, whole::<0, 1_000_000, _>(value))
+}
+
+pub(super) fn max_connections(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+    set(&mut draft.max_connections, whole::<1, 1_000_000, _>(value))
+}
+
+pub(super) fn umask(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+    set(&mut draft.umask, value::umask(value))
+}
+
+pub(super) fn nice(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+    set(&mut draft.nice, whole::<-20, 19, _>(value))
+}
+
+pub(super) fn backlog(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+    set(&mut draft.backlog, whole::<1, { i32::MAX as i64 }, _>(value))
+}
+
+pub(super) fn nodelay(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+    set(&mut draft.nodelay, decode(value))
+}
+
+pub(super) fn keepalive(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+    set(&mut draft.keepalive, decode(value))
+}

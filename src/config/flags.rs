@@ -1,0 +1,120 @@
+//! The way from the command line of `serve` to a configuration.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::Config;
+use super::accounts::Accounts;
+use super::assemble::assemble;
+use super::diagnostic::Diagnostics;
+use super::document::{Origin, Section, Sections};
+use super::keys::{Kind, Part};
+use super::service::Machine;
+use super::value::Fault;
+
+/// A key that a command line gives.
+#[derive(Debug, Clone)]
+pub(crate) struct Given {
+    /// What messages call it: `--workers`, `ADDRESS`.
+    pub(crate) label: String,
+    /// Its section.
+    pub(crate) part: Part,
+    /// Its name in TOML.
+    pub(crate) key: &'static str,
+    /// How its texts become a value.
+    pub(crate) kind: Kind,
+    /// What was written, as often as it was written.
+    pub(crate) texts: Vec<String>,
+}
+
+/// A configuration of one service; relative program paths start at `current`.
+pub(crate) fn from_flags(name: &str, given: &[Given], current: &Path) -> Result<Config, Diagnostics> {
+    from_flags_for(
+        name,
+        given,
+        &Machine {
+            accounts: &Accounts::default(),
+            current: Some(current),
+        },
+    )
+}
+
+/// [`from_flags`] with other users and groups.
+pub(super) fn from_flags_for(
+    name: &str,
+    given: &[Given],
+    machine: &Machine<'_>,
+) -> Result<Config, Diagnostics> {
+    let labels: Vec<String> = given.iter().map(|flag| flag.label.clone()).collect();
+    let mut problems = Diagnostics::default();
+    let mut part = |part| {
+        let origin = Origin::Flags(&labels);
+        let mut table = DeTable::new();
+        for (index, flag) in given.iter().enumerate().filter(|(_, flag)| flag.part == part) {
+            // A span in flags is the number of the flag, so that every fault finds its name.
+            match value(flag, index) {
+                Ok(value) => {
+                    table.insert(Spanned::new(index..index, Cow::Borrowed(flag.key)), value);
+                }
+                Err(fault) => problems.push(origin.error(fault)),
+            }
+        }
+        Section {
+            origin,
+            header: 0..0,
+            partial: false,
+            table,
+        }
+    };
+    let sections = Sections {
+        supervisor: vec![part(Part::Supervisor)],
+        log: vec![part(Part::Log)],
+        services: vec![(name.to_owned(), part(Part::Service))],
+    };
+    let config = assemble(&sections, machine, &mut problems);
+    problems.sort();
+    if problems.errors() == 0 {
+        Ok(config)
+    } else {
+        Err(problems)
+    }
+}
+
+/// The texts of a flag as the TOML value that a file would have.
+fn value(flag: &Given, index: usize) -> Result<Spanned<DeValue<'_>>, Fault> {
+    let span = index..index;
+    let string = |text| Spanned::new(span.clone(), DeValue::String(Cow::Borrowed(text)));
+    let last = flag.texts.last().map(String::as_str).unwrap_or_default();
+    let value = match flag.kind {
+        Kind::Text => return Ok(string(last)),
+        Kind::Number | Kind::Boolean => scalar(last, flag.kind),
+        Kind::List => DeValue::Array(flag.texts.iter().map(|text| string(text.as_str())).collect()),
+        Kind::Table => {
+            let mut table = DeTable::new();
+            for text in &flag.texts {
+                let Some((name, value)) = text.split_once('=') else {
+                    let message = format!("\"{text}\" has no \"=\"");
+                    return Err(Fault::new(span.clone(), message).help("write NAME=VALUE"));
+                };
+                table.insert(Spanned::new(span.clone(), Cow::Borrowed(name)), string(value));
+            }
+            DeValue::Table(table)
+        }
+    };
+    Ok(Spanned::new(span.clone(), value))
+}
+
+/// A number or boolean; any other text stays a text, for the key's own function to say what is wrong.
+fn scalar(text: &str, kind: Kind) -> DeValue<'_> {
+    let parsed = DeValue::parse(text)
+        .ok()
+        .map(Spanned::into_inner)
+        .filter(|value| match kind {
+            Kind::Number => value.is_integer(),
+            _ => value.is_bool(),
+        });
+    parsed.unwrap_or(DeValue::String(Cow::Borrowed(text)))
+}

@@ -1,0 +1,402 @@
+//! The one list of keys. TOML, the flags of `serve` and the manual page come from it.
+
+use std::time::Duration;
+
+use super::draft::{self, ServiceDraft};
+use super::value::{Fault, Faults, Value, choice, duration, text};
+use super::{Level, LogTarget};
+
+/// A key of a section that is collected in a `D`.
+pub(crate) struct Key<D: 'static> {
+    /// In TOML.
+    pub(crate) name: &'static str,
+    /// The flag of `serve`, without its dashes; `None` for what is an argument there, or not supported yet.
+    pub(crate) flag: Option<&'static str>,
+    /// How the text of the flag becomes a TOML value.
+    pub(crate) kind: Kind,
+    /// What stands for the value in a usage text.
+    pub(crate) placeholder: &'static str,
+    /// A right value, in TOML.
+    pub(crate) example: &'static str,
+    /// What it means, in one sentence without its full stop.
+    pub(crate) doc: &'static str,
+    /// What happens to a value.
+    pub(crate) apply: Apply<D>,
+}
+
+/// What kind of TOML value a key has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A string; the flag's text as it is.
+    Text,
+    /// An integer.
+    Number,
+    /// `true` or `false`.
+    Boolean,
+    /// An array of strings; the flag may be given several times.
+    List,
+    /// A table; the flag is `NAME=VALUE` and may be given several times.
+    Table,
+}
+
+/// What happens to a value.
+pub(crate) enum Apply<D: 'static> {
+    /// It is decoded and kept.
+    Set(fn(&mut D, &Value<'_>) -> Result<(), Faults>),
+    /// The key is in the documentation, and what it promises does not exist yet. It is refused, because whoever writes
+    /// it relies on it.
+    Later,
+}
+
+/// The section that a flag belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// `[supervisor]`.
+    Supervisor,
+    /// `[log]`.
+    Log,
+    /// `[service.NAME]`.
+    Service,
+}
+
+/// `[supervisor]` as written.
+#[derive(Debug, Default)]
+pub(crate) struct SupervisorDraft {
+    pub(crate) control_socket: Option<std::path::PathBuf>,
+    pub(crate) drain_timeout: Option<Duration>,
+}
+
+/// `[log]` as written.
+#[derive(Debug, Default)]
+pub(crate) struct LogDraft {
+    pub(crate) target: Option<LogTarget>,
+    pub(crate) level: Option<Level>,
+}
+
+/// The keys of `[supervisor]`.
+pub(crate) static SUPERVISOR: [Key<SupervisorDraft>; 2] = [
+    Key {
+        name: "control_socket",
+        flag: Some("control"),
+        kind: Kind::Text,
+        placeholder: "PATH",
+        example: "\"/run/preforkd/control.sock\"",
+        doc: "The Unix socket on which the service answers reload and status",
+        apply: Apply::Set(|draft, value| set(&mut draft.control_socket, draft::socket_path(value))),
+    },
+    Key {
+        name: "drain_timeout",
+        flag: Some("drain-timeout"),
+        kind: Kind::Text,
+        placeholder: "DURATION",
+        example: "\"30s\"",
+        doc: "How long connections may go on after TERM before they are ended",
+        apply: Apply::Set(|draft, value| set(&mut draft.drain_timeout, duration(value))),
+    },
+];
+
+/// The keys of `[log]`.
+pub(crate) static LOG: [Key<LogDraft>; 2] = [
+    Key {
+        name: "target",
+        flag: Some("log-target"),
+        kind: Kind::Text,
+        placeholder: "TARGET",
+        example: "\"auto\"",
+        doc: "Where records go: auto (the journal if systemd connected stderr to it, else stderr), journal, stderr or \
+              syslog",
+        apply: Apply::Set(|draft, value| set(&mut draft.target, choice(value, &TARGETS))),
+    },
+    Key {
+        name: "level",
+        flag: Some("log-level"),
+        kind: Kind::Text,
+        placeholder: "LEVEL",
+        example: "\"info\"",
+        doc: "The least important level that is written: error, warning, notice, info or debug",
+        apply: Apply::Set(|draft, value| set(&mut draft.level, choice(value, &LEVELS))),
+    },
+];
+
+const TARGETS: [(&str, LogTarget); 4] = [
+    ("auto", LogTarget::Auto),
+    ("journal", LogTarget::Journal),
+    ("stderr", LogTarget::Stderr),
+    ("syslog", LogTarget::Syslog),
+];
+
+const LEVELS: [(&str, Level); 5] = [
+    ("error", Level::Error),
+    ("warning", Level::Warning),
+    ("notice", Level::Notice),
+    ("info", Level::Info),
+    ("debug", Level::Debug),
+];
+
+/// The keys of `[service.NAME]`.
+pub(crate) static SERVICE: [Key<ServiceDraft>; 32] = [
+    Key {
+        name: "listen",
+        flag: None,
+        kind: Kind::List,
+        placeholder: "ADDRESS",
+        example: "\"127.0.0.1:7007\"",
+        doc: "Where the service listens: IP:PORT, [IPV6]:PORT, unix:/PATH, or fd:NAME for a socket that systemd passes",
+        apply: Apply::Set(draft::listen),
+    },
+    Key {
+        name: "handler",
+        flag: None,
+        kind: Kind::Text,
+        placeholder: "HANDLER",
+        example: "\"echo\"",
+        doc: "A built-in service: echo, discard, chargen, daytime or time",
+        apply: Apply::Set(|draft, value| set(&mut draft.handler, draft::handler(value))),
+    },
+    Key {
+        name: "exec",
+        flag: None,
+        kind: Kind::List,
+        placeholder: "PROGRAM",
+        example: "[\"/usr/bin/rsync\", \"--daemon\"]",
+        doc: "A program and its arguments; it has the connection on its stdin and stdout",
+        apply: Apply::Set(draft::exec),
+    },
+    Key {
+        name: "workers",
+        flag: Some("workers"),
+        kind: Kind::Number,
+        placeholder: "N",
+        example: "4",
+        doc: "Worker processes that share the listener; without it, the number of CPUs this process may use",
+        apply: Apply::Set(draft::workers),
+    },
+    Key {
+        name: "spare",
+        flag: Some("spare"),
+        kind: Kind::Number,
+        placeholder: "N",
+        example: "8",
+        doc: "Connection processes forked ahead of their connection, for the whole service",
+        apply: Apply::Set(draft::spare),
+    },
+    Key {
+        name: "max_connections",
+        flag: Some("max-connections"),
+        kind: Kind::Number,
+        placeholder: "N",
+        example: "1000",
+        doc: "Live connections of the service, over all its workers",
+        apply: Apply::Set(draft::max_connections),
+    },
+    Key {
+        name: "overload",
+        flag: Some("overload"),
+        kind: Kind::Text,
+        placeholder: "WHAT",
+        example: "\"queue\"",
+        doc: "What meets a connection beyond max_connections: queue lets it wait in the backlog",
+        apply: Apply::Set(draft::overload),
+    },
+    Key {
+        name: "connections_per_child",
+        flag: None,
+        kind: Kind::Number,
+        placeholder: "N",
+        example: "1",
+        doc: "Connections that a connection process serves before it is renewed",
+        apply: Apply::Set(draft::connections_per_child),
+    },
+    Key {
+        name: "user",
+        flag: Some("user"),
+        kind: Kind::Text,
+        placeholder: "USER",
+        example: "\"nobody\"",
+        doc: "The user that connection processes become, a name or a number",
+        apply: Apply::Set(draft::user),
+    },
+    Key {
+        name: "group",
+        flag: Some("group"),
+        kind: Kind::Text,
+        placeholder: "GROUP",
+        example: "\"nogroup\"",
+        doc: "The group that connection processes become; without it, the primary group of the user",
+        apply: Apply::Set(draft::group),
+    },
+    Key {
+        name: "chroot",
+        flag: Some("chroot"),
+        kind: Kind::Text,
+        placeholder: "DIRECTORY",
+        example: "\"/srv/jail\"",
+        doc: "The root directory of connection processes; exec and working_directory are inside it",
+        apply: Apply::Set(|draft, value| set(&mut draft.chroot, draft::path(value))),
+    },
+    Key {
+        name: "working_directory",
+        flag: Some("working-directory"),
+        kind: Kind::Text,
+        placeholder: "DIRECTORY",
+        example: "\"/srv/git\"",
+        doc: "The working directory of connection processes; / without it",
+        apply: Apply::Set(|draft, value| set(&mut draft.working_directory, draft::path(value))),
+    },
+    Key {
+        name: "umask",
+        flag: Some("umask"),
+        kind: Kind::Text,
+        placeholder: "OCTAL",
+        example: "\"022\"",
+        doc: "The file mode creation mask of connection processes, octal; 022 without it",
+        apply: Apply::Set(draft::umask),
+    },
+    Key {
+        name: "nice",
+        flag: Some("nice"),
+        kind: Kind::Number,
+        placeholder: "N",
+        example: "10",
+        doc: "The nice value of connection processes, from -20 to 19",
+        apply: Apply::Set(draft::nice),
+    },
+    Key {
+        name: "environment",
+        flag: Some("environment"),
+        kind: Kind::Table,
+        placeholder: "NAME=VALUE",
+        example: "{ TZ = \"UTC\" }",
+        doc: "What programs find in their environment besides PATH and the connection's own variables",
+        apply: Apply::Set(draft::environment),
+    },
+    Key {
+        name: "limits",
+        flag: Some("limits"),
+        kind: Kind::Table,
+        placeholder: "NAME=VALUE",
+        example: "{ nofile = 64, as = \"256M\", cpu = \"10s\" }",
+        doc: "Resource limits of connection processes, by the names of setrlimit(2)",
+        apply: Apply::Set(draft::limits),
+    },
+    Key {
+        name: "stderr",
+        flag: Some("stderr"),
+        kind: Kind::Text,
+        placeholder: "WHERE",
+        example: "\"log\"",
+        doc: "Where programs' stderr goes: log (a record for each line), inherit (preforkd's own) or null",
+        apply: Apply::Set(draft::stderr),
+    },
+    Key {
+        name: "backlog",
+        flag: Some("backlog"),
+        kind: Kind::Number,
+        placeholder: "N",
+        example: "4096",
+        doc: "Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn",
+        apply: Apply::Set(draft::backlog),
+    },
+    Key {
+        name: "nodelay",
+        flag: Some("nodelay"),
+        kind: Kind::Boolean,
+        placeholder: "BOOL",
+        example: "true",
+        doc: "Whether small writes are sent at once (TCP_NODELAY); true without it",
+        apply: Apply::Set(draft::nodelay),
+    },
+    Key {
+        name: "keepalive",
+        flag: Some("keepalive"),
+        kind: Kind::Boolean,
+        placeholder: "BOOL",
+        example: "true",
+        doc: "Whether idle connections are probed (SO_KEEPALIVE); false without it",
+        apply: Apply::Set(draft::keepalive),
+    },
+    later("max_connections_per_source"),
+    later("rate_per_source"),
+    later("source_prefix_v4"),
+    later("source_prefix_v6"),
+    later("refuse_message"),
+    later("allow"),
+    later("deny"),
+    later("proxy_protocol_from"),
+    later("first_byte_timeout"),
+    later("idle_timeout"),
+    later("max_lifetime"),
+    later("sandbox"),
+];
+
+const fn later(name: &'static str) -> Key<ServiceDraft> {
+    Key {
+        name,
+        flag: None,
+        kind: Kind::Text,
+        placeholder: "",
+        example: "",
+        doc: "",
+        apply: Apply::Later,
+    }
+}
+
+/// Keeps a decoded value.
+pub(crate) fn set<T>(place: &mut Option<T>, value: Result<T, Fault>) -> Result<(), Faults> {
+    *place = Some(value.map_err(|fault| vec![fault])?);
+    Ok(())
+}
+
+/// One flag of `serve`, without the functions.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Flag {
+    /// Without its dashes.
+    pub(crate) name: &'static str,
+    /// Of which section it is a key.
+    pub(crate) part: Part,
+    /// The key in TOML.
+    pub(crate) key: &'static str,
+    /// How its text becomes a value.
+    pub(crate) kind: Kind,
+    /// For usage texts.
+    pub(crate) placeholder: &'static str,
+    /// For help texts.
+    pub(crate) doc: &'static str,
+}
+
+/// Every flag of `serve` that is a key.
+pub(crate) fn flags() -> impl Iterator<Item = Flag> {
+    let service = SERVICE.iter().filter_map(|key| key.as_flag(Part::Service));
+    let supervisor = SUPERVISOR.iter().filter_map(|key| key.as_flag(Part::Supervisor));
+    service
+        .chain(supervisor)
+        .chain(LOG.iter().filter_map(|key| key.as_flag(Part::Log)))
+}
+
+impl<D> Key<D> {
+    fn as_flag(&self, part: Part) -> Option<Flag> {
+        let Key {
+            name: key,
+            kind,
+            placeholder,
+            doc,
+            ..
+        } = *self;
+        self.flag.map(|name| Flag {
+            name,
+            part,
+            key,
+            kind,
+            placeholder,
+            doc,
+        })
+    }
+}
+
+/// A text that may also be a number, as user ids are.
+pub(crate) fn name_or_number(value: &Value<'_>) -> Result<String, Fault> {
+    match value.get_ref() {
+        toml::de::DeValue::Integer(number) => Ok(number.to_string()),
+        _ => text(value),
+    }
+}

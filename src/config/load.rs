@@ -1,0 +1,79 @@
+//! The way from a path to a configuration.
+
+use std::path::Path;
+
+use super::accounts::Accounts;
+use super::assemble::assemble;
+use super::diagnostic::{Diagnostic, Diagnostics, Place, Severity};
+use super::document::{parse, sections};
+use super::service::Machine;
+use super::source::read;
+use super::{Config, DEFAULT_CONTROL_SOCKET};
+
+/// A configuration that can be used.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    /// It.
+    pub(crate) config: Config,
+    /// What somebody should look at all the same.
+    pub(crate) warnings: Diagnostics,
+}
+
+/// Reads, and checks against this machine, the main file and its drop-ins; on failure, says everything that is wrong.
+pub(crate) fn load(path: &Path) -> Result<Loaded, Diagnostics> {
+    load_for(path, &Accounts::default())
+}
+
+/// [`load`] with other users and groups.
+pub(super) fn load_for(path: &Path, accounts: &Accounts) -> Result<Loaded, Diagnostics> {
+    let mut problems = Diagnostics::default();
+    let sources = read(path, &mut problems);
+    let trees = sources
+        .iter()
+        .map(|source| parse(source, &mut problems))
+        .collect();
+    let unreadable = problems.errors() > 0;
+    let mut found = Diagnostics::default();
+    let sections = sections(trees, &mut found);
+    let mut config = assemble(
+        &sections,
+        &Machine {
+            accounts,
+            current: None,
+        },
+        &mut found,
+    );
+    problems.add_elsewhere(found);
+    config
+        .supervisor
+        .control_socket
+        .get_or_insert_with(|| DEFAULT_CONTROL_SOCKET.into());
+    if sections.services.is_empty() && !unreadable {
+        problems.push(nothing_to_do(path));
+    }
+    problems.sort();
+    if problems.errors() == 0 {
+        Ok(Loaded {
+            config,
+            warnings: problems,
+        })
+    } else {
+        Err(problems)
+    }
+}
+
+fn nothing_to_do(path: &Path) -> Diagnostic {
+    Diagnostic {
+        severity: Severity::Error,
+        place: Place {
+            name: path.display().to_string(),
+            position: None,
+            order: (0, usize::MAX),
+        },
+        message: "no service is defined".into(),
+        note: None,
+        help: Some(
+            "add a section [service.NAME] here, or in a file preforkd.d/NAME.toml beside this one".into(),
+        ),
+    }
+}

@@ -1,0 +1,249 @@
+//! A service: what its section says, checked against the machine.
+
+use std::ops::Range;
+use std::path::Path;
+
+use toml::Spanned;
+
+use super::accounts::{Accounts, Group, User, id};
+use super::diagnostic::nearest;
+use super::document::Section;
+use super::draft::ServiceDraft;
+use super::files::{self, Root};
+use super::value::{Fault, Faults};
+use super::{Credentials, Identity, Job, Service, SocketOptions, Stderr};
+
+/// The machine that a configuration is checked against.
+#[derive(Debug)]
+pub(crate) struct Machine<'a> {
+    /// Its users and groups.
+    pub(crate) accounts: &'a Accounts,
+    /// Where relative program paths start, on a command line.
+    pub(crate) current: Option<&'a Path>,
+}
+
+/// The service, or what is wrong with it beyond the faults of single keys.
+pub(crate) fn resolve(
+    name: &str,
+    section: &Section<'_>,
+    draft: ServiceDraft,
+    machine: &Machine<'_>,
+) -> Result<Service, Faults> {
+    let mut faults = Faults::new();
+    let mut keep = |fault| faults.push(fault);
+    if !section.partial && span(section, "listen").is_none() {
+        let fault = Fault::new(
+            section.header.clone(),
+            format!("service \"{name}\" does not say where it listens"),
+        );
+        keep(fault.help("add listen = \"127.0.0.1:7007\" or another address"));
+    }
+    draft
+        .listen
+        .iter()
+        .filter_map(|address| files::socket_parent(address).err())
+        .for_each(&mut keep);
+
+    let root = Root {
+        chroot: draft.chroot.as_ref().map(|path| path.get_ref().as_path()),
+        current: machine.current,
+    };
+    let outside = Root {
+        chroot: None,
+        current: None,
+    };
+    let chroot = draft
+        .chroot
+        .as_ref()
+        .map(|path| files::directory(path, outside))
+        .transpose();
+    let broken_chroot = chroot.is_err();
+    let chroot = chroot.map_err(&mut keep).ok().flatten();
+    // In a chroot that does not exist, nothing exists; saying so once is enough.
+    let working_directory = match &draft.working_directory {
+        Some(path) if !broken_chroot => files::directory(path, root).map_err(&mut keep).ok(),
+        _ => None,
+    };
+    let user = credentials(&draft, machine.accounts).unwrap_or_else(|mut found| {
+        found.drain(..).for_each(&mut keep);
+        None
+    });
+    let job = if broken_chroot {
+        Ok(None)
+    } else {
+        job(name, section, &draft, root)
+    };
+    let job = job.map_err(keep).ok().flatten();
+
+    let Some(job) = job.filter(|_| faults.is_empty()) else {
+        return Err(faults);
+    };
+    Ok(Service {
+        name: name.to_owned(),
+        listen: draft.listen.into_iter().map(Spanned::into_inner).collect(),
+        job,
+        workers: draft.workers.unwrap_or_else(cpus),
+        spare: draft.spare.unwrap_or(0),
+        max_connections: draft.max_connections.unwrap_or(1000),
+        identity: Identity {
+            user,
+            chroot,
+            working_directory,
+            umask: draft.umask,
+            nice: draft.nice,
+        },
+        environment: draft.environment,
+        limits: draft.limits,
+        stderr: draft.stderr.unwrap_or(Stderr::Log),
+        socket: SocketOptions {
+            backlog: draft.backlog.unwrap_or(4096),
+            nodelay: draft.nodelay.unwrap_or(true),
+            keepalive: draft.keepalive.unwrap_or(false),
+        },
+    })
+}
+
+/// The CPUs that sched_setaffinity(2) and the cgroup leave to this process.
+fn cpus() -> u16 {
+    std::thread::available_parallelism()
+        .map_or(1, |count| u16::try_from(count.get()).unwrap_or(1024).min(1024))
+}
+
+/// Where the key is, even if its value is wrong.
+fn span(section: &Section<'_>, wanted: &str) -> Option<Range<usize>> {
+    section
+        .table
+        .iter()
+        .find(|(key, _)| key.get_ref() == wanted)
+        .map(|(key, _)| key.span())
+}
+
+/// `None` if the key that says it has a fault of its own.
+fn job(
+    name: &str,
+    section: &Section<'_>,
+    draft: &ServiceDraft,
+    root: Root<'_>,
+) -> Result<Option<Job>, Fault> {
+    match (span(section, "handler"), span(section, "exec")) {
+        (Some(handler), Some(exec)) => {
+            let later = if handler.start > exec.start { handler } else { exec };
+            Err(
+                Fault::new(later, "a service has either handler or exec, not both")
+                    .help("remove one of the two"),
+            )
+        }
+        (None, None) if section.partial => Ok(None),
+        (None, None) => {
+            let fault = Fault::new(
+                section.header.clone(),
+                format!("service \"{name}\" does not say what it serves"),
+            );
+            Err(fault.help("add handler = \"echo\" for a built-in service, or exec = [\"/PATH/OF/PROGRAM\"]"))
+        }
+        (Some(_), None) => Ok(draft.handler.map(Job::Handler)),
+        (None, Some(_)) => match &draft.exec {
+            Some(exec) => files::program(exec, &draft.environment, root)
+                .map(Job::Exec)
+                .map(Some),
+            None => Ok(None),
+        },
+    }
+}
+
+/// Who the connection processes become.
+fn credentials(draft: &ServiceDraft, accounts: &Accounts) -> Result<Option<Credentials>, Faults> {
+    let mut faults = Faults::new();
+    let group = draft
+        .group
+        .as_ref()
+        .map(|name| find_group(name, accounts))
+        .transpose();
+    let group = group.unwrap_or_else(|fault| {
+        faults.push(fault);
+        None
+    });
+    let credentials = match (&draft.user, &group) {
+        (None, None) => None,
+        (None, Some(group)) => Some(Credentials {
+            name: group.name.clone(),
+            uid: nix::unistd::getuid().as_raw(),
+            gid: group.gid,
+            groups: vec![group.gid],
+        }),
+        (Some(name), _) => match become_user(name, group.as_ref(), draft.group.is_some(), accounts) {
+            Ok(credentials) => Some(credentials),
+            Err(fault) => {
+                faults.push(fault);
+                None
+            }
+        },
+    };
+    if faults.is_empty() {
+        Ok(credentials)
+    } else {
+        Err(faults)
+    }
+}
+
+fn become_user(
+    name: &Spanned<String>,
+    group: Option<&Group>,
+    group_is_given: bool,
+    accounts: &Accounts,
+) -> Result<Credentials, Fault> {
+    let user = accounts.user(name.get_ref());
+    let (uid, gid) = match (&user, id(name.get_ref())) {
+        (Some(user), _) => (user.uid, group.map_or(user.gid, |group| group.gid)),
+        // A group that was not found has been reported; the number stands for it meanwhile.
+        (None, Some(uid)) if group_is_given => (uid, group.map_or(uid, |group| group.gid)),
+        (None, Some(uid)) => {
+            let message = format!("user {uid} has no entry in passwd(5) that would tell its group");
+            return Err(Fault::new(name.span(), message).help("add group = \"NAME\" or a number"));
+        }
+        (None, None) => return Err(unknown_user(name, accounts)),
+    };
+    let mut groups = user
+        .map(|User { name, .. }| accounts.memberships(&name))
+        .unwrap_or_default();
+    groups.push(gid);
+    groups.sort_unstable();
+    groups.dedup();
+    Ok(Credentials {
+        name: name.get_ref().clone(),
+        uid,
+        gid,
+        groups,
+    })
+}
+
+fn unknown_user(name: &Spanned<String>, accounts: &Accounts) -> Fault {
+    let users = accounts.users();
+    let message = format!("\"{}\" is no user of this machine", name.get_ref());
+    let near = nearest(name.get_ref(), users.iter().map(|user| user.name.as_str()));
+    Fault::new(name.span(), message).help(suggestion(near, "users", "/etc/passwd"))
+}
+
+fn find_group(name: &Spanned<String>, accounts: &Accounts) -> Result<Group, Fault> {
+    if let Some(group) = accounts.group(name.get_ref()) {
+        return Ok(group);
+    }
+    if let Some(gid) = id(name.get_ref()) {
+        return Ok(Group {
+            name: gid.to_string(),
+            gid,
+            members: Vec::new(),
+        });
+    }
+    let groups = accounts.groups();
+    let message = format!("\"{}\" is no group of this machine", name.get_ref());
+    let near = nearest(name.get_ref(), groups.iter().map(|group| group.name.as_str()));
+    Err(Fault::new(name.span(), message).help(suggestion(near, "groups", "/etc/group")))
+}
+
+fn suggestion(near: Option<&str>, what: &str, file: &str) -> String {
+    match near {
+        Some(name) => format!("did you mean \"{name}\"? ({what} come from {file} and getent)"),
+        None => format!("{what} come from {file} and getent"),
+    }
+}

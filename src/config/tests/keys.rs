@@ -1,0 +1,227 @@
+//! Keys one by one.
+
+use super::*;
+
+#[test]
+fn an_empty_service_has_the_defaults() {
+    let place = Place::new();
+    place.write(
+        "p.toml",
+        "[service.x]\nlisten = \"127.0.0.1:7\"\nhandler = \"echo\"\n",
+    );
+    let config = place.config();
+    assert_eq!(
+        config.supervisor.control_socket.as_deref(),
+        Some(Path::new(DEFAULT_CONTROL_SOCKET))
+    );
+    assert_eq!(config.supervisor.drain_timeout, Duration::from_secs(30));
+    assert_eq!(
+        (config.log.target, config.log.level),
+        (LogTarget::Auto, Level::Info)
+    );
+    let cpus = std::thread::available_parallelism().unwrap().get();
+    let expected = Service {
+        name: "x".into(),
+        listen: vec!["127.0.0.1:7".parse().unwrap()],
+        job: Job::Handler(Builtin::Echo),
+        workers: u16::try_from(cpus).unwrap(),
+        spare: 0,
+        max_connections: 1000,
+        identity: Identity::default(),
+        environment: BTreeMap::new(),
+        limits: vec![],
+        stderr: Stderr::Log,
+        socket: SocketOptions {
+            backlog: 4096,
+            nodelay: true,
+            keepalive: false,
+        },
+    };
+    assert_eq!(config.services, [expected]);
+}
+
+const EVERY_KEY: [(&str, &str, &[&str]); 21] = [
+    ("workers", "3", &["3"]),
+    ("spare", "8", &["8"]),
+    ("max_connections", "77", &["77"]),
+    ("overload", "\"queue\"", &["queue"]),
+    ("user", "\"alice\"", &["alice"]),
+    ("group", "\"www\"", &["www"]),
+    ("chroot", "\"/\"", &["/"]),
+    ("working_directory", "\"/usr\"", &["/usr"]),
+    ("umask", "\"027\"", &["027"]),
+    ("nice", "-5", &["-5"]),
+    (
+        "environment",
+        "{ TZ = \"UTC\", A = \"b=c\" }",
+        &["TZ=UTC", "A=b=c"],
+    ),
+    (
+        "limits",
+        "{ nofile = 64, as = \"1G\", cpu = \"unlimited\" }",
+        &["nofile=64", "as=1G", "cpu=unlimited"],
+    ),
+    ("stderr", "\"null\"", &["null"]),
+    ("backlog", "16", &["16"]),
+    ("nodelay", "false", &["false"]),
+    ("keepalive", "true", &["true"]),
+    ("control_socket", "\"/run/x.sock\"", &["/run/x.sock"]),
+    ("drain_timeout", "\"5m\"", &["5m"]),
+    ("target", "\"stderr\"", &["stderr"]),
+    ("level", "\"debug\"", &["debug"]),
+    ("connections_per_child", "1", &[]),
+];
+
+#[test]
+fn flags_equal_a_file() {
+    let place = Place::new();
+    let section = |part: Part| {
+        let keys = flags().filter(move |flag| flag.part == part);
+        let lines = keys.map(|flag| {
+            let (_, toml, _) = EVERY_KEY
+                .iter()
+                .find(|(key, ..)| *key == flag.key)
+                .expect(flag.key);
+            format!("{} = {toml}\n", flag.key)
+        });
+        lines.collect::<String>()
+    };
+    let text = format!(
+        "[supervisor]\n{}[log]\n{}[service.cat]\nlisten = \"[::1]:7\"\nexec = [\"cat\", \"-u\"]\n{}",
+        section(Part::Supervisor),
+        section(Part::Log),
+        section(Part::Service)
+    );
+    place.write("p.toml", &text);
+
+    let own = |text: &&str| (*text).to_owned();
+    let mut given: Vec<Given> = flags()
+        .map(|flag| {
+            let (.., texts) = EVERY_KEY.iter().find(|(key, ..)| *key == flag.key).unwrap();
+            Given {
+                label: format!("--{}", flag.name),
+                part: flag.part,
+                key: flag.key,
+                kind: flag.kind,
+                texts: texts.iter().map(own).collect(),
+            }
+        })
+        .collect();
+    for (key, texts) in [("listen", &["[::1]:7"][..]), ("exec", &["cat", "-u"])] {
+        let texts = texts.iter().map(own).collect();
+        given.push(Given {
+            label: key.into(),
+            part: Part::Service,
+            key,
+            kind: Kind::List,
+            texts,
+        });
+    }
+    let accounts = fake(place.path());
+    let machine = Machine {
+        accounts: &accounts,
+        current: None,
+    };
+    assert_eq!(from_flags_for("cat", &given, &machine).unwrap(), place.config());
+}
+
+#[test]
+fn every_key_refuses_a_wrong_type_and_a_wrong_value() {
+    let wrong_values = [
+        ("listen", "\"localhost:80\""),
+        ("listen", "[]"),
+        ("handler", "\"ftp\""),
+        ("exec", "[]"),
+        ("exec", "[\"\"]"),
+        ("exec", "[\"/nonexistent\"]"),
+        ("workers", "1025"),
+        ("spare", "-1"),
+        ("max_connections", "0"),
+        ("overload", "\"reset\""),
+        ("connections_per_child", "0"),
+        ("user", "\"carol\""),
+        ("user", "-1"),
+        ("user", "4294967295"),
+        ("group", "\"carol\""),
+        ("chroot", "\"usr\""),
+        ("chroot", "\"/nonexistent\""),
+        ("working_directory", "\"/etc/passwd\""),
+        ("umask", "\"089\""),
+        ("nice", "20"),
+        ("environment", "{ \"\" = \"x\" }"),
+        ("limits", "{ nofile = \"64 files\" }"),
+        ("stderr", "\"journal\""),
+        ("backlog", "0"),
+        ("nodelay", "\"yes\""),
+        ("keepalive", "\"no\""),
+    ];
+    let base = |key: &str| match key {
+        "listen" => "handler = \"echo\"\n",
+        "handler" | "exec" => "listen = \"127.0.0.1:7\"\n",
+        _ => "listen = \"127.0.0.1:7\"\nhandler = \"echo\"\n",
+    };
+    let wrong_types = SERVICE.iter().flat_map(|key| {
+        [
+            (key.name, "1.5"),
+            (key.name, "[[]]"),
+            (key.name, "{ a = 1979-05-27 }"),
+        ]
+    });
+    for (key, value) in wrong_types.chain(wrong_values) {
+        let place = Place::new();
+        place.write("p.toml", &format!("[service.x]\n{}{key} = {value}\n", base(key)));
+        let problems = place.load().expect_err(key);
+        let line = base(key).lines().count() + 2;
+        for problem in problems.iter() {
+            assert_eq!(
+                problem.place.position.as_ref().map(|at| at.line),
+                Some(line),
+                "{key} = {value}: {problems}"
+            );
+            assert!(problem.help.is_some(), "{problem}");
+        }
+        assert_eq!(problems.errors(), 1, "{key} = {value}: {problems}");
+    }
+    let others = SUPERVISOR
+        .iter()
+        .map(|key| ("supervisor", key.name))
+        .chain(LOG.iter().map(|key| ("log", key.name)));
+    for (section, key) in others {
+        for value in ["1.5", "\"wrong\""] {
+            let place = Place::new();
+            place.write(
+                "p.toml",
+                &format!("[service.x]\nlisten = \"fd:a\"\nhandler = \"echo\"\n[{section}]\n{key} = {value}"),
+            );
+            assert_eq!(place.load().expect_err(key).errors(), 1, "{key} = {value}");
+        }
+    }
+}
+
+#[test]
+fn what_is_promised_for_later_is_refused() {
+    for key in SERVICE.iter().filter(|key| matches!(key.apply, Apply::Later)) {
+        let shown = complaint(&format!("{} = \"10s\"", key.name));
+        assert!(
+            shown.contains(&format!("\"{}\" is not supported by this version", key.name)),
+            "{shown}"
+        );
+    }
+    assert!(complaint("overload = \"refuse\"").contains("not supported by this version"));
+    assert!(complaint("connections_per_child = 100").contains("not supported by this version"));
+    assert!(complaint("[service.x.sandbox]\nnetwork = false").contains("\"sandbox\" is not supported"));
+}
+
+#[test]
+fn nul_bytes_are_refused_everywhere() {
+    for line in [
+        "exec = [\"/bin/cat\", \"a\\u0000\"]",
+        "environment = { \"A\\u0000\" = \"\" }",
+        "chroot = \"/\\u0000\"",
+    ] {
+        assert!(
+            complaint(line).contains("a NUL byte cannot be passed on"),
+            "{line}"
+        );
+    }
+}

@@ -1,0 +1,132 @@
+//! What a configuration needs from the machine.
+
+use super::*;
+
+#[test]
+fn identities_are_resolved() {
+    let own = nix::unistd::getuid().as_raw();
+    for (keys, uid, gid, groups) in [
+        ("user = \"alice\"", 1000, 1000, &[33, 44, 1000][..]),
+        ("user = 1000", 1000, 1000, &[33, 44, 1000]),
+        ("user = \"alice\"\ngroup = \"users\"", 1000, 100, &[33, 44, 100]),
+        ("user = \"bob\"", 1001, 100, &[33, 100]),
+        ("user = 4711\ngroup = 4712", 4711, 4712, &[4712]),
+        ("group = \"www\"", own, 33, &[33]),
+    ] {
+        let place = Place::new();
+        place.write(
+            "p.toml",
+            &format!("[service.x]\nlisten = \"fd:x\"\nhandler = \"echo\"\n{keys}\n"),
+        );
+        let user = place.config().services.remove(0).identity.user.unwrap();
+        let mut groups = groups.to_vec();
+        groups.sort_unstable();
+        assert_eq!((user.uid, user.gid, user.groups), (uid, gid, groups), "{keys}");
+    }
+    assert!(complaint("user = 4711").contains("add group"));
+}
+
+#[test]
+fn programs_are_looked_up_where_the_connection_process_will() {
+    let place = Place::new();
+    place.write("root/bin/tool", "");
+    place.write("root/bin/data", "");
+    fs::set_permissions(
+        place.path().join("root/bin/tool"),
+        fs::Permissions::from_mode(0o755),
+    )
+    .unwrap();
+    std::os::unix::fs::symlink("/nonexistent/busybox", place.path().join("root/bin/link")).unwrap();
+    let root = place.path().join("root").display().to_string();
+    let with = |exec: &str, rest: &str| {
+        place.write(
+            "p.toml",
+            &format!("[service.x]\nlisten = \"fd:x\"\nexec = [\"{exec}\"]\n{rest}\n"),
+        );
+        place
+            .load()
+            .map(|loaded| match loaded.config.services[0].job.clone() {
+                Job::Exec(program) => (program.path.display().to_string(), program.arguments[0].clone()),
+                Job::Handler(_) => unreachable!(),
+            })
+    };
+    let chroot = format!("chroot = \"{root}\"\nworking_directory = \"/bin\"");
+    assert_eq!(
+        with("tool", &chroot).unwrap(),
+        ("/bin/tool".into(), "tool".into())
+    );
+    assert_eq!(with("/bin/link", &chroot).unwrap().0, "/bin/link");
+    let path = format!("environment = {{ PATH = \"relative::{root}/bin\" }}");
+    assert_eq!(with("tool", &path).unwrap().0, format!("{root}/bin/tool"));
+    for (exec, rest, why) in [
+        ("tool", "", "there is no program \"tool\" in PATH".to_owned()),
+        (
+            "/bin/nothing",
+            &*chroot,
+            format!("cannot run /bin/nothing inside chroot {root}: there is no such file"),
+        ),
+        (
+            "/bin/data",
+            &*chroot,
+            "cannot run /bin/data inside chroot".to_owned(),
+        ),
+        ("/bin", &*chroot, "it is a directory".to_owned()),
+        ("./tool", "", "\"./tool\" is a relative path".to_owned()),
+    ] {
+        let shown = with(exec, rest).unwrap_err().to_string();
+        assert!(shown.contains(&why), "{exec}: {shown}");
+    }
+}
+
+/// Needs the packages git and rsync, which tests/run installs.
+#[test]
+fn every_file_that_is_shipped_is_right() {
+    let mut checked = 0;
+    let mut directories = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("config")];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+                continue;
+            }
+            match load(&path) {
+                Ok(loaded) => assert!(!loaded.config.services.is_empty()),
+                Err(problems) => panic!("{problems}"),
+            }
+            checked += 1;
+        }
+    }
+    assert!(checked >= 7, "{checked}");
+}
+
+/// What the default configuration shows as defaults and examples must be right, too.
+#[test]
+fn what_the_default_configuration_has_in_comments_is_right() {
+    let shipped = include_str!("../../../config/preforkd.toml");
+    let place = Place::new();
+    // Of an either-or, and of a directory that no machine has, the comment stays a comment.
+    let is_code = |code: &str| {
+        let is_key = code
+            .split_once(" = ")
+            .is_some_and(|(key, _)| !key.trim().contains(' '));
+        (is_key && !code.starts_with("handler") && !code.starts_with("chroot")) || code.starts_with('[')
+    };
+    let text: Vec<&str> = shipped
+        .lines()
+        .map(|line| {
+            line.strip_prefix("# ")
+                .filter(|code| is_code(code))
+                .unwrap_or(line)
+        })
+        .collect();
+    place.write("p.toml", &text.join("\n"));
+    let config = place.config();
+    let git = config
+        .services
+        .iter()
+        .find(|service| service.name == "git")
+        .unwrap();
+    assert_eq!(config.supervisor.drain_timeout, Duration::from_secs(30));
+    assert_eq!(git.limits.len(), 6);
+}
