@@ -1,1 +1,128 @@
-//! The control socket: requests, answers, and the client.
+//! The control socket: requests, answers, and both ends of it.
+//!
+//! A client sends one line of JSON and gets one line of JSON, then the supervisor closes. Only root and the supervisor's
+//! own user may connect.
+
+pub(crate) mod client;
+pub(crate) mod server;
+
+use serde::{Deserialize, Serialize};
+
+/// The longest request.
+pub(crate) const LONGEST_REQUEST: usize = 64 * 1024;
+
+/// What a client asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "lowercase", deny_unknown_fields)]
+pub(crate) enum Request {
+    /// Read the configuration again and put it in force; answered when that is decided.
+    Reload,
+    /// What is going on.
+    Status,
+}
+
+/// What it is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Answer {
+    /// It was done; a sentence that says what.
+    Done(String),
+    /// It was not done and nothing has changed; why, in as many lines as it takes.
+    Refused(String),
+    /// The answer to [`Request::Status`].
+    Status(Box<Status>),
+}
+
+/// `status --json`. Fields are added, never renamed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names say it, and the manual explains them")]
+pub(crate) struct Status {
+    pub(crate) pid: u32,
+    pub(crate) version: String,
+    pub(crate) generation: u64,
+    pub(crate) uptime_s: u64,
+    pub(crate) state: State,
+    pub(crate) reloads: Reloads,
+    pub(crate) upgrades: u64,
+    pub(crate) log_records_dropped: u64,
+    pub(crate) services: Vec<ServiceStatus>,
+}
+
+/// What the supervisor is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum State {
+    /// Not serving yet.
+    Starting,
+    /// Serving.
+    Running,
+    /// A new generation is being made.
+    Reloading,
+    /// Accepts no more; connections go on.
+    Draining,
+    /// Connections are being ended.
+    Ending,
+}
+
+/// How reloads went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Reloads {
+    /// Came into force.
+    pub(crate) ok: u64,
+    /// Were rejected.
+    pub(crate) failed: u64,
+}
+
+/// One service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names say it, and the manual explains them")]
+pub(crate) struct ServiceStatus {
+    pub(crate) name: String,
+    /// As bound: with the port that the kernel chose.
+    pub(crate) listen: Vec<String>,
+    pub(crate) workers: Vec<WorkerStatus>,
+    pub(crate) spares: u32,
+    /// Connection processes, those of dead and draining workers included.
+    pub(crate) active: u32,
+    pub(crate) max_connections: u32,
+    /// Connections that wait to be accepted; of TCP only.
+    pub(crate) queued: u64,
+    pub(crate) accepted: u64,
+    pub(crate) completed: u64,
+    pub(crate) refused: Refused,
+    pub(crate) timeouts: u64,
+    pub(crate) crashes: u64,
+}
+
+/// Connections that were not served, by reason.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names say it, and the manual explains them")]
+pub(crate) struct Refused {
+    pub(crate) limit: u64,
+    pub(crate) source_limit: u64,
+    pub(crate) rate: u64,
+    pub(crate) access: u64,
+}
+
+/// One worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names say it, and the manual explains them")]
+pub(crate) struct WorkerStatus {
+    pub(crate) pid: i32,
+    pub(crate) generation: u64,
+    pub(crate) state: WorkerState,
+}
+
+/// What a worker is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum WorkerState {
+    /// Getting ready.
+    Starting,
+    /// Ready, and waiting for the rest of its generation.
+    Ready,
+    /// In its accept loop.
+    Accepting,
+    /// Accepts no more; its connections go on.
+    Draining,
+}

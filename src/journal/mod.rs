@@ -1,1 +1,286 @@
 //! The log: what is written, in which form, and where it goes.
+//!
+//! Writing a record never waits, fails or panics. What the target cannot take is counted, and the count is reported
+//! as soon as something gets through again. If nobody is at the target, records go to stderr until somebody is.
+#![allow(dead_code, unused_imports)]
+
+mod datagram;
+mod escape;
+mod message_id;
+mod native;
+mod record;
+mod stderr;
+mod syslog;
+#[cfg(test)]
+mod tests;
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use self::datagram::Refusal;
+use self::native::Native;
+use self::record::{Body, Entry};
+use self::stderr::Stderr;
+use self::syslog::Syslog;
+use crate::config::{self, Level, LogTarget};
+
+pub(crate) use self::message_id::MessageId;
+pub(crate) use self::record::{ConnectionRecord, Exit, OutputLine, Remote};
+
+/// How often lost records are reported at most: while the target is full, a report only takes the place of a record.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+
+/// The log of one process; each opens its own after it was exec'ed.
+pub(crate) struct Log {
+    level: Cell<Level>,
+    dropped: Cell<u64>,
+    sink: RefCell<Sink>,
+}
+
+impl Log {
+    /// Never fails: what cannot be opened falls back to stderr and says so.
+    pub(crate) fn open(settings: config::Log) -> Log {
+        let stderr = io::stderr();
+        let journal_stream = std::env::var("JOURNAL_STREAM").ok();
+        Log::open_at(settings, &Places::real(stderr.as_fd(), journal_stream.as_deref()))
+    }
+
+    /// Goes on with other settings; the count of lost records stays.
+    pub(crate) fn reopen(&self, settings: config::Log) {
+        let mut sink = Log::open(settings).sink.into_inner();
+        if let Ok(mut old) = self.sink.try_borrow_mut() {
+            sink.reported = old.reported;
+            *old = sink;
+        }
+        self.level.set(settings.level);
+    }
+
+    fn open_at(settings: config::Log, places: &Places<'_>) -> Log {
+        let (sink, problem) = Sink::open(settings.target, places);
+        let log = Log {
+            level: Cell::new(settings.level),
+            dropped: Cell::new(0),
+            sink: RefCell::new(sink),
+        };
+        if let Some(problem) = problem {
+            log.error(None, format_args!("{problem}; the log goes to stderr"));
+        }
+        log
+    }
+
+    /// An event of preforkd itself. It may have several lines.
+    pub(crate) fn event(
+        &self,
+        level: Level,
+        id: Option<MessageId>,
+        service: Option<&str>,
+        text: fmt::Arguments<'_>,
+    ) {
+        self.write(&Entry {
+            level,
+            id,
+            service,
+            body: Body::Event(text),
+        });
+    }
+
+    /// Something does not work and somebody must act.
+    pub(crate) fn error(&self, service: Option<&str>, text: fmt::Arguments<'_>) {
+        self.event(Level::Error, None, service, text);
+    }
+
+    /// Something is wrong; preforkd goes on by itself.
+    pub(crate) fn warning(&self, service: Option<&str>, text: fmt::Arguments<'_>) {
+        self.event(Level::Warning, None, service, text);
+    }
+
+    /// Normal, and rare enough to be noticed.
+    pub(crate) fn notice(&self, service: Option<&str>, text: fmt::Arguments<'_>) {
+        self.event(Level::Notice, None, service, text);
+    }
+
+    /// Normal.
+    pub(crate) fn info(&self, service: Option<&str>, text: fmt::Arguments<'_>) {
+        self.event(Level::Info, None, service, text);
+    }
+
+    /// For those who look for a fault.
+    pub(crate) fn debug(&self, service: Option<&str>, text: fmt::Arguments<'_>) {
+        self.event(Level::Debug, None, service, text);
+    }
+
+    /// The one record of a connection, when it has ended.
+    pub(crate) fn connection(&self, record: &ConnectionRecord<'_>) {
+        self.write(&Entry {
+            level: record.level(),
+            id: Some(record.message_id()),
+            service: Some(record.service),
+            body: Body::Connection(record),
+        });
+    }
+
+    /// A line that a program wrote to stderr.
+    pub(crate) fn output(&self, line: &OutputLine<'_>) {
+        self.write(&Entry {
+            level: Level::Info,
+            id: None,
+            service: Some(line.service),
+            body: Body::Output(line),
+        });
+    }
+
+    /// Records that were lost since this process opened its log.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped.get()
+    }
+
+    fn write(&self, entry: &Entry<'_>) {
+        if entry.level > self.level.get() {
+            return;
+        }
+        // Borrowed already: the text of a record has tried to log while it was formatted.
+        if let Ok(mut sink) = self.sink.try_borrow_mut() {
+            if sink.write(entry) {
+                sink.report(self.level.get(), self.dropped.get());
+                return;
+            }
+        }
+        self.dropped.set(self.dropped.get() + 1);
+    }
+}
+
+/// Where things are; tests have them elsewhere.
+struct Places<'a> {
+    journal: &'a Path,
+    syslog: &'a Path,
+    stderr: BorrowedFd<'a>,
+    journal_stream: Option<&'a str>,
+}
+
+impl<'a> Places<'a> {
+    fn real(stderr: BorrowedFd<'a>, journal_stream: Option<&'a str>) -> Self {
+        let journal = Path::new("/run/systemd/journal/socket");
+        Places {
+            journal,
+            syslog: Path::new("/dev/log"),
+            stderr,
+            journal_stream,
+        }
+    }
+}
+
+enum Target {
+    Journal(Native),
+    Syslog(Syslog),
+    Stderr,
+}
+
+/// Where records go, and the buffer in which all are formatted.
+struct Sink {
+    target: Target,
+    stderr: Stderr,
+    buffer: Vec<u8>,
+    /// Nobody is at the target, and stderr was told.
+    away: bool,
+    /// Of the lost records, how many were reported, and when.
+    reported: u64,
+    reported_at: Option<Instant>,
+}
+
+impl Sink {
+    /// Also says what could not be opened.
+    fn open(target: LogTarget, places: &Places<'_>) -> (Sink, Option<String>) {
+        let journal = stderr::is_journal(places.stderr, places.journal_stream);
+        let opened = match target {
+            LogTarget::Journal => Native::open(places.journal).map(Target::Journal),
+            LogTarget::Auto if journal => Native::open(places.journal).map(Target::Journal),
+            LogTarget::Syslog => Syslog::open(places.syslog).map(Target::Syslog),
+            LogTarget::Auto | LogTarget::Stderr => Ok(Target::Stderr),
+        };
+        let (target, problem) = match opened {
+            Ok(target) => (target, None),
+            Err(error) => (
+                Target::Stderr,
+                Some(format!("cannot make a socket for the log: {error}")),
+            ),
+        };
+        let stderr = Stderr::open(places.stderr, journal);
+        let buffer = Vec::with_capacity(1024);
+        (
+            Sink {
+                target,
+                stderr,
+                buffer,
+                away: false,
+                reported: 0,
+                reported_at: None,
+            },
+            problem,
+        )
+    }
+
+    /// Whether the record was taken.
+    fn write(&mut self, entry: &Entry<'_>) -> bool {
+        let sent = match &mut self.target {
+            Target::Journal(journal) => journal.send(entry, &mut self.buffer),
+            Target::Syslog(syslog) => syslog.send(entry, &mut self.buffer),
+            Target::Stderr => self.stderr.send(entry, &mut self.buffer),
+        };
+        match sent {
+            Ok(()) => {
+                self.away = false;
+                true
+            }
+            Err(Refusal::Full) => false,
+            Err(Refusal::Away(error)) => self.write_elsewhere(entry, &error),
+        }
+    }
+
+    fn write_elsewhere(&mut self, entry: &Entry<'_>, error: &io::Error) -> bool {
+        let path = match &self.target {
+            Target::Journal(journal) => journal.path(),
+            Target::Syslog(syslog) => syslog.path(),
+            Target::Stderr => return false,
+        };
+        if !self.away {
+            self.away = true;
+            let path = path.display();
+            let body = Body::Event(format_args!(
+                "the log at {path}: {error}; records go to stderr until it is back"
+            ));
+            let notice = Entry {
+                level: Level::Warning,
+                id: None,
+                service: None,
+                body,
+            };
+            let _ = self.stderr.send(&notice, &mut self.buffer);
+        }
+        self.stderr.send(entry, &mut self.buffer).is_ok()
+    }
+
+    /// Reports what was lost, now that a record got through; if the report does not, a later one tells the sum.
+    fn report(&mut self, level: Level, dropped: u64) {
+        let due = || self.reported_at.is_none_or(|at| at.elapsed() >= REPORT_EVERY);
+        if dropped > self.reported && level >= Level::Warning && due() {
+            self.reported_at = Some(Instant::now());
+            let lost = dropped - self.reported;
+            let body = Body::Event(format_args!(
+                "{lost} log records were lost: the log could not take them"
+            ));
+            let id = Some(MessageId::RecordsDropped);
+            if self.write(&Entry {
+                level: Level::Warning,
+                id,
+                service: None,
+                body,
+            }) {
+                self.reported = dropped;
+            }
+        }
+    }
+}

@@ -1,5 +1,9 @@
 //! What several processes of preforkd share: identifiers, and memory.
 
+mod board;
 mod id;
+mod tally;
 
+pub(crate) use board::{Board, Caller, MAX_SLOTS, NoSlot, Owner, Slot};
 pub(crate) use id::ConnectionId;
+pub(crate) use tally::{Count, Tally, Totals};

@@ -1,1 +1,311 @@
-//! The supervisor: owns listeners, workers and the ledger; talks to systemd.
+//! The supervisor: owns listeners, workers and the ledger; talks to systemd and to the control socket.
+//!
+//! It never reads a byte of a connection, and what it reads from memory that workers can write it checks first.
+
+mod crew;
+mod ending;
+mod holder;
+mod listeners;
+mod orphans;
+mod reaping;
+mod rollout;
+mod service;
+mod status;
+mod systemd;
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::config::{self, Config};
+use crate::control::server::{ClientId, Server};
+use crate::control::{Answer, Reloads, Request, WorkerState};
+use crate::exit;
+use crate::journal::{Log, MessageId};
+use crate::sys::epoll::Poller;
+use crate::sys::signal::{Signal, Signals};
+use crate::sys::{fd, process};
+use crate::worker::plan::{Heard, Report};
+
+use crew::Crew;
+use ending::Phase;
+use listeners::Listeners;
+use orphans::Orphans;
+use rollout::Rollout;
+use service::Service;
+use systemd::Systemd;
+
+/// Tokens of the poller: below this the serial number of a worker, whose link has something to say; above it control
+/// sockets, each with room for its clients.
+const CONTROLS: u64 = 1 << 40;
+
+/// Where the configuration comes from.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// A file and its drop-ins, read again on reload.
+    File(PathBuf),
+    /// The command line; it never changes.
+    CommandLine,
+}
+
+/// Why the supervisor ends before it serves, or cannot go on.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub(crate) struct Fatal {
+    /// For the user.
+    text: String,
+    /// For who started it.
+    code: u8,
+}
+
+impl Fatal {
+    fn os(what: &str, error: &io::Error) -> Self {
+        Fatal { text: format!("{what}: {error}"), code: exit::OS }
+    }
+
+    /// The exit code.
+    pub(crate) fn code(&self) -> u8 {
+        self.code
+    }
+}
+
+/// Serves `config` until told to end; the whole life of the supervisor. With `announce`, prints to stdout where it
+/// listens once it serves.
+pub(crate) fn run(config: Config, source: Source, announce: bool) -> Result<(), Fatal> {
+    let mut supervisor = Supervisor::new(&config, source, announce)?;
+    let result = supervisor.start(config).and_then(|()| supervisor.supervise());
+    supervisor.leave_nothing();
+    result
+}
+
+struct Supervisor {
+    source: Source,
+    announce: bool,
+    settings: config::Supervisor,
+    log_settings: config::Log,
+    log: Log,
+    signals: Signals,
+    poller: Poller,
+    systemd: Systemd,
+    listeners: Listeners,
+    services: BTreeMap<String, Service>,
+    crew: Crew,
+    orphans: Orphans,
+    control: Option<Server>,
+    controls_opened: u64,
+    rollout: Option<Rollout>,
+    /// Who asked for a reload while one was under way; they get one of their own.
+    reload_wanted: Option<Vec<ClientId>>,
+    generation: u64,
+    reloads: Reloads,
+    phase: Phase,
+    /// Why there is no going on.
+    fatal: Option<Fatal>,
+    started: Instant,
+}
+
+impl Supervisor {
+    fn new(config: &Config, source: Source, announce: bool) -> Result<Self, Fatal> {
+        let failed = |what| move |error: io::Error| Fatal::os(what, &error);
+        fd::fill_standard().map_err(failed("cannot open /dev/null"))?;
+        let handled =
+            [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP];
+        let signals = Signals::install(&handled).map_err(failed("cannot install signal handlers"))?;
+        process::become_subreaper().map_err(failed("cannot become the reaper of connections"))?;
+        let passed = systemd::passed_sockets().map_err(failed("cannot take over systemd's sockets"))?;
+        let run = run_tag();
+        Ok(Supervisor {
+            source,
+            announce,
+            settings: config.supervisor.clone(),
+            log_settings: config.log,
+            log: Log::open(config.log),
+            signals,
+            poller: Poller::new().map_err(failed("cannot make an epoll instance"))?,
+            systemd: Systemd,
+            listeners: Listeners::new(passed),
+            services: BTreeMap::new(),
+            crew: Crew::new(run),
+            orphans: Orphans::new(run),
+            control: None,
+            controls_opened: 0,
+            rollout: None,
+            reload_wanted: None,
+            generation: 0,
+            reloads: Reloads::default(),
+            phase: Phase::Starting,
+            fatal: None,
+            started: Instant::now(),
+        })
+    }
+
+    fn supervise(&mut self) -> Result<(), Fatal> {
+        while !self.has_ended() {
+            let timeout = self.next_deadline().map(|at| at.saturating_duration_since(Instant::now()));
+            let tokens = self
+                .poller
+                .wait(timeout, &self.signals)
+                .map_err(|error| Fatal::os("cannot wait for events", &error))?;
+            for token in tokens {
+                match u32::try_from(token) {
+                    Ok(serial) => self.listen_to(serial),
+                    Err(_) => self.serve_control(token),
+                }
+            }
+            self.signals.deliver_pending().map_err(|error| Fatal::os("cannot receive signals", &error))?;
+            self.obey_signals();
+            self.reap();
+            self.tend(Instant::now());
+            self.advance_rollout();
+            self.advance_end(Instant::now());
+            if let Some(fatal) = self.fatal.take() {
+                return Err(fatal);
+            }
+        }
+        self.log.event(config::Level::Notice, Some(MessageId::Stopped), None, format_args!("ended"));
+        Ok(())
+    }
+
+    fn obey_signals(&mut self) {
+        if self.signals.take(Signal::SIGQUIT) {
+            self.end_at_once();
+        }
+        if self.signals.take(Signal::SIGTERM) | self.signals.take(Signal::SIGINT) {
+            match self.phase {
+                Phase::Starting | Phase::Running => self.begin_drain(),
+                Phase::Draining { .. } | Phase::Ending { .. } => self.end_at_once(),
+            }
+        }
+        if self.signals.take(Signal::SIGHUP) {
+            self.reload(None);
+        }
+    }
+
+    /// The earliest time at which something is due without an event.
+    fn next_deadline(&self) -> Option<Instant> {
+        let back_off = self.services.values().filter_map(|service| service.back_off.until());
+        let rollout = self.rollout.as_ref().map(Rollout::deadline);
+        back_off.chain(rollout).chain(self.phase.next()).min()
+    }
+
+    fn listen_to(&mut self, serial: u32) {
+        while let Some(worker) = self.crew.get_mut(serial) {
+            match worker.hear() {
+                Heard::Silence => return,
+                Heard::End => {
+                    // It is dead or as good as that; reaping it does the rest.
+                    let _ = self.poller.remove(worker.link());
+                    worker.kill();
+                    return;
+                }
+                Heard::Message(Report::Ready) if worker.state == WorkerState::Starting => {
+                    worker.state = WorkerState::Ready;
+                }
+                Heard::Message(Report::Accepting) => {
+                    if worker.state != WorkerState::Draining {
+                        worker.state = WorkerState::Accepting;
+                    }
+                    let (name, generation) = (worker.service.clone(), worker.generation);
+                    if let Some(service) = self.services.get_mut(&name).filter(|s| s.generation == generation) {
+                        service.back_off.succeeded();
+                    }
+                }
+                Heard::Message(Report::Retired) => {
+                    worker.state = WorkerState::Draining;
+                    // A removed address must be free again although an old connection lives on.
+                    worker.listeners.clear();
+                }
+                Heard::Message(Report::Failed(complaint)) => worker.complaint = Some(complaint),
+                Heard::Message(Report::Ready) => {}
+            }
+        }
+    }
+
+    fn serve_control(&mut self, token: u64) {
+        let Some(control) = &mut self.control else { return };
+        match control.handle(token, &self.poller) {
+            None => {}
+            Some((client, Request::Reload)) => self.reload(Some(client)),
+            Some((client, Request::Status)) => {
+                let answer = Answer::Status(Box::new(self.status()));
+                self.answer(client, &answer);
+            }
+        }
+    }
+
+    fn answer(&mut self, client: ClientId, answer: &Answer) {
+        if let Some(control) = &mut self.control {
+            control.answer(client, answer, &self.poller);
+        }
+    }
+
+    fn open_control(&mut self, path: &std::path::Path) -> Result<Server, Fatal> {
+        self.controls_opened += 1;
+        Server::open(path, CONTROLS * self.controls_opened, &self.poller)
+            .map_err(|error| Fatal { code: error.exit_code(), text: error.to_string() })
+    }
+
+    /// Starts the workers that are missing.
+    fn tend(&mut self, now: Instant) {
+        if !matches!(self.phase, Phase::Running) {
+            return;
+        }
+        let names: Vec<_> = self.services.keys().cloned().collect();
+        for name in names {
+            while let Some(service) = self.services.get_mut(&name) {
+                let present = self.crew.serving(&name, service.generation);
+                if present >= usize::from(service.config.workers) || !service.back_off.is_over(now) {
+                    break;
+                }
+                if let Err(error) = self.crew.spawn(service, self.log_settings, true, &self.poller) {
+                    let pause = service.back_off.failed(now);
+                    self.log.error(
+                        Some(&name),
+                        format_args!("cannot start a worker: {error}; trying again in {}", seconds(pause)),
+                    );
+                }
+            }
+        }
+    }
+
+    /// Tells on stdout where this serves.
+    fn print_addresses(&self) {
+        let mut text = String::new();
+        for listener in self.services.values().flat_map(|service| &service.listeners) {
+            text.push_str(&format!("listening on {}\n", listener.name()));
+        }
+        // A closed stdout is the user's choice.
+        let _ = io::stdout().write_all(text.as_bytes());
+        let _ = io::stdout().flush();
+    }
+
+    /// One line for `systemctl status` and the log.
+    fn summary(&self) -> String {
+        let workers = self.crew.iter().count();
+        let live: u32 = self.services.values().map(|service| service.floor.board.live()).sum();
+        format!(
+            "{} {}, {workers} {}, {live} {}, generation {}",
+            self.services.len(),
+            plural(self.services.len(), "service"),
+            plural(workers, "worker"),
+            plural(live as usize, "connection"),
+            self.generation
+        )
+    }
+}
+
+fn plural(count: usize, noun: &str) -> String {
+    if count == 1 { noun.to_owned() } else { format!("{noun}s") }
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:.1} s", time.as_secs_f32())
+}
+
+/// 24 bits that tell this supervisor from the one before it.
+fn run_tag() -> u32 {
+    use std::hash::{BuildHasher, RandomState};
+    // std seeds it from the kernel's random numbers.
+    (RandomState::new().hash_one(std::process::id()) & 0xff_ffff) as u32
+}

@@ -2,4 +2,19 @@
 //!
 //! A function here takes and returns owned or borrowed descriptors, reports errno as `io::Error`, and decides nothing.
 
+pub(crate) mod epoll;
+pub(crate) mod fd;
+pub(crate) mod fork;
+pub(crate) mod memory;
+pub(crate) mod process;
+pub(crate) mod signal;
+pub(crate) mod socket;
+pub(crate) mod time;
 pub(crate) mod wait;
+
+use std::io;
+
+/// The result of a call that answers -1 and sets errno.
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}

@@ -72,12 +72,21 @@ pub(crate) struct Ended {
 
 /// Reaps one child if there is one that has ended; `None` if all live or there is none.
 pub(crate) fn reap() -> io::Result<Option<Ended>> {
+    wait4(-1, libc::WNOHANG)
+}
+
+/// Waits until the child `pid` has ended, and reaps it; `None` if there is no such child.
+pub(crate) fn wait_for(pid: Pid) -> io::Result<Option<Ended>> {
+    wait4(pid, 0)
+}
+
+fn wait4(which: Pid, options: libc::c_int) -> io::Result<Option<Ended>> {
     loop {
         let mut status = 0;
         // SAFETY: rusage is plain numbers, for which zero is a value.
         let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
         // SAFETY: both pointers are to live locals of the right type, which wait4 only writes.
-        let pid = unsafe { libc::wait4(-1, &mut status, libc::WNOHANG, &mut usage) };
+        let pid = unsafe { libc::wait4(which, &mut status, options, &mut usage) };
         if pid > 0 {
             return Ok(Some(Ended {
                 pid,

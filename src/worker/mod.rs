@@ -1,1 +1,217 @@
 //! A worker: accepts, admits, forks, reaps, and writes one record per connection.
+//!
+//! It is exec'ed by the supervisor and serves one service. It never reads a byte of a connection. When its supervisor
+//! is gone it accepts no more and ends with its last connection.
+
+mod intake;
+mod live;
+mod output;
+mod pending;
+pub(crate) mod plan;
+mod serve;
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use crate::config::Service;
+use crate::connection::{Failures, Preparation};
+use crate::exit;
+use crate::journal::Log;
+use crate::shared::{Board, Tally};
+use crate::sys::epoll::{Interest, Poller};
+use crate::sys::fork::{Forked, fork};
+use crate::sys::signal::{self, Signal, Signals};
+use crate::sys::{fd, process, wait};
+
+use intake::Intake;
+use live::Live;
+use pending::Pending;
+use plan::{Handover, Heard, Order, Plan, Report};
+
+/// Tokens of the poller: the link, the bell, listeners from 2 on, and from `OUTPUTS` on the pid of a connection
+/// process whose stderr has something to read.
+const LINK: u64 = 0;
+const BELL: u64 = 1;
+const LISTENERS: u64 = 2;
+const OUTPUTS: u64 = 1 << 32;
+
+/// Runs a worker; the whole life of its process. Returns the exit code.
+pub(crate) fn run() -> u8 {
+    let Ok(handover) = Handover::take() else {
+        return exit::USAGE;
+    };
+    let Ok(link) = handover.link.try_clone() else {
+        return exit::OS;
+    };
+    let result = Worker::prepare(handover).and_then(|mut worker| worker.work());
+    match result {
+        Ok(()) => exit::OK,
+        Err(error) => {
+            // If the supervisor is gone, there is nobody left to tell.
+            let _ = plan::tell(link.as_fd(), &Report::Failed(error.to_string()));
+            exit::OS
+        }
+    }
+}
+
+struct Worker {
+    plan: Plan,
+    log: Log,
+    signals: Signals,
+    poller: Poller,
+    link: Option<OwnedFd>,
+    board: Rc<Board>,
+    tally: Tally,
+    preparation: Preparation,
+    failures: Failures,
+    intake: Intake,
+    live: Live,
+    /// An accepted connection for which there was no process yet.
+    pending: Option<Pending>,
+    connections: u64,
+    reported_retired: bool,
+}
+
+impl Worker {
+    fn prepare(handover: Handover) -> io::Result<Self> {
+        fd::fill_standard()?;
+        signal::all_to_default();
+        let signals = Signals::install(&[Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT])?;
+        process::set_name(c"preforkd-worker");
+        let plan = Plan::read(handover.plan)?;
+        let log = Log::open(plan.log);
+        let board = Rc::new(Board::open(handover.board.as_fd(), handover.bell)?);
+        let tally = Tally::open(handover.tally.as_fd())?;
+        let listeners: io::Result<Vec<_>> = (0..plan.listeners.len()).map(Handover::listener).collect();
+        let preparation = Preparation::new(&plan.service)?;
+        let failures = Failures::new()?;
+        rehearse(&plan.service, &preparation, &failures)?;
+        process::raise_descriptor_limit()?;
+        let poller = Poller::new()?;
+        poller.add(handover.link.as_fd(), Interest::Read, LINK)?;
+        poller.add(board.bell(), Interest::ReadEdge, BELL)?;
+        plan::tell(handover.link.as_fd(), &Report::Ready)?;
+        Ok(Worker {
+            live: Live::with_room_for(plan.service.max_connections),
+            plan,
+            log,
+            signals,
+            poller,
+            link: Some(handover.link),
+            board,
+            tally,
+            preparation,
+            failures,
+            intake: Intake::new(listeners?),
+            pending: None,
+            connections: 0,
+            reported_retired: false,
+        })
+    }
+
+    fn work(&mut self) -> io::Result<()> {
+        while !self.is_done() {
+            self.intake.watch(&self.poller, self.pending.is_some())?;
+            for token in self.poller.wait(self.timeout(), &self.signals)? {
+                match token {
+                    LINK => self.follow_orders(),
+                    BELL => self.intake.slot_freed(),
+                    pid if pid >= OUTPUTS => self.read_output((pid - OUTPUTS) as wait::Pid),
+                    listener => self.accept_from((listener - LISTENERS) as usize),
+                }
+            }
+            self.signals.deliver_pending()?;
+            if self.signals.take(Signal::SIGQUIT) {
+                self.end_connections(true);
+            }
+            if self.signals.take(Signal::SIGTERM) | self.signals.take(Signal::SIGINT) {
+                self.retire(&[]);
+            }
+            self.reap();
+            self.retry_pending();
+            self.accept_unasked();
+            self.report_retirement();
+        }
+        Ok(())
+    }
+
+    fn is_done(&self) -> bool {
+        self.intake.is_closed() && self.live.is_empty() && self.pending.is_none()
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let next = self.intake.wakes_at().into_iter().chain(self.pending.as_ref().map(Pending::next_try)).min();
+        next.map(|instant| instant.saturating_duration_since(Instant::now()))
+    }
+
+    fn follow_orders(&mut self) {
+        while let Some(link) = &self.link {
+            match plan::hear(link.as_fd()) {
+                Heard::Message(Order::Accept) => {
+                    self.intake.open();
+                    self.report(&Report::Accepting);
+                }
+                Heard::Message(Order::Retire { empty }) => self.retire(&empty),
+                Heard::Message(Order::End { at_once }) => self.end_connections(at_once),
+                Heard::Silence => return,
+                Heard::End => {
+                    let _ = self.poller.remove(link.as_fd());
+                    self.link = None;
+                    self.log.warning(
+                        Some(&self.plan.service.name),
+                        format_args!("the supervisor is gone; worker {} accepts no more", std::process::id()),
+                    );
+                    self.retire(&[]);
+                }
+            }
+        }
+    }
+
+    fn report(&self, report: &Report) {
+        if let Some(link) = &self.link {
+            // A supervisor that is gone is noticed by the end of the link.
+            let _ = plan::tell(link.as_fd(), report);
+        }
+    }
+
+    fn retire(&mut self, empty: &[usize]) {
+        self.intake.retire(empty, &self.poller);
+    }
+
+    fn report_retirement(&mut self) {
+        if self.intake.is_closed() && !self.reported_retired {
+            self.reported_retired = true;
+            self.report(&Report::Retired);
+        }
+    }
+
+    fn end_connections(&mut self, at_once: bool) {
+        self.intake.close(&self.poller);
+        let signal = if at_once { Signal::SIGKILL } else { Signal::SIGTERM };
+        for pid in self.live.pids() {
+            process::signal_group(pid, signal);
+        }
+        if let Some(pending) = self.pending.take() {
+            self.not_started(&pending, "the service is ending");
+        }
+    }
+}
+
+/// Goes once through what every connection process does before its handler or program.
+fn rehearse(service: &Service, preparation: &Preparation, failures: &Failures) -> io::Result<()> {
+    let pid = match fork(None)? {
+        Forked::Child => preparation.rehearse(failures),
+        Forked::Parent(pid) => pid,
+    };
+    let ended = wait::wait_for(pid)?;
+    match (failures.next(), ended.map(|ended| ended.ending)) {
+        (Some((_, failure)), _) => Err(io::Error::other(failure.explain(service))),
+        (None, Some(wait::Ending::Exited(0))) => Ok(()),
+        (None, ending) => {
+            let ending = ending.map_or_else(|| "unknown".to_owned(), |ending| ending.to_string());
+            Err(io::Error::other(format!("a rehearsal of a connection process ended: {ending}")))
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! The handlers as a client sees them, over TCP and over Unix sockets.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::thread::{self, JoinHandle};
+
+use super::*;
+
+/// Starts a handler and connects to it.
+fn tcp(builtin: Builtin) -> (TcpStream, JoinHandle<u8>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (connection, _) = listener.accept().unwrap();
+    (client, thread::spawn(move || serve(builtin, connection.into())))
+}
+
+fn unix(builtin: Builtin) -> (UnixStream, JoinHandle<u8>) {
+    let (client, connection) = UnixStream::pair().unwrap();
+    (client, thread::spawn(move || serve(builtin, connection.into())))
+}
+
+/// Closes with RST, as a client that crashes with input unread does.
+fn reset(client: TcpStream) {
+    let now = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    socket::setsockopt(&client, socket::sockopt::Linger, &now).unwrap();
+    drop(client);
+}
+
+fn read_all(mut client: impl Read) -> Vec<u8> {
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn echo_answers_each_message() {
+    let (mut client, handler) = tcp(Builtin::Echo);
+    for message in [&b"0123456789abcdef"[..], b"x", &[7; 3000], b"after a large one"] {
+        client.write_all(message).unwrap();
+        let mut answer = vec![0; message.len()];
+        client.read_exact(&mut answer).unwrap();
+        assert_eq!(answer, message);
+    }
+    drop(client);
+    assert_eq!(handler.join().unwrap(), exit::OK);
+}
+
+#[test]
+fn echo_gives_all_back_after_a_half_close() {
+    let everything: Vec<u8> = (0..3_000_000_u32).map(|number| (number % 251) as u8).collect();
+    let (client, handler) = tcp(Builtin::Echo);
+    let mut sender = client.try_clone().unwrap();
+    let sent = everything.clone();
+    let sender = thread::spawn(move || {
+        sender.write_all(&sent).unwrap();
+        sender.shutdown(Shutdown::Write).unwrap();
+    });
+    assert!(read_all(client) == everything);
+    sender.join().unwrap();
+    assert_eq!(handler.join().unwrap(), exit::OK);
+
+    for length in [0, 1, 2047, 2048, 2049, 4096, 66_000] {
+        let (mut client, handler) = unix(Builtin::Echo);
+        client.write_all(&everything[..length]).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        assert!(read_all(client) == everything[..length], "{length}");
+        assert_eq!(handler.join().unwrap(), exit::OK);
+    }
+}
+
+#[test]
+fn a_client_that_resets_or_never_reads_is_no_error() {
+    for builtin in [
+        Builtin::Echo,
+        Builtin::Discard,
+        Builtin::Chargen,
+        Builtin::Daytime,
+        Builtin::Time,
+    ] {
+        let (mut client, handler) = tcp(builtin);
+        let _ = client.write_all(&[b'x'; 10_000]);
+        reset(client);
+        assert_eq!(handler.join().unwrap(), exit::OK, "{builtin:?}");
+
+        let (mut client, handler) = unix(builtin);
+        let _ = client.write_all(&[b'x'; 10_000]);
+        drop(client);
+        assert_eq!(handler.join().unwrap(), exit::OK, "{builtin:?}");
+    }
+}
+
+#[test]
+fn discard_takes_all_and_says_nothing() {
+    let (mut client, handler) = tcp(Builtin::Discard);
+    client.write_all(&[1; 1_000_000]).unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_all(client), b"");
+    assert_eq!(handler.join().unwrap(), exit::OK);
+}
+
+#[test]
+fn chargen_rotates_through_all_lines() {
+    let (mut client, handler) = tcp(Builtin::Chargen);
+    let mut answer = vec![0; 74 * 95 * 9 + 1];
+    client.read_exact(&mut answer).unwrap();
+    let text = String::from_utf8(answer).unwrap();
+    let lines: Vec<_> = text.split_terminator("\r\n").collect();
+    let printable: String = (b' '..=b'~').map(char::from).collect();
+    let twice = printable.repeat(2);
+    for (number, line) in lines[..95 * 9].iter().enumerate() {
+        assert_eq!(*line, &twice[number % 95..number % 95 + 72], "line {number}");
+    }
+    drop(client);
+    assert_eq!(handler.join().unwrap(), exit::OK);
+}
+
+#[test]
+fn chargen_goes_on_after_a_half_close_and_beside_a_client_that_writes_first() {
+    let (mut client, handler) = tcp(Builtin::Chargen);
+    // More than the buffers of both sides hold.
+    client.write_all(&vec![b'x'; 30_000_000]).unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let mut answer = vec![0; 20_000_000];
+    client.read_exact(&mut answer).unwrap();
+    drop(client);
+    assert_eq!(handler.join().unwrap(), exit::OK);
+}
+
+#[test]
+fn daytime_and_time_answer_once_and_close() {
+    let (client, handler) = tcp(Builtin::Daytime);
+    let line = String::from_utf8(read_all(&client)).unwrap();
+    assert!(
+        line.is_ascii() && line.ends_with("-UTC\r\n") && line.matches('\n').count() == 1,
+        "{line:?}"
+    );
+    drop(client);
+    assert_eq!(handler.join().unwrap(), exit::OK);
+
+    let (client, handler) = unix(Builtin::Time);
+    let seconds = u32::from_be_bytes(read_all(&client).try_into().unwrap());
+    let unix_now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    let now = ((unix_now + 2_208_988_800) % (1 << 32)) as u32;
+    assert!(now.wrapping_sub(seconds) < 5, "{seconds} is not {now}");
+    drop(client);
+    assert_eq!(handler.join().unwrap(), exit::OK);
+}
+
+#[test]
+fn an_answer_survives_input_that_nobody_wants() {
+    let (mut client, handler) = tcp(Builtin::Daytime);
+    client.write_all(&[b'x'; 5000]).unwrap();
+    thread::sleep(Duration::from_millis(50));
+    client.write_all(b"more, after the answer").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(handler.join().unwrap(), exit::OK);
+    // A reset would make this an error.
+    assert!(read_all(client).ends_with(b"-UTC\r\n"));
+}
+
+#[test]
+fn a_client_that_stays_is_left_in_bounded_time() {
+    let begin = Instant::now();
+    let (client, handler) = tcp(Builtin::Time);
+    assert_eq!(handler.join().unwrap(), exit::OK);
+    assert!(begin.elapsed() < Duration::from_secs(10));
+    assert_eq!(read_all(client).len(), 4);
+}
+
+#[test]
+fn what_is_no_socket_is_an_error_of_ours() {
+    let file = tempfile::tempfile().unwrap();
+    assert_eq!(serve(Builtin::Echo, file.into()), exit::OS);
+}

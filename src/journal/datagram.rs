@@ -1,0 +1,86 @@
+//! Datagrams to a log daemon that may be slow, full, away, or another one than a moment ago.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg, setsockopt, sockopt};
+
+/// Why a record was not taken.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// Who takes records is there but cannot keep up, or memory ran out: the record is lost.
+    Full,
+    /// Nobody is there.
+    Away(io::Error),
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(
+                libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM | libc::EMSGSIZE | libc::EMFILE | libc::ENFILE,
+            ) => Refusal::Full,
+            _ => Refusal::Away(error),
+        }
+    }
+}
+
+/// A socket that is never connected: a connected one stays with the daemon that it found first, and is dead after its
+/// restart (rust-syslog issue 21, tracing issue 1758).
+pub(super) struct Datagram {
+    socket: UnixDatagram,
+    path: PathBuf,
+}
+
+impl Datagram {
+    /// Makes the socket; nobody need be at `path` yet.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let socket = UnixDatagram::unbound()?;
+        socket.set_nonblocking(true)?;
+        // Room for a burst, as sd-journal does; the kernel grants what net.core.wmem_max allows.
+        let _ = setsockopt(&socket, sockopt::SndBuf, &(8 << 20));
+        Ok(Datagram {
+            socket,
+            path: path.to_owned(),
+        })
+    }
+
+    /// Where the datagrams go.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Sends or fails, at once.
+    pub(super) fn send(&self, datagram: &[u8]) -> io::Result<()> {
+        loop {
+            match self.socket.send_to(datagram, &self.path) {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Sends an empty datagram that carries a descriptor.
+    pub(super) fn send_descriptor(&self, descriptor: &OwnedFd) -> io::Result<()> {
+        let address = UnixAddr::new(&self.path)?;
+        let descriptors = [descriptor.as_raw_fd()];
+        let rights = [ControlMessage::ScmRights(&descriptors)];
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        sendmsg(
+            self.socket.as_fd().as_raw_fd(),
+            &[],
+            &rights,
+            flags,
+            Some(&address),
+        )?;
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn shrink(&self) {
+        setsockopt(&self.socket, sockopt::SndBuf, &0).unwrap();
+    }
+}

@@ -1,0 +1,63 @@
+//! The names of events that monitoring and the journal's catalog may rely on.
+
+/// What happened. The ids and numbers never change and are never used for anything else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MessageId {
+    /// The supervisor serves.
+    Started,
+    /// The supervisor ends; everything has been drained or ended.
+    Stopped,
+    /// A new configuration is in force.
+    ReloadDone,
+    /// A new configuration was rejected; the old one stays in force.
+    ReloadRejected,
+    /// A worker died and is replaced; its connections go on.
+    WorkerDied,
+    /// A worker could not start; the next attempt waits.
+    WorkerThrottled,
+    /// A connection ended, in whatever way was its own choice or ours.
+    ConnectionEnded,
+    /// A fault of its own memory or code ended a connection process.
+    ConnectionCrashed,
+    /// A connection was accepted, but nothing could be started to serve it.
+    ConnectionNotStarted,
+    /// Nothing is accepted any more; live connections may go on until the drain timeout.
+    DrainBegun,
+    /// The drain is over.
+    DrainEnded,
+    /// The log could not take some records, which are lost.
+    RecordsDropped,
+    /// Accepting waits, because descriptors or memory ran out.
+    AcceptPaused,
+}
+
+impl MessageId {
+    /// `MESSAGE_ID` in the journal, and the number that is MSGID in syslog: the one table of both.
+    const fn row(self) -> (&'static str, u32) {
+        match self {
+            MessageId::Started => ("728745d87ea443238508fcabb99f81ed", 1),
+            MessageId::Stopped => ("42f86ac271644b369b225c6edf99f5b2", 2),
+            MessageId::ReloadDone => ("7562251d575248eb9cccbdc140dbdfda", 3),
+            MessageId::ReloadRejected => ("9404cbbb4ef94c8dad2bf84b6aec5638", 4),
+            MessageId::WorkerDied => ("345ddb7d4c0e4b56903940aae293f5ef", 5),
+            MessageId::WorkerThrottled => ("9a19217649384a529ea5b7b6083896da", 6),
+            MessageId::ConnectionEnded => ("322ad42f27a3432bae36e6fc7c6ec9e5", 7),
+            MessageId::ConnectionCrashed => ("2151cfa203084993980ee57f7c9ad29e", 8),
+            MessageId::ConnectionNotStarted => ("2a0e3dce0d8849de82df413130582f92", 9),
+            MessageId::DrainBegun => ("2051f1fafb2548b191b885bdd32cfa8c", 10),
+            MessageId::DrainEnded => ("875a5aee225f41f998ffa920aa3f67fb", 11),
+            MessageId::RecordsDropped => ("389d7a63cae54031893075fb30c7c8b4", 12),
+            MessageId::AcceptPaused => ("f4cf39e31095430ba22619960ed9446d", 13),
+        }
+    }
+
+    /// 128 bits in hexadecimal, as journald wants them.
+    pub(super) const fn hex(self) -> &'static str {
+        self.row().0
+    }
+
+    /// For syslog's MSGID; 0 means none.
+    pub(super) const fn number(self) -> u32 {
+        self.row().1
+    }
+}

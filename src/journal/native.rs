@@ -1,0 +1,87 @@
+//! journald's native protocol, <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use super::datagram::{Datagram, Refusal};
+use super::record::Entry;
+
+/// The journal.
+pub(super) struct Native {
+    socket: Datagram,
+}
+
+impl Native {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        Ok(Native {
+            socket: Datagram::open(path)?,
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        self.socket.path()
+    }
+
+    pub(super) fn send(&self, entry: &Entry<'_>, buffer: &mut Vec<u8>) -> Result<(), Refusal> {
+        buffer.clear();
+        format(entry, buffer);
+        match self.socket.send(buffer) {
+            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
+                self.socket.send_descriptor(&sealed(buffer)?)?;
+            }
+            other => other?,
+        }
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn shrink(&self) {
+        self.socket.shrink();
+    }
+}
+
+fn format(entry: &Entry<'_>, out: &mut Vec<u8>) {
+    field(out, "MESSAGE", |out| entry.message(out, Some("\n")));
+    field(out, "PRIORITY", |out| out.push(b'0' + entry.level as u8));
+    field(out, "SYSLOG_IDENTIFIER", |out| out.extend_from_slice(b"preforkd"));
+    if let Some(id) = entry.id {
+        field(out, "MESSAGE_ID", |out| {
+            out.extend_from_slice(id.hex().as_bytes());
+        });
+    }
+    entry.fields(&mut |name, value: fmt::Arguments<'_>| {
+        field(out, name, |out| drop(out.write_fmt(value)));
+    });
+}
+
+/// Appends `NAME=value`, or the form with a length if the value has a newline.
+fn field(out: &mut Vec<u8>, name: &str, value: impl FnOnce(&mut Vec<u8>)) {
+    out.extend_from_slice(name.as_bytes());
+    let separator = out.len();
+    out.push(b'=');
+    value(out);
+    let length = out.len() - separator - 1;
+    if out[separator + 1..].contains(&b'\n') {
+        out[separator] = b'\n';
+        let prefix = (length as u64).to_le_bytes();
+        out.splice(separator + 1..separator + 1, prefix);
+    }
+    out.push(b'\n');
+}
+
+/// What does not fit into a datagram goes in a file that nobody can change any more; journald maps no other.
+fn sealed(content: &[u8]) -> io::Result<OwnedFd> {
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let mut file = File::from(memfd_create(c"preforkd-record", flags)?);
+    file.write_all(content)?;
+    let seals =
+        SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(file.into())
+}

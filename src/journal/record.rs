@@ -1,0 +1,225 @@
+//! What a record says: one text for people, and fields for programs, the same in every form of the log.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::MessageId;
+use super::escape::Escaper;
+use crate::config::Level;
+use crate::shared::ConnectionId;
+use crate::sys::socket::Peer;
+use crate::sys::wait::{Ending, Pid};
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Remote {
+    /// A client of a TCP service.
+    Ip(SocketAddr),
+    /// A client of a Unix socket: who it was when it connected, by `SO_PEERCRED`.
+    Unix {
+        /// Its process.
+        pid: Pid,
+        /// Its user.
+        uid: u32,
+    },
+    /// It was gone before anybody could ask.
+    Unknown,
+}
+
+impl fmt::Display for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Remote::Ip(SocketAddr::V6(address)) if address.ip().to_ipv4_mapped().is_some() => {
+                write!(f, "{}:{}", address.ip().to_canonical(), address.port())
+            }
+            Remote::Ip(address) => address.fmt(f),
+            Remote::Unix { pid, uid } => write!(f, "uid {uid} (pid {pid})"),
+            Remote::Unknown => f.write_str("unknown"),
+        }
+    }
+}
+
+impl From<Peer> for Remote {
+    fn from(peer: Peer) -> Self {
+        match peer {
+            Peer::Ip(address) => Remote::Ip(address),
+            Peer::Unix(Some(peer)) => Remote::Unix { pid: peer.pid, uid: peer.uid },
+            Peer::Unix(None) => Remote::Unknown,
+        }
+    }
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit<'a> {
+    /// Its process ended so.
+    Ended(Ending),
+    /// It never had a process; the reason, such as "fork: Resource temporarily unavailable".
+    NotStarted(&'a str),
+    /// Its worker died before it, so nobody who could say is left.
+    Lost,
+}
+
+impl fmt::Display for Exit<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exit::Ended(ending) => ending.fmt(f),
+            Exit::NotStarted(_) => f.write_str("not started"),
+            Exit::Lost => f.write_str("lost"),
+        }
+    }
+}
+
+/// A connection that has ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ConnectionRecord<'a> {
+    /// The service it came to.
+    pub(crate) service: &'a str,
+    /// Its name.
+    pub(crate) id: ConnectionId,
+    /// Its process, 0 if there was none.
+    pub(crate) pid: Pid,
+    /// Who called.
+    pub(crate) remote: Remote,
+    /// From accept to the end.
+    pub(crate) duration: Duration,
+    /// How it ended.
+    pub(crate) exit: Exit<'a>,
+    /// Bytes from and to the client, if somebody counted.
+    pub(crate) bytes: Option<(u64, u64)>,
+    /// User and system time of its process and those that it waited for.
+    pub(crate) cpu: Duration,
+    /// The largest resident set of its process, in KiB.
+    pub(crate) max_rss_kib: u64,
+}
+
+impl ConnectionRecord<'_> {
+    pub(super) fn level(&self) -> Level {
+        match self.message_id() {
+            MessageId::ConnectionEnded => Level::Info,
+            _ => Level::Warning,
+        }
+    }
+
+    pub(super) fn message_id(&self) -> MessageId {
+        match self.exit {
+            Exit::NotStarted(_) => MessageId::ConnectionNotStarted,
+            Exit::Ended(ending) if ending.is_crash() => MessageId::ConnectionCrashed,
+            Exit::Ended(_) | Exit::Lost => MessageId::ConnectionEnded,
+        }
+    }
+}
+
+impl fmt::Display for ConnectionRecord<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "connection {} from {}: ", self.id, self.remote)?;
+        if let Exit::NotStarted(reason) = self.exit {
+            return write!(f, "not started: {reason}");
+        }
+        let (seconds, millis) = (self.duration.as_secs(), self.duration.subsec_millis());
+        write!(f, "{} after {seconds}.{millis:03}s (pid {}", self.exit, self.pid)?;
+        if let Exit::Ended(_) = self.exit {
+            write!(f, ", cpu {} ms, {} KiB", self.cpu.as_millis(), self.max_rss_kib)?;
+        }
+        if let Some((received, sent)) = self.bytes {
+            write!(f, ", {received} bytes in, {sent} out")?;
+        }
+        f.write_str(")")
+    }
+}
+
+/// A line that a program wrote to stderr.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OutputLine<'a> {
+    /// The service of its connection.
+    pub(crate) service: &'a str,
+    /// Its connection.
+    pub(crate) id: ConnectionId,
+    /// The connection process; who of its descendants wrote the line cannot be told.
+    pub(crate) pid: Pid,
+    /// What it wrote, with or without the newline.
+    pub(crate) text: &'a [u8],
+}
+
+/// Whatever is written to the log.
+pub(super) enum Body<'a> {
+    Event(fmt::Arguments<'a>),
+    Connection(&'a ConnectionRecord<'a>),
+    Output(&'a OutputLine<'a>),
+}
+
+/// One record, not yet in any form.
+pub(super) struct Entry<'a> {
+    pub(super) level: Level,
+    pub(super) id: Option<MessageId>,
+    pub(super) service: Option<&'a str>,
+    pub(super) body: Body<'a>,
+}
+
+impl Entry<'_> {
+    /// Appends the text for people. An event may have several lines, which `newline` joins; remote text never has.
+    pub(super) fn message(&self, out: &mut Vec<u8>, newline: Option<&str>) {
+        use fmt::Write as _;
+        let newline = newline.filter(|_| matches!(self.body, Body::Event(_)));
+        let mut text = Escaper::new(out, newline);
+        if let Some(service) = self.service {
+            let _ = write!(text, "{service}: ");
+        }
+        match &self.body {
+            Body::Event(event) => drop(text.write_fmt(*event)),
+            Body::Connection(connection) => drop(write!(text, "{connection}")),
+            Body::Output(line) => {
+                let _ = write!(text, "connection {}: stderr: ", line.id);
+                text.bytes(line.text.trim_ascii_end());
+            }
+        }
+        text.finish();
+    }
+
+    /// Calls `field` with the name and value of everything that interface.md promises beside the message.
+    pub(super) fn fields(&self, field: &mut dyn FnMut(&'static str, fmt::Arguments<'_>)) {
+        if let Some(service) = self.service {
+            field("PREFORKD_SERVICE", format_args!("{service}"));
+        }
+        match &self.body {
+            Body::Event(_) => {}
+            Body::Connection(connection) => connection_fields(connection, field),
+            Body::Output(line) => {
+                field("PREFORKD_CONNECTION", format_args!("{}", line.id));
+                field("PREFORKD_CHILD_PID", format_args!("{}", line.pid));
+            }
+        }
+    }
+}
+
+fn connection_fields(record: &ConnectionRecord<'_>, field: &mut dyn FnMut(&'static str, fmt::Arguments<'_>)) {
+    field("PREFORKD_CONNECTION", format_args!("{}", record.id));
+    match record.remote {
+        Remote::Ip(address) => {
+            field("REMOTE_ADDR", format_args!("{}", address.ip().to_canonical()));
+            field("REMOTE_PORT", format_args!("{}", address.port()));
+        }
+        Remote::Unix { pid, uid } => {
+            field("PREFORKD_REMOTE_PID", format_args!("{pid}"));
+            field("PREFORKD_REMOTE_UID", format_args!("{uid}"));
+        }
+        Remote::Unknown => {}
+    }
+    field(
+        "PREFORKD_DURATION_USEC",
+        format_args!("{}", record.duration.as_micros()),
+    );
+    field("PREFORKD_EXIT", format_args!("{}", record.exit));
+    if record.pid > 0 {
+        field("PREFORKD_CHILD_PID", format_args!("{}", record.pid));
+    }
+    if let Some((received, sent)) = record.bytes {
+        field("PREFORKD_BYTES_IN", format_args!("{received}"));
+        field("PREFORKD_BYTES_OUT", format_args!("{sent}"));
+    }
+    if let Exit::Ended(_) = record.exit {
+        field("PREFORKD_CPU_USEC", format_args!("{}", record.cpu.as_micros()));
+        field("PREFORKD_MAXRSS_KB", format_args!("{}", record.max_rss_kib));
+    }
+}

@@ -1,0 +1,265 @@
+//! Records on standard error.
+//!
+//! | stderr is | a record looks like |
+//! |---|---|
+//! | a stream to the journal, by `$JOURNAL_STREAM` | `<4>echo: …`, for `SyslogLevelPrefix=` of systemd.exec(5) |
+//! | a regular file | `2026-01-31T12:00:00.000Z warning: echo: …`, as nobody else adds the time |
+//! | a terminal, or a pipe to anything else | `warning: echo: …` |
+//!
+//! `$INVOCATION_ID` says nothing about stderr: every shell below a user's service has it.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, send};
+use nix::sys::stat::fstat;
+use time::macros::format_description;
+
+use super::datagram::Refusal;
+use super::record::Entry;
+use crate::config::Level;
+
+/// How to write without waiting, and without making fd 2 non-blocking for everybody who shares it: the flag belongs
+/// to the open file description, which may be a shell's terminal.
+enum Way {
+    /// `MSG_DONTWAIT` for each record.
+    Socket,
+    /// Opened again, so the description is ours.
+    Reopened,
+    /// It could not be opened again (after a change of user, or a pipe without a reader): ask poll(2), then write.
+    Shared,
+}
+
+/// What stands before a record.
+enum Form {
+    Prefixed,
+    Timed,
+    Plain,
+}
+
+/// Standard error.
+pub(super) struct Stderr {
+    file: Option<OwnedFd>,
+    way: Way,
+    form: Form,
+    /// The last record was only written in part, without its newline.
+    torn: bool,
+}
+
+impl Stderr {
+    /// `journal` says that journald reads what is written to `fd`.
+    pub(super) fn open(fd: BorrowedFd<'_>, journal: bool) -> Self {
+        let Ok(shared) = fd.try_clone_to_owned() else {
+            return Stderr {
+                file: None,
+                way: Way::Shared,
+                form: Form::Plain,
+                torn: false,
+            };
+        };
+        let shared = File::from(shared);
+        let kind = shared.metadata().ok().map(|metadata| metadata.file_type());
+        let form = match kind {
+            _ if journal => Form::Prefixed,
+            Some(kind) if kind.is_file() => Form::Timed,
+            _ => Form::Plain,
+        };
+        let (file, way) = if kind.is_some_and(|kind| kind.is_socket()) {
+            (shared, Way::Socket)
+        } else {
+            match reopen(fd) {
+                Ok(own) => (own, Way::Reopened),
+                Err(_) => (shared, Way::Shared),
+            }
+        };
+        Stderr {
+            file: Some(file.into()),
+            way,
+            form,
+            torn: false,
+        }
+    }
+
+    /// Writes a record with one system call, or not at all if that would wait.
+    pub(super) fn send(&mut self, entry: &Entry<'_>, buffer: &mut Vec<u8>) -> Result<(), Refusal> {
+        buffer.clear();
+        if self.torn {
+            buffer.push(b'\n');
+        }
+        self.format(entry, buffer);
+        let mut rest = buffer.as_slice();
+        while !rest.is_empty() {
+            match self.write(rest) {
+                Ok(written) => {
+                    rest = &rest[written..];
+                    self.torn = !rest.is_empty();
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn format(&self, entry: &Entry<'_>, out: &mut Vec<u8>) {
+        let (prefix, newline, word) = marks(entry.level);
+        match self.form {
+            Form::Prefixed => {
+                out.extend_from_slice(prefix.as_bytes());
+                entry.message(out, Some(newline));
+            }
+            Form::Timed | Form::Plain => {
+                if let Form::Timed = self.form {
+                    let now = time::OffsetDateTime::now_utc();
+                    let form = format_description!(
+                        "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z "
+                    );
+                    let _ = now.format_into(out, form);
+                }
+                out.extend_from_slice(word.as_bytes());
+                entry.message(out, Some("\n  "));
+            }
+        }
+        out.push(b'\n');
+    }
+
+    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        let file = self.file.as_ref().ok_or(Errno::EBADF)?;
+        let written = match self.way {
+            Way::Socket => send(
+                file.as_raw_fd(),
+                bytes,
+                MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
+            )?,
+            Way::Reopened => nix::unistd::write(file, bytes)?,
+            Way::Shared => write_if_ready(file.as_fd(), bytes)?,
+        };
+        if written == 0 {
+            Err(Errno::EAGAIN.into())
+        } else {
+            Ok(written)
+        }
+    }
+}
+
+/// A pipe that poll(2) calls writable has room for `PIPE_BUF` bytes, pipe(7); more would wait.
+fn write_if_ready(file: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    let mut ready = [PollFd::new(file, PollFlags::POLLOUT)];
+    if poll(&mut ready, PollTimeout::ZERO)? == 0 {
+        return Err(Errno::EAGAIN.into());
+    }
+    Ok(nix::unistd::write(
+        file,
+        &bytes[..bytes.len().min(libc::PIPE_BUF)],
+    )?)
+}
+
+/// `O_NOCTTY`: a terminal must not become ours. `O_APPEND`: our offset is our own, and others write there too.
+fn reopen(fd: BorrowedFd<'_>) -> io::Result<File> {
+    OpenOptions::new()
+        .append(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
+/// Whether `$JOURNAL_STREAM`, "device:inode", is this descriptor (systemd.exec(5)).
+pub(super) fn is_journal(fd: BorrowedFd<'_>, journal_stream: Option<&str>) -> bool {
+    let Some((device, inode)) = journal_stream.and_then(|stream| stream.split_once(':')) else {
+        return false;
+    };
+    fstat(fd).is_ok_and(|stat| device.parse() == Ok(stat.st_dev) && inode.parse() == Ok(stat.st_ino))
+}
+
+/// The prefix of a record, what joins its lines so that none passes for another record, and the word for people.
+fn marks(level: Level) -> (&'static str, &'static str, &'static str) {
+    match level {
+        Level::Error => ("<3>", "\n<3>  ", "error: "),
+        Level::Warning => ("<4>", "\n<4>  ", "warning: "),
+        Level::Notice => ("<5>", "\n<5>  ", ""),
+        Level::Info => ("<6>", "\n<6>  ", ""),
+        Level::Debug => ("<7>", "\n<7>  ", "debug: "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Seek as _};
+    use std::os::unix::net::UnixStream;
+
+    use super::super::record::Body;
+    use super::*;
+
+    fn send_text(stderr: &mut Stderr, text: &str) -> Result<(), Refusal> {
+        let body = Body::Event(format_args!("{text}"));
+        let entry = Entry {
+            level: Level::Warning,
+            id: None,
+            service: Some("echo"),
+            body,
+        };
+        stderr.send(&entry, &mut Vec::new())
+    }
+
+    #[test]
+    fn a_file_gets_the_time_and_is_appended_to() {
+        let mut file = tempfile::tempfile().unwrap();
+        let mut stderr = Stderr::open(file.as_fd(), false);
+        send_text(&mut stderr, "one").unwrap();
+        send_text(&mut stderr, "two\nlines").unwrap();
+        let mut text = String::new();
+        file.rewind().unwrap();
+        file.read_to_string(&mut text).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 3, "{text}");
+        let (time, rest) = lines[0].split_once(' ').unwrap();
+        assert_eq!(rest, "warning: echo: one");
+        assert!(
+            time.len() == 24 && time.starts_with("20") && time.ends_with('Z'),
+            "{time}"
+        );
+        assert!(lines[1].ends_with("Z warning: echo: two"));
+        assert_eq!(lines[2], "  lines");
+    }
+
+    #[test]
+    fn a_full_stream_socket_is_not_waited_for() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut stderr = Stderr::open(ours.as_fd(), true);
+        assert!(matches!(stderr.way, Way::Socket));
+        let text = "x".repeat(10_000);
+        while send_text(&mut stderr, &text).is_ok() {}
+
+        // Whether or not the last record was torn, the next one begins a line.
+        theirs.set_nonblocking(true).unwrap();
+        let mut seen = Vec::new();
+        let _ = theirs.read_to_end(&mut seen);
+        send_text(&mut stderr, "after").unwrap();
+        let _ = theirs.read_to_end(&mut seen);
+        assert!(String::from_utf8(seen).unwrap().ends_with("\n<4>echo: after\n"));
+
+        drop(theirs);
+        assert!(send_text(&mut stderr, "nobody").is_err());
+    }
+
+    #[test]
+    fn a_full_pipe_that_cannot_be_reopened_is_not_waited_for() {
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        let mut stderr = Stderr::open(writer.as_fd(), false);
+        stderr.way = Way::Shared;
+        stderr.file = Some(writer);
+        let text = "x".repeat(5_000);
+        while send_text(&mut stderr, &text).is_ok() {}
+
+        let mut seen = vec![0; 1 << 20];
+        let first = nix::unistd::read(&reader, &mut seen).unwrap();
+        assert!(first > 5_000);
+        send_text(&mut stderr, "after").unwrap();
+        drop(stderr);
+        let rest = nix::unistd::read(&reader, &mut seen[first..]).unwrap();
+        assert!(seen[..first + rest].ends_with(b"\nwarning: echo: after\n"));
+    }
+}

@@ -1,0 +1,392 @@
+//! The board of a service: who holds which of its `max_connections` slots.
+//!
+//! A slot is taken by one compare-and-swap that also says who took it, and given back by one store. So a worker can be
+//! killed between any two instructions: what it held is still marked as its own, and the supervisor finds it. Connection
+//! processes do not have this memory. All that is read here is input: another process may have written anything.
+//!
+//! The board is as large as the largest limit, in a sparse file, so that a reload can change the limit in place.
+
+use std::io;
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::SeqCst};
+
+use crate::sys::memory::{self, Mapping};
+use crate::sys::socket::{Peer, PeerCredentials};
+use crate::sys::wait::Pid;
+
+/// The largest `max_connections`.
+pub(crate) const MAX_SLOTS: u32 = 1_000_000;
+
+const SLOTS: usize = MAX_SLOTS as usize;
+const OWNERS: usize = 4096;
+const PIDS: usize = OWNERS + SLOTS * 4;
+const CALLERS: usize = PIDS + SLOTS * 4;
+const CALLER_WORDS: usize = 8;
+const LENGTH: usize = CALLERS + SLOTS * CALLER_WORDS * 8;
+
+/// Who holds a slot: a worker, by its serial number, or the supervisor. Never 0, which marks a free slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Owner(u32);
+
+impl Owner {
+    /// The supervisor, for connections whose worker has died.
+    pub(crate) const SUPERVISOR: Owner = Owner(u32::MAX);
+
+    /// The worker with this serial number; they count from 1.
+    pub(crate) fn worker(serial: u32) -> Self {
+        Owner(serial.clamp(1, u32::MAX - 1))
+    }
+}
+
+/// What a worker notes about a connection, so that the record of it can be written when the worker is dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Caller {
+    /// The last part of its id.
+    pub(crate) number: u64,
+    /// When it was accepted: CLOCK_MONOTONIC in microseconds, one clock for all processes.
+    pub(crate) accepted_usec: u64,
+    /// Who it is.
+    pub(crate) peer: Peer,
+}
+
+/// The board, mapped.
+#[derive(Debug)]
+pub(crate) struct Board {
+    memory: Mapping,
+    bell: OwnedFd,
+}
+
+/// Why there is no slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoSlot {
+    /// All are taken. [`Board::want`] and try once more, then wait for the bell.
+    Full,
+    /// The limit was lowered and connections above it still live. Try again a little later.
+    Crowded,
+}
+
+/// Place of a word in the header.
+#[derive(Clone, Copy)]
+enum Word {
+    /// `max_connections`; the supervisor writes it.
+    Limit,
+    /// Not 0 if somebody waits for a free slot.
+    Wanted,
+    /// Where a slot was freed last.
+    Hint,
+    /// No slot from here on is in use.
+    Top,
+}
+
+impl Board {
+    /// A new board without a free slot, and its memory file and bell to hand to workers.
+    pub(crate) fn create() -> io::Result<(Board, OwnedFd)> {
+        let file = memory::create(c"preforkd-board", LENGTH)?;
+        let board = Board::open(file.as_fd(), memory::event()?)?;
+        Ok((board, file))
+    }
+
+    /// The board in `file`, whose `bell` rings when a slot is freed that somebody waits for.
+    pub(crate) fn open(file: BorrowedFd<'_>, bell: OwnedFd) -> io::Result<Board> {
+        Ok(Board { memory: Mapping::new(file, LENGTH)?, bell })
+    }
+
+    /// An eventfd that becomes readable, by a new edge, whenever a slot is freed after [`Board::want`]. It is never
+    /// read, so that everybody who waits sees every edge.
+    pub(crate) fn bell(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+
+    /// Wakes all who wait for a slot, whether or not there is one: for a worker that may have died before it rang.
+    pub(crate) fn ring(&self) {
+        memory::ring(self.bell());
+    }
+
+    /// Changes the limit. Connections above a lowered one go on; nobody is admitted until they have ended.
+    pub(crate) fn set_limit(&self, limit: u32) {
+        self.word(Word::Limit).store(limit.min(MAX_SLOTS), SeqCst);
+        self.ring();
+    }
+
+    /// Asks for the bell. To be followed by another [`Board::claim`], since a slot may have been freed before.
+    pub(crate) fn want(&self) {
+        self.word(Word::Wanted).store(1, SeqCst);
+    }
+
+    /// Takes a slot for `owner` if fewer than the limit are taken.
+    pub(crate) fn claim(self: &Rc<Self>, owner: Owner) -> Result<Slot, NoSlot> {
+        loop {
+            let limit = self.limit();
+            let index = self.claim_below(limit, owner).ok_or(NoSlot::Full)?;
+            // The limit may have been lowered meanwhile.
+            if index >= self.limit() {
+                self.clear(index);
+            } else if self.fits(limit) {
+                return Ok(Slot { board: Rc::clone(self), index });
+            } else {
+                // Without the bell: it would ring for the caller itself, again and again.
+                self.clear(index);
+                return Err(NoSlot::Crowded);
+            }
+        }
+    }
+
+    fn claim_below(&self, limit: u32, owner: Owner) -> Option<u32> {
+        let hint = self.word(Word::Hint).load(SeqCst);
+        let start = if hint < limit { hint } else { 0 };
+        let owners = self.owners();
+        for index in (start..limit).chain(0..start) {
+            let word = owners.get(index as usize)?;
+            if word.load(SeqCst) == 0 {
+                if self.word(Word::Top).load(SeqCst) <= index {
+                    self.word(Word::Top).fetch_max(index + 1, SeqCst);
+                }
+                if word.compare_exchange(0, owner.0, SeqCst, SeqCst).is_ok() {
+                    self.word(Word::Hint).store(index + 1, SeqCst);
+                    return Some(index);
+                }
+            }
+        }
+        None
+    }
+
+    /// After a limit was lowered, connections above it count too. Two who claim at once may both be told that they do
+    /// not fit.
+    fn fits(&self, limit: u32) -> bool {
+        let top = self.word(Word::Top).load(SeqCst).min(MAX_SLOTS);
+        if top <= limit {
+            return true;
+        }
+        let taken = |range: std::ops::Range<u32>| {
+            let range = range.start as usize..range.end as usize;
+            self.owners().get(range).map_or(0, |owners| owners.iter().filter(|word| word.load(SeqCst) != 0).count())
+        };
+        let above = taken(limit..top);
+        if above == 0 {
+            // Nobody can take a slot up there any more; a claim in flight sees the new limit and gives up.
+            let _ = self.word(Word::Top).compare_exchange(top, limit, SeqCst, SeqCst);
+            return true;
+        }
+        taken(0..limit) + above <= limit as usize
+    }
+
+    /// Connection processes that live, or have ended and are not reaped yet, of whatever worker.
+    pub(crate) fn live(&self) -> u32 {
+        let top = self.word(Word::Top).load(SeqCst).min(MAX_SLOTS) as usize;
+        let live = |(owner, pid): (&AtomicU32, &AtomicU32)| owner.load(SeqCst) != 0 && pid.load(SeqCst) != 0;
+        self.owners().iter().zip(self.pids()).take(top).filter(|&pair| live(pair)).count() as u32
+    }
+
+    /// The slots that `owner` holds: index, pid if a process was made, and what was noted about it.
+    pub(crate) fn held_by(&self, owner: Owner) -> Vec<(u32, Option<Pid>, Caller)> {
+        // Not beyond the top: reading a hole of the file would fill it.
+        (0..self.word(Word::Top).load(SeqCst).min(MAX_SLOTS))
+            .zip(self.owners().iter().zip(self.pids()))
+            .filter(|(_, (word, _))| word.load(SeqCst) == owner.0)
+            .map(|(index, (_, pid))| {
+                let pid = Pid::try_from(pid.load(SeqCst)).ok().filter(|&pid| pid > 1);
+                (index, pid, self.caller(index))
+            })
+            .collect()
+    }
+
+    /// Moves a slot from a dead worker to `to`, who gives it back by [`Board::release`].
+    pub(crate) fn hand_on(&self, index: u32, to: Owner) {
+        if let Some(owner) = self.owners().get(index as usize) {
+            owner.store(to.0, SeqCst);
+        }
+    }
+
+    /// Gives a slot back.
+    pub(crate) fn release(&self, index: u32) {
+        self.clear(index);
+        self.word(Word::Hint).store(index, SeqCst);
+        if self.word(Word::Wanted).swap(0, SeqCst) != 0 {
+            self.ring();
+        }
+    }
+
+    /// The pid goes first: a slot that has an owner and no pid is one whose process is not made yet.
+    fn clear(&self, index: u32) {
+        if let (Some(owner), Some(pid)) = (self.owners().get(index as usize), self.pids().get(index as usize)) {
+            pid.store(0, SeqCst);
+            owner.store(0, SeqCst);
+        }
+    }
+
+    fn limit(&self) -> u32 {
+        self.word(Word::Limit).load(SeqCst).min(MAX_SLOTS)
+    }
+
+    fn word(&self, word: Word) -> &AtomicU32 {
+        &self.memory.words(0, 4)[word as usize]
+    }
+
+    fn owners(&self) -> &[AtomicU32] {
+        self.memory.words(OWNERS, SLOTS)
+    }
+
+    fn pids(&self) -> &[AtomicU32] {
+        self.memory.words(PIDS, SLOTS)
+    }
+
+    fn caller_words(&self, index: u32) -> &[AtomicU64] {
+        self.memory.long_words(CALLERS + index as usize * CALLER_WORDS * 8, CALLER_WORDS)
+    }
+
+    fn note(&self, index: u32, caller: &Caller) {
+        let (tag, ip) = match caller.peer {
+            Peer::Unix(None) => (0, 0),
+            Peer::Unix(Some(peer)) => {
+                (1, u128::from(peer.pid as u32) << 64 | u128::from(peer.uid) << 32 | u128::from(peer.gid))
+            }
+            Peer::Ip(address) => {
+                let family = if address.is_ipv4() { 4 } else { 6 };
+                let ip = match address {
+                    SocketAddr::V4(address) => address.ip().to_ipv6_mapped(),
+                    SocketAddr::V6(address) => *address.ip(),
+                };
+                (family << 16 | u64::from(address.port()), u128::from(ip))
+            }
+        };
+        let words = [caller.number, caller.accepted_usec, tag, (ip >> 64) as u64, ip as u64];
+        for (place, word) in self.caller_words(index).iter().zip(words) {
+            place.store(word, SeqCst);
+        }
+    }
+
+    fn caller(&self, index: u32) -> Caller {
+        let mut words = [0; 5];
+        for (word, place) in words.iter_mut().zip(self.caller_words(index)) {
+            *word = place.load(SeqCst);
+        }
+        let [number, accepted_usec, tag, high, low] = words;
+        let ip = Ipv6Addr::from(u128::from(high) << 64 | u128::from(low));
+        let port = (tag & 0xffff) as u16;
+        let peer = match (tag >> 16, ip.to_ipv4_mapped()) {
+            (4, Some(ip)) => Peer::Ip(SocketAddr::new(ip.into(), port)),
+            (6, _) => Peer::Ip(SocketAddrV6::new(ip, port, 0, 0).into()),
+            (0, _) if tag == 1 => Peer::Unix(Some(PeerCredentials {
+                pid: high as i32,
+                uid: (low >> 32) as u32,
+                gid: low as u32,
+            })),
+            _ => Peer::Unix(None),
+        };
+        Caller { number, accepted_usec, peer }
+    }
+}
+
+/// A slot that this process holds; it gives itself back.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    board: Rc<Board>,
+    index: u32,
+}
+
+impl Slot {
+    /// Where fork is to write the pid of the connection process.
+    pub(crate) fn pid_word(&self) -> Option<&AtomicI32> {
+        self.board.memory.signed_word(PIDS + self.index as usize * 4)
+    }
+
+    /// Notes who the connection is, for the time after this process.
+    pub(crate) fn note(&self, caller: &Caller) {
+        self.board.note(self.index, caller);
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.board.release(self.index);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn board(limit: u32) -> Rc<Board> {
+        let (board, _file) = Board::create().unwrap();
+        board.set_limit(limit);
+        Rc::new(board)
+    }
+
+    #[test]
+    fn no_more_slots_than_the_limit_and_each_comes_back() {
+        let board = board(3);
+        let mut held: Vec<_> = std::iter::from_fn(|| board.claim(Owner::worker(1)).ok()).collect();
+        assert_eq!(held.len(), 3);
+        held.remove(1);
+        held.extend(board.claim(Owner::worker(2)));
+        assert_eq!(held.len(), 3);
+        assert!(board.claim(Owner::worker(1)).is_err());
+        assert_eq!(board.held_by(Owner::worker(1)).len(), 2);
+        drop(held);
+        assert!(board.held_by(Owner::worker(1)).is_empty());
+    }
+
+    #[test]
+    fn connections_above_a_lowered_limit_count_until_they_end() {
+        let board = board(5);
+        let mut held: Vec<_> = std::iter::from_fn(|| board.claim(Owner::worker(1)).ok()).collect();
+        board.set_limit(2);
+        held.remove(0);
+        assert_eq!(board.claim(Owner::worker(1)).unwrap_err(), NoSlot::Crowded, "four live, two allowed");
+        held.drain(..3);
+        assert!(board.claim(Owner::worker(1)).is_ok(), "one live, two allowed");
+        drop(held);
+        let all: Vec<_> = std::iter::from_fn(|| board.claim(Owner::worker(1)).ok()).collect();
+        assert_eq!(all.len(), 2);
+    }
+
+    #[test]
+    fn a_raised_limit_admits_more() {
+        let board = board(1);
+        let _first = board.claim(Owner::worker(1)).unwrap();
+        board.set_limit(2);
+        assert!(board.claim(Owner::worker(1)).is_ok());
+    }
+
+    #[test]
+    fn who_waits_hears_the_bell() {
+        let board = board(1);
+        let slot = board.claim(Owner::worker(1)).unwrap();
+        let rung = || {
+            let mut fds = [libc_pollfd(board.bell())];
+            nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).unwrap()
+        };
+        board.bell_is_silent();
+        board.want();
+        assert!(board.claim(Owner::worker(2)).is_err());
+        drop(slot);
+        assert_eq!(rung(), 1);
+    }
+
+    impl Board {
+        fn bell_is_silent(&self) {
+            let mut eight = [0; 8];
+            let _ = nix::unistd::read(self.bell(), &mut eight);
+        }
+    }
+
+    fn libc_pollfd(fd: BorrowedFd<'_>) -> nix::poll::PollFd<'_> {
+        nix::poll::PollFd::new(fd, nix::poll::PollFlags::POLLIN)
+    }
+
+    #[test]
+    fn a_note_outlives_its_worker() {
+        let board = board(4);
+        let unix = Peer::Unix(Some(PeerCredentials { pid: 7, uid: 1000, gid: u32::MAX }));
+        let ip = |text: &str| Peer::Ip(text.parse().unwrap());
+        for peer in [ip("192.0.2.1:80"), ip("[2001:db8::7]:443"), unix, Peer::Unix(None)] {
+            let slot = board.claim(Owner::worker(9)).unwrap();
+            let caller = Caller { number: 42, accepted_usec: 7, peer };
+            slot.note(&caller);
+            let (_, pid, found) = board.held_by(Owner::worker(9))[0];
+            assert_eq!((pid, found), (None, caller));
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! The counters of one worker, which it alone writes and the supervisor reads for display.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::sys::memory::{self, Mapping};
+
+const LENGTH: usize = 4096;
+
+/// What a worker counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Count {
+    /// Connections taken from the queue.
+    Accepted,
+    /// Connections whose process has ended, or that never got one.
+    Completed,
+    /// Connection processes that a fault of their own killed.
+    Crashes,
+    /// Log records that could not be delivered.
+    RecordsDropped,
+}
+
+/// How many counters there are.
+const COUNTS: usize = 4;
+
+/// The counters of one worker, mapped.
+#[derive(Debug)]
+pub(crate) struct Tally(Mapping);
+
+impl Tally {
+    /// New counters at zero, and their memory file to hand to the worker.
+    pub(crate) fn create() -> io::Result<(Tally, OwnedFd)> {
+        let file = memory::create(c"preforkd-tally", LENGTH)?;
+        Ok((Tally::open(file.as_fd())?, file))
+    }
+
+    /// The counters in `file`.
+    pub(crate) fn open(file: BorrowedFd<'_>) -> io::Result<Tally> {
+        Mapping::new(file, LENGTH).map(Tally)
+    }
+
+    /// Counts one more.
+    pub(crate) fn count(&self, what: Count) {
+        if let Some(word) = self.0.long_words(0, COUNTS).get(what as usize) {
+            word.store(word.load(Relaxed).wrapping_add(1), Relaxed);
+        }
+    }
+
+    /// Sets a counter that something else counts.
+    pub(crate) fn set(&self, what: Count, value: u64) {
+        if let Some(word) = self.0.long_words(0, COUNTS).get(what as usize) {
+            word.store(value, Relaxed);
+        }
+    }
+
+    /// All counters.
+    pub(crate) fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for (total, word) in totals.0.iter_mut().zip(self.0.long_words(0, COUNTS)) {
+            *total = word.load(Relaxed);
+        }
+        totals
+    }
+}
+
+/// Counters added up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Totals([u64; COUNTS]);
+
+impl Totals {
+    /// One of them.
+    pub(crate) fn get(&self, what: Count) -> u64 {
+        self.0[what as usize]
+    }
+
+    /// Counts one more.
+    pub(crate) fn count(&mut self, what: Count) {
+        self.0[what as usize] += 1;
+    }
+
+    /// Adds those of a worker.
+    pub(crate) fn add(&mut self, other: Totals) {
+        for (sum, more) in self.0.iter_mut().zip(other.0) {
+            *sum = sum.wrapping_add(more);
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! The worker processes: making them, and what is known of each.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+use super::service::{Floor, Service};
+use crate::config;
+use crate::control::WorkerState;
+use crate::exit;
+use crate::shared::Tally;
+use crate::sys::epoll::{Interest, Poller};
+use crate::sys::fork::{Forked, fork};
+use crate::sys::signal::Signal;
+use crate::sys::wait::Pid;
+use crate::sys::{fd, memory, process, socket};
+use crate::worker::plan::{self, Heard, Order, Plan, Report};
+
+use super::listeners::Listener;
+
+/// What a worker keeps of the supervisor's environment: how to tell whether stderr is the journal. Nothing of it
+/// reaches a connection process.
+const KEPT: [&str; 2] = ["JOURNAL_STREAM", "INVOCATION_ID"];
+
+/// One worker.
+#[derive(Debug)]
+pub(super) struct WorkerProcess {
+    pub(super) pid: Pid,
+    pub(super) service: String,
+    pub(super) generation: u64,
+    pub(super) state: WorkerState,
+    pub(super) floor: Rc<Floor>,
+    pub(super) listeners: Vec<Rc<Listener>>,
+    pub(super) tally: Tally,
+    /// What it said when it gave up.
+    pub(super) complaint: Option<String>,
+    link: OwnedFd,
+}
+
+impl WorkerProcess {
+    /// Sends an order. A worker that cannot take one any more hangs or is dead; killed, it will be reaped and replaced.
+    pub(super) fn order(&self, order: &Order) {
+        if plan::tell(self.link.as_fd(), order).is_err() {
+            self.kill();
+        }
+    }
+
+    /// Ends the process; its connections go on.
+    pub(super) fn kill(&self) {
+        process::signal_process(self.pid, Signal::SIGKILL);
+    }
+
+    /// What it has to say.
+    pub(super) fn hear(&self) -> Heard<Report> {
+        plan::hear(self.link.as_fd())
+    }
+
+    /// What it had to say before it died.
+    pub(super) fn hear_last_words(&mut self) {
+        while let Heard::Message(report) = self.hear() {
+            match report {
+                Report::Failed(complaint) => self.complaint = Some(complaint),
+                Report::Accepting => self.state = WorkerState::Accepting,
+                Report::Retired => self.state = WorkerState::Draining,
+                Report::Ready => {}
+            }
+        }
+    }
+
+    pub(super) fn link(&self) -> BorrowedFd<'_> {
+        self.link.as_fd()
+    }
+
+    /// Tells it to end when its connections have; of `closing` listeners it takes what is queued first.
+    pub(super) fn retire(&mut self, closing: &[Rc<Listener>]) {
+        let is_closing = |listener: &Rc<Listener>| closing.iter().any(|other| Rc::ptr_eq(listener, other));
+        let empty = (0..).zip(&self.listeners).filter(|(_, listener)| is_closing(listener)).map(|(i, _)| i).collect();
+        self.state = WorkerState::Draining;
+        self.order(&Order::Retire { empty });
+    }
+}
+
+/// All workers, by serial number.
+#[derive(Debug)]
+pub(super) struct Crew {
+    workers: BTreeMap<u32, WorkerProcess>,
+    next: u32,
+    run: u32,
+}
+
+impl Crew {
+    /// Nobody yet. `run` is the first part of connection ids.
+    pub(super) fn new(run: u32) -> Self {
+        Crew { workers: BTreeMap::new(), next: 1, run }
+    }
+
+    /// Starts a worker of `service`. It reports [`Report::Ready`], and unless it shall `begin` at once, it waits.
+    pub(super) fn spawn(
+        &mut self,
+        service: &Service,
+        log: config::Log,
+        begin: bool,
+        poller: &Poller,
+    ) -> io::Result<()> {
+        let serial = self.next;
+        let (link, far_end) = socket::message_pair()?;
+        let (tally, tally_file) = Tally::create()?;
+        let plan = Plan {
+            service: service.config.clone(),
+            listeners: service.listeners.iter().map(|listener| listener.name().to_owned()).collect(),
+            log,
+            run: self.run,
+            serial,
+        };
+        let plan = memory::sealed(c"preforkd-plan", &plan.encode()?)?;
+        let floor = &service.floor;
+        let mut handover =
+            vec![far_end.as_fd(), plan.as_fd(), floor.file.as_fd(), floor.board.bell(), tally_file.as_fd()];
+        handover.extend(service.listeners.iter().map(|listener| listener.descriptor()));
+        let pid = exec_worker(&service.config.name, &handover)?;
+        self.next += 1;
+        let worker = WorkerProcess {
+            pid,
+            service: service.config.name.clone(),
+            generation: service.generation,
+            state: WorkerState::Starting,
+            floor: Rc::clone(floor),
+            listeners: service.listeners.clone(),
+            tally,
+            complaint: None,
+            link,
+        };
+        let watched = poller.add(worker.link(), Interest::Read, u64::from(serial));
+        if begin {
+            worker.order(&Order::Accept);
+        }
+        if watched.is_err() {
+            // It is deaf to us; as a dead one it is replaced.
+            worker.kill();
+        }
+        self.workers.insert(serial, worker);
+        Ok(())
+    }
+
+    pub(super) fn get_mut(&mut self, serial: u32) -> Option<&mut WorkerProcess> {
+        self.workers.get_mut(&serial)
+    }
+
+    /// Takes a worker that has died off the list.
+    pub(super) fn remove(&mut self, pid: Pid) -> Option<(u32, WorkerProcess)> {
+        let serial = self.workers.iter().find(|(_, worker)| worker.pid == pid).map(|(serial, _)| *serial)?;
+        self.workers.remove_entry(&serial)
+    }
+
+    pub(super) fn has(&self, pid: Pid) -> bool {
+        self.workers.values().any(|worker| worker.pid == pid)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.workers.is_empty()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &WorkerProcess)> {
+        self.workers.iter().map(|(serial, worker)| (*serial, worker))
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut WorkerProcess)> {
+        self.workers.iter_mut().map(|(serial, worker)| (*serial, worker))
+    }
+
+    /// How many workers serve, or will, in this generation of a service.
+    pub(super) fn serving(&self, service: &str, generation: u64) -> usize {
+        self.of(service, generation).filter(|worker| worker.state != WorkerState::Draining).count()
+    }
+
+    /// Whether a worker of this generation of a service is in its accept loop.
+    pub(super) fn accepts(&self, service: &str, generation: u64) -> bool {
+        self.of(service, generation).any(|worker| worker.state == WorkerState::Accepting)
+    }
+
+    fn of(&self, service: &str, generation: u64) -> impl Iterator<Item = &WorkerProcess> {
+        self.workers.values().filter(move |worker| worker.generation == generation && worker.service == service)
+    }
+
+    /// Sends an order to all workers of a generation.
+    pub(super) fn order_generation(&self, generation: u64, order: &Order) {
+        for worker in self.workers.values().filter(|worker| worker.generation == generation) {
+            worker.order(order);
+        }
+    }
+}
+
+/// Forks and runs this program again as a worker, with `handover` from fd 3 on and every signal blocked.
+fn exec_worker(service: &str, handover: &[BorrowedFd<'_>]) -> io::Result<Pid> {
+    let program = CString::from(c"/proc/self/exe");
+    let arguments = [CString::from(c"preforkd"), CString::new(plan::COMMAND)?, CString::new(service)?];
+    let mut environment = Vec::new();
+    for name in KEPT {
+        if let Ok(value) = std::env::var(name) {
+            environment.push(CString::new(format!("{name}={value}"))?);
+        }
+    }
+    match fork(None)? {
+        Forked::Parent(pid) => Ok(pid),
+        Forked::Child => {
+            // What goes wrong here, the supervisor learns by the exit code.
+            if process::new_session().is_ok() && fd::hand_over(handover).is_ok() {
+                let _ = process::exec(&program, &arguments, &environment);
+            }
+            process::exit(exit::OS)
+        }
+    }
+}

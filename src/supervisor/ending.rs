@@ -1,0 +1,181 @@
+//! The end: drain, then end what is left, then make sure that nothing is.
+
+use std::time::{Duration, Instant};
+
+use super::{Supervisor, plural};
+use crate::config::Level;
+use crate::control::State;
+use crate::journal::MessageId;
+use crate::sys::signal::Signal;
+use crate::sys::{process, wait};
+use crate::worker::plan::Order;
+
+/// How long connections have between SIGTERM and SIGKILL.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How often systemd is told how far the drain is.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How much longer each telling makes systemd wait.
+const EXTENSION: Duration = Duration::from_secs(15);
+
+/// How often the children of what was killed are killed in turn, before somebody forks faster than we kill.
+const ROUNDS: u32 = 1000;
+
+/// Where the supervisor is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// The first generation is being made.
+    Starting,
+    /// Serving.
+    Running,
+    /// Accepts no more; connections go on until `until`.
+    Draining { until: Instant, tick: Instant },
+    /// Connections are being ended; if some are left at `next`, in the next harder way.
+    Ending { means: Means, next: Instant },
+}
+
+/// How connections are ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Means {
+    /// SIGTERM to each process group.
+    Term,
+    /// SIGKILL to each process group.
+    Kill,
+    /// SIGKILL to workers that do not obey, which makes their connections ours to kill.
+    KillWorkers,
+}
+
+impl Phase {
+    /// When it needs attention.
+    pub(super) fn next(&self) -> Option<Instant> {
+        match *self {
+            Phase::Starting | Phase::Running => None,
+            Phase::Draining { until, tick } => Some(until.min(tick)),
+            Phase::Ending { next, .. } => Some(next),
+        }
+    }
+
+    /// As `status` shows it.
+    pub(super) fn state(&self, reloading: bool) -> State {
+        match self {
+            Phase::Starting => State::Starting,
+            Phase::Running if reloading => State::Reloading,
+            Phase::Running => State::Running,
+            Phase::Draining { .. } => State::Draining,
+            Phase::Ending { .. } => State::Ending,
+        }
+    }
+}
+
+impl Supervisor {
+    pub(super) fn begin_drain(&mut self) {
+        let now = Instant::now();
+        self.systemd.stopping();
+        self.give_up_rollout("preforkd is ending");
+        self.phase = Phase::Draining { until: now + self.settings.drain_timeout, tick: now };
+        self.log.event(
+            Level::Notice,
+            Some(MessageId::DrainBegun),
+            None,
+            format_args!("accepting no more; {}", self.summary()),
+        );
+        let all = std::mem::take(&mut self.services);
+        let closing = self.close_unused(&all);
+        self.services = all;
+        for service in self.services.values_mut() {
+            service.listeners.clear();
+        }
+        for (_, worker) in self.crew.iter_mut() {
+            worker.retire(&closing);
+        }
+    }
+
+    /// TERM a second time, or QUIT.
+    pub(super) fn end_at_once(&mut self) {
+        if matches!(self.phase, Phase::Starting | Phase::Running) {
+            self.begin_drain();
+        }
+        self.end_by(Means::Kill, Instant::now());
+    }
+
+    /// Does what has become due at the end.
+    pub(super) fn advance_end(&mut self, now: Instant) {
+        match self.phase {
+            Phase::Draining { until, .. } if until <= now => {
+                self.log.event(
+                    Level::Warning,
+                    Some(MessageId::DrainEnded),
+                    None,
+                    format_args!("drain_timeout is over; ending what is left: {}", self.summary()),
+                );
+                self.end_by(Means::Term, now);
+            }
+            Phase::Draining { until, tick } if tick <= now => {
+                self.phase = Phase::Draining { until, tick: now + TICK };
+                self.tell_progress(until.saturating_duration_since(now));
+            }
+            Phase::Ending { means, next } if next <= now => {
+                let harder = match means {
+                    Means::Term => Means::Kill,
+                    Means::Kill | Means::KillWorkers => Means::KillWorkers,
+                };
+                self.end_by(harder, now);
+            }
+            _ => {}
+        }
+    }
+
+    fn tell_progress(&self, left: Duration) {
+        let live: u32 = self.services.values().map(|service| service.floor.board.live()).sum();
+        let noun = plural(live as usize, "connection");
+        self.systemd.extend(EXTENSION);
+        self.systemd.status(&format!("draining: {live} {noun} left, ended in {} s at the latest", left.as_secs()));
+    }
+
+    fn end_by(&mut self, means: Means, now: Instant) {
+        self.systemd.extend(EXTENSION);
+        self.phase = Phase::Ending { means, next: now + GRACE };
+        for (_, worker) in self.crew.iter() {
+            match means {
+                Means::Term => worker.order(&Order::End { at_once: false }),
+                Means::Kill => worker.order(&Order::End { at_once: true }),
+                Means::KillWorkers => worker.kill(),
+            }
+        }
+        self.signal_adopted();
+    }
+
+    /// Ends the connections of dead workers as those of live ones are being ended.
+    pub(super) fn signal_adopted(&self) {
+        match self.phase {
+            Phase::Ending { means: Means::Term, .. } => self.orphans.signal(Signal::SIGTERM),
+            Phase::Ending { .. } => self.orphans.signal(Signal::SIGKILL),
+            _ => {}
+        }
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self.phase, Phase::Draining { .. } | Phase::Ending { .. })
+            && self.crew.is_empty()
+            && self.orphans.is_empty()
+    }
+
+    /// Ends and reaps every process that is left below this one: workers of a start that failed, and what connection
+    /// processes have left behind. It goes with us, as it does when systemd ends a unit.
+    pub(super) fn leave_nothing(&mut self) {
+        for _ in 0..ROUNDS {
+            let children = process::children();
+            if children.is_empty() {
+                break;
+            }
+            for pid in children {
+                process::signal_process(pid, Signal::SIGKILL);
+                let _ = wait::wait_for(pid);
+            }
+        }
+        if let Some(control) = &mut self.control {
+            control.close(&self.poller);
+        }
+    }
+}

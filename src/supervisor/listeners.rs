@@ -1,0 +1,221 @@
+//! The listeners: bound by the supervisor or passed by systemd, kept open for as long as a generation wants them.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::rc::{Rc, Weak};
+
+use super::holder;
+use crate::config::{Address, Service, SocketOptions};
+use crate::sys::{fd, socket};
+
+/// A listening socket. It closes when the last service that uses it lets go.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    socket: OwnedFd,
+    address: Address,
+    name: String,
+    /// The file of a Unix socket that we made, and its inode.
+    file: Option<(PathBuf, u64)>,
+}
+
+impl Listener {
+    /// What it is called in messages: the address as bound, with the port that the kernel chose.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// How many connections wait to be accepted.
+    pub(crate) fn queued(&self) -> u32 {
+        socket::queued(self.descriptor())
+    }
+
+    /// Makes sure that nothing more is queued, so that the queue can be emptied and the socket closed without a reset.
+    /// False if it cannot: systemd's sockets stay open beyond us, and what is queued on them is served by who comes next.
+    fn turn_newcomers_away(&self) -> bool {
+        match &self.address {
+            Address::Tcp(_) => socket::make_deaf(self.descriptor()).is_ok(),
+            Address::Unix(_) => {
+                self.remove_file();
+                true
+            }
+            Address::Passed(_) => false,
+        }
+    }
+
+    fn remove_file(&self) {
+        if let Some((path, inode)) = &self.file {
+            // Another preforkd may have taken the path over.
+            if std::fs::symlink_metadata(path).is_ok_and(|file| file.ino() == *inode) {
+                let _ = std::fs::remove_file(path);
+            }
+        }
+    }
+
+    /// Sets what a reload may change.
+    pub(crate) fn set_options(&self, options: SocketOptions) {
+        // Neither can fail on a socket that listens, and a service is not worse without them.
+        let _ = socket::start_listening(self.descriptor(), options.backlog);
+        if self.file.is_none() {
+            let _ = socket::set_inherited_options(self.descriptor(), options.nodelay, options.keepalive);
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.remove_file();
+    }
+}
+
+/// Why an address cannot be listened on.
+#[derive(Debug)]
+pub(crate) struct ListenError {
+    address: Address,
+    cause: Cause,
+}
+
+#[derive(Debug)]
+enum Cause {
+    InUse(Option<String>),
+    NotPassed(Vec<String>),
+    NoListener,
+    Io(io::Error),
+}
+
+impl ListenError {
+    /// Whether a user with more rights would not have it.
+    pub(crate) fn is_permission(&self) -> bool {
+        matches!(&self.cause, Cause::Io(error) if error.kind() == io::ErrorKind::PermissionDenied)
+    }
+}
+
+impl fmt::Display for ListenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = &self.address;
+        match &self.cause {
+            Cause::InUse(Some(holder)) => write!(f, "cannot listen on {address}: it is in use by {holder}"),
+            Cause::InUse(None) => write!(f, "cannot listen on {address}: another process is using it"),
+            Cause::NotPassed(names) if names.is_empty() => {
+                write!(f, "cannot listen on {address}: systemd passed no socket; is there a .socket unit, and was it started?")
+            }
+            Cause::NotPassed(names) => {
+                write!(f, "cannot listen on {address}: systemd passed no socket of that name, but {}", names.join(", "))
+            }
+            Cause::NoListener => {
+                write!(f, "cannot listen on {address}: what systemd passed is no listening stream socket; use ListenStream= and Accept=no")
+            }
+            Cause::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                write!(f, "cannot listen on {address}: {error}; ports below 1024 need root, CAP_NET_BIND_SERVICE or a systemd socket")
+            }
+            Cause::Io(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+                write!(f, "cannot listen on {address}: this machine has no such address")
+            }
+            Cause::Io(error) => write!(f, "cannot listen on {address}: {error}"),
+        }
+    }
+}
+
+/// All listeners of the supervisor.
+#[derive(Debug)]
+pub(crate) struct Listeners {
+    /// By address, so that a reload finds what is open. A listener that no service uses any more is closed.
+    open: HashMap<Address, Vec<Weak<Listener>>>,
+    passed: HashMap<String, Vec<OwnedFd>>,
+}
+
+impl Listeners {
+    /// With the sockets that systemd passed, by their names.
+    pub(crate) fn new(passed: HashMap<String, Vec<OwnedFd>>) -> Self {
+        Listeners { open: HashMap::new(), passed }
+    }
+
+    /// The listeners of `service`: those that are open already, and new ones. On an error none of the new ones stays.
+    pub(crate) fn open(&mut self, service: &Service) -> Result<Vec<Rc<Listener>>, ListenError> {
+        self.open.retain(|_, listeners| listeners.iter().any(|listener| listener.strong_count() > 0));
+        let mut all = Vec::new();
+        for address in &service.listen {
+            let known: Vec<_> = self.open.get(address).into_iter().flatten().filter_map(Weak::upgrade).collect();
+            if !known.is_empty() {
+                all.extend(known);
+                continue;
+            }
+            let fresh = self.make(address, service.socket)?;
+            self.open.insert(address.clone(), fresh.iter().map(Rc::downgrade).collect());
+            all.extend(fresh);
+        }
+        Ok(all)
+    }
+
+    /// Takes a listener out of use: what is queued can be taken, nothing more comes, and the address can be bound anew
+    /// once it is closed. False if the socket outlives us and should be left as it is.
+    pub(super) fn close(&mut self, listener: &Rc<Listener>) -> bool {
+        if let Some(open) = self.open.get_mut(&listener.address) {
+            open.retain(|other| !std::ptr::eq(other.as_ptr(), Rc::as_ptr(listener)));
+        }
+        listener.turn_newcomers_away()
+    }
+
+    fn make(&mut self, address: &Address, options: SocketOptions) -> Result<Vec<Rc<Listener>>, ListenError> {
+        let failed = |cause| ListenError { address: address.clone(), cause };
+        let io_failed = |error: io::Error| match error.kind() {
+            io::ErrorKind::AddrInUse => failed(Cause::InUse(holder::of(address))),
+            _ => failed(Cause::Io(error)),
+        };
+        let (sockets, file) = match address {
+            Address::Tcp(tcp) => (vec![socket::listen_tcp(*tcp, options.backlog).map_err(io_failed)?], None),
+            Address::Unix(path) => {
+                remove_stale(path).map_err(io_failed)?;
+                let socket = socket::listen_unix(path, options.backlog).map_err(io_failed)?;
+                let inode = std::fs::symlink_metadata(path).map_err(io_failed)?.ino();
+                // Anybody may connect, as to a TCP port; the directory says who reaches it.
+                use std::os::unix::fs::PermissionsExt;
+                let mode = std::fs::Permissions::from_mode(0o666);
+                std::fs::set_permissions(path, mode).map_err(io_failed)?;
+                (vec![socket], Some((path.clone(), inode)))
+            }
+            Address::Passed(name) => (self.passed(name).map_err(failed)?, None),
+        };
+        let wrap = |socket: OwnedFd| {
+            let bound = socket::local_address(socket.as_fd()).ok().flatten();
+            let name = bound.filter(|_| file.is_none()).map_or_else(|| address.to_string(), |bound| bound.to_string());
+            let listener = Listener { socket, address: address.clone(), name, file: file.clone() };
+            listener.set_options(options);
+            Rc::new(listener)
+        };
+        Ok(sockets.into_iter().map(wrap).collect())
+    }
+
+    /// Copies, so that systemd's sockets can be asked for again after a reload that did without them.
+    fn passed(&self, name: &str) -> Result<Vec<OwnedFd>, Cause> {
+        let Some(sockets) = self.passed.get(name) else {
+            let mut names: Vec<_> = self.passed.keys().cloned().collect();
+            names.sort();
+            return Err(Cause::NotPassed(names));
+        };
+        let mut copies = Vec::new();
+        for socket in sockets {
+            if !socket::is_listener(socket.as_fd()) {
+                return Err(Cause::NoListener);
+            }
+            fd::set_nonblocking(socket.as_fd(), true).map_err(Cause::Io)?;
+            copies.push(socket.try_clone().map_err(Cause::Io)?);
+        }
+        Ok(copies)
+    }
+}
+
+/// Removes a Unix socket that nobody listens on any more; bind(2) would fail with it there.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    let is_dead = || UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+    if is_socket && is_dead() { std::fs::remove_file(path) } else { Ok(()) }
+}

@@ -1,0 +1,121 @@
+//! Connections whose worker has died: they go on, and the supervisor, their subreaper, counts and reaps them.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::service::Floor;
+use crate::journal::{ConnectionRecord, Exit, Log, Remote};
+use crate::shared::{Caller, ConnectionId, Count, Owner};
+use crate::sys::signal::Signal;
+use crate::sys::wait::{Ended, Pid};
+use crate::sys::{process, time};
+
+/// The supervisor's own ledger of connections. The board only says where to look; what is kept here was checked.
+#[derive(Debug)]
+pub(super) struct Orphans {
+    run: u32,
+    by_pid: HashMap<Pid, Orphan>,
+}
+
+#[derive(Debug)]
+struct Orphan {
+    service: String,
+    worker: u32,
+    floor: Rc<Floor>,
+    slot: u32,
+    caller: Caller,
+}
+
+/// A worker that has died.
+#[derive(Debug)]
+pub(super) struct Dead<'a> {
+    pub(super) serial: u32,
+    pub(super) service: &'a str,
+    pub(super) floor: &'a Rc<Floor>,
+}
+
+impl Orphans {
+    pub(super) fn new(run: u32) -> Self {
+        Orphans { run, by_pid: HashMap::new() }
+    }
+
+    /// Takes over what a dead worker held. `reaped` are the processes that were reaped together with it: when a worker
+    /// dies its children become the supervisor's in the same instant, so none of them can have been reaped earlier.
+    /// `is_worker` tells pids that cannot be connections.
+    pub(super) fn adopt(
+        &mut self,
+        dead: &Dead<'_>,
+        reaped: &mut HashMap<Pid, Ended>,
+        is_worker: impl Fn(Pid) -> bool,
+        log: &Log,
+    ) -> usize {
+        let board = &dead.floor.board;
+        let mut adopted = 0;
+        for (slot, pid, caller) in board.held_by(Owner::worker(dead.serial)) {
+            let floor = Rc::clone(dead.floor);
+            let orphan = Orphan { service: dead.service.to_owned(), worker: dead.serial, floor, slot, caller };
+            let ended = pid.and_then(|pid| reaped.remove(&pid));
+            match (pid, ended) {
+                (_, Some(ended)) => self.finish(&orphan, &ended, log),
+                // Its number is from shared memory: it counts only if the kernel says that it is ours to reap.
+                (Some(pid), None)
+                    if !is_worker(pid) && !self.by_pid.contains_key(&pid) && process::is_child(pid) =>
+                {
+                    board.hand_on(slot, Owner::SUPERVISOR);
+                    self.by_pid.insert(pid, orphan);
+                    adopted += 1;
+                }
+                // The worker died before it forked, or after it had reaped.
+                _ => board.release(slot),
+            }
+        }
+        // It may have died between freeing a slot and ringing.
+        board.ring();
+        adopted
+    }
+
+    /// A process has been reaped; false if it was no orphan.
+    pub(super) fn ended(&mut self, ended: &Ended, log: &Log) -> bool {
+        match self.by_pid.remove(&ended.pid) {
+            Some(orphan) => {
+                self.finish(&orphan, ended, log);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn finish(&self, orphan: &Orphan, ended: &Ended, log: &Log) {
+        let caller = &orphan.caller;
+        orphan.floor.board.release(orphan.slot);
+        orphan.floor.add(|totals| {
+            totals.count(Count::Completed);
+            if ended.ending.is_crash() {
+                totals.count(Count::Crashes);
+            }
+        });
+        log.connection(&ConnectionRecord {
+            service: &orphan.service,
+            id: ConnectionId { run: self.run, worker: orphan.worker, number: caller.number },
+            pid: ended.pid,
+            remote: Remote::from(caller.peer),
+            duration: Duration::from_micros(time::monotonic_usec().saturating_sub(caller.accepted_usec)),
+            exit: Exit::Ended(ended.ending),
+            bytes: None,
+            cpu: ended.cpu,
+            max_rss_kib: ended.max_rss_kib,
+        });
+    }
+
+    /// Signals them with their process groups.
+    pub(super) fn signal(&self, signal: Signal) {
+        for pid in self.by_pid.keys() {
+            process::signal_group(*pid, signal);
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_pid.is_empty()
+    }
+}

@@ -1,0 +1,91 @@
+//! Every process that has ended, and what follows from it.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use super::crew::WorkerProcess;
+use super::ending::Phase;
+use super::orphans::Dead;
+use super::{Supervisor, seconds};
+use crate::config::Level;
+use crate::control::WorkerState;
+use crate::exit;
+use crate::journal::MessageId;
+use crate::shared::Totals;
+use crate::sys::wait::{self, Ended, Ending, Pid};
+
+impl Supervisor {
+    /// Reaps all that have ended. Workers come first: with each, its children have become ours.
+    pub(super) fn reap(&mut self) {
+        let mut reaped = HashMap::new();
+        while let Ok(Some(ended)) = wait::reap() {
+            reaped.insert(ended.pid, ended);
+        }
+        let workers: Vec<Pid> = reaped.keys().copied().filter(|pid| self.crew.has(*pid)).collect();
+        for pid in workers {
+            if let (Some(ended), Some((serial, worker))) = (reaped.remove(&pid), self.crew.remove(pid)) {
+                self.bury(serial, worker, &ended, &mut reaped);
+            }
+        }
+        for ended in reaped.values() {
+            if !self.orphans.ended(ended, &self.log) {
+                // A process that a connection process left behind.
+                self.log.debug(None, format_args!("reaped process {}, {}", ended.pid, ended.ending));
+            }
+        }
+    }
+
+    fn bury(&mut self, serial: u32, mut worker: WorkerProcess, ended: &Ended, reaped: &mut HashMap<Pid, Ended>) {
+        worker.hear_last_words();
+        let _ = self.poller.remove(worker.link());
+        let counted = worker.tally.totals();
+        worker.floor.add(|totals: &mut Totals| totals.add(counted));
+        let dead = Dead { serial, service: &worker.service, floor: &worker.floor };
+        let crew = &self.crew;
+        let adopted = self.orphans.adopt(&dead, reaped, |pid| crew.has(pid), &self.log);
+        self.signal_adopted();
+        if ended.ending == Ending::Exited(exit::OK) && worker.state == WorkerState::Draining {
+            return;
+        }
+        let connections = match adopted {
+            0 => String::new(),
+            1 => "; its connection goes on".to_owned(),
+            more => format!("; its {more} connections go on"),
+        };
+        let complaint = worker.complaint.as_deref().map(|text| format!(": {text}")).unwrap_or_default();
+        self.log.event(
+            Level::Warning,
+            Some(MessageId::WorkerDied),
+            Some(&worker.service),
+            format_args!("worker {} {}{complaint}{connections}", worker.pid, ended.ending),
+        );
+        self.replace(&worker, ended);
+    }
+
+    fn replace(&mut self, worker: &WorkerProcess, ended: &Ended) {
+        if self.rollout.as_ref().is_some_and(|rollout| rollout.generation == worker.generation) {
+            let reason = match &worker.complaint {
+                Some(complaint) => format!("service {}: {complaint}", worker.service),
+                None => format!("service {}: its worker {}", worker.service, ended.ending),
+            };
+            let gave_up = match ended.ending {
+                Ending::Exited(code) => Some(code),
+                Ending::Killed(_) => None,
+            };
+            self.lost_in_rollout(&worker.service, gave_up, &reason);
+            return;
+        }
+        let current = self.services.get_mut(&worker.service).filter(|s| s.generation == worker.generation);
+        let Some(service) = current.filter(|_| matches!(self.phase, Phase::Running)) else { return };
+        if matches!(worker.state, WorkerState::Starting | WorkerState::Ready) {
+            let pause = service.back_off.failed(Instant::now());
+            self.log.event(
+                Level::Error,
+                Some(MessageId::WorkerThrottled),
+                Some(&worker.service),
+                format_args!("its worker could not begin; the next one starts in {}", seconds(pause)),
+            );
+        }
+        // `tend` starts the next one.
+    }
+}

@@ -1,0 +1,345 @@
+//! A new generation: made, proven, put in force; and until then the old one serves.
+//!
+//! First all new workers get ready without accepting, so that a generation that fails has served nobody. Then they
+//! accept, and only when each new service has a worker in its accept loop does the old generation retire.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::ending::Phase;
+use super::listeners::Listener;
+use super::service::{Floor, Service};
+use super::{Fatal, Source, Supervisor};
+use crate::config::{self, Config};
+use crate::control::server::{ClientId, Server};
+use crate::control::{Answer, WorkerState};
+use crate::exit;
+use crate::journal::MessageId;
+use crate::worker::plan::Order;
+
+/// How long a new generation may take to get ready.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How many of its workers a generation may lose to signals before it is given up.
+const LOSSES: u32 = 32;
+
+/// A generation on its way.
+#[derive(Debug)]
+pub(super) struct Rollout {
+    pub(super) generation: u64,
+    fresh: BTreeMap<String, Service>,
+    /// Names of services that stay as they are.
+    kept: Vec<String>,
+    settings: config::Supervisor,
+    log_settings: config::Log,
+    control: Option<Server>,
+    clients: Vec<ClientId>,
+    stage: Stage,
+    deadline: Instant,
+    losses: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Workers get ready.
+    Preparing,
+    /// Workers begin to accept.
+    Opening,
+}
+
+impl Rollout {
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+}
+
+impl Supervisor {
+    /// The first generation.
+    pub(super) fn start(&mut self, config: Config) -> Result<(), Fatal> {
+        self.begin_rollout(config, Vec::new())?;
+        self.advance_rollout();
+        Ok(())
+    }
+
+    /// Reads the configuration again and begins to put it in force.
+    pub(super) fn reload(&mut self, client: Option<ClientId>) {
+        if !matches!(self.phase, Phase::Running) {
+            self.refuse_all(client, "preforkd is not running yet, or is ending; nothing was reloaded");
+            return;
+        }
+        if self.rollout.is_some() {
+            // What is under way may have read the files before the last change.
+            self.reload_wanted.get_or_insert_default().extend(client);
+            return;
+        }
+        let Source::File(path) = &self.source else {
+            self.refuse_all(client, "this preforkd was configured on the command line; there is no file to reload");
+            return;
+        };
+        self.systemd.reloading();
+        let loaded = config::load(path);
+        let result = match loaded {
+            Err(errors) => Err(Fatal { text: errors.to_string(), code: exit::CONFIG }),
+            Ok(loaded) => self.begin_rollout(loaded.config, client.into_iter().collect()),
+        };
+        if let Err(error) = result {
+            self.reject(client.into_iter().collect(), &error.to_string());
+        }
+    }
+
+    fn refuse_all(&mut self, clients: impl IntoIterator<Item = ClientId>, reason: &str) {
+        self.log.warning(None, format_args!("reload refused: {reason}"));
+        for client in clients {
+            self.answer(client, &Answer::Refused(reason.to_owned()));
+        }
+    }
+
+    /// Opens what is new and starts the new workers. On an error nothing has changed.
+    fn begin_rollout(&mut self, config: Config, clients: Vec<ClientId>) -> Result<(), Fatal> {
+        let generation = self.generation + 1;
+        let control = self.new_control(&config)?;
+        let mut rollout = Rollout {
+            generation,
+            fresh: BTreeMap::new(),
+            kept: Vec::new(),
+            settings: config.supervisor,
+            log_settings: config.log,
+            control,
+            clients,
+            stage: Stage::Preparing,
+            deadline: Instant::now() + PATIENCE,
+            losses: 0,
+        };
+        let result = self.make_services(config.services, &mut rollout);
+        if let Err(error) = result {
+            self.dismiss(generation);
+            if let Some(mut control) = rollout.control {
+                control.close(&self.poller);
+            }
+            return Err(error);
+        }
+        self.rollout = Some(rollout);
+        Ok(())
+    }
+
+    fn new_control(&mut self, config: &Config) -> Result<Option<Server>, Fatal> {
+        match &config.supervisor.control_socket {
+            Some(path) if self.control.as_ref().is_none_or(|control| control.path() != path) => {
+                self.open_control(path).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn make_services(&mut self, services: Vec<config::Service>, rollout: &mut Rollout) -> Result<(), Fatal> {
+        for config in services {
+            let name = config.name.clone();
+            let old = self.services.get(&name);
+            if old.is_some_and(|old| old.config == config) && rollout.log_settings == self.log_settings {
+                rollout.kept.push(name);
+                continue;
+            }
+            let floor = match old {
+                Some(old) => Rc::clone(&old.floor),
+                None => Floor::new(config.max_connections)
+                    .map_err(|error| Fatal::os("cannot make the memory of a service", &error))?,
+            };
+            let listeners = self.listeners.open(&config).map_err(|error| Fatal {
+                code: if error.is_permission() { exit::NOT_PERMITTED } else { exit::OS },
+                text: format!("service {name}: {error}"),
+            })?;
+            let service = Service::new(config, rollout.generation, floor, listeners);
+            for _ in 0..service.config.workers {
+                self.crew
+                    .spawn(&service, rollout.log_settings, false, &self.poller)
+                    .map_err(|error| Fatal::os("cannot start a worker", &error))?;
+            }
+            rollout.fresh.insert(name, service);
+        }
+        Ok(())
+    }
+
+    /// Takes the rollout as far as it can go now.
+    pub(super) fn advance_rollout(&mut self) {
+        let Some(rollout) = &mut self.rollout else { return self.begin_wanted_reload() };
+        if rollout.stage == Stage::Preparing {
+            let mut new = self.crew.iter().filter(|(_, worker)| worker.generation == rollout.generation);
+            if new.all(|(_, worker)| worker.state == WorkerState::Ready) {
+                rollout.stage = Stage::Opening;
+                self.crew.order_generation(rollout.generation, &Order::Accept);
+            }
+        }
+        let crew = &self.crew;
+        if rollout.stage == Stage::Opening
+            && rollout.fresh.iter().all(|(name, service)| crew.accepts(name, service.generation))
+        {
+            self.complete();
+            self.begin_wanted_reload();
+        } else if rollout.deadline <= Instant::now() {
+            self.abort(&format!("its workers did not get ready within {} s", PATIENCE.as_secs()), exit::OS);
+        }
+    }
+
+    fn begin_wanted_reload(&mut self) {
+        if let Some(clients) = self.reload_wanted.take() {
+            let mut clients = clients.into_iter();
+            self.reload(clients.next());
+            match &mut self.rollout {
+                Some(rollout) => rollout.clients.extend(clients),
+                // It was rejected as it began; for these the reason is in the log.
+                None => self.refuse_all(clients, "the configuration was rejected"),
+            }
+        }
+    }
+
+    /// The new generation accepts: it is in force, and the old one retires.
+    fn complete(&mut self) {
+        let Some(rollout) = self.rollout.take() else { return };
+        let mut old = std::mem::take(&mut self.services);
+        for name in rollout.kept {
+            self.services.extend(old.remove_entry(&name));
+        }
+        for (name, service) in rollout.fresh {
+            service.floor.board.set_limit(service.config.max_connections);
+            for listener in &service.listeners {
+                listener.set_options(service.config.socket);
+            }
+            self.services.insert(name, service);
+        }
+        let closing = self.close_unused(&old);
+        let services = &self.services;
+        for (_, worker) in self.crew.iter_mut() {
+            let current = services.get(&worker.service).is_some_and(|service| service.generation == worker.generation);
+            if !current && worker.state != WorkerState::Draining {
+                worker.retire(&closing);
+            }
+        }
+        let first = self.generation == 0;
+        self.generation = rollout.generation;
+        self.settings = rollout.settings;
+        if self.log_settings != rollout.log_settings {
+            self.log_settings = rollout.log_settings;
+            self.log.reopen(rollout.log_settings);
+        }
+        if first {
+            self.control = rollout.control;
+            self.is_serving();
+        } else {
+            self.is_reloaded(rollout.clients, rollout.control);
+        }
+    }
+
+    /// The listeners that no service wants any more, with their queues closed.
+    fn close_unused(&mut self, old: &BTreeMap<String, Service>) -> Vec<Rc<Listener>> {
+        let mut closing = Vec::new();
+        for listener in old.values().flat_map(|service| &service.listeners) {
+            let mut kept = self.services.values().flat_map(|service| &service.listeners);
+            if !kept.any(|other| Rc::ptr_eq(other, listener)) && self.listeners.close(listener) {
+                closing.push(Rc::clone(listener));
+            }
+        }
+        closing
+    }
+
+    fn is_serving(&mut self) {
+        self.phase = Phase::Running;
+        let summary = self.summary();
+        self.log.event(
+            config::Level::Notice,
+            Some(MessageId::Started),
+            None,
+            format_args!("serving: {summary}"),
+        );
+        self.systemd.ready(&summary);
+        if self.announce {
+            self.print_addresses();
+        }
+    }
+
+    fn is_reloaded(&mut self, clients: Vec<ClientId>, control: Option<Server>) {
+        self.reloads.ok += 1;
+        let text = format!("generation {} is in force", self.generation);
+        self.log.event(
+            config::Level::Notice,
+            Some(MessageId::ReloadDone),
+            None,
+            format_args!("reloaded: {}", self.summary()),
+        );
+        self.systemd.ready(&self.summary());
+        for client in clients {
+            self.answer(client, &Answer::Done(text.clone()));
+        }
+        // Only now: the clients came over the old one.
+        if let Some(new) = control {
+            if let Some(mut old) = self.control.replace(new) {
+                old.close(&self.poller);
+            }
+        }
+    }
+
+    /// A worker of the new generation has died. One that a signal killed is replaced; one that gave up speaks for all.
+    pub(super) fn lost_in_rollout(&mut self, service: &str, gave_up: Option<u8>, reason: &str) {
+        let Some(rollout) = &mut self.rollout else { return };
+        rollout.losses += 1;
+        if gave_up.is_some() || rollout.losses > LOSSES {
+            return self.abort(reason, gave_up.unwrap_or(exit::OS));
+        }
+        let begin = rollout.stage == Stage::Opening;
+        let log = rollout.log_settings;
+        let Some(service) = rollout.fresh.get(service) else { return };
+        if let Err(error) = self.crew.spawn(service, log, begin, &self.poller) {
+            self.abort(&format!("cannot start a worker: {error}"), exit::OS);
+        }
+    }
+
+    /// Gives the new generation up. The old one has not been touched; if there is none, the supervisor ends.
+    fn abort(&mut self, reason: &str, code: u8) {
+        let Some(clients) = self.drop_rollout() else { return };
+        if self.generation == 0 {
+            self.fatal = Some(Fatal { text: reason.to_owned(), code });
+        } else {
+            self.reject(clients, reason);
+        }
+    }
+
+    /// Gives the new generation up because everything ends.
+    pub(super) fn give_up_rollout(&mut self, reason: &str) {
+        let under_way = self.drop_rollout().into_iter().flatten();
+        let waiting = self.reload_wanted.take().into_iter().flatten();
+        for client in under_way.chain(waiting).collect::<Vec<_>>() {
+            self.answer(client, &Answer::Refused(reason.to_owned()));
+        }
+    }
+
+    /// Returns who waits for it.
+    fn drop_rollout(&mut self) -> Option<Vec<ClientId>> {
+        let rollout = self.rollout.take()?;
+        self.dismiss(rollout.generation);
+        if let Some(mut control) = rollout.control {
+            control.close(&self.poller);
+        }
+        Some(rollout.clients)
+    }
+
+    /// Workers that may have accepted already end with their connections.
+    fn dismiss(&mut self, generation: u64) {
+        for (_, worker) in self.crew.iter_mut().filter(|(_, worker)| worker.generation == generation) {
+            worker.retire(&[]);
+        }
+    }
+
+    fn reject(&mut self, clients: Vec<ClientId>, reason: &str) {
+        self.reloads.failed += 1;
+        self.log.event(
+            config::Level::Error,
+            Some(MessageId::ReloadRejected),
+            None,
+            format_args!("reload rejected, generation {} stays in force: {reason}", self.generation),
+        );
+        self.systemd.ready(&format!("{}; the last reload was rejected", self.summary()));
+        for client in clients {
+            self.answer(client, &Answer::Refused(reason.to_owned()));
+        }
+    }
+}

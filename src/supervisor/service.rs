@@ -1,0 +1,97 @@
+//! A service, as the supervisor keeps it.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::listeners::Listener;
+use crate::config;
+use crate::shared::{Board, Totals};
+
+/// A service of a generation.
+#[derive(Debug)]
+pub(super) struct Service {
+    pub(super) config: config::Service,
+    /// The generation that brought this configuration.
+    pub(super) generation: u64,
+    pub(super) floor: Rc<Floor>,
+    pub(super) listeners: Vec<Rc<Listener>>,
+    pub(super) back_off: BackOff,
+}
+
+impl Service {
+    /// The service as `generation` has it; without workers yet.
+    pub(super) fn new(
+        config: config::Service,
+        generation: u64,
+        floor: Rc<Floor>,
+        listeners: Vec<Rc<Listener>>,
+    ) -> Self {
+        Service { config, generation, floor, listeners, back_off: BackOff::default() }
+    }
+}
+
+/// What a service keeps through all its generations: its slots, and the counters of workers that are gone.
+#[derive(Debug)]
+pub(super) struct Floor {
+    pub(super) board: Rc<Board>,
+    pub(super) file: OwnedFd,
+    pub(super) gone: std::cell::Cell<Totals>,
+}
+
+impl Floor {
+    /// With `limit` slots, all free.
+    pub(super) fn new(limit: u32) -> io::Result<Rc<Self>> {
+        let (board, file) = Board::create()?;
+        board.set_limit(limit);
+        Ok(Rc::new(Floor { board: Rc::new(board), file, gone: std::cell::Cell::default() }))
+    }
+
+    /// Adds to the counters of workers that are gone.
+    pub(super) fn add(&self, change: impl FnOnce(&mut Totals)) {
+        let mut totals = self.gone.get();
+        change(&mut totals);
+        self.gone.set(totals);
+    }
+}
+
+/// When to start the next worker after some have died before they ever worked.
+///
+/// A worker that had come as far as accepting is replaced at once, however often: who can crash connections must not be
+/// able to slow a service down.
+#[derive(Debug, Default)]
+pub(super) struct BackOff {
+    pause: Duration,
+    until: Option<Instant>,
+}
+
+const FIRST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(10);
+
+impl BackOff {
+    /// A worker died before it worked; returns how long the next one waits.
+    pub(super) fn failed(&mut self, now: Instant) -> Duration {
+        self.pause = (self.pause * 2).clamp(FIRST, LONGEST);
+        self.until = Some(now + self.pause);
+        self.pause
+    }
+
+    /// A worker works.
+    pub(super) fn succeeded(&mut self) {
+        *self = BackOff::default();
+    }
+
+    /// When the next worker may be started, if not at once.
+    pub(super) fn until(&self) -> Option<Instant> {
+        self.until
+    }
+
+    /// Whether a worker may be started now. The length of the next pause is kept until one works.
+    pub(super) fn is_over(&mut self, now: Instant) -> bool {
+        if self.until.is_some_and(|until| until <= now) {
+            self.until = None;
+        }
+        self.until.is_none()
+    }
+}

@@ -1,0 +1,96 @@
+//! Waiting for descriptors and signals at once: epoll_pwait(2).
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+use super::check;
+use super::signal::Signals;
+
+/// What to wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Interest {
+    /// Something to read, or a hang-up.
+    Read,
+    /// Something to read, and only some of the processes that wait for the same listener need to wake.
+    ReadExclusive,
+    /// Each new event once, read or not.
+    ReadEdge,
+    /// Room to write.
+    Write,
+}
+
+/// An epoll instance. A process makes its own; one inherited over a fork reports the parent's descriptors.
+#[derive(Debug)]
+pub(crate) struct Poller {
+    epoll: OwnedFd,
+    ready: [libc::epoll_event; 32],
+}
+
+impl Poller {
+    /// An instance that watches nothing.
+    pub(crate) fn new() -> io::Result<Self> {
+        // SAFETY: touches no memory.
+        let epoll = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
+        // SAFETY: the kernel has just given us this descriptor.
+        let epoll = unsafe { OwnedFd::from_raw_fd(epoll) };
+        Ok(Poller { epoll, ready: [libc::epoll_event { events: 0, u64: 0 }; 32] })
+    }
+
+    /// Watches `fd`; its events carry `token`.
+    pub(crate) fn add(&self, fd: BorrowedFd<'_>, interest: Interest, token: u64) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_ADD, fd, interest, token)
+    }
+
+    /// Changes what is watched. Not possible from or to [`Interest::ReadExclusive`], epoll_ctl(2).
+    pub(crate) fn change(&self, fd: BorrowedFd<'_>, interest: Interest, token: u64) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_MOD, fd, interest, token)
+    }
+
+    /// Stops watching. Needed before a close wherever another process may hold the same open file description, epoll(7).
+    pub(crate) fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_DEL, fd, Interest::Read, 0)
+    }
+
+    fn control(&self, operation: i32, fd: BorrowedFd<'_>, interest: Interest, token: u64) -> io::Result<()> {
+        let events = match interest {
+            Interest::Read => libc::EPOLLIN,
+            Interest::ReadExclusive => libc::EPOLLIN | libc::EPOLLEXCLUSIVE,
+            Interest::ReadEdge => libc::EPOLLIN | libc::EPOLLET,
+            Interest::Write => libc::EPOLLOUT,
+        };
+        // EPOLLET is bit 31; the cast keeps the bits.
+        let mut event = libc::epoll_event { events: events as u32, u64: token };
+        // SAFETY: `event` is a live local that the kernel reads.
+        check(unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), operation, fd.as_raw_fd(), &mut event) })?;
+        Ok(())
+    }
+
+    /// Waits for an event, a handled signal or the timeout; returns the tokens of what is ready, at most 32.
+    /// `None` waits for ever. A timeout is rounded up to a millisecond.
+    pub(crate) fn wait(
+        &mut self,
+        timeout: Option<Duration>,
+        signals: &Signals,
+    ) -> io::Result<impl Iterator<Item = u64> + use<>> {
+        let timeout = timeout.map_or(-1, |t| i32::try_from(t.as_micros().div_ceil(1000)).unwrap_or(i32::MAX));
+        let capacity = self.ready.len() as i32;
+        // SAFETY: `ready` has room for `capacity` events, and the mask is a live sigset_t.
+        let result = unsafe {
+            libc::epoll_pwait(
+                self.epoll.as_raw_fd(),
+                self.ready.as_mut_ptr(),
+                capacity,
+                timeout,
+                signals.mask_while_waiting(),
+            )
+        };
+        let count = match check(result) {
+            Ok(count) => count as usize,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+            Err(error) => return Err(error),
+        };
+        Ok(self.ready.map(|event| event.u64).into_iter().take(count))
+    }
+}

@@ -1,0 +1,101 @@
+//! Descriptors: exact tables for children, pipes, blocking mode.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+use super::check;
+
+/// A pipe, closed on exec: the end to read, which does not block, and the end to write, which does.
+pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok((read, write))
+}
+
+/// Opens `/dev/null` for fds 0, 1 and 2 where they are closed, so that no socket is ever given one of these numbers.
+pub(crate) fn fill_standard() -> io::Result<()> {
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    if null.as_raw_fd() <= 2 {
+        let _stays_open = std::os::fd::IntoRawFd::into_raw_fd(null);
+        return fill_standard();
+    }
+    Ok(())
+}
+
+/// Takes over descriptor `number`, which this process was started with; closed on exec from now on.
+///
+/// # Errors
+///
+/// `EBADF` if there is no such descriptor.
+pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: fcntl with F_SETFD touches no memory.
+    check(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    // SAFETY: the call above shows that it is open; the caller is started with it for this purpose and takes it once.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// In a child about to exec: makes the descriptor table exactly 0, 1, 2 as they are, `wanted` from 3 on in this order,
+/// and marks everything else closed on exec.
+pub(crate) fn hand_over(wanted: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let first: RawFd = 3;
+    let count = RawFd::try_from(wanted.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let beyond = first + count;
+    // Through copies above the target range, so that no dup2 overwrites a source that is still to come.
+    let mut copies = Vec::with_capacity(wanted.len());
+    for fd in wanted {
+        copies.push(fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(beyond))?);
+    }
+    for (target, copy) in (first..).zip(copies) {
+        // SAFETY: dup2 on numbers touches no memory; what `target` was is not used in this process any more.
+        check(unsafe { libc::dup2(copy, target) })?;
+    }
+    close_range(beyond, libc::CLOSE_RANGE_CLOEXEC)
+}
+
+/// In a connection process: puts the connection on fds 0 and 1 and, if given, `stderr` on 2.
+pub(crate) fn standard(connection: BorrowedFd<'_>, stderr: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    for (from, to) in [(Some(connection), 0), (Some(connection), 1), (stderr, 2)] {
+        if let Some(from) = from {
+            // SAFETY: dup2 on numbers touches no memory.
+            check(unsafe { libc::dup2(from.as_raw_fd(), to) })?;
+        }
+    }
+    Ok(())
+}
+
+/// In a connection process that execs: whatever is not 0, 1 or 2 is closed then.
+pub(crate) fn close_others_on_exec() -> io::Result<()> {
+    close_range(3, libc::CLOSE_RANGE_CLOEXEC)
+}
+
+/// In a connection process that does not exec: closes whatever is not 0, 1 or 2, owners or not.
+pub(crate) fn close_others() -> io::Result<()> {
+    close_range(3, 0)
+}
+
+fn close_range(first: RawFd, flags: libc::c_uint) -> io::Result<()> {
+    // SAFETY: touches no memory. Owners of these numbers exist in this child, but it ends without running their drop.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, flags) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The connection as a handler gets it: a copy of fd 0, which [`standard`] put there.
+pub(crate) fn connection_of_this_process() -> OwnedFd {
+    // SAFETY: `standard` put the connection on fd 0, and nothing else in this process owns that number.
+    unsafe { OwnedFd::from_raw_fd(0) }
+}
+
+/// Sets or clears O_NONBLOCK, which belongs to the open file description and so to all who share it.
+pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
+    let mut flags = OFlag::from_bits_truncate(fcntl(fd, FcntlArg::F_GETFL)?);
+    if flags.contains(OFlag::O_NONBLOCK) == on {
+        return Ok(());
+    }
+    flags.set(OFlag::O_NONBLOCK, on);
+    fcntl(fd, FcntlArg::F_SETFL(flags))?;
+    Ok(())
+}

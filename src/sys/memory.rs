@@ -1,0 +1,124 @@
+//! Memory that processes share: a sealed memfd, mapped as atomic words only.
+#![allow(unsafe_code)]
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
+
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
+
+/// A new memory file of `length` zero bytes. It can grow but never shrink, so nobody who has it can make another
+/// process's access fail with SIGBUS.
+pub(crate) fn create(name: &CStr, length: usize) -> io::Result<OwnedFd> {
+    let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    grow(fd.as_fd(), length)?;
+    fcntl(&fd, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK))?;
+    Ok(fd)
+}
+
+/// Makes a memory file at least `length` bytes long; mappings of the first part stay valid.
+pub(crate) fn grow(fd: BorrowedFd<'_>, length: usize) -> io::Result<()> {
+    let file = File::from(fd.try_clone_to_owned()?);
+    if file.metadata()?.len() < length as u64 { file.set_len(length as u64) } else { Ok(()) }
+}
+
+/// A memory file with `content` that nobody can change any more.
+pub(crate) fn sealed(name: &CStr, content: &[u8]) -> io::Result<OwnedFd> {
+    use std::io::{Seek, Write};
+    let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    let mut file = File::from(fd);
+    file.write_all(content)?;
+    file.rewind()?;
+    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(file.into())
+}
+
+/// A mapping of a memory file, shared with every process that maps the same file, absent from forked children.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    start: NonNull<libc::c_void>,
+    length: usize,
+}
+
+impl Mapping {
+    /// Maps the first `length` bytes.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidData` if the file is shorter: touching what is missing would kill this process.
+    pub(crate) fn new(fd: BorrowedFd<'_>, length: usize) -> io::Result<Self> {
+        let seals = SealFlag::from_bits_truncate(fcntl(fd, FcntlArg::F_GET_SEALS)?);
+        let size = nix::sys::stat::fstat(fd)?.st_size;
+        if !seals.contains(SealFlag::F_SEAL_SHRINK) || u64::try_from(size).unwrap_or(0) < length as u64 {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the memory file is too short or can shrink"));
+        }
+        let size = NonZeroUsize::new(length).ok_or(io::ErrorKind::InvalidInput)?;
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice; the checks above keep it from raising SIGBUS.
+        let start = unsafe { mmap(None, size, protection, MapFlags::MAP_SHARED, fd, 0) }?;
+        let mapping = Mapping { start, length };
+        // A connection process must not have this memory, and a fork is cheaper without it.
+        // SAFETY: MADV_DONTFORK changes nothing in this process.
+        unsafe { madvise(start, length, MmapAdvise::MADV_DONTFORK) }?;
+        Ok(mapping)
+    }
+
+    /// `count` 32-bit words from byte `offset`; shorter if the mapping ends before.
+    pub(crate) fn words(&self, offset: usize, count: usize) -> &[AtomicU32] {
+        let (start, count) = self.bounded(offset, count, size_of::<AtomicU32>());
+        // SAFETY: inside the mapping, which lives as long as self; aligned; every bit pattern is a value; other
+        // processes write it only by atomic operations or not at all.
+        unsafe { std::slice::from_raw_parts(start.cast(), count) }
+    }
+
+    /// `count` 64-bit words from byte `offset`; shorter if the mapping ends before.
+    pub(crate) fn long_words(&self, offset: usize, count: usize) -> &[AtomicU64] {
+        let (start, count) = self.bounded(offset, count, size_of::<AtomicU64>());
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts(start.cast(), count) }
+    }
+
+    /// The word at byte `offset`, for a pid that the kernel writes.
+    pub(crate) fn signed_word(&self, offset: usize) -> Option<&AtomicI32> {
+        let (start, count) = self.bounded(offset, 1, size_of::<AtomicI32>());
+        // SAFETY: as above, if the word is inside at all.
+        (count == 1).then(|| unsafe { &*start.cast() })
+    }
+
+    fn bounded(&self, offset: usize, count: usize, size: usize) -> (*const u8, usize) {
+        debug_assert_eq!(offset % size, 0, "words are aligned");
+        let offset = (offset / size * size).min(self.length / size * size);
+        let count = count.min((self.length - offset) / size);
+        // SAFETY: `offset` is at most `length`, so this stays in the mapping or one past it.
+        (unsafe { self.start.as_ptr().cast::<u8>().add(offset) }, count)
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: maps exactly what `new` mapped, and no reference into it outlives self. An error would leave a
+        // mapping that nobody uses.
+        let _ = unsafe { munmap(self.start, self.length) };
+    }
+}
+
+/// An eventfd that does not block, starting at 0.
+pub(crate) fn event() -> io::Result<OwnedFd> {
+    use nix::sys::eventfd::{EfdFlags, EventFd};
+    let event = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+    Ok(event.into())
+}
+
+/// Adds 1 to an eventfd. It cannot fail but for a count near 2^64, when all are awake anyway.
+pub(crate) fn ring(event: BorrowedFd<'_>) {
+    let one = 1u64.to_ne_bytes();
+    // SAFETY: eight readable bytes, as eventfd(2) wants.
+    unsafe { libc::write(event.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+}

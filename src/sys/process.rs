@@ -1,0 +1,139 @@
+//! What a process can change about itself, and ending processes.
+#![allow(unsafe_code)]
+
+use std::convert::Infallible;
+use std::ffi::CStr;
+use std::io;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
+use nix::unistd::{Gid, Uid};
+
+use super::check;
+use super::wait::Pid;
+
+/// Ends this process without running destructors or flushing: both belong to the parent it was forked from.
+pub(crate) fn exit(code: u8) -> ! {
+    // SAFETY: does not return and touches no memory.
+    unsafe { libc::_exit(i32::from(code)) }
+}
+
+/// Makes this process inherit the descendants of its children that die, prctl(2).
+pub(crate) fn become_subreaper() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_child_subreaper(true)?)
+}
+
+/// The name that ps(1) shows, at most 15 bytes.
+pub(crate) fn set_name(name: &CStr) {
+    // Only a label: a failure changes nothing.
+    let _ = nix::sys::prctl::set_name(name);
+}
+
+/// Leaves the terminal and the process group of the supervisor, so that ^C and `kill -GROUP` reach only that.
+pub(crate) fn new_session() -> io::Result<()> {
+    nix::unistd::setsid()?;
+    Ok(())
+}
+
+/// Makes this process the leader of a process group of its own.
+pub(crate) fn new_group() -> io::Result<()> {
+    Ok(nix::unistd::setpgid(nix::unistd::Pid::from_raw(0), nix::unistd::Pid::from_raw(0))?)
+}
+
+/// Signals the process group of `leader`, or `leader` alone if it has not made its group yet.
+///
+/// The caller must be the one who reaps `leader` and must not have reaped it: only then can the number not belong to
+/// another process.
+pub(crate) fn signal_group(leader: Pid, signal: Signal) {
+    if leader <= 1 {
+        return;
+    }
+    let group = nix::unistd::Pid::from_raw(leader);
+    if nix::sys::signal::killpg(group, signal) == Err(Errno::ESRCH) {
+        let _ = nix::sys::signal::kill(group, signal);
+    }
+}
+
+/// Signals one process; the caller must be the one who reaps it, as with [`signal_group`].
+pub(crate) fn signal_process(pid: Pid, signal: Signal) {
+    if pid > 1 {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
+    }
+}
+
+/// Whether `pid` is a child of this process that has not been reaped, dead or alive.
+pub(crate) fn is_child(pid: Pid) -> bool {
+    let Ok(id) = libc::id_t::try_from(pid) else { return false };
+    if pid <= 1 {
+        return false;
+    }
+    // SAFETY: siginfo_t is plain data, for which zero is a value.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: `info` is a live local that the kernel writes; WNOWAIT leaves the child as it is.
+    unsafe { libc::waitid(libc::P_PID, id, &mut info, flags) == 0 }
+}
+
+/// The children of this process that are still there, from /proc; empty where the kernel does not tell.
+pub(crate) fn children() -> Vec<Pid> {
+    std::fs::read_to_string("/proc/thread-self/children")
+        .map(|list| list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect())
+        .unwrap_or_default()
+}
+
+/// Becomes another user: supplementary groups, group, user, in the one order that works, each for real, effective and
+/// saved id, and makes sure that there is no way back.
+pub(crate) fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
+    if nix::unistd::geteuid().is_root() {
+        // SAFETY: `groups` is readable for its length. The raw call: glibc's signals other threads, of which none are.
+        let result = unsafe { libc::setgroups(groups.len(), groups.as_ptr()) };
+        check(result)?;
+    }
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    nix::unistd::setresgid(gid, gid, gid)?;
+    nix::unistd::setresuid(uid, uid, uid)?;
+    if !uid.is_root() && nix::unistd::setuid(Uid::from_raw(0)).is_ok() {
+        return Err(io::Error::other("root's identity could be taken back"));
+    }
+    Ok(())
+}
+
+/// Makes `path` the root directory, and the working directory too: until then the old root is within reach.
+pub(crate) fn change_root(path: &Path) -> io::Result<()> {
+    nix::unistd::chroot(path)?;
+    std::env::set_current_dir("/")
+}
+
+/// Sets the file mode creation mask.
+pub(crate) fn set_umask(mask: u32) {
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(mask));
+}
+
+/// Sets the nice value of this process.
+pub(crate) fn set_nice(value: i32) -> io::Result<()> {
+    // SAFETY: touches no memory; 0 is this process.
+    check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, value) })?;
+    Ok(())
+}
+
+/// Sets soft and hard limit of `resource`; `u64::MAX` is "unlimited".
+pub(crate) fn set_limit(resource: Resource, value: u64) -> io::Result<()> {
+    Ok(setrlimit(resource, value, value)?)
+}
+
+/// Lets this process have as many descriptors as its hard limit allows.
+pub(crate) fn raise_descriptor_limit() -> io::Result<()> {
+    let (_, hard) = nix::sys::resource::getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
+}
+
+/// Replaces this process by the program `path`.
+pub(crate) fn exec(path: &CStr, arguments: &[impl AsRef<CStr>], environment: &[impl AsRef<CStr>]) -> io::Error {
+    let done: Result<Infallible, Errno> = nix::unistd::execve(path, arguments, environment);
+    match done {
+        Ok(never) => match never {},
+        Err(errno) => errno.into(),
+    }
+}

@@ -1,0 +1,81 @@
+//! Signals: flags set by signal-hook, delivered only while the process waits.
+//!
+//! All signals are blocked outside [`super::epoll::Poller::wait`]. So no system call on the path of a connection is
+//! interrupted, a fork happens with signals blocked, and no handler ever runs in a child. sshd waits the same way.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+pub(crate) use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+
+/// The signals that a process handles, and a flag for each.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    flags: Vec<(Signal, Arc<AtomicBool>)>,
+    while_waiting: SigSet,
+}
+
+impl Signals {
+    /// Blocks every signal and installs a flag for each of `handled`.
+    pub(crate) fn install(handled: &[Signal]) -> io::Result<Self> {
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
+        // What is not handled stays blocked while waiting: a stray SIGUSR1 must not end a service. Job control works.
+        let mut while_waiting = SigSet::all();
+        let mut flags = Vec::with_capacity(handled.len());
+        for &signal in handled {
+            let flag = Arc::new(AtomicBool::new(false));
+            signal_hook::flag::register(signal as libc::c_int, Arc::clone(&flag))?;
+            while_waiting.remove(signal);
+            flags.push((signal, flag));
+        }
+        for job_control in [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU] {
+            while_waiting.remove(job_control);
+        }
+        Ok(Signals { flags, while_waiting })
+    }
+
+    /// Whether `signal` has come since the last call.
+    pub(crate) fn take(&self, signal: Signal) -> bool {
+        self.flags.iter().any(|(known, flag)| *known == signal && flag.swap(false, Ordering::SeqCst))
+    }
+
+    /// Lets pending signals through. `epoll_pwait` does that only when it finds no event, so a busy process would
+    /// never see one.
+    pub(crate) fn deliver_pending(&self) -> io::Result<()> {
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.while_waiting), None)?;
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
+        Ok(())
+    }
+
+    pub(super) fn mask_while_waiting(&self) -> &libc::sigset_t {
+        self.while_waiting.as_ref()
+    }
+}
+
+/// Puts every signal back to its default action, ignored ones included: what is ignored survives execve, and the Rust
+/// runtime ignores SIGPIPE.
+pub(crate) fn all_to_default() {
+    for number in 1..=libc::SIGRTMAX() {
+        if number != libc::SIGKILL && number != libc::SIGSTOP {
+            // SAFETY: SIG_DFL runs no code of ours. An error means that libc keeps this number for itself.
+            unsafe { libc::signal(number, libc::SIG_DFL) };
+        }
+    }
+}
+
+/// In a child that runs on without exec: its parent's handlers go. Signals must still be blocked.
+pub(crate) fn forget_handlers(signals: &Signals) {
+    for (signal, _) in &signals.flags {
+        // SAFETY: as above.
+        unsafe { libc::signal(*signal as libc::c_int, libc::SIG_DFL) };
+    }
+}
+
+/// Unblocks every signal: the last step before a program or a handler takes over.
+pub(crate) fn unblock_all() -> io::Result<()> {
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+    Ok(())
+}

@@ -1,0 +1,214 @@
+//! Listening sockets and accepted connections.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::sys::socket::{
+    self as nixsock, AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, UnixAddr, setsockopt, sockopt,
+};
+
+use super::check;
+
+/// Who is at the other end of an accepted connection, as accept4(2) said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Peer {
+    /// A TCP client; IPv4-mapped addresses are IPv4 here.
+    Ip(SocketAddr),
+    /// A client of a Unix socket; nothing is known of one that was gone too soon.
+    Unix(Option<PeerCredentials>),
+}
+
+/// Who connected to a Unix socket, as it was when it did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PeerCredentials {
+    /// Process id.
+    pub(crate) pid: i32,
+    /// Effective user id.
+    pub(crate) uid: u32,
+    /// Effective group id.
+    pub(crate) gid: u32,
+}
+
+/// A new TCP socket that listens on `address` and does not block. An IPv6 wildcard takes IPv6 only.
+pub(crate) fn listen_tcp(address: SocketAddr, backlog: u32) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let socket = stream_socket(family)?;
+    // Without it a restart has to wait for the TIME_WAIT of old connections, socket(7). It does not let two listeners
+    // share an address, as SO_REUSEPORT would.
+    setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    match address {
+        SocketAddr::V4(address) => nixsock::bind(socket.as_raw_fd(), &SockaddrIn::from(address))?,
+        SocketAddr::V6(address) => {
+            setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
+            nixsock::bind(socket.as_raw_fd(), &SockaddrIn6::from(address))?;
+        }
+    }
+    start_listening(socket.as_fd(), backlog)?;
+    Ok(socket)
+}
+
+/// A new Unix socket that listens at `path` and does not block. The path must not exist.
+pub(crate) fn listen_unix(path: &Path, backlog: u32) -> io::Result<OwnedFd> {
+    let socket = stream_socket(AddressFamily::Unix)?;
+    nixsock::bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    start_listening(socket.as_fd(), backlog)?;
+    Ok(socket)
+}
+
+fn stream_socket(family: AddressFamily) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    Ok(nixsock::socket(family, SockType::Stream, flags, None)?)
+}
+
+/// Starts to listen, or changes the backlog of a socket that already does.
+pub(crate) fn start_listening(socket: BorrowedFd<'_>, backlog: u32) -> io::Result<()> {
+    let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+    let backlog = Backlog::new(backlog).unwrap_or(Backlog::MAXCONN);
+    Ok(nixsock::listen(&socket, backlog)?)
+}
+
+/// `TCP_NODELAY` and `SO_KEEPALIVE` on a TCP listener: Linux hands both on to accepted connections, tcp(7).
+pub(crate) fn set_inherited_options(listener: BorrowedFd<'_>, nodelay: bool, keepalive: bool) -> io::Result<()> {
+    setsockopt(&listener, sockopt::TcpNoDelay, &nodelay)?;
+    setsockopt(&listener, sockopt::KeepAlive, &keepalive)?;
+    Ok(())
+}
+
+/// Whether `fd` is a stream socket that listens.
+pub(crate) fn is_listener(fd: BorrowedFd<'_>) -> bool {
+    nixsock::getsockopt(&fd, sockopt::AcceptConn) == Ok(true)
+        && nixsock::getsockopt(&fd, sockopt::SockType) == Ok(SockType::Stream)
+}
+
+/// Makes a listener deaf: what is queued stays, every further packet to it is dropped unanswered.
+///
+/// Closing a listener resets what is queued on it. This makes it possible to take the whole queue first; a client that
+/// comes in between sends its SYN again and is refused in the ordinary way. socket(7), `SO_ATTACH_FILTER`.
+pub(crate) fn make_deaf(listener: BorrowedFd<'_>) -> io::Result<()> {
+    // BPF_RET | BPF_K with 0: accept no byte of any packet.
+    let mut drop_all = libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0 };
+    let program = libc::sock_fprog { len: 1, filter: &mut drop_all };
+    // SAFETY: the kernel copies a program of one instruction, which lives until the call returns.
+    check(unsafe {
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    })?;
+    Ok(())
+}
+
+/// Takes the next connection from the queue. The connection is closed on exec and blocks, whatever the listener does.
+///
+/// # Errors
+///
+/// `WouldBlock` if none is queued; everything else that accept(2) lists.
+pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Peer)> {
+    // SAFETY: sockaddr_storage is plain data, for which zero is a value.
+    let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+    let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    let address = (&raw mut storage).cast();
+    // SAFETY: `address` and `length` describe live locals that the kernel writes.
+    let fd = unsafe { libc::accept4(listener.as_raw_fd(), address, &mut length, libc::SOCK_CLOEXEC) };
+    let fd = check(fd)?;
+    // SAFETY: the kernel has just given us this descriptor.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let peer = match ip_of(&storage) {
+        Some(address) => Peer::Ip(unmapped(address)),
+        None => Peer::Unix(peer_credentials(fd.as_fd()).ok()),
+    };
+    Ok((fd, peer))
+}
+
+/// The address at this end of a connection or listener; `None` if it is not TCP.
+pub(crate) fn local_address(socket: BorrowedFd<'_>) -> io::Result<Option<SocketAddr>> {
+    // SAFETY: as in `accept`.
+    let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+    let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    // SAFETY: both describe live locals that the kernel writes.
+    check(unsafe { libc::getsockname(socket.as_raw_fd(), (&raw mut storage).cast(), &mut length) })?;
+    Ok(ip_of(&storage).map(unmapped))
+}
+
+/// The path that a Unix socket is bound to; `None` without one.
+pub(crate) fn local_path(socket: BorrowedFd<'_>) -> Option<PathBuf> {
+    let address: UnixAddr = nixsock::getsockname(socket.as_raw_fd()).ok()?;
+    address.path().map(Path::to_path_buf)
+}
+
+/// The path that the client of a Unix socket is bound to; clients seldom are.
+pub(crate) fn peer_path(socket: BorrowedFd<'_>) -> Option<PathBuf> {
+    let address: UnixAddr = nixsock::getpeername(socket.as_raw_fd()).ok()?;
+    address.path().map(Path::to_path_buf)
+}
+
+/// Who connected to a Unix socket.
+pub(crate) fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<PeerCredentials> {
+    let credentials = nixsock::getsockopt(&socket, sockopt::PeerCredentials)?;
+    Ok(PeerCredentials { pid: credentials.pid(), uid: credentials.uid(), gid: credentials.gid() })
+}
+
+/// Connections that wait to be accepted: for a listener, `tcpi_unacked` is the length of its queue. 0 where the kernel
+/// does not tell.
+pub(crate) fn queued(listener: BorrowedFd<'_>) -> u32 {
+    // SAFETY: tcp_info is plain numbers, for which zero is a value.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    let place = (&raw mut info).cast();
+    // SAFETY: both describe live locals that the kernel writes.
+    let result =
+        unsafe { libc::getsockopt(listener.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, place, &mut length) };
+    if result == 0 { info.tcpi_unacked } else { 0 }
+}
+
+/// A pair of connected sockets that keep messages apart, do not block and are closed on exec.
+pub(crate) fn message_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    Ok(nixsock::socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?)
+}
+
+/// Sends one message; never raises SIGPIPE.
+pub(crate) fn send(socket: BorrowedFd<'_>, message: &[u8]) -> io::Result<()> {
+    nixsock::send(socket.as_raw_fd(), message, nixsock::MsgFlags::MSG_NOSIGNAL)?;
+    Ok(())
+}
+
+/// Receives one message; 0 bytes are the end. What does not fit is lost.
+pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(nixsock::recv(socket.as_raw_fd(), buffer, nixsock::MsgFlags::empty())?)
+}
+
+fn ip_of(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
+    match i32::from(storage.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: the family says that this is a sockaddr_in, which sockaddr_storage has room and alignment for.
+            let raw = unsafe { &*(&raw const *storage).cast::<libc::sockaddr_in>() };
+            let ip = u32::from_be(raw.sin_addr.s_addr).into();
+            Some(SocketAddrV4::new(ip, u16::from_be(raw.sin_port)).into())
+        }
+        libc::AF_INET6 => {
+            // SAFETY: as above, for sockaddr_in6.
+            let raw = unsafe { &*(&raw const *storage).cast::<libc::sockaddr_in6>() };
+            let (ip, port) = (raw.sin6_addr.s6_addr.into(), u16::from_be(raw.sin6_port));
+            Some(SocketAddrV6::new(ip, port, raw.sin6_flowinfo, raw.sin6_scope_id).into())
+        }
+        _ => None,
+    }
+}
+
+/// `::ffff:192.0.2.1` is a client that came over IPv4 to a socket that takes both.
+fn unmapped(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V6(ip) => match ip.to_ipv4_mapped() {
+            Some(ip) => SocketAddr::new(ip.into(), address.port()),
+            None => address,
+        },
+        IpAddr::V4(_) => address,
+    }
+}

@@ -1,0 +1,223 @@
+//! The listeners of a worker, and when it takes connections from them.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use super::LISTENERS;
+use crate::config::Level;
+use crate::journal::{Log, MessageId};
+use crate::sys::epoll::{Interest, Poller};
+use crate::sys::socket::{self, Peer};
+
+/// How long accepting rests after the kernel had no descriptor or memory for a connection. The connection stays queued.
+pub(super) const EXHAUSTED: Duration = Duration::from_millis(100);
+
+/// How long until the same complaint is written again.
+const COMPLAINT: Duration = Duration::from_secs(10);
+
+/// What an accept brought.
+#[derive(Debug)]
+pub(super) enum Taken {
+    /// A connection.
+    Connection(OwnedFd, Peer),
+    /// A client that was gone again, or a fault of the network that says nothing about the listener.
+    Lost,
+    /// The queue is empty.
+    Nothing,
+    /// The kernel cannot give a connection now.
+    Exhausted(io::Error),
+}
+
+#[derive(Debug)]
+struct Listener {
+    /// `None` when this worker takes no more from it.
+    socket: Option<OwnedFd>,
+    watched: bool,
+    /// To be closed as soon as its queue is empty.
+    emptying: bool,
+    /// To be tried without waiting for epoll.
+    due: bool,
+}
+
+/// The listeners, and what keeps them waiting.
+#[derive(Debug)]
+pub(super) struct Intake {
+    listeners: Vec<Listener>,
+    open: bool,
+    full: bool,
+    paused_until: Option<Instant>,
+    silent_until: Option<Instant>,
+}
+
+impl Intake {
+    /// Takes nothing until [`Intake::open`].
+    pub(super) fn new(sockets: Vec<OwnedFd>) -> Self {
+        let listener = |socket| Listener { socket: Some(socket), watched: false, emptying: false, due: false };
+        Intake {
+            listeners: sockets.into_iter().map(listener).collect(),
+            open: false,
+            full: false,
+            paused_until: None,
+            silent_until: None,
+        }
+    }
+
+    /// Begins to take connections.
+    pub(super) fn open(&mut self) {
+        self.open = true;
+    }
+
+    /// Whether nothing will be taken any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.listeners.iter().all(|listener| listener.socket.is_none())
+    }
+
+    /// Makes epoll watch exactly the listeners that may be accepted from now.
+    pub(super) fn watch(&mut self, poller: &Poller, held_up: bool) -> io::Result<()> {
+        let wanted = self.open && !self.full && self.paused_until.is_none() && !held_up;
+        for (listener, token) in self.listeners.iter_mut().zip(LISTENERS..) {
+            let Some(socket) = &listener.socket else { continue };
+            if wanted && !listener.watched {
+                poller.add(socket.as_fd(), Interest::ReadExclusive, token)?;
+            } else if !wanted && listener.watched {
+                poller.remove(socket.as_fd())?;
+            }
+            listener.watched = wanted;
+        }
+        Ok(())
+    }
+
+    /// Takes the next connection from a listener.
+    pub(super) fn accept(&mut self, index: usize) -> Taken {
+        let Some(listener) = self.listeners.get_mut(index) else { return Taken::Nothing };
+        let Some(socket) = &listener.socket else { return Taken::Nothing };
+        if !self.open && !listener.emptying {
+            return Taken::Nothing;
+        }
+        match socket::accept(socket.as_fd()) {
+            Ok((connection, peer)) => Taken::Connection(connection, peer),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if listener.emptying {
+                    // It is not watched any more, see `retire`.
+                    listener.socket = None;
+                }
+                Taken::Nothing
+            }
+            Err(error) if is_passing(&error) => Taken::Lost,
+            Err(error) => Taken::Exhausted(error),
+        }
+    }
+
+    /// Tries this listener again before the next wait.
+    pub(super) fn more(&mut self, index: usize) {
+        if let Some(listener) = self.listeners.get_mut(index) {
+            listener.due = true;
+        }
+    }
+
+    /// All slots are taken.
+    pub(super) fn pause_until_bell(&mut self) {
+        self.full = true;
+    }
+
+    /// A slot may be free.
+    pub(super) fn slot_freed(&mut self) {
+        if std::mem::take(&mut self.full) {
+            self.try_all();
+        }
+    }
+
+    /// Takes nothing for a while.
+    pub(super) fn pause(&mut self, time: Duration) {
+        self.paused_until = Some(Instant::now() + time);
+    }
+
+    /// When [`Intake::due`] will have something without an event.
+    pub(super) fn wakes_at(&self) -> Option<Instant> {
+        if self.listeners.iter().any(|listener| listener.due) && !self.full && self.paused_until.is_none() {
+            return Some(Instant::now());
+        }
+        self.paused_until
+    }
+
+    /// The listeners to try now although epoll has not reported them.
+    pub(super) fn due(&mut self, now: Instant) -> Vec<usize> {
+        if self.paused_until.is_some_and(|end| end <= now) {
+            self.paused_until = None;
+            self.try_all();
+        }
+        if self.full || self.paused_until.is_some() {
+            return Vec::new();
+        }
+        let due = |(index, listener): (usize, &mut Listener)| std::mem::take(&mut listener.due).then_some(index);
+        self.listeners.iter_mut().enumerate().filter_map(due).collect()
+    }
+
+    /// Takes no more connections, but for what is queued on the listeners in `empty`.
+    pub(super) fn retire(&mut self, empty: &[usize], poller: &Poller) {
+        self.open = false;
+        for (index, listener) in self.listeners.iter_mut().enumerate() {
+            let Some(socket) = &listener.socket else { continue };
+            if std::mem::take(&mut listener.watched) {
+                // Closing would not do it: the listener lives on in other processes, epoll(7).
+                let _ = poller.remove(socket.as_fd());
+            }
+            if empty.contains(&index) {
+                (listener.emptying, listener.due) = (true, true);
+            } else if !listener.emptying {
+                listener.socket = None;
+            }
+        }
+    }
+
+    /// Takes no more connections, queued or not.
+    pub(super) fn close(&mut self, poller: &Poller) {
+        self.retire(&[], poller);
+        for listener in &mut self.listeners {
+            listener.socket = None;
+        }
+    }
+
+    /// Writes why accepting rests, not more often than once in ten seconds.
+    pub(super) fn complain(&mut self, log: &Log, service: &str, address: &str, error: &io::Error) {
+        let now = Instant::now();
+        if self.silent_until.is_none_or(|end| end <= now) {
+            self.silent_until = Some(now + COMPLAINT);
+            log.event(
+                Level::Warning,
+                Some(MessageId::AcceptPaused),
+                Some(service),
+                format_args!("cannot accept on {address}: {error}; connections stay queued, trying again"),
+            );
+        }
+    }
+
+    fn try_all(&mut self) {
+        for listener in &mut self.listeners {
+            listener.due = true;
+        }
+    }
+}
+
+/// accept(2): errors of the network that are already pending on the new connection come out of accept, "treat them
+/// like EAGAIN by retrying".
+fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ECONNABORTED
+                | libc::EINTR
+                | libc::EPROTO
+                | libc::ENETDOWN
+                | libc::ENOPROTOOPT
+                | libc::EHOSTDOWN
+                | libc::ENONET
+                | libc::EHOSTUNREACH
+                | libc::EOPNOTSUPP
+                | libc::ENETUNREACH
+                | libc::ETIMEDOUT
+                | libc::EPERM
+        )
+    )
+}

@@ -1,0 +1,144 @@
+//! What the supervisor hands to a worker, and what the two say to each other.
+//!
+//! A worker is exec'ed, so that it is small, has an address-space layout of its own, and knows one service. It finds
+//! its plan in a sealed memory file and its descriptors at fixed places.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config;
+use crate::sys::{fd, socket};
+
+/// The hidden command that starts a worker.
+pub(crate) const COMMAND: &str = "worker";
+
+/// What a worker does.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Plan {
+    /// The service, checked.
+    pub(crate) service: config::Service,
+    /// What the listeners are called, in their order. An entry of `listen` can stand for several sockets of systemd's.
+    pub(crate) listeners: Vec<String>,
+    /// Where records go.
+    pub(crate) log: config::Log,
+    /// The first part of connection ids.
+    pub(crate) run: u32,
+    /// The worker's serial number, never used twice under one supervisor.
+    pub(crate) serial: u32,
+}
+
+/// The descriptors of a worker, in the order of their numbers, from 3 on. Listeners follow.
+#[derive(Debug)]
+pub(crate) struct Handover {
+    /// Messages to and from the supervisor; its end means that the supervisor is gone.
+    pub(crate) link: OwnedFd,
+    /// The [`Plan`].
+    pub(crate) plan: OwnedFd,
+    /// The board's memory.
+    pub(crate) board: OwnedFd,
+    /// The board's bell.
+    pub(crate) bell: OwnedFd,
+    /// The worker's counters.
+    pub(crate) tally: OwnedFd,
+}
+
+impl Handover {
+    /// Takes them over, in a process that a supervisor has started.
+    pub(crate) fn take() -> io::Result<Self> {
+        Ok(Handover {
+            link: fd::inherited(3)?,
+            plan: fd::inherited(4)?,
+            board: fd::inherited(5)?,
+            bell: fd::inherited(6)?,
+            tally: fd::inherited(7)?,
+        })
+    }
+
+    /// The listener at place `index` of the plan.
+    pub(crate) fn listener(index: usize) -> io::Result<OwnedFd> {
+        let number = i32::try_from(index).ok().and_then(|index| index.checked_add(8));
+        fd::inherited(number.ok_or(io::ErrorKind::InvalidInput)?)
+    }
+}
+
+impl Plan {
+    /// As the content of a memory file.
+    pub(crate) fn encode(&self) -> io::Result<Vec<u8>> {
+        Ok(serde_json::to_vec(self)?)
+    }
+
+    /// From the memory file that the supervisor sealed.
+    pub(crate) fn read(file: OwnedFd) -> io::Result<Self> {
+        let mut text = Vec::new();
+        File::from(file).read_to_end(&mut text)?;
+        Ok(serde_json::from_slice(&text)?)
+    }
+}
+
+/// From the supervisor to a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Order {
+    /// Begin to accept: the generation is in force.
+    Accept,
+    /// Stop accepting and end when the connections have ended. Of the listeners at these places, take what
+    /// is queued first: they will be closed, and closing resets the queue.
+    Retire {
+        /// Places in the plan.
+        empty: Vec<usize>,
+    },
+    /// End all connections with their process groups: politely, or at once.
+    End {
+        /// SIGKILL instead of SIGTERM.
+        at_once: bool,
+    },
+}
+
+/// From a worker to its supervisor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Report {
+    /// Everything is in place; waiting for [`Order::Accept`].
+    Ready,
+    /// In the accept loop.
+    Accepting,
+    /// No listener is open any more; connections go on.
+    Retired,
+    /// It cannot work, and why.
+    Failed(String),
+}
+
+/// The longest message; both sides send far shorter ones.
+const LONGEST: usize = 16 * 1024;
+
+/// Sends an order or report.
+pub(crate) fn tell(link: BorrowedFd<'_>, message: &impl Serialize) -> io::Result<()> {
+    let text = serde_json::to_vec(message)?;
+    socket::send(link, text.get(..LONGEST).unwrap_or(&text))
+}
+
+/// What came over a link.
+#[derive(Debug)]
+pub(crate) enum Heard<T> {
+    /// A message.
+    Message(T),
+    /// Nothing for now.
+    Silence,
+    /// The other side is gone, or talks nonsense, which is no better.
+    End,
+}
+
+/// Receives an order or report.
+pub(crate) fn hear<T: for<'de> Deserialize<'de>>(link: BorrowedFd<'_>) -> Heard<T> {
+    let mut buffer = [0; LONGEST];
+    match socket::receive(link, &mut buffer) {
+        Ok(0) => Heard::End,
+        Ok(length) => match buffer.get(..length).map(serde_json::from_slice) {
+            Some(Ok(message)) => Heard::Message(message),
+            _ => Heard::End,
+        },
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Heard::Silence,
+        Err(_) => Heard::End,
+    }
+}

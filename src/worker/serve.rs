@@ -1,0 +1,206 @@
+//! The path of a connection through its worker: a slot, an accept, a fork; and at the end the reaping and the record.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use super::intake::{self, Taken};
+use super::live::Connection;
+use super::output::{Output, State};
+use super::pending::Pending;
+use super::{OUTPUTS, Worker};
+use crate::config::Stderr;
+use crate::connection::{self, Call};
+use crate::journal::{ConnectionRecord, Exit, OutputLine, Remote};
+use crate::shared::{Caller, ConnectionId, Count, NoSlot, Owner, Slot};
+use crate::sys::epoll::Interest;
+use crate::sys::fork::{Forked, fork};
+use crate::sys::socket::Peer;
+use crate::sys::wait::{Ended, Ending, Pid};
+use crate::sys::{fd, time, wait};
+
+/// How many connections are taken from one listener before signals, orders and other listeners have their turn.
+const BATCH: usize = 16;
+
+/// How long to wait before another try where a limit was lowered below what lives.
+const CROWDED: Duration = Duration::from_millis(50);
+
+impl Worker {
+    pub(super) fn accept_from(&mut self, index: usize) {
+        for _ in 0..BATCH {
+            if self.pending.is_some() {
+                return;
+            }
+            let slot = match self.claim() {
+                Ok(slot) => slot,
+                Err(NoSlot::Full) => return self.intake.pause_until_bell(),
+                Err(NoSlot::Crowded) => return self.intake.pause(CROWDED),
+            };
+            match self.intake.accept(index) {
+                Taken::Connection(connection, peer) => self.begin(slot, connection, peer),
+                Taken::Lost => {}
+                Taken::Nothing => return,
+                Taken::Exhausted(error) => {
+                    self.intake.pause(intake::EXHAUSTED);
+                    let address = self.plan.listeners.get(index).map_or("", String::as_str);
+                    return self.intake.complain(&self.log, &self.plan.service.name, address, &error);
+                }
+            }
+        }
+        // There may be more; a listener that is being emptied must not wait for another connection to say so.
+        self.intake.more(index);
+    }
+
+    /// Accepts from listeners that epoll will not report, or not soon enough.
+    pub(super) fn accept_unasked(&mut self) {
+        for index in self.intake.due(Instant::now()) {
+            self.accept_from(index);
+        }
+    }
+
+    fn claim(&self) -> Result<Slot, NoSlot> {
+        let owner = Owner::worker(self.plan.serial);
+        self.board.claim(owner).or_else(|_| {
+            self.board.want();
+            self.board.claim(owner)
+        })
+    }
+
+    fn begin(&mut self, slot: Slot, connection: OwnedFd, peer: Peer) {
+        self.connections += 1;
+        self.tally.count(Count::Accepted);
+        let caller = Caller { number: self.connections, accepted_usec: time::monotonic_usec(), peer };
+        slot.note(&caller);
+        self.start(Pending::new(slot, connection, caller));
+    }
+
+    /// Makes the connection process, or keeps the connection for another try.
+    fn start(&mut self, pending: Pending) {
+        let output = if self.preparation.execs() && self.plan.service.stderr == Stderr::Log {
+            match fd::pipe() {
+                Ok(pair) => Some(pair),
+                Err(error) => return self.keep(pending, error),
+            }
+        } else {
+            None
+        };
+        let id = self.id(pending.caller.number);
+        match fork(pending.slot.pid_word()) {
+            Ok(Forked::Child) => {
+                let call = Call {
+                    connection: pending.connection.as_fd(),
+                    peer: pending.caller.peer,
+                    id,
+                    stderr: output.as_ref().map(|(_, write)| write.as_fd()),
+                };
+                connection::serve(&self.preparation, &call, &self.signals, &self.failures)
+            }
+            Ok(Forked::Parent(pid)) => {
+                let output = output.map(|(read, _)| Output::new(read));
+                if let Some(output) = &output {
+                    // Without it the lines are read when the process ends.
+                    let _ = self.poller.add(output.descriptor(), Interest::Read, OUTPUTS + pid as u64);
+                }
+                // The worker's copy of the connection closes here, with `pending.connection`.
+                self.live.insert(pid, Connection { slot: pending.slot, caller: pending.caller, output, failure: None });
+            }
+            Err(error) => self.keep(pending, error),
+        }
+    }
+
+    fn keep(&mut self, mut pending: Pending, error: io::Error) {
+        if pending.failed(error) {
+            self.pending = Some(pending);
+        } else {
+            let reason = pending.reason();
+            self.not_started(&pending, &reason);
+        }
+    }
+
+    pub(super) fn retry_pending(&mut self) {
+        if let Some(pending) = self.pending.take_if(|pending| pending.next_try() <= Instant::now()) {
+            self.start(pending);
+        }
+    }
+
+    /// Writes the record of a connection that never got a process, and closes it.
+    pub(super) fn not_started(&mut self, pending: &Pending, reason: &str) {
+        self.tally.count(Count::Completed);
+        let nothing = Ended { pid: 0, ending: Ending::Exited(0), cpu: Duration::ZERO, max_rss_kib: 0 };
+        self.record(&pending.caller, &nothing, Exit::NotStarted(reason));
+    }
+
+    pub(super) fn reap(&mut self) {
+        let mut any = false;
+        while let Ok(Some(ended)) = wait::reap() {
+            any = true;
+            if ended.ending == Ending::Exited(connection::FAILED_TO_BEGIN) {
+                while let Some((pid, failure)) = self.failures.next() {
+                    self.live.fail(pid, failure);
+                }
+            }
+            if let Some(connection) = self.live.remove(ended.pid) {
+                self.finish(connection, &ended);
+            }
+        }
+        if any {
+            self.tally.set(Count::RecordsDropped, self.log.dropped());
+            // What just ended may have left room for the process that is wanted.
+            if let Some(pending) = self.pending.take() {
+                self.start(pending);
+            }
+        }
+    }
+
+    /// A connection process has ended: the last lines of its stderr, its record, and its slot back.
+    fn finish(&mut self, mut connection: Connection, ended: &Ended) {
+        if let Some(output) = &mut connection.output {
+            let _ = self.poller.remove(output.descriptor());
+            let id = self.id(connection.caller.number);
+            output.drain(&mut |text| self.write_line(id, ended.pid, text));
+        }
+        self.tally.count(Count::Completed);
+        if ended.ending.is_crash() {
+            self.tally.count(Count::Crashes);
+        }
+        let reason = connection.failure.map(|failure| failure.explain(&self.plan.service));
+        let exit = reason.as_deref().map_or(Exit::Ended(ended.ending), Exit::NotStarted);
+        self.record(&connection.caller, ended, exit);
+    }
+
+    /// Lines from a program that is still running.
+    pub(super) fn read_output(&mut self, pid: Pid) {
+        let Some(mut connection) = self.live.remove(pid) else { return };
+        let id = self.id(connection.caller.number);
+        if let Some(mut output) = connection.output.take() {
+            if output.read(&mut |text| self.write_line(id, pid, text)) == State::Closed {
+                let _ = self.poller.remove(output.descriptor());
+            } else {
+                connection.output = Some(output);
+            }
+        }
+        self.live.insert(pid, connection);
+    }
+
+    fn write_line(&self, id: ConnectionId, pid: Pid, text: &[u8]) {
+        self.log.output(&OutputLine { service: &self.plan.service.name, id, pid, text });
+    }
+
+    fn record(&self, caller: &Caller, ended: &Ended, exit: Exit<'_>) {
+        self.log.connection(&ConnectionRecord {
+            service: &self.plan.service.name,
+            id: self.id(caller.number),
+            pid: ended.pid,
+            remote: Remote::from(caller.peer),
+            duration: Duration::from_micros(time::monotonic_usec().saturating_sub(caller.accepted_usec)),
+            exit,
+            bytes: None,
+            cpu: ended.cpu,
+            max_rss_kib: ended.max_rss_kib,
+        });
+    }
+
+    fn id(&self, number: u64) -> ConnectionId {
+        ConnectionId { run: self.plan.run, worker: self.plan.serial, number }
+    }
+}
