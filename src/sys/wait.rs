@@ -35,7 +35,9 @@ impl Ending {
     pub(crate) fn is_crash(self) -> bool {
         matches!(
             self,
-            Ending::Killed(libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE | libc::SIGABRT | libc::SIGSYS)
+            Ending::Killed(
+                libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE | libc::SIGABRT | libc::SIGSYS
+            )
         )
     }
 }
@@ -46,7 +48,9 @@ impl fmt::Display for Ending {
             Ending::Exited(code) => write!(f, "exited {code}"),
             Ending::Killed(signal) => match nix::sys::signal::Signal::try_from(signal) {
                 Ok(known) => write!(f, "killed {}", known.as_str().trim_start_matches("SIG")),
-                Err(_) if signal >= libc::SIGRTMIN() => write!(f, "killed RTMIN+{}", signal - libc::SIGRTMIN()),
+                Err(_) if signal >= libc::SIGRTMIN() => {
+                    write!(f, "killed RTMIN+{}", signal - libc::SIGRTMIN())
+                }
                 Err(_) => write!(f, "killed {signal}"),
             },
         }
