@@ -3,8 +3,6 @@
 //! Data flows one way, `cli` → `config` → `supervisor` → `worker` → `connection`, and a lower layer knows nothing of a
 //! higher one. `sys` holds every system call that std does not wrap and is the only place with `unsafe`.
 
-#![allow(dead_code, unused_imports)] // until all layers are in place
-
 mod cli;
 mod config;
 mod connection;

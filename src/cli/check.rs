@@ -28,9 +28,7 @@ pub(crate) fn config_argument() -> Arg {
 
 /// Checks, prints the verdict, and says with which code to exit.
 pub(crate) fn run(matches: &ArgMatches) -> ExitCode {
-    let path = matches
-        .get_one::<PathBuf>("config")
-        .map_or(Path::new(DEFAULT_PATH), PathBuf::as_path);
+    let path = matches.get_one::<PathBuf>("config").map_or(Path::new(DEFAULT_PATH), PathBuf::as_path);
     match config::load(path) {
         Ok(loaded) => {
             show(&loaded.warnings);
@@ -40,11 +38,7 @@ pub(crate) fn run(matches: &ArgMatches) -> ExitCode {
         }
         Err(problems) => {
             show(&problems);
-            complain(format_args!(
-                "{}: {}",
-                path.display(),
-                count(problems.errors(), "error")
-            ));
+            complain(format_args!("{}: {}", path.display(), count(problems.errors(), "error")));
             ExitCode::from(exit::CONFIG)
         }
     }
@@ -56,9 +50,5 @@ pub(crate) fn show(diagnostics: &Diagnostics) {
 }
 
 fn count(number: usize, what: &str) -> String {
-    if number == 1 {
-        format!("1 {what}")
-    } else {
-        format!("{number} {what}s")
-    }
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }

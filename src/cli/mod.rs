@@ -1,14 +1,101 @@
 //! The command line; one file a command.
-#![allow(dead_code)] // until `main` calls them
 
 pub(crate) mod check;
 pub(crate) mod output;
+mod reload;
+mod run;
+mod serve;
 pub(crate) mod serve_args;
+mod status;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
+use clap::{Arg, ArgMatches, Command, value_parser};
+
+use crate::config::DEFAULT_CONTROL_SOCKET;
+use crate::worker::{self, plan};
+use crate::{exit, sys};
+
 /// Runs the `preforkd` command with this process's arguments and environment.
+///
+/// Exits with the codes of sysexits(3head): 0, 64 for a wrong command line, 69 if no preforkd answers, 71 if the
+/// system refuses, 77 if the user may not, 78 for a wrong configuration.
 #[must_use]
 pub fn main() -> ExitCode {
-    ExitCode::from(crate::exit::SOFTWARE)
+    // Before anything is allocated that a worker does not need: each of its children copies it.
+    if std::env::args_os().nth(1).is_some_and(|command| command == plan::COMMAND) {
+        return ExitCode::from(worker::run());
+    }
+    if let Err(error) = sys::fd::fill_standard() {
+        output::complain(format_args!("preforkd: cannot open /dev/null: {error}"));
+        return ExitCode::from(exit::OS);
+    }
+    match command().try_get_matches() {
+        Ok(matches) => dispatch(&matches),
+        Err(error) => {
+            // Help and version are no errors, and go to stdout.
+            let code = match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => exit::OK,
+                _ => exit::USAGE,
+            };
+            let _ = error.print();
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn command() -> Command {
+    Command::new("preforkd")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("A process of its own for every connection")
+        .subcommand_required(true)
+        .subcommand(run::command())
+        .subcommand(serve_args::command())
+        .subcommand(check::command())
+        .subcommand(reload::command())
+        .subcommand(status::command())
+}
+
+fn dispatch(matches: &ArgMatches) -> ExitCode {
+    match matches.subcommand() {
+        Some(("run", matches)) => run::run(matches),
+        Some(("serve", matches)) => serve::run(matches),
+        Some(("check", matches)) => check::run(matches),
+        Some(("reload", matches)) => reload::run(matches),
+        Some(("status", matches)) => status::run(matches),
+        _ => ExitCode::from(exit::USAGE),
+    }
+}
+
+/// `--control PATH`, for the commands that talk to a running supervisor.
+fn control_argument() -> Arg {
+    Arg::new("control")
+        .long("control")
+        .value_name("PATH")
+        .value_parser(value_parser!(PathBuf))
+        .default_value(DEFAULT_CONTROL_SOCKET)
+        .help("The control socket of the running preforkd")
+}
+
+fn control_path(matches: &ArgMatches) -> PathBuf {
+    matches.get_one("control").cloned().unwrap_or_else(|| DEFAULT_CONTROL_SOCKET.into())
+}
+
+/// Prints why there is no answer, and says with which code to exit.
+fn unanswered(error: &crate::control::client::AskError) -> ExitCode {
+    output::complain(format_args!("preforkd: {error}"));
+    ExitCode::from(error.exit_code())
+}
+
+/// Prints why the supervisor ended, and says with which code to exit.
+fn ended(result: Result<(), crate::supervisor::Fatal>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::from(exit::OK),
+        Err(fatal) => {
+            output::complain(format_args!("preforkd: {fatal}"));
+            ExitCode::from(fatal.code())
+        }
+    }
 }

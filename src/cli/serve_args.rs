@@ -34,19 +34,11 @@ pub(crate) fn command() -> Command {
 
 fn argument(flag: Flag) -> Arg {
     let repeatable = matches!(flag.kind, Kind::List | Kind::Table);
-    let doc = if repeatable {
-        format!("{} (repeatable)", flag.doc)
-    } else {
-        flag.doc.to_owned()
-    };
+    let doc = if repeatable { format!("{} (repeatable)", flag.doc) } else { flag.doc.to_owned() };
     Arg::new(flag.name)
         .long(flag.name)
         .value_name(flag.placeholder)
-        .action(if repeatable {
-            ArgAction::Append
-        } else {
-            ArgAction::Set
-        })
+        .action(if repeatable { ArgAction::Append } else { ArgAction::Set })
         .allow_negative_numbers(flag.kind == Kind::Number)
         .help(doc)
 }
@@ -59,58 +51,25 @@ pub(crate) fn config(matches: &ArgMatches) -> Result<Config, Diagnostics> {
 
 /// Everything that was given, in the order of the usage text.
 fn given(matches: &ArgMatches) -> Vec<Given> {
-    let arguments = [
-        (ADDRESS, "listen", Kind::List),
-        (HANDLER, "handler", Kind::Text),
-        (PROGRAM, "exec", Kind::List),
-    ];
+    let arguments =
+        [(ADDRESS, "listen", Kind::List), (HANDLER, "handler", Kind::Text), (PROGRAM, "exec", Kind::List)];
     let arguments = arguments.into_iter().filter_map(|(id, key, kind)| {
-        Some(Given {
-            label: id.to_owned(),
-            part: Part::Service,
-            key,
-            kind,
-            texts: texts(matches, id)?,
-        })
+        Some(Given { label: id.to_owned(), part: Part::Service, key, kind, texts: texts(matches, id)? })
     });
-    let flags = flags().filter_map(
-        |Flag {
-             name,
-             part,
-             key,
-             kind,
-             ..
-         }| {
-            Some(Given {
-                label: format!("--{name}"),
-                part,
-                key,
-                kind,
-                texts: texts(matches, name)?,
-            })
-        },
-    );
+    let flags = flags().filter_map(|Flag { name, part, key, kind, .. }| {
+        Some(Given { label: format!("--{name}"), part, key, kind, texts: texts(matches, name)? })
+    });
     arguments.chain(flags).collect()
 }
 
 fn texts(matches: &ArgMatches, id: &str) -> Option<Vec<String>> {
-    matches
-        .get_many::<String>(id)
-        .map(|values| values.cloned().collect())
+    matches.get_many::<String>(id).map(|values| values.cloned().collect())
 }
 
 /// The service is called what it runs.
 fn name(matches: &ArgMatches) -> String {
-    let program = || {
-        matches
-            .get_many::<String>(PROGRAM)
-            .and_then(|mut words| words.next())
-    };
-    let job = matches
-        .get_one::<String>(HANDLER)
-        .or_else(program)
-        .map(String::as_str)
-        .unwrap_or_default();
+    let program = || matches.get_many::<String>(PROGRAM).and_then(|mut words| words.next());
+    let job = matches.get_one::<String>(HANDLER).or_else(program).map(String::as_str).unwrap_or_default();
     let file = Path::new(job).file_name().map(|file| file.to_string_lossy());
     config::make_name(&file.unwrap_or_default())
 }
@@ -120,10 +79,7 @@ fn with_hint(mut problems: Diagnostics, matches: &ArgMatches) -> Diagnostics {
     let (Some(handler), Some(address)) = (texts(matches, HANDLER), texts(matches, ADDRESS)) else {
         return problems;
     };
-    for problem in problems
-        .iter_mut()
-        .filter(|problem| problem.place.name == HANDLER)
-    {
+    for problem in problems.iter_mut().filter(|problem| problem.place.name == HANDLER) {
         let names: Vec<&str> = config::HANDLERS.iter().map(|(name, _)| *name).collect();
         problem.help = Some(format!(
             "the handlers are {}; a program goes after --, as in: preforkd serve {} -- {}",
@@ -142,9 +98,7 @@ mod tests {
 
     fn parse(words: &str) -> Result<Config, String> {
         let words = ["serve"].into_iter().chain(words.split_whitespace());
-        let matches = command()
-            .try_get_matches_from(words)
-            .map_err(|error| error.to_string())?;
+        let matches = command().try_get_matches_from(words).map_err(|error| error.to_string())?;
         config(&matches).map_err(|problems| problems.to_string())
     }
 
@@ -162,10 +116,7 @@ mod tests {
             (echo.services[0].name.as_str(), &echo.services[0].job),
             ("echo", &Job::Handler(Builtin::Echo))
         );
-        assert_eq!(
-            (echo.services[0].workers, echo.services[0].identity.nice),
-            (2, Some(-3))
-        );
+        assert_eq!((echo.services[0].workers, echo.services[0].identity.nice), (2, Some(-3)));
 
         let cat =
             parse("--limits nofile=64 --limits as=1G --control /run/x [::1]:7 -- /bin/cat -u --workers 9")
@@ -173,9 +124,7 @@ mod tests {
         assert_eq!(cat.services[0].name, "cat");
         assert_eq!(cat.services[0].limits.len(), 2);
         assert_eq!(cat.supervisor.control_socket, Some("/run/x".into()));
-        let Job::Exec(program) = &cat.services[0].job else {
-            panic!("not a program")
-        };
+        let Job::Exec(program) = &cat.services[0].job else { panic!("not a program") };
         assert_eq!(program.arguments, ["/bin/cat", "-u", "--workers", "9"]);
     }
 
@@ -184,19 +133,14 @@ mod tests {
         let service = parse("127.0.0.1:0 -- src/../Cargo.toml").unwrap_err();
         assert!(service.contains("Cargo.toml: it is not executable"), "{service}");
         let found = parse("127.0.0.1:0 -- ../../../../../../../../bin/cat").unwrap();
-        let Job::Exec(program) = &found.services[0].job else {
-            panic!("not a program")
-        };
+        let Job::Exec(program) = &found.services[0].job else { panic!("not a program") };
         assert!(program.path.is_absolute());
         assert_eq!(program.arguments, ["../../../../../../../../bin/cat"]);
     }
 
     #[test]
     fn names_are_made_valid() {
-        assert_eq!(
-            parse("127.0.0.1:0 -- /bin/[").unwrap().services[0].name,
-            "service"
-        );
+        assert_eq!(parse("127.0.0.1:0 -- /bin/[").unwrap().services[0].name, "service");
         assert_eq!(config::make_name(".my prog+1"), "my-prog-1");
     }
 
@@ -214,11 +158,7 @@ mod tests {
              help: a name is not empty and has no \"=\"; a value is a string\n\
              --limits: error: \"nofile\" has no \"=\"\n   help: write NAME=VALUE\n"
         );
-        assert!(
-            parse("7007 echo")
-                .unwrap_err()
-                .starts_with("ADDRESS: error: \"7007\" is not an address")
-        );
+        assert!(parse("7007 echo").unwrap_err().starts_with("ADDRESS: error: \"7007\" is not an address"));
         assert!(
             parse("127.0.0.1:7 -- no-such-program")
                 .unwrap_err()
@@ -228,18 +168,11 @@ mod tests {
 
     #[test]
     fn a_wrong_command_line_shows_the_usage() {
-        for words in [
-            "",
-            "127.0.0.1:7",
-            "127.0.0.1:7 echo -- /bin/cat",
-            "127.0.0.1:7 echo --wrong",
-            "127.0.0.1:7 --",
-        ] {
+        for words in
+            ["", "127.0.0.1:7", "127.0.0.1:7 echo -- /bin/cat", "127.0.0.1:7 echo --wrong", "127.0.0.1:7 --"]
+        {
             let shown = parse(words).unwrap_err();
-            assert!(
-                shown.contains("Usage: preforkd serve [OPTIONS] ADDRESS HANDLER"),
-                "{words}: {shown}"
-            );
+            assert!(shown.contains("Usage: preforkd serve [OPTIONS] ADDRESS HANDLER"), "{words}: {shown}");
         }
     }
 }

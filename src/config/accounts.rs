@@ -54,19 +54,13 @@ impl Accounts {
     /// The user with this name or number.
     pub(crate) fn user(&self, name: &str) -> Option<User> {
         let is_it = |user: &User| user.name == name || id(name) == Some(user.uid);
-        self.users()
-            .into_iter()
-            .find(is_it)
-            .or_else(|| User::parse(&self.ask("passwd", name)?))
+        self.users().into_iter().find(is_it).or_else(|| User::parse(&self.ask("passwd", name)?))
     }
 
     /// The group with this name or number.
     pub(crate) fn group(&self, name: &str) -> Option<Group> {
         let is_it = |group: &Group| group.name == name || id(name) == Some(group.gid);
-        self.groups()
-            .into_iter()
-            .find(is_it)
-            .or_else(|| Group::parse(&self.ask("group", name)?))
+        self.groups().into_iter().find(is_it).or_else(|| Group::parse(&self.ask("group", name)?))
     }
 
     /// The groups that have the user among their members.
@@ -75,11 +69,7 @@ impl Accounts {
             return answer.split_whitespace().skip(1).filter_map(id).collect();
         }
         let is_member = |group: &Group| group.members.iter().any(|member| member == user);
-        self.groups()
-            .into_iter()
-            .filter(is_member)
-            .map(|group| group.gid)
-            .collect()
+        self.groups().into_iter().filter(is_member).map(|group| group.gid).collect()
     }
 
     /// All users that passwd(5) names.
@@ -104,27 +94,19 @@ impl Accounts {
             .output()
             .ok()
             .filter(|answer| answer.status.success())?;
-        String::from_utf8_lossy(&answer.stdout)
-            .lines()
-            .next()
-            .map(str::to_owned)
+        String::from_utf8_lossy(&answer.stdout).lines().next().map(str::to_owned)
     }
 }
 
 /// A user's or group's number. The largest is none: setresuid(2) takes it as "leave it as it is", which would be root.
 pub(crate) fn id(text: &str) -> Option<u32> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    digits
-        .then(|| text.parse().ok())
-        .flatten()
-        .filter(|&id| id != u32::MAX)
+    digits.then(|| text.parse().ok()).flatten().filter(|&id| id != u32::MAX)
 }
 
 /// An unreadable file has no entries: the message about the missing user then says where it was looked for.
 fn lines(path: &PathBuf) -> String {
-    fs::read(path)
-        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-        .unwrap_or_default()
+    fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }
 
 impl User {
@@ -142,16 +124,8 @@ impl Group {
         let mut fields = line.split(':');
         let name = name(fields.next()?)?;
         let gid = id(fields.nth(1)?)?;
-        let members = fields
-            .next()
-            .unwrap_or_default()
-            .split(',')
-            .filter(|member| !member.is_empty());
-        Some(Group {
-            name,
-            gid,
-            members: members.map(str::to_owned).collect(),
-        })
+        let members = fields.next().unwrap_or_default().split(',').filter(|member| !member.is_empty());
+        Some(Group { name, gid, members: members.map(str::to_owned).collect() })
     }
 }
 
@@ -179,22 +153,14 @@ pub(crate) mod tests {
             "root:x:0:\nusers:x:100:\nalice:x:1000:\nwww:x:33:alice,bob\nvideo:x:44:alice\nnogroup:x:65534:\n",
         )
         .unwrap();
-        Accounts {
-            passwd,
-            group,
-            getent: None,
-        }
+        Accounts { passwd, group, getent: None }
     }
 
     #[test]
     fn users_and_groups_are_found_by_name_and_number() {
         let directory = tempfile::tempdir().unwrap();
         let accounts = fake(directory.path());
-        let alice = User {
-            name: "alice".into(),
-            uid: 1000,
-            gid: 1000,
-        };
+        let alice = User { name: "alice".into(), uid: 1000, gid: 1000 };
         assert_eq!(accounts.user("alice"), Some(alice.clone()));
         assert_eq!(accounts.user("1000"), Some(alice));
         for nobody in ["carol", "broken", "+compat", "+1000", "4294967295", ""] {
@@ -219,34 +185,14 @@ case "$1 $2" in
 *) exit 2;;
 esac"#;
         let write = "printf '%s\n' \"$1\" > \"$2\" && chmod 755 \"$2\"";
-        let written = Command::new("/bin/sh")
-            .args(["-c", write, "sh", script])
-            .arg(&getent)
-            .status()
-            .unwrap();
+        let written =
+            Command::new("/bin/sh").args(["-c", write, "sh", script]).arg(&getent).status().unwrap();
         assert!(written.success());
-        let accounts = Accounts {
-            getent: Some(getent),
-            ..fake(directory.path())
-        };
-        assert_eq!(
-            accounts.user("carol"),
-            Some(User {
-                name: "carol".into(),
-                uid: 2000,
-                gid: 2001
-            })
-        );
-        assert_eq!(
-            accounts.group("2001").map(|group| group.name),
-            Some("ldap".into())
-        );
+        let accounts = Accounts { getent: Some(getent), ..fake(directory.path()) };
+        assert_eq!(accounts.user("carol"), Some(User { name: "carol".into(), uid: 2000, gid: 2001 }));
+        assert_eq!(accounts.group("2001").map(|group| group.name), Some("ldap".into()));
         assert_eq!(accounts.memberships("carol"), [2001, 2002]);
         assert_eq!(accounts.user("dave"), None);
-        assert_eq!(
-            accounts.memberships("alice"),
-            [33, 44],
-            "getent knows nothing of alice, the file does"
-        );
+        assert_eq!(accounts.memberships("alice"), [33, 44], "getent knows nothing of alice, the file does");
     }
 }

@@ -44,23 +44,16 @@ impl FromStr for Address {
         if let Some(name) = text.strip_prefix("fd:") {
             return passed(name);
         }
-        text.parse()
-            .map(Address::Tcp)
-            .map_err(|_| AddressError(tcp_hint(text)))
+        text.parse().map(Address::Tcp).map_err(|_| AddressError(tcp_hint(text)))
     }
 }
 
 fn unix(path: &str) -> Result<Address, AddressError> {
     // sun_path has 108 bytes with its NUL, unix(7).
     if !path.starts_with('/') {
-        Err(AddressError(
-            "a Unix socket needs an absolute path, as in \"unix:/run/x.sock\"".into(),
-        ))
+        Err(AddressError("a Unix socket needs an absolute path, as in \"unix:/run/x.sock\"".into()))
     } else if path.len() > 107 {
-        Err(AddressError(format!(
-            "the path has {} bytes, and a Unix socket's at most 107",
-            path.len()
-        )))
+        Err(AddressError(format!("the path has {} bytes, and a Unix socket's at most 107", path.len())))
     } else if path.contains('\0') {
         Err(AddressError("a path cannot contain a NUL byte".into()))
     } else {
@@ -87,15 +80,9 @@ fn tcp_hint(text: &str) -> String {
         format!("the port is missing: write \"{}\"", SocketAddr::new(ip, 7))
     } else if text.starts_with('/') {
         format!("write \"unix:{text}\" for a Unix socket")
-    } else if text
-        .rsplit_once(':')
-        .is_some_and(|(host, _)| host.contains(':') && !host.starts_with('['))
-    {
+    } else if text.rsplit_once(':').is_some_and(|(host, _)| host.contains(':') && !host.starts_with('[')) {
         "an IPv6 address goes in brackets, as in \"[::1]:7\"".to_owned()
-    } else if text
-        .rsplit_once(':')
-        .is_some_and(|(_, port)| port.parse::<u16>().is_err())
-    {
+    } else if text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_err()) {
         "the port is a number from 0 to 65535, as in \"127.0.0.1:7007\"".to_owned()
     } else {
         "write an IP address and a port, as in \"127.0.0.1:7007\" or \"[::1]:7007\", \"unix:/PATH\" or \"fd:NAME\" \
@@ -117,13 +104,7 @@ mod tests {
 
     #[test]
     fn addresses_survive_being_written_and_read() {
-        for text in [
-            "127.0.0.1:7",
-            "[::1]:0",
-            "[fe80::1%3]:9",
-            "unix:/run/x.sock",
-            "fd:web",
-        ] {
+        for text in ["127.0.0.1:7", "[::1]:0", "[fe80::1%3]:9", "unix:/run/x.sock", "fd:web"] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
     }

@@ -24,33 +24,20 @@ pub(crate) fn assemble(sections: &Sections<'_>, machine: &Machine<'_>, problems:
     let mut taken = Vec::new();
     for (name, section) in &sections.services {
         let mut draft = ServiceDraft::default();
-        apply(
-            section,
-            &SERVICE,
-            &format!("[service.{name}]"),
-            &mut draft,
-            problems,
-        );
+        apply(section, &SERVICE, &format!("[service.{name}]"), &mut draft, problems);
         take(name, section.origin, &draft, &mut taken, problems);
         match service::resolve(name, section, draft, machine) {
             Ok(service) => services.push(service),
-            Err(faults) => faults
-                .into_iter()
-                .for_each(|fault| problems.push(section.origin.error(fault))),
+            Err(faults) => faults.into_iter().for_each(|fault| problems.push(section.origin.error(fault))),
         }
     }
     services.sort_by(|a, b| a.name.cmp(&b.name));
     Config {
         supervisor: Supervisor {
             control_socket: supervisor.control_socket,
-            drain_timeout: supervisor
-                .drain_timeout
-                .unwrap_or(std::time::Duration::from_secs(30)),
+            drain_timeout: supervisor.drain_timeout.unwrap_or(std::time::Duration::from_secs(30)),
         },
-        log: Log {
-            target: log.target.unwrap_or(LogTarget::Auto),
-            level: log.level.unwrap_or(Level::Info),
-        },
+        log: Log { target: log.target.unwrap_or(LogTarget::Auto), level: log.level.unwrap_or(Level::Info) },
         services,
     }
 }
@@ -66,16 +53,11 @@ fn apply<D>(section: &Section<'_>, keys: &[Key<D>], header: &str, draft: &mut D,
                 (_, Some(span)) => vec![Fault::new(span, "a NUL byte cannot be passed on").help("remove it")],
                 (Apply::Set(set), None) => match set(draft, value) {
                     Ok(()) => continue,
-                    Err(faults) => faults
-                        .into_iter()
-                        .map(|fault| help(fault, key, section.origin))
-                        .collect(),
+                    Err(faults) => faults.into_iter().map(|fault| help(fault, key, section.origin)).collect(),
                 },
             },
         };
-        faults
-            .into_iter()
-            .for_each(|fault| problems.push(section.origin.error(fault)));
+        faults.into_iter().for_each(|fault| problems.push(section.origin.error(fault)));
     }
 }
 
@@ -99,17 +81,10 @@ fn later(name: &str, span: std::ops::Range<usize>) -> Fault {
 }
 
 fn unknown<D>(name: &str, span: std::ops::Range<usize>, keys: &[Key<D>], header: &str) -> Fault {
-    let names = || {
-        keys.iter()
-            .filter(|key| matches!(key.apply, Apply::Set(_)))
-            .map(|key| key.name)
-    };
+    let names = || keys.iter().filter(|key| matches!(key.apply, Apply::Set(_))).map(|key| key.name);
     let help = match nearest(name, keys.iter().map(|key| key.name)) {
         Some(near) => format!("did you mean \"{near}\"?"),
-        None => format!(
-            "the keys of {header} are {}",
-            names().collect::<Vec<_>>().join(", ")
-        ),
+        None => format!("the keys of {header} are {}", names().collect::<Vec<_>>().join(", ")),
     };
     Fault::new(span, format!("unknown key \"{name}\" in {header}")).help(help)
 }
@@ -131,10 +106,7 @@ fn take(
 ) {
     for address in &draft.listen {
         let place = origin.place(&address.span());
-        if let Some(other) = taken
-            .iter()
-            .find(|other| clash(&other.address, address.get_ref()))
-        {
+        if let Some(other) = taken.iter().find(|other| clash(&other.address, address.get_ref())) {
             let same = &other.address == address.get_ref();
             let message = if same {
                 format!("{} is listened on a second time", other.address)
@@ -146,11 +118,7 @@ fn take(
                 .help("every address can be used once");
             problems.push(origin.error(fault));
         }
-        taken.push(Taken {
-            address: address.get_ref().clone(),
-            service: name.to_owned(),
-            place,
-        });
+        taken.push(Taken { address: address.get_ref().clone(), service: name.to_owned(), place });
     }
 }
 

@@ -70,10 +70,7 @@ impl Diagnostics {
         };
         let taken: Vec<_> = self.list.iter().filter_map(line).collect();
         self.list.extend(
-            others
-                .list
-                .into_iter()
-                .filter(|other| !line(other).is_some_and(|line| taken.contains(&line))),
+            others.list.into_iter().filter(|other| !line(other).is_some_and(|line| taken.contains(&line))),
         );
     }
 
@@ -84,10 +81,7 @@ impl Diagnostics {
 
     /// How many errors there are, warnings not counted.
     pub(crate) fn errors(&self) -> usize {
-        self.list
-            .iter()
-            .filter(|diagnostic| diagnostic.severity == Severity::Error)
-            .count()
+        self.list.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count()
     }
 
     /// Each of them.
@@ -102,11 +96,7 @@ impl Diagnostics {
 
     /// One line for a log or `systemctl`: the first error, and how many more there are.
     pub(crate) fn first_line(&self) -> String {
-        let first = self
-            .list
-            .iter()
-            .find(|d| d.severity == Severity::Error)
-            .or(self.list.first());
+        let first = self.list.iter().find(|d| d.severity == Severity::Error).or(self.list.first());
         let Some(first) = first else {
             return String::from("no errors");
         };
@@ -170,9 +160,7 @@ impl fmt::Display for Position {
 
 impl fmt::Display for Diagnostics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.list
-            .iter()
-            .try_for_each(|diagnostic| write!(f, "{diagnostic}"))
+        self.list.iter().try_for_each(|diagnostic| write!(f, "{diagnostic}"))
     }
 }
 
@@ -215,12 +203,7 @@ mod tests {
             severity: Severity::Error,
             place: Place {
                 name: "/etc/x.toml".into(),
-                position: Some(Position {
-                    line: 12,
-                    column,
-                    width,
-                    text: text.into(),
-                }),
+                position: Some(Position { line: 12, column, width, text: text.into() }),
                 order: (0, 0),
             },
             message: message.into(),
@@ -242,22 +225,13 @@ mod tests {
     fn one_line_says_how_many_more() {
         let mut all = Diagnostics::default();
         assert_eq!(all.first_line(), "no errors");
-        all.push(Diagnostic {
-            severity: Severity::Warning,
-            ..diagnostic("odd", "", 1, 0)
-        });
+        all.push(Diagnostic { severity: Severity::Warning, ..diagnostic("odd", "", 1, 0) });
         all.push(diagnostic("first", "", 1, 0));
         assert_eq!(all.first_line(), "/etc/x.toml:12:1: error: first");
         all.push(diagnostic("second", "", 1, 0));
-        assert_eq!(
-            all.first_line(),
-            "/etc/x.toml:12:1: error: first (and 1 more error)"
-        );
+        assert_eq!(all.first_line(), "/etc/x.toml:12:1: error: first (and 1 more error)");
         all.push(diagnostic("third", "", 1, 0));
-        assert_eq!(
-            all.first_line(),
-            "/etc/x.toml:12:1: error: first (and 2 more errors)"
-        );
+        assert_eq!(all.first_line(), "/etc/x.toml:12:1: error: first (and 2 more errors)");
     }
 
     #[test]

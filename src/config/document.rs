@@ -79,40 +79,19 @@ impl Origin<'_> {
 pub(crate) fn parse<'a>(source: &'a Source, problems: &mut Diagnostics) -> Tree<'a> {
     let origin = Origin::File(source);
     let (root, errors) = DeTable::parse_recoverable(&source.whole);
-    let faults: Faults = source
-        .mended
-        .iter()
-        .cloned()
-        .chain(errors.iter().map(syntax))
-        .collect();
+    let faults: Faults = source.mended.iter().cloned().chain(errors.iter().map(syntax)).collect();
     let partial = !faults.is_empty();
-    faults
-        .into_iter()
-        .for_each(|fault| problems.push(origin.error(fault)));
-    Tree {
-        origin,
-        root: root.into_inner(),
-        partial,
-    }
+    faults.into_iter().for_each(|fault| problems.push(origin.error(fault)));
+    Tree { origin, root: root.into_inner(), partial }
 }
 
 /// Sorts the tables of all files into sections.
 pub(crate) fn sections<'a>(trees: Vec<Tree<'a>>, problems: &mut Diagnostics) -> Sections<'a> {
     let mut sections = Sections::default();
-    for Tree {
-        origin,
-        root,
-        partial,
-    } in trees
-    {
+    for Tree { origin, root, partial } in trees {
         for (key, value) in root {
             let header = key.span();
-            let section = |table| Section {
-                origin,
-                header: header.clone(),
-                partial,
-                table,
-            };
+            let section = |table| Section { origin, header: header.clone(), partial, table };
             match (key.get_ref().as_ref(), value.into_inner()) {
                 ("supervisor", DeValue::Table(table)) => sections.supervisor.push(section(table)),
                 ("log", DeValue::Table(table)) => sections.log.push(section(table)),
@@ -147,12 +126,7 @@ fn nameless(span: Range<usize>) -> Fault {
 
 /// The sections of `[service]`, which itself holds nothing else.
 fn services<'a>(parent: Section<'a>, sections: &mut Sections<'a>, problems: &mut Diagnostics) {
-    let Section {
-        origin,
-        partial,
-        table,
-        ..
-    } = parent;
+    let Section { origin, partial, table, .. } = parent;
     for (key, value) in table {
         let header = key.span();
         let DeValue::Table(table) = value.into_inner() else {
@@ -171,15 +145,7 @@ fn services<'a>(parent: Section<'a>, sections: &mut Sections<'a>, problems: &mut
             problems.push(origin.error(fault));
             continue;
         }
-        sections.services.push((
-            name,
-            Section {
-                origin,
-                header,
-                partial,
-                table,
-            },
-        ));
+        sections.services.push((name, Section { origin, header, partial, table }));
     }
 }
 
@@ -199,21 +165,8 @@ fn check_name(name: &str) -> Result<(), String> {
 /// A valid service name that looks like `text`.
 pub(crate) fn make_name(text: &str) -> String {
     let tame = |c: char| {
-        if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') {
-            c
-        } else {
-            '-'
-        }
+        if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '-' }
     };
-    let name: String = text
-        .chars()
-        .map(tame)
-        .skip_while(|c| !c.is_ascii_alphanumeric())
-        .take(64)
-        .collect();
-    if name.is_empty() {
-        "service".to_owned()
-    } else {
-        name
-    }
+    let name: String = text.chars().map(tame).skip_while(|c| !c.is_ascii_alphanumeric()).take(64).collect();
+    if name.is_empty() { "service".to_owned() } else { name }
 }

@@ -67,9 +67,7 @@ fn spanned<T>(value: &Value<'_>, inner: T) -> Spanned<T> {
 pub(super) fn listen(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
     let entries = one_or_more(value);
     if entries.is_empty() {
-        return Err(one(
-            Fault::new(value.span(), "the list is empty").help("a service listens somewhere")
-        ));
+        return Err(one(Fault::new(value.span(), "the list is empty").help("a service listens somewhere")));
     }
     let mut faults = Faults::new();
     for entry in entries {
@@ -86,9 +84,7 @@ fn address(value: &Value<'_>) -> Result<Address, Fault> {
     let text = text(value)?;
     text.parse().map_err(|why: AddressError| {
         let why = why.to_string();
-        let (what, right) = why
-            .split_once("; ")
-            .unwrap_or(("not an address to listen on", &why));
+        let (what, right) = why.split_once("; ").unwrap_or(("not an address to listen on", &why));
         Fault::new(value.span(), format!("\"{text}\" is {what}")).help(right)
     })
 }
@@ -98,13 +94,8 @@ pub(super) fn handler(value: &Value<'_>) -> Result<Builtin, Fault> {
     choice(value, &HANDLERS).map_err(|_| {
         let names: Vec<&str> = HANDLERS.iter().map(|(name, _)| *name).collect();
         let guess = nearest(&known, names.iter().copied());
-        let guess = guess
-            .map(|name| format!("did you mean \"{name}\"? "))
-            .unwrap_or_default();
-        let help = format!(
-            "{guess}the handlers: {}; a program is run with exec",
-            names.join(", ")
-        );
+        let guess = guess.map(|name| format!("did you mean \"{name}\"? ")).unwrap_or_default();
+        let help = format!("{guess}the handlers: {}; a program is run with exec", names.join(", "));
         Fault::new(value.span(), format!("there is no handler \"{known}\"")).help(help)
     })
 }
@@ -112,19 +103,13 @@ pub(super) fn handler(value: &Value<'_>) -> Result<Builtin, Fault> {
 pub(super) fn exec(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
     const RIGHT: &str = "write a list, the program first, as in [\"/usr/bin/rsync\", \"--daemon\"]";
     let DeValue::Array(entries) = value.get_ref() else {
-        let message = format!(
-            "{} where a list of strings is expected",
-            value.get_ref().type_str()
-        );
+        let message = format!("{} where a list of strings is expected", value.get_ref().type_str());
         return Err(one(Fault::new(value.span(), message).help(RIGHT)));
     };
     let arguments = collect(entries.iter(), text)?;
     match (arguments.first().map(String::as_str), entries.iter().next()) {
         (Some(program), Some(first)) if !program.is_empty() => {
-            draft.exec = Some(Exec {
-                span: first.span(),
-                arguments,
-            });
+            draft.exec = Some(Exec { span: first.span(), arguments });
             Ok(())
         }
         _ => Err(one(Fault::new(value.span(), "the program is missing").help(RIGHT))),
@@ -136,10 +121,7 @@ pub(super) fn overload(_: &mut ServiceDraft, value: &Value<'_>) -> Applied {
     if supported {
         return Ok(());
     }
-    let fault = Fault::new(
-        value.span(),
-        "this overload policy is not supported by this version",
-    );
+    let fault = Fault::new(value.span(), "this overload policy is not supported by this version");
     Err(one(fault.help("write \"queue\", or remove the key")))
 }
 
@@ -148,25 +130,17 @@ pub(super) fn connections_per_child(_: &mut ServiceDraft, value: &Value<'_>) -> 
         1 => Ok(()),
         number => {
             let message = format!("{number} connections per process are not supported by this version");
-            Err(one(
-                Fault::new(value.span(), message).help("write 1, or remove the key")
-            ))
+            Err(one(Fault::new(value.span(), message).help("write 1, or remove the key")))
         }
     }
 }
 
 pub(super) fn user(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
-    set(
-        &mut draft.user,
-        name_or_number(value).map(|name| spanned(value, name)),
-    )
+    set(&mut draft.user, name_or_number(value).map(|name| spanned(value, name)))
 }
 
 pub(super) fn group(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
-    set(
-        &mut draft.group,
-        name_or_number(value).map(|name| spanned(value, name)),
-    )
+    set(&mut draft.group, name_or_number(value).map(|name| spanned(value, name)))
 }
 
 /// An absolute path.
@@ -175,10 +149,8 @@ pub(super) fn path(value: &Value<'_>) -> Result<Spanned<PathBuf>, Fault> {
     if path.starts_with('/') {
         return Ok(spanned(value, path.into()));
     }
-    Err(
-        Fault::new(value.span(), format!("\"{path}\" is not an absolute path"))
-            .help("write a path that starts with /"),
-    )
+    Err(Fault::new(value.span(), format!("\"{path}\" is not an absolute path"))
+        .help("write a path that starts with /"))
 }
 
 /// The path of the control socket; the same rules as for `unix:`.
@@ -197,9 +169,7 @@ pub(super) fn environment(draft: &mut ServiceDraft, value: &Value<'_>) -> Applie
         if name.is_empty() || name.contains('=') {
             return Err(Fault::new(key.span(), format!("\"{name}\" cannot be a variable")).help(RIGHT));
         }
-        text(value)
-            .map(|text| (name.to_owned(), text))
-            .map_err(|fault| fault.help(RIGHT))
+        text(value).map(|text| (name.to_owned(), text)).map_err(|fault| fault.help(RIGHT))
     })?;
     draft.environment = variables.into_iter().collect();
     Ok(())
@@ -213,21 +183,12 @@ pub(super) fn limits(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
 
 fn table<'v, 'a>(value: &'v Value<'a>) -> Result<&'v toml::de::DeTable<'a>, Faults> {
     let what = value.get_ref().type_str();
-    let wrong = || {
-        one(Fault::new(
-            value.span(),
-            format!("{what} where a table is expected"),
-        ))
-    };
+    let wrong = || one(Fault::new(value.span(), format!("{what} where a table is expected")));
     value.get_ref().as_table().ok_or_else(wrong)
 }
 
 pub(super) fn stderr(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
-    let words = [
-        ("log", Stderr::Log),
-        ("inherit", Stderr::Inherit),
-        ("null", Stderr::Null),
-    ];
+    let words = [("log", Stderr::Log), ("inherit", Stderr::Inherit), ("null", Stderr::Null)];
     set(&mut draft.stderr, choice(value, &words))
 }
 

@@ -31,9 +31,7 @@ impl Root<'_> {
     }
 
     fn inside(&self) -> String {
-        self.chroot
-            .map(|root| format!(" inside chroot {}", root.display()))
-            .unwrap_or_default()
+        self.chroot.map(|root| format!(" inside chroot {}", root.display())).unwrap_or_default()
     }
 
     /// An absolute symbolic link inside a chroot leads elsewhere from here, so it is taken on trust.
@@ -50,13 +48,8 @@ pub(crate) fn program(
 ) -> Result<Program, Fault> {
     let name = exec.arguments.first().map(String::as_str).unwrap_or_default();
     let path = if !name.contains('/') {
-        let search = environment
-            .get("PATH")
-            .map_or(DEFAULT_PROGRAM_PATH, String::as_str);
-        search_path(name, search, root).map_err(|fault| Fault {
-            span: exec.span.clone(),
-            ..fault
-        })?
+        let search = environment.get("PATH").map_or(DEFAULT_PROGRAM_PATH, String::as_str);
+        search_path(name, search, root).map_err(|fault| Fault { span: exec.span.clone(), ..fault })?
     } else if name.starts_with('/') {
         PathBuf::from(name)
     } else if let (Some(current), None) = (root.current, root.chroot) {
@@ -68,10 +61,7 @@ pub(crate) fn program(
         );
     };
     match executable(&path, root) {
-        Ok(()) => Ok(Program {
-            path,
-            arguments: exec.arguments.clone(),
-        }),
+        Ok(()) => Ok(Program { path, arguments: exec.arguments.clone() }),
         Err(why) => {
             let message = format!("cannot run {}{}: {why}", path.display(), root.inside());
             let help = match why.as_str() {
@@ -116,11 +106,7 @@ fn executable(path: &Path, root: Root<'_>) -> Result<(), String> {
 /// A directory that must exist.
 pub(crate) fn directory(path: &Spanned<PathBuf>, root: Root<'_>) -> Result<PathBuf, Fault> {
     let fault = |why: &str| {
-        let message = format!(
-            "cannot use directory {}{}: {why}",
-            path.get_ref().display(),
-            root.inside()
-        );
+        let message = format!("cannot use directory {}{}: {why}", path.get_ref().display(), root.inside());
         Fault::new(path.span(), message).help("create it, or correct the path")
     };
     match fs::metadata(root.outside(path.get_ref())) {

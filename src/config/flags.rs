@@ -32,14 +32,7 @@ pub(crate) struct Given {
 
 /// A configuration of one service; relative program paths start at `current`.
 pub(crate) fn from_flags(name: &str, given: &[Given], current: &Path) -> Result<Config, Diagnostics> {
-    from_flags_for(
-        name,
-        given,
-        &Machine {
-            accounts: &Accounts::default(),
-            current: Some(current),
-        },
-    )
+    from_flags_for(name, given, &Machine { accounts: &Accounts::default(), current: Some(current) })
 }
 
 /// [`from_flags`] with other users and groups.
@@ -62,12 +55,7 @@ pub(super) fn from_flags_for(
                 Err(fault) => problems.push(origin.error(fault)),
             }
         }
-        Section {
-            origin,
-            header: 0..0,
-            partial: false,
-            table,
-        }
+        Section { origin, header: 0..0, partial: false, table }
     };
     let sections = Sections {
         supervisor: vec![part(Part::Supervisor)],
@@ -76,11 +64,7 @@ pub(super) fn from_flags_for(
     };
     let config = assemble(&sections, machine, &mut problems);
     problems.sort();
-    if problems.errors() == 0 {
-        Ok(config)
-    } else {
-        Err(problems)
-    }
+    if problems.errors() == 0 { Ok(config) } else { Err(problems) }
 }
 
 /// The texts of a flag as the TOML value that a file would have.
@@ -109,12 +93,9 @@ fn value(flag: &Given, index: usize) -> Result<Spanned<DeValue<'_>>, Fault> {
 
 /// A number or boolean; any other text stays a text, for the key's own function to say what is wrong.
 fn scalar(text: &str, kind: Kind) -> DeValue<'_> {
-    let parsed = DeValue::parse(text)
-        .ok()
-        .map(Spanned::into_inner)
-        .filter(|value| match kind {
-            Kind::Number => value.is_integer(),
-            _ => value.is_bool(),
-        });
+    let parsed = DeValue::parse(text).ok().map(Spanned::into_inner).filter(|value| match kind {
+        Kind::Number => value.is_integer(),
+        _ => value.is_bool(),
+    });
     parsed.unwrap_or(DeValue::String(Cow::Borrowed(text)))
 }

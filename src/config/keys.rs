@@ -330,15 +330,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 32] = [
 ];
 
 const fn later(name: &'static str) -> Key<ServiceDraft> {
-    Key {
-        name,
-        flag: None,
-        kind: Kind::Text,
-        placeholder: "",
-        example: "",
-        doc: "",
-        apply: Apply::Later,
-    }
+    Key { name, flag: None, kind: Kind::Text, placeholder: "", example: "", doc: "", apply: Apply::Later }
 }
 
 /// Keeps a decoded value.
@@ -368,28 +360,13 @@ pub(crate) struct Flag {
 pub(crate) fn flags() -> impl Iterator<Item = Flag> {
     let service = SERVICE.iter().filter_map(|key| key.as_flag(Part::Service));
     let supervisor = SUPERVISOR.iter().filter_map(|key| key.as_flag(Part::Supervisor));
-    service
-        .chain(supervisor)
-        .chain(LOG.iter().filter_map(|key| key.as_flag(Part::Log)))
+    service.chain(supervisor).chain(LOG.iter().filter_map(|key| key.as_flag(Part::Log)))
 }
 
 impl<D> Key<D> {
     fn as_flag(&self, part: Part) -> Option<Flag> {
-        let Key {
-            name: key,
-            kind,
-            placeholder,
-            doc,
-            ..
-        } = *self;
-        self.flag.map(|name| Flag {
-            name,
-            part,
-            key,
-            kind,
-            placeholder,
-            doc,
-        })
+        let Key { name: key, kind, placeholder, doc, .. } = *self;
+        self.flag.map(|name| Flag { name, part, key, kind, placeholder, doc })
     }
 }
 

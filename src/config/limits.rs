@@ -44,14 +44,8 @@ pub(crate) fn limit(key: &toml::Spanned<toml::de::DeString<'_>>, value: &Value<'
         return Err(Fault::new(key.span(), format!("there is no limit \"{name}\"")).help(help));
     };
     amount(*unit, value)
-        .map(|value| Limit {
-            resource: *resource,
-            value,
-        })
-        .map_err(|fault| Fault {
-            help: Some(unit.right(name)),
-            ..fault
-        })
+        .map(|value| Limit { resource: *resource, value })
+        .map_err(|fault| Fault { help: Some(unit.right(name)), ..fault })
 }
 
 fn amount(unit: Unit, value: &Value<'_>) -> Result<u64, Fault> {
@@ -61,16 +55,11 @@ fn amount(unit: Unit, value: &Value<'_>) -> Result<u64, Fault> {
     if text == "unlimited" {
         return Ok(u64::MAX);
     }
-    let number = text
-        .parse()
-        .ok()
-        .filter(|_| text.starts_with(|c: char| c.is_ascii_digit()));
+    let number = text.parse().ok().filter(|_| text.starts_with(|c: char| c.is_ascii_digit()));
     let amount = number.or_else(|| match unit {
         Unit::Bytes => parse_size(text),
         // A limit of 0 would kill at once what "500ms" means to let live.
-        Unit::Seconds => parse_duration(text)
-            .map(|time| time.as_millis().div_ceil(1000))
-            .and_then(narrow),
+        Unit::Seconds => parse_duration(text).map(|time| time.as_millis().div_ceil(1000)).and_then(narrow),
         Unit::Micros => parse_duration(text).map(|time| time.as_micros()).and_then(narrow),
         Unit::Count => None,
     });
@@ -137,10 +126,7 @@ mod tests {
             ("rttime = \"x\"", "microseconds"),
         ] {
             let fault = read(text).unwrap_err();
-            assert!(
-                fault.help.as_ref().is_some_and(|shown| shown.contains(help)),
-                "{text}: {fault:?}"
-            );
+            assert!(fault.help.as_ref().is_some_and(|shown| shown.contains(help)), "{text}: {fault:?}");
         }
     }
 }

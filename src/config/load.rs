@@ -28,48 +28,24 @@ pub(crate) fn load(path: &Path) -> Result<Loaded, Diagnostics> {
 pub(super) fn load_for(path: &Path, accounts: &Accounts) -> Result<Loaded, Diagnostics> {
     let mut problems = Diagnostics::default();
     let sources = read(path, &mut problems);
-    let trees = sources
-        .iter()
-        .map(|source| parse(source, &mut problems))
-        .collect();
+    let trees = sources.iter().map(|source| parse(source, &mut problems)).collect();
     let unreadable = problems.errors() > 0;
     let mut found = Diagnostics::default();
     let sections = sections(trees, &mut found);
-    let mut config = assemble(
-        &sections,
-        &Machine {
-            accounts,
-            current: None,
-        },
-        &mut found,
-    );
+    let mut config = assemble(&sections, &Machine { accounts, current: None }, &mut found);
     problems.add_elsewhere(found);
-    config
-        .supervisor
-        .control_socket
-        .get_or_insert_with(|| DEFAULT_CONTROL_SOCKET.into());
+    config.supervisor.control_socket.get_or_insert_with(|| DEFAULT_CONTROL_SOCKET.into());
     if sections.services.is_empty() && !unreadable {
         problems.push(nothing_to_do(path));
     }
     problems.sort();
-    if problems.errors() == 0 {
-        Ok(Loaded {
-            config,
-            warnings: problems,
-        })
-    } else {
-        Err(problems)
-    }
+    if problems.errors() == 0 { Ok(Loaded { config, warnings: problems }) } else { Err(problems) }
 }
 
 fn nothing_to_do(path: &Path) -> Diagnostic {
     Diagnostic {
         severity: Severity::Error,
-        place: Place {
-            name: path.display().to_string(),
-            position: None,
-            order: (0, usize::MAX),
-        },
+        place: Place { name: path.display().to_string(), position: None, order: (0, usize::MAX) },
         message: "no service is defined".into(),
         note: None,
         help: Some(

@@ -3,8 +3,6 @@
 //! Everything in these types has been checked: users are resolved to ids, programs and directories exist. A worker gets
 //! its [`Service`] serialised, as the supervisor checked it, and never reads a file of the configuration itself.
 
-#![allow(dead_code)] // until the command line calls it
-
 mod accounts;
 pub(crate) mod address;
 mod assemble;
@@ -32,7 +30,7 @@ pub(crate) use address::Address;
 pub(crate) use diagnostic::Diagnostics;
 pub(crate) use document::make_name;
 pub(crate) use draft::HANDLERS;
-pub(crate) use load::load;
+pub(crate) use load::{Loaded, load};
 
 /// Where `preforkd run` looks without `--config`; the drop-ins are `preforkd.d/*.toml` beside it.
 pub(crate) const DEFAULT_PATH: &str = "/etc/preforkd/preforkd.toml";

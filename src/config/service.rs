@@ -32,31 +32,16 @@ pub(crate) fn resolve(
     let mut faults = Faults::new();
     let mut keep = |fault| faults.push(fault);
     if !section.partial && span(section, "listen").is_none() {
-        let fault = Fault::new(
-            section.header.clone(),
-            format!("service \"{name}\" does not say where it listens"),
-        );
+        let fault =
+            Fault::new(section.header.clone(), format!("service \"{name}\" does not say where it listens"));
         keep(fault.help("add listen = \"127.0.0.1:7007\" or another address"));
     }
-    draft
-        .listen
-        .iter()
-        .filter_map(|address| files::socket_parent(address).err())
-        .for_each(&mut keep);
+    draft.listen.iter().filter_map(|address| files::socket_parent(address).err()).for_each(&mut keep);
 
-    let root = Root {
-        chroot: draft.chroot.as_ref().map(|path| path.get_ref().as_path()),
-        current: machine.current,
-    };
-    let outside = Root {
-        chroot: None,
-        current: None,
-    };
-    let chroot = draft
-        .chroot
-        .as_ref()
-        .map(|path| files::directory(path, outside))
-        .transpose();
+    let root =
+        Root { chroot: draft.chroot.as_ref().map(|path| path.get_ref().as_path()), current: machine.current };
+    let outside = Root { chroot: None, current: None };
+    let chroot = draft.chroot.as_ref().map(|path| files::directory(path, outside)).transpose();
     let broken_chroot = chroot.is_err();
     let chroot = chroot.map_err(&mut keep).ok().flatten();
     // In a chroot that does not exist, nothing exists; saying so once is enough.
@@ -68,11 +53,7 @@ pub(crate) fn resolve(
         found.drain(..).for_each(&mut keep);
         None
     });
-    let job = if broken_chroot {
-        Ok(None)
-    } else {
-        job(name, section, &draft, root)
-    };
+    let job = if broken_chroot { Ok(None) } else { job(name, section, &draft, root) };
     let job = job.map_err(keep).ok().flatten();
 
     let Some(job) = job.filter(|_| faults.is_empty()) else {
@@ -85,13 +66,7 @@ pub(crate) fn resolve(
         workers: draft.workers.unwrap_or_else(cpus),
         spare: draft.spare.unwrap_or(0),
         max_connections: draft.max_connections.unwrap_or(1000),
-        identity: Identity {
-            user,
-            chroot,
-            working_directory,
-            umask: draft.umask,
-            nice: draft.nice,
-        },
+        identity: Identity { user, chroot, working_directory, umask: draft.umask, nice: draft.nice },
         environment: draft.environment,
         limits: draft.limits,
         stderr: draft.stderr.unwrap_or(Stderr::Log),
@@ -111,11 +86,7 @@ fn cpus() -> u16 {
 
 /// Where the key is, even if its value is wrong.
 fn span(section: &Section<'_>, wanted: &str) -> Option<Range<usize>> {
-    section
-        .table
-        .iter()
-        .find(|(key, _)| key.get_ref() == wanted)
-        .map(|(key, _)| key.span())
+    section.table.iter().find(|(key, _)| key.get_ref() == wanted).map(|(key, _)| key.span())
 }
 
 /// `None` if the key that says it has a fault of its own.
@@ -128,24 +99,18 @@ fn job(
     match (span(section, "handler"), span(section, "exec")) {
         (Some(handler), Some(exec)) => {
             let later = if handler.start > exec.start { handler } else { exec };
-            Err(
-                Fault::new(later, "a service has either handler or exec, not both")
-                    .help("remove one of the two"),
-            )
+            Err(Fault::new(later, "a service has either handler or exec, not both")
+                .help("remove one of the two"))
         }
         (None, None) if section.partial => Ok(None),
         (None, None) => {
-            let fault = Fault::new(
-                section.header.clone(),
-                format!("service \"{name}\" does not say what it serves"),
-            );
+            let fault =
+                Fault::new(section.header.clone(), format!("service \"{name}\" does not say what it serves"));
             Err(fault.help("add handler = \"echo\" for a built-in service, or exec = [\"/PATH/OF/PROGRAM\"]"))
         }
         (Some(_), None) => Ok(draft.handler.map(Job::Handler)),
         (None, Some(_)) => match &draft.exec {
-            Some(exec) => files::program(exec, &draft.environment, root)
-                .map(Job::Exec)
-                .map(Some),
+            Some(exec) => files::program(exec, &draft.environment, root).map(Job::Exec).map(Some),
             None => Ok(None),
         },
     }
@@ -154,11 +119,7 @@ fn job(
 /// Who the connection processes become.
 fn credentials(draft: &ServiceDraft, accounts: &Accounts) -> Result<Option<Credentials>, Faults> {
     let mut faults = Faults::new();
-    let group = draft
-        .group
-        .as_ref()
-        .map(|name| find_group(name, accounts))
-        .transpose();
+    let group = draft.group.as_ref().map(|name| find_group(name, accounts)).transpose();
     let group = group.unwrap_or_else(|fault| {
         faults.push(fault);
         None
@@ -179,11 +140,7 @@ fn credentials(draft: &ServiceDraft, accounts: &Accounts) -> Result<Option<Crede
             }
         },
     };
-    if faults.is_empty() {
-        Ok(credentials)
-    } else {
-        Err(faults)
-    }
+    if faults.is_empty() { Ok(credentials) } else { Err(faults) }
 }
 
 fn become_user(
@@ -203,18 +160,11 @@ fn become_user(
         }
         (None, None) => return Err(unknown_user(name, accounts)),
     };
-    let mut groups = user
-        .map(|User { name, .. }| accounts.memberships(&name))
-        .unwrap_or_default();
+    let mut groups = user.map(|User { name, .. }| accounts.memberships(&name)).unwrap_or_default();
     groups.push(gid);
     groups.sort_unstable();
     groups.dedup();
-    Ok(Credentials {
-        name: name.get_ref().clone(),
-        uid,
-        gid,
-        groups,
-    })
+    Ok(Credentials { name: name.get_ref().clone(), uid, gid, groups })
 }
 
 fn unknown_user(name: &Spanned<String>, accounts: &Accounts) -> Fault {
@@ -229,11 +179,7 @@ fn find_group(name: &Spanned<String>, accounts: &Accounts) -> Result<Group, Faul
         return Ok(group);
     }
     if let Some(gid) = id(name.get_ref()) {
-        return Ok(Group {
-            name: gid.to_string(),
-            gid,
-            members: Vec::new(),
-        });
+        return Ok(Group { name: gid.to_string(), gid, members: Vec::new() });
     }
     let groups = accounts.groups();
     let message = format!("\"{}\" is no group of this machine", name.get_ref());

@@ -37,9 +37,7 @@ impl Source {
         let start = floor(&self.text, span.start);
         let end = floor(&self.text, span.end).max(start);
         let line_start = self.text[..start].rfind('\n').map_or(0, |newline| newline + 1);
-        let line_end = self.text[start..]
-            .find('\n')
-            .map_or(self.text.len(), |newline| start + newline);
+        let line_end = self.text[start..].find('\n').map_or(self.text.len(), |newline| start + newline);
         Place {
             name: self.path.display().to_string(),
             position: Some(Position {
@@ -54,10 +52,7 @@ impl Source {
 }
 
 fn floor(text: &str, offset: usize) -> usize {
-    (0..=offset.min(text.len()))
-        .rev()
-        .find(|&at| text.is_char_boundary(at))
-        .unwrap_or(0)
+    (0..=offset.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0)
 }
 
 /// Reads the main file and the drop-ins beside it; what cannot be read is reported and left out.
@@ -101,9 +96,7 @@ fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in entries {
         let path = entry?.path();
-        let hidden = path
-            .file_name()
-            .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+        let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
         if !hidden && path.extension().is_some_and(|extension| extension == "toml") {
             paths.push(path);
         }
@@ -142,38 +135,19 @@ fn reason(error: &io::Error) -> String {
 }
 
 fn whole_file(path: &Path, order: usize, severity: Severity, message: String) -> Diagnostic {
-    let place = Place {
-        name: path.display().to_string(),
-        position: None,
-        order: (order, 0),
-    };
-    Diagnostic {
-        severity,
-        place,
-        message,
-        note: None,
-        help: None,
-    }
+    let place = Place { name: path.display().to_string(), position: None, order: (order, 0) };
+    Diagnostic { severity, place, message, note: None, help: None }
 }
 
 /// The bytes as text; TOML is UTF-8.
 fn decode(path: PathBuf, order: usize, bytes: &[u8], problems: &mut Diagnostics) -> Source {
     let text = String::from_utf8_lossy(bytes).into_owned();
     let (whole, mended) = mend(&text);
-    let source = Source {
-        path,
-        text,
-        whole,
-        mended,
-        order,
-    };
+    let source = Source { path, text, whole, mended, order };
     if let Err(error) = std::str::from_utf8(bytes) {
         let at = error.valid_up_to();
-        let fault = Fault::new(
-            at..at + char::REPLACEMENT_CHARACTER.len_utf8(),
-            "this is not UTF-8",
-        )
-        .help("save the file in UTF-8");
+        let fault = Fault::new(at..at + char::REPLACEMENT_CHARACTER.len_utf8(), "this is not UTF-8")
+            .help("save the file in UTF-8");
         problems.push(Origin::File(&source).error(fault));
     }
     source
@@ -182,40 +156,22 @@ fn decode(path: PathBuf, order: usize, bytes: &[u8], problems: &mut Diagnostics)
 /// Blanks the lines of keys without a value: at such a line toml 1.2 gives up its tree, and with it every later error.
 fn mend(text: &str) -> (String, Faults) {
     let (_, errors) = DeTable::parse_recoverable(text);
-    let faults: Faults = errors
-        .iter()
-        .filter(|error| error.message().starts_with("key with no value"))
-        .map(syntax)
-        .collect();
+    let faults: Faults =
+        errors.iter().filter(|error| error.message().starts_with("key with no value")).map(syntax).collect();
     let line_of = |offset: usize| {
-        text.as_bytes()[..offset.min(text.len())]
-            .iter()
-            .filter(|&&byte| byte == b'\n')
-            .count()
+        text.as_bytes()[..offset.min(text.len())].iter().filter(|&&byte| byte == b'\n').count()
     };
     let broken: Vec<usize> = faults.iter().map(|fault| line_of(fault.span.start)).collect();
-    let blank = |line: &str| {
-        line.bytes()
-            .map(|byte| if byte == b'\n' { '\n' } else { ' ' })
-            .collect::<String>()
-    };
+    let blank =
+        |line: &str| line.bytes().map(|byte| if byte == b'\n' { '\n' } else { ' ' }).collect::<String>();
     let lines = text.split_inclusive('\n').enumerate();
     let whole = lines
-        .map(|(number, line)| {
-            if broken.contains(&number) {
-                blank(line)
-            } else {
-                line.to_owned()
-            }
-        })
+        .map(|(number, line)| if broken.contains(&number) { blank(line) } else { line.to_owned() })
         .collect();
     (whole, faults)
 }
 
 /// A syntax error of the parser.
 pub(crate) fn syntax(error: &toml::de::Error) -> Fault {
-    Fault::new(
-        error.span().unwrap_or_default(),
-        format!("TOML syntax: {}", error.message()),
-    )
+    Fault::new(error.span().unwrap_or_default(), format!("TOML syntax: {}", error.message()))
 }

@@ -30,28 +30,17 @@ pub(crate) struct Fault {
 impl Fault {
     /// Without help yet.
     pub(crate) fn new(span: Range<usize>, message: impl Into<String>) -> Self {
-        Fault {
-            span,
-            message: message.into(),
-            note: None,
-            help: None,
-        }
+        Fault { span, message: message.into(), note: None, help: None }
     }
 
     /// Says what would be right.
     pub(crate) fn help(self, help: impl Into<String>) -> Self {
-        Fault {
-            help: Some(help.into()),
-            ..self
-        }
+        Fault { help: Some(help.into()), ..self }
     }
 
     /// Names another place.
     pub(crate) fn note(self, note: impl Into<String>) -> Self {
-        Fault {
-            note: Some(note.into()),
-            ..self
-        }
+        Fault { note: Some(note.into()), ..self }
     }
 }
 
@@ -66,20 +55,13 @@ pub(crate) fn decode<'a, T: Deserialize<'a>>(value: &Value<'a>) -> Result<T, Fau
             Some((message, help)) => (plain(message), Some(help.to_owned())),
             None => (plain(error.message()), None),
         };
-        Fault {
-            span,
-            message,
-            note: None,
-            help,
-        }
+        Fault { span, message, note: None, help }
     })
 }
 
 /// serde's "invalid type: A, expected B" in plain words.
 fn plain(message: &str) -> String {
-    let wrong = message
-        .strip_prefix("invalid type: ")
-        .or_else(|| message.strip_prefix("invalid value: "));
+    let wrong = message.strip_prefix("invalid type: ").or_else(|| message.strip_prefix("invalid value: "));
     match wrong.and_then(|wrong| wrong.rsplit_once(", expected ")) {
         Some((found, expected)) => format!("{found} where {expected} is expected"),
         None => message.to_owned(),
@@ -219,11 +201,8 @@ pub(crate) fn umask(value: &Value<'_>) -> Result<u32, Fault> {
             let digits = number.to_string();
             let is_octal =
                 number.radix() == 10 && u32::from_str_radix(&digits, 8).is_ok_and(|mask| mask <= 0o777);
-            let right = if is_octal {
-                format!("write \"{digits:0>3}\" or 0o{digits:0>3}")
-            } else {
-                RIGHT.to_owned()
-            };
+            let right =
+                if is_octal { format!("write \"{digits:0>3}\" or 0o{digits:0>3}") } else { RIGHT.to_owned() };
             return Err(Fault::new(value.span(), format!("{digits} is not octal")).help(right));
         }
         other => {
@@ -243,11 +222,7 @@ pub(crate) fn find_nul(value: &Value<'_>) -> Option<Range<usize>> {
         DeValue::String(text) => text.contains('\0').then(|| value.span()),
         DeValue::Array(entries) => entries.iter().find_map(find_nul),
         DeValue::Table(entries) => entries.iter().find_map(|(key, value)| {
-            if key.get_ref().contains('\0') {
-                Some(key.span())
-            } else {
-                find_nul(value)
-            }
+            if key.get_ref().contains('\0') { Some(key.span()) } else { find_nul(value) }
         }),
         _ => None,
     }
@@ -263,49 +238,19 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, millis) in [
-            ("500ms", 500),
-            ("30s", 30_000),
-            ("5m", 300_000),
-            ("1h", 3_600_000),
-            ("0s", 0),
-        ] {
-            assert_eq!(
-                parse_duration(text),
-                Some(Duration::from_millis(millis)),
-                "{text}"
-            );
+        for (text, millis) in [("500ms", 500), ("30s", 30_000), ("5m", 300_000), ("1h", 3_600_000), ("0s", 0)]
+        {
+            assert_eq!(parse_duration(text), Some(Duration::from_millis(millis)), "{text}");
         }
-        for text in [
-            "",
-            "s",
-            "30",
-            "-1s",
-            "+1s",
-            "1.5s",
-            "30 s",
-            "1M",
-            "1d",
-            "1h30m",
-            "99999999999999999h",
-        ] {
+        for text in ["", "s", "30", "-1s", "+1s", "1.5s", "30 s", "1M", "1d", "1h30m", "99999999999999999h"] {
             assert_eq!(parse_duration(text), None, "{text}");
         }
-        assert_eq!(
-            duration(&value("30")).unwrap_err().message,
-            "a duration needs a unit"
-        );
+        assert_eq!(duration(&value("30")).unwrap_err().message, "a duration needs a unit");
     }
 
     #[test]
     fn sizes() {
-        for (text, bytes) in [
-            ("0", 0),
-            ("64K", 65536),
-            ("1M", 1 << 20),
-            ("2G", 2 << 30),
-            ("1T", 1 << 40),
-        ] {
+        for (text, bytes) in [("0", 0), ("64K", 65536), ("1M", 1 << 20), ("2G", 2 << 30), ("1T", 1 << 40)] {
             assert_eq!(parse_size(text), Some(bytes), "{text}");
         }
         for text in ["", "K", "1k", "1KB", "-1", "1 M", "99999999T"] {
@@ -315,43 +260,24 @@ mod tests {
 
     #[test]
     fn masks_are_octal() {
-        for (text, mask) in [
-            ("\"022\"", 0o22),
-            ("\"0o27\"", 0o27),
-            ("0o77", 0o77),
-            ("\"0\"", 0),
-            ("\"777\"", 0o777),
-        ] {
+        for (text, mask) in
+            [("\"022\"", 0o22), ("\"0o27\"", 0o27), ("0o77", 0o77), ("\"0\"", 0), ("\"777\"", 0o777)]
+        {
             assert_eq!(umask(&value(text)), Ok(mask), "{text}");
         }
         for text in ["22", "0x12", "\"\"", "\"8\"", "\"+7\"", "\"1000\"", "true"] {
             assert!(umask(&value(text)).is_err(), "{text}");
         }
-        assert_eq!(
-            umask(&value("22")).unwrap_err().help.unwrap(),
-            "write \"022\" or 0o022"
-        );
+        assert_eq!(umask(&value("22")).unwrap_err().help.unwrap(), "write \"022\" or 0o022");
     }
 
     #[test]
     fn numbers_have_a_range() {
         assert_eq!(whole::<1, 1024, u16>(&value("1024")), Ok(1024));
-        for text in [
-            "0",
-            "1025",
-            "-1",
-            "1.5",
-            "\"4\"",
-            "18446744073709551615",
-            "99999999999999999999999999",
-        ] {
+        for text in ["0", "1025", "-1", "1.5", "\"4\"", "18446744073709551615", "99999999999999999999999999"]
+        {
             let fault = whole::<1, 1024, u16>(&value(text)).unwrap_err();
-            assert!(
-                fault
-                    .message
-                    .ends_with("where a whole number from 1 to 1024 is expected"),
-                "{fault:?}"
-            );
+            assert!(fault.message.ends_with("where a whole number from 1 to 1024 is expected"), "{fault:?}");
         }
     }
 }

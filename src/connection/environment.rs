@@ -80,7 +80,8 @@ impl Environment {
                     ("IPCLOCALPATH", socket::local_path(call.connection)),
                     ("IPCREMOTEPATH", socket::peer_path(call.connection)),
                 ] {
-                    let bytes = path.map(|path| [name.as_bytes(), b"=", path.as_os_str().as_bytes()].concat());
+                    let bytes =
+                        path.map(|path| [name.as_bytes(), b"=", path.as_os_str().as_bytes()].concat());
                     all.extend(bytes.and_then(|bytes| CString::new(bytes).ok()));
                 }
             }

@@ -79,7 +79,9 @@ impl Failure {
         let object = match (self.stage, &service.job) {
             (Stage::Exec, Job::Exec(program)) => Some(program.path.display().to_string()),
             (Stage::Root, _) => identity.chroot.as_ref().map(|path| path.display().to_string()),
-            (Stage::Directory, _) => identity.working_directory.as_ref().map(|path| path.display().to_string()),
+            (Stage::Directory, _) => {
+                identity.working_directory.as_ref().map(|path| path.display().to_string())
+            }
             (Stage::User, _) => identity.user.as_ref().map(|user| user.name.clone()),
             _ => None,
         };
@@ -118,7 +120,6 @@ impl Failures {
         let stage = Stage::ALL.into_iter().find(|stage| Some(&(*stage as u8)) == rest.first())?;
         Some((Pid::from_ne_bytes(*pid), Failure { stage, errno: i32::from_ne_bytes(*errno) }))
     }
-
 }
 
 /// The pipe, in a connection process.

@@ -25,7 +25,11 @@ pub(crate) struct Cage {
 
 impl Cage {
     /// Prepares it, in a worker that has not raised its limits yet.
-    pub(super) fn new(identity: &Identity, limits: &[Limit], restore_descriptor_limit: bool) -> io::Result<Self> {
+    pub(super) fn new(
+        identity: &Identity,
+        limits: &[Limit],
+        restore_descriptor_limit: bool,
+    ) -> io::Result<Self> {
         let own = limits.iter().any(|limit| limit.resource == config::Resource::Nofile);
         let descriptors = match restore_descriptor_limit && !own {
             true => Some(getrlimit(Resource::RLIMIT_NOFILE)?),

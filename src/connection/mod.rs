@@ -64,7 +64,8 @@ impl Preparation {
             Job::Handler(builtin) => (PreparedJob::Handler(*builtin), false),
             Job::Exec(program) => {
                 let path = CString::new(program.path.as_os_str().as_bytes())?;
-                let arguments: Result<_, _> = program.arguments.iter().map(|text| CString::new(text.as_str())).collect();
+                let arguments: Result<_, _> =
+                    program.arguments.iter().map(|text| CString::new(text.as_str())).collect();
                 let environment = Environment::new(&service.name, &service.environment)?;
                 (PreparedJob::Exec { path, arguments: arguments?, environment }, true)
             }

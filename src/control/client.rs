@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use super::{Answer, Request};
+use crate::exit;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +31,16 @@ pub(crate) enum AskError {
         /// What was wrong.
         reason: String,
     },
+}
+
+impl AskError {
+    /// With which code to exit.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            AskError::NotPermitted(_) => exit::NOT_PERMITTED,
+            AskError::Unreachable { .. } | AskError::NoAnswer { .. } => exit::UNAVAILABLE,
+        }
+    }
 }
 
 /// Asks the supervisor at `path` and waits for its answer, as long as it takes.

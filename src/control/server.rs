@@ -41,10 +41,14 @@ struct Client {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpenError {
     /// Somebody answers there.
-    #[error("another preforkd already answers at the control socket {0}; stop it, or choose another path by control_socket or --control")]
+    #[error(
+        "another preforkd already answers at the control socket {0}; stop it, or choose another path by control_socket or --control"
+    )]
     InUse(String),
     /// The system says no.
-    #[error("cannot make the control socket {path}: {source}; choose another path by control_socket or --control")]
+    #[error(
+        "cannot make the control socket {path}: {source}; choose another path by control_socket or --control"
+    )]
     Io {
         /// The socket.
         path: String,
@@ -57,7 +61,9 @@ impl OpenError {
     /// With which code to exit.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            OpenError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => exit::NOT_PERMITTED,
+            OpenError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                exit::NOT_PERMITTED
+            }
             _ => exit::OS,
         }
     }

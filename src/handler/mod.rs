@@ -2,7 +2,6 @@
 //!
 //! Each runs in a connection process of its own, on a blocking stream socket, TCP or Unix, and ends when the client has
 //! gone. How the client goes, by a close, a reset or silence, is its own business and no error.
-#![allow(dead_code)]
 
 mod chargen;
 mod clock;

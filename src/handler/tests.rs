@@ -22,10 +22,7 @@ fn unix(builtin: Builtin) -> (UnixStream, JoinHandle<u8>) {
 
 /// Closes with RST, as a client that crashes with input unread does.
 fn reset(client: TcpStream) {
-    let now = libc::linger {
-        l_onoff: 1,
-        l_linger: 0,
-    };
+    let now = libc::linger { l_onoff: 1, l_linger: 0 };
     socket::setsockopt(&client, socket::sockopt::Linger, &now).unwrap();
     drop(client);
 }
@@ -74,13 +71,7 @@ fn echo_gives_all_back_after_a_half_close() {
 
 #[test]
 fn a_client_that_resets_or_never_reads_is_no_error() {
-    for builtin in [
-        Builtin::Echo,
-        Builtin::Discard,
-        Builtin::Chargen,
-        Builtin::Daytime,
-        Builtin::Time,
-    ] {
+    for builtin in [Builtin::Echo, Builtin::Discard, Builtin::Chargen, Builtin::Daytime, Builtin::Time] {
         let (mut client, handler) = tcp(builtin);
         let _ = client.write_all(&[b'x'; 10_000]);
         reset(client);
@@ -134,10 +125,7 @@ fn chargen_goes_on_after_a_half_close_and_beside_a_client_that_writes_first() {
 fn daytime_and_time_answer_once_and_close() {
     let (client, handler) = tcp(Builtin::Daytime);
     let line = String::from_utf8(read_all(&client)).unwrap();
-    assert!(
-        line.is_ascii() && line.ends_with("-UTC\r\n") && line.matches('\n').count() == 1,
-        "{line:?}"
-    );
+    assert!(line.is_ascii() && line.ends_with("-UTC\r\n") && line.matches('\n').count() == 1, "{line:?}");
     drop(client);
     assert_eq!(handler.join().unwrap(), exit::OK);
 

@@ -41,10 +41,7 @@ impl Datagram {
         socket.set_nonblocking(true)?;
         // Room for a burst, as sd-journal does; the kernel grants what net.core.wmem_max allows.
         let _ = setsockopt(&socket, sockopt::SndBuf, &(8 << 20));
-        Ok(Datagram {
-            socket,
-            path: path.to_owned(),
-        })
+        Ok(Datagram { socket, path: path.to_owned() })
     }
 
     /// Where the datagrams go.
@@ -69,13 +66,7 @@ impl Datagram {
         let descriptors = [descriptor.as_raw_fd()];
         let rights = [ControlMessage::ScmRights(&descriptors)];
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        sendmsg(
-            self.socket.as_fd().as_raw_fd(),
-            &[],
-            &rights,
-            flags,
-            Some(&address),
-        )?;
+        sendmsg(self.socket.as_fd().as_raw_fd(), &[], &rights, flags, Some(&address))?;
         Ok(())
     }
 

@@ -21,12 +21,7 @@ pub(super) struct Escaper<'a> {
 
 impl<'a> Escaper<'a> {
     pub(super) fn new(out: &'a mut Vec<u8>, newline: Option<&'a str>) -> Self {
-        Escaper {
-            out,
-            newline,
-            room: LONGEST,
-            cut: 0,
-        }
+        Escaper { out, newline, room: LONGEST, cut: 0 }
     }
 
     /// Appends bytes that need not be UTF-8.
@@ -185,10 +180,7 @@ mod tests {
                 let text = format!("{}{odd}{odd}{odd}{odd}{odd}{odd}end", "a".repeat(pad));
                 let cut = escaped(text.as_bytes());
                 let (kept, mark) = cut.split_once("... [").unwrap();
-                assert!(
-                    kept.len() <= LONGEST && mark.ends_with(" bytes more]"),
-                    "{pad} {odd:?}"
-                );
+                assert!(kept.len() <= LONGEST && mark.ends_with(" bytes more]"), "{pad} {odd:?}");
                 assert!(!kept.contains("end"));
             }
         }

@@ -2,7 +2,6 @@
 //!
 //! Writing a record never waits, fails or panics. What the target cannot take is counted, and the count is reported
 //! as soon as something gets through again. If nobody is at the target, records go to stderr until somebody is.
-#![allow(dead_code, unused_imports)]
 
 mod datagram;
 mod escape;
@@ -61,11 +60,7 @@ impl Log {
 
     fn open_at(settings: config::Log, places: &Places<'_>) -> Log {
         let (sink, problem) = Sink::open(settings.target, places);
-        let log = Log {
-            level: Cell::new(settings.level),
-            dropped: Cell::new(0),
-            sink: RefCell::new(sink),
-        };
+        let log = Log { level: Cell::new(settings.level), dropped: Cell::new(0), sink: RefCell::new(sink) };
         if let Some(problem) = problem {
             log.error(None, format_args!("{problem}; the log goes to stderr"));
         }
@@ -80,12 +75,7 @@ impl Log {
         service: Option<&str>,
         text: fmt::Arguments<'_>,
     ) {
-        self.write(&Entry {
-            level,
-            id,
-            service,
-            body: Body::Event(text),
-        });
+        self.write(&Entry { level, id, service, body: Body::Event(text) });
     }
 
     /// Something does not work and somebody must act.
@@ -164,12 +154,7 @@ struct Places<'a> {
 impl<'a> Places<'a> {
     fn real(stderr: BorrowedFd<'a>, journal_stream: Option<&'a str>) -> Self {
         let journal = Path::new("/run/systemd/journal/socket");
-        Places {
-            journal,
-            syslog: Path::new("/dev/log"),
-            stderr,
-            journal_stream,
-        }
+        Places { journal, syslog: Path::new("/dev/log"), stderr, journal_stream }
     }
 }
 
@@ -203,24 +188,11 @@ impl Sink {
         };
         let (target, problem) = match opened {
             Ok(target) => (target, None),
-            Err(error) => (
-                Target::Stderr,
-                Some(format!("cannot make a socket for the log: {error}")),
-            ),
+            Err(error) => (Target::Stderr, Some(format!("cannot make a socket for the log: {error}"))),
         };
         let stderr = Stderr::open(places.stderr, journal);
         let buffer = Vec::with_capacity(1024);
-        (
-            Sink {
-                target,
-                stderr,
-                buffer,
-                away: false,
-                reported: 0,
-                reported_at: None,
-            },
-            problem,
-        )
+        (Sink { target, stderr, buffer, away: false, reported: 0, reported_at: None }, problem)
     }
 
     /// Whether the record was taken.
@@ -252,12 +224,7 @@ impl Sink {
             let body = Body::Event(format_args!(
                 "the log at {path}: {error}; records go to stderr until it is back"
             ));
-            let notice = Entry {
-                level: Level::Warning,
-                id: None,
-                service: None,
-                body,
-            };
+            let notice = Entry { level: Level::Warning, id: None, service: None, body };
             let _ = self.stderr.send(&notice, &mut self.buffer);
         }
         self.stderr.send(entry, &mut self.buffer).is_ok()
@@ -269,16 +236,9 @@ impl Sink {
         if dropped > self.reported && level >= Level::Warning && due() {
             self.reported_at = Some(Instant::now());
             let lost = dropped - self.reported;
-            let body = Body::Event(format_args!(
-                "{lost} log records were lost: the log could not take them"
-            ));
+            let body = Body::Event(format_args!("{lost} log records were lost: the log could not take them"));
             let id = Some(MessageId::RecordsDropped);
-            if self.write(&Entry {
-                level: Level::Warning,
-                id,
-                service: None,
-                body,
-            }) {
+            if self.write(&Entry { level: Level::Warning, id, service: None, body }) {
                 self.reported = dropped;
             }
         }

@@ -19,9 +19,7 @@ pub(super) struct Native {
 
 impl Native {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        Ok(Native {
-            socket: Datagram::open(path)?,
-        })
+        Ok(Native { socket: Datagram::open(path)? })
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -206,10 +206,7 @@ fn connection_fields(record: &ConnectionRecord<'_>, field: &mut dyn FnMut(&'stat
         }
         Remote::Unknown => {}
     }
-    field(
-        "PREFORKD_DURATION_USEC",
-        format_args!("{}", record.duration.as_micros()),
-    );
+    field("PREFORKD_DURATION_USEC", format_args!("{}", record.duration.as_micros()));
     field("PREFORKD_EXIT", format_args!("{}", record.exit));
     if record.pid > 0 {
         field("PREFORKD_CHILD_PID", format_args!("{}", record.pid));

@@ -54,12 +54,7 @@ impl Stderr {
     /// `journal` says that journald reads what is written to `fd`.
     pub(super) fn open(fd: BorrowedFd<'_>, journal: bool) -> Self {
         let Ok(shared) = fd.try_clone_to_owned() else {
-            return Stderr {
-                file: None,
-                way: Way::Shared,
-                form: Form::Plain,
-                torn: false,
-            };
+            return Stderr { file: None, way: Way::Shared, form: Form::Plain, torn: false };
         };
         let shared = File::from(shared);
         let kind = shared.metadata().ok().map(|metadata| metadata.file_type());
@@ -76,12 +71,7 @@ impl Stderr {
                 Err(_) => (shared, Way::Shared),
             }
         };
-        Stderr {
-            file: Some(file.into()),
-            way,
-            form,
-            torn: false,
-        }
+        Stderr { file: Some(file.into()), way, form, torn: false }
     }
 
     /// Writes a record with one system call, or not at all if that would wait.
@@ -130,19 +120,11 @@ impl Stderr {
     fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         let file = self.file.as_ref().ok_or(Errno::EBADF)?;
         let written = match self.way {
-            Way::Socket => send(
-                file.as_raw_fd(),
-                bytes,
-                MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
-            )?,
+            Way::Socket => send(file.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?,
             Way::Reopened => nix::unistd::write(file, bytes)?,
             Way::Shared => write_if_ready(file.as_fd(), bytes)?,
         };
-        if written == 0 {
-            Err(Errno::EAGAIN.into())
-        } else {
-            Ok(written)
-        }
+        if written == 0 { Err(Errno::EAGAIN.into()) } else { Ok(written) }
     }
 }
 
@@ -152,10 +134,7 @@ fn write_if_ready(file: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     if poll(&mut ready, PollTimeout::ZERO)? == 0 {
         return Err(Errno::EAGAIN.into());
     }
-    Ok(nix::unistd::write(
-        file,
-        &bytes[..bytes.len().min(libc::PIPE_BUF)],
-    )?)
+    Ok(nix::unistd::write(file, &bytes[..bytes.len().min(libc::PIPE_BUF)])?)
 }
 
 /// `O_NOCTTY`: a terminal must not become ours. `O_APPEND`: our offset is our own, and others write there too.
@@ -195,12 +174,7 @@ mod tests {
 
     fn send_text(stderr: &mut Stderr, text: &str) -> Result<(), Refusal> {
         let body = Body::Event(format_args!("{text}"));
-        let entry = Entry {
-            level: Level::Warning,
-            id: None,
-            service: Some("echo"),
-            body,
-        };
+        let entry = Entry { level: Level::Warning, id: None, service: Some("echo"), body };
         stderr.send(&entry, &mut Vec::new())
     }
 
@@ -217,10 +191,7 @@ mod tests {
         assert_eq!(lines.len(), 3, "{text}");
         let (time, rest) = lines[0].split_once(' ').unwrap();
         assert_eq!(rest, "warning: echo: one");
-        assert!(
-            time.len() == 24 && time.starts_with("20") && time.ends_with('Z'),
-            "{time}"
-        );
+        assert!(time.len() == 24 && time.starts_with("20") && time.ends_with('Z'), "{time}");
         assert!(lines[1].ends_with("Z warning: echo: two"));
         assert_eq!(lines[2], "  lines");
     }

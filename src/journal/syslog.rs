@@ -30,11 +30,7 @@ impl Syslog {
             process: "preforkd".to_owned(),
             pid: 0,
         };
-        Ok(Syslog {
-            socket: Datagram::open(path)?,
-            formatter,
-            line: Vec::new(),
-        })
+        Ok(Syslog { socket: Datagram::open(path)?, formatter, line: Vec::new() })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -58,11 +54,7 @@ impl Syslog {
         self.formatter.pid = std::process::id();
         let id = entry.id.map_or(0, super::MessageId::number);
         self.line.clear();
-        if self
-            .formatter
-            .format(&mut self.line, severity(entry.level), (id, data, message))
-            .is_err()
-        {
+        if self.formatter.format(&mut self.line, severity(entry.level), (id, data, message)).is_err() {
             return Err(Refusal::Full);
         }
         Ok(self.socket.send(&self.line)?)
@@ -82,11 +74,6 @@ fn severity(level: Level) -> Severity {
 /// The name that the kernel has: no look-up, and printable ASCII as the RFC wants.
 fn hostname() -> String {
     let name = nix::unistd::gethostname().unwrap_or_default();
-    let name: String = name
-        .to_string_lossy()
-        .chars()
-        .filter(char::is_ascii_graphic)
-        .take(255)
-        .collect();
+    let name: String = name.to_string_lossy().chars().filter(char::is_ascii_graphic).take(255).collect();
     if name.is_empty() { "-".to_owned() } else { name }
 }

@@ -161,7 +161,9 @@ impl Board {
         }
         let taken = |range: std::ops::Range<u32>| {
             let range = range.start as usize..range.end as usize;
-            self.owners().get(range).map_or(0, |owners| owners.iter().filter(|word| word.load(SeqCst) != 0).count())
+            self.owners()
+                .get(range)
+                .map_or(0, |owners| owners.iter().filter(|word| word.load(SeqCst) != 0).count())
         };
         let above = taken(limit..top);
         if above == 0 {
@@ -210,7 +212,8 @@ impl Board {
 
     /// The pid goes first: a slot that has an owner and no pid is one whose process is not made yet.
     fn clear(&self, index: u32) {
-        if let (Some(owner), Some(pid)) = (self.owners().get(index as usize), self.pids().get(index as usize)) {
+        if let (Some(owner), Some(pid)) = (self.owners().get(index as usize), self.pids().get(index as usize))
+        {
             pid.store(0, SeqCst);
             owner.store(0, SeqCst);
         }

@@ -76,7 +76,8 @@ impl WorkerProcess {
     /// Tells it to end when its connections have; of `closing` listeners it takes what is queued first.
     pub(super) fn retire(&mut self, closing: &[Rc<Listener>]) {
         let is_closing = |listener: &Rc<Listener>| closing.iter().any(|other| Rc::ptr_eq(listener, other));
-        let empty = (0..).zip(&self.listeners).filter(|(_, listener)| is_closing(listener)).map(|(i, _)| i).collect();
+        let empty =
+            (0..).zip(&self.listeners).filter(|(_, listener)| is_closing(listener)).map(|(i, _)| i).collect();
         self.state = WorkerState::Draining;
         self.order(&Order::Retire { empty });
     }
@@ -181,7 +182,9 @@ impl Crew {
     }
 
     fn of(&self, service: &str, generation: u64) -> impl Iterator<Item = &WorkerProcess> {
-        self.workers.values().filter(move |worker| worker.generation == generation && worker.service == service)
+        self.workers
+            .values()
+            .filter(move |worker| worker.generation == generation && worker.service == service)
     }
 
     /// Sends an order to all workers of a generation.

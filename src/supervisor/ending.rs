@@ -130,7 +130,8 @@ impl Supervisor {
         let live: u32 = self.services.values().map(|service| service.floor.board.live()).sum();
         let noun = plural(live as usize, "connection");
         self.systemd.extend(EXTENSION);
-        self.systemd.status(&format!("draining: {live} {noun} left, ended in {} s at the latest", left.as_secs()));
+        self.systemd
+            .status(&format!("draining: {live} {noun} left, ended in {} s at the latest", left.as_secs()));
     }
 
     fn end_by(&mut self, means: Means, now: Instant) {

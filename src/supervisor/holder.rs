@@ -24,7 +24,8 @@ fn tcp_inode(wanted: SocketAddr) -> Option<u64> {
         let Ok(text) = fs::read_to_string(table) else { continue };
         for line in text.lines().skip(1) {
             let fields: Vec<_> = line.split_ascii_whitespace().collect();
-            let (Some(local), Some(&"0A"), Some(inode)) = (fields.get(1), fields.get(3), fields.get(9)) else {
+            let (Some(local), Some(&"0A"), Some(inode)) = (fields.get(1), fields.get(3), fields.get(9))
+            else {
                 continue;
             };
             if local_address(local).is_some_and(|local| conflicts(local, wanted)) {

@@ -105,16 +105,29 @@ impl fmt::Display for ListenError {
             Cause::InUse(Some(holder)) => write!(f, "cannot listen on {address}: it is in use by {holder}"),
             Cause::InUse(None) => write!(f, "cannot listen on {address}: another process is using it"),
             Cause::NotPassed(names) if names.is_empty() => {
-                write!(f, "cannot listen on {address}: systemd passed no socket; is there a .socket unit, and was it started?")
+                write!(
+                    f,
+                    "cannot listen on {address}: systemd passed no socket; is there a .socket unit, and was it started?"
+                )
             }
             Cause::NotPassed(names) => {
-                write!(f, "cannot listen on {address}: systemd passed no socket of that name, but {}", names.join(", "))
+                write!(
+                    f,
+                    "cannot listen on {address}: systemd passed no socket of that name, but {}",
+                    names.join(", ")
+                )
             }
             Cause::NoListener => {
-                write!(f, "cannot listen on {address}: what systemd passed is no listening stream socket; use ListenStream= and Accept=no")
+                write!(
+                    f,
+                    "cannot listen on {address}: what systemd passed is no listening stream socket; use ListenStream= and Accept=no"
+                )
             }
             Cause::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                write!(f, "cannot listen on {address}: {error}; ports below 1024 need root, CAP_NET_BIND_SERVICE or a systemd socket")
+                write!(
+                    f,
+                    "cannot listen on {address}: {error}; ports below 1024 need root, CAP_NET_BIND_SERVICE or a systemd socket"
+                )
             }
             Cause::Io(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
                 write!(f, "cannot listen on {address}: this machine has no such address")
@@ -143,7 +156,8 @@ impl Listeners {
         self.open.retain(|_, listeners| listeners.iter().any(|listener| listener.strong_count() > 0));
         let mut all = Vec::new();
         for address in &service.listen {
-            let known: Vec<_> = self.open.get(address).into_iter().flatten().filter_map(Weak::upgrade).collect();
+            let known: Vec<_> =
+                self.open.get(address).into_iter().flatten().filter_map(Weak::upgrade).collect();
             if !known.is_empty() {
                 all.extend(known);
                 continue;
@@ -186,7 +200,9 @@ impl Listeners {
         };
         let wrap = |socket: OwnedFd| {
             let bound = socket::local_address(socket.as_fd()).ok().flatten();
-            let name = bound.filter(|_| file.is_none()).map_or_else(|| address.to_string(), |bound| bound.to_string());
+            let name = bound
+                .filter(|_| file.is_none())
+                .map_or_else(|| address.to_string(), |bound| bound.to_string());
             let listener = Listener { socket, address: address.clone(), name, file: file.clone() };
             listener.set_options(options);
             Rc::new(listener)
@@ -216,6 +232,7 @@ impl Listeners {
 /// Removes a Unix socket that nobody listens on any more; bind(2) would fail with it there.
 fn remove_stale(path: &Path) -> io::Result<()> {
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
-    let is_dead = || UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+    let is_dead =
+        || UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
     if is_socket && is_dead() { std::fs::remove_file(path) } else { Ok(()) }
 }

@@ -18,7 +18,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, Diagnostics, Loaded};
 use crate::control::server::{ClientId, Server};
 use crate::control::{Answer, Reloads, Request, WorkerState};
 use crate::exit;
@@ -44,9 +44,26 @@ const CONTROLS: u64 = 1 << 40;
 #[derive(Debug)]
 pub(crate) enum Source {
     /// A file and its drop-ins, read again on reload.
-    File(PathBuf),
+    File {
+        /// The main file.
+        path: PathBuf,
+        /// Where the control socket is, whatever the file says.
+        control: Option<PathBuf>,
+    },
     /// The command line; it never changes.
     CommandLine,
+}
+
+impl Source {
+    /// Reads it; for the command line there is nothing to read.
+    pub(crate) fn load(&self) -> Result<Loaded, Diagnostics> {
+        let Source::File { path, control } = self else { return Err(Diagnostics::default()) };
+        let mut loaded = config::load(path)?;
+        if let Some(control) = control {
+            loaded.config.supervisor.control_socket = Some(control.clone());
+        }
+        Ok(loaded)
+    }
 }
 
 /// Why the supervisor ends before it serves, or cannot go on.
@@ -109,8 +126,7 @@ impl Supervisor {
     fn new(config: &Config, source: Source, announce: bool) -> Result<Self, Fatal> {
         let failed = |what| move |error: io::Error| Fatal::os(what, &error);
         fd::fill_standard().map_err(failed("cannot open /dev/null"))?;
-        let handled =
-            [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP];
+        let handled = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP];
         let signals = Signals::install(&handled).map_err(failed("cannot install signal handlers"))?;
         process::become_subreaper().map_err(failed("cannot become the reaper of connections"))?;
         let passed = systemd::passed_sockets().map_err(failed("cannot take over systemd's sockets"))?;
@@ -207,7 +223,8 @@ impl Supervisor {
                         worker.state = WorkerState::Accepting;
                     }
                     let (name, generation) = (worker.service.clone(), worker.generation);
-                    if let Some(service) = self.services.get_mut(&name).filter(|s| s.generation == generation) {
+                    if let Some(service) = self.services.get_mut(&name).filter(|s| s.generation == generation)
+                    {
                         service.back_off.succeeded();
                     }
                 }

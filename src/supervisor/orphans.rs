@@ -54,7 +54,8 @@ impl Orphans {
         let mut adopted = 0;
         for (slot, pid, caller) in board.held_by(Owner::worker(dead.serial)) {
             let floor = Rc::clone(dead.floor);
-            let orphan = Orphan { service: dead.service.to_owned(), worker: dead.serial, floor, slot, caller };
+            let orphan =
+                Orphan { service: dead.service.to_owned(), worker: dead.serial, floor, slot, caller };
             let ended = pid.and_then(|pid| reaped.remove(&pid));
             match (pid, ended) {
                 (_, Some(ended)) => self.finish(&orphan, &ended, log),

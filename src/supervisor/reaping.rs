@@ -35,7 +35,13 @@ impl Supervisor {
         }
     }
 
-    fn bury(&mut self, serial: u32, mut worker: WorkerProcess, ended: &Ended, reaped: &mut HashMap<Pid, Ended>) {
+    fn bury(
+        &mut self,
+        serial: u32,
+        mut worker: WorkerProcess,
+        ended: &Ended,
+        reaped: &mut HashMap<Pid, Ended>,
+    ) {
         worker.hear_last_words();
         let _ = self.poller.remove(worker.link());
         let counted = worker.tally.totals();

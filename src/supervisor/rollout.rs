@@ -73,15 +73,22 @@ impl Supervisor {
             self.reload_wanted.get_or_insert_default().extend(client);
             return;
         }
-        let Source::File(path) = &self.source else {
-            self.refuse_all(client, "this preforkd was configured on the command line; there is no file to reload");
+        if matches!(self.source, Source::CommandLine) {
+            self.refuse_all(
+                client,
+                "this preforkd was configured on the command line; there is no file to reload",
+            );
             return;
-        };
+        }
         self.systemd.reloading();
-        let loaded = config::load(path);
-        let result = match loaded {
+        let result = match self.source.load() {
             Err(errors) => Err(Fatal { text: errors.to_string(), code: exit::CONFIG }),
-            Ok(loaded) => self.begin_rollout(loaded.config, client.into_iter().collect()),
+            Ok(loaded) => {
+                for warning in loaded.warnings.iter() {
+                    self.log.warning(None, format_args!("{warning}"));
+                }
+                self.begin_rollout(loaded.config, client.into_iter().collect())
+            }
         };
         if let Err(error) = result {
             self.reject(client.into_iter().collect(), &error.to_string());
@@ -210,7 +217,8 @@ impl Supervisor {
         let closing = self.close_unused(&old);
         let services = &self.services;
         for (_, worker) in self.crew.iter_mut() {
-            let current = services.get(&worker.service).is_some_and(|service| service.generation == worker.generation);
+            let current =
+                services.get(&worker.service).is_some_and(|service| service.generation == worker.generation);
             if !current && worker.state != WorkerState::Draining {
                 worker.retire(&closing);
             }
@@ -231,7 +239,7 @@ impl Supervisor {
     }
 
     /// The listeners that no service wants any more, with their queues closed.
-    fn close_unused(&mut self, old: &BTreeMap<String, Service>) -> Vec<Rc<Listener>> {
+    pub(super) fn close_unused(&mut self, old: &BTreeMap<String, Service>) -> Vec<Rc<Listener>> {
         let mut closing = Vec::new();
         for listener in old.values().flat_map(|service| &service.listeners) {
             let mut kept = self.services.values().flat_map(|service| &service.listeners);

@@ -7,11 +7,13 @@ use crate::shared::{Count, Totals};
 
 impl Supervisor {
     pub(super) fn status(&self) -> Status {
-        let services: Vec<_> = self.services.iter().map(|(name, service)| self.service_status(name, service)).collect();
-        let dropped: u64 = self.services.iter().map(|(name, service)| self.totals(name, service)).fold(
-            self.log.dropped(),
-            |sum, totals| sum.wrapping_add(totals.get(Count::RecordsDropped)),
-        );
+        let services: Vec<_> =
+            self.services.iter().map(|(name, service)| self.service_status(name, service)).collect();
+        let dropped: u64 = self
+            .services
+            .iter()
+            .map(|(name, service)| self.totals(name, service))
+            .fold(self.log.dropped(), |sum, totals| sum.wrapping_add(totals.get(Count::RecordsDropped)));
         Status {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),

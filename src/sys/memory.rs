@@ -35,7 +35,8 @@ pub(crate) fn sealed(name: &CStr, content: &[u8]) -> io::Result<OwnedFd> {
     let mut file = File::from(fd);
     file.write_all(content)?;
     file.rewind()?;
-    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL;
+    let seals =
+        SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL;
     fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
     Ok(file.into())
 }
@@ -57,7 +58,10 @@ impl Mapping {
         let seals = SealFlag::from_bits_truncate(fcntl(fd, FcntlArg::F_GET_SEALS)?);
         let size = nix::sys::stat::fstat(fd)?.st_size;
         if !seals.contains(SealFlag::F_SEAL_SHRINK) || u64::try_from(size).unwrap_or(0) < length as u64 {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the memory file is too short or can shrink"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the memory file is too short or can shrink",
+            ));
         }
         let size = NonZeroUsize::new(length).ok_or(io::ErrorKind::InvalidInput)?;
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;

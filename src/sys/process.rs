@@ -130,7 +130,11 @@ pub(crate) fn raise_descriptor_limit() -> io::Result<()> {
 }
 
 /// Replaces this process by the program `path`.
-pub(crate) fn exec(path: &CStr, arguments: &[impl AsRef<CStr>], environment: &[impl AsRef<CStr>]) -> io::Error {
+pub(crate) fn exec(
+    path: &CStr,
+    arguments: &[impl AsRef<CStr>],
+    environment: &[impl AsRef<CStr>],
+) -> io::Error {
     let done: Result<Infallible, Errno> = nix::unistd::execve(path, arguments, environment);
     match done {
         Ok(never) => match never {},

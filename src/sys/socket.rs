@@ -7,7 +7,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::sys::socket::{
-    self as nixsock, AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, UnixAddr, setsockopt, sockopt,
+    self as nixsock, AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, UnixAddr,
+    setsockopt, sockopt,
 };
 
 use super::check;
@@ -71,7 +72,11 @@ pub(crate) fn start_listening(socket: BorrowedFd<'_>, backlog: u32) -> io::Resul
 }
 
 /// `TCP_NODELAY` and `SO_KEEPALIVE` on a TCP listener: Linux hands both on to accepted connections, tcp(7).
-pub(crate) fn set_inherited_options(listener: BorrowedFd<'_>, nodelay: bool, keepalive: bool) -> io::Result<()> {
+pub(crate) fn set_inherited_options(
+    listener: BorrowedFd<'_>,
+    nodelay: bool,
+    keepalive: bool,
+) -> io::Result<()> {
     setsockopt(&listener, sockopt::TcpNoDelay, &nodelay)?;
     setsockopt(&listener, sockopt::KeepAlive, &keepalive)?;
     Ok(())
@@ -162,8 +167,9 @@ pub(crate) fn queued(listener: BorrowedFd<'_>) -> u32 {
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
     let place = (&raw mut info).cast();
     // SAFETY: both describe live locals that the kernel writes.
-    let result =
-        unsafe { libc::getsockopt(listener.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, place, &mut length) };
+    let result = unsafe {
+        libc::getsockopt(listener.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, place, &mut length)
+    };
     if result == 0 { info.tcpi_unacked } else { 0 }
 }
 

@@ -53,7 +53,8 @@ pub(super) struct Intake {
 impl Intake {
     /// Takes nothing until [`Intake::open`].
     pub(super) fn new(sockets: Vec<OwnedFd>) -> Self {
-        let listener = |socket| Listener { socket: Some(socket), watched: false, emptying: false, due: false };
+        let listener =
+            |socket| Listener { socket: Some(socket), watched: false, emptying: false, due: false };
         Intake {
             listeners: sockets.into_iter().map(listener).collect(),
             open: false,
@@ -150,7 +151,8 @@ impl Intake {
         if self.full || self.paused_until.is_some() {
             return Vec::new();
         }
-        let due = |(index, listener): (usize, &mut Listener)| std::mem::take(&mut listener.due).then_some(index);
+        let due =
+            |(index, listener): (usize, &mut Listener)| std::mem::take(&mut listener.due).then_some(index);
         self.listeners.iter_mut().enumerate().filter_map(due).collect()
     }
 

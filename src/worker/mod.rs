@@ -142,7 +142,8 @@ impl Worker {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        let next = self.intake.wakes_at().into_iter().chain(self.pending.as_ref().map(Pending::next_try)).min();
+        let next =
+            self.intake.wakes_at().into_iter().chain(self.pending.as_ref().map(Pending::next_try)).min();
         next.map(|instant| instant.saturating_duration_since(Instant::now()))
     }
 

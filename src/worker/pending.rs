@@ -52,7 +52,9 @@ impl Pending {
     /// Why there is no process, for the record.
     pub(super) fn reason(&self) -> String {
         match &self.trouble {
-            Some(trouble) => format!("no process could be made for {} s: {}", PATIENCE.as_secs(), trouble.error),
+            Some(trouble) => {
+                format!("no process could be made for {} s: {}", PATIENCE.as_secs(), trouble.error)
+            }
             None => "no process could be made".to_owned(),
         }
     }

@@ -138,7 +138,9 @@ pub(crate) fn hear<T: for<'de> Deserialize<'de>>(link: BorrowedFd<'_>) -> Heard<
             Some(Ok(message)) => Heard::Message(message),
             _ => Heard::End,
         },
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Heard::Silence,
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+            Heard::Silence
+        }
         Err(_) => Heard::End,
     }
 }

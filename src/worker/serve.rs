@@ -102,7 +102,10 @@ impl Worker {
                     let _ = self.poller.add(output.descriptor(), Interest::Read, OUTPUTS + pid as u64);
                 }
                 // The worker's copy of the connection closes here, with `pending.connection`.
-                self.live.insert(pid, Connection { slot: pending.slot, caller: pending.caller, output, failure: None });
+                self.live.insert(
+                    pid,
+                    Connection { slot: pending.slot, caller: pending.caller, output, failure: None },
+                );
             }
             Err(error) => self.keep(pending, error),
         }

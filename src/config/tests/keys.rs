@@ -5,20 +5,11 @@ use super::*;
 #[test]
 fn an_empty_service_has_the_defaults() {
     let place = Place::new();
-    place.write(
-        "p.toml",
-        "[service.x]\nlisten = \"127.0.0.1:7\"\nhandler = \"echo\"\n",
-    );
+    place.write("p.toml", "[service.x]\nlisten = \"127.0.0.1:7\"\nhandler = \"echo\"\n");
     let config = place.config();
-    assert_eq!(
-        config.supervisor.control_socket.as_deref(),
-        Some(Path::new(DEFAULT_CONTROL_SOCKET))
-    );
+    assert_eq!(config.supervisor.control_socket.as_deref(), Some(Path::new(DEFAULT_CONTROL_SOCKET)));
     assert_eq!(config.supervisor.drain_timeout, Duration::from_secs(30));
-    assert_eq!(
-        (config.log.target, config.log.level),
-        (LogTarget::Auto, Level::Info)
-    );
+    assert_eq!((config.log.target, config.log.level), (LogTarget::Auto, Level::Info));
     let cpus = std::thread::available_parallelism().unwrap().get();
     let expected = Service {
         name: "x".into(),
@@ -31,11 +22,7 @@ fn an_empty_service_has_the_defaults() {
         environment: BTreeMap::new(),
         limits: vec![],
         stderr: Stderr::Log,
-        socket: SocketOptions {
-            backlog: 4096,
-            nodelay: true,
-            keepalive: false,
-        },
+        socket: SocketOptions { backlog: 4096, nodelay: true, keepalive: false },
     };
     assert_eq!(config.services, [expected]);
 }
@@ -51,16 +38,8 @@ const EVERY_KEY: [(&str, &str, &[&str]); 21] = [
     ("working_directory", "\"/usr\"", &["/usr"]),
     ("umask", "\"027\"", &["027"]),
     ("nice", "-5", &["-5"]),
-    (
-        "environment",
-        "{ TZ = \"UTC\", A = \"b=c\" }",
-        &["TZ=UTC", "A=b=c"],
-    ),
-    (
-        "limits",
-        "{ nofile = 64, as = \"1G\", cpu = \"unlimited\" }",
-        &["nofile=64", "as=1G", "cpu=unlimited"],
-    ),
+    ("environment", "{ TZ = \"UTC\", A = \"b=c\" }", &["TZ=UTC", "A=b=c"]),
+    ("limits", "{ nofile = 64, as = \"1G\", cpu = \"unlimited\" }", &["nofile=64", "as=1G", "cpu=unlimited"]),
     ("stderr", "\"null\"", &["null"]),
     ("backlog", "16", &["16"]),
     ("nodelay", "false", &["false"]),
@@ -78,10 +57,7 @@ fn flags_equal_a_file() {
     let section = |part: Part| {
         let keys = flags().filter(move |flag| flag.part == part);
         let lines = keys.map(|flag| {
-            let (_, toml, _) = EVERY_KEY
-                .iter()
-                .find(|(key, ..)| *key == flag.key)
-                .expect(flag.key);
+            let (_, toml, _) = EVERY_KEY.iter().find(|(key, ..)| *key == flag.key).expect(flag.key);
             format!("{} = {toml}\n", flag.key)
         });
         lines.collect::<String>()
@@ -109,19 +85,10 @@ fn flags_equal_a_file() {
         .collect();
     for (key, texts) in [("listen", &["[::1]:7"][..]), ("exec", &["cat", "-u"])] {
         let texts = texts.iter().map(own).collect();
-        given.push(Given {
-            label: key.into(),
-            part: Part::Service,
-            key,
-            kind: Kind::List,
-            texts,
-        });
+        given.push(Given { label: key.into(), part: Part::Service, key, kind: Kind::List, texts });
     }
     let accounts = fake(place.path());
-    let machine = Machine {
-        accounts: &accounts,
-        current: None,
-    };
+    let machine = Machine { accounts: &accounts, current: None };
     assert_eq!(from_flags_for("cat", &given, &machine).unwrap(), place.config());
 }
 
@@ -160,13 +127,9 @@ fn every_key_refuses_a_wrong_type_and_a_wrong_value() {
         "handler" | "exec" => "listen = \"127.0.0.1:7\"\n",
         _ => "listen = \"127.0.0.1:7\"\nhandler = \"echo\"\n",
     };
-    let wrong_types = SERVICE.iter().flat_map(|key| {
-        [
-            (key.name, "1.5"),
-            (key.name, "[[]]"),
-            (key.name, "{ a = 1979-05-27 }"),
-        ]
-    });
+    let wrong_types = SERVICE
+        .iter()
+        .flat_map(|key| [(key.name, "1.5"), (key.name, "[[]]"), (key.name, "{ a = 1979-05-27 }")]);
     for (key, value) in wrong_types.chain(wrong_values) {
         let place = Place::new();
         place.write("p.toml", &format!("[service.x]\n{}{key} = {value}\n", base(key)));
@@ -182,10 +145,8 @@ fn every_key_refuses_a_wrong_type_and_a_wrong_value() {
         }
         assert_eq!(problems.errors(), 1, "{key} = {value}: {problems}");
     }
-    let others = SUPERVISOR
-        .iter()
-        .map(|key| ("supervisor", key.name))
-        .chain(LOG.iter().map(|key| ("log", key.name)));
+    let others =
+        SUPERVISOR.iter().map(|key| ("supervisor", key.name)).chain(LOG.iter().map(|key| ("log", key.name)));
     for (section, key) in others {
         for value in ["1.5", "\"wrong\""] {
             let place = Place::new();
@@ -202,10 +163,7 @@ fn every_key_refuses_a_wrong_type_and_a_wrong_value() {
 fn what_is_promised_for_later_is_refused() {
     for key in SERVICE.iter().filter(|key| matches!(key.apply, Apply::Later)) {
         let shown = complaint(&format!("{} = \"10s\"", key.name));
-        assert!(
-            shown.contains(&format!("\"{}\" is not supported by this version", key.name)),
-            "{shown}"
-        );
+        assert!(shown.contains(&format!("\"{}\" is not supported by this version", key.name)), "{shown}");
     }
     assert!(complaint("overload = \"refuse\"").contains("not supported by this version"));
     assert!(complaint("connections_per_child = 100").contains("not supported by this version"));
@@ -219,9 +177,6 @@ fn nul_bytes_are_refused_everywhere() {
         "environment = { \"A\\u0000\" = \"\" }",
         "chroot = \"/\\u0000\"",
     ] {
-        assert!(
-            complaint(line).contains("a NUL byte cannot be passed on"),
-            "{line}"
-        );
+        assert!(complaint(line).contains("a NUL byte cannot be passed on"), "{line}");
     }
 }

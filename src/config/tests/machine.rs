@@ -14,10 +14,7 @@ fn identities_are_resolved() {
         ("group = \"www\"", own, 33, &[33]),
     ] {
         let place = Place::new();
-        place.write(
-            "p.toml",
-            &format!("[service.x]\nlisten = \"fd:x\"\nhandler = \"echo\"\n{keys}\n"),
-        );
+        place.write("p.toml", &format!("[service.x]\nlisten = \"fd:x\"\nhandler = \"echo\"\n{keys}\n"));
         let user = place.config().services.remove(0).identity.user.unwrap();
         let mut groups = groups.to_vec();
         groups.sort_unstable();
@@ -31,30 +28,18 @@ fn programs_are_looked_up_where_the_connection_process_will() {
     let place = Place::new();
     place.write("root/bin/tool", "");
     place.write("root/bin/data", "");
-    fs::set_permissions(
-        place.path().join("root/bin/tool"),
-        fs::Permissions::from_mode(0o755),
-    )
-    .unwrap();
+    fs::set_permissions(place.path().join("root/bin/tool"), fs::Permissions::from_mode(0o755)).unwrap();
     std::os::unix::fs::symlink("/nonexistent/busybox", place.path().join("root/bin/link")).unwrap();
     let root = place.path().join("root").display().to_string();
     let with = |exec: &str, rest: &str| {
-        place.write(
-            "p.toml",
-            &format!("[service.x]\nlisten = \"fd:x\"\nexec = [\"{exec}\"]\n{rest}\n"),
-        );
-        place
-            .load()
-            .map(|loaded| match loaded.config.services[0].job.clone() {
-                Job::Exec(program) => (program.path.display().to_string(), program.arguments[0].clone()),
-                Job::Handler(_) => unreachable!(),
-            })
+        place.write("p.toml", &format!("[service.x]\nlisten = \"fd:x\"\nexec = [\"{exec}\"]\n{rest}\n"));
+        place.load().map(|loaded| match loaded.config.services[0].job.clone() {
+            Job::Exec(program) => (program.path.display().to_string(), program.arguments[0].clone()),
+            Job::Handler(_) => unreachable!(),
+        })
     };
     let chroot = format!("chroot = \"{root}\"\nworking_directory = \"/bin\"");
-    assert_eq!(
-        with("tool", &chroot).unwrap(),
-        ("/bin/tool".into(), "tool".into())
-    );
+    assert_eq!(with("tool", &chroot).unwrap(), ("/bin/tool".into(), "tool".into()));
     assert_eq!(with("/bin/link", &chroot).unwrap().0, "/bin/link");
     let path = format!("environment = {{ PATH = \"relative::{root}/bin\" }}");
     assert_eq!(with("tool", &path).unwrap().0, format!("{root}/bin/tool"));
@@ -65,11 +50,7 @@ fn programs_are_looked_up_where_the_connection_process_will() {
             &*chroot,
             format!("cannot run /bin/nothing inside chroot {root}: there is no such file"),
         ),
-        (
-            "/bin/data",
-            &*chroot,
-            "cannot run /bin/data inside chroot".to_owned(),
-        ),
+        ("/bin/data", &*chroot, "cannot run /bin/data inside chroot".to_owned()),
         ("/bin", &*chroot, "it is a directory".to_owned()),
         ("./tool", "", "\"./tool\" is a relative path".to_owned()),
     ] {
@@ -107,26 +88,16 @@ fn what_the_default_configuration_has_in_comments_is_right() {
     let place = Place::new();
     // Of an either-or, and of a directory that no machine has, the comment stays a comment.
     let is_code = |code: &str| {
-        let is_key = code
-            .split_once(" = ")
-            .is_some_and(|(key, _)| !key.trim().contains(' '));
+        let is_key = code.split_once(" = ").is_some_and(|(key, _)| !key.trim().contains(' '));
         (is_key && !code.starts_with("handler") && !code.starts_with("chroot")) || code.starts_with('[')
     };
     let text: Vec<&str> = shipped
         .lines()
-        .map(|line| {
-            line.strip_prefix("# ")
-                .filter(|code| is_code(code))
-                .unwrap_or(line)
-        })
+        .map(|line| line.strip_prefix("# ").filter(|code| is_code(code)).unwrap_or(line))
         .collect();
     place.write("p.toml", &text.join("\n"));
     let config = place.config();
-    let git = config
-        .services
-        .iter()
-        .find(|service| service.name == "git")
-        .unwrap();
+    let git = config.services.iter().find(|service| service.name == "git").unwrap();
     assert_eq!(config.supervisor.drain_timeout, Duration::from_secs(30));
     assert_eq!(git.limits.len(), 6);
 }

@@ -22,9 +22,7 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
-        Place {
-            directory: tempfile::tempdir().unwrap(),
-        }
+        Place { directory: tempfile::tempdir().unwrap() }
     }
 
     fn path(&self) -> &Path {
@@ -49,20 +47,14 @@ impl Place {
 
     /// What is said, with the directory shown as DIR.
     fn complaints(&self) -> String {
-        self.load()
-            .expect_err("errors")
-            .to_string()
-            .replace(&self.path().display().to_string(), "DIR")
+        self.load().expect_err("errors").to_string().replace(&self.path().display().to_string(), "DIR")
     }
 }
 
 /// The first line about a service with one more line.
 fn complaint(line: &str) -> String {
     let place = Place::new();
-    place.write(
-        "p.toml",
-        &format!("[service.x]\nlisten = \"127.0.0.1:7\"\nhandler = \"echo\"\n{line}\n"),
-    );
+    place.write("p.toml", &format!("[service.x]\nlisten = \"127.0.0.1:7\"\nhandler = \"echo\"\n{line}\n"));
     place.complaints()
 }
 
@@ -104,10 +96,7 @@ handler = "echo"
 fn all_errors_in_one_go() {
     let place = Place::new();
     place.write("p.toml", BROKEN);
-    place.write(
-        "preforkd.d/more.toml",
-        "[service.more]\nlisten \"fd:more\"\n[log]\nlevel = 1\n",
-    );
+    place.write("preforkd.d/more.toml", "[service.more]\nlisten \"fd:more\"\n[log]\nlevel = 1\n");
     let shown = place.complaints();
     if std::env::var_os("BLESS").is_some() {
         fs::write("src/config/tests/all_errors.txt", &shown).unwrap();
@@ -115,9 +104,7 @@ fn all_errors_in_one_go() {
     assert_eq!(shown, include_str!("all_errors.txt"));
     let problems = place.load().unwrap_err();
     assert!(
-        problems
-            .first_line()
-            .ends_with("unknown section or key \"top\" (and 25 more errors)"),
+        problems.first_line().ends_with("unknown section or key \"top\" (and 25 more errors)"),
         "{}",
         problems.first_line()
     );
@@ -145,19 +132,9 @@ fn drop_ins_add_services_and_override_the_rest() {
     place.write("preforkd.d/30.toml.dpkg-old", "broken");
     let config = place.config();
     assert_eq!(config.supervisor.drain_timeout, Duration::from_secs(3));
-    assert_eq!(
-        config.supervisor.control_socket.as_deref(),
-        Some(Path::new("/run/a"))
-    );
+    assert_eq!(config.supervisor.control_socket.as_deref(), Some(Path::new("/run/a")));
     assert_eq!(config.log.level, Level::Debug);
-    assert_eq!(
-        config
-            .services
-            .iter()
-            .map(|service| service.name.as_str())
-            .collect::<Vec<_>>(),
-        ["b", "c"]
-    );
+    assert_eq!(config.services.iter().map(|service| service.name.as_str()).collect::<Vec<_>>(), ["b", "c"]);
 }
 
 #[test]
@@ -168,14 +145,8 @@ fn a_service_is_defined_once_and_an_address_used_once() {
         "[service.a]\nlisten = [\"127.0.0.1:7\", \"127.0.0.1:0\"]\nhandler = \"echo\"\n\
          [service.w]\nlisten = [\"0.0.0.0:7\", \"[::]:7\", \"127.0.0.1:0\"]\nhandler = \"echo\"\n",
     );
-    place.write(
-        "preforkd.d/x.toml",
-        "[service.a]\nlisten = \"unix:/run/x\"\nhandler = \"echo\"\n",
-    );
-    place.write(
-        "preforkd.d/y.toml",
-        "[service.y]\nlisten = [\"fd:y\", \"fd:y\"]\nhandler = \"echo\"\n",
-    );
+    place.write("preforkd.d/x.toml", "[service.a]\nlisten = \"unix:/run/x\"\nhandler = \"echo\"\n");
+    place.write("preforkd.d/y.toml", "[service.y]\nlisten = [\"fd:y\", \"fd:y\"]\nhandler = \"echo\"\n");
     assert_eq!(
         place.complaints(),
         r#"DIR/p.toml:5:11: error: 0.0.0.0:7 overlaps with 127.0.0.1:7
@@ -205,22 +176,15 @@ fn files_that_cannot_be_read_are_named() {
         "DIR/p.toml: error: cannot read the configuration: there is no such file\n"
     );
     fs::create_dir(place.path().join("p.toml")).unwrap();
-    assert_eq!(
-        place.complaints(),
-        "DIR/p.toml: error: cannot read the configuration: it is a directory\n"
-    );
+    assert_eq!(place.complaints(), "DIR/p.toml: error: cannot read the configuration: it is a directory\n");
     fs::remove_dir(place.path().join("p.toml")).unwrap();
     fs::write(place.path().join("p.toml"), b"[log]\n# caf\xe9\n").unwrap();
     assert!(
-        place
-            .complaints()
-            .starts_with("DIR/p.toml:2:6: error: this is not UTF-8\n    2 | # caf\u{fffd}\n")
+        place.complaints().starts_with("DIR/p.toml:2:6: error: this is not UTF-8\n    2 | # caf\u{fffd}\n")
     );
     place.write("p.toml", "[log]\n");
     assert!(
-        place
-            .complaints()
-            .starts_with("DIR/p.toml: error: no service is defined\n   help: add a section")
+        place.complaints().starts_with("DIR/p.toml: error: no service is defined\n   help: add a section")
     );
 }
 
@@ -242,15 +206,10 @@ fn a_file_that_everybody_may_write_to_is_a_warning() {
 #[test]
 fn after_a_syntax_error_nothing_is_said_to_be_missing() {
     let place = Place::new();
-    place.write(
-        "p.toml",
-        "[service.x]\nlisten \"fd:x\"\nhandler = \"echo\"\n[service.y]\nworkers = 0\n",
-    );
+    place.write("p.toml", "[service.x]\nlisten \"fd:x\"\nhandler = \"echo\"\n[service.y]\nworkers = 0\n");
     let problems = place.load().unwrap_err();
-    let lines: Vec<_> = problems
-        .iter()
-        .filter_map(|problem| Some(problem.place.position.as_ref()?.line))
-        .collect();
+    let lines: Vec<_> =
+        problems.iter().filter_map(|problem| Some(problem.place.position.as_ref()?.line)).collect();
     assert_eq!(lines, [2, 5], "{problems}");
 }
 
@@ -268,11 +227,7 @@ fn sections_are_named() {
     ] {
         let place = Place::new();
         place.write("p.toml", text);
-        assert!(
-            place.complaints().contains(shown),
-            "{text}: {}",
-            place.complaints()
-        );
+        assert!(place.complaints().contains(shown), "{text}: {}", place.complaints());
     }
 }
 

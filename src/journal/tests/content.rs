@@ -7,10 +7,7 @@ fn a_connection_in_the_journal_has_every_promised_field() {
     let machine = Machine::new();
     let journal = Machine::listen(&machine.journal);
     let log = machine.log(LogTarget::Journal, Level::Info, None);
-    log.connection(&ConnectionRecord {
-        bytes: Some((3, 4)),
-        ..connection(Exit::Ended(Ending::Exited(0)))
-    });
+    log.connection(&ConnectionRecord { bytes: Some((3, 4)), ..connection(Exit::Ended(Ending::Exited(0))) });
 
     let fields = parse(&receive(&journal).unwrap());
     let expected = [
@@ -45,13 +42,7 @@ fn how_a_connection_ended_sets_priority_and_message_id() {
     let journal = Machine::listen(&machine.journal);
     let log = machine.log(LogTarget::Journal, Level::Info, None);
     for (exit, priority, id, name, text) in [
-        (
-            Exit::Ended(Ending::Exited(1)),
-            "6",
-            MessageId::ConnectionEnded,
-            "exited 1",
-            "exited 1 after",
-        ),
+        (Exit::Ended(Ending::Exited(1)), "6", MessageId::ConnectionEnded, "exited 1", "exited 1 after"),
         (
             Exit::Ended(Ending::Killed(15)),
             "6",
@@ -73,13 +64,7 @@ fn how_a_connection_ended_sets_priority_and_message_id() {
             "not started",
             "not started: fork: no",
         ),
-        (
-            Exit::Lost,
-            "6",
-            MessageId::ConnectionEnded,
-            "lost",
-            "lost after 1.204s (pid 812)",
-        ),
+        (Exit::Lost, "6", MessageId::ConnectionEnded, "lost", "lost after 1.204s (pid 812)"),
     ] {
         log.connection(&connection(exit));
         let fields = parse(&receive(&journal).unwrap());
@@ -93,10 +78,7 @@ fn how_a_connection_ended_sets_priority_and_message_id() {
 #[test]
 fn remotes_read_as_people_write_them() {
     for (remote, text) in [
-        (
-            Remote::Ip("[2001:db8::1]:5".parse::<SocketAddr>().unwrap()),
-            "[2001:db8::1]:5",
-        ),
+        (Remote::Ip("[2001:db8::1]:5".parse::<SocketAddr>().unwrap()), "[2001:db8::1]:5"),
         (Remote::Ip("[::ffff:192.0.2.1]:5".parse().unwrap()), "192.0.2.1:5"),
         (Remote::Unix { pid: 9, uid: 1000 }, "uid 1000 (pid 9)"),
         (Remote::Unknown, "unknown"),
@@ -110,12 +92,7 @@ fn a_program_cannot_forge_a_record_or_drive_a_terminal() {
     let machine = Machine::new();
     let journal = Machine::listen(&machine.journal);
     let text = b"bad\nMESSAGE=forged\n\x1b[2J\xff\r\n";
-    let line = OutputLine {
-        service: "git",
-        id: ID,
-        pid: 5,
-        text,
-    };
+    let line = OutputLine { service: "git", id: ID, pid: 5, text };
 
     machine.log(LogTarget::Journal, Level::Info, None).output(&line);
     let fields = parse(&receive(&journal).unwrap());
@@ -133,12 +110,7 @@ fn an_event_of_several_lines_stays_one_record() {
     let machine = Machine::new();
     let journal = Machine::listen(&machine.journal);
     let event = |log: &Log| {
-        log.event(
-            Level::Error,
-            Some(MessageId::ReloadRejected),
-            None,
-            format_args!("no:\n{}", "a\n<0>b"),
-        );
+        log.event(Level::Error, Some(MessageId::ReloadRejected), None, format_args!("no:\n{}", "a\n<0>b"));
     };
 
     event(&machine.log(LogTarget::Journal, Level::Info, None));
@@ -160,11 +132,7 @@ fn a_syslog_line_has_the_form_of_rfc_5424() {
     let (header, rest) = line.split_once(" [").unwrap();
     let header: Vec<_> = header.split(' ').collect();
     assert_eq!(header[0], "<28>1", "daemon.warning, version 1");
-    assert!(
-        header[1].starts_with("20") && header[1].ends_with('Z'),
-        "{}",
-        header[1]
-    );
+    assert!(header[1].starts_with("20") && header[1].ends_with('Z'), "{}", header[1]);
     assert!(!header[2].is_empty());
     assert_eq!(header[3..], ["preforkd", &std::process::id().to_string(), "8"]);
     let (data, message) = rest.split_once("] ").unwrap();
@@ -174,10 +142,7 @@ fn a_syslog_line_has_the_form_of_rfc_5424() {
 
     log.debug(None, format_args!("two\nlines]"));
     let line = String::from_utf8(receive(&daemon).unwrap()).unwrap();
-    assert!(
-        line.starts_with("<31>1 ") && line.ends_with(" 0 - two\\x0alines]"),
-        "{line}"
-    );
+    assert!(line.starts_with("<31>1 ") && line.ends_with(" 0 - two\\x0alines]"), "{line}");
 }
 
 #[test]
@@ -202,11 +167,7 @@ fn message_ids_are_distinct_and_well_formed() {
     for (index, id) in ids.iter().enumerate() {
         assert_eq!(id.number() as usize, index + 1);
         assert!(
-            id.hex().len() == 32
-                && id
-                    .hex()
-                    .bytes()
-                    .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+            id.hex().len() == 32 && id.hex().bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
         );
     }
 }

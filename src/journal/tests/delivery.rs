@@ -6,14 +6,10 @@ use super::*;
 fn auto_means_the_journal_only_if_stderr_goes_there() {
     let machine = Machine::new();
     let journal = Machine::listen(&machine.journal);
-    machine
-        .log(LogTarget::Auto, Level::Info, Some(&machine.stream()))
-        .notice(None, format_args!("one"));
+    machine.log(LogTarget::Auto, Level::Info, Some(&machine.stream())).notice(None, format_args!("one"));
     assert_eq!(parse(&receive(&journal).unwrap())["MESSAGE"], "one");
     for other in [None, Some("1:2"), Some(""), Some("x"), Some("1:2:3")] {
-        machine
-            .log(LogTarget::Auto, Level::Info, other)
-            .warning(Some("git"), format_args!("two"));
+        machine.log(LogTarget::Auto, Level::Info, other).warning(Some("git"), format_args!("two"));
         assert_eq!(machine.stderr(), "warning: git: two\n");
     }
     assert_eq!(receive(&journal), None);
@@ -57,10 +53,7 @@ fn a_full_journal_is_not_waited_for_and_what_is_lost_is_reported() {
     log.info(None, format_args!("again"));
     assert_eq!(parse(&receive(&journal).unwrap())["MESSAGE"], "again");
     let report = parse(&receive(&journal).unwrap());
-    assert_eq!(
-        report["MESSAGE"],
-        "3 log records were lost: the log could not take them"
-    );
+    assert_eq!(report["MESSAGE"], "3 log records were lost: the log could not take them");
     assert_eq!(report["MESSAGE_ID"], MessageId::RecordsDropped.hex());
     log.info(None, format_args!("and on"));
     assert_eq!(parse(&receive(&journal).unwrap())["MESSAGE"], "and on");
@@ -73,11 +66,7 @@ fn a_full_journal_is_not_waited_for_and_what_is_lost_is_reported() {
 fn a_daemon_that_is_restarted_is_found_again() {
     for target in [LogTarget::Journal, LogTarget::Syslog] {
         let machine = Machine::new();
-        let path = if target == LogTarget::Journal {
-            &machine.journal
-        } else {
-            &machine.syslog
-        };
+        let path = if target == LogTarget::Journal { &machine.journal } else { &machine.syslog };
         let log = machine.log(target, Level::Info, None);
 
         // Not there yet, then dead with its socket still in place, then gone: stderr, which is told each time why.
@@ -122,13 +111,8 @@ fn a_record_too_big_for_a_datagram_comes_as_a_sealed_file() {
     let mut space = nix::cmsg_space!([i32; 1]);
     let mut buffer = [0; 64];
     let mut parts = [IoSliceMut::new(&mut buffer)];
-    let message = recvmsg::<()>(
-        journal.as_raw_fd(),
-        &mut parts,
-        Some(&mut space),
-        MsgFlags::MSG_CMSG_CLOEXEC,
-    )
-    .unwrap();
+    let message =
+        recvmsg::<()>(journal.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC).unwrap();
     assert_eq!(message.bytes, 0);
     let Some(ControlMessageOwned::ScmRights(fds)) = message.cmsgs().unwrap().next() else {
         panic!("no descriptor came");
@@ -150,17 +134,11 @@ fn a_full_stderr_is_not_waited_for_and_keeps_its_flags() {
         log.info(None, format_args!("{text}"));
     }
     let flags = OFlag::from_bits_retain(fcntl(&machine.stderr, FcntlArg::F_GETFL).unwrap());
-    assert!(
-        !flags.contains(OFlag::O_NONBLOCK),
-        "whoever shares the pipe still blocks"
-    );
+    assert!(!flags.contains(OFlag::O_NONBLOCK), "whoever shares the pipe still blocks");
 
     assert!(machine.stderr().lines().all(|line| line == text));
     log.info(None, format_args!("again"));
-    assert_eq!(
-        machine.stderr(),
-        "again\nwarning: 3 log records were lost: the log could not take them\n"
-    );
+    assert_eq!(machine.stderr(), "again\nwarning: 3 log records were lost: the log could not take them\n");
 }
 
 #[test]

@@ -18,11 +18,7 @@ use super::*;
 use crate::shared::ConnectionId;
 use crate::sys::wait::Ending;
 
-const ID: ConnectionId = ConnectionId {
-    run: 0x5f3a1c,
-    worker: 7,
-    number: 123,
-};
+const ID: ConnectionId = ConnectionId { run: 0x5f3a1c, worker: 7, number: 123 };
 
 /// A machine with a journal, a syslog daemon and a stderr of its own.
 struct Machine {

@@ -1,0 +1,44 @@
+//! `preforkd run`: the service, in the foreground.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Arg, ArgMatches, Command, value_parser};
+
+use super::check;
+use super::output::complain;
+use crate::config::{self, DEFAULT_PATH};
+use crate::exit;
+use crate::supervisor::{self, Source};
+
+/// `run [--config PATH] [--control PATH]`.
+pub(super) fn command() -> Command {
+    Command::new("run")
+        .about("Serve what the configuration says, in the foreground")
+        .arg(check::config_argument())
+        .arg(
+            Arg::new("control")
+                .long("control")
+                .value_name("PATH")
+                .value_parser(value_parser!(PathBuf))
+                .help("Where the control socket is, instead of what the configuration says"),
+        )
+}
+
+/// Serves until told to end.
+pub(super) fn run(matches: &ArgMatches) -> ExitCode {
+    let path = matches.get_one("config").cloned().unwrap_or_else(|| PathBuf::from(DEFAULT_PATH));
+    let control: Option<PathBuf> = matches.get_one("control").cloned();
+    let source = Source::File { path, control };
+    match source.load() {
+        Ok(loaded) => {
+            check::show(&loaded.warnings);
+            super::ended(supervisor::run(loaded.config, source, false))
+        }
+        Err(problems) => {
+            check::show(&problems);
+            complain(format_args!("preforkd: {}", problems.first_line()));
+            ExitCode::from(exit::CONFIG)
+        }
+    }
+}

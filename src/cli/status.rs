@@ -1,0 +1,100 @@
+//! `preforkd status`: what is going on, in one look.
+
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use super::output::{complain, say};
+use crate::control::{Answer, Request, State, Status, client};
+use crate::exit;
+
+/// `status [--json] [--control PATH]`.
+pub(super) fn command() -> Command {
+    let json =
+        Arg::new("json").long("json").action(ArgAction::SetTrue).help("One line of JSON, for programs");
+    Command::new("status")
+        .about("Show what the running preforkd does")
+        .arg(json)
+        .arg(super::control_argument())
+}
+
+/// Prints the status of the running supervisor.
+pub(super) fn run(matches: &ArgMatches) -> ExitCode {
+    match client::ask(&super::control_path(matches), &Request::Status) {
+        Ok(Answer::Status(status)) if matches.get_flag("json") => match serde_json::to_string(&status) {
+            Ok(line) => {
+                say(format_args!("{line}"));
+                ExitCode::from(exit::OK)
+            }
+            Err(_) => ExitCode::from(exit::SOFTWARE),
+        },
+        Ok(Answer::Status(status)) => {
+            say(format_args!("{}", render(&status).trim_end()));
+            ExitCode::from(exit::OK)
+        }
+        Ok(Answer::Done(text) | Answer::Refused(text)) => {
+            complain(format_args!("preforkd: {text}"));
+            ExitCode::from(exit::UNAVAILABLE)
+        }
+        Err(error) => super::unanswered(&error),
+    }
+}
+
+fn render(status: &Status) -> String {
+    let mut text = format!(
+        "preforkd {} (pid {}), {}, up {}, generation {}, reloads {} ok {} rejected\n",
+        status.version,
+        status.pid,
+        state(status.state),
+        uptime(status.uptime_s),
+        status.generation,
+        status.reloads.ok,
+        status.reloads.failed
+    );
+    let names = status.services.iter().map(|service| service.name.len());
+    let width = names.chain(["SERVICE".len()]).max().unwrap_or(0);
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "\n{:width$} {:>8} {:>13} {:>7} {:>11} {:>8}  LISTEN",
+        "SERVICE", "WORKERS", "CONNECTIONS", "QUEUED", "ACCEPTED", "CRASHES"
+    );
+    for service in &status.services {
+        let _ = writeln!(
+            text,
+            "{:width$} {:>8} {:>13} {:>7} {:>11} {:>8}  {}",
+            service.name,
+            service.workers.len(),
+            format!("{}/{}", service.active, service.max_connections),
+            service.queued,
+            service.accepted,
+            service.crashes,
+            service.listen.join(" ")
+        );
+    }
+    if status.log_records_dropped > 0 {
+        let _ = writeln!(text, "\n{} log records were dropped", status.log_records_dropped);
+    }
+    text
+}
+
+fn state(state: State) -> &'static str {
+    match state {
+        State::Starting => "starting",
+        State::Running => "running",
+        State::Reloading => "reloading",
+        State::Draining => "draining",
+        State::Ending => "ending",
+    }
+}
+
+fn uptime(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min"),
+        (0, _, _) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
+}
