@@ -30,25 +30,11 @@ impl fmt::Display for Figures {
         write!(f, "{:.0}", self.latencies.len() as f64 / self.time.as_secs_f64())?;
         for percentile in [50.0, 99.0, 99.9] {
             let index = (self.latencies.len() as f64 * percentile / 100.0) as usize;
-            let latency = self
-                .latencies
-                .get(index.min(self.latencies.len().saturating_sub(1)));
+            let latency = self.latencies.get(index.min(self.latencies.len().saturating_sub(1)));
             write!(f, "\t{}", latency.map_or(0, Duration::as_micros))?;
         }
-        let errors: Vec<_> = self
-            .errors
-            .iter()
-            .map(|(kind, number)| format!("{kind}:{number}"))
-            .collect();
-        write!(
-            f,
-            "\t{}",
-            if errors.is_empty() {
-                "-".to_owned()
-            } else {
-                errors.join(",")
-            }
-        )
+        let errors: Vec<_> = self.errors.iter().map(|(kind, number)| format!("{kind}:{number}")).collect();
+        write!(f, "\t{}", if errors.is_empty() { "-".to_owned() } else { errors.join(",") })
     }
 }
 
@@ -69,11 +55,7 @@ enum Step {
 pub(crate) fn run(service: SocketAddrV4, number: usize, time: Duration) -> Figures {
     wait_for(service);
     let poller = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
-    let mut figures = Figures {
-        time,
-        latencies: Vec::new(),
-        errors: BTreeMap::new(),
-    };
+    let mut figures = Figures { time, latencies: Vec::new(), errors: BTreeMap::new() };
     let mut sources = sources();
     let mut begin = |figures: &mut Figures, slot: usize| loop {
         match Client::begin(&poller, slot, sources.next().unwrap(), service) {
@@ -115,9 +97,7 @@ impl Figures {
     fn error(&mut self, step: &str, error: &io::Error) {
         let kind = error
             .raw_os_error()
-            .map_or(format!("{:?}", error.kind()), |code| {
-                format!("{:?}", Errno::from_raw(code))
-            });
+            .map_or(format!("{:?}", error.kind()), |code| format!("{:?}", Errno::from_raw(code)));
         *self.errors.entry(format!("{step}-{kind}")).or_default() += 1;
     }
 }
@@ -137,11 +117,7 @@ impl Client {
         let stream = TcpStream::from(fd);
         let events = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
         poller.add(&stream, EpollEvent::new(events, slot as u64))?;
-        Ok(Client {
-            stream,
-            start,
-            step: Step::Connecting,
-        })
+        Ok(Client { stream, start, step: Step::Connecting })
     }
 
     /// As far as it goes without waiting; true when the connection has ended well.

@@ -19,20 +19,14 @@ use std::time::Duration;
 
 fn main() -> ExitCode {
     // cargo bench adds --bench.
-    let arguments: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|argument| argument != "--bench")
-        .collect();
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["table", file] => table::print(&std::fs::read_to_string(file).expect("a file of results")),
         [address, number, seconds] => {
             let address: SocketAddrV4 = address.parse().expect("an IPv4 address and a port");
             let seconds: f64 = seconds.parse().expect("seconds");
             let number = number.parse().expect("a number of clients");
-            println!(
-                "{}",
-                clients::run(address, number, Duration::from_secs_f64(seconds))
-            );
+            println!("{}", clients::run(address, number, Duration::from_secs_f64(seconds)));
         }
         _ => {
             eprintln!("load ADDRESS CLIENTS SECONDS, or load table FILE; benches/run does both");

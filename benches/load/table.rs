@@ -17,11 +17,7 @@ impl Rounds {
         let mut values = self.columns[column].clone();
         values.sort_unstable_by(f64::total_cmp);
         let middle = values.len() / 2;
-        if values.len() % 2 == 1 {
-            values[middle]
-        } else {
-            f64::midpoint(values[middle - 1], values[middle])
-        }
+        if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) }
     }
 }
 
@@ -51,9 +47,8 @@ pub(crate) fn print(lines: &str) {
         println!("\n{clients} client{}:\n", if clients == 1 { "" } else { "s" });
         println!("| server | connections/s | of the yardstick | p50 µs | p99 µs | p99.9 µs | errors |");
         println!("|---|---:|---:|---:|---:|---:|---|");
-        let yardstick = results
-            .get(&(clients, YARDSTICK.to_owned()))
-            .map_or(f64::NAN, |rounds| rounds.median(0));
+        let yardstick =
+            results.get(&(clients, YARDSTICK.to_owned())).map_or(f64::NAN, |rounds| rounds.median(0));
         for server in &servers {
             let Some(rounds) = results.get(&(clients, (*server).to_owned())) else {
                 continue;

@@ -25,23 +25,11 @@ fn fails(arguments: &[&str], code: i32, says: &[&str]) {
 fn a_wrong_command_line_exits_64_with_the_usage() {
     fails(&[], USAGE, &["Usage: preforkd"]);
     fails(&["sevre"], USAGE, &["sevre", "Usage: preforkd"]);
-    fails(
-        &["run", "--cofnig", "x"],
-        USAGE,
-        &["--cofnig", "Usage: preforkd run"],
-    );
+    fails(&["run", "--cofnig", "x"], USAGE, &["--cofnig", "Usage: preforkd run"]);
     fails(&["serve"], USAGE, &["Usage: preforkd serve"]);
     fails(&["serve", "127.0.0.1:0"], USAGE, &["Usage: preforkd serve"]);
-    fails(
-        &["serve", "--workers", "many", "127.0.0.1:0", "echo"],
-        USAGE,
-        &["many"],
-    );
-    fails(
-        &["serve", "127.0.0.1:http", "echo"],
-        USAGE,
-        &["127.0.0.1:http", "0 to 65535"],
-    );
+    fails(&["serve", "--workers", "many", "127.0.0.1:0", "echo"], USAGE, &["many"]);
+    fails(&["serve", "127.0.0.1:http", "echo"], USAGE, &["127.0.0.1:http", "0 to 65535"]);
     fails(&["status", "now"], USAGE, &["now", "Usage: preforkd status"]);
 }
 
@@ -53,10 +41,7 @@ fn help_and_version_go_to_stdout() {
         assert!(text(&output.stdout).contains("Usage: preforkd"), "{arguments:?}");
         assert_eq!(text(&output.stderr), "", "{arguments:?}");
     }
-    assert_eq!(
-        text(&preforkd(&["--version"]).stdout),
-        format!("preforkd {}\n", env!("CARGO_PKG_VERSION"))
-    );
+    assert_eq!(text(&preforkd(&["--version"]).stdout), format!("preforkd {}\n", env!("CARGO_PKG_VERSION")));
 }
 
 #[test]
@@ -82,11 +67,7 @@ fn a_control_socket_that_nobody_listens_on_is_a_service_that_is_not_there() {
 #[test]
 fn a_missing_configuration_exits_78_and_is_named() {
     for command in ["run", "check"] {
-        fails(
-            &[command, "--config", "/nonexistent/preforkd.toml"],
-            CONFIG,
-            &["/nonexistent/preforkd.toml"],
-        );
+        fails(&[command, "--config", "/nonexistent/preforkd.toml"], CONFIG, &["/nonexistent/preforkd.toml"]);
     }
 }
 
@@ -136,33 +117,19 @@ fn text_that_is_not_toml_is_an_error_with_its_place() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("preforkd.toml");
     write(&path, "[service.one]\nlisten = [\n");
-    fails(
-        &["check", "--config", path.to_str().unwrap()],
-        CONFIG,
-        &[&format!("{}:", path.display())],
-    );
+    fails(&["check", "--config", path.to_str().unwrap()], CONFIG, &[&format!("{}:", path.display())]);
 }
 
 #[test]
 fn a_drop_in_is_checked_and_named_too() {
     let dir = tempfile::tempdir().unwrap();
     let main = dir.path().join("preforkd.toml");
-    write(
-        &main,
-        "[service.one]\nlisten = [\"127.0.0.1:7007\"]\nhandler = \"echo\"\n",
-    );
+    write(&main, "[service.one]\nlisten = [\"127.0.0.1:7007\"]\nhandler = \"echo\"\n");
     std::fs::create_dir(dir.path().join("preforkd.d")).unwrap();
     let extra = dir.path().join("preforkd.d/extra.toml");
-    write(
-        &extra,
-        "[service.two]\nlisten = [\"127.0.0.1:7008\"]\nhandler = \"nonesuch\"\n",
-    );
+    write(&extra, "[service.two]\nlisten = [\"127.0.0.1:7008\"]\nhandler = \"nonesuch\"\n");
     let config = main.to_str().unwrap();
-    fails(
-        &["check", "--config", config],
-        CONFIG,
-        &[&format!("{}:3:11", extra.display()), "nonesuch"],
-    );
+    fails(&["check", "--config", config], CONFIG, &[&format!("{}:3:11", extra.display()), "nonesuch"]);
 }
 
 #[test]
@@ -172,12 +139,7 @@ fn every_configuration_that_is_shipped_passes_the_check() {
     for path in files(&dir) {
         assert_eq!(path.extension().unwrap(), "toml", "{path:?} is no configuration");
         let output = preforkd(&["check", "--config", path.to_str().unwrap()]);
-        assert_eq!(
-            output.status.code(),
-            Some(0),
-            "{path:?}:\n{}",
-            text(&output.stderr)
-        );
+        assert_eq!(output.status.code(), Some(0), "{path:?}:\n{}", text(&output.stderr));
         checked += 1;
     }
     assert!(checked > 1, "nothing in {dir:?}");
@@ -185,9 +147,7 @@ fn every_configuration_that_is_shipped_passes_the_check() {
 
 fn files(dir: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    entries
-        .flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] })
-        .collect()
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
 #[test]
@@ -205,17 +165,11 @@ fn an_address_in_use_is_named_and_so_is_who_has_it() {
     let address = taken.local_addr().unwrap().to_string();
     let output = preforkd(&["serve", &address, "echo"]);
     let stderr = text(&output.stderr);
-    assert!(
-        matches!(output.status.code(), Some(71 | 78)),
-        "{:?} {stderr}",
-        output.status
-    );
+    assert!(matches!(output.status.code(), Some(71 | 78)), "{:?} {stderr}", output.status);
     assert!(stderr.contains(&address), "no address in: {stderr}");
     let holder = std::process::id().to_string();
     assert!(
-        stderr
-            .split(|c: char| !c.is_ascii_digit())
-            .any(|word| word == holder),
+        stderr.split(|c: char| !c.is_ascii_digit()).any(|word| word == holder),
         "no pid {holder} in: {stderr}"
     );
     let name = std::fs::read_to_string("/proc/self/comm").unwrap();
@@ -228,9 +182,7 @@ fn an_address_in_use_stops_run_too() {
     let address = taken.local_addr().unwrap();
     let config = format!("[service.echo]\nlisten = [\"{address}\"]\nhandler = \"echo\"\n");
     let server = Preforkd::run(&config).start_unready();
-    let said = server
-        .log
-        .wait("the address", |line| line.contains(&address.to_string()));
+    let said = server.log.wait("the address", |line| line.contains(&address.to_string()));
     assert!(said.contains("use"), "{said}");
     assert_ne!(server.ending(), "0");
     server.wait_empty();
@@ -239,17 +191,6 @@ fn an_address_in_use_stops_run_too() {
 
 #[test]
 fn a_closed_stdout_is_no_panic() {
-    let output = support::run(&[
-        "sh",
-        "-c",
-        "exec >&-; exec \"$@\"",
-        "sh",
-        support::BINARY,
-        "--help",
-    ]);
-    assert!(
-        !text(&output.stderr).contains("panicked"),
-        "{}",
-        text(&output.stderr)
-    );
+    let output = support::run(&["sh", "-c", "exec >&-; exec \"$@\"", "sh", support::BINARY, "--help"]);
+    assert!(!text(&output.stderr).contains("panicked"), "{}", text(&output.stderr));
 }

@@ -77,34 +77,22 @@ fn the_count_is_the_number_of_live_connections_after_any_sequence() {
     let address = address::fresh();
     let server = Preforkd::run(&config(address, 0)).start();
     let _watch = server.watch_zombies();
-    let mut sequence = Sequence {
-        server,
-        address,
-        clients: Vec::new(),
-        reloads: 0,
-    };
+    let mut sequence = Sequence { server, address, clients: Vec::new(), reloads: 0 };
     let mut history = Vec::new();
     let mut number = 20_261_122_u64; // the same sequence in every run
     for _ in 0..STEPS {
         // Knuth's MMIX generator; its upper half is random enough.
-        number = number
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         history.push(sequence.step(number >> 32));
         sequence.forget_the_dead();
         let live = u64::try_from(sequence.clients.len()).unwrap();
         let server = &sequence.server;
-        eventually(
-            &format!("{live} active after {history:?}, not {}", server.service()),
-            || {
-                let service = server.service();
-                let count = |name: &str| service[name].as_u64().unwrap();
-                count("active") == live && count("accepted") == live + count("completed")
-            },
-        );
-        eventually("as many processes", || {
-            server.connections().len() == sequence.clients.len()
+        eventually(&format!("{live} active after {history:?}, not {}", server.service()), || {
+            let service = server.service();
+            let count = |name: &str| service[name].as_u64().unwrap();
+            count("active") == live && count("accepted") == live + count("completed")
         });
+        eventually("as many processes", || server.connections().len() == sequence.clients.len());
     }
     // And the whole limit is there.
     while sequence.clients.len() < LIMIT {
@@ -114,9 +102,6 @@ fn the_count_is_the_number_of_live_connections_after_any_sequence() {
     }
     let mut one_more = connect(address);
     std::io::Write::write_all(&mut one_more, b"z").unwrap();
-    assert!(crate::support::client::silent_for(
-        &mut one_more,
-        crate::support::A_WHILE
-    ));
+    assert!(crate::support::client::silent_for(&mut one_more, crate::support::A_WHILE));
     drop((one_more, std::mem::take(&mut sequence.clients)));
 }

@@ -34,14 +34,10 @@ fn a_program_that_was_removed_closes_its_connection_and_is_named() {
     for _ in 0..5 {
         assert!(closed(&mut connect(address)));
     }
-    let line = server
-        .log
-        .wait("the program", |line| line.contains(path.to_str().unwrap()));
+    let line = server.log.wait("the program", |line| line.contains(path.to_str().unwrap()));
     assert!(line.contains("No such file or directory"), "{line}");
     assert_eq!(exchange(other, b"x"), b"x");
-    eventually("all are counted", || {
-        count(&server, "active") == 0 && count(&server, "completed") == 6
-    });
+    eventually("all are counted", || count(&server, "active") == 0 && count(&server, "completed") == 6);
     write(&path, "#!/bin/sh\necho back\n");
     assert_eq!(listen_to(address), "back\n");
 }
@@ -52,9 +48,7 @@ fn a_program_that_is_not_executable_closes_its_connection_and_is_named() {
     let path = server.dir().join("program");
     write(&path, "no program");
     assert!(closed(&mut connect(address)));
-    let line = server
-        .log
-        .wait("the program", |line| line.contains(path.to_str().unwrap()));
+    let line = server.log.wait("the program", |line| line.contains(path.to_str().unwrap()));
     assert!(line.contains("Permission denied"), "{line}");
     assert_eq!(exchange(other, b"x"), b"x");
 }
@@ -64,9 +58,9 @@ fn a_program_whose_interpreter_is_missing_is_named() {
     let (server, address, _) = with_program("#!/nonexistent/interpreter\n");
     assert!(closed(&mut connect(address)));
     let path = server.dir().join("program");
-    server.log.wait("the program", |line| {
-        line.contains(path.to_str().unwrap()) && line.contains("No such file")
-    });
+    server
+        .log
+        .wait("the program", |line| line.contains(path.to_str().unwrap()) && line.contains("No such file"));
 }
 
 #[test]
@@ -78,26 +72,20 @@ fn a_program_that_dies_at_once_slows_nobody() {
         assert!(closed(&mut connect(address)));
     }
     assert_eq!(exchange(other, b"x"), b"x");
-    eventually("all are counted", || {
-        count(&server, "active") == 0 && count(&server, "completed") == 100
-    });
+    eventually("all are counted", || count(&server, "active") == 0 && count(&server, "completed") == 100);
     server.log.wait("its exit code", |line| line.contains("exited 3"));
     assert_eq!(server.all_workers(), workers, "no worker was lost");
 }
 
 #[test]
 fn how_a_program_ended_is_in_the_log() {
-    for (signal, name, crashes) in [
-        ("TERM", "killed TERM", 0),
-        ("SEGV", "killed SEGV", 1),
-        ("KILL", "killed KILL", 0),
-    ] {
+    for (signal, name, crashes) in
+        [("TERM", "killed TERM", 0), ("SEGV", "killed SEGV", 1), ("KILL", "killed KILL", 0)]
+    {
         let (server, address, _) = with_program(&format!("#!/bin/sh\nkill -{signal} $$\n"));
         assert!(closed(&mut connect(address)));
         server.log.wait(name, |line| line.contains(name));
-        eventually("it is counted", || {
-            count(&server, "active") == 0 && count(&server, "crashes") == crashes
-        });
+        eventually("it is counted", || count(&server, "active") == 0 && count(&server, "crashes") == crashes);
     }
 }
 
@@ -115,9 +103,7 @@ fn a_program_killed_by_a_real_time_signal_is_reaped_and_counted() {
         assert!(closed(&mut stream));
         eventually("it is not active", || server.count("active") == 0);
     }
-    server
-        .log
-        .wait("the signal", |line| line.contains("killed RTMIN+0"));
+    server.log.wait("the signal", |line| line.contains("killed RTMIN+0"));
     assert_eq!(server.count("completed"), 6);
 }
 
@@ -129,11 +115,7 @@ fn a_crash_of_one_connection_is_no_matter_of_the_others() {
     let first = server.connections()[0].pid;
     let mut stream = connect(server.address());
     echo(&mut stream, b"x");
-    let victim = server
-        .connections()
-        .into_iter()
-        .find(|process| process.pid != first)
-        .unwrap();
+    let victim = server.connections().into_iter().find(|process| process.pid != first).unwrap();
     proc::kill(victim.pid, Signal::SIGSEGV);
     assert!(closed(&mut stream));
     eventually("the crash is counted", || server.count("crashes") == 1);
@@ -168,9 +150,7 @@ fn clients_that_reset_harm_no_program_either() {
         reset(connect_from(address::source(number), server.address()).unwrap());
     }
     assert_eq!(exchange(server.address(), b"x"), b"x");
-    eventually("none is left", || {
-        server.count("active") == 0 && server.connections().is_empty()
-    });
+    eventually("none is left", || server.count("active") == 0 && server.connections().is_empty());
     assert_eq!(server.count("accepted"), server.count("completed"));
 }
 
@@ -181,17 +161,11 @@ fn a_stopped_connection_holds_up_nobody() {
     echo(&mut stream, b"x");
     let stopped = server.connections()[0].pid;
     proc::kill(stopped, Signal::SIGSTOP);
-    eventually("it is stopped", || {
-        proc::process(stopped).is_some_and(|process| process.state == 'T')
-    });
+    eventually("it is stopped", || proc::process(stopped).is_some_and(|process| process.state == 'T'));
     for _ in 0..20 {
         assert_eq!(exchange(server.address(), b"y"), b"y");
     }
-    assert_eq!(
-        server.count("active"),
-        1,
-        "a stopped connection is one all the same"
-    );
+    assert_eq!(server.count("active"), 1, "a stopped connection is one all the same");
     proc::kill(stopped, Signal::SIGCONT);
     echo(&mut stream, b"z");
 }
@@ -215,10 +189,7 @@ fn a_thousand_connections_leave_no_descriptor_behind() {
     let descriptors = || -> Vec<_> {
         let mut processes = server.workers();
         processes.push(server.pid());
-        processes
-            .into_iter()
-            .map(|pid| proc::descriptors(pid).len())
-            .collect()
+        processes.into_iter().map(|pid| proc::descriptors(pid).len()).collect()
     };
     for _ in 0..10 {
         assert_eq!(exchange(server.address(), b"x"), b"x");
@@ -238,12 +209,8 @@ fn a_thousand_connections_leave_no_descriptor_behind() {
 #[test]
 fn a_program_that_leaves_a_process_behind_frees_its_slot_with_its_own_end() {
     let script = "sleep 1000 </dev/null >/dev/null 2>&1 & echo left";
-    let server = Preforkd::serve(
-        &["--max-connections", "1"],
-        "127.0.0.1:0",
-        &["--", "sh", "-c", script],
-    )
-    .start();
+    let server =
+        Preforkd::serve(&["--max-connections", "1"], "127.0.0.1:0", &["--", "sh", "-c", script]).start();
     for _ in 0..3 {
         assert_eq!(listen_to(server.address()), "left\n");
     }

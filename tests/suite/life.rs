@@ -28,12 +28,7 @@ fn reloads(server: &Running, verdict: &str) -> u64 {
 fn ready_means_that_it_serves() {
     let address = address::fresh();
     let server = Preforkd::run(&echo_service(address, "workers = 2")).start();
-    assert_eq!(
-        server.workers().len(),
-        2,
-        "every worker is in its accept loop: {}",
-        server.service()
-    );
+    assert_eq!(server.workers().len(), 2, "every worker is in its accept loop: {}", server.service());
     assert_eq!(exchange(address, b"x"), b"x");
     assert_eq!(server.notify.count(|line| line == "READY=1"), 1);
     let status = server.status();
@@ -58,24 +53,10 @@ fn status_counts_connections() {
     for stream in &mut streams {
         echo(stream, b"x");
     }
-    assert_eq!(
-        (
-            server.count("active"),
-            server.count("accepted"),
-            server.count("completed")
-        ),
-        (3, 3, 0)
-    );
+    assert_eq!((server.count("active"), server.count("accepted"), server.count("completed")), (3, 3, 0));
     drop(streams);
     eventually("all completed", || server.count("completed") == 3);
-    assert_eq!(
-        (
-            server.count("active"),
-            server.count("accepted"),
-            server.count("crashes")
-        ),
-        (0, 3, 0)
-    );
+    assert_eq!((server.count("active"), server.count("accepted"), server.count("crashes")), (0, 3, 0));
     assert_eq!(server.connections().len(), 0);
 }
 
@@ -89,27 +70,10 @@ fn reload_puts_a_new_configuration_in_force_on_the_same_socket() {
 
     server.configure(&says(address, "two"));
     server.reload_ok();
-    assert_eq!(
-        listen_to(address),
-        "two\n",
-        "reload came back before the new configuration was in force"
-    );
-    assert_eq!(
-        (
-            generation(&server),
-            reloads(&server, "ok"),
-            reloads(&server, "failed")
-        ),
-        (before + 1, 1, 0)
-    );
-    assert_eq!(
-        proc::listeners(address),
-        listeners,
-        "the listener was closed in between"
-    );
-    eventually("the old workers are gone", || {
-        workers.iter().all(|worker| !proc::lives(*worker))
-    });
+    assert_eq!(listen_to(address), "two\n", "reload came back before the new configuration was in force");
+    assert_eq!((generation(&server), reloads(&server, "ok"), reloads(&server, "failed")), (before + 1, 1, 0));
+    assert_eq!(proc::listeners(address), listeners, "the listener was closed in between");
+    eventually("the old workers are gone", || workers.iter().all(|worker| !proc::lives(*worker)));
 }
 
 #[test]
@@ -120,15 +84,9 @@ fn hup_reloads_and_tells_systemd() {
     let mark = server.notify.mark();
     server.signal(Signal::SIGHUP);
     // sd_notify(3): RELOADING=1 with the time, then READY=1 when it is done.
-    server
-        .notify
-        .wait_after(mark, "RELOADING=1", |line| line == "RELOADING=1");
-    server
-        .notify
-        .wait_after(mark, "MONOTONIC_USEC", |line| line.starts_with("MONOTONIC_USEC="));
-    server
-        .notify
-        .wait_after(mark, "READY=1", |line| line == "READY=1");
+    server.notify.wait_after(mark, "RELOADING=1", |line| line == "RELOADING=1");
+    server.notify.wait_after(mark, "MONOTONIC_USEC", |line| line.starts_with("MONOTONIC_USEC="));
+    server.notify.wait_after(mark, "READY=1", |line| line == "READY=1");
     assert_eq!(listen_to(address), "two\n");
 }
 
@@ -153,12 +111,7 @@ fn a_reload_leaves_unchanged_services_alone() {
     let server = Preforkd::run(&(says(one, "one") + &other)).start();
     let workers = |name: &str| {
         let status = server.status();
-        let service = status["services"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .find(|s| s["name"] == name)
-            .cloned();
+        let service = status["services"].as_array().unwrap().iter().find(|s| s["name"] == name).cloned();
         service.map(|service| service["workers"].clone())
     };
     let unchanged = workers("other");
@@ -166,13 +119,7 @@ fn a_reload_leaves_unchanged_services_alone() {
     server.configure(&(says(one, "two") + &other + &third));
     server.reload_ok();
     let pids = |workers: Option<serde_json::Value>| -> Vec<i64> {
-        workers
-            .unwrap()
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|worker| worker["pid"].as_i64().unwrap())
-            .collect()
+        workers.unwrap().as_array().unwrap().iter().map(|worker| worker["pid"].as_i64().unwrap()).collect()
     };
     assert_eq!(pids(workers("other")), pids(unchanged));
     assert_eq!(exchange(three, b"new"), b"new");
@@ -195,10 +142,7 @@ fn a_reload_that_fails_says_why_and_changes_nothing() {
     let wrong = [
         ("[service.echo\n".to_owned(), "preforkd.toml:1"),
         (says(address, "two") + "handel = 3\n", "handel"),
-        (
-            says(address, "two").replace("/bin/echo", "/nonexistent/program"),
-            "/nonexistent/program",
-        ),
+        (says(address, "two").replace("/bin/echo", "/nonexistent/program"), "/nonexistent/program"),
         (
             says(address, "two") + &echo_service(in_use.parse().unwrap(), "").replace(".echo", ".other"),
             &in_use,
@@ -210,10 +154,7 @@ fn a_reload_that_fails_says_why_and_changes_nothing() {
         let said = text(&output.stdout) + &text(&output.stderr);
         assert_eq!(output.status.code(), Some(78), "{config}: {said}");
         assert!(said.contains(reason), "no {reason} in {said}");
-        assert_eq!(
-            (generation(&server), reloads(&server, "failed")),
-            (before, number)
-        );
+        assert_eq!((generation(&server), reloads(&server, "failed")), (before, number));
         assert_eq!(server.workers(), workers, "{config}");
         assert_eq!(listen_to(address), "one\n");
     }
@@ -225,9 +166,7 @@ fn a_reload_that_fails_says_why_and_changes_nothing() {
 #[test]
 fn a_new_generation_that_cannot_start_leaves_the_old_one() {
     let address = address::fresh();
-    let server = Preforkd::run(&says(address, "one"))
-        .script("program", "#!/bin/sh\necho program\n")
-        .start();
+    let server = Preforkd::run(&says(address, "one")).script("program", "#!/bin/sh\necho program\n").start();
     let program = server.dir().join("program");
     server.configure(&says(address, "two").replace("/bin/echo", program.to_str().unwrap()));
     std::fs::remove_file(&program).unwrap();
@@ -249,10 +188,7 @@ fn drop_ins_are_read_on_start_and_on_reload() {
     file("two", two);
     write(&dir.join("notes.txt"), "not a configuration");
     let server = server.start();
-    assert_eq!(
-        (listen_to(one), listen_to(two)),
-        ("one\n".to_owned(), "two\n".to_owned())
-    );
+    assert_eq!((listen_to(one), listen_to(two)), ("one\n".to_owned(), "two\n".to_owned()));
     file("three", three);
     server.reload_ok();
     assert_eq!(listen_to(three), "three\n");
@@ -270,9 +206,7 @@ fn term_and_int_stop_accepting_and_wait_for_connections() {
         let mark = server.notify.mark();
         server.signal(signal);
         for what in ["STOPPING=1", "STATUS=", "EXTEND_TIMEOUT_USEC="] {
-            server
-                .notify
-                .wait_after(mark, what, |line| line.starts_with(what));
+            server.notify.wait_after(mark, what, |line| line.starts_with(what));
         }
         eventually("it stops accepting", || refused(address));
         for mut stream in streams {
@@ -288,11 +222,7 @@ fn a_stop_without_connections_is_quick() {
     let server = Preforkd::serve(&["--workers", "2"], "127.0.0.1:0", &["echo"]).start();
     let start = std::time::Instant::now();
     server.stop();
-    assert!(
-        start.elapsed() < std::time::Duration::from_secs(10),
-        "{:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() < std::time::Duration::from_secs(10), "{:?}", start.elapsed());
 }
 
 /// A service whose connections end by nothing but SIGKILL, and start something that is as stubborn.
@@ -392,11 +322,7 @@ fn a_killed_worker_is_replaced_and_its_connections_go_on_and_are_counted() {
     for stream in &mut streams {
         echo(stream, b"after");
     }
-    assert_eq!(
-        server.count("active"),
-        2,
-        "the connections of a dead worker count"
-    );
+    assert_eq!(server.count("active"), 2, "the connections of a dead worker count");
     assert_eq!(exchange(server.address(), b"new"), b"new");
     let [one, two] = streams;
     assert_eq!(finish(one, b"end"), b"end");
@@ -430,16 +356,8 @@ fn a_second_service_on_the_same_control_socket_is_refused() {
     let server = Preforkd::serve(&[], "127.0.0.1:0", &["echo"]).start();
     let output = crate::support::preforkd(&["serve", "--control", server.control(), "127.0.0.1:0", "echo"]);
     assert_ne!(output.status.code(), Some(0));
-    assert!(
-        text(&output.stderr).contains(server.control()),
-        "{}",
-        text(&output.stderr)
-    );
-    assert_eq!(
-        server.status()["pid"].as_i64(),
-        Some(server.pid().into()),
-        "the first still answers"
-    );
+    assert!(text(&output.stderr).contains(server.control()), "{}", text(&output.stderr));
+    assert_eq!(server.status()["pid"].as_i64(), Some(server.pid().into()), "the first still answers");
 }
 
 #[test]

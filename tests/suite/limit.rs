@@ -29,29 +29,20 @@ impl Crowd {
 
     /// The next that is served; waits for it.
     fn next(&self) -> TcpStream {
-        self.served
-            .recv_timeout(PATIENCE)
-            .expect("a client that is served")
+        self.served.recv_timeout(PATIENCE).expect("a client that is served")
     }
 
     /// Nobody else is served for a while.
     #[track_caller]
     fn rest_waits(&self) {
-        assert!(
-            self.served.recv_timeout(A_WHILE).is_err(),
-            "one more than the limit was served"
-        );
+        assert!(self.served.recv_timeout(A_WHILE).is_err(), "one more than the limit was served");
     }
 }
 
 #[test]
 fn max_connections_is_exact_over_all_workers_and_the_rest_waits() {
-    let server = Preforkd::serve(
-        &["--workers", "3", "--max-connections", "5"],
-        "127.0.0.1:0",
-        &["echo"],
-    )
-    .start();
+    let server =
+        Preforkd::serve(&["--workers", "3", "--max-connections", "5"], "127.0.0.1:0", &["echo"]).start();
     let crowd = Crowd::of(9, server.address());
     let mut served: Vec<_> = (0..5).map(|_| crowd.next()).collect();
     crowd.rest_waits();
@@ -70,12 +61,8 @@ fn max_connections_is_exact_over_all_workers_and_the_rest_waits() {
 
 #[test]
 fn a_limit_of_one_serves_one_after_the_other() {
-    let server = Preforkd::serve(
-        &["--workers", "2", "--max-connections", "1"],
-        "127.0.0.1:0",
-        &["echo"],
-    )
-    .start();
+    let server =
+        Preforkd::serve(&["--workers", "2", "--max-connections", "1"], "127.0.0.1:0", &["echo"]).start();
     let crowd = Crowd::of(20, server.address());
     for _ in 0..20 {
         let stream = crowd.next();
@@ -86,12 +73,8 @@ fn a_limit_of_one_serves_one_after_the_other() {
 
 #[test]
 fn max_connections_is_exact_after_workers_were_killed() {
-    let server = Preforkd::serve(
-        &["--workers", "2", "--max-connections", "4"],
-        "127.0.0.1:0",
-        &["echo"],
-    )
-    .start();
+    let server =
+        Preforkd::serve(&["--workers", "2", "--max-connections", "4"], "127.0.0.1:0", &["echo"]).start();
     let crowd = Crowd::of(8, server.address());
     let mut served: Vec<_> = (0..4).map(|_| crowd.next()).collect();
     for worker in server.workers() {
@@ -141,9 +124,7 @@ fn a_limit_holds_over_a_reload() {
 
 /// A preforkd that may have so many processes, because it is a user without rights who has no others.
 fn with_processes(uid: u32, processes: u32) -> Running {
-    Preforkd::serve(&["--workers", "1"], "127.0.0.1:0", &["echo"])
-        .by_user(uid, processes)
-        .start()
+    Preforkd::serve(&["--workers", "1"], "127.0.0.1:0", &["echo"]).by_user(uid, processes).start()
 }
 
 /// Connects clients until one is not served because fork fails; the served ones and that one.
@@ -190,10 +171,7 @@ fn a_connection_that_no_fork_is_found_for_is_closed_and_recorded() {
     assert!(closed(&mut waiting), "it is closed after a bounded time");
     let spent = worker_ticks(&server) - ticks;
     let seconds = start.elapsed().as_secs() + 1;
-    assert!(
-        spent < 10 * seconds,
-        "{spent} ticks in {seconds} s: it spins while it waits"
-    );
+    assert!(spent < 10 * seconds, "{spent} ticks in {seconds} s: it spins while it waits");
     server.log.wait("record", |line| line.contains("not started"));
     let active = u64::try_from(served.len()).unwrap();
     eventually("its slot is given back", || server.count("active") == active);
@@ -203,11 +181,7 @@ fn a_connection_that_no_fork_is_found_for_is_closed_and_recorded() {
 }
 
 fn worker_ticks(server: &Running) -> u64 {
-    server
-        .workers()
-        .iter()
-        .map(|worker| proc::process(*worker).unwrap().ticks)
-        .sum()
+    server.workers().iter().map(|worker| proc::process(*worker).unwrap().ticks).sum()
 }
 
 #[test]
@@ -216,15 +190,8 @@ fn a_worker_without_descriptors_waits_without_spinning_and_goes_on_by_itself() {
     let worker = server.workers()[0];
     let mut first = connect(server.address());
     echo(&mut first, b"x");
-    let limits = sure(&[
-        "prlimit",
-        "--pid",
-        &worker.to_string(),
-        "--nofile",
-        "--noheadings",
-        "--output",
-        "SOFT,HARD",
-    ]);
+    let limits =
+        sure(&["prlimit", "--pid", &worker.to_string(), "--nofile", "--noheadings", "--output", "SOFT,HARD"]);
     let limits: Vec<&str> = limits.split_whitespace().collect();
     let set = |soft: &str| {
         let nofile = format!("--nofile={soft}:{}", limits[1]);
@@ -235,10 +202,7 @@ fn a_worker_without_descriptors_waits_without_spinning_and_goes_on_by_itself() {
     let mut waiting = connect(server.address());
     std::io::Write::write_all(&mut waiting, b"y").unwrap();
     let ticks = worker_ticks(&server);
-    assert!(
-        silent_for(&mut waiting, Duration::from_secs(2)),
-        "it was served or closed without a descriptor"
-    );
+    assert!(silent_for(&mut waiting, Duration::from_secs(2)), "it was served or closed without a descriptor");
     let spent = worker_ticks(&server) - ticks;
     assert!(spent < 20, "{spent} of 200 ticks: it spins");
     assert_eq!(server.workers(), [worker], "the worker is the same");

@@ -28,9 +28,7 @@ static STOPPING: AtomicBool = AtomicBool::new(false);
 
 impl Load {
     fn on(service: SocketAddr) -> Self {
-        let clients = (0..CLIENTS)
-            .map(|_| std::thread::spawn(move || client(service)))
-            .collect();
+        let clients = (0..CLIENTS).map(|_| std::thread::spawn(move || client(service))).collect();
         Self { clients }
     }
 
@@ -58,11 +56,7 @@ fn client(service: SocketAddr) -> Counts {
         let refused = outcome == "connect: ConnectionRefused";
         // What began before TERM may meet what comes after it.
         let after = stopping || STOPPING.load(Ordering::SeqCst);
-        let outcome = if after && outcome != "ok" {
-            format!("{outcome} after TERM")
-        } else {
-            outcome
-        };
+        let outcome = if after && outcome != "ok" { format!("{outcome} after TERM") } else { outcome };
         *counts.entry(outcome).or_default() += 1;
         if refused {
             return counts;
@@ -73,9 +67,7 @@ fn client(service: SocketAddr) -> Counts {
 fn one_connection(source: std::net::Ipv4Addr, service: SocketAddr) -> Result<(), (&'static str, ErrorKind)> {
     let mut stream = connect_from(source, service).map_err(|error| ("connect", error.kind()))?;
     try_echo(&mut stream, b"sixteen bytes ok").map_err(|error| ("echo", error.kind()))?;
-    stream
-        .shutdown(Shutdown::Write)
-        .map_err(|error| ("shutdown", error.kind()))?;
+    stream.shutdown(Shutdown::Write).map_err(|error| ("shutdown", error.kind()))?;
     match stream.read(&mut [0]) {
         Ok(0) => Ok(()),
         Ok(_) => Err(("end", ErrorKind::InvalidData)),
@@ -120,31 +112,14 @@ fn nobody_is_refused_or_reset_by_reloads_killed_workers_and_a_stop() {
     drop(watch);
 
     let counts = load.counts();
-    say(&format!(
-        "{CLIENTS} clients, {RELOADS} reloads, {KILLS} killed workers, one TERM: {counts:?}"
-    ));
-    assert_eq!(
-        counts["connect: ConnectionRefused after TERM"], CLIENTS,
-        "{counts:?}"
-    );
+    say(&format!("{CLIENTS} clients, {RELOADS} reloads, {KILLS} killed workers, one TERM: {counts:?}"));
+    assert_eq!(counts["connect: ConnectionRefused after TERM"], CLIENTS, "{counts:?}");
     // A worker that is killed between accept and fork takes the one connection with it that it holds.
-    let hurt: usize = ["echo: UnexpectedEof", "echo: ConnectionReset"]
-        .iter()
-        .filter_map(|kind| counts.get(*kind))
-        .sum();
-    assert!(
-        hurt <= KILLS,
-        "{hurt} connections were hurt by {KILLS} killed workers: {counts:?}"
-    );
-    let expected = [
-        "ok",
-        "connect: ConnectionRefused after TERM",
-        "echo: UnexpectedEof",
-        "echo: ConnectionReset",
-    ];
-    let others: Vec<_> = counts
-        .keys()
-        .filter(|outcome| !expected.contains(&outcome.as_str()))
-        .collect();
+    let hurt: usize =
+        ["echo: UnexpectedEof", "echo: ConnectionReset"].iter().filter_map(|kind| counts.get(*kind)).sum();
+    assert!(hurt <= KILLS, "{hurt} connections were hurt by {KILLS} killed workers: {counts:?}");
+    let expected =
+        ["ok", "connect: ConnectionRefused after TERM", "echo: UnexpectedEof", "echo: ConnectionReset"];
+    let others: Vec<_> = counts.keys().filter(|outcome| !expected.contains(&outcome.as_str())).collect();
     assert!(others.is_empty(), "{counts:?}");
 }

@@ -52,12 +52,7 @@ impl Daemon {
                 let _ = sender.send(datagram[..length].to_vec());
             }
         });
-        Self {
-            path: path.to_owned(),
-            socket,
-            reader,
-            datagrams,
-        }
+        Self { path: path.to_owned(), socket, reader, datagrams }
     }
 
     /// The next datagram; waits for it.
@@ -114,12 +109,7 @@ fn the_journal_gets_one_record_per_connection_with_all_its_fields() {
     assert_eq!(finish(stream, b"y"), b"y");
 
     let fields = journal.record(of_a_connection);
-    let field = |name: &str| {
-        fields
-            .get(name)
-            .unwrap_or_else(|| panic!("no {name} in {fields:#?}"))
-            .as_str()
-    };
+    let field = |name: &str| fields.get(name).unwrap_or_else(|| panic!("no {name} in {fields:#?}")).as_str();
     assert_eq!(field("PREFORKD_SERVICE"), "web");
     assert_eq!(field("PREFORKD_EXIT"), "exited 0");
     assert_eq!(field("PREFORKD_CHILD_PID"), pid.to_string());
@@ -129,27 +119,17 @@ fn the_journal_gets_one_record_per_connection_with_all_its_fields() {
     assert_eq!(field("SYSLOG_IDENTIFIER"), "preforkd");
     assert!(field("MESSAGE").contains(&client.to_string()), "{fields:#?}");
     let id = field("MESSAGE_ID");
-    assert!(
-        id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()),
-        "{id}"
-    );
+    assert!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
     assert!(!field("PREFORKD_CONNECTION").is_empty());
-    for number in [
-        "PREFORKD_DURATION_USEC",
-        "PREFORKD_CPU_USEC",
-        "PREFORKD_MAXRSS_KB",
-    ] {
-        field(number)
-            .parse::<u64>()
-            .unwrap_or_else(|_| panic!("{number} is no number in {fields:#?}"));
+    for number in ["PREFORKD_DURATION_USEC", "PREFORKD_CPU_USEC", "PREFORKD_MAXRSS_KB"] {
+        field(number).parse::<u64>().unwrap_or_else(|_| panic!("{number} is no number in {fields:#?}"));
     }
 
     for _ in 0..5 {
         exchange(address, b"x");
     }
-    let ids: std::collections::HashSet<_> = (0..5)
-        .map(|_| journal.record(of_a_connection)["PREFORKD_CONNECTION"].clone())
-        .collect();
+    let ids: std::collections::HashSet<_> =
+        (0..5).map(|_| journal.record(of_a_connection)["PREFORKD_CONNECTION"].clone()).collect();
     assert_eq!(ids.len(), 5);
 }
 
@@ -161,10 +141,7 @@ fn the_journal_tells_a_crash_from_an_end() {
     let (_server, address, journal) = with_journal("exec = [\"sh\", \"-c\", \"kill -SEGV $$\"]", "");
     listen_to(address);
     let fields = journal.record(of_a_connection);
-    assert_eq!(
-        (&*fields["PREFORKD_EXIT"], &*fields["PRIORITY"]),
-        ("killed SEGV", "4")
-    );
+    assert_eq!((&*fields["PREFORKD_EXIT"], &*fields["PRIORITY"]), ("killed SEGV", "4"));
 }
 
 #[test]
@@ -173,10 +150,7 @@ fn what_a_program_writes_to_stderr_is_one_record_a_line_and_forges_no_field() {
         return;
     }
     let script = "printf 'first\\nPRIORITY=0\\nMESSAGE_ID=x\\033[2J\\377\\n' >&2; echo $PREFORKD_CONNECTION";
-    let program = format!(
-        "exec = [\"sh\", \"-c\", {}]",
-        serde_json::to_string(script).unwrap()
-    );
+    let program = format!("exec = [\"sh\", \"-c\", {}]", serde_json::to_string(script).unwrap());
     let (_server, address, journal) = with_journal(&program, "");
     let id = listen_to(address);
     let of_stderr = |part: &'static str| {
@@ -228,9 +202,7 @@ fn a_journal_that_does_not_read_holds_up_nobody_and_what_is_lost_is_counted() {
     for _ in 0..1000 {
         assert_eq!(exchange(address, b"x"), b"x");
     }
-    eventually("lost records are counted", || {
-        server.status()["log_records_dropped"].as_u64().unwrap() > 0
-    });
+    eventually("lost records are counted", || server.status()["log_records_dropped"].as_u64().unwrap() > 0);
     drop(full);
 }
 
@@ -240,9 +212,7 @@ fn stderr_gets_one_line_per_connection() {
     let stream = connect(server.address());
     let client = stream.local_addr().unwrap().to_string();
     finish(stream, b"x");
-    let line = server.log.wait("record", |line| {
-        line.contains(&client) && line.contains("exited 0")
-    });
+    let line = server.log.wait("record", |line| line.contains(&client) && line.contains("exited 0"));
     assert!(!line.starts_with('<'), "a prefix is for systemd: {line}");
     drop(server);
 }
@@ -250,15 +220,13 @@ fn stderr_gets_one_line_per_connection() {
 #[test]
 fn stderr_of_a_service_of_systemd_gets_priorities() {
     // systemd.exec(5): $JOURNAL_STREAM is device and inode of what stderr is connected to.
-    let script = "export JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2 2>/dev/null)";
+    let script = "export JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/1)";
     let server = Preforkd::serve(&[], "127.0.0.1:0", &["echo"])
         .under(&["sh", "-euc", "exec 2>&1; exec \"$@\"", "sh"])
         .after(script)
         .start();
     exchange(server.address(), b"x");
-    server.stdout.wait("record", |line| {
-        line.starts_with("<6>") && line.contains("exited 0")
-    });
+    server.stdout.wait("record", |line| line.starts_with("<6>") && line.contains("exited 0"));
 }
 
 #[test]
@@ -266,9 +234,7 @@ fn control_characters_of_a_program_do_not_reach_stderr() {
     let script = "printf 'a\\033[31mb\\rc\\n' >&2";
     let server = Preforkd::serve(&[], "127.0.0.1:0", &["--", "sh", "-c", script]).start();
     listen_to(server.address());
-    let line = server
-        .log
-        .wait("line", |line| line.contains("stderr") && line.contains('a'));
+    let line = server.log.wait("line", |line| line.contains("stderr") && line.contains('a'));
     assert!(line.chars().all(|c| !c.is_control()), "{line:?}");
 }
 
@@ -321,16 +287,10 @@ fn the_level_decides_what_is_written() {
             "[log]\nlevel = \"{level}\"\n[service.web]\nlisten = [\"{address}\"]\nexec = [\"DIR/program\"]\n"
         )
     };
-    let server = Preforkd::run(&config("warning"))
-        .script("program", "#!/bin/sh\nread word; kill -$word $$\n")
-        .start();
+    let server =
+        Preforkd::run(&config("warning")).script("program", "#!/bin/sh\nread word; kill -$word $$\n").start();
     assert_eq!(exchange(address, b"TERM\n"), b"");
     assert_eq!(exchange(address, b"SEGV\n"), b"");
     server.log.wait("a crash", |line| line.contains("killed SEGV"));
-    assert_eq!(
-        server.log.count(|line| line.contains("killed TERM")),
-        0,
-        "{:?}",
-        server.log.all()
-    );
+    assert_eq!(server.log.count(|line| line.contains("killed TERM")), 0, "{:?}", server.log.all());
 }

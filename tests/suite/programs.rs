@@ -8,10 +8,7 @@ use crate::support::{Preforkd, address, root, sure, text, write};
 
 /// What `env` printed.
 fn environment(printed: &str) -> BTreeMap<&str, &str> {
-    printed
-        .lines()
-        .map(|line| line.split_once('=').unwrap())
-        .collect()
+    printed.lines().map(|line| line.split_once('=').unwrap()).collect()
 }
 
 /// The value of `Name:` in what a program printed from /proc/self/status.
@@ -36,9 +33,7 @@ fn service(address: SocketAddr, program: &str, keys: &str) -> String {
 #[test]
 fn the_environment_over_tcp_is_built_from_nothing() {
     for listen in ["127.0.0.1:0", "[::1]:0"] {
-        let server = Preforkd::serve(&[], listen, &["--", "/usr/bin/env"])
-            .env("SECRET", "leaked")
-            .start();
+        let server = Preforkd::serve(&[], listen, &["--", "/usr/bin/env"]).env("SECRET", "leaked").start();
         let stream = connect(server.address());
         let (client, service) = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
         let printed = text(&finish(stream, b""));
@@ -69,10 +64,7 @@ fn the_environment_over_a_unix_socket_names_the_peer() {
     let printed = text(&exchange_unix(&path, b""));
     let environment = environment(&printed);
     let pid = std::process::id().to_string();
-    let (uid, gid) = (
-        nix::unistd::geteuid().to_string(),
-        nix::unistd::getegid().to_string(),
-    );
+    let (uid, gid) = (nix::unistd::geteuid().to_string(), nix::unistd::getegid().to_string());
     for (name, value) in [
         ("PROTO", "IPC"),
         ("IPCLOCALPATH", path.to_str().unwrap()),
@@ -82,15 +74,9 @@ fn the_environment_over_a_unix_socket_names_the_peer() {
     ] {
         assert_eq!(environment.get(name), Some(&value), "{name} in {printed}");
     }
-    assert_eq!(
-        environment.get("IPCREMOTEPATH").copied().unwrap_or(""),
-        "",
-        "the client has no path"
-    );
+    assert_eq!(environment.get("IPCREMOTEPATH").copied().unwrap_or(""), "", "the client has no path");
     assert!(
-        environment
-            .keys()
-            .all(|name| !name.starts_with("TCP") && !name.starts_with("REMOTE")),
+        environment.keys().all(|name| !name.starts_with("TCP") && !name.starts_with("REMOTE")),
         "{printed}"
     );
 }
@@ -111,12 +97,9 @@ fn environment_adds_and_may_change_the_path() {
 
 #[test]
 fn every_connection_has_an_id_of_its_own() {
-    let server = Preforkd::serve(
-        &["--workers", "2"],
-        "127.0.0.1:0",
-        &["--", "printenv", "PREFORKD_CONNECTION"],
-    )
-    .start();
+    let server =
+        Preforkd::serve(&["--workers", "2"], "127.0.0.1:0", &["--", "printenv", "PREFORKD_CONNECTION"])
+            .start();
     let ids: std::collections::BTreeSet<String> = (0..20).map(|_| listen_to(server.address())).collect();
     assert_eq!(ids.len(), 20, "{ids:?}");
 }
@@ -170,16 +153,9 @@ fn other_connections_and_the_listener_are_not_among_a_handlers_descriptors() {
             .map(|(_, path)| path.display().to_string())
             .filter(|path| path.starts_with("socket:"))
             .collect();
-        assert!(
-            !sockets.contains(&format!("socket:[{inode}]")),
-            "it has the listener: {descriptors:?}"
-        );
+        assert!(!sockets.contains(&format!("socket:[{inode}]")), "it has the listener: {descriptors:?}");
         let own: std::collections::HashSet<_> = sockets.into_iter().collect();
-        assert_eq!(
-            own.len(),
-            1,
-            "a connection process has more than its connection: {descriptors:?}"
-        );
+        assert_eq!(own.len(), 1, "a connection process has more than its connection: {descriptors:?}");
         seen.extend(own);
     }
     assert_eq!(seen.len(), 3);
@@ -213,10 +189,7 @@ fn a_program_that_is_a_script_finds_the_same() {
     let server = server.start();
     let said = listen_to(server.address());
     assert!(said.starts_with("1 an argument\nTCP 127.0.0.1\n"), "{said}");
-    assert_eq!(
-        (field(&said, "SigBlk"), field(&said, "SigIgn")),
-        ("0000000000000000", "0000000000000000")
-    );
+    assert_eq!((field(&said, "SigBlk"), field(&said, "SigIgn")), ("0000000000000000", "0000000000000000"));
     no_more_than_three(&said);
 }
 
@@ -278,10 +251,7 @@ fn user_and_group_with_all_that_belongs_to_them() {
         assert_eq!(field(&status, set), "0000000000000000", "{set}");
     }
 
-    let status = answer(
-        r#"["/bin/cat", "/proc/self/status"]"#,
-        "user = \"nobody\"\ngroup = \"daemon\"",
-    );
+    let status = answer(r#"["/bin/cat", "/proc/self/status"]"#, "user = \"nobody\"\ngroup = \"daemon\"");
     assert_eq!(field(&status, "Uid"), [uid.trim(); 4].join("\t"));
     assert_eq!(field(&status, "Gid"), "1\t1\t1\t1");
 }
@@ -292,11 +262,7 @@ fn supplementary_groups_are_the_users_own() {
         return;
     }
     let address = address::fresh();
-    let config = service(
-        address,
-        r#"["/bin/cat", "/proc/self/status"]"#,
-        "user = \"nobody\"",
-    );
+    let config = service(address, r#"["/bin/cat", "/proc/self/status"]"#, "user = \"nobody\"");
     let server = Preforkd::run(&config);
     let group = std::fs::read_to_string("/etc/group").unwrap();
     write(
@@ -310,10 +276,8 @@ fn supplementary_groups_are_the_users_own() {
     let status = listen_to(address);
     drop(server);
     let gid = sure(&["id", "-g", "nobody"]);
-    let mut groups: Vec<&str> = field(&status, "Groups")
-        .split_whitespace()
-        .filter(|g| *g != gid.trim())
-        .collect();
+    let mut groups: Vec<&str> =
+        field(&status, "Groups").split_whitespace().filter(|g| *g != gid.trim()).collect();
     groups.sort_unstable();
     assert_eq!(groups, ["61001", "61003"]);
 }
@@ -355,14 +319,10 @@ fn stderr_goes_where_the_configuration_says() {
             assert_eq!(said.lines().nth(1), Some(target));
         }
         if stderr == "null" {
-            server
-                .log
-                .wait("record of the connection", |line| line.contains("exited 0"));
+            server.log.wait("record of the connection", |line| line.contains("exited 0"));
             assert_eq!(server.log.count(|line| line.contains("to stderr")), 0);
         } else {
-            let line = server
-                .log
-                .wait("line of stderr", |line| line.contains("to stderr"));
+            let line = server.log.wait("line of stderr", |line| line.contains("to stderr"));
             assert_eq!(line == "to stderr", stderr == "inherit", "{stderr}: {line}");
         }
     }
@@ -381,11 +341,7 @@ fn a_line_on_stderr_is_a_record_of_its_connection() {
 
 #[test]
 fn a_program_found_by_its_name_keeps_the_name() {
-    let server = Preforkd::serve(
-        &[],
-        "127.0.0.1:0",
-        &["--", "sh", "-c", "tr '\\0' ' ' < /proc/$$/cmdline"],
-    )
-    .start();
+    let server =
+        Preforkd::serve(&[], "127.0.0.1:0", &["--", "sh", "-c", "tr '\\0' ' ' < /proc/$$/cmdline"]).start();
     assert!(listen_to(server.address()).starts_with("sh -c "));
 }

@@ -51,10 +51,7 @@ fn fifty_git_clones_with_reloads_in_the_middle() {
                 let target = target.to_str().unwrap();
                 sure(&["git", "clone", "--quiet", url, target]);
                 sure(&["git", "-C", target, "fsck", "--strict", "--no-progress"]);
-                assert_eq!(
-                    sure(&["git", "-C", target, "rev-list", "--count", "HEAD"]),
-                    "20\n"
-                );
+                assert_eq!(sure(&["git", "-C", target, "rev-list", "--count", "HEAD"]), "20\n");
                 done.fetch_add(1, Ordering::Relaxed);
             });
         }
@@ -68,10 +65,7 @@ fn fifty_git_clones_with_reloads_in_the_middle() {
         }
     });
     assert_eq!(done.load(Ordering::Relaxed), CLONES);
-    assert!(
-        server.workers().iter().all(|worker| !workers.contains(worker)),
-        "the reloads changed something"
-    );
+    assert!(server.workers().iter().all(|worker| !workers.contains(worker)), "the reloads changed something");
     eventually("none is left", || server.count("active") == 0);
 }
 
@@ -94,10 +88,7 @@ fn rsync_as_a_daemon_on_stdin() {
     );
     std::fs::create_dir_all(dir.join("files/sub")).unwrap();
     for number in 0..50_usize {
-        write(
-            &dir.join(format!("files/sub/{number}")),
-            &format!("{number}\n").repeat(number * 1000),
-        );
+        write(&dir.join(format!("files/sub/{number}")), &format!("{number}\n").repeat(number * 1000));
     }
     let server = server.start();
 
@@ -111,11 +102,7 @@ fn rsync_as_a_daemon_on_stdin() {
 
     let output = run(&["rsync", &format!("rsync://{address}/nonesuch/")]);
     assert_ne!(output.status.code(), Some(0));
-    assert!(
-        text(&output.stderr).contains("nonesuch"),
-        "its message comes through: {}",
-        text(&output.stderr)
-    );
+    assert!(text(&output.stderr).contains("nonesuch"), "its message comes through: {}", text(&output.stderr));
     // rsync finds the peer by getpeername(2) on its stdin.
     let log = std::fs::read_to_string(dir.join("rsync.log")).unwrap();
     assert!(log.contains("127."), "{log}");
@@ -128,10 +115,7 @@ fn busybox_httpd_as_inetd_runs_it() {
         .script("index.html", "<p>It works.</p>\n")
         .start();
     let address = server.address();
-    let said = text(&crate::support::client::exchange(
-        address,
-        b"GET /index.html HTTP/1.0\r\n\r\n",
-    ));
+    let said = text(&crate::support::client::exchange(address, b"GET /index.html HTTP/1.0\r\n\r\n"));
     assert!(
         said.starts_with("HTTP/1.") && said.contains(" 200 ") && said.ends_with("<p>It works.</p>\n"),
         "{said}"

@@ -57,9 +57,7 @@ fn discard_says_nothing_and_ends_with_its_client() {
 fn daytime_is_one_line_in_ascii() {
     ask_everywhere("daytime", b"", |answer| {
         let answer = String::from_utf8(answer).unwrap();
-        let line = answer
-            .strip_suffix("\r\n")
-            .unwrap_or_else(|| panic!("no line: {answer:?}"));
+        let line = answer.strip_suffix("\r\n").unwrap_or_else(|| panic!("no line: {answer:?}"));
         assert!(line.chars().all(|c| c == ' ' || c.is_ascii_graphic()), "{line:?}");
         let year = sure(&["date", "+%Y"]);
         assert!(line.contains(year.trim()), "{line:?} is not in {year}");
@@ -85,20 +83,13 @@ fn chargen_rotates_printable_characters_until_its_client_goes() {
         for _ in 0..200 {
             let mut line = String::new();
             reader.read_line(&mut line).unwrap();
-            let line = line
-                .strip_suffix("\r\n")
-                .unwrap_or_else(|| panic!("{line:?}"))
-                .to_owned();
+            let line = line.strip_suffix("\r\n").unwrap_or_else(|| panic!("{line:?}")).to_owned();
             assert_eq!(line.len(), 72, "{line:?}");
             assert!(line.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{line:?}");
             lines.push(line);
         }
         for pair in lines.windows(2) {
-            assert_eq!(
-                pair[0][1..],
-                pair[1][..71],
-                "each line starts one character later"
-            );
+            assert_eq!(pair[0][1..], pair[1][..71], "each line starts one character later");
         }
     };
     for address in TCP {
@@ -112,28 +103,15 @@ fn chargen_rotates_printable_characters_until_its_client_goes() {
 #[test]
 fn a_half_closed_connection_gets_its_answer() {
     // -N: shutdown(2) after the end of stdin, and then wait for the answer.
-    for handler in [
-        &["echo"][..],
-        &["--", "/bin/cat"],
-        &["--", "sh", "-c", "cat; echo end"],
-    ] {
+    for handler in [&["echo"][..], &["--", "/bin/cat"], &["--", "sh", "-c", "cat; echo end"]] {
         let end = if handler.len() > 3 { "end\n" } else { "" };
         let server = Preforkd::serve(&[], "127.0.0.1:0", handler).start();
-        let (host, port) = (
-            server.address().ip().to_string(),
-            server.address().port().to_string(),
-        );
+        let (host, port) = (server.address().ip().to_string(), server.address().port().to_string());
         let said = sure(&["sh", "-c", "printf x | nc -N \"$@\"", "sh", &host, &port]);
         assert_eq!(said, format!("x{end}"), "{handler:?}");
 
         let (_server, path) = on_unix(handler);
-        let said = sure(&[
-            "sh",
-            "-c",
-            "printf x | nc -N -U \"$@\"",
-            "sh",
-            path.to_str().unwrap(),
-        ]);
+        let said = sure(&["sh", "-c", "printf x | nc -N -U \"$@\"", "sh", path.to_str().unwrap()]);
         assert_eq!(said, format!("x{end}"), "{handler:?}");
     }
 }
@@ -154,26 +132,15 @@ fn a_service_listens_on_several_addresses() {
     .start();
     assert_eq!(exchange(one, b"one"), b"one");
     assert_eq!(exchange(two, b"two"), b"two");
-    assert_eq!(
-        exchange_unix(&server.dir().join("service.sock"), b"three"),
-        b"three"
-    );
-    let names: Vec<_> = server.status()["services"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|s| s["name"].clone())
-        .collect();
+    assert_eq!(exchange_unix(&server.dir().join("service.sock"), b"three"), b"three");
+    let names: Vec<_> =
+        server.status()["services"].as_array().unwrap().iter().map(|s| s["name"].clone()).collect();
     assert_eq!(names, ["daytime", "echo"]);
 }
 
 #[test]
 fn the_ipv6_wildcard_leaves_ipv4_alone() {
-    let port = std::net::TcpListener::bind("0.0.0.0:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    let port = std::net::TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
     let config =
         format!("[service.echo]\nlisten = [\"[::]:{port}\", \"0.0.0.0:{port}\"]\nhandler = \"echo\"\n");
     let _server = Preforkd::run(&config).start();
@@ -190,11 +157,7 @@ fn a_stale_unix_socket_is_replaced_and_a_live_one_is_not() {
     let listen = format!("unix:{}", path.display());
     let stale = std::os::unix::net::UnixListener::bind(&path).unwrap();
     let output = crate::support::preforkd(&["serve", &listen, "echo"]);
-    assert_ne!(
-        output.status.code(),
-        Some(0),
-        "it took a socket that somebody listens on"
-    );
+    assert_ne!(output.status.code(), Some(0), "it took a socket that somebody listens on");
     drop(stale);
     let server = Preforkd::serve(&[], &listen, &["echo"]).start();
     assert_eq!(exchange_unix(&path, b"x"), b"x");
@@ -205,9 +168,7 @@ fn a_stale_unix_socket_is_replaced_and_a_live_one_is_not() {
 #[test]
 fn a_socket_that_systemd_passes_is_served() {
     for address in TCP {
-        let server = Preforkd::serve(&[], "fd:web", &["echo"])
-            .passing("web", address)
-            .start();
+        let server = Preforkd::serve(&[], "fd:web", &["echo"]).passing("web", address).start();
         let address = server.passed_address();
         assert_eq!(exchange(address, b"x"), b"x");
         assert_eq!(exchange(address, b"y"), b"y");
@@ -216,12 +177,8 @@ fn a_socket_that_systemd_passes_is_served() {
 
 #[test]
 fn a_passed_socket_of_another_name_is_an_error_that_says_both_names() {
-    let server = Preforkd::serve(&[], "fd:web", &["echo"])
-        .passing("mail", "127.0.0.1:0")
-        .start_unready();
+    let server = Preforkd::serve(&[], "fd:web", &["echo"]).passing("mail", "127.0.0.1:0").start_unready();
     assert_ne!(server.ending(), "0");
-    server
-        .log
-        .wait("both names", |line| line.contains("web") && line.contains("mail"));
+    server.log.wait("both names", |line| line.contains("web") && line.contains("mail"));
     server.wait_empty();
 }

@@ -19,18 +19,10 @@ pub(crate) fn connect(address: SocketAddr) -> TcpStream {
 
 /// A connection from this address; with many of them ports do not run out.
 pub(crate) fn connect_from(source: Ipv4Addr, address: SocketAddr) -> io::Result<TcpStream> {
-    let fd = socket::socket(
-        AddressFamily::Inet,
-        SockType::Stream,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )?;
+    let fd = socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     // Without it the bind takes a port that no other client may use, whatever it connects to; ip(7).
     socket::setsockopt(&fd, sockopt::IpBindAddressNoPort, &true)?;
-    socket::bind(
-        fd.as_raw_fd(),
-        &SockaddrIn::from(std::net::SocketAddrV4::new(source, 0)),
-    )?;
+    socket::bind(fd.as_raw_fd(), &SockaddrIn::from(std::net::SocketAddrV4::new(source, 0)))?;
     socket::connect(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
     Ok(patient(TcpStream::from(fd)))
 }
@@ -93,11 +85,7 @@ pub(crate) fn try_echo(stream: &mut TcpStream, message: &[u8]) -> io::Result<()>
     stream.write_all(message)?;
     let mut answer = vec![0; message.len()];
     stream.read_exact(&mut answer)?;
-    if answer == message {
-        Ok(())
-    } else {
-        Err(io::Error::other("another answer"))
-    }
+    if answer == message { Ok(()) } else { Err(io::Error::other("another answer")) }
 }
 
 /// Whether nothing comes for a while: the service has neither answered nor closed.
@@ -119,10 +107,7 @@ pub(crate) fn closed(stream: &mut TcpStream) -> bool {
 /// Goes away with a reset.
 pub(crate) fn reset(stream: TcpStream) {
     // A linger time of 0 makes close(2) send a reset, socket(7).
-    let now = nix::libc::linger {
-        l_onoff: 1,
-        l_linger: 0,
-    };
+    let now = nix::libc::linger { l_onoff: 1, l_linger: 0 };
     socket::setsockopt(&stream, sockopt::Linger, &now).unwrap();
     drop(stream);
 }

@@ -50,12 +50,7 @@ impl Fenced {
     /// Starts the command inside a fence.
     pub(crate) fn start(orders: &Orders) -> Self {
         let mut fence = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "support::fence::fence",
-                "--exact",
-                "--nocapture",
-                "--test-threads=1",
-            ])
+            .args(["support::fence::fence", "--exact", "--nocapture", "--test-threads=1"])
             .env(ORDERS, serde_json::to_string(orders).unwrap())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -65,12 +60,7 @@ impl Fenced {
         let stdout = Lines::follow(fence.stdout.take().unwrap());
         let stderr = Lines::follow(fence.stderr.take().unwrap());
         let lifeline = fence.stdin.take();
-        Self {
-            fence,
-            lifeline,
-            stdout,
-            stderr,
-        }
+        Self { fence, lifeline, stdout, stderr }
     }
 
     /// What the fence said after this; waits for it.
@@ -133,20 +123,13 @@ fn be_the_fence(orders: &Orders) -> ! {
     println!(); // libtest has begun a line
     nix::sys::prctl::set_child_subreaper(true).unwrap();
     let mut command = Command::new(&orders.command[0]);
-    command
-        .args(&orders.command[1..])
-        .env_clear()
-        .envs(&orders.environment)
-        .stdin(Stdio::null());
+    command.args(&orders.command[1..]).env_clear().envs(&orders.environment).stdin(Stdio::null());
     if let Some(address) = &orders.listen {
         let listener = TcpListener::bind(address).unwrap();
         println!("{LISTENER}{}", listener.local_addr().unwrap());
         command.stdin(OwnedFd::from(listener));
     }
-    let supervisor = command
-        .spawn()
-        .unwrap_or_else(|error| panic!("{}: {error}", orders.command[0]))
-        .id();
+    let supervisor = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", orders.command[0])).id();
     drop(command); // its copy of the listener
     println!("{PID}{supervisor}");
     std::thread::spawn(kill_all_at_end_of_stdin);

@@ -48,12 +48,7 @@ pub(crate) fn run(command: &[&str]) -> Output {
 /// Runs a command that must succeed, and returns its stdout.
 pub(crate) fn sure(command: &[&str]) -> String {
     let output = run(command);
-    assert!(
-        output.status.success(),
-        "{command:?}: {}\n{}",
-        output.status,
-        text(&output.stderr)
-    );
+    assert!(output.status.success(), "{command:?}: {}\n{}", output.status, text(&output.stderr));
     text(&output.stdout)
 }
 
@@ -79,10 +74,7 @@ pub(crate) fn write(path: &Path, content: &str) {
 pub(crate) fn root(test: &str) -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
-        assert!(
-            std::env::var_os("CI").is_none(),
-            "{test} needs root, and CI must have it"
-        );
+        assert!(std::env::var_os("CI").is_none(), "{test} needs root, and CI must have it");
         say(&format!("SKIPPED: {test} needs root"));
     }
     root

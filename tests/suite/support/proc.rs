@@ -77,10 +77,7 @@ pub(crate) fn descriptors(pid: i32) -> Vec<(u32, PathBuf)> {
     let mut found: Vec<_> = entries
         .filter_map(|entry| {
             let path = entry.ok()?.path();
-            Some((
-                path.file_name()?.to_str()?.parse().ok()?,
-                std::fs::read_link(&path).ok()?,
-            ))
+            Some((path.file_name()?.to_str()?.parse().ok()?, std::fs::read_link(&path).ok()?))
         })
         .collect();
     found.sort();
@@ -97,10 +94,7 @@ pub(crate) fn lowest_free(pid: i32) -> u32 {
 pub(crate) fn listeners(address: SocketAddr) -> Vec<u64> {
     const LISTEN: &str = "0A";
     let (file, wanted) = match address {
-        SocketAddr::V4(v4) => (
-            "tcp",
-            format!("{:08X}:{:04X}", u32::from(*v4.ip()).swap_bytes(), v4.port()),
-        ),
+        SocketAddr::V4(v4) => ("tcp", format!("{:08X}:{:04X}", u32::from(*v4.ip()).swap_bytes(), v4.port())),
         SocketAddr::V6(v6) => {
             let words = v6.ip().octets();
             let ip: String = words

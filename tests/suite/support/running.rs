@@ -36,41 +36,23 @@ impl Running {
         serve: bool,
     ) -> Self {
         let (stdout, log) = (fenced.stdout.clone(), fenced.stderr.clone());
-        Self {
-            fenced,
-            dir,
-            control,
-            serve,
-            stdout,
-            log,
-            notify,
-        }
+        Self { fenced, dir, control, serve, stdout, log, notify }
     }
 
     /// Waits for what tells its user that it serves.
     pub(super) fn wait_ready(&self) {
         let ready = |line: &str| {
-            if self.serve {
-                line.starts_with("listening on ")
-            } else {
-                line == "READY=1"
-            }
+            if self.serve { line.starts_with("listening on ") } else { line == "READY=1" }
         };
         let said = if self.serve { &self.stdout } else { &self.notify };
-        eventually("ready, or ended", || {
-            said.count(ready) > 0 || self.fenced.has_ended()
-        });
+        eventually("ready, or ended", || said.count(ready) > 0 || self.fenced.has_ended());
         assert!(said.count(ready) > 0, "it ended:\n{}", self.log.all().join("\n"));
     }
 
     /// Where `serve` listens, from what it says.
     pub(crate) fn address(&self) -> SocketAddr {
-        let line = self
-            .stdout
-            .wait("`listening on`", |line| line.starts_with("listening on "));
-        line["listening on ".len()..]
-            .parse()
-            .unwrap_or_else(|_| panic!("no address: {line}"))
+        let line = self.stdout.wait("`listening on`", |line| line.starts_with("listening on "));
+        line["listening on ".len()..].parse().unwrap_or_else(|_| panic!("no address: {line}"))
     }
 
     /// Where the socket that was passed to it listens.
@@ -116,12 +98,7 @@ impl Running {
     /// `preforkd status --json`.
     pub(crate) fn status(&self) -> Value {
         let output = preforkd(&["status", "--json", "--control", self.control()]);
-        assert!(
-            output.status.success(),
-            "status: {}\n{}",
-            output.status,
-            text(&output.stderr)
-        );
+        assert!(output.status.success(), "status: {}\n{}", output.status, text(&output.stderr));
         serde_json::from_slice(&output.stdout)
             .unwrap_or_else(|error| panic!("{error}: {}", text(&output.stdout)))
     }
@@ -133,33 +110,21 @@ impl Running {
 
     /// A count in the status of the first service.
     pub(crate) fn count(&self, name: &str) -> u64 {
-        self.service()[name]
-            .as_u64()
-            .unwrap_or_else(|| panic!("status has no number {name}"))
+        self.service()[name].as_u64().unwrap_or_else(|| panic!("status has no number {name}"))
     }
 
     /// The workers of the first service that accept.
     pub(crate) fn workers(&self) -> Vec<i32> {
         let service = self.service();
         let accepting = |worker: &&Value| worker["state"] == "accepting";
-        service["workers"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .filter(accepting)
-            .map(pid)
-            .collect()
+        service["workers"].as_array().unwrap().iter().filter(accepting).map(pid).collect()
     }
 
     /// The workers of all services, in whatever state.
     pub(crate) fn all_workers(&self) -> Vec<i32> {
         let status = self.status();
         let services = status["services"].as_array().unwrap();
-        services
-            .iter()
-            .flat_map(|service| service["workers"].as_array().unwrap())
-            .map(pid)
-            .collect()
+        services.iter().flat_map(|service| service["workers"].as_array().unwrap()).map(pid).collect()
     }
 
     /// Kills a worker and waits until another has taken its place.
@@ -186,12 +151,7 @@ impl Running {
     pub(crate) fn reload_ok(&self) {
         let output = self.reload();
         let said = text(&output.stdout) + &text(&output.stderr);
-        assert_eq!(
-            output.status.code(),
-            Some(0),
-            "reload: {said}\n{}",
-            self.log.all().join("\n")
-        );
+        assert_eq!(output.status.code(), Some(0), "reload: {said}\n{}", self.log.all().join("\n"));
     }
 
     /// Waits until the supervisor has ended; its exit code, or the signal that killed it.
@@ -216,12 +176,8 @@ impl Running {
     pub(crate) fn tcp_addresses(&self) -> Vec<SocketAddr> {
         let status = self.status();
         let services = status["services"].as_array().unwrap();
-        let listen = services
-            .iter()
-            .flat_map(|service| service["listen"].as_array().unwrap());
-        listen
-            .filter_map(|address| address.as_str()?.parse().ok())
-            .collect()
+        let listen = services.iter().flat_map(|service| service["listen"].as_array().unwrap());
+        listen.filter_map(|address| address.as_str()?.parse().ok()).collect()
     }
 
     /// Waits until it has ended well; then no process, zombie or socket may be left.
@@ -229,10 +185,7 @@ impl Running {
         assert_eq!(self.ending(), "0", "the supervisor ended badly");
         self.wait_empty();
         for address in addresses {
-            assert!(
-                proc::listeners(*address).is_empty(),
-                "something still listens on {address}"
-            );
+            assert!(proc::listeners(*address).is_empty(), "something still listens on {address}");
         }
         let sockets = ["control.sock", "service.sock"].map(|name| self.dir().join(name));
         for socket in sockets {

@@ -31,8 +31,7 @@ impl Preforkd {
         new.arguments.extend(options.iter().map(ToString::to_string));
         let dir = new.dir().display().to_string();
         new.handler.push(address.replace("DIR", &dir));
-        new.handler
-            .extend(handler.iter().map(|word| word.replace("DIR", &dir)));
+        new.handler.extend(handler.iter().map(|word| word.replace("DIR", &dir)));
         new
     }
 
@@ -41,26 +40,16 @@ impl Preforkd {
         let mut new = Self::new(false);
         let path = new.dir().join("preforkd.toml");
         write(&path, &config.replace("DIR", new.dir().to_str().unwrap()));
-        new.arguments.extend([
-            "run".to_owned(),
-            "--config".to_owned(),
-            path.display().to_string(),
-        ]);
+        new.arguments.extend(["run".to_owned(), "--config".to_owned(), path.display().to_string()]);
         new
     }
 
     fn new(serve: bool) -> Self {
-        let dir = tempfile::Builder::new()
-            .prefix("preforkd-test-")
-            .tempdir()
-            .unwrap();
+        let dir = tempfile::Builder::new().prefix("preforkd-test-").tempdir().unwrap();
         // For connection processes that are somebody else.
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let environment = [
-            (
-                "PATH",
-                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            ),
+            ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
             ("HOME", "/nonexistent"),
         ];
         Self {
@@ -68,9 +57,7 @@ impl Preforkd {
             arguments: Vec::new(),
             handler: Vec::new(),
             prefix: Vec::new(),
-            environment: environment
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .into(),
+            environment: environment.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
             listen: None,
             binary: BINARY.into(),
             serve,
@@ -84,20 +71,13 @@ impl Preforkd {
 
     /// Puts an executable script into its directory.
     pub(crate) fn script(self, name: &str, content: &str) -> Self {
-        write(
-            &self.dir().join(name),
-            &content.replace("DIR", self.dir().to_str().unwrap()),
-        );
+        write(&self.dir().join(name), &content.replace("DIR", self.dir().to_str().unwrap()));
         self
     }
 
     /// Starts it through this command, which ends with exec of its further arguments.
     pub(crate) fn under(mut self, command: &[&str]) -> Self {
-        self.prefix.extend(
-            command
-                .iter()
-                .map(|word| word.replace("DIR", self.dir.path().to_str().unwrap())),
-        );
+        self.prefix.extend(command.iter().map(|word| word.replace("DIR", self.dir.path().to_str().unwrap())));
         self
     }
 
@@ -108,8 +88,7 @@ impl Preforkd {
 
     /// Starts it in a mount namespace of its own, after this shell script.
     pub(crate) fn after_mounts(self, script: &str) -> Self {
-        self.under(&["unshare", "--mount", "--propagation", "private"])
-            .after(script)
+        self.under(&["unshare", "--mount", "--propagation", "private"]).after(script)
     }
 
     /// Starts it as a user without a name and without rights, who has no other processes and may have `processes`.
@@ -119,8 +98,11 @@ impl Preforkd {
         std::fs::copy(BINARY, &self.binary).unwrap();
         nix::unistd::chown(self.dir(), Some(uid.into()), Some(uid.into())).unwrap();
         let uid = uid.to_string();
-        self.under(&["setpriv", "--reuid", &uid, "--regid", &uid, "--clear-groups"])
-            .under(&["prlimit", &format!("--nproc={processes}:{processes}"), "--"])
+        self.under(&["setpriv", "--reuid", &uid, "--regid", &uid, "--clear-groups"]).under(&[
+            "prlimit",
+            &format!("--nproc={processes}:{processes}"),
+            "--",
+        ])
     }
 
     /// Sets a variable in the environment of the supervisor.
@@ -133,9 +115,7 @@ impl Preforkd {
     pub(crate) fn passing(mut self, name: &str, address: &str) -> Self {
         self.listen = Some(address.to_owned());
         // sd_listen_fds(3): the sockets start at 3, and LISTEN_PID says for whom they are.
-        self.after(&format!(
-            "exec 3<&0 0</dev/null; export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES={name}"
-        ))
+        self.after(&format!("exec 3<&0 0</dev/null; export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES={name}"))
     }
 
     /// Starts it and waits until it serves.
@@ -151,19 +131,14 @@ impl Preforkd {
         let notify_path = self.dir().join("notify");
         let notify = follow_notify(&UnixDatagram::bind(&notify_path).unwrap());
         std::fs::set_permissions(&notify_path, std::fs::Permissions::from_mode(0o777)).unwrap();
-        self.environment
-            .insert("NOTIFY_SOCKET".to_owned(), notify_path.display().to_string());
+        self.environment.insert("NOTIFY_SOCKET".to_owned(), notify_path.display().to_string());
 
         let mut command = std::mem::take(&mut self.prefix);
         command.push(self.binary.display().to_string());
         command.append(&mut self.arguments);
         command.extend(["--control".to_owned(), control.display().to_string()]);
         command.append(&mut self.handler);
-        let orders = Orders {
-            command,
-            environment: self.environment,
-            listen: self.listen,
-        };
+        let orders = Orders { command, environment: self.environment, listen: self.listen };
         Running::new(Fenced::start(&orders), self.dir, control, notify, self.serve)
     }
 }

@@ -20,10 +20,7 @@ impl ZombieWatch {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let watcher = std::thread::spawn(move || watch(ancestor, &stopped));
-        Self {
-            stop,
-            watcher: Some(watcher),
-        }
+        Self { stop, watcher: Some(watcher) }
     }
 }
 
@@ -32,10 +29,8 @@ fn watch(ancestor: i32, stopped: &AtomicBool) -> Vec<String> {
     let mut since: HashMap<(i32, u64), Instant> = HashMap::new();
     let mut old = HashMap::new();
     while !stopped.load(Ordering::Relaxed) {
-        let zombies: Vec<_> = proc::descendants(ancestor)
-            .into_iter()
-            .filter(|process| process.state == 'Z')
-            .collect();
+        let zombies: Vec<_> =
+            proc::descendants(ancestor).into_iter().filter(|process| process.state == 'Z').collect();
         since.retain(|key, _| zombies.iter().any(|zombie| (zombie.pid, zombie.start) == *key));
         for zombie in zombies {
             let key = (zombie.pid, zombie.start);
