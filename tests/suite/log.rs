@@ -220,7 +220,7 @@ fn stderr_gets_one_line_per_connection() {
 #[test]
 fn stderr_of_a_service_of_systemd_gets_priorities() {
     // systemd.exec(5): $JOURNAL_STREAM is device and inode of what stderr is connected to.
-    let script = "export JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/1)";
+    let script = "export JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2)";
     let server = Preforkd::serve(&[], "127.0.0.1:0", &["echo"])
         .under(&["sh", "-euc", "exec 2>&1; exec \"$@\"", "sh"])
         .after(script)
