@@ -1,0 +1,107 @@
+//! Whatever happens in whatever order, the count is the number of live connection processes.
+
+use std::net::{SocketAddr, TcpStream};
+
+use nix::sys::signal::Signal;
+
+use crate::support::client::{connect, echo, reset, try_echo};
+use crate::support::{Preforkd, Running, address, eventually, proc};
+
+const LIMIT: usize = 8;
+const STEPS: usize = 120;
+
+/// What happens to a service; a step is picked by a number.
+struct Sequence {
+    server: Running,
+    address: SocketAddr,
+    clients: Vec<TcpStream>,
+    reloads: u32,
+}
+
+impl Sequence {
+    fn step(&mut self, number: u64) -> &'static str {
+        let pick = usize::try_from(number >> 8).unwrap();
+        match number % 9 {
+            0..=2 if self.clients.len() < LIMIT => {
+                let mut stream = connect(self.address);
+                echo(&mut stream, b"x");
+                self.clients.push(stream);
+                "connect"
+            }
+            3 | 4 if !self.clients.is_empty() => {
+                drop(self.clients.remove(pick % self.clients.len()));
+                "close"
+            }
+            5 if !self.clients.is_empty() => {
+                reset(self.clients.remove(pick % self.clients.len()));
+                "reset"
+            }
+            6 if !self.clients.is_empty() => {
+                let connections = self.server.connections();
+                if let Some(victim) = connections.get(pick % connections.len().max(1)) {
+                    proc::kill(victim.pid, Signal::SIGKILL);
+                }
+                "kill a connection"
+            }
+            7 => {
+                let workers = self.server.workers();
+                self.server.replace_worker(workers[pick % workers.len()]);
+                "kill a worker"
+            }
+            8 => {
+                self.reloads += 1;
+                self.server.configure(&config(self.address, self.reloads));
+                self.server.reload_ok();
+                "reload"
+            }
+            _ => "nothing",
+        }
+    }
+
+    /// Forgets the clients whose connection was killed.
+    fn forget_the_dead(&mut self) {
+        self.clients.retain_mut(|stream| try_echo(stream, b"y").is_ok());
+    }
+}
+
+fn config(address: SocketAddr, generation: u32) -> String {
+    format!(
+        "[service.echo]\nlisten = [\"{address}\"]\nhandler = \"echo\"\nworkers = 2\nmax_connections = {LIMIT}\n\
+         nice = {}\n",
+        generation % 2
+    )
+}
+
+#[test]
+fn the_count_is_the_number_of_live_connections_after_any_sequence() {
+    let address = address::fresh();
+    let server = Preforkd::run(&config(address, 0)).start();
+    let _watch = server.watch_zombies();
+    let mut sequence = Sequence { server, address, clients: Vec::new(), reloads: 0 };
+    let mut history = Vec::new();
+    let mut number = 20_261_122_u64; // the same sequence in every run
+    for _ in 0..STEPS {
+        // Knuth's MMIX generator; its upper half is random enough.
+        number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        history.push(sequence.step(number >> 32));
+        sequence.forget_the_dead();
+        let live = u64::try_from(sequence.clients.len()).unwrap();
+        let server = &sequence.server;
+        eventually(&format!("{live} active after {history:?}, not {}", server.service()), || {
+            let service = server.service();
+            let count = |name: &str| service[name].as_u64().unwrap();
+            count("active") == live && count("accepted") == live + count("completed")
+        });
+        eventually("as many processes", || server.connections().len() == sequence.clients.len());
+    }
+    // And the whole limit is there.
+    while sequence.clients.len() < LIMIT {
+        let mut stream = connect(address);
+        echo(&mut stream, b"z");
+        sequence.clients.push(stream);
+    }
+    let mut one_more = connect(address);
+    std::io::Write::write_all(&mut one_more, b"z").unwrap();
+    assert!(crate::support::client::silent_for(&mut one_more, crate::support::A_WHILE));
+    drop((one_more, std::mem::take(&mut sequence.clients)));
+}

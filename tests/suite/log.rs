@@ -1,0 +1,296 @@
+//! The log: one record per connection, in each of its forms.
+
+use std::collections::HashMap;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread::JoinHandle;
+
+use crate::support::client::{connect, echo, exchange, finish, listen_to};
+use crate::support::{PATIENCE, Preforkd, Running, address, eventually, root, text};
+
+type Fields = HashMap<String, String>;
+
+/// The fields of a record in the native protocol of journald, <https://systemd.io/JOURNAL_NATIVE_PROTOCOL>.
+fn parse(mut datagram: &[u8]) -> Fields {
+    let mut fields = Fields::new();
+    while let Some(end) = datagram.iter().position(|byte| *byte == b'\n') {
+        let (line, rest) = (&datagram[..end], &datagram[end + 1..]);
+        if let Some(equals) = line.iter().position(|byte| *byte == b'=') {
+            fields.insert(text(&line[..equals]), text(&line[equals + 1..]));
+            datagram = rest;
+        } else {
+            let (length, rest) = rest.split_at(8);
+            let length = usize::try_from(u64::from_le_bytes(length.try_into().unwrap())).unwrap();
+            fields.insert(text(line), text(&rest[..length]));
+            assert_eq!(rest[length], b'\n', "a value ends with a newline");
+            datagram = &rest[length + 1..];
+        }
+    }
+    assert!(datagram.is_empty(), "half a field: {}", text(datagram));
+    fields
+}
+
+/// A log daemon: it takes what comes to its socket.
+struct Daemon {
+    path: PathBuf,
+    socket: UnixDatagram,
+    reader: JoinHandle<()>,
+    datagrams: Receiver<Vec<u8>>,
+}
+
+impl Daemon {
+    fn at(path: &Path) -> Self {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let socket = UnixDatagram::bind(path).unwrap();
+        let (sender, datagrams) = channel();
+        let source = socket.try_clone().unwrap();
+        let reader = std::thread::spawn(move || {
+            let mut datagram = vec![0; 200_000];
+            // An empty one: the end, by shutdown.
+            while let Ok(length @ 1..) = source.recv(&mut datagram) {
+                let _ = sender.send(datagram[..length].to_vec());
+            }
+        });
+        Self { path: path.to_owned(), socket, reader, datagrams }
+    }
+
+    /// The next datagram; waits for it.
+    fn next(&self) -> Vec<u8> {
+        self.datagrams.recv_timeout(PATIENCE).expect("a record")
+    }
+
+    /// The first record of the journal that is like this.
+    fn record(&self, wanted: impl Fn(&Fields) -> bool) -> Fields {
+        loop {
+            let fields = parse(&self.next());
+            if wanted(&fields) {
+                return fields;
+            }
+        }
+    }
+
+    /// Ends, and leaves no socket.
+    fn stop(self) {
+        std::fs::remove_file(&self.path).unwrap();
+        self.socket.shutdown(std::net::Shutdown::Both).unwrap();
+        self.reader.join().unwrap();
+    }
+}
+
+/// A /run of its own, with a journald that is us.
+const OWN_RUN: &str = "mount --bind DIR/run /run";
+
+/// A service with this handler whose log goes to a journal.
+fn with_journal(handler: &str, keys: &str) -> (Running, std::net::SocketAddr, Daemon) {
+    let address = address::fresh();
+    let server = Preforkd::run(&format!(
+        "[log]\ntarget = \"journal\"\n[service.web]\nlisten = [\"{address}\"]\n{handler}\n{keys}\n"
+    ));
+    let journal = Daemon::at(&server.dir().join("run/systemd/journal/socket"));
+    (server.after_mounts(OWN_RUN).start(), address, journal)
+}
+
+fn of_a_connection(fields: &Fields) -> bool {
+    fields.contains_key("PREFORKD_EXIT")
+}
+
+#[test]
+fn the_journal_gets_one_record_per_connection_with_all_its_fields() {
+    if !root("a journal of its own") {
+        return;
+    }
+    let (server, address, journal) = with_journal("handler = \"echo\"", "");
+    let stream = connect(address);
+    let client = stream.local_addr().unwrap();
+    let mut stream = stream;
+    echo(&mut stream, b"x");
+    let pid = server.connections()[0].pid;
+    assert_eq!(finish(stream, b"y"), b"y");
+
+    let fields = journal.record(of_a_connection);
+    let field = |name: &str| fields.get(name).unwrap_or_else(|| panic!("no {name} in {fields:#?}")).as_str();
+    assert_eq!(field("PREFORKD_SERVICE"), "web");
+    assert_eq!(field("PREFORKD_EXIT"), "exited 0");
+    assert_eq!(field("PREFORKD_CHILD_PID"), pid.to_string());
+    assert_eq!(field("REMOTE_ADDR"), client.ip().to_string());
+    assert_eq!(field("REMOTE_PORT"), client.port().to_string());
+    assert_eq!(field("PRIORITY"), "6");
+    assert_eq!(field("SYSLOG_IDENTIFIER"), "preforkd");
+    assert!(field("MESSAGE").contains(&client.to_string()), "{fields:#?}");
+    let id = field("MESSAGE_ID");
+    assert!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
+    assert!(!field("PREFORKD_CONNECTION").is_empty());
+    for number in ["PREFORKD_DURATION_USEC", "PREFORKD_CPU_USEC", "PREFORKD_MAXRSS_KB"] {
+        field(number).parse::<u64>().unwrap_or_else(|_| panic!("{number} is no number in {fields:#?}"));
+    }
+
+    for _ in 0..5 {
+        exchange(address, b"x");
+    }
+    let ids: std::collections::HashSet<_> =
+        (0..5).map(|_| journal.record(of_a_connection)["PREFORKD_CONNECTION"].clone()).collect();
+    assert_eq!(ids.len(), 5);
+}
+
+#[test]
+fn the_journal_tells_a_crash_from_an_end() {
+    if !root("a journal of its own") {
+        return;
+    }
+    let (_server, address, journal) = with_journal("exec = [\"sh\", \"-c\", \"kill -SEGV $$\"]", "");
+    listen_to(address);
+    let fields = journal.record(of_a_connection);
+    assert_eq!((&*fields["PREFORKD_EXIT"], &*fields["PRIORITY"]), ("killed SEGV", "4"));
+}
+
+#[test]
+fn what_a_program_writes_to_stderr_is_one_record_a_line_and_forges_no_field() {
+    if !root("a journal of its own") {
+        return;
+    }
+    let script = "printf 'first\\nPRIORITY=0\\nMESSAGE_ID=x\\033[2J\\377\\n' >&2; echo $PREFORKD_CONNECTION";
+    let program = format!("exec = [\"sh\", \"-c\", {}]", serde_json::to_string(script).unwrap());
+    let (_server, address, journal) = with_journal(&program, "");
+    let id = listen_to(address);
+    let of_stderr = |part: &'static str| {
+        move |fields: &Fields| {
+            !of_a_connection(fields) && fields.get("MESSAGE").is_some_and(|text| text.contains(part))
+        }
+    };
+    for part in ["first", "PRIORITY=0", "MESSAGE_ID=x"] {
+        let fields = journal.record(of_stderr(part));
+        assert_eq!(fields["PREFORKD_CONNECTION"], id.trim());
+        assert_eq!(fields["PREFORKD_SERVICE"], "web");
+        assert_ne!(fields["PRIORITY"], "0");
+        assert!(!fields["MESSAGE"].contains('\x1b'), "{fields:?}");
+    }
+}
+
+#[test]
+fn a_journal_that_is_away_holds_up_nobody_and_is_found_again() {
+    if !root("a journal of its own") {
+        return;
+    }
+    let (server, address, journal) = with_journal("handler = \"echo\"", "");
+    exchange(address, b"x");
+    journal.record(of_a_connection);
+    let path = server.dir().join("run/systemd/journal/socket");
+    journal.stop();
+    for _ in 0..5 {
+        assert_eq!(exchange(address, b"x"), b"x");
+    }
+    let journal = Daemon::at(&path);
+    assert_eq!(exchange(address, b"x"), b"x");
+    journal.record(of_a_connection);
+}
+
+#[test]
+fn a_journal_that_does_not_read_holds_up_nobody_and_what_is_lost_is_counted() {
+    if !root("a journal of its own") {
+        return;
+    }
+    let address = address::fresh();
+    let server = Preforkd::run(&format!(
+        "[log]\ntarget = \"journal\"\n[service.web]\nlisten = [\"{address}\"]\nhandler = \"echo\"\n"
+    ));
+    let path = server.dir().join("run/systemd/journal/socket");
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let full = UnixDatagram::bind(&path).unwrap(); // that nobody reads
+    let server = server.after_mounts(OWN_RUN).start();
+    // net.unix.max_dgram_qlen and the send buffer are far smaller than this.
+    for _ in 0..1000 {
+        assert_eq!(exchange(address, b"x"), b"x");
+    }
+    eventually("lost records are counted", || server.status()["log_records_dropped"].as_u64().unwrap() > 0);
+    drop(full);
+}
+
+#[test]
+fn stderr_gets_one_line_per_connection() {
+    let server = Preforkd::serve(&[], "127.0.0.1:0", &["echo"]).start();
+    let stream = connect(server.address());
+    let client = stream.local_addr().unwrap().to_string();
+    finish(stream, b"x");
+    let line = server.log.wait("record", |line| line.contains(&client) && line.contains("exited 0"));
+    assert!(!line.starts_with('<'), "a prefix is for systemd: {line}");
+    drop(server);
+}
+
+#[test]
+fn stderr_of_a_service_of_systemd_gets_priorities() {
+    // systemd.exec(5): $JOURNAL_STREAM is device and inode of what stderr is connected to.
+    let script = "export JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/1)";
+    let server = Preforkd::serve(&[], "127.0.0.1:0", &["echo"])
+        .under(&["sh", "-euc", "exec 2>&1; exec \"$@\"", "sh"])
+        .after(script)
+        .start();
+    exchange(server.address(), b"x");
+    server.stdout.wait("record", |line| line.starts_with("<6>") && line.contains("exited 0"));
+}
+
+#[test]
+fn control_characters_of_a_program_do_not_reach_stderr() {
+    let script = "printf 'a\\033[31mb\\rc\\n' >&2";
+    let server = Preforkd::serve(&[], "127.0.0.1:0", &["--", "sh", "-c", script]).start();
+    listen_to(server.address());
+    let line = server.log.wait("line", |line| line.contains("stderr") && line.contains('a'));
+    assert!(line.chars().all(|c| !c.is_control()), "{line:?}");
+}
+
+#[test]
+fn syslog_gets_rfc_5424_and_survives_a_restart_of_its_daemon() {
+    if !root("a /dev/log of its own") {
+        return;
+    }
+    let address = address::fresh();
+    let server = Preforkd::run(&format!(
+        "[log]\ntarget = \"syslog\"\n[service.web]\nlisten = [\"{address}\"]\nhandler = \"echo\"\n"
+    ));
+    let path = server.dir().join("syslog/log");
+    let daemon = Daemon::at(&path);
+    // A /dev with nothing but what a daemon and its log need.
+    let mounts = "mkdir DIR/dev; mount -t tmpfs none DIR/dev; ln -s DIR/syslog/log DIR/dev/log\n\
+        for name in null zero random urandom tty; do : > DIR/dev/$name; mount --bind /dev/$name DIR/dev/$name; done\n\
+        ln -s /proc/self/fd DIR/dev/fd; mkdir DIR/dev/shm; mount --rbind DIR/dev /dev";
+    let server = server.after_mounts(mounts).start();
+    let message = |daemon: &Daemon| loop {
+        let message = text(&daemon.next());
+        if message.contains("exited 0") {
+            return message;
+        }
+    };
+    exchange(address, b"x");
+    let said = message(&daemon);
+    // <PRI>1 TIMESTAMP HOSTNAME APP-NAME PROCID MSGID ...
+    let words: Vec<&str> = said.split(' ').collect();
+    assert!(words[0].starts_with('<') && words[0].ends_with(">1"), "{said}");
+    let priority: u32 = words[0][1..words[0].len() - 2].parse().unwrap();
+    assert_eq!((priority >> 3, priority & 7), (3, 6), "daemon.info: {said}");
+    assert!(words[1].contains('T') && words[3] == "preforkd", "{said}");
+    assert!(said.contains("web") && said.contains("127."), "{said}");
+
+    // The daemon goes and comes back; what is between may be lost, and nothing waits for it.
+    daemon.stop();
+    assert_eq!(exchange(address, b"x"), b"x");
+    let daemon = Daemon::at(&path);
+    assert_eq!(exchange(address, b"x"), b"x");
+    message(&daemon);
+    drop(server);
+}
+
+#[test]
+fn the_level_decides_what_is_written() {
+    let address = address::fresh();
+    let config = |level: &str| {
+        format!(
+            "[log]\nlevel = \"{level}\"\n[service.web]\nlisten = [\"{address}\"]\nexec = [\"DIR/program\"]\n"
+        )
+    };
+    let server =
+        Preforkd::run(&config("warning")).script("program", "#!/bin/sh\nread word; kill -$word $$\n").start();
+    assert_eq!(exchange(address, b"TERM\n"), b"");
+    assert_eq!(exchange(address, b"SEGV\n"), b"");
+    server.log.wait("a crash", |line| line.contains("killed SEGV"));
+    assert_eq!(server.log.count(|line| line.contains("killed TERM")), 0, "{:?}", server.log.all());
+}

@@ -1,0 +1,25 @@
+//! The integration tests: preforkd as its users see it, the real binary serving real programs.
+//!
+//! One crate, so that it links once and what the modules share is used. Each module is one promise of the interface.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test that cannot go on says why and fails"
+)]
+
+mod support;
+
+mod cli;
+mod counts;
+mod faults;
+mod life;
+mod limit;
+mod load;
+mod log;
+mod peers;
+mod programs;
+mod real;
+mod services;

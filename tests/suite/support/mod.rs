@@ -1,0 +1,87 @@
+//! What the tests share: starting preforkd and knowing everything that it started, clients, and looking into /proc.
+
+pub(crate) mod address;
+pub(crate) mod client;
+pub(crate) mod fence;
+pub(crate) mod lines;
+pub(crate) mod proc;
+pub(crate) mod running;
+pub(crate) mod start;
+pub(crate) mod zombies;
+
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+pub(crate) use running::Running;
+pub(crate) use start::Preforkd;
+
+/// The binary under test.
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_preforkd");
+
+/// How long anything may take before the test fails; nothing ever takes this long when all is well.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a test looks for something that must not happen.
+pub(crate) const A_WHILE: Duration = Duration::from_millis(300);
+
+/// Waits for a state of which nobody tells: it looks every few milliseconds.
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Runs a command to its end; `timeout` ends it if it hangs.
+pub(crate) fn run(command: &[&str]) -> Output {
+    Command::new("timeout")
+        .arg(PATIENCE.as_secs().to_string())
+        .args(command)
+        .env_remove("NOTIFY_SOCKET")
+        .env_remove("JOURNAL_STREAM")
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"))
+}
+
+/// Runs a command that must succeed, and returns its stdout.
+pub(crate) fn sure(command: &[&str]) -> String {
+    let output = run(command);
+    assert!(output.status.success(), "{command:?}: {}\n{}", output.status, text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// Runs `preforkd` with these arguments to its end.
+pub(crate) fn preforkd(arguments: &[&str]) -> Output {
+    run(&[&[BINARY], arguments].concat())
+}
+
+/// Bytes of which only tests' own ASCII is looked for.
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Writes a file and makes it readable for everybody; scripts (`#!`) become executable.
+pub(crate) fn write(path: &Path, content: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::write(path, content).unwrap();
+    let mode = if content.starts_with("#!") { 0o755 } else { 0o644 };
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// Whether this test can do what only root can. In CI it must; elsewhere the test is skipped, and says so.
+pub(crate) fn root(test: &str) -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        assert!(std::env::var_os("CI").is_none(), "{test} needs root, and CI must have it");
+        say(&format!("SKIPPED: {test} needs root"));
+    }
+    root
+}
+
+/// Says something that is worth seeing also when the test passes: past what cargo captures.
+pub(crate) fn say(line: &str) {
+    use std::io::Write;
+    let _ = std::io::stderr().write_all(format!("\n{line}\n").as_bytes());
+}

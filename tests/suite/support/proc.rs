@@ -1,0 +1,115 @@
+//! What the kernel tells about processes and sockets.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use nix::sys::signal::Signal;
+
+/// A process, from /proc/PID/stat.
+#[derive(Debug, Clone)]
+pub(crate) struct Process {
+    pub(crate) pid: i32,
+    pub(crate) parent: i32,
+    pub(crate) name: String,
+    /// `R`, `S`, `T`, `Z`, …
+    pub(crate) state: char,
+    /// User and system time, in ticks of 1/100 s.
+    pub(crate) ticks: u64,
+    /// When it started; with the pid, this is one process for ever.
+    pub(crate) start: u64,
+}
+
+/// The process with this pid, dead but unreaped ones included.
+pub(crate) fn process(pid: i32) -> Option<Process> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (head, tail) = stat.rsplit_once(") ")?;
+    let fields: Vec<&str> = tail.split(' ').collect();
+    let number = |index: usize| fields[index].parse::<u64>().unwrap();
+    Some(Process {
+        pid,
+        parent: fields[1].parse().unwrap(),
+        name: head.split_once('(')?.1.to_owned(),
+        state: fields[0].chars().next()?,
+        ticks: number(11) + number(12),
+        start: number(19),
+    })
+}
+
+/// Everything below this process.
+pub(crate) fn descendants(ancestor: i32) -> Vec<Process> {
+    let all: Vec<Process> = std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter_map(process)
+        .collect();
+    let mut children: HashMap<i32, Vec<&Process>> = HashMap::new();
+    for process in &all {
+        children.entry(process.parent).or_default().push(process);
+    }
+    let mut found = Vec::new();
+    let mut parents = vec![ancestor];
+    while let Some(parent) = parents.pop() {
+        for child in children.get(&parent).into_iter().flatten() {
+            found.push((*child).clone());
+            parents.push(child.pid);
+        }
+    }
+    found
+}
+
+/// Whether it runs, stopped or not; a zombie does not.
+pub(crate) fn lives(pid: i32) -> bool {
+    process(pid).is_some_and(|process| process.state != 'Z' && process.state != 'X')
+}
+
+/// Sends a signal; a process that is gone is no error.
+pub(crate) fn kill(pid: i32, signal: Signal) {
+    assert!(pid > 1, "a pid of ours");
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
+}
+
+/// What its open descriptors are, by number; empty for a process that is gone.
+pub(crate) fn descriptors(pid: i32) -> Vec<(u32, PathBuf)> {
+    let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return Vec::new();
+    };
+    let mut found: Vec<_> = entries
+        .filter_map(|entry| {
+            let path = entry.ok()?.path();
+            Some((path.file_name()?.to_str()?.parse().ok()?, std::fs::read_link(&path).ok()?))
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+/// The lowest descriptor that it has not in use.
+pub(crate) fn lowest_free(pid: i32) -> u32 {
+    let used: HashSet<u32> = descriptors(pid).into_iter().map(|(number, _)| number).collect();
+    (0..).find(|number| !used.contains(number)).unwrap()
+}
+
+/// The inodes of the sockets that listen on this TCP address; two sockets on one address are two.
+pub(crate) fn listeners(address: SocketAddr) -> Vec<u64> {
+    const LISTEN: &str = "0A";
+    let (file, wanted) = match address {
+        SocketAddr::V4(v4) => ("tcp", format!("{:08X}:{:04X}", u32::from(*v4.ip()).swap_bytes(), v4.port())),
+        SocketAddr::V6(v6) => {
+            let words = v6.ip().octets();
+            let ip: String = words
+                .chunks(4)
+                .map(|word| format!("{:08X}", u32::from_le_bytes(word.try_into().unwrap())))
+                .collect();
+            ("tcp6", format!("{ip}:{:04X}", v6.port()))
+        }
+    };
+    std::fs::read_to_string(format!("/proc/net/{file}"))
+        .unwrap()
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .filter(|fields| fields[1] == wanted && fields[3] == LISTEN)
+        .map(|fields| fields[9].parse().unwrap())
+        .collect()
+}
