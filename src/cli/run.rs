@@ -7,7 +7,7 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 
 use super::check;
 use super::output::complain;
-use crate::config::{self, DEFAULT_PATH};
+use crate::config::DEFAULT_PATH;
 use crate::exit;
 use crate::supervisor::{self, Source};
 

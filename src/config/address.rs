@@ -77,11 +77,11 @@ fn tcp_hint(text: &str) -> String {
     } else if let Some((host, port)) = unbracketed(text) {
         format!("an IPv6 address goes in brackets: write \"[{host}]:{port}\"")
     } else if let Ok(ip) = text.parse::<IpAddr>() {
-        format!("the port is missing: write \"{}\"", SocketAddr::new(ip, 7))
+        // `::1:80` may be meant as either.
+        let brackets = if ip.is_ipv6() { "; an IPv6 address goes in brackets" } else { "" };
+        format!("the port is missing: write \"{}\"{brackets}", SocketAddr::new(ip, 7))
     } else if text.starts_with('/') {
         format!("write \"unix:{text}\" for a Unix socket")
-    } else if text.rsplit_once(':').is_some_and(|(host, _)| host.contains(':') && !host.starts_with('[')) {
-        "an IPv6 address goes in brackets, as in \"[::1]:7\"".to_owned()
     } else if text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_err()) {
         "the port is a number from 0 to 65535, as in \"127.0.0.1:7007\"".to_owned()
     } else {
@@ -115,7 +115,7 @@ mod tests {
             (":80", "[::]:80"),
             ("*:80", "0.0.0.0:80"),
             ("127.0.0.1", "127.0.0.1:7"),
-            ("::1:80", "in brackets"),
+            ("::1:80", "goes in brackets"),
             ("/run/x", "unix:/run/x"),
             ("unix:run/x", "absolute"),
             ("127.0.0.1:http", "0 to 65535"),

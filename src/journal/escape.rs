@@ -4,7 +4,7 @@
 //! whoever reads it (CVE-2023-28486 is sudo's). What comes out is UTF-8 without any control or invisible formatting
 //! character, and it is unambiguous: a backslash is always doubled, so `\x1b` in the log was the byte 1b.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::io::Write as _;
 
 /// The longest message; the rest is counted, not kept. journald cuts the lines of a stream at 48 KiB.
@@ -104,13 +104,6 @@ impl fmt::Write for Escaper<'_> {
     }
 }
 
-/// Appends `text` escaped, newlines as `newline` says.
-pub(super) fn arguments(out: &mut Vec<u8>, newline: Option<&str>, text: fmt::Arguments<'_>) {
-    let mut escaper = Escaper::new(out, newline);
-    let _ = escaper.write_fmt(text);
-    escaper.finish();
-}
-
 /// Controls (C0, DEL, C1), line separators, and what is invisible or reorders text (CVE-2021-42574).
 fn is_special(character: char) -> bool {
     if character.is_ascii() {
@@ -164,7 +157,9 @@ mod tests {
     #[test]
     fn a_newline_of_our_own_can_be_kept() {
         let mut out = Vec::new();
-        arguments(&mut out, Some("\n  "), format_args!("a\nb{}", "\r"));
+        let mut escaper = Escaper::new(&mut out, Some("\n  "));
+        fmt::Write::write_fmt(&mut escaper, format_args!("a\nb{}", "\r")).unwrap();
+        escaper.finish();
         assert_eq!(out, b"a\n  b\\x0d");
     }
 

@@ -88,16 +88,6 @@ impl Log {
         self.event(Level::Warning, None, service, text);
     }
 
-    /// Normal, and rare enough to be noticed.
-    pub(crate) fn notice(&self, service: Option<&str>, text: fmt::Arguments<'_>) {
-        self.event(Level::Notice, None, service, text);
-    }
-
-    /// Normal.
-    pub(crate) fn info(&self, service: Option<&str>, text: fmt::Arguments<'_>) {
-        self.event(Level::Info, None, service, text);
-    }
-
     /// For those who look for a fault.
     pub(crate) fn debug(&self, service: Option<&str>, text: fmt::Arguments<'_>) {
         self.event(Level::Debug, None, service, text);

@@ -43,7 +43,7 @@ impl Owner {
 /// What a worker notes about a connection, so that the record of it can be written when the worker is dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Caller {
-    /// The last part of its id.
+    /// The last part of its id; 0 in a slot whose connection has not been accepted yet.
     pub(crate) number: u64,
     /// When it was accepted: CLOCK_MONOTONIC in microseconds, one clock for all processes.
     pub(crate) accepted_usec: u64,
@@ -210,10 +210,11 @@ impl Board {
         }
     }
 
-    /// The pid goes first: a slot that has an owner and no pid is one whose process is not made yet.
+    /// The owner goes last: a slot that has one belongs to it.
     fn clear(&self, index: u32) {
         if let (Some(owner), Some(pid)) = (self.owners().get(index as usize), self.pids().get(index as usize))
         {
+            self.caller_words(index).iter().take(1).for_each(|number| number.store(0, SeqCst));
             pid.store(0, SeqCst);
             owner.store(0, SeqCst);
         }

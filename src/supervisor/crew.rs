@@ -40,9 +40,10 @@ pub(super) struct WorkerProcess {
 }
 
 impl WorkerProcess {
-    /// Sends an order. A worker that cannot take one any more hangs or is dead; killed, it will be reaped and replaced.
+    /// Sends an order. A worker that takes none any more hangs; killed, it will be reaped and replaced.
     pub(super) fn order(&self, order: &Order) {
-        if plan::tell(self.link.as_fd(), order).is_err() {
+        if plan::tell(self.link.as_fd(), order).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+        {
             self.kill();
         }
     }

@@ -210,11 +210,11 @@ impl Supervisor {
             match worker.hear() {
                 Heard::Silence => return,
                 Heard::End => {
-                    // It is dead or as good as that; reaping it does the rest.
+                    // It is dead, or about to be; reaping it does the rest.
                     let _ = self.poller.remove(worker.link());
-                    worker.kill();
                     return;
                 }
+                Heard::Nonsense => return worker.kill(),
                 Heard::Message(Report::Ready) if worker.state == WorkerState::Starting => {
                     worker.state = WorkerState::Ready;
                 }

@@ -57,18 +57,22 @@ impl Orphans {
             let orphan =
                 Orphan { service: dead.service.to_owned(), worker: dead.serial, floor, slot, caller };
             let ended = pid.and_then(|pid| reaped.remove(&pid));
+            let is_ours = |pid| !is_worker(pid) && !self.by_pid.contains_key(&pid) && process::is_child(pid);
             match (pid, ended) {
-                (_, Some(ended)) => self.finish(&orphan, &ended, log),
+                (_, Some(ended)) => self.finish(&orphan, &ended, Exit::Ended(ended.ending), log),
                 // Its number is from shared memory: it counts only if the kernel says that it is ours to reap.
-                (Some(pid), None)
-                    if !is_worker(pid) && !self.by_pid.contains_key(&pid) && process::is_child(pid) =>
-                {
+                (Some(pid), None) if is_ours(pid) => {
                     board.hand_on(slot, Owner::SUPERVISOR);
                     self.by_pid.insert(pid, orphan);
                     adopted += 1;
                 }
-                // The worker died before it forked, or after it had reaped.
-                _ => board.release(slot),
+                // The worker died before it had accepted.
+                _ if caller.number == 0 => board.release(slot),
+                // It died before it forked, or after it had reaped: nobody is left who knows how that ended.
+                (pid, None) => {
+                    let unknown = Ended { pid: pid.unwrap_or(0), ..Ended::default() };
+                    self.finish(&orphan, &unknown, Exit::Lost, log);
+                }
             }
         }
         // It may have died between freeing a slot and ringing.
@@ -80,14 +84,14 @@ impl Orphans {
     pub(super) fn ended(&mut self, ended: &Ended, log: &Log) -> bool {
         match self.by_pid.remove(&ended.pid) {
             Some(orphan) => {
-                self.finish(&orphan, ended, log);
+                self.finish(&orphan, ended, Exit::Ended(ended.ending), log);
                 true
             }
             None => false,
         }
     }
 
-    fn finish(&self, orphan: &Orphan, ended: &Ended, log: &Log) {
+    fn finish(&self, orphan: &Orphan, ended: &Ended, exit: Exit<'_>, log: &Log) {
         let caller = &orphan.caller;
         orphan.floor.board.release(orphan.slot);
         orphan.floor.add(|totals| {
@@ -102,7 +106,7 @@ impl Orphans {
             pid: ended.pid,
             remote: Remote::from(caller.peer),
             duration: Duration::from_micros(time::monotonic_usec().saturating_sub(caller.accepted_usec)),
-            exit: Exit::Ended(ended.ending),
+            exit,
             bytes: None,
             cpu: ended.cpu,
             max_rss_kib: ended.max_rss_kib,

@@ -43,11 +43,6 @@ impl Poller {
         self.control(libc::EPOLL_CTL_ADD, fd, interest, token)
     }
 
-    /// Changes what is watched. Not possible from or to [`Interest::ReadExclusive`], epoll_ctl(2).
-    pub(crate) fn change(&self, fd: BorrowedFd<'_>, interest: Interest, token: u64) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_MOD, fd, interest, token)
-    }
-
     /// Stops watching. Needed before a close wherever another process may hold the same open file description, epoll(7).
     pub(crate) fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_DEL, fd, Interest::Read, 0)

@@ -58,11 +58,14 @@ impl Signals {
 /// Puts every signal back to its default action, ignored ones included: what is ignored survives execve, and the Rust
 /// runtime ignores SIGPIPE.
 pub(crate) fn all_to_default() {
-    for number in 1..=libc::SIGRTMAX() {
-        if number != libc::SIGKILL && number != libc::SIGSTOP {
-            // SAFETY: SIG_DFL runs no code of ours. An error means that libc keeps this number for itself.
-            unsafe { libc::signal(number, libc::SIG_DFL) };
-        }
+    // The kernel's struct sigaction, whose layout differs between architectures; all zero it is SIG_DFL on each.
+    let default = [0u64; 8];
+    for number in 1..=64 {
+        // The raw call, since glibc's refuses 32 and 33, which it keeps for itself and a parent may have ignored.
+        // SAFETY: reads a live local that is larger than the struct. An error is for SIGKILL and SIGSTOP.
+        unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, number, default.as_ptr(), std::ptr::null_mut::<u64>(), 8)
+        };
     }
 }
 

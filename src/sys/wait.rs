@@ -57,8 +57,14 @@ impl fmt::Display for Ending {
     }
 }
 
+impl Default for Ending {
+    fn default() -> Self {
+        Ending::Exited(0)
+    }
+}
+
 /// A child that has ended and been reaped.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Ended {
     /// Who it was; the kernel may give the number to another process from now on.
     pub(crate) pid: Pid,

@@ -39,10 +39,6 @@ impl Live {
         self.0.remove(&pid)
     }
 
-    pub(super) fn get_mut(&mut self, pid: Pid) -> Option<&mut Connection> {
-        self.0.get_mut(&pid)
-    }
-
     /// Notes what a process said about itself.
     pub(super) fn fail(&mut self, pid: Pid, failure: Failure) {
         if let Some(connection) = self.0.get_mut(&pid) {

@@ -157,7 +157,7 @@ impl Worker {
                 Heard::Message(Order::Retire { empty }) => self.retire(&empty),
                 Heard::Message(Order::End { at_once }) => self.end_connections(at_once),
                 Heard::Silence => return,
-                Heard::End => {
+                Heard::End | Heard::Nonsense => {
                     let _ = self.poller.remove(link.as_fd());
                     self.link = None;
                     self.log.warning(

@@ -125,8 +125,10 @@ pub(crate) enum Heard<T> {
     Message(T),
     /// Nothing for now.
     Silence,
-    /// The other side is gone, or talks nonsense, which is no better.
+    /// The other side is gone.
     End,
+    /// Something that is no message.
+    Nonsense,
 }
 
 /// Receives an order or report.
@@ -136,7 +138,7 @@ pub(crate) fn hear<T: for<'de> Deserialize<'de>>(link: BorrowedFd<'_>) -> Heard<
         Ok(0) => Heard::End,
         Ok(length) => match buffer.get(..length).map(serde_json::from_slice) {
             Some(Ok(message)) => Heard::Message(message),
-            _ => Heard::End,
+            _ => Heard::Nonsense,
         },
         Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
             Heard::Silence

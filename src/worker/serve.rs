@@ -129,7 +129,7 @@ impl Worker {
     /// Writes the record of a connection that never got a process, and closes it.
     pub(super) fn not_started(&mut self, pending: &Pending, reason: &str) {
         self.tally.count(Count::Completed);
-        let nothing = Ended { pid: 0, ending: Ending::Exited(0), cpu: Duration::ZERO, max_rss_kib: 0 };
+        let nothing = Ended::default();
         self.record(&pending.caller, &nothing, Exit::NotStarted(reason));
     }
 

@@ -6,7 +6,12 @@ use super::*;
 fn auto_means_the_journal_only_if_stderr_goes_there() {
     let machine = Machine::new();
     let journal = Machine::listen(&machine.journal);
-    machine.log(LogTarget::Auto, Level::Info, Some(&machine.stream())).notice(None, format_args!("one"));
+    machine.log(LogTarget::Auto, Level::Info, Some(&machine.stream())).event(
+        Level::Notice,
+        None,
+        None,
+        format_args!("one"),
+    );
     assert_eq!(parse(&receive(&journal).unwrap())["MESSAGE"], "one");
     for other in [None, Some("1:2"), Some(""), Some("x"), Some("1:2:3")] {
         machine.log(LogTarget::Auto, Level::Info, other).warning(Some("git"), format_args!("two"));
@@ -27,7 +32,7 @@ fn what_is_below_the_level_is_not_even_formatted() {
     let machine = Machine::new();
     let log = machine.log(LogTarget::Stderr, Level::Warning, None);
     let formatted = Cell::new(false);
-    log.notice(None, format_args!("{}", Formatted(&formatted)));
+    log.event(Level::Notice, None, None, format_args!("{}", Formatted(&formatted)));
     log.connection(&connection(Exit::Ended(Ending::Exited(0))));
     assert!(!formatted.get() && machine.stderr().is_empty());
     log.warning(None, format_args!("{}", Formatted(&formatted)));
@@ -42,7 +47,7 @@ fn a_full_journal_is_not_waited_for_and_what_is_lost_is_reported() {
     let begin = Instant::now();
     let mut sent = 0;
     while log.dropped() < 3 {
-        log.info(None, format_args!("{sent}"));
+        log.event(Level::Info, None, None, format_args!("{sent}"));
         sent += 1;
     }
     assert!(begin.elapsed() < Duration::from_secs(5));
@@ -50,12 +55,12 @@ fn a_full_journal_is_not_waited_for_and_what_is_lost_is_reported() {
         assert_eq!(parse(&receive(&journal).unwrap())["MESSAGE"], number.to_string());
     }
     assert_eq!(receive(&journal), None);
-    log.info(None, format_args!("again"));
+    log.event(Level::Info, None, None, format_args!("again"));
     assert_eq!(parse(&receive(&journal).unwrap())["MESSAGE"], "again");
     let report = parse(&receive(&journal).unwrap());
     assert_eq!(report["MESSAGE"], "3 log records were lost: the log could not take them");
     assert_eq!(report["MESSAGE_ID"], MessageId::RecordsDropped.hex());
-    log.info(None, format_args!("and on"));
+    log.event(Level::Info, None, None, format_args!("and on"));
     assert_eq!(parse(&receive(&journal).unwrap())["MESSAGE"], "and on");
     assert_eq!(receive(&journal), None, "reported once");
     assert_eq!(log.dropped(), 3);
@@ -70,8 +75,8 @@ fn a_daemon_that_is_restarted_is_found_again() {
         let log = machine.log(target, Level::Info, None);
 
         // Not there yet, then dead with its socket still in place, then gone: stderr, which is told each time why.
-        log.info(None, format_args!("early"));
-        log.info(None, format_args!("too early"));
+        log.event(Level::Info, None, None, format_args!("early"));
+        log.event(Level::Info, None, None, format_args!("too early"));
         let text = machine.stderr();
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), 3, "{text}");
@@ -79,17 +84,17 @@ fn a_daemon_that_is_restarted_is_found_again() {
         assert_eq!(lines[1..], ["early", "too early"]);
 
         let daemon = Machine::listen(path);
-        log.info(None, format_args!("one"));
+        log.event(Level::Info, None, None, format_args!("one"));
         assert!(receive(&daemon).is_some());
         drop(daemon);
-        log.info(None, format_args!("two"));
+        log.event(Level::Info, None, None, format_args!("two"));
         assert!(machine.stderr().contains("refused"));
         std::fs::remove_file(path).unwrap();
-        log.info(None, format_args!("three"));
+        log.event(Level::Info, None, None, format_args!("three"));
         assert_eq!(machine.stderr(), "three\n");
 
         let daemon = Machine::listen(path);
-        log.info(None, format_args!("four"));
+        log.event(Level::Info, None, None, format_args!("four"));
         let text = String::from_utf8(receive(&daemon).unwrap()).unwrap();
         assert!(text.contains("four"), "{text}");
         assert_eq!((log.dropped(), machine.stderr()), (0, String::new()));
@@ -131,13 +136,13 @@ fn a_full_stderr_is_not_waited_for_and_keeps_its_flags() {
     let log = machine.log(LogTarget::Stderr, Level::Info, None);
     let text = "x".repeat(1000);
     while log.dropped() < 3 {
-        log.info(None, format_args!("{text}"));
+        log.event(Level::Info, None, None, format_args!("{text}"));
     }
     let flags = OFlag::from_bits_retain(fcntl(&machine.stderr, FcntlArg::F_GETFL).unwrap());
     assert!(!flags.contains(OFlag::O_NONBLOCK), "whoever shares the pipe still blocks");
 
     assert!(machine.stderr().lines().all(|line| line == text));
-    log.info(None, format_args!("again"));
+    log.event(Level::Info, None, None, format_args!("again"));
     assert_eq!(machine.stderr(), "again\nwarning: 3 log records were lost: the log could not take them\n");
 }
 
@@ -152,7 +157,7 @@ fn text_that_logs_while_it_is_formatted_does_no_harm() {
     }
     let machine = Machine::new();
     let log = machine.log(LogTarget::Stderr, Level::Info, None);
-    log.info(None, format_args!("{}", Logs(&log)));
+    log.event(Level::Info, None, None, format_args!("{}", Logs(&log)));
     assert_eq!(log.dropped(), 1);
     assert!(machine.stderr().starts_with("outer\n"));
 }
