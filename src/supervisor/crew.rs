@@ -188,6 +188,15 @@ impl Crew {
             .filter(move |worker| worker.generation == generation && worker.service == service)
     }
 
+    /// Has the workers of a service look whether something is queued.
+    pub(super) fn look(&self, service: &str) {
+        let accepting =
+            |worker: &&WorkerProcess| worker.service == service && worker.state == WorkerState::Accepting;
+        for worker in self.workers.values().filter(accepting) {
+            worker.order(&Order::Look);
+        }
+    }
+
     /// Sends an order to all workers of a generation.
     pub(super) fn order_generation(&self, generation: u64, order: &Order) {
         for worker in self.workers.values().filter(|worker| worker.generation == generation) {

@@ -232,6 +232,8 @@ impl Supervisor {
                     worker.state = WorkerState::Draining;
                     // A removed address must be free again although an old connection lives on.
                     worker.listeners.clear();
+                    let service = worker.service.clone();
+                    self.crew.look(&service);
                 }
                 Heard::Message(Report::Failed(complaint)) => worker.complaint = Some(complaint),
                 Heard::Message(Report::Ready) => {}

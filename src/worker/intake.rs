@@ -125,7 +125,7 @@ impl Intake {
     /// A slot may be free.
     pub(super) fn slot_freed(&mut self) {
         if std::mem::take(&mut self.full) {
-            self.try_all();
+            self.look();
         }
     }
 
@@ -146,7 +146,7 @@ impl Intake {
     pub(super) fn due(&mut self, now: Instant) -> Vec<usize> {
         if self.paused_until.is_some_and(|end| end <= now) {
             self.paused_until = None;
-            self.try_all();
+            self.look();
         }
         if self.full || self.paused_until.is_some() {
             return Vec::new();
@@ -195,7 +195,8 @@ impl Intake {
         }
     }
 
-    fn try_all(&mut self) {
+    /// Tries every listener before the next wait.
+    pub(super) fn look(&mut self) {
         for listener in &mut self.listeners {
             listener.due = true;
         }

@@ -154,6 +154,7 @@ impl Worker {
                     self.intake.open();
                     self.report(&Report::Accepting);
                 }
+                Heard::Message(Order::Look) => self.intake.look(),
                 Heard::Message(Order::Retire { empty }) => self.retire(&empty),
                 Heard::Message(Order::End { at_once }) => self.end_connections(at_once),
                 Heard::Silence => return,

@@ -89,6 +89,8 @@ pub(crate) enum Order {
         /// Places in the plan.
         empty: Vec<usize>,
     },
+    /// See whether something is queued. A worker that retires may have been the only one that was woken for it.
+    Look,
     /// End all connections with their process groups: politely, or at once.
     End {
         /// SIGKILL instead of SIGTERM.
