@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use toml::de::{DeTable, DeValue};
 
-use super::diagnostic::{Diagnostic, Diagnostics, Place, Severity};
+use super::diagnostic::{Diagnostic, Diagnostics, Place};
 use super::source::{Source, syntax};
 use super::value::{Fault, Faults};
 
@@ -65,13 +65,8 @@ impl Origin<'_> {
 
     /// The fault as an error at its place.
     pub(crate) fn error(&self, fault: Fault) -> Diagnostic {
-        Diagnostic {
-            severity: Severity::Error,
-            place: self.place(&fault.span),
-            message: fault.message,
-            note: fault.note,
-            help: fault.help,
-        }
+        let place = self.place(&fault.span);
+        fault.at(place)
     }
 }
 

@@ -9,8 +9,9 @@ use toml::de::DeValue;
 
 use super::address::AddressError;
 use super::diagnostic::nearest;
-use super::keys::{name_or_number, set};
-use super::value::{Fault, Faults, Value, choice, collect, decode, one_or_more, text, whole};
+use super::value::{
+    Fault, Faults, Value, choice, collect, decode, name_or_number, one_or_more, set, text, whole,
+};
 use super::{Address, Builtin, Limit, Stderr, limits as limit_table, value};
 
 /// What the keys of a section said.

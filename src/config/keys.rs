@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::draft::{self, ServiceDraft};
-use super::value::{Fault, Faults, Value, choice, duration, text};
+use super::value::{Faults, Value, choice, duration, set};
 use super::{Level, LogTarget};
 
 /// A key of a section that is collected in a `D`.
@@ -333,12 +333,6 @@ const fn later(name: &'static str) -> Key<ServiceDraft> {
     Key { name, flag: None, kind: Kind::Text, placeholder: "", example: "", doc: "", apply: Apply::Later }
 }
 
-/// Keeps a decoded value.
-pub(crate) fn set<T>(place: &mut Option<T>, value: Result<T, Fault>) -> Result<(), Faults> {
-    *place = Some(value.map_err(|fault| vec![fault])?);
-    Ok(())
-}
-
 /// One flag of `serve`, without the functions.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Flag {
@@ -367,13 +361,5 @@ impl<D> Key<D> {
     fn as_flag(&self, part: Part) -> Option<Flag> {
         let Key { name: key, kind, placeholder, doc, .. } = *self;
         self.flag.map(|name| Flag { name, part, key, kind, placeholder, doc })
-    }
-}
-
-/// A text that may also be a number, as user ids are.
-pub(crate) fn name_or_number(value: &Value<'_>) -> Result<String, Fault> {
-    match value.get_ref() {
-        toml::de::DeValue::Integer(number) => Ok(number.to_string()),
-        _ => text(value),
     }
 }

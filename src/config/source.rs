@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 use super::diagnostic::{Diagnostic, Diagnostics, Place, Position, Severity};
-use super::document::Origin;
 use super::value::{Fault, Faults};
 
 /// Larger files are a mistake, `/dev/zero` for instance.
@@ -148,7 +147,8 @@ fn decode(path: PathBuf, order: usize, bytes: &[u8], problems: &mut Diagnostics)
         let at = error.valid_up_to();
         let fault = Fault::new(at..at + char::REPLACEMENT_CHARACTER.len_utf8(), "this is not UTF-8")
             .help("save the file in UTF-8");
-        problems.push(Origin::File(&source).error(fault));
+        let place = source.place(&fault.span);
+        problems.push(fault.at(place));
     }
     source
 }

@@ -9,7 +9,7 @@ use serde::de::{self, Deserialize, Deserializer, Visitor};
 use toml::Spanned;
 use toml::de::{DeValue, ValueDeserializer};
 
-use super::diagnostic::nearest;
+use super::diagnostic::{Diagnostic, Place, Severity, nearest};
 
 /// A TOML value and where it is.
 pub(crate) type Value<'a> = Spanned<DeValue<'a>>;
@@ -28,6 +28,17 @@ pub(crate) struct Fault {
 }
 
 impl Fault {
+    /// The fault as an error at `place`.
+    pub(crate) fn at(self, place: Place) -> Diagnostic {
+        Diagnostic {
+            severity: Severity::Error,
+            place,
+            message: self.message,
+            note: self.note,
+            help: self.help,
+        }
+    }
+
     /// Without help yet.
     pub(crate) fn new(span: Range<usize>, message: impl Into<String>) -> Self {
         Fault { span, message: message.into(), note: None, help: None }
@@ -225,6 +236,20 @@ pub(crate) fn find_nul(value: &Value<'_>) -> Option<Range<usize>> {
             if key.get_ref().contains('\0') { Some(key.span()) } else { find_nul(value) }
         }),
         _ => None,
+    }
+}
+
+/// Keeps a decoded value.
+pub(crate) fn set<T>(place: &mut Option<T>, value: Result<T, Fault>) -> Result<(), Faults> {
+    *place = Some(value.map_err(|fault| vec![fault])?);
+    Ok(())
+}
+
+/// A text that may also be a number, as user ids are.
+pub(crate) fn name_or_number(value: &Value<'_>) -> Result<String, Fault> {
+    match value.get_ref() {
+        toml::de::DeValue::Integer(number) => Ok(number.to_string()),
+        _ => text(value),
     }
 }
 

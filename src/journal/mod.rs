@@ -28,7 +28,9 @@ use self::syslog::Syslog;
 use crate::config::{self, Level, LogTarget};
 
 pub(crate) use self::message_id::MessageId;
-pub(crate) use self::record::{ConnectionRecord, Exit, OutputLine, Remote};
+#[cfg(test)]
+pub(crate) use self::record::Remote;
+pub(crate) use self::record::{ConnectionRecord, Exit, OutputLine};
 
 /// How often lost records are reported at most: while the target is full, a report only takes the place of a record.
 const REPORT_EVERY: Duration = Duration::from_secs(1);

@@ -7,9 +7,10 @@ use std::time::Duration;
 use super::MessageId;
 use super::escape::Escaper;
 use crate::config::Level;
-use crate::shared::ConnectionId;
+use crate::shared::{Caller, ConnectionId};
 use crate::sys::socket::Peer;
-use crate::sys::wait::{Ending, Pid};
+use crate::sys::time;
+use crate::sys::wait::{Ended, Ending, Pid};
 
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +95,29 @@ pub(crate) struct ConnectionRecord<'a> {
     pub(crate) max_rss_kib: u64,
 }
 
-impl ConnectionRecord<'_> {
+impl<'a> ConnectionRecord<'a> {
+    /// The record of a connection that has ended just now.
+    pub(crate) fn new(
+        service: &'a str,
+        id: ConnectionId,
+        caller: &Caller,
+        ended: &Ended,
+        exit: Exit<'a>,
+    ) -> Self {
+        let usec = time::monotonic_usec().saturating_sub(caller.accepted_usec);
+        ConnectionRecord {
+            service,
+            id,
+            pid: ended.pid,
+            remote: Remote::from(caller.peer),
+            duration: Duration::from_micros(usec),
+            exit,
+            bytes: None,
+            cpu: ended.cpu,
+            max_rss_kib: ended.max_rss_kib,
+        }
+    }
+
     pub(super) fn level(&self) -> Level {
         match self.message_id() {
             MessageId::ConnectionEnded => Level::Info,

@@ -2,14 +2,13 @@
 
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::time::Duration;
 
 use super::service::Floor;
-use crate::journal::{ConnectionRecord, Exit, Log, Remote};
+use crate::journal::{ConnectionRecord, Exit, Log};
 use crate::shared::{Caller, ConnectionId, Count, Owner};
+use crate::sys::process;
 use crate::sys::signal::Signal;
 use crate::sys::wait::{Ended, Pid};
-use crate::sys::{process, time};
 
 /// The supervisor's own ledger of connections. The board only says where to look; what is kept here was checked.
 #[derive(Debug)]
@@ -92,7 +91,6 @@ impl Orphans {
     }
 
     fn finish(&self, orphan: &Orphan, ended: &Ended, exit: Exit<'_>, log: &Log) {
-        let caller = &orphan.caller;
         orphan.floor.board.release(orphan.slot);
         orphan.floor.add(|totals| {
             totals.count(Count::Completed);
@@ -100,17 +98,8 @@ impl Orphans {
                 totals.count(Count::Crashes);
             }
         });
-        log.connection(&ConnectionRecord {
-            service: &orphan.service,
-            id: ConnectionId { run: self.run, worker: orphan.worker, number: caller.number },
-            pid: ended.pid,
-            remote: Remote::from(caller.peer),
-            duration: Duration::from_micros(time::monotonic_usec().saturating_sub(caller.accepted_usec)),
-            exit,
-            bytes: None,
-            cpu: ended.cpu,
-            max_rss_kib: ended.max_rss_kib,
-        });
+        let id = ConnectionId { run: self.run, worker: orphan.worker, number: orphan.caller.number };
+        log.connection(&ConnectionRecord::new(&orphan.service, id, &orphan.caller, ended, exit));
     }
 
     /// Signals them with their process groups.

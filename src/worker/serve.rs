@@ -11,7 +11,7 @@ use super::pending::Pending;
 use super::{OUTPUTS, Worker};
 use crate::config::Stderr;
 use crate::connection::{self, Call};
-use crate::journal::{ConnectionRecord, Exit, OutputLine, Remote};
+use crate::journal::{ConnectionRecord, Exit, OutputLine};
 use crate::shared::{Caller, ConnectionId, Count, NoSlot, Owner, Slot};
 use crate::sys::epoll::Interest;
 use crate::sys::fork::{Forked, fork};
@@ -190,17 +190,8 @@ impl Worker {
     }
 
     fn record(&self, caller: &Caller, ended: &Ended, exit: Exit<'_>) {
-        self.log.connection(&ConnectionRecord {
-            service: &self.plan.service.name,
-            id: self.id(caller.number),
-            pid: ended.pid,
-            remote: Remote::from(caller.peer),
-            duration: Duration::from_micros(time::monotonic_usec().saturating_sub(caller.accepted_usec)),
-            exit,
-            bytes: None,
-            cpu: ended.cpu,
-            max_rss_kib: ended.max_rss_kib,
-        });
+        let id = self.id(caller.number);
+        self.log.connection(&ConnectionRecord::new(&self.plan.service.name, id, caller, ended, exit));
     }
 
     fn id(&self, number: u64) -> ConnectionId {
