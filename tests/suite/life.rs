@@ -38,6 +38,20 @@ fn ready_means_that_it_serves() {
 }
 
 #[test]
+fn every_process_has_one_thread() {
+    // Fork copies one thread; locks that others held stay locked for ever.
+    let server = Preforkd::serve(&["--workers", "2"], "127.0.0.1:0", &["echo"]).start();
+    let mut stream = connect(server.address());
+    echo(&mut stream, b"x");
+    let processes = server.processes();
+    assert_eq!(processes.len(), 4, "a supervisor, two workers, a connection: {processes:#?}");
+    for process in processes {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid)).unwrap();
+        assert!(status.contains("\nThreads:\t1\n"), "{status}");
+    }
+}
+
+#[test]
 fn serve_says_that_it_listens_only_when_it_does() {
     // The line is on stdout, once, and a client that waits for it is never refused.
     for _ in 0..5 {
