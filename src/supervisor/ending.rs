@@ -127,7 +127,7 @@ impl Supervisor {
     }
 
     fn tell_progress(&self, left: Duration) {
-        let live: u32 = self.services.values().map(|service| service.floor.board.live()).sum();
+        let live = self.live();
         let noun = plural(live as usize, "connection");
         self.systemd.extend(EXTENSION);
         self.systemd

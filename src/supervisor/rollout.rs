@@ -4,7 +4,7 @@
 //! accept, and only when each new service has a worker in its accept loop does the old generation retire.
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use super::ending::Phase;
@@ -147,11 +147,10 @@ impl Supervisor {
                 rollout.kept.push(name);
                 continue;
             }
-            let floor = match old {
-                Some(old) => Rc::clone(&old.floor),
-                None => Floor::new(config.max_connections)
-                    .map_err(|error| Fatal::os("cannot make the memory of a service", &error))?,
-            };
+            let floor = self.floor(&config)?;
+            if config.spare > 0 {
+                self.log.warning(Some(&name), format_args!("spare: this version forks none ahead"));
+            }
             let listeners = self.listeners.open(&config).map_err(|error| Fatal {
                 code: if error.is_permission() { exit::NOT_PERMITTED } else { exit::OS },
                 text: format!("service {name}: {error}"),
@@ -165,6 +164,18 @@ impl Supervisor {
             rollout.fresh.insert(name, service);
         }
         Ok(())
+    }
+
+    /// The floor of a service: as long as a connection of it lives, the same, though the service was removed meanwhile.
+    fn floor(&mut self, config: &config::Service) -> Result<Rc<Floor>, Fatal> {
+        self.floors.retain(|_, floor| floor.strong_count() > 0);
+        if let Some(floor) = self.floors.get(&config.name).and_then(Weak::upgrade) {
+            return Ok(floor);
+        }
+        let floor = Floor::new(config.max_connections)
+            .map_err(|error| Fatal::os("cannot make the memory of a service", &error))?;
+        self.floors.insert(config.name.clone(), Rc::downgrade(&floor));
+        Ok(floor)
     }
 
     /// Takes the rollout as far as it can go now.
@@ -338,6 +349,7 @@ impl Supervisor {
     }
 
     fn reject(&mut self, clients: Vec<ClientId>, reason: &str) {
+        let reason = reason.trim_end();
         self.reloads.failed += 1;
         self.log.event(
             config::Level::Error,

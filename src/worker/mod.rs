@@ -72,6 +72,7 @@ struct Worker {
     pending: Option<Pending>,
     connections: u64,
     reported_retired: bool,
+    reported_worn: bool,
 }
 
 impl Worker {
@@ -108,6 +109,7 @@ impl Worker {
             pending: None,
             connections: 0,
             reported_retired: false,
+            reported_worn: false,
         })
     }
 
