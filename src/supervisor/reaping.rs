@@ -75,7 +75,8 @@ impl Supervisor {
                 None => format!("service {}: its worker {}", worker.service, ended.ending),
             };
             let gave_up = match ended.ending {
-                Ending::Exited(code) => Some(code),
+                Ending::Exited(exit::NOT_PERMITTED) => Some(exit::NOT_PERMITTED),
+                Ending::Exited(_) => Some(exit::OS),
                 Ending::Killed(_) => None,
             };
             self.lost_in_rollout(&worker.service, gave_up, &reason);

@@ -51,7 +51,7 @@ pub(crate) fn run() -> u8 {
         Err(error) => {
             // If the supervisor is gone, there is nobody left to tell.
             let _ = plan::tell(link.as_fd(), &Report::Failed(error.to_string()));
-            exit::OS
+            if error.kind() == io::ErrorKind::PermissionDenied { exit::NOT_PERMITTED } else { exit::OS }
         }
     }
 }
@@ -209,7 +209,7 @@ fn rehearse(service: &Service, preparation: &Preparation, failures: &Failures) -
     };
     let ended = wait::wait_for(pid)?;
     match (failures.next(), ended.map(|ended| ended.ending)) {
-        (Some((_, failure)), _) => Err(io::Error::other(failure.explain(service))),
+        (Some((_, failure)), _) => Err(io::Error::new(failure.kind(), failure.explain(service))),
         (None, Some(wait::Ending::Exited(0))) => Ok(()),
         (None, ending) => {
             let ending = ending.map_or_else(|| "unknown".to_owned(), |ending| ending.to_string());
