@@ -1,13 +1,13 @@
-//! Start, reload, stop, and what happens when processes of preforkd itself die.
+//! Start, reload, and what happens when processes of preforkd itself die.
 
 use std::net::SocketAddr;
 
 use nix::sys::signal::Signal;
 
-use crate::support::client::{closed, connect, echo, exchange, finish, listen_to, refused};
-use crate::support::{A_WHILE, Preforkd, Running, address, eventually, proc, text, write};
+use crate::support::client::{connect, echo, exchange, finish, listen_to, refused};
+use crate::support::{Preforkd, Running, address, eventually, proc, text, write};
 
-fn echo_service(address: SocketAddr, keys: &str) -> String {
+pub(crate) fn echo_service(address: SocketAddr, keys: &str) -> String {
     format!("[service.echo]\nlisten = [\"{address}\"]\nhandler = \"echo\"\n{keys}\n")
 }
 
@@ -209,97 +209,6 @@ fn drop_ins_are_read_on_start_and_on_reload() {
 }
 
 #[test]
-fn term_and_int_stop_accepting_and_wait_for_connections() {
-    for signal in [Signal::SIGTERM, Signal::SIGINT] {
-        let address = address::fresh();
-        let server = Preforkd::run(&echo_service(address, "workers = 2")).start();
-        let mut streams = [connect(address), connect(address)];
-        for stream in &mut streams {
-            echo(stream, b"before");
-        }
-        let mark = server.notify.mark();
-        server.signal(signal);
-        for what in ["STOPPING=1", "STATUS=", "EXTEND_TIMEOUT_USEC="] {
-            server.notify.wait_after(mark, what, |line| line.starts_with(what));
-        }
-        eventually("it stops accepting", || refused(address));
-        for mut stream in streams {
-            echo(&mut stream, b"after");
-            assert_eq!(finish(stream, b"end"), b"end");
-        }
-        server.left_nothing(&[address]);
-    }
-}
-
-#[test]
-fn a_stop_without_connections_is_quick() {
-    let server = Preforkd::serve(&["--workers", "2"], "127.0.0.1:0", &["echo"]).start();
-    let start = std::time::Instant::now();
-    server.stop();
-    assert!(start.elapsed() < std::time::Duration::from_secs(10), "{:?}", start.elapsed());
-}
-
-/// A service whose connections end by nothing but SIGKILL, and start something that is as stubborn.
-fn stubborn(drain_timeout: &str) -> (Running, SocketAddr) {
-    let address = address::fresh();
-    let server = Preforkd::run(&format!(
-        "[supervisor]\ndrain_timeout = \"{drain_timeout}\"\n\
-         [service.stubborn]\nlisten = [\"{address}\"]\nexec = [\"DIR/stubborn\"]\n"
-    ))
-    .script(
-        "stubborn",
-        "#!/bin/sh\ntrap '' TERM INT HUP QUIT\nsleep 1000 &\necho started\nwait\nsleep 1000\n",
-    )
-    .start();
-    (server, address)
-}
-
-/// A connection to it, when its program runs.
-fn started(address: SocketAddr) -> std::net::TcpStream {
-    let mut stream = connect(address);
-    let mut line = [0; 8];
-    std::io::Read::read_exact(&mut stream, &mut line).unwrap();
-    assert_eq!(&line, b"started\n");
-    stream
-}
-
-#[test]
-fn drain_timeout_ends_what_is_left_with_its_process_group() {
-    let (server, address) = stubborn("300ms");
-    let mut streams = [started(address), started(address)];
-    assert!(server.connections().len() >= 4, "two programs with a child each");
-    server.signal(Signal::SIGTERM);
-    for stream in &mut streams {
-        assert!(closed(stream));
-    }
-    server.left_nothing(&[address]);
-}
-
-#[test]
-fn a_second_term_ends_at_once() {
-    let (server, address) = stubborn("1h");
-    let mut stream = started(address);
-    server.signal(Signal::SIGTERM);
-    server.notify.wait("STOPPING=1", |line| line == "STOPPING=1");
-    eventually("it stops accepting", || refused(address));
-    server.signal(Signal::SIGTERM);
-    assert!(closed(&mut stream));
-    server.ending();
-    server.wait_empty();
-}
-
-#[test]
-fn quit_ends_at_once() {
-    let (server, address) = stubborn("1h");
-    let mut stream = started(address);
-    server.signal(Signal::SIGQUIT);
-    assert!(closed(&mut stream));
-    server.ending();
-    server.wait_empty();
-    assert!(refused(address));
-}
-
-#[test]
 fn when_the_supervisor_is_killed_connections_go_on_and_nothing_else() {
     let address = address::fresh();
     let server = Preforkd::run(&echo_service(address, "workers = 2")).start();
@@ -379,22 +288,4 @@ fn a_second_service_on_the_same_control_socket_is_refused() {
     assert_ne!(output.status.code(), Some(0));
     assert!(text(&output.stderr).contains(server.control()), "{}", text(&output.stderr));
     assert_eq!(server.status()["pid"].as_i64(), Some(server.pid().into()), "the first still answers");
-}
-
-#[test]
-fn terminal_signals_reach_only_the_supervisor() {
-    // ^C goes to the whole process group of the foreground; connections must be drained all the same.
-    let server = Preforkd::serve(&[], "127.0.0.1:0", &["echo"]).start();
-    let mut stream = connect(server.address());
-    echo(&mut stream, b"before");
-    for process in server.processes() {
-        let group = nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(process.pid))).unwrap();
-        if group == nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(server.pid()))).unwrap() {
-            proc::kill(process.pid, Signal::SIGINT);
-        }
-    }
-    std::thread::sleep(A_WHILE);
-    echo(&mut stream, b"after");
-    drop(stream);
-    server.left_nothing(&[]);
 }

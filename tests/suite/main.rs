@@ -23,3 +23,4 @@ mod peers;
 mod programs;
 mod real;
 mod services;
+mod stop;
