@@ -24,6 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How many of its workers a generation may lose to signals before it is given up.
 const LOSSES: u32 = 32;
 
+/// What a worker belongs to whose generation was given up.
+const NO_GENERATION: u64 = 0;
+
 /// A generation on its way.
 #[derive(Debug)]
 pub(super) struct Rollout {
@@ -330,10 +333,12 @@ impl Supervisor {
         Some(rollout.clients)
     }
 
-    /// Workers that may have accepted already end with their connections.
+    /// Workers that may have accepted already end with their connections. They lose their generation's number: the
+    /// next rollout has the same one, and must neither wait for them nor fail with them.
     fn dismiss(&mut self, generation: u64) {
         for (_, worker) in self.crew.iter_mut().filter(|(_, worker)| worker.generation == generation) {
             worker.retire(&[]);
+            worker.generation = NO_GENERATION;
         }
     }
 
