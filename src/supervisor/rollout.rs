@@ -172,7 +172,10 @@ impl Supervisor {
 
     /// Takes the rollout as far as it can go now.
     pub(super) fn advance_rollout(&mut self) {
-        let Some(rollout) = &mut self.rollout else { return self.begin_wanted_reload() };
+        if self.rollout.is_none() {
+            self.begin_wanted_reload();
+        }
+        let Some(rollout) = &mut self.rollout else { return };
         if rollout.stage == Stage::Preparing {
             let mut new = self.crew.iter().filter(|(_, worker)| worker.generation == rollout.generation);
             if new.all(|(_, worker)| worker.state == WorkerState::Ready) {
@@ -185,9 +188,12 @@ impl Supervisor {
             && rollout.fresh.iter().all(|(name, service)| crew.accepts(name, service.generation))
         {
             self.complete();
-            self.begin_wanted_reload();
         } else if rollout.deadline <= Instant::now() {
             self.abort(&format!("its workers did not get ready within {} s", PATIENCE.as_secs()), exit::OS);
+        }
+        if self.rollout.is_none() && self.reload_wanted.is_some() {
+            // No event need come that would take it further: perhaps it has nothing to start and nothing to retire.
+            self.advance_rollout();
         }
     }
 
