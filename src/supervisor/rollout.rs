@@ -24,6 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How many of its workers a generation may lose to signals before it is given up.
 const LOSSES: u32 = 32;
 
+/// What a worker belongs to whose generation was given up.
+const NO_GENERATION: u64 = 0;
+
 /// A generation on its way.
 #[derive(Debug)]
 pub(super) struct Rollout {
@@ -180,7 +183,10 @@ impl Supervisor {
 
     /// Takes the rollout as far as it can go now.
     pub(super) fn advance_rollout(&mut self) {
-        let Some(rollout) = &mut self.rollout else { return self.begin_wanted_reload() };
+        if self.rollout.is_none() {
+            self.begin_wanted_reload();
+        }
+        let Some(rollout) = &mut self.rollout else { return };
         if rollout.stage == Stage::Preparing {
             let mut new = self.crew.iter().filter(|(_, worker)| worker.generation == rollout.generation);
             if new.all(|(_, worker)| worker.state == WorkerState::Ready) {
@@ -193,9 +199,12 @@ impl Supervisor {
             && rollout.fresh.iter().all(|(name, service)| crew.accepts(name, service.generation))
         {
             self.complete();
-            self.begin_wanted_reload();
         } else if rollout.deadline <= Instant::now() {
             self.abort(&format!("its workers did not get ready within {} s", PATIENCE.as_secs()), exit::OS);
+        }
+        if self.rollout.is_none() && self.reload_wanted.is_some() {
+            // No event need come that would take it further: perhaps it has nothing to start and nothing to retire.
+            self.advance_rollout();
         }
     }
 
@@ -341,10 +350,12 @@ impl Supervisor {
         Some(rollout.clients)
     }
 
-    /// Workers that may have accepted already end with their connections.
+    /// Workers that may have accepted already end with their connections. They lose their generation's number: the
+    /// next rollout has the same one, and must neither wait for them nor fail with them.
     fn dismiss(&mut self, generation: u64) {
         for (_, worker) in self.crew.iter_mut().filter(|(_, worker)| worker.generation == generation) {
             worker.retire(&[]);
+            worker.generation = NO_GENERATION;
         }
     }
 

@@ -144,8 +144,11 @@ impl Worker {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        let next =
-            self.intake.wakes_at().into_iter().chain(self.pending.as_ref().map(Pending::next_try)).min();
+        // Nothing is accepted while a connection waits for its process.
+        let next = match &self.pending {
+            Some(pending) => Some(pending.next_try()),
+            None => self.intake.wakes_at(),
+        };
         next.map(|instant| instant.saturating_duration_since(Instant::now()))
     }
 

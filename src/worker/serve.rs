@@ -30,10 +30,12 @@ impl Worker {
     pub(super) fn accept_from(&mut self, index: usize) {
         for _ in 0..BATCH {
             if self.pending.is_some() {
-                return;
+                // Not forgotten: a listener that is being emptied is not watched.
+                return self.intake.more(index);
             }
             let slot = match self.claim() {
                 Ok(slot) => slot,
+                Err(_) if self.intake.close_if_empty(index) => return,
                 Err(NoSlot::Full) => return self.intake.pause_until_bell(),
                 Err(NoSlot::Crowded) => return self.intake.pause(CROWDED),
             };
@@ -54,6 +56,9 @@ impl Worker {
 
     /// Accepts from listeners that epoll will not report, or not soon enough.
     pub(super) fn accept_unasked(&mut self) {
+        if self.pending.is_some() {
+            return;
+        }
         for index in self.intake.due(Instant::now()) {
             self.accept_from(index);
         }
