@@ -39,10 +39,16 @@ impl Listener {
     }
 
     /// Makes sure that nothing more is queued, so that the queue can be emptied and the socket closed without a reset.
-    /// False if it cannot: systemd's sockets stay open beyond us, and what is queued on them is served by who comes next.
+    /// False if it should be left as it is: systemd's sockets stay open beyond us, and what is queued on them is served
+    /// by who comes next.
     fn turn_newcomers_away(&self) -> bool {
         match &self.address {
-            Address::Tcp(_) => socket::make_deaf(self.descriptor()).is_ok(),
+            Address::Tcp(_) => {
+                // Some kernels answer EPERM to an ordinary user (seen on 6.18). Then who comes between the last accept
+                // and the close is reset; the rest of the queue is served.
+                let _ = socket::make_deaf(self.descriptor());
+                true
+            }
             Address::Unix(_) => {
                 self.remove_file();
                 true
@@ -62,6 +68,9 @@ impl Listener {
 
     /// Sets what a reload may change.
     pub(crate) fn set_options(&self, options: SocketOptions) {
+        if matches!(self.address, Address::Tcp(_)) {
+            socket::make_hear(self.descriptor());
+        }
         // Neither can fail on a socket that listens, and a service is not worse without them.
         let _ = socket::start_listening(self.descriptor(), options.backlog);
         if self.file.is_none() {
@@ -169,10 +178,12 @@ impl Listeners {
         Ok(all)
     }
 
-    /// Takes a listener out of use: what is queued can be taken, nothing more comes, and the address can be bound anew
-    /// once it is closed. False if the socket outlives us and should be left as it is.
+    /// Takes a listener out of use: what is queued can be taken, nothing more comes. A service that wants the address
+    /// before the last worker is done with it gets the same TCP listener again, since nobody could bind another.
+    /// False if the socket outlives us and should be left as it is.
     pub(super) fn close(&mut self, listener: &Rc<Listener>) -> bool {
-        if let Some(open) = self.open.get_mut(&listener.address) {
+        let is_tcp = matches!(listener.address, Address::Tcp(_));
+        if let Some(open) = self.open.get_mut(&listener.address).filter(|_| !is_tcp) {
             open.retain(|other| !std::ptr::eq(other.as_ptr(), Rc::as_ptr(listener)));
         }
         listener.turn_newcomers_away()

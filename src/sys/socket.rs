@@ -109,6 +109,18 @@ pub(crate) fn make_deaf(listener: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
+/// Undoes [`make_deaf`]; does nothing to a listener that hears.
+pub(crate) fn make_hear(listener: BorrowedFd<'_>) {
+    // The value is ignored but must be there, socket(7); ENOENT without a filter.
+    let value: libc::c_int = 0;
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    let place = (&raw const value).cast();
+    // SAFETY: `place` and `length` describe a live local that the kernel reads.
+    unsafe {
+        libc::setsockopt(listener.as_raw_fd(), libc::SOL_SOCKET, libc::SO_DETACH_FILTER, place, length)
+    };
+}
+
 /// Takes the next connection from the queue. The connection is closed on exec and blocks, whatever the listener does.
 ///
 /// # Errors
