@@ -220,7 +220,8 @@ impl Board {
         }
     }
 
-    fn limit(&self) -> u32 {
+    /// How many slots may be taken.
+    pub(crate) fn limit(&self) -> u32 {
         self.word(Word::Limit).load(SeqCst).min(MAX_SLOTS)
     }
 

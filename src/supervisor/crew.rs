@@ -5,6 +5,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use super::service::{Floor, Service};
 use crate::config;
@@ -24,6 +25,9 @@ use super::listeners::Listener;
 /// reaches a connection process.
 const KEPT: [&str; 2] = ["JOURNAL_STREAM", "INVOCATION_ID"];
 
+/// How long a worker lives at least, though it be worn.
+const SHORTEST_LIFE: Duration = Duration::from_millis(100);
+
 /// One worker.
 #[derive(Debug)]
 pub(super) struct WorkerProcess {
@@ -34,6 +38,9 @@ pub(super) struct WorkerProcess {
     pub(super) floor: Rc<Floor>,
     pub(super) listeners: Vec<Rc<Listener>>,
     pub(super) tally: Tally,
+    /// It asked to be replaced by one with another address-space layout.
+    pub(super) is_worn: bool,
+    started: Instant,
     /// What it said when it gave up.
     pub(super) complaint: Option<String>,
     link: OwnedFd,
@@ -65,9 +72,15 @@ impl WorkerProcess {
                 Report::Failed(complaint) => self.complaint = Some(complaint),
                 Report::Accepting => self.state = WorkerState::Accepting,
                 Report::Retired => self.state = WorkerState::Draining,
-                Report::Ready => {}
+                Report::Ready | Report::Worn => {}
             }
         }
+    }
+
+    /// When a worn worker may be replaced: not before it has lived for a while, so that who crashes handlers as fast as
+    /// he can does not keep us busy with making workers.
+    fn renewal(&self) -> Option<Instant> {
+        self.is_worn.then(|| self.started + SHORTEST_LIFE)
     }
 
     pub(super) fn link(&self) -> BorrowedFd<'_> {
@@ -131,6 +144,8 @@ impl Crew {
             floor: Rc::clone(floor),
             listeners: service.listeners.clone(),
             tally,
+            started: Instant::now(),
+            is_worn: false,
             complaint: None,
             link,
         };
@@ -174,7 +189,34 @@ impl Crew {
 
     /// How many workers serve, or will, in this generation of a service.
     pub(super) fn serving(&self, service: &str, generation: u64) -> usize {
-        self.of(service, generation).filter(|worker| worker.state != WorkerState::Draining).count()
+        let now = Instant::now();
+        let stays = |worker: &&WorkerProcess| {
+            worker.state != WorkerState::Draining && worker.renewal().is_none_or(|at| now < at)
+        };
+        self.of(service, generation).filter(stays).count()
+    }
+
+    /// When the next worn worker is to be replaced.
+    pub(super) fn next_renewal(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let pending = |worker: &WorkerProcess| {
+            worker.renewal().filter(|&at| worker.state == WorkerState::Accepting && now < at)
+        };
+        self.workers.values().filter_map(pending).min()
+    }
+
+    /// A new worker accepts: a worn one of its service and generation can go.
+    pub(super) fn relieve(&mut self, service: &str, generation: u64) {
+        let now = Instant::now();
+        let worn = |worker: &&mut WorkerProcess| {
+            worker.service == service
+                && worker.generation == generation
+                && worker.state == WorkerState::Accepting
+                && worker.renewal().is_some_and(|at| at <= now)
+        };
+        if let Some(worker) = self.workers.values_mut().find(worn) {
+            worker.retire(&[]);
+        }
     }
 
     /// Whether a worker of this generation of a service is in its accept loop.

@@ -96,7 +96,14 @@ impl Supervisor {
         if matches!(self.phase, Phase::Starting | Phase::Running) {
             self.begin_drain();
         }
-        self.end_by(Means::Kill, Instant::now());
+        if !self.is_killing() {
+            self.end_by(Means::Kill, Instant::now());
+        }
+    }
+
+    /// Whether the next step only takes its time; to begin again with each signal would put it off for ever.
+    fn is_killing(&self) -> bool {
+        matches!(self.phase, Phase::Ending { means: Means::Kill | Means::KillWorkers, .. })
     }
 
     /// Does what has become due at the end.
@@ -127,7 +134,7 @@ impl Supervisor {
     }
 
     fn tell_progress(&self, left: Duration) {
-        let live: u32 = self.services.values().map(|service| service.floor.board.live()).sum();
+        let live = self.live();
         let noun = plural(live as usize, "connection");
         self.systemd.extend(EXTENSION);
         self.systemd

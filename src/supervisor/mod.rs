@@ -16,6 +16,7 @@ mod systemd;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::rc::Weak;
 use std::time::{Duration, Instant};
 
 use crate::config::{self, Config, Diagnostics, Loaded};
@@ -33,7 +34,7 @@ use ending::Phase;
 use listeners::Listeners;
 use orphans::Orphans;
 use rollout::Rollout;
-use service::Service;
+use service::{Floor, Service};
 use systemd::Systemd;
 
 /// Tokens of the poller: below this the serial number of a worker, whose link has something to say; above it control
@@ -107,6 +108,8 @@ struct Supervisor {
     systemd: Systemd,
     listeners: Listeners,
     services: BTreeMap<String, Service>,
+    /// By service, those of removed services included while a worker or connection of theirs lives.
+    floors: BTreeMap<String, Weak<Floor>>,
     crew: Crew,
     orphans: Orphans,
     control: Option<Server>,
@@ -142,6 +145,7 @@ impl Supervisor {
             systemd: Systemd,
             listeners: Listeners::new(passed),
             services: BTreeMap::new(),
+            floors: BTreeMap::new(),
             crew: Crew::new(run),
             orphans: Orphans::new(run),
             control: None,
@@ -202,7 +206,8 @@ impl Supervisor {
     fn next_deadline(&self) -> Option<Instant> {
         let back_off = self.services.values().filter_map(|service| service.back_off.until());
         let rollout = self.rollout.as_ref().map(Rollout::deadline);
-        back_off.chain(rollout).chain(self.phase.next()).min()
+        let renewal = self.crew.next_renewal();
+        back_off.chain(rollout).chain(renewal).chain(self.phase.next()).min()
     }
 
     fn listen_to(&mut self, serial: u32) {
@@ -223,6 +228,7 @@ impl Supervisor {
                         worker.state = WorkerState::Accepting;
                     }
                     let (name, generation) = (worker.service.clone(), worker.generation);
+                    self.crew.relieve(&name, generation);
                     if let Some(service) = self.services.get_mut(&name).filter(|s| s.generation == generation)
                     {
                         service.back_off.succeeded();
@@ -236,6 +242,7 @@ impl Supervisor {
                     self.crew.look(&service);
                 }
                 Heard::Message(Report::Failed(complaint)) => worker.complaint = Some(complaint),
+                Heard::Message(Report::Worn) => worker.is_worn = true,
                 Heard::Message(Report::Ready) => {}
             }
         }
@@ -299,10 +306,15 @@ impl Supervisor {
         let _ = io::stdout().flush();
     }
 
+    /// All live connections.
+    fn live(&self) -> u32 {
+        self.floors.values().filter_map(Weak::upgrade).map(|floor| floor.board.live()).sum()
+    }
+
     /// One line for `systemctl status` and the log.
     fn summary(&self) -> String {
-        let workers = self.crew.iter().count();
-        let live: u32 = self.services.values().map(|service| service.floor.board.live()).sum();
+        let workers = self.crew.iter().filter(|(_, worker)| worker.state != WorkerState::Draining).count();
+        let live = self.live();
         format!(
             "{} {}, {workers} {}, {live} {}, generation {}",
             self.services.len(),

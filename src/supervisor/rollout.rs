@@ -4,7 +4,7 @@
 //! accept, and only when each new service has a worker in its accept loop does the old generation retire.
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use super::ending::Phase;
@@ -23,6 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How many of its workers a generation may lose to signals before it is given up.
 const LOSSES: u32 = 32;
+
+/// What a worker belongs to whose generation was given up.
+const NO_GENERATION: u64 = 0;
 
 /// A generation on its way.
 #[derive(Debug)]
@@ -147,11 +150,10 @@ impl Supervisor {
                 rollout.kept.push(name);
                 continue;
             }
-            let floor = match old {
-                Some(old) => Rc::clone(&old.floor),
-                None => Floor::new(config.max_connections)
-                    .map_err(|error| Fatal::os("cannot make the memory of a service", &error))?,
-            };
+            let floor = self.floor(&config)?;
+            if config.spare > 0 {
+                self.log.warning(Some(&name), format_args!("spare: this version forks none ahead"));
+            }
             let listeners = self.listeners.open(&config).map_err(|error| Fatal {
                 code: if error.is_permission() { exit::NOT_PERMITTED } else { exit::OS },
                 text: format!("service {name}: {error}"),
@@ -167,9 +169,24 @@ impl Supervisor {
         Ok(())
     }
 
+    /// The floor of a service: as long as a connection of it lives, the same, though the service was removed meanwhile.
+    fn floor(&mut self, config: &config::Service) -> Result<Rc<Floor>, Fatal> {
+        self.floors.retain(|_, floor| floor.strong_count() > 0);
+        if let Some(floor) = self.floors.get(&config.name).and_then(Weak::upgrade) {
+            return Ok(floor);
+        }
+        let floor = Floor::new(config.max_connections)
+            .map_err(|error| Fatal::os("cannot make the memory of a service", &error))?;
+        self.floors.insert(config.name.clone(), Rc::downgrade(&floor));
+        Ok(floor)
+    }
+
     /// Takes the rollout as far as it can go now.
     pub(super) fn advance_rollout(&mut self) {
-        let Some(rollout) = &mut self.rollout else { return self.begin_wanted_reload() };
+        if self.rollout.is_none() {
+            self.begin_wanted_reload();
+        }
+        let Some(rollout) = &mut self.rollout else { return };
         if rollout.stage == Stage::Preparing {
             let mut new = self.crew.iter().filter(|(_, worker)| worker.generation == rollout.generation);
             if new.all(|(_, worker)| worker.state == WorkerState::Ready) {
@@ -182,9 +199,12 @@ impl Supervisor {
             && rollout.fresh.iter().all(|(name, service)| crew.accepts(name, service.generation))
         {
             self.complete();
-            self.begin_wanted_reload();
         } else if rollout.deadline <= Instant::now() {
             self.abort(&format!("its workers did not get ready within {} s", PATIENCE.as_secs()), exit::OS);
+        }
+        if self.rollout.is_none() && self.reload_wanted.is_some() {
+            // No event need come that would take it further: perhaps it has nothing to start and nothing to retire.
+            self.advance_rollout();
         }
     }
 
@@ -330,14 +350,17 @@ impl Supervisor {
         Some(rollout.clients)
     }
 
-    /// Workers that may have accepted already end with their connections.
+    /// Workers that may have accepted already end with their connections. They lose their generation's number: the
+    /// next rollout has the same one, and must neither wait for them nor fail with them.
     fn dismiss(&mut self, generation: u64) {
         for (_, worker) in self.crew.iter_mut().filter(|(_, worker)| worker.generation == generation) {
             worker.retire(&[]);
+            worker.generation = NO_GENERATION;
         }
     }
 
     fn reject(&mut self, clients: Vec<ClientId>, reason: &str) {
+        let reason = reason.trim_end();
         self.reloads.failed += 1;
         self.log.event(
             config::Level::Error,

@@ -1,19 +1,24 @@
 //! What `preforkd status` shows.
 
 use super::Supervisor;
-use super::service::Service;
+use super::service::{Floor, Service};
 use crate::control::{Refused, ServiceStatus, Status, WorkerStatus};
 use crate::shared::{Count, Totals};
 
 impl Supervisor {
     pub(super) fn status(&self) -> Status {
-        let services: Vec<_> =
-            self.services.iter().map(|(name, service)| self.service_status(name, service)).collect();
-        let dropped: u64 = self
-            .services
-            .iter()
-            .map(|(name, service)| self.totals(name, service))
-            .fold(self.log.dropped(), |sum, totals| sum.wrapping_add(totals.get(Count::RecordsDropped)));
+        let floors = self.floors.iter().filter_map(|(name, floor)| Some((name, floor.upgrade()?)));
+        let mut dropped = self.log.dropped();
+        let mut services = Vec::new();
+        for (name, floor) in floors {
+            let totals = self.totals(name, &floor);
+            dropped = dropped.wrapping_add(totals.get(Count::RecordsDropped));
+            let service = self.services.get(name);
+            // One that was removed is shown while connections of it live.
+            if service.is_some() || floor.board.live() > 0 {
+                services.push(self.service_status(name, service, &floor, totals));
+            }
+        }
         Status {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -28,20 +33,26 @@ impl Supervisor {
     }
 
     /// The counters of a service: those of workers that are gone, and of those that are there.
-    fn totals(&self, name: &str, service: &Service) -> Totals {
-        let mut totals = service.floor.gone.get();
+    fn totals(&self, name: &str, floor: &Floor) -> Totals {
+        let mut totals = floor.gone.get();
         for (_, worker) in self.crew.iter().filter(|(_, worker)| worker.service == name) {
             totals.add(worker.tally.totals());
         }
         totals
     }
 
-    fn service_status(&self, name: &str, service: &Service) -> ServiceStatus {
-        let totals = self.totals(name, service);
+    fn service_status(
+        &self,
+        name: &str,
+        service: Option<&Service>,
+        floor: &Floor,
+        totals: Totals,
+    ) -> ServiceStatus {
+        let listeners = service.map_or(&[][..], |service| &service.listeners);
         let workers = self.crew.iter().filter(|(_, worker)| worker.service == name);
         ServiceStatus {
             name: name.to_owned(),
-            listen: service.listeners.iter().map(|listener| listener.name().to_owned()).collect(),
+            listen: listeners.iter().map(|listener| listener.name().to_owned()).collect(),
             workers: workers
                 .map(|(_, worker)| WorkerStatus {
                     pid: worker.pid,
@@ -50,9 +61,9 @@ impl Supervisor {
                 })
                 .collect(),
             spares: 0,
-            active: service.floor.board.live(),
-            max_connections: service.config.max_connections,
-            queued: service.listeners.iter().map(|listener| u64::from(listener.queued())).sum(),
+            active: floor.board.live(),
+            max_connections: floor.board.limit(),
+            queued: listeners.iter().map(|listener| u64::from(listener.queued())).sum(),
             accepted: totals.get(Count::Accepted),
             completed: totals.get(Count::Completed),
             refused: Refused::default(),

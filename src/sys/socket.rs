@@ -159,6 +159,12 @@ pub(crate) fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<PeerCredent
     Ok(PeerCredentials { pid: credentials.pid(), uid: credentials.uid(), gid: credentials.gid() })
 }
 
+/// Whether accept would find nothing now. False if the system does not tell.
+pub(crate) fn is_queue_empty(listener: BorrowedFd<'_>) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    poll(&mut [PollFd::new(listener, PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(0)
+}
+
 /// Connections that wait to be accepted: for a listener, `tcpi_unacked` is the length of its queue. 0 where the kernel
 /// does not tell.
 pub(crate) fn queued(listener: BorrowedFd<'_>) -> u32 {

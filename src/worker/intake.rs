@@ -40,6 +40,19 @@ struct Listener {
     due: bool,
 }
 
+impl Listener {
+    /// To learn by an accept that the queue is empty takes a slot, and until there is one the address would answer
+    /// nobody.
+    fn close_if_empty(&mut self) -> bool {
+        let is_empty = |socket: &OwnedFd| socket::is_queue_empty(socket.as_fd());
+        let close = self.emptying && self.socket.as_ref().is_none_or(is_empty);
+        if close {
+            self.socket = None;
+        }
+        close
+    }
+}
+
 /// The listeners, and what keeps them waiting.
 #[derive(Debug)]
 pub(super) struct Intake {
@@ -110,6 +123,11 @@ impl Intake {
         }
     }
 
+    /// Closes a listener that is being emptied if nothing is queued on it.
+    pub(super) fn close_if_empty(&mut self, index: usize) -> bool {
+        self.listeners.get_mut(index).is_some_and(Listener::close_if_empty)
+    }
+
     /// Tries this listener again before the next wait.
     pub(super) fn more(&mut self, index: usize) {
         if let Some(listener) = self.listeners.get_mut(index) {
@@ -167,6 +185,7 @@ impl Intake {
             }
             if empty.contains(&index) {
                 (listener.emptying, listener.due) = (true, true);
+                listener.close_if_empty();
             } else if !listener.emptying {
                 listener.socket = None;
             }

@@ -72,6 +72,7 @@ struct Worker {
     pending: Option<Pending>,
     connections: u64,
     reported_retired: bool,
+    reported_worn: bool,
 }
 
 impl Worker {
@@ -108,6 +109,7 @@ impl Worker {
             pending: None,
             connections: 0,
             reported_retired: false,
+            reported_worn: false,
         })
     }
 
@@ -142,8 +144,11 @@ impl Worker {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        let next =
-            self.intake.wakes_at().into_iter().chain(self.pending.as_ref().map(Pending::next_try)).min();
+        // Nothing is accepted while a connection waits for its process.
+        let next = match &self.pending {
+            Some(pending) => Some(pending.next_try()),
+            None => self.intake.wakes_at(),
+        };
         next.map(|instant| instant.saturating_duration_since(Instant::now()))
     }
 

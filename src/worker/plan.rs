@@ -105,6 +105,9 @@ pub(crate) enum Report {
     Ready,
     /// In the accept loop.
     Accepting,
+    /// A handler that runs in a copy of this worker's memory was killed by a fault. Whoever caused it may be guessing
+    /// at addresses, and must not be given the same ones for long (Bittau et al., "Hacking Blind", 2014).
+    Worn,
     /// No listener is open any more; connections go on.
     Retired,
     /// It cannot work, and why.

@@ -8,6 +8,7 @@ use super::intake::{self, Taken};
 use super::live::Connection;
 use super::output::{Output, State};
 use super::pending::Pending;
+use super::plan::Report;
 use super::{OUTPUTS, Worker};
 use crate::config::Stderr;
 use crate::connection::{self, Call};
@@ -29,10 +30,12 @@ impl Worker {
     pub(super) fn accept_from(&mut self, index: usize) {
         for _ in 0..BATCH {
             if self.pending.is_some() {
-                return;
+                // Not forgotten: a listener that is being emptied is not watched.
+                return self.intake.more(index);
             }
             let slot = match self.claim() {
                 Ok(slot) => slot,
+                Err(_) if self.intake.close_if_empty(index) => return,
                 Err(NoSlot::Full) => return self.intake.pause_until_bell(),
                 Err(NoSlot::Crowded) => return self.intake.pause(CROWDED),
             };
@@ -53,6 +56,9 @@ impl Worker {
 
     /// Accepts from listeners that epoll will not report, or not soon enough.
     pub(super) fn accept_unasked(&mut self) {
+        if self.pending.is_some() {
+            return;
+        }
         for index in self.intake.due(Instant::now()) {
             self.accept_from(index);
         }
@@ -165,6 +171,10 @@ impl Worker {
         self.tally.count(Count::Completed);
         if ended.ending.is_crash() {
             self.tally.count(Count::Crashes);
+            // A program has a layout of its own, anew with each exec.
+            if !self.preparation.execs() && !std::mem::replace(&mut self.reported_worn, true) {
+                self.report(&Report::Worn);
+            }
         }
         let reason = connection.failure.map(|failure| failure.explain(&self.plan.service));
         let exit = reason.as_deref().map_or(Exit::Ended(ended.ending), Exit::NotStarted);

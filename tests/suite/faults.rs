@@ -54,6 +54,32 @@ fn a_program_that_is_not_executable_closes_its_connection_and_is_named() {
 }
 
 #[test]
+fn a_worker_is_renewed_after_a_fault_of_a_handler() {
+    // The next attempt at guessing addresses must meet another layout; a program has one of its own anyway.
+    let server = Preforkd::serve(&["--workers", "1"], "127.0.0.1:0", &["echo"]).start();
+    let before = server.workers();
+    let mut bystander = connect(server.address());
+    echo(&mut bystander, b"x");
+    let others = server.connections();
+    let mut victim = connect(server.address());
+    echo(&mut victim, b"x");
+    let connection = server
+        .connections()
+        .into_iter()
+        .find(|process| others.iter().all(|other| other.pid != process.pid))
+        .unwrap();
+    proc::kill(connection.pid, Signal::SIGSEGV);
+    assert!(closed(&mut victim));
+    eventually("another worker accepts", || {
+        let now = server.workers();
+        now.len() == 1 && now != before
+    });
+    echo(&mut bystander, b"y");
+    assert_eq!(exchange(server.address(), b"z"), b"z");
+    assert_eq!((server.count("crashes"), server.count("active")), (1, 1));
+}
+
+#[test]
 fn a_program_whose_interpreter_is_missing_is_named() {
     let (server, address, _) = with_program("#!/nonexistent/interpreter\n");
     assert!(closed(&mut connect(address)));

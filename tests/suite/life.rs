@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use nix::sys::signal::Signal;
 
-use crate::support::client::{connect, echo, exchange, finish, listen_to, refused};
-use crate::support::{Preforkd, Running, address, eventually, proc, text, write};
+use crate::support::client::{connect, echo, exchange, finish, listen_to, refused, silent_for};
+use crate::support::{A_WHILE, Preforkd, Running, address, eventually, proc, text, write};
 
 pub(crate) fn echo_service(address: SocketAddr, keys: &str) -> String {
     format!("[service.echo]\nlisten = [\"{address}\"]\nhandler = \"echo\"\n{keys}\n")
@@ -144,6 +144,28 @@ fn a_reload_leaves_unchanged_services_alone() {
     assert!(refused(two), "a service that is gone still listens");
     assert!(refused(three));
     assert_eq!(listen_to(one), "three\n");
+}
+
+#[test]
+fn connections_of_a_removed_service_are_counted_also_when_it_comes_back() {
+    let (one, two) = (address::fresh(), address::fresh());
+    let both = says(one, "one").replace(".echo", ".one") + &echo_service(two, "max_connections = 1");
+    let server = Preforkd::run(&both).start();
+    let active = || server.status()["services"][0]["active"].as_u64().unwrap();
+    let mut stream = connect(two);
+    echo(&mut stream, b"x");
+    server.configure(&says(one, "one").replace(".echo", ".one"));
+    server.reload_ok();
+    assert!(refused(two));
+    assert_eq!((server.status()["services"][0]["name"].as_str(), active()), (Some("echo"), 1));
+
+    server.configure(&both);
+    server.reload_ok();
+    let mut second = connect(two);
+    assert!(silent_for(&mut second, A_WHILE), "one lives already, and one is the limit");
+    assert_eq!(finish(stream, b"y"), b"y");
+    echo(&mut second, b"z");
+    assert_eq!(active(), 1);
 }
 
 #[test]

@@ -122,6 +122,20 @@ fn a_limit_holds_over_a_reload() {
     crowd.next();
 }
 
+#[test]
+fn an_address_that_is_given_up_is_free_although_all_slots_are_taken() {
+    let (address, other) = (crate::support::address::fresh(), crate::support::address::fresh());
+    let service =
+        |address| format!("[service.a]\nlisten = [\"{address}\"]\nhandler = \"echo\"\nmax_connections = 2\n");
+    let server = Preforkd::run(&service(address)).start();
+    let mut served = [connect(address), connect(address)];
+    served.iter_mut().for_each(|stream| echo(stream, b"x"));
+    server.configure(&service(other));
+    server.reload_ok();
+    eventually("the old address is closed", || proc::listeners(address).is_empty());
+    served.iter_mut().for_each(|stream| echo(stream, b"y"));
+}
+
 /// A preforkd that may have so many processes, because it is a user without rights who has no others.
 fn with_processes(uid: u32, processes: u32) -> Running {
     Preforkd::serve(&["--workers", "1"], "127.0.0.1:0", &["echo"]).by_user(uid, processes).start()
@@ -178,6 +192,27 @@ fn a_connection_that_no_fork_is_found_for_is_closed_and_recorded() {
     drop(served);
     eventually("all slots are given back", || server.count("active") == 0);
     assert_eq!(exchange(server.address(), b"z"), b"z");
+}
+
+#[test]
+fn a_stop_serves_what_is_queued_behind_a_fork_that_fails() {
+    if !root("a full process table") {
+        return;
+    }
+    let server = with_processes(61_104, 5);
+    let (mut served, mut waiting) = fill(&server);
+    let mut queued = connect(server.address());
+    std::io::Write::write_all(&mut queued, b"q").unwrap();
+    let addresses = server.tcp_addresses();
+    server.signal(nix::sys::signal::Signal::SIGTERM);
+    server.log.wait("the drain", |line| line.contains("accepting no more"));
+    let mut answer = [0];
+    drop(served.pop());
+    std::io::Read::read_exact(&mut waiting, &mut answer).expect("served when there is a process again");
+    drop(waiting);
+    std::io::Read::read_exact(&mut queued, &mut answer).expect("what was queued is served too");
+    drop((served, queued));
+    server.left_nothing(&addresses);
 }
 
 fn worker_ticks(server: &Running) -> u64 {
