@@ -40,7 +40,9 @@ pub(super) struct WorkerProcess {
     pub(super) tally: Tally,
     /// It asked to be replaced by one with another address-space layout.
     pub(super) is_worn: bool,
-    started: Instant,
+    /// It was asked whether it is well and has not answered.
+    pub(super) is_asked: bool,
+    pub(super) started: Instant,
     /// What it said when it gave up.
     pub(super) complaint: Option<String>,
     link: OwnedFd,
@@ -72,7 +74,7 @@ impl WorkerProcess {
                 Report::Failed(complaint) => self.complaint = Some(complaint),
                 Report::Accepting => self.state = WorkerState::Accepting,
                 Report::Retired => self.state = WorkerState::Draining,
-                Report::Ready | Report::Worn => {}
+                Report::Ready | Report::Worn | Report::Well => {}
             }
         }
     }
@@ -146,6 +148,7 @@ impl Crew {
             tally,
             started: Instant::now(),
             is_worn: false,
+            is_asked: false,
             complaint: None,
             link,
         };

@@ -12,11 +12,12 @@ mod rollout;
 mod service;
 mod status;
 mod systemd;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::rc::Weak;
+use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::config::{self, Config, Diagnostics, Loaded};
@@ -30,12 +31,13 @@ use crate::sys::{fd, process};
 use crate::worker::plan::{Heard, Report};
 
 use crew::Crew;
-use ending::Phase;
+use ending::{After, Phase};
 use listeners::Listeners;
 use orphans::Orphans;
 use rollout::Rollout;
 use service::{Floor, Service};
-use systemd::Systemd;
+use systemd::{Passed, Systemd};
+use watch::Watch;
 
 /// Tokens of the poller: below this the serial number of a worker, whose link has something to say; above it control
 /// sockets, each with room for its clients.
@@ -119,6 +121,8 @@ struct Supervisor {
     reload_wanted: Option<Vec<ClientId>>,
     generation: u64,
     reloads: Reloads,
+    last_reload_failed: bool,
+    watch: Option<Watch>,
     phase: Phase,
     /// Why there is no going on.
     fatal: Option<Fatal>,
@@ -129,10 +133,17 @@ impl Supervisor {
     fn new(config: &Config, source: Source, announce: bool) -> Result<Self, Fatal> {
         let failed = |what| move |error: io::Error| Fatal::os(what, &error);
         fd::fill_standard().map_err(failed("cannot open /dev/null"))?;
-        let handled = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP];
+        let handled = [
+            Signal::SIGCHLD,
+            Signal::SIGTERM,
+            Signal::SIGINT,
+            Signal::SIGQUIT,
+            Signal::SIGHUP,
+            Signal::SIGUSR1,
+        ];
         let signals = Signals::install(&handled).map_err(failed("cannot install signal handlers"))?;
         process::become_subreaper().map_err(failed("cannot become the reaper of connections"))?;
-        let passed = systemd::passed_sockets().map_err(failed("cannot take over systemd's sockets"))?;
+        let passed = Passed::take(Systemd).map_err(failed("cannot take over systemd's sockets"))?;
         let run = run_tag();
         Ok(Supervisor {
             source,
@@ -143,7 +154,7 @@ impl Supervisor {
             signals,
             poller: Poller::new().map_err(failed("cannot make an epoll instance"))?,
             systemd: Systemd,
-            listeners: Listeners::new(passed),
+            listeners: Listeners::new(passed, Systemd),
             services: BTreeMap::new(),
             floors: BTreeMap::new(),
             crew: Crew::new(run),
@@ -154,6 +165,8 @@ impl Supervisor {
             reload_wanted: None,
             generation: 0,
             reloads: Reloads::default(),
+            last_reload_failed: false,
+            watch: Watch::new(Systemd),
             phase: Phase::Starting,
             fatal: None,
             started: Instant::now(),
@@ -177,6 +190,7 @@ impl Supervisor {
             self.obey_signals();
             self.reap();
             self.tend(Instant::now());
+            self.watch(Instant::now());
             self.advance_rollout();
             self.advance_end(Instant::now());
             if let Some(fatal) = self.fatal.take() {
@@ -193,9 +207,14 @@ impl Supervisor {
         }
         if self.signals.take(Signal::SIGTERM) | self.signals.take(Signal::SIGINT) {
             match self.phase {
-                Phase::Starting | Phase::Running => self.begin_drain(),
+                Phase::Starting | Phase::Running => self.begin_drain(After::Nothing),
                 Phase::Draining { .. } | Phase::Ending { .. } => self.end_at_once(),
             }
+        }
+        // systemd's RestartKillSignal=, so that a restart can be told from a stop.
+        if self.signals.take(Signal::SIGUSR1) && matches!(self.phase, Phase::Starting | Phase::Running) {
+            let successor = if self.systemd.is_there() { After::Successor } else { After::Nothing };
+            self.begin_drain(successor);
         }
         if self.signals.take(Signal::SIGHUP) {
             self.reload(None);
@@ -207,7 +226,8 @@ impl Supervisor {
         let back_off = self.services.values().filter_map(|service| service.back_off.until());
         let rollout = self.rollout.as_ref().map(Rollout::deadline);
         let renewal = self.crew.next_renewal();
-        back_off.chain(rollout).chain(renewal).chain(self.phase.next()).min()
+        let watch = self.watch.as_ref().map(Watch::next);
+        back_off.chain(rollout).chain(renewal).chain(watch).chain(self.phase.next()).min()
     }
 
     fn listen_to(&mut self, serial: u32) {
@@ -243,6 +263,7 @@ impl Supervisor {
                 }
                 Heard::Message(Report::Failed(complaint)) => worker.complaint = Some(complaint),
                 Heard::Message(Report::Worn) => worker.is_worn = true,
+                Heard::Message(Report::Well) => worker.is_asked = false,
                 Heard::Message(Report::Ready) => {}
             }
         }
@@ -308,7 +329,12 @@ impl Supervisor {
 
     /// All live connections.
     fn live(&self) -> u32 {
-        self.floors.values().filter_map(Weak::upgrade).map(|floor| floor.board.live()).sum()
+        self.floors().map(|(_, floor)| floor.board.live()).sum()
+    }
+
+    /// The floors of all services of which something lives, with their names.
+    fn floors(&self) -> impl Iterator<Item = (&str, Rc<Floor>)> {
+        self.floors.iter().filter_map(|(name, floor)| Some((name.as_str(), floor.upgrade()?)))
     }
 
     /// One line for `systemctl status` and the log.

@@ -251,6 +251,7 @@ impl Supervisor {
             self.log.reopen(rollout.log_settings);
         }
         if first {
+            self.listeners.close_left();
             self.control = rollout.control;
             self.is_serving();
         } else {
@@ -287,6 +288,7 @@ impl Supervisor {
 
     fn is_reloaded(&mut self, clients: Vec<ClientId>, control: Option<Server>) {
         self.reloads.ok += 1;
+        self.last_reload_failed = false;
         let text = format!("generation {} is in force", self.generation);
         self.log.event(
             config::Level::Notice,
@@ -362,6 +364,7 @@ impl Supervisor {
     fn reject(&mut self, clients: Vec<ClientId>, reason: &str) {
         let reason = reason.trim_end();
         self.reloads.failed += 1;
+        self.last_reload_failed = true;
         self.log.event(
             config::Level::Error,
             Some(MessageId::ReloadRejected),
