@@ -109,6 +109,11 @@ impl Orphans {
         }
     }
 
+    /// The floor that connections of this service stand on, if there are any.
+    pub(super) fn floor_of(&self, service: &str) -> Option<Rc<Floor>> {
+        self.by_pid.values().find(|orphan| orphan.service == service).map(|orphan| Rc::clone(&orphan.floor))
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.by_pid.is_empty()
     }

@@ -150,8 +150,8 @@ impl Supervisor {
                 rollout.kept.push(name);
                 continue;
             }
-            let floor = match old {
-                Some(old) => Rc::clone(&old.floor),
+            let floor = match old.map(|old| Rc::clone(&old.floor)).or_else(|| self.floor_in_use(&name)) {
+                Some(floor) => floor,
                 None => Floor::new(config.max_connections)
                     .map_err(|error| Fatal::os("cannot make the memory of a service", &error))?,
             };
@@ -168,6 +168,12 @@ impl Supervisor {
             rollout.fresh.insert(name, service);
         }
         Ok(())
+    }
+
+    /// The floor of a service that was removed while connections of it lived: they still count when it comes back.
+    fn floor_in_use(&self, service: &str) -> Option<Rc<Floor>> {
+        let of_worker = self.crew.iter().find(|(_, worker)| worker.service == service);
+        of_worker.map(|(_, worker)| Rc::clone(&worker.floor)).or_else(|| self.orphans.floor_of(service))
     }
 
     /// Takes the rollout as far as it can go now.
