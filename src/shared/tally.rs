@@ -76,7 +76,8 @@ impl Totals {
 
     /// Counts one more.
     pub(crate) fn count(&mut self, what: Count) {
-        self.0[what as usize] += 1;
+        // Wrapping: what a worker wrote is in the sum.
+        self.0[what as usize] = self.0[what as usize].wrapping_add(1);
     }
 
     /// Adds those of a worker.

@@ -49,10 +49,14 @@ pub(super) struct WorkerProcess {
 }
 
 impl WorkerProcess {
-    /// Sends an order. A worker that takes none any more hangs; killed, it will be reaped and replaced.
+    /// Sends an order. A worker that takes none any more hangs; killed, it will be reaped and replaced. So will one
+    /// whose order was lost for want of memory.
     pub(super) fn order(&self, order: &Order) {
-        if plan::tell(self.link.as_fd(), order).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
-        {
+        // One that has hung up is about to end, or is killed when that is heard.
+        let has_ended = |error: &io::Error| {
+            matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+        };
+        if plan::tell(self.link.as_fd(), order).is_err_and(|error| !has_ended(&error)) {
             self.kill();
         }
     }

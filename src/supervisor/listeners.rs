@@ -48,9 +48,7 @@ impl Listener {
     /// by who comes next.
     fn turn_newcomers_away(&self) -> bool {
         if let Address::Tcp(_) = self.address {
-            // Some kernels answer EPERM to an ordinary user (seen on 6.18). Then who comes between the last accept and the
-            // close is reset; the rest of the queue is served.
-            let _ = socket::make_deaf(self.descriptor());
+            socket::make_deaf(self.descriptor());
         }
         self.settle();
         self.is_ours()

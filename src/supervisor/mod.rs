@@ -43,6 +43,9 @@ use watch::Watch;
 /// sockets, each with room for its clients.
 const CONTROLS: u64 = 1 << 40;
 
+/// How many reports of a worker are heard before signals and others have their turn; one that lies may never stop.
+const REPORTS: usize = 16;
+
 /// Where the configuration comes from.
 #[derive(Debug)]
 pub(crate) enum Source {
@@ -231,12 +234,17 @@ impl Supervisor {
     }
 
     fn listen_to(&mut self, serial: u32) {
-        while let Some(worker) = self.crew.get_mut(serial) {
+        for _ in 0..REPORTS {
+            let Some(worker) = self.crew.get_mut(serial) else { return };
             match worker.hear() {
                 Heard::Silence => return,
                 Heard::End => {
-                    // It is dead, or about to be; reaping it does the rest.
                     let _ = self.poller.remove(worker.link());
+                    // It is dead, or about to be; reaping it does the rest. One that only hung up would accept for
+                    // ever.
+                    if worker.state != WorkerState::Draining {
+                        worker.kill();
+                    }
                     return;
                 }
                 Heard::Nonsense => return worker.kill(),
