@@ -400,7 +400,7 @@ impl Supervisor {
 
     fn open_control(&mut self, path: &std::path::Path) -> Result<Server, Fatal> {
         self.controls_opened += 1;
-        Server::open(path, CONTROLS * self.controls_opened, &self.poller)
+        Server::open(path, CONTROLS * self.controls_opened)
             .map_err(|error| Fatal { code: error.exit_code(), text: error.to_string() })
     }
 

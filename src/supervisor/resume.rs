@@ -129,7 +129,7 @@ pub(super) fn take_over(ledger: Ledger, poller: &Poller) -> io::Result<(Parts, V
     let control = match ledger.control {
         Some(entry) => {
             let socket = taken.take(entry.listener)?;
-            let mut control = Server::resume(socket, entry.path, entry.inode, CONTROLS, poller)?;
+            let mut control = Server::resume(socket, entry.path, entry.inode, CONTROLS, poller);
             for client in entry.clients {
                 waiting.push(control.resume_client(taken.take(client)?));
             }

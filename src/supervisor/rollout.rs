@@ -279,6 +279,9 @@ impl Supervisor {
         if first {
             self.listeners.close_left();
             self.control = rollout.control;
+            if let Some(control) = &mut self.control {
+                control.begin(&self.poller);
+            }
             self.is_serving();
         } else {
             self.is_reloaded(rollout.purpose, rollout.clients, rollout.control);
@@ -333,10 +336,22 @@ impl Supervisor {
             self.answer(client, &Answer::Done(text.clone()));
         }
         // Only now: the clients came over the old one.
-        if let Some(new) = control {
+        if let Some(mut new) = control {
+            new.begin(&self.poller);
+            self.refuse_who_waits_elsewhere(&new);
             if let Some(mut old) = self.control.replace(new) {
                 old.close(&self.poller);
             }
+        }
+    }
+
+    /// Whoever waits for a reload of his own at the old control socket; the reload itself still comes.
+    fn refuse_who_waits_elsewhere(&mut self, new: &Server) {
+        let waiting = self.reload_wanted.as_mut().map(std::mem::take).unwrap_or_default();
+        let reason =
+            format!("the control socket is {} from now on; reload again there", new.path().display());
+        for client in waiting {
+            self.answer(client, &Answer::Refused(reason.clone()));
         }
     }
 
