@@ -12,8 +12,9 @@ use super::ledger::{ControlEntry, FloorEntry, Kept, Ledger, ListenerEntry, Servi
 use super::listeners::{Listener, Listeners};
 use super::orphans::Orphans;
 use super::service::{Floor, Service};
+use super::start::Parts;
 use super::systemd::Systemd;
-use super::{CONTROLS, Parts, Supervisor};
+use super::{CONTROLS, Supervisor};
 use crate::control::server::{ClientId, Server};
 use crate::sys::epoll::Poller;
 use crate::sys::time;
