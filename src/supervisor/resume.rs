@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use super::crew::Crew;
@@ -12,12 +12,30 @@ use super::ledger::{ControlEntry, FloorEntry, Kept, Ledger, ListenerEntry, Servi
 use super::listeners::{Listener, Listeners};
 use super::orphans::Orphans;
 use super::service::{Floor, Service};
-use super::start::Parts;
 use super::systemd::Systemd;
 use super::{CONTROLS, Supervisor};
+use crate::config;
+use crate::control::Reloads;
 use crate::control::server::{ClientId, Server};
 use crate::sys::epoll::Poller;
 use crate::sys::time;
+
+/// What survives an upgrade, or is made at the start.
+pub(super) struct Parts {
+    pub(super) settings: config::Supervisor,
+    pub(super) log_settings: config::Log,
+    pub(super) listeners: Listeners,
+    pub(super) services: BTreeMap<String, Service>,
+    pub(super) floors: BTreeMap<String, Weak<Floor>>,
+    pub(super) crew: Crew,
+    pub(super) orphans: Orphans,
+    pub(super) control: Option<Server>,
+    pub(super) generation: u64,
+    pub(super) reloads: Reloads,
+    pub(super) upgrades: u64,
+    pub(super) phase: Phase,
+    pub(super) started: Instant,
+}
 
 impl Supervisor {
     /// All that the next program must know. `kept` are the descriptors that it names.

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::rc::Weak;
 use std::time::Instant;
 
 use super::crew::Crew;
@@ -11,13 +10,12 @@ use super::ending::Phase;
 use super::ledger::Ledger;
 use super::listeners::Listeners;
 use super::orphans::Orphans;
-use super::service::{Floor, Service};
+use super::resume::{self, Parts};
 use super::systemd::{Passed, Systemd};
 use super::watch::Watch;
-use super::{Fatal, HANDLED, Source, Supervisor, resume, upgrade};
-use crate::config::{self, Config};
+use super::{Fatal, HANDLED, Source, Supervisor, upgrade};
+use crate::config::Config;
 use crate::control::Reloads;
-use crate::control::server::Server;
 use crate::journal::Log;
 use crate::sys::epoll::Poller;
 use crate::sys::signal::Signals;
@@ -61,23 +59,6 @@ fn go_on(file: io::Result<OwnedFd>, source: Source, announce: bool) -> Result<()
     let result = supervisor.supervise();
     supervisor.leave_nothing();
     result
-}
-
-/// What survives an upgrade, or is made at the start.
-pub(super) struct Parts {
-    pub(super) settings: config::Supervisor,
-    pub(super) log_settings: config::Log,
-    pub(super) listeners: Listeners,
-    pub(super) services: BTreeMap<String, Service>,
-    pub(super) floors: BTreeMap<String, Weak<Floor>>,
-    pub(super) crew: Crew,
-    pub(super) orphans: Orphans,
-    pub(super) control: Option<Server>,
-    pub(super) generation: u64,
-    pub(super) reloads: Reloads,
-    pub(super) upgrades: u64,
-    pub(super) phase: Phase,
-    pub(super) started: Instant,
 }
 
 impl Parts {
