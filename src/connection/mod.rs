@@ -103,7 +103,7 @@ pub(crate) fn serve(preparation: &Preparation, call: &Call<'_>, signals: &Signal
             Err(failed) => failed,
         },
         PreparedJob::Exec { path, arguments, environment } => {
-            become_program(preparation, call, path, arguments, environment)
+            become_program(preparation, call, signals, path, arguments, environment)
         }
     };
     reporter.report(stage, &error);
@@ -126,6 +126,7 @@ fn become_handler(preparation: &Preparation, call: &Call<'_>, signals: &Signals)
 fn become_program(
     preparation: &Preparation,
     call: &Call<'_>,
+    signals: &Signals,
     path: &CStr,
     arguments: &[CString],
     environment: &Environment,
@@ -136,7 +137,9 @@ fn become_program(
         let stderr = preparation.null.as_ref().map(AsFd::as_fd).or(call.stderr);
         fd::standard(call.connection, stderr).map_err(|error| (Stage::Descriptors, error))?;
         fd::close_others_on_exec().map_err(|error| (Stage::Descriptors, error))?;
-        // Handlers go with the exec; ignored signals there are none, the worker has seen to that.
+        // Before they are unblocked: the worker's handler would swallow a SIGTERM that is meant for the program.
+        // Ignored signals there are none, the worker has seen to that.
+        signal::forget_handlers(signals);
         signal::unblock_all().map_err(|error| (Stage::Signals, error))?;
         Ok(variables)
     };

@@ -7,10 +7,9 @@ use crate::shared::{Count, Totals};
 
 impl Supervisor {
     pub(super) fn status(&self) -> Status {
-        let floors = self.floors.iter().filter_map(|(name, floor)| Some((name, floor.upgrade()?)));
         let mut dropped = self.log.dropped();
         let mut services = Vec::new();
-        for (name, floor) in floors {
+        for (name, floor) in self.floors() {
             let totals = self.totals(name, &floor);
             dropped = dropped.wrapping_add(totals.get(Count::RecordsDropped));
             let service = self.services.get(name);
@@ -26,14 +25,14 @@ impl Supervisor {
             uptime_s: self.started.elapsed().as_secs(),
             state: self.phase.state(self.rollout.is_some()),
             reloads: self.reloads,
-            upgrades: 0,
+            upgrades: self.upgrades,
             log_records_dropped: dropped,
             services,
         }
     }
 
     /// The counters of a service: those of workers that are gone, and of those that are there.
-    fn totals(&self, name: &str, floor: &Floor) -> Totals {
+    pub(super) fn totals(&self, name: &str, floor: &Floor) -> Totals {
         let mut totals = floor.gone.get();
         for (_, worker) in self.crew.iter().filter(|(_, worker)| worker.service == name) {
             totals.add(worker.tally.totals());

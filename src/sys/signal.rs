@@ -69,7 +69,7 @@ pub(crate) fn all_to_default() {
     }
 }
 
-/// In a child that runs on without exec: its parent's handlers go. Signals must still be blocked.
+/// In a child: its parent's handlers go. Signals must still be blocked.
 pub(crate) fn forget_handlers(signals: &Signals) {
     for (signal, _) in &signals.flags {
         // SAFETY: as above.

@@ -160,6 +160,11 @@ impl Worker {
                     self.report(&Report::Accepting);
                 }
                 Heard::Message(Order::Look) => self.intake.look(),
+                Heard::Message(Order::Answer) => {
+                    self.report(&Report::Well);
+                    // Whoever was woken for a connection may be stopped or stuck.
+                    self.intake.look();
+                }
                 Heard::Message(Order::Retire { empty }) => self.retire(&empty),
                 Heard::Message(Order::End { at_once }) => self.end_connections(at_once),
                 Heard::Silence => return,

@@ -136,6 +136,56 @@ fn an_address_that_is_given_up_is_free_although_all_slots_are_taken() {
     served.iter_mut().for_each(|stream| echo(stream, b"y"));
 }
 
+#[test]
+fn an_address_can_be_taken_up_again_while_what_was_queued_on_it_waits() {
+    let (address, other) = (crate::support::address::fresh(), crate::support::address::fresh());
+    let service = |name, address| {
+        format!(
+            "[service.{name}]\nlisten = [\"{address}\"]\nhandler = \"echo\"\nmax_connections = 1\nworkers = 2\n"
+        )
+    };
+    let server = Preforkd::run(&service("a", address)).start();
+    let mut served = connect(address);
+    echo(&mut served, b"x");
+    let mut queued = connect(address);
+    server.configure(&service("b", other));
+    server.reload_ok();
+    server.configure(&service("c", address));
+    server.reload_ok();
+    echo(&mut queued, b"y"); // by who has the address now
+    drop(queued);
+    assert_eq!(exchange(address, b"new"), b"new");
+    echo(&mut served, b"z");
+}
+
+#[test]
+fn a_limit_holds_for_a_service_that_was_removed_and_comes_back() {
+    let (address, other) = (crate::support::address::fresh(), crate::support::address::fresh());
+    let service = |name, address| {
+        format!("[service.{name}]\nlisten = [\"{address}\"]\nhandler = \"echo\"\nmax_connections = 2\n")
+    };
+    let (with, without) = (service("a", address) + &service("b", other), service("b", other));
+    let server = Preforkd::run(&with).start();
+    for killed in [false, true] {
+        let crowd = Crowd::of(2, address);
+        let served = [crowd.next(), crowd.next()];
+        if killed {
+            server.workers().into_iter().for_each(|worker| server.replace_worker(worker));
+        }
+        server.configure(&without);
+        server.reload_ok();
+        server.configure(&with);
+        server.reload_ok();
+        assert_eq!(server.count("active"), 2, "they live on");
+        let crowd = Crowd::of(1, address);
+        crowd.rest_waits();
+        drop(served);
+        drop(crowd.next());
+        eventually("none is left", || server.count("active") == 0);
+    }
+    assert_eq!((server.count("accepted"), server.count("completed")), (6, 6));
+}
+
 /// A preforkd that may have so many processes, because it is a user without rights who has no others.
 fn with_processes(uid: u32, processes: u32) -> Running {
     Preforkd::serve(&["--workers", "1"], "127.0.0.1:0", &["echo"]).by_user(uid, processes).start()
