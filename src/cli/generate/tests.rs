@@ -35,7 +35,7 @@ fn every_command_has_a_page() {
 fn every_key_is_in_the_manual() {
     let page = page("preforkd.toml.5.scd");
     let set = SERVICE.iter().filter(|key| matches!(key.apply, Apply::Set(_))).map(|key| key.name);
-    for name in set.chain(SUPERVISOR.map(|key| key.name)).chain(LOG.map(|key| key.name)) {
+    for name in set.chain(SUPERVISOR.iter().map(|key| key.name)).chain(LOG.iter().map(|key| key.name)) {
         let heading = format!("\n*{}* = ", markup::plain(name));
         assert_eq!(page.matches(&heading).count(), 1, "{name}");
     }
