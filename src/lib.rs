@@ -15,4 +15,7 @@ mod supervisor;
 mod sys;
 mod worker;
 
+#[cfg(feature = "generate")]
+#[doc(hidden)]
+pub use cli::generate::main as generate;
 pub use cli::main;

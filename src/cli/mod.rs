@@ -1,6 +1,8 @@
 //! The command line; one file a command.
 
 pub(crate) mod check;
+#[cfg(feature = "generate")]
+pub(crate) mod generate;
 pub(crate) mod output;
 mod reload;
 mod run;

@@ -34,7 +34,14 @@ pub(crate) fn command() -> Command {
 
 fn argument(flag: Flag) -> Arg {
     let repeatable = matches!(flag.kind, Kind::List | Kind::Table);
-    let doc = if repeatable { format!("{} (repeatable)", flag.doc) } else { flag.doc.to_owned() };
+    let mut doc = flag.doc.to_owned();
+    if repeatable {
+        doc.push_str(" (repeatable)");
+    }
+    // Without a file there is no control socket either unless it is asked for.
+    if let Some(default) = flag.default.filter(|_| flag.key != "control_socket") {
+        doc = format!("{doc} [default: {}]", default.trim_matches('"'));
+    }
     Arg::new(flag.name)
         .long(flag.name)
         .value_name(flag.placeholder)

@@ -16,6 +16,8 @@ pub(crate) struct Key<D: 'static> {
     pub(crate) kind: Kind,
     /// What stands for the value in a usage text.
     pub(crate) placeholder: &'static str,
+    /// What holds without it, in TOML; `None` if nothing does, or what `doc` says.
+    pub(crate) default: Option<&'static str>,
     /// A right value, in TOML.
     pub(crate) example: &'static str,
     /// What it means, in one sentence without its full stop.
@@ -80,6 +82,7 @@ pub(crate) static SUPERVISOR: [Key<SupervisorDraft>; 2] = [
         flag: Some("control"),
         kind: Kind::Text,
         placeholder: "PATH",
+        default: Some("\"/run/preforkd/control.sock\""),
         example: "\"/run/preforkd/control.sock\"",
         doc: "The Unix socket on which the service answers reload and status",
         apply: Apply::Set(|draft, value| set(&mut draft.control_socket, draft::socket_path(value))),
@@ -89,6 +92,7 @@ pub(crate) static SUPERVISOR: [Key<SupervisorDraft>; 2] = [
         flag: Some("drain-timeout"),
         kind: Kind::Text,
         placeholder: "DURATION",
+        default: Some("\"30s\""),
         example: "\"30s\"",
         doc: "How long connections may go on after TERM before they are ended",
         apply: Apply::Set(|draft, value| set(&mut draft.drain_timeout, duration(value))),
@@ -102,6 +106,7 @@ pub(crate) static LOG: [Key<LogDraft>; 2] = [
         flag: Some("log-target"),
         kind: Kind::Text,
         placeholder: "TARGET",
+        default: Some("\"auto\""),
         example: "\"auto\"",
         doc: "Where records go: auto (the journal if systemd connected stderr to it, else stderr), journal, stderr or \
               syslog",
@@ -112,6 +117,7 @@ pub(crate) static LOG: [Key<LogDraft>; 2] = [
         flag: Some("log-level"),
         kind: Kind::Text,
         placeholder: "LEVEL",
+        default: Some("\"info\""),
         example: "\"info\"",
         doc: "The least important level that is written: error, warning, notice, info or debug",
         apply: Apply::Set(|draft, value| set(&mut draft.level, choice(value, &LEVELS))),
@@ -140,6 +146,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 32] = [
         flag: None,
         kind: Kind::List,
         placeholder: "ADDRESS",
+        default: None,
         example: "\"127.0.0.1:7007\"",
         doc: "Where the service listens: IP:PORT, [IPV6]:PORT, unix:/PATH, or fd:NAME for a socket that systemd passes",
         apply: Apply::Set(draft::listen),
@@ -149,6 +156,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 32] = [
         flag: None,
         kind: Kind::Text,
         placeholder: "HANDLER",
+        default: None,
         example: "\"echo\"",
         doc: "A built-in service: echo, discard, chargen, daytime or time",
         apply: Apply::Set(|draft, value| set(&mut draft.handler, draft::handler(value))),
@@ -158,6 +166,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 32] = [
         flag: None,
         kind: Kind::List,
         placeholder: "PROGRAM",
+        default: None,
         example: "[\"/usr/bin/rsync\", \"--daemon\"]",
         doc: "A program and its arguments; it has the connection on its stdin and stdout",
         apply: Apply::Set(draft::exec),
@@ -167,6 +176,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 32] = [
         flag: Some("workers"),
         kind: Kind::Number,
         placeholder: "N",
+        default: None,
         example: "4",
         doc: "Worker processes that share the listener; without it, the number of CPUs this process may use",
         apply: Apply::Set(draft::workers),
@@ -176,6 +186,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 32] = [
         flag: Some("spare"),
         kind: Kind::Number,
         placeholder: "N",
+        default: Some("0"),
         example: "8",
         doc: "Connection processes forked ahead of their connection, for the whole service",
         apply: Apply::Set(draft::spare),
@@ -185,6 +196,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 32] = [
         flag: Some("max-connections"),
         kind: Kind::Number,
         placeholder: "N",
+        default: Some("1000"),
         example: "1000",
         doc: "Live connections of the service, over all its workers",
         apply: Apply::Set(draft::max_connections),
@@ -194,6 +206,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 32] = [
         flag: Some("overload"),
         kind: Kind::Text,
         placeholder: "WHAT",
+        default: Some("\"queue\""),
         example: "\"queue\"",
         doc: "What meets a connection beyond max_connections: queue lets it wait in the backlog",
         apply: Apply::Set(draft::overload),
@@ -203,6 +216,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 32] = [
         flag: None,
         kind: Kind::Number,
         placeholder: "N",
+        default: Some("1"),
         example: "1",
         doc: "Connections that a connection process serves before it is renewed",
         apply: Apply::Set(draft::connections_per_child),
@@ -212,6 +226,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 32] = [
         flag: Some("user"),
         kind: Kind::Text,
         placeholder: "USER",
+        default: None,
         example: "\"nobody\"",
         doc: "The user that connection processes become, a name or a number",
         apply: Apply::Set(draft::user),
@@ -221,6 +236,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 32] = [
         flag: Some("group"),
         kind: Kind::Text,
         placeholder: "GROUP",
+        default: None,
         example: "\"nogroup\"",
         doc: "The group that connection processes become; without it, the primary group of the user",
         apply: Apply::Set(draft::group),
@@ -230,6 +246,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 32] = [
         flag: Some("chroot"),
         kind: Kind::Text,
         placeholder: "DIRECTORY",
+        default: None,
         example: "\"/srv/jail\"",
         doc: "The root directory of connection processes; exec and working_directory are inside it",
         apply: Apply::Set(|draft, value| set(&mut draft.chroot, draft::path(value))),
@@ -239,6 +256,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 32] = [
         flag: Some("working-directory"),
         kind: Kind::Text,
         placeholder: "DIRECTORY",
+        default: None,
         example: "\"/srv/git\"",
         doc: "The working directory of connection processes; / without it",
         apply: Apply::Set(|draft, value| set(&mut draft.working_directory, draft::path(value))),
@@ -248,8 +266,9 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 32] = [
         flag: Some("umask"),
         kind: Kind::Text,
         placeholder: "OCTAL",
+        default: Some("\"022\""),
         example: "\"022\"",
-        doc: "The file mode creation mask of connection processes, octal; 022 without it",
+        doc: "The file mode creation mask of connection processes, octal",
         apply: Apply::Set(draft::umask),
     },
     Key {
@@ -257,6 +276,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 32] = [
         flag: Some("nice"),
         kind: Kind::Number,
         placeholder: "N",
+        default: None,
         example: "10",
         doc: "The nice value of connection processes, from -20 to 19",
         apply: Apply::Set(draft::nice),
@@ -266,6 +286,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 32] = [
         flag: Some("environment"),
         kind: Kind::Table,
         placeholder: "NAME=VALUE",
+        default: None,
         example: "{ TZ = \"UTC\" }",
         doc: "What programs find in their environment besides PATH and the connection's own variables",
         apply: Apply::Set(draft::environment),
@@ -275,6 +296,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 32] = [
         flag: Some("limits"),
         kind: Kind::Table,
         placeholder: "NAME=VALUE",
+        default: None,
         example: "{ nofile = 64, as = \"256M\", cpu = \"10s\" }",
         doc: "Resource limits of connection processes, by the names of setrlimit(2)",
         apply: Apply::Set(draft::limits),
@@ -284,6 +306,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 32] = [
         flag: Some("stderr"),
         kind: Kind::Text,
         placeholder: "WHERE",
+        default: Some("\"log\""),
         example: "\"log\"",
         doc: "Where programs' stderr goes: log (a record for each line), inherit (preforkd's own) or null",
         apply: Apply::Set(draft::stderr),
@@ -293,6 +316,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 32] = [
         flag: Some("backlog"),
         kind: Kind::Number,
         placeholder: "N",
+        default: Some("4096"),
         example: "4096",
         doc: "Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn",
         apply: Apply::Set(draft::backlog),
@@ -302,8 +326,9 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 32] = [
         flag: Some("nodelay"),
         kind: Kind::Boolean,
         placeholder: "BOOL",
+        default: Some("true"),
         example: "true",
-        doc: "Whether small writes are sent at once (TCP_NODELAY); true without it",
+        doc: "Whether small writes are sent at once (TCP_NODELAY)",
         apply: Apply::Set(draft::nodelay),
     },
     Key {
@@ -311,8 +336,9 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 32] = [
         flag: Some("keepalive"),
         kind: Kind::Boolean,
         placeholder: "BOOL",
+        default: Some("false"),
         example: "true",
-        doc: "Whether idle connections are probed (SO_KEEPALIVE); false without it",
+        doc: "Whether idle connections are probed (SO_KEEPALIVE)",
         apply: Apply::Set(draft::keepalive),
     },
     later("max_connections_per_source"),
@@ -330,7 +356,16 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 32] = [
 ];
 
 const fn later(name: &'static str) -> Key<ServiceDraft> {
-    Key { name, flag: None, kind: Kind::Text, placeholder: "", example: "", doc: "", apply: Apply::Later }
+    Key {
+        name,
+        flag: None,
+        kind: Kind::Text,
+        placeholder: "",
+        default: None,
+        example: "",
+        doc: "",
+        apply: Apply::Later,
+    }
 }
 
 /// One flag of `serve`, without the functions.
@@ -346,6 +381,8 @@ pub(crate) struct Flag {
     pub(crate) kind: Kind,
     /// For usage texts.
     pub(crate) placeholder: &'static str,
+    /// What holds without it, in TOML.
+    pub(crate) default: Option<&'static str>,
     /// For help texts.
     pub(crate) doc: &'static str,
 }
@@ -359,7 +396,7 @@ pub(crate) fn flags() -> impl Iterator<Item = Flag> {
 
 impl<D> Key<D> {
     fn as_flag(&self, part: Part) -> Option<Flag> {
-        let Key { name: key, kind, placeholder, doc, .. } = *self;
-        self.flag.map(|name| Flag { name, part, key, kind, placeholder, doc })
+        let Key { name: key, kind, placeholder, default, doc, .. } = *self;
+        self.flag.map(|name| Flag { name, part, key, kind, placeholder, default, doc })
     }
 }

@@ -180,3 +180,34 @@ fn nul_bytes_are_refused_everywhere() {
         assert!(complaint(line).contains("a NUL byte cannot be passed on"), "{line}");
     }
 }
+
+#[test]
+fn a_default_is_what_holds_without_the_key() {
+    let with = |section: &str, line: &str| {
+        let place = Place::new();
+        place.write(
+            "p.toml",
+            &format!("[service.x]\nlisten = \"fd:a\"\nhandler = \"echo\"\n[{section}]\n{line}"),
+        );
+        place.config()
+    };
+    let service = |line: &str| {
+        let place = Place::new();
+        place.write("p.toml", &format!("[service.x]\nlisten = \"fd:a\"\nhandler = \"echo\"\n{line}"));
+        let mut service = place.config().services.remove(0);
+        // 022 stands for itself and for None.
+        service.identity.umask.get_or_insert(0o022);
+        service
+    };
+    for (name, default) in SUPERVISOR.iter().map(|key| (key.name, key.default)) {
+        let line = default.map(|value| format!("{name} = {value}")).unwrap_or_default();
+        assert_eq!(with("supervisor", &line), with("supervisor", ""), "{name}");
+    }
+    for (name, default) in LOG.iter().map(|key| (key.name, key.default)) {
+        let line = default.map(|value| format!("{name} = {value}")).unwrap_or_default();
+        assert_eq!(with("log", &line), with("log", ""), "{name}");
+    }
+    for (key, value) in SERVICE.iter().filter_map(|key| Some((key, key.default?))) {
+        assert_eq!(service(&format!("{} = {value}", key.name)), service(""), "{}", key.name);
+    }
+}

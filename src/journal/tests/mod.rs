@@ -1,5 +1,6 @@
 //! The log against real sockets and pipes.
 
+mod catalog;
 mod content;
 mod delivery;
 

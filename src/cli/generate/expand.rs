@@ -1,0 +1,37 @@
+//! Fills in the pages: a line `@what@` becomes what the tables say, everything else stays.
+
+use clap::Command;
+
+use super::{Failure, commands, keys, messages};
+use crate::config::keys::{LOG, SERVICE, SUPERVISOR};
+
+/// The page as scdoc(1) takes it.
+pub(super) fn page(name: &str, source: &str, preforkd: &Command) -> Result<String, Failure> {
+    let mut page = String::with_capacity(2 * source.len());
+    for line in source.lines() {
+        match line.strip_prefix('@').and_then(|line| line.strip_suffix('@')) {
+            Some(what) => {
+                let text = fill(what, preforkd);
+                let text = text.ok_or_else(|| Failure::Unknown { page: name.into(), line: line.into() })?;
+                page.push_str(text.trim_end());
+            }
+            None => page.push_str(&line.replace("@VERSION@", env!("CARGO_PKG_VERSION"))),
+        }
+        page.push('\n');
+    }
+    Ok(page)
+}
+
+fn fill(what: &str, preforkd: &Command) -> Option<String> {
+    match what.split_once(' ') {
+        None if what == "commands" => Some(commands::overview(preforkd)),
+        None if what == "messages" => Some(messages::list()),
+        Some(("commands", page)) => commands::of(page, preforkd),
+        Some(("names", page)) => commands::names(page, preforkd),
+        Some(("keys", "supervisor")) => Some(keys::list(&SUPERVISOR)),
+        Some(("keys", "log")) => Some(keys::list(&LOG)),
+        Some(("keys", "service")) => Some(keys::list(&SERVICE)),
+        Some(("keys", "to come")) => Some(keys::to_come(&SERVICE)),
+        _ => None,
+    }
+}
