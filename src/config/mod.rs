@@ -71,7 +71,7 @@ pub(crate) struct Config {
 }
 
 /// `[supervisor]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Supervisor {
     /// Where the control socket is; `None` means that there is none (`serve` without `--control`).
     pub(crate) control_socket: Option<PathBuf>,

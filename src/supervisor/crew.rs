@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use super::ledger::{Kept, Taken, WorkerEntry};
 use super::service::{Floor, Service};
 use crate::config;
 use crate::control::WorkerState;
@@ -38,6 +39,8 @@ pub(super) struct WorkerProcess {
     pub(super) floor: Rc<Floor>,
     pub(super) listeners: Vec<Rc<Listener>>,
     pub(super) tally: Tally,
+    /// The memory of the tally, for the program after an upgrade.
+    tally_file: OwnedFd,
     /// It asked to be replaced by one with another address-space layout.
     pub(super) is_worn: bool,
     /// It was asked whether it is well and has not answered.
@@ -114,7 +117,70 @@ pub(super) struct Crew {
 impl Crew {
     /// Nobody yet. `run` is the first part of connection ids.
     pub(super) fn new(run: u32) -> Self {
-        Crew { workers: BTreeMap::new(), next: 1, run }
+        Crew::resume(run, 1)
+    }
+
+    /// Nobody yet, after an upgrade: `next` is the first serial number that no worker has had.
+    pub(super) fn resume(run: u32, next: u32) -> Self {
+        Crew { workers: BTreeMap::new(), next, run }
+    }
+
+    pub(super) fn run(&self) -> u32 {
+        self.run
+    }
+
+    pub(super) fn next_serial(&self) -> u32 {
+        self.next
+    }
+
+    /// All workers, for the ledger.
+    pub(super) fn entries<'a>(
+        &'a self,
+        indices: &mut impl FnMut(&'a [Rc<Listener>]) -> Vec<usize>,
+        kept: &mut Kept<'a>,
+    ) -> Vec<WorkerEntry> {
+        let mut entry = |(serial, worker): (&u32, &'a WorkerProcess)| WorkerEntry {
+            serial: *serial,
+            pid: worker.pid,
+            service: worker.service.clone(),
+            generation: worker.generation,
+            state: worker.state,
+            is_worn: worker.is_worn,
+            listeners: indices(&worker.listeners),
+            link: kept.keep(worker.link.as_fd()),
+            tally: kept.keep(worker.tally_file.as_fd()),
+        };
+        self.workers.iter().map(&mut entry).collect()
+    }
+
+    /// Takes a worker over that another program started.
+    pub(super) fn take_over(
+        &mut self,
+        entry: WorkerEntry,
+        floor: Rc<Floor>,
+        listeners: Vec<Rc<Listener>>,
+        taken: &mut Taken,
+        poller: &Poller,
+    ) -> io::Result<()> {
+        let (link, tally_file) = (taken.take(entry.link)?, taken.take(entry.tally)?);
+        poller.add(link.as_fd(), Interest::Read, u64::from(entry.serial))?;
+        let worker = WorkerProcess {
+            pid: entry.pid,
+            service: entry.service,
+            generation: entry.generation,
+            state: entry.state,
+            floor,
+            listeners,
+            tally: Tally::open(tally_file.as_fd())?,
+            tally_file,
+            is_worn: entry.is_worn,
+            is_asked: false,
+            started: Instant::now(),
+            complaint: None,
+            link,
+        };
+        self.workers.insert(entry.serial, worker);
+        Ok(())
     }
 
     /// Starts a worker of `service`. It reports [`Report::Ready`], and unless it shall `begin` at once, it waits.
@@ -150,6 +216,7 @@ impl Crew {
             floor: Rc::clone(floor),
             listeners: service.listeners.clone(),
             tally,
+            tally_file,
             started: Instant::now(),
             is_worn: false,
             is_asked: false,

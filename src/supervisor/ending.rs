@@ -82,6 +82,7 @@ impl Supervisor {
         let now = Instant::now();
         self.systemd.stopping();
         self.give_up_rollout("preforkd is ending");
+        self.give_up_upgrade("preforkd is ending");
         self.phase = Phase::Draining { until: now + self.settings.drain_timeout, tick: now };
         self.log.event(
             Level::Notice,

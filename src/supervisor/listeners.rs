@@ -1,7 +1,7 @@
 //! The listeners: bound by the supervisor or passed by systemd, kept open for as long as a generation wants them.
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
 
 use super::holder;
+use super::ledger::{Descriptor, Kept, ListenerEntry};
 use super::systemd::{Passed, Systemd};
 use crate::config::{Address, Service, SocketOptions};
 use crate::sys::{fd, socket};
@@ -36,6 +37,27 @@ impl Listener {
 
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+
+    /// For the ledger.
+    pub(super) fn entry<'a>(&'a self, kept: &mut Kept<'a>) -> ListenerEntry {
+        ListenerEntry {
+            socket: kept.keep(self.descriptor()),
+            address: self.address.clone(),
+            name: self.name.clone(),
+            file: self.file.clone(),
+        }
+    }
+
+    /// From the ledger.
+    pub(super) fn resume(
+        socket: OwnedFd,
+        address: Address,
+        name: String,
+        file: Option<(PathBuf, u64)>,
+        systemd: Systemd,
+    ) -> Self {
+        Listener { socket, address, name, file, is_settled: Cell::new(false), systemd }
     }
 
     /// How many connections wait to be accepted.
@@ -175,6 +197,26 @@ impl Listeners {
         Listeners { open: HashMap::new(), passed, systemd }
     }
 
+    /// As an upgrade found them.
+    pub(super) fn resume(
+        named: HashMap<String, Vec<OwnedFd>>,
+        listeners: &[Rc<Listener>],
+        systemd: Systemd,
+    ) -> Self {
+        let mut open: HashMap<Address, Vec<Weak<Listener>>> = HashMap::new();
+        for listener in listeners {
+            open.entry(listener.address.clone()).or_default().push(Rc::downgrade(listener));
+        }
+        Listeners { open, passed: Passed { named, stored: HashMap::new() }, systemd }
+    }
+
+    /// What systemd passed, for the ledger.
+    pub(super) fn passed_entries<'a>(&'a self, kept: &mut Kept<'a>) -> BTreeMap<String, Vec<Descriptor>> {
+        let mut keep = |socket: &'a OwnedFd| kept.keep(socket.as_fd());
+        let named = self.passed.named.iter();
+        named.map(|(name, sockets)| (name.clone(), sockets.iter().map(&mut keep).collect())).collect()
+    }
+
     /// Closes what the supervisor before this one left and no service wants.
     pub(crate) fn close_left(&mut self) {
         for (address, _socket) in self.passed.stored.drain() {
@@ -195,7 +237,11 @@ impl Listeners {
             Address::Unix(path) => path.exists() && socket::local_path(socket.as_fd()).as_ref() == Some(path),
             Address::Passed(_) => false,
         };
-        (is_right && socket::is_listener(socket.as_fd())).then_some(socket)
+        // A worker that waits in accept hears nothing else.
+        let is_usable = is_right
+            && socket::is_listener(socket.as_fd())
+            && fd::set_nonblocking(socket.as_fd(), true).is_ok();
+        is_usable.then_some(socket)
     }
 
     /// The listeners of `service`: those that are open already, and new ones. On an error none of the new ones stays.

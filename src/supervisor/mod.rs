@@ -5,17 +5,21 @@
 mod crew;
 mod ending;
 mod holder;
+mod ledger;
 mod listeners;
 mod orphans;
 mod reaping;
+mod resume;
 mod rollout;
 mod service;
 mod status;
 mod systemd;
+mod upgrade;
 mod watch;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
@@ -32,12 +36,16 @@ use crate::worker::plan::{Heard, Report};
 
 use crew::Crew;
 use ending::{After, Phase};
+use ledger::Ledger;
 use listeners::Listeners;
 use orphans::Orphans;
 use rollout::Rollout;
 use service::{Floor, Service};
 use systemd::{Passed, Systemd};
+use upgrade::Trial;
 use watch::Watch;
+
+pub(crate) use upgrade::{TRIAL_COMMAND, trial};
 
 /// Tokens of the poller: below this the serial number of a worker, whose link has something to say; above it control
 /// sockets, each with room for its clients.
@@ -45,6 +53,20 @@ const CONTROLS: u64 = 1 << 40;
 
 /// How many reports of a worker are heard before signals and others have their turn; one that lies may never stop.
 const REPORTS: usize = 16;
+
+/// The token of the link to a program that is being tried.
+const TRIAL: u64 = CONTROLS - 1;
+
+/// The signals that mean something to the supervisor.
+const HANDLED: [Signal; 7] = [
+    Signal::SIGCHLD,
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGHUP,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+];
 
 /// Where the configuration comes from.
 #[derive(Debug)]
@@ -96,15 +118,88 @@ impl Fatal {
 /// Serves `config` until told to end; the whole life of the supervisor. With `announce`, prints to stdout where it
 /// listens once it serves.
 pub(crate) fn run(config: Config, source: Source, announce: bool) -> Result<(), Fatal> {
-    let mut supervisor = Supervisor::new(&config, source, announce)?;
+    let poller = Poller::new().map_err(|error| Fatal::os("cannot make an epoll instance", &error))?;
+    let parts = Parts::new(&config)?;
+    let mut supervisor = Supervisor::new(parts, source, announce, poller)?;
     let result = supervisor.start(config).and_then(|()| supervisor.supervise());
     supervisor.leave_nothing();
     result
 }
 
+/// Whether another program left this process to this one.
+#[derive(Debug)]
+pub(crate) enum Resumed {
+    /// It did; this is how it ended.
+    Ended(Result<(), Fatal>),
+    /// It did not: this is a start.
+    NotAnUpgrade(Source),
+}
+
+/// Goes on where another program left this process to this one, if this is an upgrade.
+pub(crate) fn resume(source: Source, announce: bool) -> Resumed {
+    match upgrade::inherited_ledger() {
+        None => Resumed::NotAnUpgrade(source),
+        Some(file) => Resumed::Ended(go_on(file, source, announce)),
+    }
+}
+
+fn go_on(file: io::Result<OwnedFd>, source: Source, announce: bool) -> Result<(), Fatal> {
+    let failed = |error: io::Error| Fatal::os("cannot go on after the upgrade", &error);
+    let poller = Poller::new().map_err(failed)?;
+    let ledger = file.and_then(Ledger::read).map_err(failed)?;
+    let (parts, clients) = resume::take_over(ledger, &poller).map_err(failed)?;
+    let mut supervisor = Supervisor::new(parts, source, announce, poller)?;
+    supervisor.renew_workers(clients);
+    let result = supervisor.supervise();
+    supervisor.leave_nothing();
+    result
+}
+
+/// What survives an upgrade, or is made at the start.
+struct Parts {
+    settings: config::Supervisor,
+    log_settings: config::Log,
+    listeners: Listeners,
+    services: BTreeMap<String, Service>,
+    floors: BTreeMap<String, Weak<Floor>>,
+    crew: Crew,
+    orphans: Orphans,
+    control: Option<Server>,
+    generation: u64,
+    reloads: Reloads,
+    upgrades: u64,
+    phase: Phase,
+    started: Instant,
+}
+
+impl Parts {
+    fn new(config: &Config) -> Result<Self, Fatal> {
+        let passed =
+            Passed::take(Systemd).map_err(|error| Fatal::os("cannot take over systemd's sockets", &error))?;
+        let run = run_tag();
+        Ok(Parts {
+            settings: config.supervisor.clone(),
+            log_settings: config.log,
+            listeners: Listeners::new(passed, Systemd),
+            services: BTreeMap::new(),
+            floors: BTreeMap::new(),
+            crew: Crew::new(run),
+            orphans: Orphans::new(run),
+            control: None,
+            generation: 0,
+            reloads: Reloads::default(),
+            upgrades: 0,
+            phase: Phase::Starting,
+            started: Instant::now(),
+        })
+    }
+}
+
 struct Supervisor {
     source: Source,
     announce: bool,
+    /// The file that this process runs, and after an upgrade will run.
+    program: PathBuf,
     settings: config::Supervisor,
     log_settings: config::Log,
     log: Log,
@@ -122,8 +217,13 @@ struct Supervisor {
     rollout: Option<Rollout>,
     /// Who asked for a reload while one was under way; they get one of their own.
     reload_wanted: Option<Vec<ClientId>>,
+    /// The program on disk, being tried.
+    trial: Option<Trial>,
+    /// Who asked for an upgrade while something else was under way.
+    upgrade_wanted: Option<Vec<ClientId>>,
     generation: u64,
     reloads: Reloads,
+    upgrades: u64,
     last_reload_failed: bool,
     watch: Option<Watch>,
     phase: Phase,
@@ -133,46 +233,41 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn new(config: &Config, source: Source, announce: bool) -> Result<Self, Fatal> {
+    fn new(parts: Parts, source: Source, announce: bool, poller: Poller) -> Result<Self, Fatal> {
         let failed = |what| move |error: io::Error| Fatal::os(what, &error);
         fd::fill_standard().map_err(failed("cannot open /dev/null"))?;
-        let handled = [
-            Signal::SIGCHLD,
-            Signal::SIGTERM,
-            Signal::SIGINT,
-            Signal::SIGQUIT,
-            Signal::SIGHUP,
-            Signal::SIGUSR1,
-        ];
-        let signals = Signals::install(&handled).map_err(failed("cannot install signal handlers"))?;
+        let signals = Signals::install(&HANDLED).map_err(failed("cannot install signal handlers"))?;
         process::become_subreaper().map_err(failed("cannot become the reaper of connections"))?;
-        let passed = Passed::take(Systemd).map_err(failed("cannot take over systemd's sockets"))?;
-        let run = run_tag();
         Ok(Supervisor {
             source,
             announce,
-            settings: config.supervisor.clone(),
-            log_settings: config.log,
-            log: Log::open(config.log),
+            program: upgrade::program().map_err(failed("cannot find the program of this process"))?,
+            settings: parts.settings,
+            log_settings: parts.log_settings,
+            log: Log::open(parts.log_settings),
             signals,
-            poller: Poller::new().map_err(failed("cannot make an epoll instance"))?,
+            poller,
             systemd: Systemd,
-            listeners: Listeners::new(passed, Systemd),
-            services: BTreeMap::new(),
-            floors: BTreeMap::new(),
-            crew: Crew::new(run),
-            orphans: Orphans::new(run),
-            control: None,
-            controls_opened: 0,
+            listeners: parts.listeners,
+            services: parts.services,
+            floors: parts.floors,
+            crew: parts.crew,
+            orphans: parts.orphans,
+            // An upgrade takes its control socket over as the first.
+            controls_opened: u64::from(parts.control.is_some()),
+            control: parts.control,
             rollout: None,
             reload_wanted: None,
-            generation: 0,
-            reloads: Reloads::default(),
+            trial: None,
+            upgrade_wanted: None,
+            generation: parts.generation,
+            reloads: parts.reloads,
+            upgrades: parts.upgrades,
             last_reload_failed: false,
             watch: Watch::new(Systemd),
-            phase: Phase::Starting,
+            phase: parts.phase,
             fatal: None,
-            started: Instant::now(),
+            started: parts.started,
         })
     }
 
@@ -186,6 +281,8 @@ impl Supervisor {
             for token in tokens {
                 match u32::try_from(token) {
                     Ok(serial) => self.listen_to(serial),
+                    // Heard below.
+                    Err(_) if token == TRIAL => {}
                     Err(_) => self.serve_control(token),
                 }
             }
@@ -195,6 +292,7 @@ impl Supervisor {
             self.tend(Instant::now());
             self.watch(Instant::now());
             self.advance_rollout();
+            self.advance_trial(Instant::now());
             self.advance_end(Instant::now());
             if let Some(fatal) = self.fatal.take() {
                 return Err(fatal);
@@ -222,6 +320,9 @@ impl Supervisor {
         if self.signals.take(Signal::SIGHUP) {
             self.reload(None);
         }
+        if self.signals.take(Signal::SIGUSR2) {
+            self.upgrade(None);
+        }
     }
 
     /// The earliest time at which something is due without an event.
@@ -229,8 +330,9 @@ impl Supervisor {
         let back_off = self.services.values().filter_map(|service| service.back_off.until());
         let rollout = self.rollout.as_ref().map(Rollout::deadline);
         let renewal = self.crew.next_renewal();
+        let trial = self.trial.as_ref().map(Trial::deadline);
         let watch = self.watch.as_ref().map(Watch::next);
-        back_off.chain(rollout).chain(renewal).chain(watch).chain(self.phase.next()).min()
+        back_off.chain(rollout).chain(renewal).chain(watch).chain(trial).chain(self.phase.next()).min()
     }
 
     fn listen_to(&mut self, serial: u32) {
@@ -282,6 +384,7 @@ impl Supervisor {
         match control.handle(token, &self.poller) {
             None => {}
             Some((client, Request::Reload)) => self.reload(Some(client)),
+            Some((client, Request::Upgrade)) => self.upgrade(Some(client)),
             Some((client, Request::Status)) => {
                 let answer = Answer::Status(Box::new(self.status()));
                 self.answer(client, &answer);

@@ -27,10 +27,22 @@ const LOSSES: u32 = 32;
 /// What a worker belongs to whose generation was given up.
 const NO_GENERATION: u64 = 0;
 
+/// Why there is a new generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// There was none before.
+    Start,
+    /// The configuration may have changed.
+    Reload,
+    /// The program has.
+    Upgrade,
+}
+
 /// A generation on its way.
 #[derive(Debug)]
 pub(super) struct Rollout {
     pub(super) generation: u64,
+    purpose: Purpose,
     fresh: BTreeMap<String, Service>,
     /// Names of services that stay as they are.
     kept: Vec<String>,
@@ -60,7 +72,7 @@ impl Rollout {
 impl Supervisor {
     /// The first generation.
     pub(super) fn start(&mut self, config: Config) -> Result<(), Fatal> {
-        self.begin_rollout(config, Vec::new())?;
+        self.begin_rollout(config, Vec::new(), Purpose::Start)?;
         self.advance_rollout();
         Ok(())
     }
@@ -83,6 +95,11 @@ impl Supervisor {
             );
             return;
         }
+        // It would forget the reload; it begins again when that is done.
+        if self.trial.is_some() {
+            let clients = self.end_trial();
+            self.upgrade_wanted.get_or_insert_default().extend(clients);
+        }
         self.systemd.reloading();
         let result = match self.source.load() {
             Err(errors) => Err(Fatal { text: errors.to_string(), code: exit::CONFIG }),
@@ -90,7 +107,7 @@ impl Supervisor {
                 for warning in loaded.warnings.iter() {
                     self.log.warning(None, format_args!("{warning}"));
                 }
-                self.begin_rollout(loaded.config, client.into_iter().collect())
+                self.begin_rollout(loaded.config, client.into_iter().collect(), Purpose::Reload)
             }
         };
         if let Err(error) = result {
@@ -106,11 +123,17 @@ impl Supervisor {
     }
 
     /// Opens what is new and starts the new workers. On an error nothing has changed.
-    fn begin_rollout(&mut self, config: Config, clients: Vec<ClientId>) -> Result<(), Fatal> {
+    pub(super) fn begin_rollout(
+        &mut self,
+        config: Config,
+        clients: Vec<ClientId>,
+        purpose: Purpose,
+    ) -> Result<(), Fatal> {
         let generation = self.generation + 1;
         let control = self.new_control(&config)?;
         let mut rollout = Rollout {
             generation,
+            purpose,
             fresh: BTreeMap::new(),
             kept: Vec::new(),
             settings: config.supervisor,
@@ -146,7 +169,10 @@ impl Supervisor {
         for config in services {
             let name = config.name.clone();
             let old = self.services.get(&name);
-            if old.is_some_and(|old| old.config == config) && rollout.log_settings == self.log_settings {
+            let is_unchanged =
+                old.is_some_and(|old| old.config == config) && rollout.log_settings == self.log_settings;
+            // The workers of an older program must go, whatever they serve.
+            if is_unchanged && rollout.purpose != Purpose::Upgrade {
                 rollout.kept.push(name);
                 continue;
             }
@@ -255,7 +281,7 @@ impl Supervisor {
             self.control = rollout.control;
             self.is_serving();
         } else {
-            self.is_reloaded(rollout.clients, rollout.control);
+            self.is_reloaded(rollout.purpose, rollout.clients, rollout.control);
         }
     }
 
@@ -286,15 +312,21 @@ impl Supervisor {
         }
     }
 
-    fn is_reloaded(&mut self, clients: Vec<ClientId>, control: Option<Server>) {
-        self.reloads.ok += 1;
-        self.last_reload_failed = false;
-        let text = format!("generation {} is in force", self.generation);
+    fn is_reloaded(&mut self, purpose: Purpose, clients: Vec<ClientId>, control: Option<Server>) {
+        let what = match purpose {
+            Purpose::Upgrade => concat!("upgraded to ", env!("CARGO_PKG_VERSION")),
+            Purpose::Start | Purpose::Reload => {
+                self.reloads.ok += 1;
+                self.last_reload_failed = false;
+                "reloaded"
+            }
+        };
+        let text = format!("{what}; generation {} is in force", self.generation);
         self.log.event(
             config::Level::Notice,
             Some(MessageId::ReloadDone),
             None,
-            format_args!("reloaded: {}", self.summary()),
+            format_args!("{what}: {}", self.summary()),
         );
         self.systemd.ready(&self.summary());
         for client in clients {
@@ -361,7 +393,7 @@ impl Supervisor {
         }
     }
 
-    fn reject(&mut self, clients: Vec<ClientId>, reason: &str) {
+    pub(super) fn reject(&mut self, clients: Vec<ClientId>, reason: &str) {
         let reason = reason.trim_end();
         self.reloads.failed += 1;
         self.last_reload_failed = true;

@@ -25,7 +25,7 @@ impl Supervisor {
             uptime_s: self.started.elapsed().as_secs(),
             state: self.phase.state(self.rollout.is_some()),
             reloads: self.reloads,
-            upgrades: 0,
+            upgrades: self.upgrades,
             log_records_dropped: dropped,
             services,
         }

@@ -11,10 +11,12 @@ use nix::sys::socket::{
     setsockopt, sockopt,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::check;
 
 /// Who is at the other end of an accepted connection, as accept4(2) said.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Peer {
     /// A TCP client; IPv4-mapped addresses are IPv4 here.
     Ip(SocketAddr),
@@ -23,7 +25,7 @@ pub(crate) enum Peer {
 }
 
 /// Who connected to a Unix socket, as it was when it did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PeerCredentials {
     /// Process id.
     pub(crate) pid: i32,
