@@ -14,10 +14,7 @@ pub(crate) fn a_socket_unit_starts_the_service(container: &Container) {
     );
     container.sure("systemctl daemon-reload");
     let name = container.sure("systemctl show --property=FileDescriptorName --value preforkd.socket");
-    container.configure(&format!(
-        "[service.echo]\nlisten = \"fd:{}\"\nhandler = \"echo\"\nworkers = 2\n",
-        name.trim()
-    ));
+    container.configure(&ECHO.replace("127.0.0.1:7007", &format!("fd:{}", name.trim())));
     container.sure("systemctl start preforkd.socket");
     assert_eq!(container.show("ActiveState"), "inactive");
     let mut first = connect(7100);

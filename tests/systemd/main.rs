@@ -72,6 +72,7 @@ const TESTS: &[Test] = tests![
     journal::every_message_is_explained,
     journal::a_flood_is_accounted_for,
     journal::a_journal_that_hangs_blocks_nobody,
+    journal::a_restart_of_journald_loses_nothing_of_a_gentle_load,
     journal::a_restart_of_journald_loses_what_was_in_flight_at_most,
     activation::a_socket_unit_starts_the_service,
     activation::socket_units_give_their_names,

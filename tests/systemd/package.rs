@@ -7,7 +7,7 @@ use crate::support::load::Load;
 use crate::support::service::{ECHO, PORT};
 use crate::support::{Container, say};
 
-/// Never in the tests: the package's own configuration, as it came.
+/// With the configuration that it comes with.
 pub(crate) fn it_serves_once_it_is_installed(container: &Container) {
     assert_eq!(container.show("ActiveState"), "active");
     assert_eq!(container.show("UnitFileState"), "enabled");
@@ -49,12 +49,7 @@ pub(crate) fn an_upgrade_of_the_package_stops_no_connection(container: &Containe
     let dpkg = container.sure("DEBIAN_FRONTEND=noninteractive dpkg --install /root/next.deb 2>&1");
     load.wait_progress();
     let result = load.stop();
-    say(&format!(
-        "{} systemd {}: an upgrade of the package: {}",
-        dpkg.lines().count(),
-        container.systemd(),
-        result.counts()
-    ));
+    say(&format!("     systemd {}: an upgrade of the package: {}", container.systemd(), result.counts()));
     assert!(result.hurt.is_empty(), "{}\n{dpkg}", result.counts());
     connections.iter_mut().for_each(echo);
     assert_eq!(container.main_pid(), pid, "the supervisor was restarted:\n{dpkg}");

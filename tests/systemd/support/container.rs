@@ -22,6 +22,9 @@ for tree in /sys/fs/cgroup /sys/fs/cgroup/unified /sys/fs/cgroup/systemd; do
   mkdir -p "$tree/$3"
   echo $$ >"$tree/$3/cgroup.procs"
 done
+# What nspawn keeps there goes with it, too.
+mkdir -p /run/systemd/nspawn
+mount -t tmpfs tmpfs /run/systemd/nspawn
 # The guest gets the unified tree, whatever the host uses; Debian 13 takes no other.
 export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
 exec systemd-nspawn --quiet --register=no --keep-unit --private-network --machine="$3" --console=pipe \
@@ -169,7 +172,17 @@ impl Container {
 
     /// Runs a shell script inside to its end; `timeout` ends it with 124 if it hangs.
     pub(crate) fn run(&self, script: &str) -> Output {
-        Command::new("timeout")
+        self.command(script).output().unwrap()
+    }
+
+    /// Starts a shell script inside.
+    pub(crate) fn background(&self, script: &str) -> Child {
+        self.command(script).spawn().unwrap()
+    }
+
+    fn command(&self, script: &str) -> Command {
+        let mut command = Command::new("timeout");
+        command
             .arg((2 * PATIENCE).as_secs().to_string())
             .args([
                 "nsenter",
@@ -187,9 +200,8 @@ impl Container {
             .env("LC_ALL", "C.UTF-8")
             .env("SYSTEMD_PAGER", "cat")
             .env("SYSTEMD_COLORS", "0")
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
+            .stdin(Stdio::null());
+        command
     }
 
     /// Runs a shell script that must succeed, and returns its stdout.
