@@ -161,7 +161,7 @@ pub(crate) fn a_flood_is_accounted_for(container: &Container) {
         load.wait_progress();
         let asked = Instant::now();
         container.status();
-        assert!(asked.elapsed() < Duration::from_secs(2), "status took {:?}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_secs(10), "status took {:?}", asked.elapsed());
     }
     let result = load.stop();
     let account = account(container);
