@@ -55,10 +55,11 @@ impl Container {
         let dir = tempfile::Builder::new().prefix("preforkd-systemd-").tempdir().unwrap();
         let name = format!("preforkd-{}-{}", release_of(root), std::process::id());
         let mut nspawn = Command::new("setpriv")
-            // It ends with this thread, however that ends; and with it its namespaces and mounts.
+            // It ends with this thread, however that ends, and with it its namespaces and mounts. KILL would leave the
+            // guest running.
             .args([
                 "--pdeathsig",
-                "KILL",
+                "TERM",
                 "unshare",
                 "--mount",
                 "--propagation",
