@@ -1,11 +1,13 @@
 //! Start, reload, stop, and what happens when processes of preforkd itself die.
 
+use std::io::Write;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 
 use nix::sys::signal::Signal;
 
 use crate::support::client::{closed, connect, echo, exchange, finish, listen_to, refused};
-use crate::support::{A_WHILE, Preforkd, Running, address, eventually, proc, text, write};
+use crate::support::{A_WHILE, Preforkd, Running, address, eventually, proc, root, text, write};
 
 fn echo_service(address: SocketAddr, keys: &str) -> String {
     format!("[service.echo]\nlisten = [\"{address}\"]\nhandler = \"echo\"\n{keys}\n")
@@ -174,6 +176,64 @@ fn a_new_generation_that_cannot_start_leaves_the_old_one() {
     assert_eq!(listen_to(address), "one\n");
 }
 
+/// Asks for reloads that the supervisor finds all at once, with whatever else has come meanwhile.
+fn reload_together(server: &Running, number: usize) {
+    server.signal(Signal::SIGSTOP);
+    std::thread::scope(|scope| {
+        for _ in 0..number {
+            scope.spawn(|| server.reload_ok());
+        }
+        std::thread::sleep(A_WHILE);
+        server.signal(Signal::SIGCONT);
+    });
+}
+
+#[test]
+fn a_rejected_generation_does_not_spoil_the_next() {
+    if !root("a connection process of another user") {
+        return;
+    }
+    let address = address::fresh();
+    let server = Preforkd::run(&echo_service(address, "")).start();
+    // It passes the check and fails in each worker: a directory that this user may not enter.
+    std::fs::create_dir(server.dir().join("private")).unwrap();
+    std::fs::set_permissions(
+        server.dir().join("private"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o700),
+    )
+    .unwrap();
+    let keys = "workers = 32\nuser = \"nobody\"\nworking_directory = \"DIR/private\"\n";
+    let wrong = echo_service(address, keys);
+    for workers in 1..6 {
+        // Connected before, so that the second comes while workers of the first are on their way out.
+        let mut clients = [0, 1].map(|_| UnixStream::connect(server.control()).unwrap());
+        let [first, second] = clients.each_mut().map(|client| {
+            move || {
+                client.write_all(b"{\"command\":\"reload\"}\n").unwrap();
+                std::io::read_to_string(client).unwrap()
+            }
+        });
+        server.configure(&wrong);
+        let answer = first();
+        assert!(answer.contains("cannot enter working_directory"), "{answer}");
+        server.configure(&echo_service(address, &format!("workers = {workers}")));
+        let answer = second();
+        assert!(answer.contains("done"), "{answer}");
+    }
+}
+
+#[test]
+fn a_reload_that_waits_for_another_is_not_forgotten() {
+    let (one, two) = (address::fresh(), address::fresh());
+    let server = Preforkd::run(&echo_service(one, "")).start();
+    let other = says(two, "two").replace(".echo", ".other") + "workers = 1\n";
+    server.configure(&(echo_service(one, "") + &other));
+    let start = std::time::Instant::now();
+    reload_together(&server, 2);
+    assert!(start.elapsed() < std::time::Duration::from_secs(10), "{:?}", start.elapsed());
+    assert_eq!(listen_to(two), "two\n");
+}
+
 #[test]
 fn drop_ins_are_read_on_start_and_on_reload() {
     let (one, two, three) = (address::fresh(), address::fresh(), address::fresh());
@@ -272,6 +332,20 @@ fn a_second_term_ends_at_once() {
     assert!(closed(&mut stream));
     server.ending();
     server.wait_empty();
+}
+
+#[test]
+fn signals_without_end_do_not_put_off_the_end() {
+    let address = address::fresh();
+    let server = Preforkd::run(&echo_service(address, "workers = 2")).start();
+    proc::kill(server.workers()[0], Signal::SIGSTOP);
+    let start = std::time::Instant::now();
+    while proc::lives(server.pid()) {
+        assert!(start.elapsed() < std::time::Duration::from_secs(15), "it never ends");
+        server.signal(Signal::SIGTERM);
+        std::thread::sleep(A_WHILE);
+    }
+    server.left_nothing(&[address]);
 }
 
 #[test]
