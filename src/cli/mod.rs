@@ -7,6 +7,7 @@ mod run;
 mod serve;
 pub(crate) mod serve_args;
 mod status;
+mod upgrade;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,7 +17,7 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 
 use crate::config::DEFAULT_CONTROL_SOCKET;
 use crate::worker::{self, plan};
-use crate::{exit, sys};
+use crate::{exit, supervisor, sys};
 
 /// Runs the `preforkd` command with this process's arguments and environment.
 ///
@@ -27,6 +28,9 @@ pub fn main() -> ExitCode {
     // Before anything is allocated that a worker does not need: each of its children copies it.
     if std::env::args_os().nth(1).is_some_and(|command| command == plan::COMMAND) {
         return ExitCode::from(worker::run());
+    }
+    if std::env::args_os().nth(1).is_some_and(|command| command == supervisor::TRIAL_COMMAND) {
+        return ExitCode::from(supervisor::trial());
     }
     if let Err(error) = sys::fd::fill_standard() {
         output::complain(format_args!("preforkd: cannot open /dev/null: {error}"));
@@ -56,6 +60,7 @@ fn command() -> Command {
         .subcommand(check::command())
         .subcommand(reload::command())
         .subcommand(status::command())
+        .subcommand(upgrade::command())
 }
 
 fn dispatch(matches: &ArgMatches) -> ExitCode {
@@ -65,6 +70,7 @@ fn dispatch(matches: &ArgMatches) -> ExitCode {
         Some(("check", matches)) => check::run(matches),
         Some(("reload", matches)) => reload::run(matches),
         Some(("status", matches)) => status::run(matches),
+        Some(("upgrade", matches)) => upgrade::run(matches),
         _ => ExitCode::from(exit::USAGE),
     }
 }

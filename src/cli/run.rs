@@ -9,7 +9,7 @@ use super::check;
 use super::output::complain;
 use crate::config::DEFAULT_PATH;
 use crate::exit;
-use crate::supervisor::{self, Source};
+use crate::supervisor::{self, Resumed, Source};
 
 /// `run [--config PATH] [--control PATH]`.
 pub(super) fn command() -> Command {
@@ -30,6 +30,10 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
     let path = matches.get_one("config").cloned().unwrap_or_else(|| PathBuf::from(DEFAULT_PATH));
     let control: Option<PathBuf> = matches.get_one("control").cloned();
     let source = Source::File { path, control };
+    let source = match supervisor::take_up(source, false) {
+        Resumed::Ended(result) => return super::ended(result),
+        Resumed::NotAnUpgrade(source) => source,
+    };
     match source.load() {
         Ok(loaded) => {
             check::show(&loaded.warnings);

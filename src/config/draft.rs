@@ -12,7 +12,7 @@ use super::diagnostic::nearest;
 use super::value::{
     Fault, Faults, Value, choice, collect, decode, name_or_number, one_or_more, set, text, whole,
 };
-use super::{Address, Builtin, Limit, Stderr, limits as limit_table, value};
+use super::{Address, Builtin, Limit, OWN_VARIABLES, Stderr, limits as limit_table, value};
 
 /// What the keys of a section said.
 #[derive(Debug, Default)]
@@ -169,6 +169,10 @@ pub(super) fn environment(draft: &mut ServiceDraft, value: &Value<'_>) -> Applie
         let name = key.get_ref().as_ref();
         if name.is_empty() || name.contains('=') {
             return Err(Fault::new(key.span(), format!("\"{name}\" cannot be a variable")).help(RIGHT));
+        }
+        if OWN_VARIABLES.contains(&name) {
+            let fault = Fault::new(key.span(), format!("{name} is set by preforkd for each connection"));
+            return Err(fault.help("choose another name"));
         }
         text(value).map(|text| (name.to_owned(), text)).map_err(|fault| fault.help(RIGHT))
     })?;

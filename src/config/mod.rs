@@ -39,6 +39,26 @@ pub(crate) const DEFAULT_CONTROL_SOCKET: &str = "/run/preforkd/control.sock";
 /// What an exec'ed program finds in `PATH` unless `environment` says otherwise.
 pub(crate) const DEFAULT_PROGRAM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// The variables that each connection process finds set, or unset if unknown; `environment` cannot set them.
+pub(crate) const OWN_VARIABLES: [&str; 16] = [
+    "PROTO",
+    "TCPREMOTEIP",
+    "TCPREMOTEPORT",
+    "TCPLOCALIP",
+    "TCPLOCALPORT",
+    "IPCLOCALPATH",
+    "IPCREMOTEPATH",
+    "IPCREMOTEPID",
+    "IPCREMOTEEUID",
+    "IPCREMOTEEGID",
+    "REMOTE_ADDR",
+    "REMOTE_PORT",
+    "PREFORKD_SERVICE",
+    "PREFORKD_CONNECTION",
+    "TCPREMOTEHOST",
+    "TCPREMOTEINFO",
+];
+
 /// A whole configuration, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Config {
@@ -51,7 +71,7 @@ pub(crate) struct Config {
 }
 
 /// `[supervisor]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Supervisor {
     /// Where the control socket is; `None` means that there is none (`serve` without `--control`).
     pub(crate) control_socket: Option<PathBuf>,

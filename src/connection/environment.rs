@@ -12,26 +12,6 @@ use super::Call;
 use crate::config::DEFAULT_PROGRAM_PATH;
 use crate::sys::socket::{self, Peer};
 
-/// What each connection sets; the configuration cannot.
-const OWN: [&str; 16] = [
-    "PROTO",
-    "TCPREMOTEIP",
-    "TCPREMOTEPORT",
-    "TCPLOCALIP",
-    "TCPLOCALPORT",
-    "IPCLOCALPATH",
-    "IPCREMOTEPATH",
-    "IPCREMOTEPID",
-    "IPCREMOTEEUID",
-    "IPCREMOTEEGID",
-    "REMOTE_ADDR",
-    "REMOTE_PORT",
-    "PREFORKD_SERVICE",
-    "PREFORKD_CONNECTION",
-    "TCPREMOTEHOST",
-    "TCPREMOTEINFO",
-];
-
 /// The part that is the same for all connections of a service.
 #[derive(Debug)]
 pub(super) struct Environment(Vec<CString>);
@@ -44,9 +24,7 @@ impl Environment {
             variables.push(variable("PATH", DEFAULT_PROGRAM_PATH)?);
         }
         for (name, value) in configured {
-            if !OWN.contains(&name.as_str()) {
-                variables.push(variable(name, value)?);
-            }
+            variables.push(variable(name, value)?);
         }
         Ok(Environment(variables))
     }

@@ -73,6 +73,11 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
+    /// What kind of error it was.
+    pub(crate) fn kind(self) -> io::ErrorKind {
+        io::Error::from_raw_os_error(self.errno).kind()
+    }
+
     /// For the record: what could not be done, to what, and why.
     pub(crate) fn explain(self, service: &Service) -> String {
         let identity = &service.identity;

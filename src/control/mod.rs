@@ -17,6 +17,8 @@ pub(crate) const LONGEST_REQUEST: usize = 64 * 1024;
 pub(crate) enum Request {
     /// Read the configuration again and put it in force; answered when that is decided.
     Reload,
+    /// Go on as the program that is on disk; answered when its workers serve.
+    Upgrade,
     /// What is going on.
     Status,
 }

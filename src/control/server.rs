@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -152,6 +152,44 @@ impl Server {
         if !unfinished {
             self.drop_client(id, poller);
         }
+    }
+
+    /// The socket, its path and inode, and the descriptors of `clients`, for a program that goes on from here.
+    pub(crate) fn parts(&self, clients: &[ClientId]) -> (BorrowedFd<'_>, &Path, u64, Vec<BorrowedFd<'_>>) {
+        let streams =
+            clients.iter().filter_map(|id| self.clients.get(id)).map(|client| client.stream.as_fd());
+        (self.listener.as_fd(), &self.path, self.inode, streams.collect())
+    }
+
+    /// The server that another program left in this process.
+    pub(crate) fn resume(
+        socket: OwnedFd,
+        path: PathBuf,
+        inode: u64,
+        first_token: u64,
+        poller: &Poller,
+    ) -> Self {
+        let mut server = Server {
+            listener: UnixListener::from(socket),
+            path,
+            inode,
+            clients: BTreeMap::new(),
+            next: first_token + 1,
+            first_token,
+            watched: false,
+            reserve: reserve(),
+        };
+        server.begin(poller);
+        server
+    }
+
+    /// A client that waits for an answer.
+    pub(crate) fn resume_client(&mut self, socket: OwnedFd) -> ClientId {
+        let id = self.next;
+        self.next += 1;
+        let stream = UnixStream::from(socket);
+        self.clients.insert(id, Client { stream, request: Vec::new(), asked: true, answer: Vec::new() });
+        id
     }
 
     fn accept(&mut self, poller: &Poller) {

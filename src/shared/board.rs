@@ -12,6 +12,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::SeqCst};
 
+use serde::{Deserialize, Serialize};
+
 use crate::sys::memory::{self, Mapping};
 use crate::sys::socket::{Peer, PeerCredentials};
 use crate::sys::wait::Pid;
@@ -41,7 +43,7 @@ impl Owner {
 }
 
 /// What a worker notes about a connection, so that the record of it can be written when the worker is dead.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Caller {
     /// The last part of its id; 0 in a slot whose connection has not been accepted yet.
     pub(crate) number: u64,
@@ -220,7 +222,8 @@ impl Board {
         }
     }
 
-    fn limit(&self) -> u32 {
+    /// How many slots may be taken.
+    pub(crate) fn limit(&self) -> u32 {
         self.word(Word::Limit).load(SeqCst).min(MAX_SLOTS)
     }
 

@@ -4,6 +4,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
 
+use serde::{Deserialize, Serialize};
+
 use crate::sys::memory::{self, Mapping};
 
 const LENGTH: usize = 4096;
@@ -65,7 +67,7 @@ impl Tally {
 }
 
 /// Counters added up.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Totals([u64; COUNTS]);
 
 impl Totals {

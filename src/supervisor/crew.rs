@@ -5,7 +5,9 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
+use super::ledger::{Kept, Taken, WorkerEntry};
 use super::service::{Floor, Service};
 use crate::config;
 use crate::control::WorkerState;
@@ -24,6 +26,9 @@ use super::listeners::Listener;
 /// reaches a connection process.
 const KEPT: [&str; 2] = ["JOURNAL_STREAM", "INVOCATION_ID"];
 
+/// How long a worker lives at least, though it be worn.
+const SHORTEST_LIFE: Duration = Duration::from_millis(100);
+
 /// One worker.
 #[derive(Debug)]
 pub(super) struct WorkerProcess {
@@ -34,6 +39,13 @@ pub(super) struct WorkerProcess {
     pub(super) floor: Rc<Floor>,
     pub(super) listeners: Vec<Rc<Listener>>,
     pub(super) tally: Tally,
+    /// The memory of the tally, for the program after an upgrade.
+    tally_file: OwnedFd,
+    /// It asked to be replaced by one with another address-space layout.
+    pub(super) is_worn: bool,
+    /// It was asked whether it is well and has not answered.
+    pub(super) is_asked: bool,
+    pub(super) started: Instant,
     /// What it said when it gave up.
     pub(super) complaint: Option<String>,
     link: OwnedFd,
@@ -69,9 +81,15 @@ impl WorkerProcess {
                 Report::Failed(complaint) => self.complaint = Some(complaint),
                 Report::Accepting => self.state = WorkerState::Accepting,
                 Report::Retired => self.state = WorkerState::Draining,
-                Report::Ready => {}
+                Report::Ready | Report::Worn | Report::Well => {}
             }
         }
+    }
+
+    /// When a worn worker may be replaced: not before it has lived for a while, so that who crashes handlers as fast as
+    /// he can does not keep us busy with making workers.
+    fn renewal(&self) -> Option<Instant> {
+        self.is_worn.then(|| self.started + SHORTEST_LIFE)
     }
 
     pub(super) fn link(&self) -> BorrowedFd<'_> {
@@ -99,7 +117,70 @@ pub(super) struct Crew {
 impl Crew {
     /// Nobody yet. `run` is the first part of connection ids.
     pub(super) fn new(run: u32) -> Self {
-        Crew { workers: BTreeMap::new(), next: 1, run }
+        Crew::resume(run, 1)
+    }
+
+    /// Nobody yet, after an upgrade: `next` is the first serial number that no worker has had.
+    pub(super) fn resume(run: u32, next: u32) -> Self {
+        Crew { workers: BTreeMap::new(), next, run }
+    }
+
+    pub(super) fn run(&self) -> u32 {
+        self.run
+    }
+
+    pub(super) fn next_serial(&self) -> u32 {
+        self.next
+    }
+
+    /// All workers, for the ledger.
+    pub(super) fn entries<'a>(
+        &'a self,
+        indices: &mut impl FnMut(&'a [Rc<Listener>]) -> Vec<usize>,
+        kept: &mut Kept<'a>,
+    ) -> Vec<WorkerEntry> {
+        let mut entry = |(serial, worker): (&u32, &'a WorkerProcess)| WorkerEntry {
+            serial: *serial,
+            pid: worker.pid,
+            service: worker.service.clone(),
+            generation: worker.generation,
+            state: worker.state,
+            is_worn: worker.is_worn,
+            listeners: indices(&worker.listeners),
+            link: kept.keep(worker.link.as_fd()),
+            tally: kept.keep(worker.tally_file.as_fd()),
+        };
+        self.workers.iter().map(&mut entry).collect()
+    }
+
+    /// Takes a worker over that another program started.
+    pub(super) fn take_over(
+        &mut self,
+        entry: WorkerEntry,
+        floor: Rc<Floor>,
+        listeners: Vec<Rc<Listener>>,
+        taken: &mut Taken,
+        poller: &Poller,
+    ) -> io::Result<()> {
+        let (link, tally_file) = (taken.take(entry.link)?, taken.take(entry.tally)?);
+        poller.add(link.as_fd(), Interest::Read, u64::from(entry.serial))?;
+        let worker = WorkerProcess {
+            pid: entry.pid,
+            service: entry.service,
+            generation: entry.generation,
+            state: entry.state,
+            floor,
+            listeners,
+            tally: Tally::open(tally_file.as_fd())?,
+            tally_file,
+            is_worn: entry.is_worn,
+            is_asked: false,
+            started: Instant::now(),
+            complaint: None,
+            link,
+        };
+        self.workers.insert(entry.serial, worker);
+        Ok(())
     }
 
     /// Starts a worker of `service`. It reports [`Report::Ready`], and unless it shall `begin` at once, it waits.
@@ -135,6 +216,10 @@ impl Crew {
             floor: Rc::clone(floor),
             listeners: service.listeners.clone(),
             tally,
+            tally_file,
+            started: Instant::now(),
+            is_worn: false,
+            is_asked: false,
             complaint: None,
             link,
         };
@@ -178,7 +263,34 @@ impl Crew {
 
     /// How many workers serve, or will, in this generation of a service.
     pub(super) fn serving(&self, service: &str, generation: u64) -> usize {
-        self.of(service, generation).filter(|worker| worker.state != WorkerState::Draining).count()
+        let now = Instant::now();
+        let stays = |worker: &&WorkerProcess| {
+            worker.state != WorkerState::Draining && worker.renewal().is_none_or(|at| now < at)
+        };
+        self.of(service, generation).filter(stays).count()
+    }
+
+    /// When the next worn worker is to be replaced.
+    pub(super) fn next_renewal(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let pending = |worker: &WorkerProcess| {
+            worker.renewal().filter(|&at| worker.state == WorkerState::Accepting && now < at)
+        };
+        self.workers.values().filter_map(pending).min()
+    }
+
+    /// A new worker accepts: a worn one of its service and generation can go.
+    pub(super) fn relieve(&mut self, service: &str, generation: u64) {
+        let now = Instant::now();
+        let worn = |worker: &&mut WorkerProcess| {
+            worker.service == service
+                && worker.generation == generation
+                && worker.state == WorkerState::Accepting
+                && worker.renewal().is_some_and(|at| at <= now)
+        };
+        if let Some(worker) = self.workers.values_mut().find(worn) {
+            worker.retire(&[]);
+        }
     }
 
     /// Whether a worker of this generation of a service is in its accept loop.

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Supervisor, plural};
+use super::Supervisor;
+use super::status::plural;
 use crate::config::Level;
 use crate::control::State;
 use crate::journal::MessageId;
@@ -33,6 +34,15 @@ pub(super) enum Phase {
     Draining { until: Instant, tick: Instant },
     /// Connections are being ended; if some are left at `next`, in the next harder way.
     Ending { means: Means, next: Instant },
+}
+
+/// What comes after the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum After {
+    /// Nobody: what is queued is served, then the listeners are closed.
+    Nothing,
+    /// Another supervisor, to whom systemd gives the listeners and what is queued on them.
+    Successor,
 }
 
 /// How connections are ended.
@@ -69,10 +79,11 @@ impl Phase {
 }
 
 impl Supervisor {
-    pub(super) fn begin_drain(&mut self) {
+    pub(super) fn begin_drain(&mut self, after: After) {
         let now = Instant::now();
         self.systemd.stopping();
         self.give_up_rollout("preforkd is ending");
+        self.give_up_upgrade("preforkd is ending");
         self.phase = Phase::Draining { until: now + self.settings.drain_timeout, tick: now };
         self.log.event(
             Level::Notice,
@@ -81,7 +92,13 @@ impl Supervisor {
             format_args!("accepting no more; {}", self.summary()),
         );
         let all = std::mem::take(&mut self.services);
-        let closing = self.close_unused(&all);
+        let closing = match after {
+            After::Nothing => self.close_unused(&all),
+            After::Successor => {
+                all.values().flat_map(|service| &service.listeners).for_each(|listener| listener.leave());
+                Vec::new()
+            }
+        };
         self.services = all;
         for service in self.services.values_mut() {
             service.listeners.clear();
@@ -94,7 +111,7 @@ impl Supervisor {
     /// TERM a second time, or QUIT.
     pub(super) fn end_at_once(&mut self) {
         if matches!(self.phase, Phase::Starting | Phase::Running) {
-            self.begin_drain();
+            self.begin_drain(After::Nothing);
         }
         if !self.is_killing() {
             self.end_by(Means::Kill, Instant::now());
@@ -134,7 +151,7 @@ impl Supervisor {
     }
 
     fn tell_progress(&self, left: Duration) {
-        let live: u32 = self.services.values().map(|service| service.floor.board.live()).sum();
+        let live = self.live();
         let noun = plural(live as usize, "connection");
         self.systemd.extend(EXTENSION);
         self.systemd

@@ -1,6 +1,7 @@
 //! The listeners: bound by the supervisor or passed by systemd, kept open for as long as a generation wants them.
 
-use std::collections::HashMap;
+use std::cell::Cell;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
 
 use super::holder;
+use super::ledger::{Descriptor, Kept, ListenerEntry};
+use super::systemd::{Passed, Systemd};
 use crate::config::{Address, Service, SocketOptions};
 use crate::sys::{fd, socket};
 
@@ -21,6 +24,9 @@ pub(crate) struct Listener {
     name: String,
     /// The file of a Unix socket that we made, and its inode.
     file: Option<(PathBuf, u64)>,
+    /// What is to be done about its file and its copy at systemd has been done, or is for the supervisor after us.
+    is_settled: Cell<bool>,
+    systemd: Systemd,
 }
 
 impl Listener {
@@ -33,6 +39,27 @@ impl Listener {
         self.socket.as_fd()
     }
 
+    /// For the ledger.
+    pub(super) fn entry<'a>(&'a self, kept: &mut Kept<'a>) -> ListenerEntry {
+        ListenerEntry {
+            socket: kept.keep(self.descriptor()),
+            address: self.address.clone(),
+            name: self.name.clone(),
+            file: self.file.clone(),
+        }
+    }
+
+    /// From the ledger.
+    pub(super) fn resume(
+        socket: OwnedFd,
+        address: Address,
+        name: String,
+        file: Option<(PathBuf, u64)>,
+        systemd: Systemd,
+    ) -> Self {
+        Listener { socket, address, name, file, is_settled: Cell::new(false), systemd }
+    }
+
     /// How many connections wait to be accepted.
     pub(crate) fn queued(&self) -> u32 {
         socket::queued(self.descriptor())
@@ -42,19 +69,28 @@ impl Listener {
     /// False if it should be left as it is: systemd's sockets stay open beyond us, and what is queued on them is served
     /// by who comes next.
     fn turn_newcomers_away(&self) -> bool {
-        match &self.address {
-            Address::Tcp(_) => {
-                // Some kernels answer EPERM to an ordinary user (seen on 6.18). Then who comes between the last accept
-                // and the close is reset; the rest of the queue is served.
-                let _ = socket::make_deaf(self.descriptor());
-                true
-            }
-            Address::Unix(_) => {
-                self.remove_file();
-                true
-            }
-            Address::Passed(_) => false,
+        if let Address::Tcp(_) = self.address {
+            socket::make_deaf(self.descriptor());
         }
+        self.settle();
+        self.is_ours()
+    }
+
+    /// Leaves it to the supervisor after this one, which gets it from systemd.
+    pub(crate) fn leave(&self) {
+        self.is_settled.set(true);
+    }
+
+    /// Takes back what others know of it.
+    fn settle(&self) {
+        if self.is_ours() && !self.is_settled.replace(true) {
+            self.remove_file();
+            self.systemd.forget(&self.address);
+        }
+    }
+
+    fn is_ours(&self) -> bool {
+        !matches!(self.address, Address::Passed(_))
     }
 
     fn remove_file(&self) {
@@ -81,7 +117,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.remove_file();
+        self.settle();
     }
 }
 
@@ -151,13 +187,61 @@ impl fmt::Display for ListenError {
 pub(crate) struct Listeners {
     /// By address, so that a reload finds what is open. A listener that no service uses any more is closed.
     open: HashMap<Address, Vec<Weak<Listener>>>,
-    passed: HashMap<String, Vec<OwnedFd>>,
+    passed: Passed,
+    systemd: Systemd,
 }
 
 impl Listeners {
     /// With the sockets that systemd passed, by their names.
-    pub(crate) fn new(passed: HashMap<String, Vec<OwnedFd>>) -> Self {
-        Listeners { open: HashMap::new(), passed }
+    pub(crate) fn new(passed: Passed, systemd: Systemd) -> Self {
+        Listeners { open: HashMap::new(), passed, systemd }
+    }
+
+    /// As an upgrade found them.
+    pub(super) fn resume(
+        named: HashMap<String, Vec<OwnedFd>>,
+        listeners: &[Rc<Listener>],
+        systemd: Systemd,
+    ) -> Self {
+        let mut open: HashMap<Address, Vec<Weak<Listener>>> = HashMap::new();
+        for listener in listeners {
+            open.entry(listener.address.clone()).or_default().push(Rc::downgrade(listener));
+        }
+        Listeners { open, passed: Passed { named, stored: HashMap::new() }, systemd }
+    }
+
+    /// What systemd passed, for the ledger.
+    pub(super) fn passed_entries<'a>(&'a self, kept: &mut Kept<'a>) -> BTreeMap<String, Vec<Descriptor>> {
+        let mut keep = |socket: &'a OwnedFd| kept.keep(socket.as_fd());
+        let named = self.passed.named.iter();
+        named.map(|(name, sockets)| (name.clone(), sockets.iter().map(&mut keep).collect())).collect()
+    }
+
+    /// Closes what the supervisor before this one left and no service wants.
+    pub(crate) fn close_left(&mut self) {
+        for (address, _socket) in self.passed.stored.drain() {
+            self.systemd.forget(&address);
+        }
+    }
+
+    /// What the supervisor before this one left for `address`, if it is what it should be.
+    fn left(&mut self, address: &Address) -> Option<OwnedFd> {
+        let socket = self.passed.stored.remove(address)?;
+        let is_right = match address {
+            Address::Tcp(wanted) => socket::local_address(socket.as_fd()).is_ok_and(|bound| {
+                bound.is_some_and(|bound| {
+                    bound.ip() == wanted.ip() && [0, bound.port()].contains(&wanted.port())
+                })
+            }),
+            // Somebody may have removed the file, and then nobody can connect.
+            Address::Unix(path) => path.exists() && socket::local_path(socket.as_fd()).as_ref() == Some(path),
+            Address::Passed(_) => false,
+        };
+        // A worker that waits in accept hears nothing else.
+        let is_usable = is_right
+            && socket::is_listener(socket.as_fd())
+            && fd::set_nonblocking(socket.as_fd(), true).is_ok();
+        is_usable.then_some(socket)
     }
 
     /// The listeners of `service`: those that are open already, and new ones. On an error none of the new ones stays.
@@ -195,11 +279,18 @@ impl Listeners {
             io::ErrorKind::AddrInUse => failed(Cause::InUse(holder::of(address))),
             _ => failed(Cause::Io(error)),
         };
+        let left = self.left(address);
         let (sockets, file) = match address {
-            Address::Tcp(tcp) => (vec![socket::listen_tcp(*tcp, options.backlog).map_err(io_failed)?], None),
+            Address::Tcp(tcp) => {
+                let socket = left.map_or_else(|| socket::listen_tcp(*tcp, options.backlog), Ok);
+                (vec![socket.map_err(io_failed)?], None)
+            }
             Address::Unix(path) => {
-                remove_stale(path).map_err(io_failed)?;
-                let socket = socket::listen_unix(path, options.backlog).map_err(io_failed)?;
+                let make = || {
+                    remove_stale(path)?;
+                    socket::listen_unix(path, options.backlog)
+                };
+                let socket = left.map_or_else(make, Ok).map_err(io_failed)?;
                 let inode = std::fs::symlink_metadata(path).map_err(io_failed)?.ino();
                 // Anybody may connect, as to a TCP port; the directory says who reaches it.
                 use std::os::unix::fs::PermissionsExt;
@@ -214,8 +305,18 @@ impl Listeners {
             let name = bound
                 .filter(|_| file.is_none())
                 .map_or_else(|| address.to_string(), |bound| bound.to_string());
-            let listener = Listener { socket, address: address.clone(), name, file: file.clone() };
+            let listener = Listener {
+                socket,
+                address: address.clone(),
+                name,
+                file: file.clone(),
+                is_settled: Cell::new(false),
+                systemd: self.systemd,
+            };
             listener.set_options(options);
+            if listener.is_ours() {
+                self.systemd.store(address, listener.descriptor());
+            }
             Rc::new(listener)
         };
         Ok(sockets.into_iter().map(wrap).collect())
@@ -223,8 +324,8 @@ impl Listeners {
 
     /// Copies, so that systemd's sockets can be asked for again after a reload that did without them.
     fn passed(&self, name: &str) -> Result<Vec<OwnedFd>, Cause> {
-        let Some(sockets) = self.passed.get(name) else {
-            let mut names: Vec<_> = self.passed.keys().cloned().collect();
+        let Some(sockets) = self.passed.named.get(name) else {
+            let mut names: Vec<_> = self.passed.named.keys().cloned().collect();
             names.sort();
             return Err(Cause::NotPassed(names));
         };

@@ -2,39 +2,52 @@
 //!
 //! It never reads a byte of a connection, and what it reads from memory that workers can write it checks first.
 
+mod commit;
 mod crew;
 mod ending;
 mod holder;
+mod ledger;
 mod listeners;
 mod orphans;
 mod reaping;
+mod reload;
+mod resume;
 mod rollout;
 mod service;
+mod start;
 mod status;
 mod systemd;
+mod upgrade;
+mod watch;
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::rc::Weak;
+use std::time::Instant;
 
-use crate::config::{self, Config, Diagnostics, Loaded};
+use crate::config::{self, Diagnostics, Loaded};
 use crate::control::server::{ClientId, Server};
 use crate::control::{Answer, Reloads, Request, WorkerState};
 use crate::exit;
 use crate::journal::{Log, MessageId};
 use crate::sys::epoll::Poller;
 use crate::sys::signal::{Signal, Signals};
-use crate::sys::{fd, process};
 use crate::worker::plan::{Heard, Report};
 
 use crew::Crew;
-use ending::Phase;
+use ending::{After, Phase};
 use listeners::Listeners;
 use orphans::Orphans;
 use rollout::Rollout;
-use service::Service;
+use service::{Floor, Service};
+use status::seconds;
 use systemd::Systemd;
+use upgrade::Trial;
+use watch::Watch;
+
+pub(crate) use start::{Resumed, run, take_up};
+pub(crate) use upgrade::{TRIAL_COMMAND, trial};
 
 /// Tokens of the poller: below this the serial number of a worker, whose link has something to say; above it control
 /// sockets, each with room for its clients.
@@ -42,6 +55,20 @@ const CONTROLS: u64 = 1 << 40;
 
 /// How many reports of a worker are heard before signals and others have their turn; one that lies may never stop.
 const REPORTS: usize = 16;
+
+/// The token of the link to a program that is being tried.
+const TRIAL: u64 = CONTROLS - 1;
+
+/// The signals that mean something to the supervisor.
+const HANDLED: [Signal; 7] = [
+    Signal::SIGCHLD,
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGHUP,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+];
 
 /// Where the configuration comes from.
 #[derive(Debug)]
@@ -90,18 +117,11 @@ impl Fatal {
     }
 }
 
-/// Serves `config` until told to end; the whole life of the supervisor. With `announce`, prints to stdout where it
-/// listens once it serves.
-pub(crate) fn run(config: Config, source: Source, announce: bool) -> Result<(), Fatal> {
-    let mut supervisor = Supervisor::new(&config, source, announce)?;
-    let result = supervisor.start(config).and_then(|()| supervisor.supervise());
-    supervisor.leave_nothing();
-    result
-}
-
 struct Supervisor {
     source: Source,
     announce: bool,
+    /// The file that this process runs, and after an upgrade will run.
+    program: PathBuf,
     settings: config::Supervisor,
     log_settings: config::Log,
     log: Log,
@@ -110,6 +130,8 @@ struct Supervisor {
     systemd: Systemd,
     listeners: Listeners,
     services: BTreeMap<String, Service>,
+    /// By service, those of removed services included while a worker or connection of theirs lives.
+    floors: BTreeMap<String, Weak<Floor>>,
     crew: Crew,
     orphans: Orphans,
     control: Option<Server>,
@@ -117,8 +139,15 @@ struct Supervisor {
     rollout: Option<Rollout>,
     /// Who asked for a reload while one was under way; they get one of their own.
     reload_wanted: Option<Vec<ClientId>>,
+    /// The program on disk, being tried.
+    trial: Option<Trial>,
+    /// Who asked for an upgrade while something else was under way.
+    upgrade_wanted: Option<Vec<ClientId>>,
     generation: u64,
     reloads: Reloads,
+    upgrades: u64,
+    last_reload_failed: bool,
+    watch: Option<Watch>,
     phase: Phase,
     /// Why there is no going on.
     fatal: Option<Fatal>,
@@ -126,39 +155,6 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn new(config: &Config, source: Source, announce: bool) -> Result<Self, Fatal> {
-        let failed = |what| move |error: io::Error| Fatal::os(what, &error);
-        fd::fill_standard().map_err(failed("cannot open /dev/null"))?;
-        let handled = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP];
-        let signals = Signals::install(&handled).map_err(failed("cannot install signal handlers"))?;
-        process::become_subreaper().map_err(failed("cannot become the reaper of connections"))?;
-        let passed = systemd::passed_sockets().map_err(failed("cannot take over systemd's sockets"))?;
-        let run = run_tag();
-        Ok(Supervisor {
-            source,
-            announce,
-            settings: config.supervisor.clone(),
-            log_settings: config.log,
-            log: Log::open(config.log),
-            signals,
-            poller: Poller::new().map_err(failed("cannot make an epoll instance"))?,
-            systemd: Systemd,
-            listeners: Listeners::new(passed),
-            services: BTreeMap::new(),
-            crew: Crew::new(run),
-            orphans: Orphans::new(run),
-            control: None,
-            controls_opened: 0,
-            rollout: None,
-            reload_wanted: None,
-            generation: 0,
-            reloads: Reloads::default(),
-            phase: Phase::Starting,
-            fatal: None,
-            started: Instant::now(),
-        })
-    }
-
     fn supervise(&mut self) -> Result<(), Fatal> {
         while !self.has_ended() {
             let timeout = self.next_deadline().map(|at| at.saturating_duration_since(Instant::now()));
@@ -169,6 +165,8 @@ impl Supervisor {
             for token in tokens {
                 match u32::try_from(token) {
                     Ok(serial) => self.listen_to(serial),
+                    // Heard below.
+                    Err(_) if token == TRIAL => {}
                     Err(_) => self.serve_control(token),
                 }
             }
@@ -176,7 +174,9 @@ impl Supervisor {
             self.obey_signals();
             self.reap();
             self.tend(Instant::now());
+            self.watch(Instant::now());
             self.advance_rollout();
+            self.advance_trial(Instant::now());
             self.advance_end(Instant::now());
             if let Some(fatal) = self.fatal.take() {
                 return Err(fatal);
@@ -192,12 +192,20 @@ impl Supervisor {
         }
         if self.signals.take(Signal::SIGTERM) | self.signals.take(Signal::SIGINT) {
             match self.phase {
-                Phase::Starting | Phase::Running => self.begin_drain(),
+                Phase::Starting | Phase::Running => self.begin_drain(After::Nothing),
                 Phase::Draining { .. } | Phase::Ending { .. } => self.end_at_once(),
             }
         }
+        // systemd's RestartKillSignal=, so that a restart can be told from a stop.
+        if self.signals.take(Signal::SIGUSR1) && matches!(self.phase, Phase::Starting | Phase::Running) {
+            let successor = if self.systemd.is_there() { After::Successor } else { After::Nothing };
+            self.begin_drain(successor);
+        }
         if self.signals.take(Signal::SIGHUP) {
             self.reload(None);
+        }
+        if self.signals.take(Signal::SIGUSR2) {
+            self.upgrade(None);
         }
     }
 
@@ -205,7 +213,10 @@ impl Supervisor {
     fn next_deadline(&self) -> Option<Instant> {
         let back_off = self.services.values().filter_map(|service| service.back_off.until());
         let rollout = self.rollout.as_ref().map(Rollout::deadline);
-        back_off.chain(rollout).chain(self.phase.next()).min()
+        let renewal = self.crew.next_renewal();
+        let trial = self.trial.as_ref().map(Trial::deadline);
+        let watch = self.watch.as_ref().map(Watch::next);
+        back_off.chain(rollout).chain(renewal).chain(watch).chain(trial).chain(self.phase.next()).min()
     }
 
     fn listen_to(&mut self, serial: u32) {
@@ -231,6 +242,7 @@ impl Supervisor {
                         worker.state = WorkerState::Accepting;
                     }
                     let (name, generation) = (worker.service.clone(), worker.generation);
+                    self.crew.relieve(&name, generation);
                     if let Some(service) = self.services.get_mut(&name).filter(|s| s.generation == generation)
                     {
                         service.back_off.succeeded();
@@ -244,6 +256,8 @@ impl Supervisor {
                     self.crew.look(&service);
                 }
                 Heard::Message(Report::Failed(complaint)) => worker.complaint = Some(complaint),
+                Heard::Message(Report::Worn) => worker.is_worn = true,
+                Heard::Message(Report::Well) => worker.is_asked = false,
                 Heard::Message(Report::Ready) => {}
             }
         }
@@ -254,6 +268,7 @@ impl Supervisor {
         match control.handle(token, &self.poller) {
             None => {}
             Some((client, Request::Reload)) => self.reload(Some(client)),
+            Some((client, Request::Upgrade)) => self.upgrade(Some(client)),
             Some((client, Request::Status)) => {
                 let answer = Answer::Status(Box::new(self.status()));
                 self.answer(client, &answer);
@@ -295,44 +310,4 @@ impl Supervisor {
             }
         }
     }
-
-    /// Tells on stdout where this serves.
-    fn print_addresses(&self) {
-        let mut text = String::new();
-        for listener in self.services.values().flat_map(|service| &service.listeners) {
-            text.push_str(&format!("listening on {}\n", listener.name()));
-        }
-        // A closed stdout is the user's choice.
-        let _ = io::stdout().write_all(text.as_bytes());
-        let _ = io::stdout().flush();
-    }
-
-    /// One line for `systemctl status` and the log.
-    fn summary(&self) -> String {
-        let workers = self.crew.iter().count();
-        let live: u32 = self.services.values().map(|service| service.floor.board.live()).sum();
-        format!(
-            "{} {}, {workers} {}, {live} {}, generation {}",
-            self.services.len(),
-            plural(self.services.len(), "service"),
-            plural(workers, "worker"),
-            plural(live as usize, "connection"),
-            self.generation
-        )
-    }
-}
-
-fn plural(count: usize, noun: &str) -> String {
-    if count == 1 { noun.to_owned() } else { format!("{noun}s") }
-}
-
-fn seconds(time: Duration) -> String {
-    format!("{:.1} s", time.as_secs_f32())
-}
-
-/// 24 bits that tell this supervisor from the one before it.
-fn run_tag() -> u32 {
-    use std::hash::{BuildHasher, RandomState};
-    // std seeds it from the kernel's random numbers.
-    (RandomState::new().hash_one(std::process::id()) & 0xff_ffff) as u32
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use super::ledger::OrphanEntry;
 use super::service::Floor;
 use crate::journal::{ConnectionRecord, Exit, Log};
 use crate::shared::{Caller, ConnectionId, Count, Owner};
@@ -102,16 +103,34 @@ impl Orphans {
         log.connection(&ConnectionRecord::new(&orphan.service, id, &orphan.caller, ended, exit));
     }
 
+    /// All of them, for the ledger.
+    pub(super) fn entries(&self) -> Vec<OrphanEntry> {
+        let entry = |(pid, orphan): (&Pid, &Orphan)| OrphanEntry {
+            pid: *pid,
+            service: orphan.service.clone(),
+            worker: orphan.worker,
+            slot: orphan.slot,
+            caller: orphan.caller,
+        };
+        self.by_pid.iter().map(entry).collect()
+    }
+
+    /// Takes one over from the ledger.
+    pub(super) fn take_over(&mut self, entry: OrphanEntry, floor: Rc<Floor>) {
+        let OrphanEntry { pid, service, worker, slot, caller } = entry;
+        self.by_pid.insert(pid, Orphan { service, worker, floor, slot, caller });
+    }
+
+    /// The floor of a service, if a connection of it is here.
+    pub(super) fn floor_of(&self, service: &str) -> Option<&Rc<Floor>> {
+        self.by_pid.values().find(|orphan| orphan.service == service).map(|orphan| &orphan.floor)
+    }
+
     /// Signals them with their process groups.
     pub(super) fn signal(&self, signal: Signal) {
         for pid in self.by_pid.keys() {
             process::signal_group(*pid, signal);
         }
-    }
-
-    /// The floor that connections of this service stand on, if there are any.
-    pub(super) fn floor_of(&self, service: &str) -> Option<Rc<Floor>> {
-        self.by_pid.values().find(|orphan| orphan.service == service).map(|orphan| Rc::clone(&orphan.floor))
     }
 
     pub(super) fn is_empty(&self) -> bool {

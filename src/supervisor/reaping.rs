@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
+use super::Supervisor;
 use super::crew::WorkerProcess;
 use super::ending::Phase;
 use super::orphans::Dead;
-use super::{Supervisor, seconds};
+use super::status::seconds;
 use crate::config::Level;
 use crate::control::WorkerState;
 use crate::exit;
@@ -75,7 +76,8 @@ impl Supervisor {
                 None => format!("service {}: its worker {}", worker.service, ended.ending),
             };
             let gave_up = match ended.ending {
-                Ending::Exited(code) => Some(code),
+                Ending::Exited(exit::NOT_PERMITTED) => Some(exit::NOT_PERMITTED),
+                Ending::Exited(_) => Some(exit::OS),
                 Ending::Killed(_) => None,
             };
             self.lost_in_rollout(&worker.service, gave_up, &reason);

@@ -4,18 +4,15 @@
 //! accept, and only when each new service has a worker in its accept loop does the old generation retire.
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
-use super::ending::Phase;
-use super::listeners::Listener;
 use super::service::{Floor, Service};
-use super::{Fatal, Source, Supervisor};
+use super::{Fatal, Supervisor};
 use crate::config::{self, Config};
 use crate::control::server::{ClientId, Server};
 use crate::control::{Answer, WorkerState};
 use crate::exit;
-use crate::journal::MessageId;
 use crate::worker::plan::Order;
 
 /// How long a new generation may take to get ready.
@@ -27,19 +24,31 @@ const LOSSES: u32 = 32;
 /// What a worker belongs to whose generation was given up.
 const NO_GENERATION: u64 = 0;
 
+/// Why there is a new generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// There was none before.
+    Start,
+    /// The configuration may have changed.
+    Reload,
+    /// The program has.
+    Upgrade,
+}
+
 /// A generation on its way.
 #[derive(Debug)]
 pub(super) struct Rollout {
     pub(super) generation: u64,
-    fresh: BTreeMap<String, Service>,
+    pub(super) purpose: Purpose,
+    pub(super) fresh: BTreeMap<String, Service>,
     /// Names of services that stay as they are.
-    kept: Vec<String>,
-    settings: config::Supervisor,
-    log_settings: config::Log,
-    control: Option<Server>,
-    clients: Vec<ClientId>,
+    pub(super) kept: Vec<String>,
+    pub(super) settings: config::Supervisor,
+    pub(super) log_settings: config::Log,
+    pub(super) control: Option<Server>,
+    pub(super) clients: Vec<ClientId>,
     stage: Stage,
-    deadline: Instant,
+    pub(super) deadline: Instant,
     losses: u32,
 }
 
@@ -60,57 +69,23 @@ impl Rollout {
 impl Supervisor {
     /// The first generation.
     pub(super) fn start(&mut self, config: Config) -> Result<(), Fatal> {
-        self.begin_rollout(config, Vec::new())?;
+        self.begin_rollout(config, Vec::new(), Purpose::Start)?;
         self.advance_rollout();
         Ok(())
     }
 
-    /// Reads the configuration again and begins to put it in force.
-    pub(super) fn reload(&mut self, client: Option<ClientId>) {
-        if !matches!(self.phase, Phase::Running) {
-            self.refuse_all(client, "preforkd is not running yet, or is ending; nothing was reloaded");
-            return;
-        }
-        if self.rollout.is_some() {
-            // What is under way may have read the files before the last change.
-            self.reload_wanted.get_or_insert_default().extend(client);
-            return;
-        }
-        if matches!(self.source, Source::CommandLine) {
-            self.refuse_all(
-                client,
-                "this preforkd was configured on the command line; there is no file to reload",
-            );
-            return;
-        }
-        self.systemd.reloading();
-        let result = match self.source.load() {
-            Err(errors) => Err(Fatal { text: errors.to_string(), code: exit::CONFIG }),
-            Ok(loaded) => {
-                for warning in loaded.warnings.iter() {
-                    self.log.warning(None, format_args!("{warning}"));
-                }
-                self.begin_rollout(loaded.config, client.into_iter().collect())
-            }
-        };
-        if let Err(error) = result {
-            self.reject(client.into_iter().collect(), &error.to_string());
-        }
-    }
-
-    fn refuse_all(&mut self, clients: impl IntoIterator<Item = ClientId>, reason: &str) {
-        self.log.warning(None, format_args!("reload refused: {reason}"));
-        for client in clients {
-            self.answer(client, &Answer::Refused(reason.to_owned()));
-        }
-    }
-
     /// Opens what is new and starts the new workers. On an error nothing has changed.
-    fn begin_rollout(&mut self, config: Config, clients: Vec<ClientId>) -> Result<(), Fatal> {
+    pub(super) fn begin_rollout(
+        &mut self,
+        config: Config,
+        clients: Vec<ClientId>,
+        purpose: Purpose,
+    ) -> Result<(), Fatal> {
         let generation = self.generation + 1;
         let control = self.new_control(&config)?;
         let mut rollout = Rollout {
             generation,
+            purpose,
             fresh: BTreeMap::new(),
             kept: Vec::new(),
             settings: config.supervisor,
@@ -146,15 +121,17 @@ impl Supervisor {
         for config in services {
             let name = config.name.clone();
             let old = self.services.get(&name);
-            if old.is_some_and(|old| old.config == config) && rollout.log_settings == self.log_settings {
+            let is_unchanged =
+                old.is_some_and(|old| old.config == config) && rollout.log_settings == self.log_settings;
+            // The workers of an older program must go, whatever they serve.
+            if is_unchanged && rollout.purpose != Purpose::Upgrade {
                 rollout.kept.push(name);
                 continue;
             }
-            let floor = match old.map(|old| Rc::clone(&old.floor)).or_else(|| self.floor_in_use(&name)) {
-                Some(floor) => floor,
-                None => Floor::new(config.max_connections)
-                    .map_err(|error| Fatal::os("cannot make the memory of a service", &error))?,
-            };
+            let floor = self.floor(&config)?;
+            if config.spare > 0 {
+                self.log.warning(Some(&name), format_args!("spare: this version forks none ahead"));
+            }
             let listeners = self.listeners.open(&config).map_err(|error| Fatal {
                 code: if error.is_permission() { exit::NOT_PERMITTED } else { exit::OS },
                 text: format!("service {name}: {error}"),
@@ -170,10 +147,16 @@ impl Supervisor {
         Ok(())
     }
 
-    /// The floor of a service that was removed while connections of it lived: they still count when it comes back.
-    fn floor_in_use(&self, service: &str) -> Option<Rc<Floor>> {
-        let of_worker = self.crew.iter().find(|(_, worker)| worker.service == service);
-        of_worker.map(|(_, worker)| Rc::clone(&worker.floor)).or_else(|| self.orphans.floor_of(service))
+    /// The floor of a service: as long as a connection of it lives, the same, though the service was removed meanwhile.
+    fn floor(&mut self, config: &config::Service) -> Result<Rc<Floor>, Fatal> {
+        self.floors.retain(|_, floor| floor.strong_count() > 0);
+        if let Some(floor) = self.floors.get(&config.name).and_then(Weak::upgrade) {
+            return Ok(floor);
+        }
+        let floor = Floor::new(config.max_connections)
+            .map_err(|error| Fatal::os("cannot make the memory of a service", &error))?;
+        self.floors.insert(config.name.clone(), Rc::downgrade(&floor));
+        Ok(floor)
     }
 
     /// Takes the rollout as far as it can go now.
@@ -200,119 +183,6 @@ impl Supervisor {
         if self.rollout.is_none() && self.reload_wanted.is_some() {
             // No event need come that would take it further: perhaps it has nothing to start and nothing to retire.
             self.advance_rollout();
-        }
-    }
-
-    fn begin_wanted_reload(&mut self) {
-        if let Some(clients) = self.reload_wanted.take() {
-            let mut clients = clients.into_iter();
-            self.reload(clients.next());
-            match &mut self.rollout {
-                Some(rollout) => rollout.clients.extend(clients),
-                // It was rejected as it began; for these the reason is in the log.
-                None => self.refuse_all(clients, "the configuration was rejected"),
-            }
-        }
-    }
-
-    /// The new generation accepts: it is in force, and the old one retires.
-    fn complete(&mut self) {
-        let Some(rollout) = self.rollout.take() else { return };
-        let mut old = std::mem::take(&mut self.services);
-        for name in rollout.kept {
-            self.services.extend(old.remove_entry(&name));
-        }
-        for (name, service) in rollout.fresh {
-            service.floor.board.set_limit(service.config.max_connections);
-            for listener in &service.listeners {
-                listener.set_options(service.config.socket);
-            }
-            self.services.insert(name, service);
-        }
-        let closing = self.close_unused(&old);
-        let services = &self.services;
-        for (_, worker) in self.crew.iter_mut() {
-            let current =
-                services.get(&worker.service).is_some_and(|service| service.generation == worker.generation);
-            if !current && worker.state != WorkerState::Draining {
-                worker.retire(&closing);
-            }
-        }
-        let first = self.generation == 0;
-        self.generation = rollout.generation;
-        self.settings = rollout.settings;
-        if self.log_settings != rollout.log_settings {
-            self.log_settings = rollout.log_settings;
-            self.log.reopen(rollout.log_settings);
-        }
-        if first {
-            self.control = rollout.control;
-            if let Some(control) = &mut self.control {
-                control.begin(&self.poller);
-            }
-            self.is_serving();
-        } else {
-            self.is_reloaded(rollout.clients, rollout.control);
-        }
-    }
-
-    /// The listeners that no service wants any more, with their queues closed.
-    pub(super) fn close_unused(&mut self, old: &BTreeMap<String, Service>) -> Vec<Rc<Listener>> {
-        let mut closing = Vec::new();
-        for listener in old.values().flat_map(|service| &service.listeners) {
-            let mut kept = self.services.values().flat_map(|service| &service.listeners);
-            if !kept.any(|other| Rc::ptr_eq(other, listener)) && self.listeners.close(listener) {
-                closing.push(Rc::clone(listener));
-            }
-        }
-        closing
-    }
-
-    fn is_serving(&mut self) {
-        self.phase = Phase::Running;
-        let summary = self.summary();
-        self.log.event(
-            config::Level::Notice,
-            Some(MessageId::Started),
-            None,
-            format_args!("serving: {summary}"),
-        );
-        self.systemd.ready(&summary);
-        if self.announce {
-            self.print_addresses();
-        }
-    }
-
-    fn is_reloaded(&mut self, clients: Vec<ClientId>, control: Option<Server>) {
-        self.reloads.ok += 1;
-        let text = format!("generation {} is in force", self.generation);
-        self.log.event(
-            config::Level::Notice,
-            Some(MessageId::ReloadDone),
-            None,
-            format_args!("reloaded: {}", self.summary()),
-        );
-        self.systemd.ready(&self.summary());
-        for client in clients {
-            self.answer(client, &Answer::Done(text.clone()));
-        }
-        // Only now: the clients came over the old one.
-        if let Some(mut new) = control {
-            new.begin(&self.poller);
-            self.refuse_who_waits_elsewhere(&new);
-            if let Some(mut old) = self.control.replace(new) {
-                old.close(&self.poller);
-            }
-        }
-    }
-
-    /// Whoever waits for a reload of his own at the old control socket; the reload itself still comes.
-    fn refuse_who_waits_elsewhere(&mut self, new: &Server) {
-        let waiting = self.reload_wanted.as_mut().map(std::mem::take).unwrap_or_default();
-        let reason =
-            format!("the control socket is {} from now on; reload again there", new.path().display());
-        for client in waiting {
-            self.answer(client, &Answer::Refused(reason.clone()));
         }
     }
 
@@ -366,20 +236,6 @@ impl Supervisor {
         for (_, worker) in self.crew.iter_mut().filter(|(_, worker)| worker.generation == generation) {
             worker.retire(&[]);
             worker.generation = NO_GENERATION;
-        }
-    }
-
-    fn reject(&mut self, clients: Vec<ClientId>, reason: &str) {
-        self.reloads.failed += 1;
-        self.log.event(
-            config::Level::Error,
-            Some(MessageId::ReloadRejected),
-            None,
-            format_args!("reload rejected, generation {} stays in force: {reason}", self.generation),
-        );
-        self.systemd.ready(&format!("{}; the last reload was rejected", self.summary()));
-        for client in clients {
-            self.answer(client, &Answer::Refused(reason.to_owned()));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A service, as the supervisor keeps it.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -46,6 +46,12 @@ impl Floor {
         let (board, file) = Board::create()?;
         board.set_limit(limit);
         Ok(Rc::new(Floor { board: Rc::new(board), file, gone: std::cell::Cell::default() }))
+    }
+
+    /// The floor that another program left to this one.
+    pub(super) fn resume(file: OwnedFd, bell: OwnedFd, gone: Totals) -> io::Result<Rc<Self>> {
+        let board = Rc::new(Board::open(file.as_fd(), bell)?);
+        Ok(Rc::new(Floor { board, file, gone: std::cell::Cell::new(gone) }))
     }
 
     /// Adds to the counters of workers that are gone.

@@ -1,19 +1,27 @@
 //! What `preforkd status` shows.
 
+use std::io::{self, Write};
+use std::rc::Rc;
+use std::time::Duration;
+
 use super::Supervisor;
-use super::service::Service;
-use crate::control::{Refused, ServiceStatus, Status, WorkerStatus};
+use super::service::{Floor, Service};
+use crate::control::{Refused, ServiceStatus, Status, WorkerState, WorkerStatus};
 use crate::shared::{Count, Totals};
 
 impl Supervisor {
     pub(super) fn status(&self) -> Status {
-        let services: Vec<_> =
-            self.services.iter().map(|(name, service)| self.service_status(name, service)).collect();
-        let dropped: u64 = self
-            .services
-            .iter()
-            .map(|(name, service)| self.totals(name, service))
-            .fold(self.log.dropped(), |sum, totals| sum.wrapping_add(totals.get(Count::RecordsDropped)));
+        let mut dropped = self.log.dropped();
+        let mut services = Vec::new();
+        for (name, floor) in self.floors() {
+            let totals = self.totals(name, &floor);
+            dropped = dropped.wrapping_add(totals.get(Count::RecordsDropped));
+            let service = self.services.get(name);
+            // One that was removed is shown while connections of it live.
+            if service.is_some() || floor.board.live() > 0 {
+                services.push(self.service_status(name, service, &floor, totals));
+            }
+        }
         Status {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -21,27 +29,33 @@ impl Supervisor {
             uptime_s: self.started.elapsed().as_secs(),
             state: self.phase.state(self.rollout.is_some()),
             reloads: self.reloads,
-            upgrades: 0,
+            upgrades: self.upgrades,
             log_records_dropped: dropped,
             services,
         }
     }
 
     /// The counters of a service: those of workers that are gone, and of those that are there.
-    fn totals(&self, name: &str, service: &Service) -> Totals {
-        let mut totals = service.floor.gone.get();
+    pub(super) fn totals(&self, name: &str, floor: &Floor) -> Totals {
+        let mut totals = floor.gone.get();
         for (_, worker) in self.crew.iter().filter(|(_, worker)| worker.service == name) {
             totals.add(worker.tally.totals());
         }
         totals
     }
 
-    fn service_status(&self, name: &str, service: &Service) -> ServiceStatus {
-        let totals = self.totals(name, service);
+    fn service_status(
+        &self,
+        name: &str,
+        service: Option<&Service>,
+        floor: &Floor,
+        totals: Totals,
+    ) -> ServiceStatus {
+        let listeners = service.map_or(&[][..], |service| &service.listeners);
         let workers = self.crew.iter().filter(|(_, worker)| worker.service == name);
         ServiceStatus {
             name: name.to_owned(),
-            listen: service.listeners.iter().map(|listener| listener.name().to_owned()).collect(),
+            listen: listeners.iter().map(|listener| listener.name().to_owned()).collect(),
             workers: workers
                 .map(|(_, worker)| WorkerStatus {
                     pid: worker.pid,
@@ -50,9 +64,9 @@ impl Supervisor {
                 })
                 .collect(),
             spares: 0,
-            active: service.floor.board.live(),
-            max_connections: service.config.max_connections,
-            queued: service.listeners.iter().map(|listener| u64::from(listener.queued())).sum(),
+            active: floor.board.live(),
+            max_connections: floor.board.limit(),
+            queued: listeners.iter().map(|listener| u64::from(listener.queued())).sum(),
             accepted: totals.get(Count::Accepted),
             completed: totals.get(Count::Completed),
             refused: Refused::default(),
@@ -60,4 +74,47 @@ impl Supervisor {
             crashes: totals.get(Count::Crashes),
         }
     }
+
+    /// All live connections.
+    pub(super) fn live(&self) -> u32 {
+        self.floors().map(|(_, floor)| floor.board.live()).sum()
+    }
+
+    /// The floors of all services of which something lives, with their names.
+    pub(super) fn floors(&self) -> impl Iterator<Item = (&str, Rc<Floor>)> {
+        self.floors.iter().filter_map(|(name, floor)| Some((name.as_str(), floor.upgrade()?)))
+    }
+
+    /// One line for `systemctl status` and the log.
+    pub(super) fn summary(&self) -> String {
+        let workers = self.crew.iter().filter(|(_, worker)| worker.state != WorkerState::Draining).count();
+        let live = self.live();
+        format!(
+            "{} {}, {workers} {}, {live} {}, generation {}",
+            self.services.len(),
+            plural(self.services.len(), "service"),
+            plural(workers, "worker"),
+            plural(live as usize, "connection"),
+            self.generation
+        )
+    }
+
+    /// Tells on stdout where this serves.
+    pub(super) fn print_addresses(&self) {
+        let mut text = String::new();
+        for listener in self.services.values().flat_map(|service| &service.listeners) {
+            text.push_str(&format!("listening on {}\n", listener.name()));
+        }
+        // A closed stdout is the user's choice.
+        let _ = io::stdout().write_all(text.as_bytes());
+        let _ = io::stdout().flush();
+    }
+}
+
+pub(super) fn plural(count: usize, noun: &str) -> String {
+    if count == 1 { noun.to_owned() } else { format!("{noun}s") }
+}
+
+pub(super) fn seconds(time: Duration) -> String {
+    format!("{:.1} s", time.as_secs_f32())
 }

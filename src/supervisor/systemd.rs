@@ -2,26 +2,32 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 
+use crate::config::Address;
 use crate::sys::fd;
 
 /// Sends states to `$NOTIFY_SOCKET`; does nothing without it.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Systemd;
 
 impl Systemd {
+    /// Whether somebody listens.
+    pub(crate) fn is_there(self) -> bool {
+        std::env::var_os("NOTIFY_SOCKET").is_some()
+    }
+
     /// The service serves.
-    pub(crate) fn ready(&self, status: &str) {
+    pub(crate) fn ready(self, status: &str) {
         self.tell(&[NotifyState::Ready]);
         self.status(status);
     }
 
     /// A reload begins; [`Systemd::ready`] must follow, whatever comes of it.
-    pub(crate) fn reloading(&self) {
+    pub(crate) fn reloading(self) {
         match NotifyState::monotonic_usec_now() {
             // In one message: without the time systemd 253 and later wait for ever, sd_notify(3).
             Ok(now) => self.tell(&[NotifyState::Reloading, now]),
@@ -30,32 +36,104 @@ impl Systemd {
     }
 
     /// The service ends.
-    pub(crate) fn stopping(&self) {
+    pub(crate) fn stopping(self) {
         self.tell(&[NotifyState::Stopping]);
     }
 
     /// One line for `systemctl status`.
-    pub(crate) fn status(&self, line: &str) {
+    pub(crate) fn status(self, line: &str) {
         let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(500).collect();
         self.tell(&[NotifyState::Status(&line)]);
     }
 
     /// Stopping takes this much longer.
-    pub(crate) fn extend(&self, time: Duration) {
+    pub(crate) fn extend(self, time: Duration) {
         self.tell(&[NotifyState::ExtendTimeoutUsec(u32::try_from(time.as_micros()).unwrap_or(u32::MAX))]);
     }
 
-    fn tell(&self, states: &[NotifyState<'_>]) {
+    /// How often systemd wants to hear that all is well, if it does.
+    pub(crate) fn watchdog(self) -> Option<Duration> {
+        sd_notify::watchdog_enabled()
+    }
+
+    /// All is well.
+    pub(crate) fn alive(self) {
+        self.tell(&[NotifyState::Watchdog]);
+    }
+
+    /// Gives systemd a listener to keep while there is no supervisor. One that it has already stays there once.
+    pub(crate) fn store(self, address: &Address, listener: BorrowedFd<'_>) {
+        let name = stored_name(address);
+        let _ = sd_notify::notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(&name)], &[listener]);
+    }
+
+    /// Has systemd close a listener that it keeps.
+    pub(crate) fn forget(self, address: &Address) {
+        self.forget_name(&stored_name(address));
+    }
+
+    fn forget_name(self, name: &str) {
+        self.tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
+    }
+
+    fn tell(self, states: &[NotifyState<'_>]) {
         // Nobody who could be told that it failed.
         let _ = sd_notify::notify(states);
     }
 }
 
-/// The sockets that systemd passed to this process, by name. To be called once.
-pub(crate) fn passed_sockets() -> io::Result<HashMap<String, Vec<OwnedFd>>> {
-    let mut sockets: HashMap<String, Vec<OwnedFd>> = HashMap::new();
-    for (number, name) in sd_notify::listen_fds_with_names()? {
-        sockets.entry(name).or_default().push(fd::inherited(number)?);
+/// Marks the names of descriptors that a supervisor before this one stored.
+const STORED: &str = "preforkd=";
+
+/// An address as the name of a stored descriptor, which must not contain a colon, sd_notify(3).
+fn stored_name(address: &Address) -> String {
+    format!("{STORED}{}", address.to_string().replace('%', "%25").replace(':', "%3A"))
+}
+
+fn stored_address(name: &str) -> Option<Address> {
+    name.strip_prefix(STORED)?.replace("%3A", ":").replace("%25", "%").parse().ok()
+}
+
+/// The sockets that systemd passed to this process.
+#[derive(Debug, Default)]
+pub(crate) struct Passed {
+    /// Those of socket units, by their `FileDescriptorName=`.
+    pub(crate) named: HashMap<String, Vec<OwnedFd>>,
+    /// Those that a supervisor before this one left.
+    pub(crate) stored: HashMap<Address, OwnedFd>,
+}
+
+impl Passed {
+    /// Takes them over. To be called once.
+    pub(crate) fn take(systemd: Systemd) -> io::Result<Self> {
+        let mut passed = Passed::default();
+        for (number, name) in sd_notify::listen_fds_with_names()? {
+            let socket = fd::inherited(number)?;
+            match stored_address(&name) {
+                Some(address) => {
+                    passed.stored.insert(address, socket);
+                }
+                // Of another version; nobody will ever want it.
+                None if name.starts_with(STORED) => systemd.forget_name(&name),
+                None => passed.named.entry(name).or_default().push(socket),
+            }
+        }
+        Ok(passed)
     }
-    Ok(sockets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_stored_listener_says_its_address() {
+        for text in ["127.0.0.1:7", "[fe80::1%3]:9", "unix:/run/50%:3A", "fd:web"] {
+            let address: Address = text.parse().unwrap();
+            let name = stored_name(&address);
+            assert!(!name.contains(':'), "{name}");
+            assert_eq!(stored_address(&name), Some(address));
+        }
+        assert_eq!(stored_address("web"), None);
+    }
 }

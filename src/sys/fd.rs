@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 
 use super::check;
 
@@ -36,6 +36,13 @@ pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     check(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) })?;
     // SAFETY: the call above shows that it is open; the caller is started with it for this purpose and takes it once.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Whether an exec of this process keeps the descriptor.
+pub(crate) fn set_inheritable(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
+    let flags = if on { FdFlag::empty() } else { FdFlag::FD_CLOEXEC };
+    fcntl(fd, FcntlArg::F_SETFD(flags))?;
+    Ok(())
 }
 
 /// In a child about to exec: makes the descriptor table exactly 0, 1, 2 as they are, `wanted` from 3 on in this order,

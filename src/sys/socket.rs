@@ -11,10 +11,12 @@ use nix::sys::socket::{
     setsockopt, sockopt,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::check;
 
 /// Who is at the other end of an accepted connection, as accept4(2) said.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Peer {
     /// A TCP client; IPv4-mapped addresses are IPv4 here.
     Ip(SocketAddr),
@@ -23,7 +25,7 @@ pub(crate) enum Peer {
 }
 
 /// Who connected to a Unix socket, as it was when it did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PeerCredentials {
     /// Process id.
     pub(crate) pid: i32,
@@ -88,37 +90,32 @@ pub(crate) fn is_listener(fd: BorrowedFd<'_>) -> bool {
         && nixsock::getsockopt(&fd, sockopt::SockType) == Ok(SockType::Stream)
 }
 
-/// Makes a listener deaf: what is queued stays, every further packet to it is dropped unanswered.
+/// Makes a TCP listener deaf: what is queued stays, handshakes under way are finished, no new one begins.
 ///
 /// Closing a listener resets what is queued on it. This makes it possible to take the whole queue first; a client that
-/// comes in between sends its SYN again and is refused in the ordinary way. socket(7), `SO_ATTACH_FILTER`.
-pub(crate) fn make_deaf(listener: BorrowedFd<'_>) -> io::Result<()> {
-    // BPF_RET | BPF_K with 0: accept no byte of any packet.
-    let mut drop_all = libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0 };
-    let program = libc::sock_fprog { len: 1, filter: &mut drop_all };
-    // SAFETY: the kernel copies a program of one instruction, which lives until the call returns.
-    check(unsafe {
-        libc::setsockopt(
-            listener.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            (&raw const program).cast(),
-            size_of::<libc::sock_fprog>() as libc::socklen_t,
-        )
-    })?;
-    Ok(())
+/// comes in between sends its SYN again and is refused in the ordinary way. It works by a least TTL that no packet has
+/// which came over the loopback or a router (ip(7), `IP_MINTTL`). A socket filter would do it too, but drops the end of a
+/// handshake as well, and some kernels keep it for root.
+///
+/// Connections accepted from then on inherit it and need [`make_hear`].
+pub(crate) fn make_deaf(listener: BorrowedFd<'_>) {
+    set_least_ttl(listener, 255);
 }
 
-/// Undoes [`make_deaf`]; does nothing to a listener that hears.
-pub(crate) fn make_hear(listener: BorrowedFd<'_>) {
-    // The value is ignored but must be there, socket(7); ENOENT without a filter.
-    let value: libc::c_int = 0;
+/// Undoes [`make_deaf`].
+pub(crate) fn make_hear(socket: BorrowedFd<'_>) {
+    set_least_ttl(socket, 0);
+}
+
+fn set_least_ttl(socket: BorrowedFd<'_>, ttl: libc::c_int) {
+    /// linux/in6.h; libc does not have it.
+    const IPV6_MINHOPCOUNT: libc::c_int = 73;
     let length = size_of::<libc::c_int>() as libc::socklen_t;
-    let place = (&raw const value).cast();
-    // SAFETY: `place` and `length` describe a live local that the kernel reads.
-    unsafe {
-        libc::setsockopt(listener.as_raw_fd(), libc::SOL_SOCKET, libc::SO_DETACH_FILTER, place, length)
-    };
+    for (level, option) in [(libc::IPPROTO_IP, libc::IP_MINTTL), (libc::IPPROTO_IPV6, IPV6_MINHOPCOUNT)] {
+        // The level that is not the socket's fails, and so it should.
+        // SAFETY: the value is a live local that the kernel reads.
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const ttl).cast(), length) };
+    }
 }
 
 /// Takes the next connection from the queue. The connection is closed on exec and blocks, whatever the listener does.

@@ -110,7 +110,12 @@ impl Intake {
             return Taken::Nothing;
         }
         match socket::accept(socket.as_fd()) {
-            Ok((connection, peer)) => Taken::Connection(connection, peer),
+            Ok((connection, peer)) => {
+                if listener.emptying {
+                    socket::make_hear(connection.as_fd());
+                }
+                Taken::Connection(connection, peer)
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 if listener.emptying {
                     // It is not watched any more, see `retire`.

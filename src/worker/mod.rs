@@ -51,7 +51,7 @@ pub(crate) fn run() -> u8 {
         Err(error) => {
             // If the supervisor is gone, there is nobody left to tell.
             let _ = plan::tell(link.as_fd(), &Report::Failed(error.to_string()));
-            exit::OS
+            if error.kind() == io::ErrorKind::PermissionDenied { exit::NOT_PERMITTED } else { exit::OS }
         }
     }
 }
@@ -72,6 +72,7 @@ struct Worker {
     pending: Option<Pending>,
     connections: u64,
     reported_retired: bool,
+    reported_worn: bool,
 }
 
 impl Worker {
@@ -108,6 +109,7 @@ impl Worker {
             pending: None,
             connections: 0,
             reported_retired: false,
+            reported_worn: false,
         })
     }
 
@@ -158,6 +160,11 @@ impl Worker {
                     self.report(&Report::Accepting);
                 }
                 Heard::Message(Order::Look) => self.intake.look(),
+                Heard::Message(Order::Answer) => {
+                    self.report(&Report::Well);
+                    // Whoever was woken for a connection may be stopped or stuck.
+                    self.intake.look();
+                }
                 Heard::Message(Order::Retire { empty }) => self.retire(&empty),
                 Heard::Message(Order::End { at_once }) => self.end_connections(at_once),
                 Heard::Silence => return,
@@ -212,7 +219,7 @@ fn rehearse(service: &Service, preparation: &Preparation, failures: &Failures) -
     };
     let ended = wait::wait_for(pid)?;
     match (failures.next(), ended.map(|ended| ended.ending)) {
-        (Some((_, failure)), _) => Err(io::Error::other(failure.explain(service))),
+        (Some((_, failure)), _) => Err(io::Error::new(failure.kind(), failure.explain(service))),
         (None, Some(wait::Ending::Exited(0))) => Ok(()),
         (None, ending) => {
             let ending = ending.map_or_else(|| "unknown".to_owned(), |ending| ending.to_string());

@@ -89,6 +89,8 @@ pub(crate) enum Order {
         /// Places in the plan.
         empty: Vec<usize>,
     },
+    /// Say that you are well.
+    Answer,
     /// See whether something is queued. A worker that retires may have been the only one that was woken for it.
     Look,
     /// End all connections with their process groups: politely, or at once.
@@ -105,6 +107,11 @@ pub(crate) enum Report {
     Ready,
     /// In the accept loop.
     Accepting,
+    /// Well.
+    Well,
+    /// A handler that runs in a copy of this worker's memory was killed by a fault. Whoever caused it may be guessing
+    /// at addresses, and must not be given the same ones for long (Bittau et al., "Hacking Blind", 2014).
+    Worn,
     /// No listener is open any more; connections go on.
     Retired,
     /// It cannot work, and why.

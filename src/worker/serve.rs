@@ -8,6 +8,7 @@ use super::intake::{self, Taken};
 use super::live::Connection;
 use super::output::{Output, State};
 use super::pending::Pending;
+use super::plan::Report;
 use super::{OUTPUTS, Worker};
 use crate::config::Stderr;
 use crate::connection::{self, Call};
@@ -170,6 +171,10 @@ impl Worker {
         self.tally.count(Count::Completed);
         if ended.ending.is_crash() {
             self.tally.count(Count::Crashes);
+            // A program has a layout of its own, anew with each exec.
+            if !self.preparation.execs() && !std::mem::replace(&mut self.reported_worn, true) {
+                self.report(&Report::Worn);
+            }
         }
         let reason = connection.failure.map(|failure| failure.explain(&self.plan.service));
         let exit = reason.as_deref().map_or(Exit::Ended(ended.ending), Exit::NotStarted);

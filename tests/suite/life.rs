@@ -1,4 +1,4 @@
-//! Start, reload, stop, and what happens when processes of preforkd itself die.
+//! Start, reload, and what happens when processes of preforkd itself die.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -6,10 +6,10 @@ use std::os::unix::net::UnixStream;
 
 use nix::sys::signal::Signal;
 
-use crate::support::client::{closed, connect, echo, exchange, finish, listen_to, refused};
+use crate::support::client::{connect, echo, exchange, finish, listen_to, refused, silent_for};
 use crate::support::{A_WHILE, Preforkd, Running, address, eventually, proc, root, text, write};
 
-fn echo_service(address: SocketAddr, keys: &str) -> String {
+pub(crate) fn echo_service(address: SocketAddr, keys: &str) -> String {
     format!("[service.echo]\nlisten = [\"{address}\"]\nhandler = \"echo\"\n{keys}\n")
 }
 
@@ -40,6 +40,20 @@ fn ready_means_that_it_serves() {
 }
 
 #[test]
+fn every_process_has_one_thread() {
+    // Fork copies one thread; locks that others held stay locked for ever.
+    let server = Preforkd::serve(&["--workers", "2"], "127.0.0.1:0", &["echo"]).start();
+    let mut stream = connect(server.address());
+    echo(&mut stream, b"x");
+    let processes = server.processes();
+    assert_eq!(processes.len(), 4, "a supervisor, two workers, a connection: {processes:#?}");
+    for process in processes {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid)).unwrap();
+        assert!(status.contains("\nThreads:\t1\n"), "{status}");
+    }
+}
+
+#[test]
 fn serve_says_that_it_listens_only_when_it_does() {
     // The line is on stdout, once, and a client that waits for it is never refused.
     for _ in 0..5 {
@@ -57,8 +71,8 @@ fn status_counts_connections() {
     }
     assert_eq!((server.count("active"), server.count("accepted"), server.count("completed")), (3, 3, 0));
     drop(streams);
-    eventually("all completed", || server.count("completed") == 3);
-    assert_eq!((server.count("active"), server.count("accepted"), server.count("crashes")), (0, 3, 0));
+    eventually("none is active", || server.count("active") == 0);
+    assert_eq!((server.count("completed"), server.count("accepted"), server.count("crashes")), (3, 3, 0));
     assert_eq!(server.connections().len(), 0);
 }
 
@@ -132,6 +146,28 @@ fn a_reload_leaves_unchanged_services_alone() {
     assert!(refused(two), "a service that is gone still listens");
     assert!(refused(three));
     assert_eq!(listen_to(one), "three\n");
+}
+
+#[test]
+fn connections_of_a_removed_service_are_counted_also_when_it_comes_back() {
+    let (one, two) = (address::fresh(), address::fresh());
+    let both = says(one, "one").replace(".echo", ".one") + &echo_service(two, "max_connections = 1");
+    let server = Preforkd::run(&both).start();
+    let active = || server.status()["services"][0]["active"].as_u64().unwrap();
+    let mut stream = connect(two);
+    echo(&mut stream, b"x");
+    server.configure(&says(one, "one").replace(".echo", ".one"));
+    server.reload_ok();
+    assert!(refused(two));
+    assert_eq!((server.status()["services"][0]["name"].as_str(), active()), (Some("echo"), 1));
+
+    server.configure(&both);
+    server.reload_ok();
+    let mut second = connect(two);
+    assert!(silent_for(&mut second, A_WHILE), "one lives already, and one is the limit");
+    assert_eq!(finish(stream, b"y"), b"y");
+    echo(&mut second, b"z");
+    assert_eq!(active(), 1);
 }
 
 #[test]
@@ -255,111 +291,6 @@ fn drop_ins_are_read_on_start_and_on_reload() {
 }
 
 #[test]
-fn term_and_int_stop_accepting_and_wait_for_connections() {
-    for signal in [Signal::SIGTERM, Signal::SIGINT] {
-        let address = address::fresh();
-        let server = Preforkd::run(&echo_service(address, "workers = 2")).start();
-        let mut streams = [connect(address), connect(address)];
-        for stream in &mut streams {
-            echo(stream, b"before");
-        }
-        let mark = server.notify.mark();
-        server.signal(signal);
-        for what in ["STOPPING=1", "STATUS=", "EXTEND_TIMEOUT_USEC="] {
-            server.notify.wait_after(mark, what, |line| line.starts_with(what));
-        }
-        eventually("it stops accepting", || refused(address));
-        for mut stream in streams {
-            echo(&mut stream, b"after");
-            assert_eq!(finish(stream, b"end"), b"end");
-        }
-        server.left_nothing(&[address]);
-    }
-}
-
-#[test]
-fn a_stop_without_connections_is_quick() {
-    let server = Preforkd::serve(&["--workers", "2"], "127.0.0.1:0", &["echo"]).start();
-    let start = std::time::Instant::now();
-    server.stop();
-    assert!(start.elapsed() < std::time::Duration::from_secs(10), "{:?}", start.elapsed());
-}
-
-/// A service whose connections end by nothing but SIGKILL, and start something that is as stubborn.
-fn stubborn(drain_timeout: &str) -> (Running, SocketAddr) {
-    let address = address::fresh();
-    let server = Preforkd::run(&format!(
-        "[supervisor]\ndrain_timeout = \"{drain_timeout}\"\n\
-         [service.stubborn]\nlisten = [\"{address}\"]\nexec = [\"DIR/stubborn\"]\n"
-    ))
-    .script(
-        "stubborn",
-        "#!/bin/sh\ntrap '' TERM INT HUP QUIT\nsleep 1000 &\necho started\nwait\nsleep 1000\n",
-    )
-    .start();
-    (server, address)
-}
-
-/// A connection to it, when its program runs.
-fn started(address: SocketAddr) -> std::net::TcpStream {
-    let mut stream = connect(address);
-    let mut line = [0; 8];
-    std::io::Read::read_exact(&mut stream, &mut line).unwrap();
-    assert_eq!(&line, b"started\n");
-    stream
-}
-
-#[test]
-fn drain_timeout_ends_what_is_left_with_its_process_group() {
-    let (server, address) = stubborn("300ms");
-    let mut streams = [started(address), started(address)];
-    assert!(server.connections().len() >= 4, "two programs with a child each");
-    server.signal(Signal::SIGTERM);
-    for stream in &mut streams {
-        assert!(closed(stream));
-    }
-    server.left_nothing(&[address]);
-}
-
-#[test]
-fn a_second_term_ends_at_once() {
-    let (server, address) = stubborn("1h");
-    let mut stream = started(address);
-    server.signal(Signal::SIGTERM);
-    server.notify.wait("STOPPING=1", |line| line == "STOPPING=1");
-    eventually("it stops accepting", || refused(address));
-    server.signal(Signal::SIGTERM);
-    assert!(closed(&mut stream));
-    server.ending();
-    server.wait_empty();
-}
-
-#[test]
-fn signals_without_end_do_not_put_off_the_end() {
-    let address = address::fresh();
-    let server = Preforkd::run(&echo_service(address, "workers = 2")).start();
-    proc::kill(server.workers()[0], Signal::SIGSTOP);
-    let start = std::time::Instant::now();
-    while proc::lives(server.pid()) {
-        assert!(start.elapsed() < std::time::Duration::from_secs(15), "it never ends");
-        server.signal(Signal::SIGTERM);
-        std::thread::sleep(A_WHILE);
-    }
-    server.left_nothing(&[address]);
-}
-
-#[test]
-fn quit_ends_at_once() {
-    let (server, address) = stubborn("1h");
-    let mut stream = started(address);
-    server.signal(Signal::SIGQUIT);
-    assert!(closed(&mut stream));
-    server.ending();
-    server.wait_empty();
-    assert!(refused(address));
-}
-
-#[test]
 fn when_the_supervisor_is_killed_connections_go_on_and_nothing_else() {
     let address = address::fresh();
     let server = Preforkd::run(&echo_service(address, "workers = 2")).start();
@@ -439,22 +370,4 @@ fn a_second_service_on_the_same_control_socket_is_refused() {
     assert_ne!(output.status.code(), Some(0));
     assert!(text(&output.stderr).contains(server.control()), "{}", text(&output.stderr));
     assert_eq!(server.status()["pid"].as_i64(), Some(server.pid().into()), "the first still answers");
-}
-
-#[test]
-fn terminal_signals_reach_only_the_supervisor() {
-    // ^C goes to the whole process group of the foreground; connections must be drained all the same.
-    let server = Preforkd::serve(&[], "127.0.0.1:0", &["echo"]).start();
-    let mut stream = connect(server.address());
-    echo(&mut stream, b"before");
-    for process in server.processes() {
-        let group = nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(process.pid))).unwrap();
-        if group == nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(server.pid()))).unwrap() {
-            proc::kill(process.pid, Signal::SIGINT);
-        }
-    }
-    std::thread::sleep(A_WHILE);
-    echo(&mut stream, b"after");
-    drop(stream);
-    server.left_nothing(&[]);
 }

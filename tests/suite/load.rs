@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read};
 use std::net::{Shutdown, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 
 use nix::sys::signal::Signal;
 
 use crate::support::client::{connect_from, try_echo};
-use crate::support::{Preforkd, Running, address, eventually, proc, say};
+use crate::support::{Preforkd, Running, address, eventually, proc, root, say};
 
 const CLIENTS: usize = 64;
 const RELOADS: usize = 20;
@@ -21,15 +22,19 @@ type Counts = BTreeMap<String, usize>;
 /// 64 clients that connect, echo and close without pause, until they are refused.
 struct Load {
     clients: Vec<JoinHandle<Counts>>,
+    /// Whether `TERM` was sent, after which a client may be refused.
+    stopping: Arc<AtomicBool>,
 }
-
-/// Whether `TERM` was sent, after which a client may be refused.
-static STOPPING: AtomicBool = AtomicBool::new(false);
 
 impl Load {
     fn on(service: SocketAddr) -> Self {
-        let clients = (0..CLIENTS).map(|_| std::thread::spawn(move || client(service))).collect();
-        Self { clients }
+        let stopping = Arc::new(AtomicBool::new(false));
+        let start = |_| {
+            let stopping = Arc::clone(&stopping);
+            std::thread::spawn(move || client(service, &stopping))
+        };
+        let clients = (0..CLIENTS).map(start).collect();
+        Self { clients, stopping }
     }
 
     fn counts(self) -> Counts {
@@ -43,11 +48,10 @@ impl Load {
     }
 }
 
-fn client(service: SocketAddr) -> Counts {
+fn client(service: SocketAddr, stopping: &AtomicBool) -> Counts {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let mut counts = Counts::new();
     loop {
-        let stopping = STOPPING.load(Ordering::SeqCst);
         let source = address::source(NUMBER.fetch_add(1, Ordering::Relaxed) / 16);
         let outcome = match one_connection(source, service) {
             Ok(()) => "ok".to_owned(),
@@ -55,7 +59,7 @@ fn client(service: SocketAddr) -> Counts {
         };
         let refused = outcome == "connect: ConnectionRefused";
         // What began before TERM may meet what comes after it.
-        let after = stopping || STOPPING.load(Ordering::SeqCst);
+        let after = stopping.load(Ordering::SeqCst);
         let outcome = if after && outcome != "ok" { format!("{outcome} after TERM") } else { outcome };
         *counts.entry(outcome).or_default() += 1;
         if refused {
@@ -92,7 +96,19 @@ fn kill_one(server: &Running, number: usize) {
 #[test]
 fn nobody_is_refused_or_reset_by_reloads_killed_workers_and_a_stop() {
     let address = address::fresh();
-    let server = Preforkd::run(&config(address, 0)).start();
+    under_load(Preforkd::run(&config(address, 0)), address);
+}
+
+#[test]
+fn nobody_is_refused_or_reset_either_without_privileges() {
+    if root("to be somebody else") {
+        let address = address::fresh();
+        under_load(Preforkd::run(&config(address, 0)).by_user(61_103, 10_000), address);
+    }
+}
+
+fn under_load(server: Preforkd, address: SocketAddr) {
+    let server = server.start();
     let watch = server.watch_zombies();
     let load = Load::on(address);
 
@@ -105,7 +121,7 @@ fn nobody_is_refused_or_reset_by_reloads_killed_workers_and_a_stop() {
         kill_one(&server, number);
     }
     eventually("the load goes on", || server.count("completed") > completed);
-    STOPPING.store(true, Ordering::SeqCst);
+    load.stopping.store(true, Ordering::SeqCst);
     server.signal(Signal::SIGTERM);
     server.left_nothing(&[address]);
     assert!(proc::listeners(address).is_empty());

@@ -23,3 +23,6 @@ mod peers;
 mod programs;
 mod real;
 mod services;
+mod stop;
+mod systemd;
+mod upgrade;

@@ -76,14 +76,14 @@ fn rsync_as_a_daemon_on_stdin() {
         "[service.rsync]\nlisten = [\"{address}\"]\nexec = [\"rsync\", \"--daemon\", \"--config=DIR/rsyncd.conf\"]\n"
     ));
     let dir = server.dir().to_owned();
-    let uid = nix::unistd::geteuid();
+    // Only root can, and must, say who rsync becomes.
+    let who = if nix::unistd::geteuid().is_root() { "uid = 0\ngid = 0\n" } else { "" };
+    let dir_name = dir.display();
     write(
         &dir.join("rsyncd.conf"),
         &format!(
-            "use chroot = no\nuid = {uid}\ngid = {}\nlog file = {dir}/rsync.log\n\
-             [files]\npath = {dir}/files\nread only = no\n",
-            nix::unistd::getegid(),
-            dir = dir.display(),
+            "use chroot = no\n{who}log file = {dir_name}/rsync.log\n\
+             [files]\npath = {dir_name}/files\nread only = no\n"
         ),
     );
     std::fs::create_dir_all(dir.join("files/sub")).unwrap();

@@ -1,0 +1,189 @@
+//! The ledger: all that the supervisor knows, as one program image leaves it to the next.
+//!
+//! On an upgrade the process stays and its program is replaced: pid, children and descriptors remain, memory does not.
+//! What must not be forgotten goes into a sealed memory file. The next program may be of another version, so all of it
+//! is checked: a number of a descriptor is taken once and must be open, an index must have something at its place.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config;
+use crate::control::{Reloads, WorkerState};
+use crate::shared::{Caller, Totals};
+use crate::sys::fd;
+use crate::sys::wait::Pid;
+
+/// The version of this ledger, of the board's layout and of the messages to workers. It changes when a program of
+/// another version could misread one of them; then a restart is needed.
+const VERSION: u32 = 1;
+
+/// Everything.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Ledger {
+    version: u32,
+    pub(super) run: u32,
+    pub(super) next_serial: u32,
+    pub(super) generation: u64,
+    pub(super) reloads: Reloads,
+    pub(super) upgrades: u64,
+    pub(super) started_usec: u64,
+    pub(super) settings: config::Supervisor,
+    pub(super) log: config::Log,
+    pub(super) control: Option<ControlEntry>,
+    pub(super) passed: BTreeMap<String, Vec<Descriptor>>,
+    pub(super) listeners: Vec<ListenerEntry>,
+    pub(super) floors: Vec<FloorEntry>,
+    pub(super) services: Vec<ServiceEntry>,
+    pub(super) workers: Vec<WorkerEntry>,
+    pub(super) orphans: Vec<OrphanEntry>,
+}
+
+/// The number of a descriptor that stays open over the exec.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(super) struct Descriptor(RawFd);
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ControlEntry {
+    pub(super) listener: Descriptor,
+    pub(super) path: PathBuf,
+    pub(super) inode: u64,
+    /// Who waits for the upgrade.
+    pub(super) clients: Vec<Descriptor>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ListenerEntry {
+    pub(super) socket: Descriptor,
+    pub(super) address: config::Address,
+    pub(super) name: String,
+    pub(super) file: Option<(PathBuf, u64)>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct FloorEntry {
+    pub(super) service: String,
+    pub(super) board: Descriptor,
+    pub(super) bell: Descriptor,
+    pub(super) gone: Totals,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ServiceEntry {
+    pub(super) config: config::Service,
+    pub(super) generation: u64,
+    pub(super) listeners: Vec<usize>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct WorkerEntry {
+    pub(super) serial: u32,
+    pub(super) pid: Pid,
+    pub(super) service: String,
+    pub(super) generation: u64,
+    pub(super) state: WorkerState,
+    pub(super) is_worn: bool,
+    pub(super) listeners: Vec<usize>,
+    pub(super) link: Descriptor,
+    pub(super) tally: Descriptor,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct OrphanEntry {
+    pub(super) pid: Pid,
+    pub(super) service: String,
+    pub(super) worker: u32,
+    pub(super) slot: u32,
+    pub(super) caller: Caller,
+}
+
+impl Ledger {
+    /// A ledger of this version, for the caller to fill.
+    pub(super) fn new(run: u32, settings: config::Supervisor, log: config::Log) -> Self {
+        Ledger {
+            version: VERSION,
+            run,
+            next_serial: 1,
+            generation: 0,
+            reloads: Reloads::default(),
+            upgrades: 0,
+            started_usec: 0,
+            settings,
+            log,
+            control: None,
+            passed: BTreeMap::new(),
+            listeners: Vec::new(),
+            floors: Vec::new(),
+            services: Vec::new(),
+            workers: Vec::new(),
+            orphans: Vec::new(),
+        }
+    }
+
+    pub(super) fn encode(&self) -> io::Result<Vec<u8>> {
+        Ok(serde_json::to_vec(self)?)
+    }
+
+    /// Reads a ledger, of whatever version wrote it.
+    pub(super) fn read(file: OwnedFd) -> io::Result<Self> {
+        #[derive(Deserialize)]
+        struct Head {
+            version: u32,
+        }
+        let mut text = Vec::new();
+        File::from(file).read_to_end(&mut text)?;
+        let head: Head = serde_json::from_slice(&text)?;
+        if head.version != VERSION {
+            let text = format!(
+                "this program keeps its ledger in version {VERSION}, the running one in {}; a restart is needed",
+                head.version
+            );
+            return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+        }
+        Ok(serde_json::from_slice(&text)?)
+    }
+}
+
+/// The descriptors that stay open over the exec.
+#[derive(Debug, Default)]
+pub(super) struct Kept<'a>(Vec<BorrowedFd<'a>>);
+
+impl<'a> Kept<'a> {
+    /// Keeps one more.
+    pub(super) fn keep(&mut self, fd: BorrowedFd<'a>) -> Descriptor {
+        self.0.push(fd);
+        Descriptor(fd.as_raw_fd())
+    }
+
+    /// Lets an exec keep them, or takes that back.
+    pub(super) fn set_inheritable(&self, on: bool) -> io::Result<()> {
+        self.0.iter().try_for_each(|fd| fd::set_inheritable(*fd, on))
+    }
+}
+
+/// The descriptors that came over the exec, each to be taken once.
+#[derive(Debug, Default)]
+pub(super) struct Taken(HashSet<Descriptor>);
+
+impl Taken {
+    /// Takes one over.
+    ///
+    /// # Errors
+    ///
+    /// It has been taken already, is one of the standard three, or is not open.
+    pub(super) fn take(&mut self, descriptor: Descriptor) -> io::Result<OwnedFd> {
+        if descriptor.0 <= 2 || !self.0.insert(descriptor) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the ledger names a descriptor twice"));
+        }
+        fd::inherited(descriptor.0)
+    }
+}
+
+/// A descriptor of this process by its number in text, as the environment has it.
+pub(super) fn descriptor_text(fd: &OwnedFd) -> String {
+    fd.as_fd().as_raw_fd().to_string()
+}

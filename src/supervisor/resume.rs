@@ -1,0 +1,172 @@
+//! Writing the ledger, and going on from one.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::crew::Crew;
+use super::ending::Phase;
+use super::ledger::{ControlEntry, FloorEntry, Kept, Ledger, ListenerEntry, ServiceEntry, Taken};
+use super::listeners::{Listener, Listeners};
+use super::orphans::Orphans;
+use super::service::{Floor, Service};
+use super::start::Parts;
+use super::systemd::Systemd;
+use super::{CONTROLS, Supervisor};
+use crate::control::server::{ClientId, Server};
+use crate::sys::epoll::Poller;
+use crate::sys::time;
+
+impl Supervisor {
+    /// All that the next program must know. `kept` are the descriptors that it names.
+    pub(super) fn write_ledger<'a>(&'a self, kept: &mut Kept<'a>, clients: &[ClientId]) -> Ledger {
+        let mut ledger = Ledger::new(self.crew.run(), self.settings.clone(), self.log_settings);
+        ledger.next_serial = self.crew.next_serial();
+        ledger.generation = self.generation;
+        ledger.reloads = self.reloads;
+        ledger.upgrades = self.upgrades;
+        ledger.started_usec =
+            time::monotonic_usec().saturating_sub(self.started.elapsed().as_micros() as u64);
+        ledger.control = self.control.as_ref().map(|control| {
+            let (listener, path, inode, waiting) = control.parts(clients);
+            ControlEntry {
+                listener: kept.keep(listener),
+                path: path.to_owned(),
+                inode,
+                clients: waiting.into_iter().map(|client| kept.keep(client)).collect(),
+            }
+        });
+        ledger.passed = self.listeners.passed_entries(kept);
+        let mut listeners = ListenerTable::default();
+        ledger.services = self
+            .services
+            .values()
+            .map(|service| ServiceEntry {
+                config: service.config.clone(),
+                generation: service.generation,
+                listeners: listeners.indices(&service.listeners),
+            })
+            .collect();
+        for (name, floor) in &self.floors {
+            // Borrowed from the workers, orphans and services that hold it, so that it outlives this borrow of self.
+            let holder = self.floor_holder(name);
+            if let Some(held) = holder.filter(|held| std::ptr::eq(Rc::as_ptr(held), floor.as_ptr())) {
+                ledger.floors.push(FloorEntry {
+                    service: name.clone(),
+                    board: kept.keep(held.file.as_fd()),
+                    bell: kept.keep(held.board.bell()),
+                    gone: held.gone.get(),
+                });
+            }
+        }
+        ledger.workers = self.crew.entries(&mut |list| listeners.indices(list), kept);
+        ledger.orphans = self.orphans.entries();
+        ledger.listeners = listeners.0.into_iter().map(|listener| listener.entry(kept)).collect();
+        ledger
+    }
+
+    fn floor_holder(&self, name: &str) -> Option<&Rc<Floor>> {
+        let of_service = self.services.get(name).map(|service| &service.floor);
+        let of_worker = || self.crew.iter().find(|(_, worker)| worker.service == name).map(|(_, w)| &w.floor);
+        of_service.or_else(of_worker).or_else(|| self.orphans.floor_of(name))
+    }
+}
+
+/// Listeners in the order of their first use.
+#[derive(Default)]
+struct ListenerTable<'a>(Vec<&'a Listener>);
+
+impl<'a> ListenerTable<'a> {
+    fn indices(&mut self, listeners: &'a [Rc<Listener>]) -> Vec<usize> {
+        let mut index = |listener: &'a Listener| {
+            let known = self.0.iter().position(|other| std::ptr::eq(*other, listener));
+            known.unwrap_or_else(|| {
+                self.0.push(listener);
+                self.0.len() - 1
+            })
+        };
+        listeners.iter().map(|listener| index(listener)).collect()
+    }
+}
+
+/// What a ledger says, taken over.
+pub(super) fn take_over(ledger: Ledger, poller: &Poller) -> io::Result<(Parts, Vec<ClientId>)> {
+    let mut taken = Taken::default();
+    let mut passed: HashMap<String, Vec<OwnedFd>> = HashMap::new();
+    for (name, descriptors) in ledger.passed {
+        for descriptor in descriptors {
+            passed.entry(name.clone()).or_default().push(taken.take(descriptor)?);
+        }
+    }
+    let listeners: io::Result<Vec<_>> =
+        ledger.listeners.into_iter().map(|entry| listener(entry, &mut taken)).collect();
+    let listeners = listeners?;
+    let mut floors = BTreeMap::new();
+    for entry in ledger.floors {
+        let floor = Floor::resume(taken.take(entry.board)?, taken.take(entry.bell)?, entry.gone)?;
+        floors.insert(entry.service, floor);
+    }
+    let mut services = BTreeMap::new();
+    for entry in ledger.services {
+        let name = entry.config.name.clone();
+        let floor = Rc::clone(floors.get(&name).ok_or_else(broken)?);
+        let sockets = pick(&listeners, &entry.listeners)?;
+        services.insert(name, Service::new(entry.config, entry.generation, floor, sockets));
+    }
+    let mut crew = Crew::resume(ledger.run, ledger.next_serial);
+    for entry in ledger.workers {
+        let floor = Rc::clone(floors.get(&entry.service).ok_or_else(broken)?);
+        let sockets = pick(&listeners, &entry.listeners)?;
+        crew.take_over(entry, floor, sockets, &mut taken, poller)?;
+    }
+    let mut orphans = Orphans::new(ledger.run);
+    for entry in ledger.orphans {
+        let floor = Rc::clone(floors.get(&entry.service).ok_or_else(broken)?);
+        orphans.take_over(entry, floor);
+    }
+    let mut waiting = Vec::new();
+    let control = match ledger.control {
+        Some(entry) => {
+            let socket = taken.take(entry.listener)?;
+            let mut control = Server::resume(socket, entry.path, entry.inode, CONTROLS, poller);
+            for client in entry.clients {
+                waiting.push(control.resume_client(taken.take(client)?));
+            }
+            Some(control)
+        }
+        None => None,
+    };
+    let age = Duration::from_micros(time::monotonic_usec().saturating_sub(ledger.started_usec));
+    let now = Instant::now();
+    let parts = Parts {
+        settings: ledger.settings,
+        log_settings: ledger.log,
+        listeners: Listeners::resume(passed, &listeners, Systemd),
+        floors: floors.iter().map(|(name, floor)| (name.clone(), Rc::downgrade(floor))).collect(),
+        services,
+        crew,
+        orphans,
+        control,
+        generation: ledger.generation,
+        reloads: ledger.reloads,
+        upgrades: ledger.upgrades + 1,
+        phase: Phase::Running,
+        started: now.checked_sub(age).unwrap_or(now),
+    };
+    Ok((parts, waiting))
+}
+
+fn listener(entry: ListenerEntry, taken: &mut Taken) -> io::Result<Rc<Listener>> {
+    let socket = taken.take(entry.socket)?;
+    Ok(Rc::new(Listener::resume(socket, entry.address, entry.name, entry.file, Systemd)))
+}
+
+fn pick(listeners: &[Rc<Listener>], indices: &[usize]) -> io::Result<Vec<Rc<Listener>>> {
+    indices.iter().map(|&index| listeners.get(index).map(Rc::clone).ok_or_else(broken)).collect()
+}
+
+fn broken() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the ledger contradicts itself")
+}

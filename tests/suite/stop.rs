@@ -1,0 +1,135 @@
+//! The end: drain, and what ends at once.
+
+use std::net::SocketAddr;
+
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, getpgid};
+
+use crate::life::echo_service;
+use crate::support::client::{closed, connect, echo, finish, refused};
+use crate::support::{A_WHILE, Preforkd, Running, address, eventually, proc};
+
+#[test]
+fn term_and_int_stop_accepting_and_wait_for_connections() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let address = address::fresh();
+        let server = Preforkd::run(&echo_service(address, "workers = 2")).start();
+        let mut streams = [connect(address), connect(address)];
+        for stream in &mut streams {
+            echo(stream, b"before");
+        }
+        let mark = server.notify.mark();
+        server.signal(signal);
+        for what in ["STOPPING=1", "STATUS=", "EXTEND_TIMEOUT_USEC="] {
+            server.notify.wait_after(mark, what, |line| line.starts_with(what));
+        }
+        eventually("it stops accepting", || refused(address));
+        for mut stream in streams {
+            echo(&mut stream, b"after");
+            assert_eq!(finish(stream, b"end"), b"end");
+        }
+        server.left_nothing(&[address]);
+    }
+}
+
+#[test]
+fn a_stop_without_connections_is_quick() {
+    let server = Preforkd::serve(&["--workers", "2"], "127.0.0.1:0", &["echo"]).start();
+    let start = std::time::Instant::now();
+    server.stop();
+    assert!(start.elapsed() < std::time::Duration::from_secs(10), "{:?}", start.elapsed());
+}
+
+/// A service whose connections end by nothing but SIGKILL, and start something that is as stubborn.
+fn stubborn(drain_timeout: &str) -> (Running, SocketAddr) {
+    let address = address::fresh();
+    let server = Preforkd::run(&format!(
+        "[supervisor]\ndrain_timeout = \"{drain_timeout}\"\n\
+         [service.stubborn]\nlisten = [\"{address}\"]\nexec = [\"DIR/stubborn\"]\n"
+    ))
+    .script(
+        "stubborn",
+        "#!/bin/sh\ntrap '' TERM INT HUP QUIT\nsleep 1000 &\necho started\nwait\nsleep 1000\n",
+    )
+    .start();
+    (server, address)
+}
+
+/// A connection to it, when its program runs.
+fn started(address: SocketAddr) -> std::net::TcpStream {
+    let mut stream = connect(address);
+    let mut line = [0; 8];
+    std::io::Read::read_exact(&mut stream, &mut line).unwrap();
+    assert_eq!(&line, b"started\n");
+    stream
+}
+
+#[test]
+fn drain_timeout_ends_what_is_left_with_its_process_group() {
+    let (server, address) = stubborn("300ms");
+    let mut streams = [started(address), started(address)];
+    assert!(server.connections().len() >= 4, "two programs with a child each");
+    server.signal(Signal::SIGTERM);
+    for stream in &mut streams {
+        assert!(closed(stream));
+    }
+    server.left_nothing(&[address]);
+}
+
+#[test]
+fn a_second_term_ends_at_once() {
+    let (server, address) = stubborn("1h");
+    let mut stream = started(address);
+    server.signal(Signal::SIGTERM);
+    server.notify.wait("STOPPING=1", |line| line == "STOPPING=1");
+    eventually("it stops accepting", || refused(address));
+    server.signal(Signal::SIGTERM);
+    assert!(closed(&mut stream));
+    server.ending();
+    server.wait_empty();
+}
+
+#[test]
+fn signals_without_end_do_not_put_off_the_end() {
+    let address = address::fresh();
+    let server = Preforkd::run(&echo_service(address, "workers = 2")).start();
+    proc::kill(server.workers()[0], Signal::SIGSTOP);
+    let start = std::time::Instant::now();
+    while proc::lives(server.pid()) {
+        assert!(start.elapsed() < std::time::Duration::from_secs(15), "it never ends");
+        server.signal(Signal::SIGTERM);
+        std::thread::sleep(A_WHILE);
+    }
+    server.left_nothing(&[address]);
+}
+
+#[test]
+fn quit_ends_at_once() {
+    let (server, address) = stubborn("1h");
+    let mut stream = started(address);
+    server.signal(Signal::SIGQUIT);
+    assert!(closed(&mut stream));
+    server.ending();
+    server.wait_empty();
+    assert!(refused(address));
+}
+
+#[test]
+fn terminal_signals_reach_only_the_supervisor() {
+    // ^C goes to the whole process group of the foreground; connections must be drained all the same.
+    let server = Preforkd::serve(&[], "127.0.0.1:0", &["echo"]).start();
+    let mut stream = connect(server.address());
+    echo(&mut stream, b"before");
+    // The tests are in that group too, so it gets the signal one by one.
+    let group = |pid| getpgid(Some(Pid::from_raw(pid))).ok();
+    let foreground = group(server.pid());
+    let members: Vec<_> =
+        server.processes().into_iter().filter(|process| group(process.pid) == foreground).collect();
+    for process in members {
+        proc::kill(process.pid, Signal::SIGINT);
+    }
+    std::thread::sleep(A_WHILE);
+    echo(&mut stream, b"after");
+    drop(stream);
+    server.left_nothing(&[]);
+}
