@@ -30,7 +30,7 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
     let path = matches.get_one("config").cloned().unwrap_or_else(|| PathBuf::from(DEFAULT_PATH));
     let control: Option<PathBuf> = matches.get_one("control").cloned();
     let source = Source::File { path, control };
-    let source = match supervisor::resume(source, false) {
+    let source = match supervisor::take_up(source, false) {
         Resumed::Ended(result) => return super::ended(result),
         Resumed::NotAnUpgrade(source) => source,
     };

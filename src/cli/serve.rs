@@ -11,7 +11,7 @@ use crate::supervisor::{self, Resumed, Source};
 
 /// Serves until told to end.
 pub(super) fn run(matches: &ArgMatches) -> ExitCode {
-    let source = match supervisor::resume(Source::CommandLine, false) {
+    let source = match supervisor::take_up(Source::CommandLine, false) {
         Resumed::Ended(result) => return super::ended(result),
         Resumed::NotAnUpgrade(source) => source,
     };

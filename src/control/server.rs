@@ -27,6 +27,11 @@ pub(crate) struct Server {
     clients: BTreeMap<ClientId, Client>,
     next: ClientId,
     first_token: u64,
+    /// Whether newcomers are accepted; not before it is in force, nor while there is no room.
+    watched: bool,
+    /// Makes room for a client that is to be turned away when there is no other descriptor left. Without it the client
+    /// would stay queued, and epoll would report it without end.
+    reserve: Option<OwnedFd>,
 }
 
 #[derive(Debug)]
@@ -70,17 +75,43 @@ impl OpenError {
 }
 
 impl Server {
-    /// Listens at `path`. Its events carry `first_token` and the tokens after it; a socket that a dead supervisor left
-    /// there is replaced.
-    pub(crate) fn open(path: &Path, first_token: u64, poller: &Poller) -> Result<Self, OpenError> {
+    /// Listens at `path`; who comes waits until [`Server::begin`]. Its events carry `first_token` and the tokens after
+    /// it; a socket that a dead supervisor left there is replaced.
+    pub(crate) fn open(path: &Path, first_token: u64) -> Result<Self, OpenError> {
         let failed = |source| OpenError::Io { path: path.display().to_string(), source };
         if UnixStream::connect(path).is_ok() {
             return Err(OpenError::InUse(path.display().to_string()));
         }
         let listener = bind(path).map_err(failed)?;
         let inode = std::fs::symlink_metadata(path).map_err(failed)?.ino();
-        poller.add(listener.as_fd(), Interest::Read, first_token).map_err(failed)?;
-        Ok(Server { listener, path: path.to_owned(), inode, clients: BTreeMap::new(), next: 1, first_token })
+        Ok(Server {
+            listener,
+            path: path.to_owned(),
+            inode,
+            clients: BTreeMap::new(),
+            // Not used twice, by whatever server: an answer must not reach a client of another one.
+            next: first_token + 1,
+            first_token,
+            watched: false,
+            reserve: reserve(),
+        })
+    }
+
+    /// Accepts clients from now on.
+    pub(crate) fn begin(&mut self, poller: &Poller) {
+        self.watch(true, poller);
+    }
+
+    fn watch(&mut self, on: bool, poller: &Poller) {
+        let listener = self.listener.as_fd();
+        let done = match (self.watched, on) {
+            (false, true) => poller.add(listener, Interest::Read, self.first_token),
+            (true, false) => poller.remove(listener),
+            _ => Ok(()),
+        };
+        if done.is_ok() {
+            self.watched = on;
+        }
     }
 
     /// Where it listens.
@@ -90,11 +121,11 @@ impl Server {
 
     /// Handles an event. A request is for the caller to answer, now or later.
     pub(crate) fn handle(&mut self, token: u64, poller: &Poller) -> Option<(ClientId, Request)> {
-        let id = token.checked_sub(self.first_token)?;
-        if id == 0 {
+        if token == self.first_token {
             self.accept(poller);
             return None;
         }
+        let id = token;
         let client = self.clients.get_mut(&id)?;
         let result = if client.asked { client.write().map(|()| None) } else { client.read() };
         match result {
@@ -116,8 +147,8 @@ impl Server {
         let Some(client) = self.clients.get_mut(&id) else { return };
         client.answer = serde_json::to_vec(answer).unwrap_or_default();
         client.answer.push(b'\n');
-        let unfinished = client.write().is_ok()
-            && poller.add(client.stream.as_fd(), Interest::Write, self.first_token + id).is_ok();
+        let unfinished =
+            client.write().is_ok() && poller.add(client.stream.as_fd(), Interest::Write, id).is_ok();
         if !unfinished {
             self.drop_client(id, poller);
         }
@@ -137,10 +168,19 @@ impl Server {
         inode: u64,
         first_token: u64,
         poller: &Poller,
-    ) -> io::Result<Self> {
-        let listener = UnixListener::from(socket);
-        poller.add(listener.as_fd(), Interest::Read, first_token)?;
-        Ok(Server { listener, path, inode, clients: BTreeMap::new(), next: 1, first_token })
+    ) -> Self {
+        let mut server = Server {
+            listener: UnixListener::from(socket),
+            path,
+            inode,
+            clients: BTreeMap::new(),
+            next: first_token + 1,
+            first_token,
+            watched: false,
+            reserve: reserve(),
+        };
+        server.begin(poller);
+        server
     }
 
     /// A client that waits for an answer.
@@ -153,8 +193,15 @@ impl Server {
     }
 
     fn accept(&mut self, poller: &Poller) {
+        if self.clients.len() >= CLIENTS {
+            self.make_room(poller);
+        }
         while self.clients.len() < CLIENTS {
-            let Ok((stream, _)) = self.listener.accept() else { return };
+            let stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => return self.turn_away(poller),
+            };
             // The mode of the socket file has said so already, unless somebody changed it.
             let allowed = socket::peer_credentials(stream.as_fd())
                 .is_ok_and(|peer| peer.uid == 0 || peer.uid == nix::unistd::geteuid().as_raw());
@@ -162,21 +209,37 @@ impl Server {
             self.next += 1;
             let watched = allowed
                 && stream.set_nonblocking(true).is_ok()
-                && poller.add(stream.as_fd(), Interest::Read, self.first_token + id).is_ok();
+                && poller.add(stream.as_fd(), Interest::Read, id).is_ok();
             if watched {
                 let client = Client { stream, request: Vec::new(), asked: false, answer: Vec::new() };
                 self.clients.insert(id, client);
             }
         }
-        // Too many at once: the one that has waited longest to ask anything makes room.
-        if let Some(id) = self.clients.iter().find(|(_, client)| !client.asked).map(|(id, _)| *id) {
-            self.drop_client(id, poller);
+    }
+
+    /// Too many at once: the one that has waited longest to ask anything makes room; if all have asked, the next waits.
+    fn make_room(&mut self, poller: &Poller) {
+        match self.clients.iter().find(|(_, client)| !client.asked).map(|(id, _)| *id) {
+            Some(id) => self.drop_client(id, poller),
+            None => self.watch(false, poller),
+        }
+    }
+
+    /// There is no descriptor for the client at the head of the queue: accepts it with the reserve, and closes it.
+    fn turn_away(&mut self, poller: &Poller) {
+        let had_reserve = self.reserve.take().is_some();
+        let turned_away = had_reserve && self.listener.accept().is_ok();
+        self.reserve = reserve();
+        if !turned_away && !self.clients.is_empty() {
+            // Not even that: until a client goes, and with it a descriptor.
+            self.watch(false, poller);
         }
     }
 
     fn drop_client(&mut self, id: ClientId, poller: &Poller) {
         if let Some(client) = self.clients.remove(&id) {
             let _ = poller.remove(client.stream.as_fd());
+            self.watch(true, poller);
         }
     }
 
@@ -185,11 +248,15 @@ impl Server {
         for id in self.clients.keys().copied().collect::<Vec<_>>() {
             self.drop_client(id, poller);
         }
-        let _ = poller.remove(self.listener.as_fd());
+        self.watch(false, poller);
         if std::fs::symlink_metadata(&self.path).is_ok_and(|file| file.ino() == self.inode) {
             let _ = std::fs::remove_file(&self.path);
         }
     }
+}
+
+fn reserve() -> Option<OwnedFd> {
+    std::fs::File::open("/dev/null").ok().map(OwnedFd::from)
 }
 
 fn bind(path: &Path) -> io::Result<UnixListener> {

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Supervisor, plural};
+use super::Supervisor;
+use super::status::plural;
 use crate::config::Level;
 use crate::control::State;
 use crate::journal::MessageId;

@@ -237,7 +237,11 @@ impl Listeners {
             Address::Unix(path) => path.exists() && socket::local_path(socket.as_fd()).as_ref() == Some(path),
             Address::Passed(_) => false,
         };
-        (is_right && socket::is_listener(socket.as_fd())).then_some(socket)
+        // A worker that waits in accept hears nothing else.
+        let is_usable = is_right
+            && socket::is_listener(socket.as_fd())
+            && fd::set_nonblocking(socket.as_fd(), true).is_ok();
+        is_usable.then_some(socket)
     }
 
     /// The listeners of `service`: those that are open already, and new ones. On an error none of the new ones stays.

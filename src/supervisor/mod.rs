@@ -2,6 +2,7 @@
 //!
 //! It never reads a byte of a connection, and what it reads from memory that workers can write it checks first.
 
+mod commit;
 mod crew;
 mod ending;
 mod holder;
@@ -9,42 +10,43 @@ mod ledger;
 mod listeners;
 mod orphans;
 mod reaping;
+mod reload;
 mod resume;
 mod rollout;
 mod service;
+mod start;
 mod status;
 mod systemd;
 mod upgrade;
 mod watch;
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::io;
 use std::path::PathBuf;
-use std::rc::{Rc, Weak};
-use std::time::{Duration, Instant};
+use std::rc::Weak;
+use std::time::Instant;
 
-use crate::config::{self, Config, Diagnostics, Loaded};
+use crate::config::{self, Diagnostics, Loaded};
 use crate::control::server::{ClientId, Server};
 use crate::control::{Answer, Reloads, Request, WorkerState};
 use crate::exit;
 use crate::journal::{Log, MessageId};
 use crate::sys::epoll::Poller;
 use crate::sys::signal::{Signal, Signals};
-use crate::sys::{fd, process};
 use crate::worker::plan::{Heard, Report};
 
 use crew::Crew;
 use ending::{After, Phase};
-use ledger::Ledger;
 use listeners::Listeners;
 use orphans::Orphans;
 use rollout::Rollout;
 use service::{Floor, Service};
-use systemd::{Passed, Systemd};
+use status::seconds;
+use systemd::Systemd;
 use upgrade::Trial;
 use watch::Watch;
 
+pub(crate) use start::{Resumed, run, take_up};
 pub(crate) use upgrade::{TRIAL_COMMAND, trial};
 
 /// Tokens of the poller: below this the serial number of a worker, whose link has something to say; above it control
@@ -115,86 +117,6 @@ impl Fatal {
     }
 }
 
-/// Serves `config` until told to end; the whole life of the supervisor. With `announce`, prints to stdout where it
-/// listens once it serves.
-pub(crate) fn run(config: Config, source: Source, announce: bool) -> Result<(), Fatal> {
-    let poller = Poller::new().map_err(|error| Fatal::os("cannot make an epoll instance", &error))?;
-    let parts = Parts::new(&config)?;
-    let mut supervisor = Supervisor::new(parts, source, announce, poller)?;
-    let result = supervisor.start(config).and_then(|()| supervisor.supervise());
-    supervisor.leave_nothing();
-    result
-}
-
-/// Whether another program left this process to this one.
-#[derive(Debug)]
-pub(crate) enum Resumed {
-    /// It did; this is how it ended.
-    Ended(Result<(), Fatal>),
-    /// It did not: this is a start.
-    NotAnUpgrade(Source),
-}
-
-/// Goes on where another program left this process to this one, if this is an upgrade.
-pub(crate) fn resume(source: Source, announce: bool) -> Resumed {
-    match upgrade::inherited_ledger() {
-        None => Resumed::NotAnUpgrade(source),
-        Some(file) => Resumed::Ended(go_on(file, source, announce)),
-    }
-}
-
-fn go_on(file: io::Result<OwnedFd>, source: Source, announce: bool) -> Result<(), Fatal> {
-    let failed = |error: io::Error| Fatal::os("cannot go on after the upgrade", &error);
-    let poller = Poller::new().map_err(failed)?;
-    let ledger = file.and_then(Ledger::read).map_err(failed)?;
-    let (parts, clients) = resume::take_over(ledger, &poller).map_err(failed)?;
-    let mut supervisor = Supervisor::new(parts, source, announce, poller)?;
-    supervisor.renew_workers(clients);
-    let result = supervisor.supervise();
-    supervisor.leave_nothing();
-    result
-}
-
-/// What survives an upgrade, or is made at the start.
-struct Parts {
-    settings: config::Supervisor,
-    log_settings: config::Log,
-    listeners: Listeners,
-    services: BTreeMap<String, Service>,
-    floors: BTreeMap<String, Weak<Floor>>,
-    crew: Crew,
-    orphans: Orphans,
-    control: Option<Server>,
-    generation: u64,
-    reloads: Reloads,
-    upgrades: u64,
-    phase: Phase,
-    started: Instant,
-}
-
-impl Parts {
-    fn new(config: &Config) -> Result<Self, Fatal> {
-        let passed =
-            Passed::take(Systemd).map_err(|error| Fatal::os("cannot take over systemd's sockets", &error))?;
-        let run = run_tag();
-        Ok(Parts {
-            settings: config.supervisor.clone(),
-            log_settings: config.log,
-            listeners: Listeners::new(passed, Systemd),
-            services: BTreeMap::new(),
-            floors: BTreeMap::new(),
-            crew: Crew::new(run),
-            orphans: Orphans::new(run),
-            control: None,
-            generation: 0,
-            reloads: Reloads::default(),
-            upgrades: 0,
-            phase: Phase::Starting,
-            started: Instant::now(),
-        })
-    }
-}
-
 struct Supervisor {
     source: Source,
     announce: bool,
@@ -233,44 +155,6 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn new(parts: Parts, source: Source, announce: bool, poller: Poller) -> Result<Self, Fatal> {
-        let failed = |what| move |error: io::Error| Fatal::os(what, &error);
-        fd::fill_standard().map_err(failed("cannot open /dev/null"))?;
-        let signals = Signals::install(&HANDLED).map_err(failed("cannot install signal handlers"))?;
-        process::become_subreaper().map_err(failed("cannot become the reaper of connections"))?;
-        Ok(Supervisor {
-            source,
-            announce,
-            program: upgrade::program().map_err(failed("cannot find the program of this process"))?,
-            settings: parts.settings,
-            log_settings: parts.log_settings,
-            log: Log::open(parts.log_settings),
-            signals,
-            poller,
-            systemd: Systemd,
-            listeners: parts.listeners,
-            services: parts.services,
-            floors: parts.floors,
-            crew: parts.crew,
-            orphans: parts.orphans,
-            // An upgrade takes its control socket over as the first.
-            controls_opened: u64::from(parts.control.is_some()),
-            control: parts.control,
-            rollout: None,
-            reload_wanted: None,
-            trial: None,
-            upgrade_wanted: None,
-            generation: parts.generation,
-            reloads: parts.reloads,
-            upgrades: parts.upgrades,
-            last_reload_failed: false,
-            watch: Watch::new(Systemd),
-            phase: parts.phase,
-            fatal: None,
-            started: parts.started,
-        })
-    }
-
     fn supervise(&mut self) -> Result<(), Fatal> {
         while !self.has_ended() {
             let timeout = self.next_deadline().map(|at| at.saturating_duration_since(Instant::now()));
@@ -400,7 +284,7 @@ impl Supervisor {
 
     fn open_control(&mut self, path: &std::path::Path) -> Result<Server, Fatal> {
         self.controls_opened += 1;
-        Server::open(path, CONTROLS * self.controls_opened, &self.poller)
+        Server::open(path, CONTROLS * self.controls_opened)
             .map_err(|error| Fatal { code: error.exit_code(), text: error.to_string() })
     }
 
@@ -426,54 +310,4 @@ impl Supervisor {
             }
         }
     }
-
-    /// Tells on stdout where this serves.
-    fn print_addresses(&self) {
-        let mut text = String::new();
-        for listener in self.services.values().flat_map(|service| &service.listeners) {
-            text.push_str(&format!("listening on {}\n", listener.name()));
-        }
-        // A closed stdout is the user's choice.
-        let _ = io::stdout().write_all(text.as_bytes());
-        let _ = io::stdout().flush();
-    }
-
-    /// All live connections.
-    fn live(&self) -> u32 {
-        self.floors().map(|(_, floor)| floor.board.live()).sum()
-    }
-
-    /// The floors of all services of which something lives, with their names.
-    fn floors(&self) -> impl Iterator<Item = (&str, Rc<Floor>)> {
-        self.floors.iter().filter_map(|(name, floor)| Some((name.as_str(), floor.upgrade()?)))
-    }
-
-    /// One line for `systemctl status` and the log.
-    fn summary(&self) -> String {
-        let workers = self.crew.iter().filter(|(_, worker)| worker.state != WorkerState::Draining).count();
-        let live = self.live();
-        format!(
-            "{} {}, {workers} {}, {live} {}, generation {}",
-            self.services.len(),
-            plural(self.services.len(), "service"),
-            plural(workers, "worker"),
-            plural(live as usize, "connection"),
-            self.generation
-        )
-    }
-}
-
-fn plural(count: usize, noun: &str) -> String {
-    if count == 1 { noun.to_owned() } else { format!("{noun}s") }
-}
-
-fn seconds(time: Duration) -> String {
-    format!("{:.1} s", time.as_secs_f32())
-}
-
-/// 24 bits that tell this supervisor from the one before it.
-fn run_tag() -> u32 {
-    use std::hash::{BuildHasher, RandomState};
-    // std seeds it from the kernel's random numbers.
-    (RandomState::new().hash_one(std::process::id()) & 0xff_ffff) as u32
 }

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
+use super::Supervisor;
 use super::crew::WorkerProcess;
 use super::ending::Phase;
 use super::orphans::Dead;
-use super::{Supervisor, seconds};
+use super::status::seconds;
 use crate::config::Level;
 use crate::control::WorkerState;
 use crate::exit;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use super::crew::Crew;
@@ -13,10 +13,29 @@ use super::listeners::{Listener, Listeners};
 use super::orphans::Orphans;
 use super::service::{Floor, Service};
 use super::systemd::Systemd;
-use super::{CONTROLS, Parts, Supervisor};
+use super::{CONTROLS, Supervisor};
+use crate::config;
+use crate::control::Reloads;
 use crate::control::server::{ClientId, Server};
 use crate::sys::epoll::Poller;
 use crate::sys::time;
+
+/// What survives an upgrade, or is made at the start.
+pub(super) struct Parts {
+    pub(super) settings: config::Supervisor,
+    pub(super) log_settings: config::Log,
+    pub(super) listeners: Listeners,
+    pub(super) services: BTreeMap<String, Service>,
+    pub(super) floors: BTreeMap<String, Weak<Floor>>,
+    pub(super) crew: Crew,
+    pub(super) orphans: Orphans,
+    pub(super) control: Option<Server>,
+    pub(super) generation: u64,
+    pub(super) reloads: Reloads,
+    pub(super) upgrades: u64,
+    pub(super) phase: Phase,
+    pub(super) started: Instant,
+}
 
 impl Supervisor {
     /// All that the next program must know. `kept` are the descriptors that it names.
@@ -129,7 +148,7 @@ pub(super) fn take_over(ledger: Ledger, poller: &Poller) -> io::Result<(Parts, V
     let control = match ledger.control {
         Some(entry) => {
             let socket = taken.take(entry.listener)?;
-            let mut control = Server::resume(socket, entry.path, entry.inode, CONTROLS, poller)?;
+            let mut control = Server::resume(socket, entry.path, entry.inode, CONTROLS, poller);
             for client in entry.clients {
                 waiting.push(control.resume_client(taken.take(client)?));
             }

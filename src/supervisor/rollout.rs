@@ -7,15 +7,12 @@ use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
-use super::ending::Phase;
-use super::listeners::Listener;
 use super::service::{Floor, Service};
-use super::{Fatal, Source, Supervisor};
+use super::{Fatal, Supervisor};
 use crate::config::{self, Config};
 use crate::control::server::{ClientId, Server};
 use crate::control::{Answer, WorkerState};
 use crate::exit;
-use crate::journal::MessageId;
 use crate::worker::plan::Order;
 
 /// How long a new generation may take to get ready.
@@ -42,16 +39,16 @@ pub(super) enum Purpose {
 #[derive(Debug)]
 pub(super) struct Rollout {
     pub(super) generation: u64,
-    purpose: Purpose,
-    fresh: BTreeMap<String, Service>,
+    pub(super) purpose: Purpose,
+    pub(super) fresh: BTreeMap<String, Service>,
     /// Names of services that stay as they are.
-    kept: Vec<String>,
-    settings: config::Supervisor,
-    log_settings: config::Log,
-    control: Option<Server>,
-    clients: Vec<ClientId>,
+    pub(super) kept: Vec<String>,
+    pub(super) settings: config::Supervisor,
+    pub(super) log_settings: config::Log,
+    pub(super) control: Option<Server>,
+    pub(super) clients: Vec<ClientId>,
     stage: Stage,
-    deadline: Instant,
+    pub(super) deadline: Instant,
     losses: u32,
 }
 
@@ -75,51 +72,6 @@ impl Supervisor {
         self.begin_rollout(config, Vec::new(), Purpose::Start)?;
         self.advance_rollout();
         Ok(())
-    }
-
-    /// Reads the configuration again and begins to put it in force.
-    pub(super) fn reload(&mut self, client: Option<ClientId>) {
-        if !matches!(self.phase, Phase::Running) {
-            self.refuse_all(client, "preforkd is not running yet, or is ending; nothing was reloaded");
-            return;
-        }
-        if self.rollout.is_some() {
-            // What is under way may have read the files before the last change.
-            self.reload_wanted.get_or_insert_default().extend(client);
-            return;
-        }
-        if matches!(self.source, Source::CommandLine) {
-            self.refuse_all(
-                client,
-                "this preforkd was configured on the command line; there is no file to reload",
-            );
-            return;
-        }
-        // It would forget the reload; it begins again when that is done.
-        if self.trial.is_some() {
-            let clients = self.end_trial();
-            self.upgrade_wanted.get_or_insert_default().extend(clients);
-        }
-        self.systemd.reloading();
-        let result = match self.source.load() {
-            Err(errors) => Err(Fatal { text: errors.to_string(), code: exit::CONFIG }),
-            Ok(loaded) => {
-                for warning in loaded.warnings.iter() {
-                    self.log.warning(None, format_args!("{warning}"));
-                }
-                self.begin_rollout(loaded.config, client.into_iter().collect(), Purpose::Reload)
-            }
-        };
-        if let Err(error) = result {
-            self.reject(client.into_iter().collect(), &error.to_string());
-        }
-    }
-
-    fn refuse_all(&mut self, clients: impl IntoIterator<Item = ClientId>, reason: &str) {
-        self.log.warning(None, format_args!("reload refused: {reason}"));
-        for client in clients {
-            self.answer(client, &Answer::Refused(reason.to_owned()));
-        }
     }
 
     /// Opens what is new and starts the new workers. On an error nothing has changed.
@@ -234,112 +186,6 @@ impl Supervisor {
         }
     }
 
-    fn begin_wanted_reload(&mut self) {
-        if let Some(clients) = self.reload_wanted.take() {
-            let mut clients = clients.into_iter();
-            self.reload(clients.next());
-            match &mut self.rollout {
-                Some(rollout) => rollout.clients.extend(clients),
-                // It was rejected as it began; for these the reason is in the log.
-                None => self.refuse_all(clients, "the configuration was rejected"),
-            }
-        }
-    }
-
-    /// The new generation accepts: it is in force, and the old one retires.
-    fn complete(&mut self) {
-        let Some(rollout) = self.rollout.take() else { return };
-        let mut old = std::mem::take(&mut self.services);
-        for name in rollout.kept {
-            self.services.extend(old.remove_entry(&name));
-        }
-        for (name, service) in rollout.fresh {
-            service.floor.board.set_limit(service.config.max_connections);
-            for listener in &service.listeners {
-                listener.set_options(service.config.socket);
-            }
-            self.services.insert(name, service);
-        }
-        let closing = self.close_unused(&old);
-        let services = &self.services;
-        for (_, worker) in self.crew.iter_mut() {
-            let current =
-                services.get(&worker.service).is_some_and(|service| service.generation == worker.generation);
-            if !current && worker.state != WorkerState::Draining {
-                worker.retire(&closing);
-            }
-        }
-        let first = self.generation == 0;
-        self.generation = rollout.generation;
-        self.settings = rollout.settings;
-        if self.log_settings != rollout.log_settings {
-            self.log_settings = rollout.log_settings;
-            self.log.reopen(rollout.log_settings);
-        }
-        if first {
-            self.listeners.close_left();
-            self.control = rollout.control;
-            self.is_serving();
-        } else {
-            self.is_reloaded(rollout.purpose, rollout.clients, rollout.control);
-        }
-    }
-
-    /// The listeners that no service wants any more, with their queues closed.
-    pub(super) fn close_unused(&mut self, old: &BTreeMap<String, Service>) -> Vec<Rc<Listener>> {
-        let mut closing = Vec::new();
-        for listener in old.values().flat_map(|service| &service.listeners) {
-            let mut kept = self.services.values().flat_map(|service| &service.listeners);
-            if !kept.any(|other| Rc::ptr_eq(other, listener)) && self.listeners.close(listener) {
-                closing.push(Rc::clone(listener));
-            }
-        }
-        closing
-    }
-
-    fn is_serving(&mut self) {
-        self.phase = Phase::Running;
-        let summary = self.summary();
-        self.log.event(
-            config::Level::Notice,
-            Some(MessageId::Started),
-            None,
-            format_args!("serving: {summary}"),
-        );
-        self.systemd.ready(&summary);
-        if self.announce {
-            self.print_addresses();
-        }
-    }
-
-    fn is_reloaded(&mut self, purpose: Purpose, clients: Vec<ClientId>, control: Option<Server>) {
-        let what = match purpose {
-            Purpose::Upgrade => concat!("upgraded to ", env!("CARGO_PKG_VERSION")),
-            Purpose::Start | Purpose::Reload => {
-                self.reloads.ok += 1;
-                self.last_reload_failed = false;
-                "reloaded"
-            }
-        };
-        let text = format!("{what}; generation {} is in force", self.generation);
-        self.log.event(
-            config::Level::Notice,
-            Some(MessageId::ReloadDone),
-            None,
-            format_args!("{what}: {}", self.summary()),
-        );
-        self.systemd.ready(&self.summary());
-        for client in clients {
-            self.answer(client, &Answer::Done(text.clone()));
-        }
-        // Only now: the clients came over the old one.
-        if let Some(new) = control {
-            if let Some(mut old) = self.control.replace(new) {
-                old.close(&self.poller);
-            }
-        }
-    }
-
     /// A worker of the new generation has died. One that a signal killed is replaced; one that gave up speaks for all.
     pub(super) fn lost_in_rollout(&mut self, service: &str, gave_up: Option<u8>, reason: &str) {
         let Some(rollout) = &mut self.rollout else { return };
@@ -390,22 +236,6 @@ impl Supervisor {
         for (_, worker) in self.crew.iter_mut().filter(|(_, worker)| worker.generation == generation) {
             worker.retire(&[]);
             worker.generation = NO_GENERATION;
-        }
-    }
-
-    pub(super) fn reject(&mut self, clients: Vec<ClientId>, reason: &str) {
-        let reason = reason.trim_end();
-        self.reloads.failed += 1;
-        self.last_reload_failed = true;
-        self.log.event(
-            config::Level::Error,
-            Some(MessageId::ReloadRejected),
-            None,
-            format_args!("reload rejected, generation {} stays in force: {reason}", self.generation),
-        );
-        self.systemd.ready(&format!("{}; the last reload was rejected", self.summary()));
-        for client in clients {
-            self.answer(client, &Answer::Refused(reason.to_owned()));
         }
     }
 }

@@ -1,8 +1,12 @@
 //! What `preforkd status` shows.
 
+use std::io::{self, Write};
+use std::rc::Rc;
+use std::time::Duration;
+
 use super::Supervisor;
 use super::service::{Floor, Service};
-use crate::control::{Refused, ServiceStatus, Status, WorkerStatus};
+use crate::control::{Refused, ServiceStatus, Status, WorkerState, WorkerStatus};
 use crate::shared::{Count, Totals};
 
 impl Supervisor {
@@ -70,4 +74,47 @@ impl Supervisor {
             crashes: totals.get(Count::Crashes),
         }
     }
+
+    /// All live connections.
+    pub(super) fn live(&self) -> u32 {
+        self.floors().map(|(_, floor)| floor.board.live()).sum()
+    }
+
+    /// The floors of all services of which something lives, with their names.
+    pub(super) fn floors(&self) -> impl Iterator<Item = (&str, Rc<Floor>)> {
+        self.floors.iter().filter_map(|(name, floor)| Some((name.as_str(), floor.upgrade()?)))
+    }
+
+    /// One line for `systemctl status` and the log.
+    pub(super) fn summary(&self) -> String {
+        let workers = self.crew.iter().filter(|(_, worker)| worker.state != WorkerState::Draining).count();
+        let live = self.live();
+        format!(
+            "{} {}, {workers} {}, {live} {}, generation {}",
+            self.services.len(),
+            plural(self.services.len(), "service"),
+            plural(workers, "worker"),
+            plural(live as usize, "connection"),
+            self.generation
+        )
+    }
+
+    /// Tells on stdout where this serves.
+    pub(super) fn print_addresses(&self) {
+        let mut text = String::new();
+        for listener in self.services.values().flat_map(|service| &service.listeners) {
+            text.push_str(&format!("listening on {}\n", listener.name()));
+        }
+        // A closed stdout is the user's choice.
+        let _ = io::stdout().write_all(text.as_bytes());
+        let _ = io::stdout().flush();
+    }
+}
+
+pub(super) fn plural(count: usize, noun: &str) -> String {
+    if count == 1 { noun.to_owned() } else { format!("{noun}s") }
+}
+
+pub(super) fn seconds(time: Duration) -> String {
+    format!("{:.1} s", time.as_secs_f32())
 }

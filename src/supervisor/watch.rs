@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use super::Supervisor;
 use super::ending::Phase;
+use super::status::plural;
 use super::systemd::Systemd;
-use super::{Supervisor, plural};
 use crate::config::Level;
 use crate::control::WorkerState;
 use crate::journal::MessageId;

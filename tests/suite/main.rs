@@ -24,3 +24,5 @@ mod programs;
 mod real;
 mod services;
 mod stop;
+mod systemd;
+mod upgrade;

@@ -1,6 +1,7 @@
 //! A preforkd that runs, and whatever it started.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
@@ -145,6 +146,19 @@ impl Running {
     /// `preforkd reload`.
     pub(crate) fn reload(&self) -> Output {
         super::run(&[BINARY, "reload", "--control", self.control()])
+    }
+
+    /// Puts another file in the place of the program, as a package does.
+    pub(crate) fn replace_program(&self, content: &[u8]) {
+        let (path, new) = (self.dir().join("preforkd"), self.dir().join("preforkd.new"));
+        std::fs::write(&new, content).unwrap();
+        std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::rename(new, path).unwrap();
+    }
+
+    /// `preforkd upgrade`.
+    pub(crate) fn upgrade(&self) -> Output {
+        super::run(&[BINARY, "upgrade", "--control", self.control()])
     }
 
     /// `preforkd reload` of a configuration that must be taken.

@@ -91,11 +91,17 @@ impl Preforkd {
         self.under(&["unshare", "--mount", "--propagation", "private"]).after(script)
     }
 
+    /// Starts a copy of the program, `preforkd` in its directory.
+    pub(crate) fn own_copy(mut self) -> Self {
+        self.binary = self.dir().join("preforkd");
+        std::fs::copy(BINARY, &self.binary).unwrap();
+        self
+    }
+
     /// Starts it as a user without a name and without rights, who has no other processes and may have `processes`.
     pub(crate) fn by_user(mut self, uid: u32, processes: u32) -> Self {
         // The target directory may be in somebody's home.
-        self.binary = self.dir().join("preforkd");
-        std::fs::copy(BINARY, &self.binary).unwrap();
+        self = self.own_copy();
         nix::unistd::chown(self.dir(), Some(uid.into()), Some(uid.into())).unwrap();
         let uid = uid.to_string();
         self.under(&["setpriv", "--reuid", &uid, "--regid", &uid, "--clear-groups"]).under(&[
