@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::support::client::{echo, served};
 use crate::support::load::Load;
-use crate::support::service::{ECHO, PORT};
+use crate::support::service::{ECHO, PORT, said};
 use crate::support::{Container, say};
 
 /// With the configuration that it comes with.
@@ -20,23 +20,30 @@ pub(crate) fn it_serves_once_it_is_installed(container: &Container) {
     }
     let conffiles = container.sure("dpkg-query --show --showformat='${Conffiles}' preforkd");
     assert!(conffiles.contains(" /etc/preforkd/preforkd.toml "), "{conffiles}");
-    container.sure("test -d /etc/preforkd/preforkd.d");
+    for path in ["/etc/preforkd/preforkd.d", "/usr/share/bash-completion/completions/preforkd"] {
+        container.sure(&format!("test -e {path}"));
+    }
 }
 
-/// The same files with a higher version; `dpkg` then does all that it does on an upgrade.
-fn next_version(container: &Container) -> std::path::PathBuf {
+/// Puts a package with a higher version inside: the same files, with the program replaced by what `change` does.
+fn next_version(container: &Container, version: &str, change: &str) -> String {
     let dir = tempfile::tempdir().unwrap();
     let script = "dpkg-deb --raw-extract \"$1\" \"$2/tree\"
-        sed -i 's/^Version: .*/&+next/' \"$2/tree/DEBIAN/control\"
-        dpkg-deb --root-owner-group --build -Znone \"$2/tree\" \"$2/preforkd_next.deb\" >&2";
-    let package = container.package();
-    let output =
-        Command::new("sh").args(["-euc", script, "sh"]).args([package, dir.path()]).output().unwrap();
+        sed -i \"s/^Version: .*/&+$3/\" \"$2/tree/DEBIAN/control\"
+        cd \"$2/tree\"
+        eval \"$4\"
+        dpkg-deb --root-owner-group --build -Znone . ../next.deb >&2";
+    let mut command = Command::new("sh");
+    command.args(["-euc", script, "sh"]).args([container.package(), dir.path()]).args([version, change]);
+    let output = command.output().unwrap();
     assert!(output.status.success(), "{output:?}");
-    // The container's own copy outlives the directory.
-    let inside = container.path("/root/next.deb");
-    std::fs::copy(dir.path().join("preforkd_next.deb"), &inside).unwrap();
+    let inside = format!("/root/{version}.deb");
+    std::fs::copy(dir.path().join("next.deb"), container.path(&inside)).unwrap();
     inside
+}
+
+fn dpkg_install(container: &Container, package: &str) -> String {
+    said(&container.run(&format!("DEBIAN_FRONTEND=noninteractive dpkg --install {package}")))
 }
 
 pub(crate) fn an_upgrade_of_the_package_stops_no_connection(container: &Container) {
@@ -44,9 +51,9 @@ pub(crate) fn an_upgrade_of_the_package_stops_no_connection(container: &Containe
     container.fresh(&ECHO.replace("workers = 2", "workers = 2\nmax_connections = 777"));
     let mut connections = served(PORT, 3);
     let pid = container.main_pid();
-    next_version(container);
+    let next = next_version(container, "next", "");
     let load = Load::on(PORT);
-    let dpkg = container.sure("DEBIAN_FRONTEND=noninteractive dpkg --install /root/next.deb 2>&1");
+    let dpkg = dpkg_install(container, &next);
     load.wait_progress();
     let result = load.stop();
     say(&format!("     systemd {}: an upgrade of the package: {}", container.systemd(), result.counts()));
@@ -56,6 +63,31 @@ pub(crate) fn an_upgrade_of_the_package_stops_no_connection(container: &Containe
     assert_eq!(container.status()["upgrades"], 1, "it runs the old binary:\n{dpkg}");
     assert_eq!(container.count("echo", "active"), 3);
     assert_eq!(container.count("echo", "max_connections"), 777);
+}
+
+/// A program that cannot serve does not end the one that does, and the next version is as if it had never been.
+pub(crate) fn an_upgrade_to_a_broken_package_stops_nothing(container: &Container) {
+    container.fresh(ECHO);
+    let mut connections = served(PORT, 3);
+    let before = (container.main_pid(), container.workers());
+    let broken = next_version(
+        container,
+        "next.1",
+        "cp /bin/false usr/sbin/preforkd; sed -i /preforkd$/d DEBIAN/md5sums",
+    );
+    let dpkg = dpkg_install(container, &broken);
+    // Nobody can be asked for the status but systemd.
+    assert_eq!(container.main_pid(), before.0, "{dpkg}");
+    connections.iter_mut().for_each(echo);
+    served(PORT, 1);
+
+    let next = next_version(container, "next.2", "");
+    let dpkg = dpkg_install(container, &next);
+    assert_eq!(container.main_pid(), before.0, "{dpkg}");
+    assert_eq!(container.status()["upgrades"], 1, "{dpkg}");
+    assert_ne!(container.workers(), before.1);
+    connections.iter_mut().for_each(echo);
+    container.sure("! dpkg --audit preforkd | grep .");
 }
 
 pub(crate) fn remove_and_purge_leave_nothing(container: &Container) {

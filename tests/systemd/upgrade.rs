@@ -1,7 +1,7 @@
 //! `preforkd upgrade` and `USR2`.
 
 use crate::support::client::{connect, echo, served, silent_for};
-use crate::support::load::Load;
+use crate::support::load::{CLIENTS, Load};
 use crate::support::service::{ECHO, PORT, said};
 use crate::support::{A_WHILE, Container, eventually};
 
@@ -114,6 +114,26 @@ pub(crate) fn a_broken_binary_is_refused(container: &Container) {
     connections.iter_mut().for_each(echo);
     assert_eq!(container.main_pid(), before.0);
     eventually("no process of a trial is left", || container.processes() <= 1 + 2 + 2 + 2);
+}
+
+/// What systemd keeps and watches is the same afterwards.
+pub(crate) fn a_crash_after_an_upgrade_refuses_nobody(container: &Container) {
+    container.fresh_with(ECHO, "[Service]\nWatchdogSec=2s\n");
+    let pid = container.main_pid();
+    container.upgrade();
+    for round in 1..=2 {
+        let last = container.number("WatchdogTimestampMonotonic");
+        eventually("the watchdog is fed", || container.number("WatchdogTimestampMonotonic") > last);
+        assert_eq!(container.main_pid(), pid, "round {round}");
+    }
+    let load = Load::on(PORT);
+    container.kill("KILL", pid);
+    container.wait_replaced(pid);
+    load.wait_progress();
+    let result = load.stop();
+    assert_eq!(result.refused(), 0, "{}", result.counts());
+    assert!(result.hurt.len() <= CLIENTS, "{}", result.counts());
+    assert_eq!(container.show("NRestarts"), "1");
 }
 
 pub(crate) fn usr2_upgrades(container: &Container) {

@@ -1,5 +1,7 @@
 //! The watchdog.
 
+use std::time::{Duration, Instant};
+
 use crate::support::client::{echo, served};
 use crate::support::service::{ECHO, PORT};
 use crate::support::{Container, eventually};
@@ -31,8 +33,11 @@ pub(crate) fn a_stopped_supervisor_is_restarted(container: &Container) {
     let shipped = container.sure("grep '^WatchdogSec=' $(systemctl show -p FragmentPath --value preforkd)");
     assert!(!shipped.is_empty());
     let pid = container.main_pid();
+    let begun = Instant::now();
     container.kill("STOP", pid);
     container.wait_replaced(pid);
+    // systemd sends ABRT, which a stopped process does not feel, and KILL only after TimeoutAbortSec=.
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     assert_eq!(container.show("NRestarts"), "1");
     served(PORT, 4);
     let messages =

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
 
 use nix::sched::{CloneFlags, setns};
 
@@ -27,6 +28,7 @@ mkdir -p /run/systemd/nspawn
 mount -t tmpfs tmpfs /run/systemd/nspawn
 # The guest gets the unified tree, whatever the host uses; Debian 13 takes no other.
 export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
+exec 2>&1
 exec systemd-nspawn --quiet --register=no --keep-unit --private-network --machine="$3" --console=pipe \
   --boot --directory="$2/root"
 "#;
@@ -37,6 +39,8 @@ pub(crate) struct Container {
     /// Its systemd, by the pid that the host knows it by.
     leader: i32,
     name: String,
+    /// What nspawn and systemd say while it boots.
+    console: Arc<Mutex<Vec<String>>>,
     systemd: u32,
     package: PathBuf,
     /// Every file before the package was installed.
@@ -68,17 +72,20 @@ impl Container {
             .arg(&name)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
             .process_group(0)
             .spawn()
             .unwrap();
-        let console = BufReader::new(nspawn.stdout.take().unwrap());
-        // What is said on the console, so that it can be shown; and so that nobody waits for its being read.
-        std::thread::spawn(move || console.lines().map_while(Result::ok).for_each(drop));
+        let console = Arc::new(Mutex::new(Vec::new()));
+        let (lines, output) = (Arc::clone(&console), BufReader::new(nspawn.stdout.take().unwrap()));
+        // Somebody must read it, or systemd waits.
+        std::thread::spawn(move || {
+            output.lines().map_while(Result::ok).for_each(|line| lines.lock().unwrap().push(line));
+        });
         let mut new = Self {
             nspawn,
             leader: 0,
             name,
+            console,
             systemd: 0,
             package: package.to_owned(),
             files: Vec::new(),
@@ -98,7 +105,8 @@ impl Container {
     fn wait_booted(&mut self) {
         let pid = self.nspawn.id();
         eventually("the container starts", || {
-            assert!(self.nspawn.try_wait().unwrap().is_none(), "systemd-nspawn ended");
+            let ended = self.nspawn.try_wait().unwrap();
+            assert!(ended.is_none(), "systemd-nspawn ended:\n{}", self.console.lock().unwrap().join("\n"));
             let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
             // nspawn's first child makes the second one, which is pid 1 of the container.
             let leader = children.split_whitespace().find(|pid| {
@@ -110,10 +118,7 @@ impl Container {
                 std::fs::read_to_string(format!("/proc/{leader}/comm")).is_ok_and(|name| name == "systemd\n")
             })
         });
-        eventually("systemd answers", || {
-            self.run("systemctl is-system-running --wait").status.code() != Some(124)
-                && text(&self.run("systemctl is-system-running").stdout) == "running\n"
-        });
+        eventually("it has booted", || text(&self.run("systemctl is-system-running").stdout) == "running\n");
     }
 
     fn write_for_tests(&self) {
@@ -177,7 +182,7 @@ impl Container {
 
     /// Starts a shell script inside.
     pub(crate) fn background(&self, script: &str) -> Child {
-        self.command(script).spawn().unwrap()
+        self.command(script).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     }
 
     fn command(&self, script: &str) -> Command {

@@ -63,6 +63,11 @@ impl Load {
 }
 
 impl Result {
+    /// How many were refused.
+    pub(crate) fn refused(&self) -> usize {
+        self.hurt.iter().filter(|(_, what)| what.contains("ConnectionRefused")).count()
+    }
+
     /// How often what happened.
     pub(crate) fn counts(&self) -> String {
         let mut counts: BTreeMap<&str, usize> = [("connect: ConnectionRefused", 0)].into();

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 pub(crate) use container::Container;
 
 /// How long anything may take before the test fails; nothing takes this long when all is well.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a test looks for something that must not happen.
 pub(crate) const A_WHILE: Duration = Duration::from_millis(300);
