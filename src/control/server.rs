@@ -193,6 +193,9 @@ impl Server {
     }
 
     fn accept(&mut self, poller: &Poller) {
+        if self.clients.len() >= CLIENTS {
+            self.make_room(poller);
+        }
         while self.clients.len() < CLIENTS {
             let stream = match self.listener.accept() {
                 Ok((stream, _)) => stream,
@@ -212,7 +215,10 @@ impl Server {
                 self.clients.insert(id, client);
             }
         }
-        // Too many at once: the one that has waited longest to ask anything makes room.
+    }
+
+    /// Too many at once: the one that has waited longest to ask anything makes room; if all have asked, the next waits.
+    fn make_room(&mut self, poller: &Poller) {
         match self.clients.iter().find(|(_, client)| !client.asked).map(|(id, _)| *id) {
             Some(id) => self.drop_client(id, poller),
             None => self.watch(false, poller),

@@ -78,7 +78,7 @@ enum Word {
     Wanted,
     /// Where a slot was freed last.
     Hint,
-    /// No slot from here on is in use.
+    /// No slot from here on was ever in use.
     Top,
 }
 
@@ -167,13 +167,10 @@ impl Board {
                 .get(range)
                 .map_or(0, |owners| owners.iter().filter(|word| word.load(SeqCst) != 0).count())
         };
+        // The top stays, though nothing may be left up there: who lowered it could hide a slot that is taken just now,
+        // after the limit was raised again.
         let above = taken(limit..top);
-        if above == 0 {
-            // Nobody can take a slot up there any more; a claim in flight sees the new limit and gives up.
-            let _ = self.word(Word::Top).compare_exchange(top, limit, SeqCst, SeqCst);
-            return true;
-        }
-        taken(0..limit) + above <= limit as usize
+        above == 0 || taken(0..limit) + above <= limit as usize
     }
 
     /// Connection processes that live, or have ended and are not reaped yet, of whatever worker.

@@ -26,6 +26,9 @@ use super::listeners::Listener;
 /// reaches a connection process.
 const KEPT: [&str; 2] = ["JOURNAL_STREAM", "INVOCATION_ID"];
 
+/// How long a worker may take to get ready; a disk may be slow.
+pub(super) const PREPARATION: Duration = Duration::from_secs(30);
+
 /// How long a worker lives at least, though it be worn.
 const SHORTEST_LIFE: Duration = Duration::from_millis(100);
 
@@ -112,21 +115,27 @@ pub(super) struct Crew {
     workers: BTreeMap<u32, WorkerProcess>,
     next: u32,
     run: u32,
+    /// The soft RLIMIT_NOFILE that workers get: what the supervisor was started with.
+    descriptor_limit: u64,
 }
 
 impl Crew {
     /// Nobody yet. `run` is the first part of connection ids.
-    pub(super) fn new(run: u32) -> Self {
-        Crew::resume(run, 1)
+    pub(super) fn new(run: u32, descriptor_limit: u64) -> Self {
+        Crew::resume(run, 1, descriptor_limit)
     }
 
     /// Nobody yet, after an upgrade: `next` is the first serial number that no worker has had.
-    pub(super) fn resume(run: u32, next: u32) -> Self {
-        Crew { workers: BTreeMap::new(), next, run }
+    pub(super) fn resume(run: u32, next: u32, descriptor_limit: u64) -> Self {
+        Crew { workers: BTreeMap::new(), next, run, descriptor_limit }
     }
 
     pub(super) fn run(&self) -> u32 {
         self.run
+    }
+
+    pub(super) fn descriptor_limit(&self) -> u64 {
+        self.descriptor_limit
     }
 
     pub(super) fn next_serial(&self) -> u32 {
@@ -206,7 +215,7 @@ impl Crew {
         let mut handover =
             vec![far_end.as_fd(), plan.as_fd(), floor.file.as_fd(), floor.board.bell(), tally_file.as_fd()];
         handover.extend(service.listeners.iter().map(|listener| listener.descriptor()));
-        let pid = exec_worker(&service.config.name, &handover)?;
+        let pid = exec_worker(&service.config.name, &handover, self.descriptor_limit)?;
         self.next += 1;
         let worker = WorkerProcess {
             pid,
@@ -279,6 +288,19 @@ impl Crew {
         self.workers.values().filter_map(pending).min()
     }
 
+    /// Ends workers that have not got ready in time, but for a generation on its way, which has a deadline of its own.
+    /// Returns when to look again.
+    pub(super) fn end_overdue(&mut self, but: Option<u64>, now: Instant) -> Option<Instant> {
+        let prepares = |worker: &&WorkerProcess| {
+            matches!(worker.state, WorkerState::Starting | WorkerState::Ready)
+                && Some(worker.generation) != but
+        };
+        let (late, early): (Vec<_>, Vec<_>) =
+            self.workers.values().filter(prepares).partition(|worker| worker.started + PREPARATION <= now);
+        late.iter().for_each(|worker| worker.kill());
+        early.iter().map(|worker| worker.started + PREPARATION).min()
+    }
+
     /// A new worker accepts: a worn one of its service and generation can go.
     pub(super) fn relieve(&mut self, service: &str, generation: u64) {
         let now = Instant::now();
@@ -322,7 +344,7 @@ impl Crew {
 }
 
 /// Forks and runs this program again as a worker, with `handover` from fd 3 on and every signal blocked.
-fn exec_worker(service: &str, handover: &[BorrowedFd<'_>]) -> io::Result<Pid> {
+fn exec_worker(service: &str, handover: &[BorrowedFd<'_>], descriptor_limit: u64) -> io::Result<Pid> {
     let program = CString::from(c"/proc/self/exe");
     let arguments = [CString::from(c"preforkd"), CString::new(plan::COMMAND)?, CString::new(service)?];
     let mut environment = Vec::new();
@@ -335,7 +357,10 @@ fn exec_worker(service: &str, handover: &[BorrowedFd<'_>]) -> io::Result<Pid> {
         Forked::Parent(pid) => Ok(pid),
         Forked::Child => {
             // What goes wrong here, the supervisor learns by the exit code.
-            if process::new_session().is_ok() && fd::hand_over(handover).is_ok() {
+            let prepared = process::new_session()
+                .and_then(|()| fd::hand_over(handover))
+                .and_then(|()| process::restore_descriptor_limit(descriptor_limit));
+            if prepared.is_ok() {
                 let _ = process::exec(&program, &arguments, &environment);
             }
             process::exit(exit::OS)

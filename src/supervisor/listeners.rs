@@ -147,6 +147,12 @@ impl fmt::Display for ListenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let address = &self.address;
         match &self.cause {
+            Cause::InUse(Some(holder)) if holder.ends_with(&format!("(pid {})", std::process::id())) => {
+                write!(
+                    f,
+                    "cannot listen on {address}: this preforkd has it as part of another address; reload without that one first"
+                )
+            }
             Cause::InUse(Some(holder)) => write!(f, "cannot listen on {address}: it is in use by {holder}"),
             Cause::InUse(None) => write!(f, "cannot listen on {address}: another process is using it"),
             Cause::NotPassed(names) if names.is_empty() => {

@@ -202,21 +202,30 @@ impl Supervisor {
             self.begin_drain(successor);
         }
         if self.signals.take(Signal::SIGHUP) {
-            self.reload(None);
+            self.reload(Vec::new());
         }
         if self.signals.take(Signal::SIGUSR2) {
-            self.upgrade(None);
+            self.upgrade(Vec::new());
         }
     }
 
     /// The earliest time at which something is due without an event.
-    fn next_deadline(&self) -> Option<Instant> {
+    fn next_deadline(&mut self) -> Option<Instant> {
+        let on_its_way = self.rollout.as_ref().map(|rollout| rollout.generation);
+        let overdue = self.crew.end_overdue(on_its_way, Instant::now());
         let back_off = self.services.values().filter_map(|service| service.back_off.until());
         let rollout = self.rollout.as_ref().map(Rollout::deadline);
         let renewal = self.crew.next_renewal();
         let trial = self.trial.as_ref().map(Trial::deadline);
         let watch = self.watch.as_ref().map(Watch::next);
-        back_off.chain(rollout).chain(renewal).chain(watch).chain(trial).chain(self.phase.next()).min()
+        back_off
+            .chain(overdue)
+            .chain(rollout)
+            .chain(renewal)
+            .chain(watch)
+            .chain(trial)
+            .chain(self.phase.next())
+            .min()
     }
 
     fn listen_to(&mut self, serial: u32) {
@@ -267,8 +276,8 @@ impl Supervisor {
         let Some(control) = &mut self.control else { return };
         match control.handle(token, &self.poller) {
             None => {}
-            Some((client, Request::Reload)) => self.reload(Some(client)),
-            Some((client, Request::Upgrade)) => self.upgrade(Some(client)),
+            Some((client, Request::Reload)) => self.reload(vec![client]),
+            Some((client, Request::Upgrade)) => self.upgrade(vec![client]),
             Some((client, Request::Status)) => {
                 let answer = Answer::Status(Box::new(self.status()));
                 self.answer(client, &answer);

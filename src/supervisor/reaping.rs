@@ -51,6 +51,8 @@ impl Supervisor {
         let crew = &self.crew;
         let adopted = self.orphans.adopt(&dead, reaped, |pid| crew.has(pid), &self.log);
         self.signal_adopted();
+        // The one connection that it was woken for may still be queued.
+        self.crew.look(&worker.service);
         if ended.ending == Ending::Exited(exit::OK) && worker.state == WorkerState::Draining {
             return;
         }

@@ -11,27 +11,27 @@ use crate::journal::MessageId;
 
 impl Supervisor {
     /// Reads the configuration again and begins to put it in force.
-    pub(super) fn reload(&mut self, client: Option<ClientId>) {
+    pub(super) fn reload(&mut self, clients: Vec<ClientId>) {
         if !matches!(self.phase, Phase::Running) {
-            self.refuse_all(client, "preforkd is not running yet, or is ending; nothing was reloaded");
+            self.refuse_all(clients, "preforkd is not running yet, or is ending; nothing was reloaded");
             return;
         }
         if self.rollout.is_some() {
             // What is under way may have read the files before the last change.
-            self.reload_wanted.get_or_insert_default().extend(client);
+            self.reload_wanted.get_or_insert_default().extend(clients);
             return;
         }
         if matches!(self.source, Source::CommandLine) {
             self.refuse_all(
-                client,
+                clients,
                 "this preforkd was configured on the command line; there is no file to reload",
             );
             return;
         }
         // It would forget the reload; it begins again when that is done.
         if self.trial.is_some() {
-            let clients = self.end_trial();
-            self.upgrade_wanted.get_or_insert_default().extend(clients);
+            let waiting = self.end_trial();
+            self.upgrade_wanted.get_or_insert_default().extend(waiting);
         }
         self.systemd.reloading();
         let result = match self.source.load() {
@@ -40,11 +40,11 @@ impl Supervisor {
                 for warning in loaded.warnings.iter() {
                     self.log.warning(None, format_args!("{warning}"));
                 }
-                self.begin_rollout(loaded.config, client.into_iter().collect(), Purpose::Reload)
+                self.begin_rollout(loaded.config, clients.clone(), Purpose::Reload)
             }
         };
         if let Err(error) = result {
-            self.reject(client.into_iter().collect(), &error.to_string());
+            self.reject(clients, &error.to_string());
         }
     }
 
@@ -57,13 +57,7 @@ impl Supervisor {
 
     pub(super) fn begin_wanted_reload(&mut self) {
         if let Some(clients) = self.reload_wanted.take() {
-            let mut clients = clients.into_iter();
-            self.reload(clients.next());
-            match &mut self.rollout {
-                Some(rollout) => rollout.clients.extend(clients),
-                // It was rejected as it began; for these the reason is in the log.
-                None => self.refuse_all(clients, "the configuration was rejected"),
-            }
+            self.reload(clients);
         }
     }
 

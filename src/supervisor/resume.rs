@@ -42,6 +42,7 @@ impl Supervisor {
     pub(super) fn write_ledger<'a>(&'a self, kept: &mut Kept<'a>, clients: &[ClientId]) -> Ledger {
         let mut ledger = Ledger::new(self.crew.run(), self.settings.clone(), self.log_settings);
         ledger.next_serial = self.crew.next_serial();
+        ledger.descriptor_limit = self.crew.descriptor_limit();
         ledger.generation = self.generation;
         ledger.reloads = self.reloads;
         ledger.upgrades = self.upgrades;
@@ -133,7 +134,7 @@ pub(super) fn take_over(ledger: Ledger, poller: &Poller) -> io::Result<(Parts, V
         let sockets = pick(&listeners, &entry.listeners)?;
         services.insert(name, Service::new(entry.config, entry.generation, floor, sockets));
     }
-    let mut crew = Crew::resume(ledger.run, ledger.next_serial);
+    let mut crew = Crew::resume(ledger.run, ledger.next_serial, ledger.descriptor_limit);
     for entry in ledger.workers {
         let floor = Rc::clone(floors.get(&entry.service).ok_or_else(broken)?);
         let sockets = pick(&listeners, &entry.listeners)?;

@@ -65,6 +65,9 @@ impl Parts {
     fn new(config: &Config) -> Result<Self, Fatal> {
         let passed =
             Passed::take(Systemd).map_err(|error| Fatal::os("cannot take over systemd's sockets", &error))?;
+        // Each worker takes some descriptors of the supervisor's.
+        let descriptor_limit = process::raise_descriptor_limit()
+            .map_err(|error| Fatal::os("cannot raise the limit of descriptors", &error))?;
         let run = run_tag();
         Ok(Parts {
             settings: config.supervisor.clone(),
@@ -72,7 +75,7 @@ impl Parts {
             listeners: Listeners::new(passed, Systemd),
             services: BTreeMap::new(),
             floors: BTreeMap::new(),
-            crew: Crew::new(run),
+            crew: Crew::new(run, descriptor_limit),
             orphans: Orphans::new(run),
             control: None,
             generation: 0,

@@ -83,15 +83,14 @@ pub(super) fn inherited_ledger() -> Option<io::Result<OwnedFd>> {
 
 impl Supervisor {
     /// Begins to replace this program by the one on disk.
-    pub(super) fn upgrade(&mut self, client: Option<ClientId>) {
+    pub(super) fn upgrade(&mut self, clients: Vec<ClientId>) {
         if !matches!(self.phase, Phase::Running) {
-            return self.refuse_upgrade(client, "preforkd is not running yet, or is ending");
+            return self.refuse_upgrade(clients, "preforkd is not running yet, or is ending");
         }
         if self.rollout.is_some() || self.trial.is_some() {
-            self.upgrade_wanted.get_or_insert_default().extend(client);
+            self.upgrade_wanted.get_or_insert_default().extend(clients);
             return;
         }
-        let clients: Vec<_> = client.into_iter().collect();
         if let Err(error) = self.begin_trial(clients.clone()) {
             self.refuse_upgrade(clients, &format!("cannot try {}: {error}", self.program.display()));
         }
@@ -103,11 +102,7 @@ impl Supervisor {
             return;
         }
         if let Some(clients) = self.upgrade_wanted.take() {
-            self.upgrade(None);
-            match &mut self.trial {
-                Some(trial) => trial.clients.extend(clients),
-                None => self.refuse_upgrade(clients, "the new program was refused"),
-            }
+            self.upgrade(clients);
         }
     }
 

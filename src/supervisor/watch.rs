@@ -23,9 +23,6 @@ pub(super) struct Watch {
     told: String,
 }
 
-/// A worker that makes its preparations may be waiting for a slow disk.
-const PREPARATION: Duration = Duration::from_secs(30);
-
 impl Watch {
     /// As systemd wants it: asked at one interval, a worker that has not answered by the next is dead by the one after,
     /// and its successor has answered before systemd loses patience.
@@ -47,7 +44,7 @@ impl Supervisor {
         let Some(mut watch) = self.watch.take() else { return };
         if watch.next <= now {
             watch.next = now + watch.interval;
-            if self.ask_workers(now) {
+            if self.ask_workers() {
                 self.systemd.alive();
             }
             if matches!(self.phase, Phase::Running) {
@@ -58,14 +55,14 @@ impl Supervisor {
     }
 
     /// False if somebody has not answered.
-    fn ask_workers(&mut self, now: Instant) -> bool {
+    fn ask_workers(&mut self) -> bool {
         let mut all_well = true;
         for (_, worker) in self.crew.iter_mut() {
             let prepares = matches!(worker.state, WorkerState::Starting | WorkerState::Ready);
             if !worker.is_asked {
                 worker.is_asked = true;
                 worker.order(&Order::Answer);
-            } else if !prepares || worker.started + PREPARATION < now {
+            } else if !prepares {
                 all_well = false;
                 self.log.event(
                     Level::Error,

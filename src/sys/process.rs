@@ -123,10 +123,17 @@ pub(crate) fn set_limit(resource: Resource, value: u64) -> io::Result<()> {
     Ok(setrlimit(resource, value, value)?)
 }
 
-/// Lets this process have as many descriptors as its hard limit allows.
-pub(crate) fn raise_descriptor_limit() -> io::Result<()> {
+/// Lets this process have as many descriptors as its hard limit allows; returns what it had.
+pub(crate) fn raise_descriptor_limit() -> io::Result<u64> {
+    let (soft, hard) = nix::sys::resource::getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    Ok(soft)
+}
+
+/// Takes that back, for a child.
+pub(crate) fn restore_descriptor_limit(soft: u64) -> io::Result<()> {
     let (_, hard) = nix::sys::resource::getrlimit(Resource::RLIMIT_NOFILE)?;
-    Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, soft.min(hard), hard)?)
 }
 
 /// Replaces this process by the program `path`.

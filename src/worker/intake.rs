@@ -36,7 +36,7 @@ struct Listener {
     watched: bool,
     /// To be closed as soon as its queue is empty.
     emptying: bool,
-    /// To be tried without waiting for epoll.
+    /// To be tried without waiting for epoll, until its queue is empty.
     due: bool,
 }
 
@@ -133,6 +133,13 @@ impl Intake {
         self.listeners.get_mut(index).is_some_and(Listener::close_if_empty)
     }
 
+    /// Its queue was empty: from now on epoll knows better.
+    pub(super) fn nothing_more(&mut self, index: usize) {
+        if let Some(listener) = self.listeners.get_mut(index) {
+            listener.due = false;
+        }
+    }
+
     /// Tries this listener again before the next wait.
     pub(super) fn more(&mut self, index: usize) {
         if let Some(listener) = self.listeners.get_mut(index) {
@@ -174,9 +181,8 @@ impl Intake {
         if self.full || self.paused_until.is_some() {
             return Vec::new();
         }
-        let due =
-            |(index, listener): (usize, &mut Listener)| std::mem::take(&mut listener.due).then_some(index);
-        self.listeners.iter_mut().enumerate().filter_map(due).collect()
+        let due = |(index, listener): (usize, &Listener)| listener.due.then_some(index);
+        self.listeners.iter().enumerate().filter_map(due).collect()
     }
 
     /// Takes no more connections, but for what is queued on the listeners in `empty`.

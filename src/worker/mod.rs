@@ -116,7 +116,11 @@ impl Worker {
     fn work(&mut self) -> io::Result<()> {
         while !self.is_done() {
             self.intake.watch(&self.poller, self.pending.is_some())?;
-            for token in self.poller.wait(self.timeout(), &self.signals)? {
+            let timeout = self.timeout();
+            // Who does not really wait is not interrupted: without this signals would have no turn.
+            let mut busy = timeout == Some(Duration::ZERO);
+            for token in self.poller.wait(timeout, &self.signals)? {
+                busy = true;
                 match token {
                     LINK => self.follow_orders(),
                     BELL => self.intake.slot_freed(),
@@ -124,7 +128,9 @@ impl Worker {
                     listener => self.accept_from((listener - LISTENERS) as usize),
                 }
             }
-            self.signals.deliver_pending()?;
+            if busy {
+                self.signals.deliver_pending()?;
+            }
             if self.signals.take(Signal::SIGQUIT) {
                 self.end_connections(true);
             }

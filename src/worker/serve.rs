@@ -16,42 +16,38 @@ use crate::journal::{ConnectionRecord, Exit, OutputLine};
 use crate::shared::{Caller, ConnectionId, Count, NoSlot, Owner, Slot};
 use crate::sys::epoll::Interest;
 use crate::sys::fork::{Forked, fork};
+use crate::sys::signal::Signal;
 use crate::sys::socket::Peer;
 use crate::sys::wait::{Ended, Ending, Pid};
 use crate::sys::{fd, time, wait};
-
-/// How many connections are taken from one listener before signals, orders and other listeners have their turn.
-const BATCH: usize = 16;
 
 /// How long to wait before another try where a limit was lowered below what lives.
 const CROWDED: Duration = Duration::from_millis(50);
 
 impl Worker {
+    /// Takes one connection. If epoll has reported the listener it will again, at once, as long as its queue is not
+    /// empty; so signals, orders and other listeners have their turn, and other workers their share.
     pub(super) fn accept_from(&mut self, index: usize) {
-        for _ in 0..BATCH {
-            if self.pending.is_some() {
-                // Not forgotten: a listener that is being emptied is not watched.
-                return self.intake.more(index);
-            }
-            let slot = match self.claim() {
-                Ok(slot) => slot,
-                Err(_) if self.intake.close_if_empty(index) => return,
-                Err(NoSlot::Full) => return self.intake.pause_until_bell(),
-                Err(NoSlot::Crowded) => return self.intake.pause(CROWDED),
-            };
-            match self.intake.accept(index) {
-                Taken::Connection(connection, peer) => self.begin(slot, connection, peer),
-                Taken::Lost => {}
-                Taken::Nothing => return,
-                Taken::Exhausted(error) => {
-                    self.intake.pause(intake::EXHAUSTED);
-                    let address = self.plan.listeners.get(index).map_or("", String::as_str);
-                    return self.intake.complain(&self.log, &self.plan.service.name, address, &error);
-                }
+        if self.pending.is_some() {
+            // Not forgotten: a listener that is being emptied is not watched.
+            return self.intake.more(index);
+        }
+        let slot = match self.claim() {
+            Ok(slot) => slot,
+            Err(_) if self.intake.close_if_empty(index) => return,
+            Err(NoSlot::Full) => return self.intake.pause_until_bell(),
+            Err(NoSlot::Crowded) => return self.intake.pause(CROWDED),
+        };
+        match self.intake.accept(index) {
+            Taken::Connection(connection, peer) => self.begin(slot, connection, peer),
+            Taken::Lost => {}
+            Taken::Nothing => self.intake.nothing_more(index),
+            Taken::Exhausted(error) => {
+                self.intake.pause(intake::EXHAUSTED);
+                let address = self.plan.listeners.get(index).map_or("", String::as_str);
+                self.intake.complain(&self.log, &self.plan.service.name, address, &error);
             }
         }
-        // There may be more; a listener that is being emptied must not wait for another connection to say so.
-        self.intake.more(index);
     }
 
     /// Accepts from listeners that epoll will not report, or not soon enough.
@@ -140,6 +136,9 @@ impl Worker {
     }
 
     pub(super) fn reap(&mut self) {
+        if !self.signals.take(Signal::SIGCHLD) {
+            return;
+        }
         let mut any = false;
         while let Ok(Some(ended)) = wait::reap() {
             any = true;

@@ -1,11 +1,13 @@
 //! Start, reload, and what happens when processes of preforkd itself die.
 
+use std::io::Write;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 
 use nix::sys::signal::Signal;
 
 use crate::support::client::{connect, echo, exchange, finish, listen_to, refused, silent_for};
-use crate::support::{A_WHILE, Preforkd, Running, address, eventually, proc, text, write};
+use crate::support::{A_WHILE, Preforkd, Running, address, eventually, proc, root, text, write};
 
 pub(crate) fn echo_service(address: SocketAddr, keys: &str) -> String {
     format!("[service.echo]\nlisten = [\"{address}\"]\nhandler = \"echo\"\n{keys}\n")
@@ -208,6 +210,64 @@ fn a_new_generation_that_cannot_start_leaves_the_old_one() {
     std::fs::remove_file(&program).unwrap();
     assert_eq!(server.reload().status.code(), Some(78));
     assert_eq!(listen_to(address), "one\n");
+}
+
+/// Asks for reloads that the supervisor finds all at once, with whatever else has come meanwhile.
+fn reload_together(server: &Running, number: usize) {
+    server.signal(Signal::SIGSTOP);
+    std::thread::scope(|scope| {
+        for _ in 0..number {
+            scope.spawn(|| server.reload_ok());
+        }
+        std::thread::sleep(A_WHILE);
+        server.signal(Signal::SIGCONT);
+    });
+}
+
+#[test]
+fn a_rejected_generation_does_not_spoil_the_next() {
+    if !root("a connection process of another user") {
+        return;
+    }
+    let address = address::fresh();
+    let server = Preforkd::run(&echo_service(address, "")).start();
+    // It passes the check and fails in each worker: a directory that this user may not enter.
+    std::fs::create_dir(server.dir().join("private")).unwrap();
+    std::fs::set_permissions(
+        server.dir().join("private"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o700),
+    )
+    .unwrap();
+    let keys = "workers = 32\nuser = \"nobody\"\nworking_directory = \"DIR/private\"\n";
+    let wrong = echo_service(address, keys);
+    for workers in 1..6 {
+        // Connected before, so that the second comes while workers of the first are on their way out.
+        let mut clients = [0, 1].map(|_| UnixStream::connect(server.control()).unwrap());
+        let [first, second] = clients.each_mut().map(|client| {
+            move || {
+                client.write_all(b"{\"command\":\"reload\"}\n").unwrap();
+                std::io::read_to_string(client).unwrap()
+            }
+        });
+        server.configure(&wrong);
+        let answer = first();
+        assert!(answer.contains("cannot enter working_directory"), "{answer}");
+        server.configure(&echo_service(address, &format!("workers = {workers}")));
+        let answer = second();
+        assert!(answer.contains("done"), "{answer}");
+    }
+}
+
+#[test]
+fn a_reload_that_waits_for_another_is_not_forgotten() {
+    let (one, two) = (address::fresh(), address::fresh());
+    let server = Preforkd::run(&echo_service(one, "")).start();
+    let other = says(two, "two").replace(".echo", ".other") + "workers = 1\n";
+    server.configure(&(echo_service(one, "") + &other));
+    let start = std::time::Instant::now();
+    reload_together(&server, 2);
+    assert!(start.elapsed() < std::time::Duration::from_secs(10), "{:?}", start.elapsed());
+    assert_eq!(listen_to(two), "two\n");
 }
 
 #[test]

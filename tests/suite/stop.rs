@@ -90,6 +90,20 @@ fn a_second_term_ends_at_once() {
 }
 
 #[test]
+fn signals_without_end_do_not_put_off_the_end() {
+    let address = address::fresh();
+    let server = Preforkd::run(&echo_service(address, "workers = 2")).start();
+    proc::kill(server.workers()[0], Signal::SIGSTOP);
+    let start = std::time::Instant::now();
+    while proc::lives(server.pid()) {
+        assert!(start.elapsed() < std::time::Duration::from_secs(15), "it never ends");
+        server.signal(Signal::SIGTERM);
+        std::thread::sleep(A_WHILE);
+    }
+    server.left_nothing(&[address]);
+}
+
+#[test]
 fn quit_ends_at_once() {
     let (server, address) = stubborn("1h");
     let mut stream = started(address);
