@@ -16,6 +16,7 @@ mod support;
 
 mod activation;
 mod analyze;
+mod drop_ins;
 mod journal;
 mod load;
 mod package;
@@ -80,6 +81,14 @@ const TESTS: &[Test] = tests![
     journal::a_restart_of_journald_loses_what_was_in_flight_at_most,
     activation::a_socket_unit_starts_the_service,
     activation::socket_units_give_their_names,
+    drop_ins::the_bare_unit_runs_plain_programs,
+    drop_ins::programs_see_proc_and_may_be_nice,
+    drop_ins::root_becomes_users,
+    drop_ins::setuid_programs_work,
+    drop_ins::home_directories_can_be_read,
+    drop_ins::low_ports_are_open_to_whoever_asks,
+    drop_ins::a_socket_activated_service_has_no_network,
+    drop_ins::sshd_has_everything,
     package::an_upgrade_of_the_package_stops_no_connection,
     package::an_upgrade_to_a_broken_package_stops_nothing,
     package::remove_and_purge_leave_nothing,
