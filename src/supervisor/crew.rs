@@ -315,9 +315,9 @@ impl Crew {
         }
     }
 
-    /// Whether a worker of this generation of a service is in its accept loop.
-    pub(super) fn accepts(&self, service: &str, generation: u64) -> bool {
-        self.of(service, generation).any(|worker| worker.state == WorkerState::Accepting)
+    /// How many workers of this generation of a service are in their accept loop.
+    pub(super) fn accepting(&self, service: &str, generation: u64) -> usize {
+        self.of(service, generation).filter(|worker| worker.state == WorkerState::Accepting).count()
     }
 
     fn of(&self, service: &str, generation: u64) -> impl Iterator<Item = &WorkerProcess> {

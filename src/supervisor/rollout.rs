@@ -1,7 +1,7 @@
 //! A new generation: made, proven, put in force; and until then the old one serves.
 //!
 //! First all new workers get ready without accepting, so that a generation that fails has served nobody. Then they
-//! accept, and only when each new service has a worker in its accept loop does the old generation retire.
+//! accept, and only when all are in their accept loop does the old generation retire.
 
 use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
@@ -174,7 +174,9 @@ impl Supervisor {
         }
         let crew = &self.crew;
         if rollout.stage == Stage::Opening
-            && rollout.fresh.iter().all(|(name, service)| crew.accepts(name, service.generation))
+            && rollout.fresh.iter().all(|(name, service)| {
+                crew.accepting(name, service.generation) >= usize::from(service.config.workers)
+            })
         {
             self.complete();
         } else if rollout.deadline <= Instant::now() {

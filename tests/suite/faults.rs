@@ -190,8 +190,7 @@ fn a_stopped_connection_holds_up_nobody() {
     let mut stream = connect(server.address());
     echo(&mut stream, b"x");
     let stopped = server.connections()[0].pid;
-    proc::kill(stopped, Signal::SIGSTOP);
-    eventually("it is stopped", || proc::process(stopped).is_some_and(|process| process.state == 'T'));
+    proc::stop(stopped);
     for _ in 0..20 {
         assert_eq!(exchange(server.address(), b"y"), b"y");
     }
@@ -209,7 +208,7 @@ fn a_stopped_connection_is_ended_by_the_drain_timeout() {
     .start();
     let mut stream = connect(address);
     echo(&mut stream, b"x");
-    proc::kill(server.connections()[0].pid, Signal::SIGSTOP);
+    proc::stop(server.connections()[0].pid);
     server.stop();
 }
 

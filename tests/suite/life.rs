@@ -214,7 +214,7 @@ fn a_new_generation_that_cannot_start_leaves_the_old_one() {
 
 /// Asks for reloads that the supervisor finds all at once, with whatever else has come meanwhile.
 fn reload_together(server: &Running, number: usize) {
-    server.signal(Signal::SIGSTOP);
+    proc::stop(server.pid());
     std::thread::scope(|scope| {
         for _ in 0..number {
             scope.spawn(|| server.reload_ok());
@@ -350,7 +350,7 @@ fn a_worker_that_is_killed_again_and_again_is_replaced_at_once() {
 fn a_worker_that_is_stopped_does_not_stop_the_others() {
     let server = Preforkd::serve(&["--workers", "2"], "127.0.0.1:0", &["echo"]).start();
     let worker = server.workers()[0];
-    proc::kill(worker, Signal::SIGSTOP);
+    proc::stop(worker);
     // The kernel may wake the stopped one for the first connection, but no more after that; whoever is woken by the
     // second takes both.
     let mut streams = [connect(server.address()), connect(server.address())];

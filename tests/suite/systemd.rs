@@ -25,7 +25,7 @@ fn a_stopped_worker_is_replaced_and_its_connections_go_on() {
     let mut stream = connect(address);
     echo(&mut stream, b"x");
     let worker = server.workers()[0];
-    proc::kill(worker, Signal::SIGSTOP);
+    proc::stop(worker);
     // Whoever comes now waits until there is another worker.
     assert_eq!(exchange(address, b"y"), b"y");
     assert_ne!(server.workers(), [worker]);

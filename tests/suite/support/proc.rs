@@ -36,6 +36,12 @@ pub(crate) fn process(pid: i32) -> Option<Process> {
     })
 }
 
+/// Stops a process, and waits until it has stopped: the signal is only the beginning of that.
+pub(crate) fn stop(pid: i32) {
+    kill(pid, Signal::SIGSTOP);
+    super::eventually("it is stopped", || process(pid).is_some_and(|process| process.state == 'T'));
+}
+
 /// Everything below this process.
 pub(crate) fn descendants(ancestor: i32) -> Vec<Process> {
     let all: Vec<Process> = std::fs::read_dir("/proc")
