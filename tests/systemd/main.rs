@@ -19,6 +19,7 @@ mod analyze;
 mod journal;
 mod load;
 mod package;
+mod profiles;
 mod reload;
 mod start;
 mod stop;
@@ -80,6 +81,13 @@ const TESTS: &[Test] = tests![
     journal::a_restart_of_journald_loses_what_was_in_flight_at_most,
     activation::a_socket_unit_starts_the_service,
     activation::socket_units_give_their_names,
+    profiles::socket_activated_serves_without_a_network,
+    profiles::programs_get_what_they_want,
+    profiles::root_runs_programs_as_others,
+    profiles::ports_below_1024_can_be_listened_at,
+    profiles::home_directories_can_be_read,
+    profiles::setuid_programs_become_another_user,
+    profiles::sshd_gives_the_whole_machine,
     package::an_upgrade_of_the_package_stops_no_connection,
     package::an_upgrade_to_a_broken_package_stops_nothing,
     package::remove_and_purge_leave_nothing,
