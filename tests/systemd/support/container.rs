@@ -11,7 +11,7 @@ use nix::sched::{CloneFlags, setns};
 
 use super::{PATIENCE, eventually, failure, release_of, text};
 
-/// Becomes systemd-nspawn.
+/// Becomes systemd-nspawn; benches/accept uses it, too.
 const BOOT: &str = include_str!("../boot");
 
 /// One release, booted, with the package installed.
