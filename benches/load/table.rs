@@ -2,9 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The server that all others are compared with.
-const YARDSTICK: &str = "C fork loop, 2 workers";
-
 /// The lines of all rounds for one server and one number of clients.
 #[derive(Default)]
 struct Rounds {
@@ -21,8 +18,9 @@ impl Rounds {
     }
 }
 
-/// Prints the medians of lines of the form `SERVER CLIENTS RATE P50 P99 P99.9 ERRORS`, with tabs between.
-pub(crate) fn print(lines: &str) {
+/// Prints the medians of lines of the form `SERVER CLIENTS RATE P50 P99 P99.9 ERRORS`, with tabs between; all servers are
+/// compared with the yardstick.
+pub(crate) fn print(lines: &str, yardstick: &str) {
     let mut servers = Vec::new();
     let mut results: BTreeMap<(u32, String), Rounds> = BTreeMap::new();
     for line in lines.lines() {
@@ -48,7 +46,7 @@ pub(crate) fn print(lines: &str) {
         println!("| server | connections/s | of the yardstick | p50 µs | p99 µs | p99.9 µs | errors |");
         println!("|---|---:|---:|---:|---:|---:|---|");
         let yardstick =
-            results.get(&(clients, YARDSTICK.to_owned())).map_or(f64::NAN, |rounds| rounds.median(0));
+            results.get(&(clients, yardstick.to_owned())).map_or(f64::NAN, |rounds| rounds.median(0));
         for server in &servers {
             let Some(rounds) = results.get(&(clients, (*server).to_owned())) else {
                 continue;

@@ -65,6 +65,8 @@ impl Cage {
         }
         if let Some(user) = &self.user {
             process::become_user(user.uid, user.gid, &user.groups).map_err(at(Stage::User))?;
+        } else {
+            process::drop_capabilities();
         }
         // After the change of user: a directory that only root may enter is none to start a user's program in.
         std::env::set_current_dir(&self.directory).map_err(at(Stage::Directory))

@@ -94,10 +94,29 @@ pub(crate) fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> 
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     nix::unistd::setresgid(gid, gid, gid)?;
     nix::unistd::setresuid(uid, uid, uid)?;
+    drop_capabilities();
     if !uid.is_root() && nix::unistd::setuid(Uid::from_raw(0)).is_ok() {
         return Err(io::Error::other("root's identity could be taken back"));
     }
     Ok(())
+}
+
+/// In a process that is not root: gives up all capabilities, those too that an exec would hand on.
+///
+/// The ambient set is what matters: without it an exec by an ordinary user ends with none, capabilities(7). The rest may
+/// be refused by a filter of system calls.
+pub(crate) fn drop_capabilities() {
+    if nix::unistd::geteuid().is_root() {
+        return;
+    }
+    // linux/capability.h: the version with two words for each set, and 0 for this process; then effective, permitted and
+    // inheritable, twice.
+    let header: [u32; 2] = [0x2008_0522, 0];
+    let none = [0u32; 6];
+    // SAFETY: prctl takes numbers only here.
+    unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) };
+    // SAFETY: the kernel reads both arrays, which are as large as it expects for this version.
+    unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) };
 }
 
 /// Makes `path` the root directory, and the working directory too: until then the old root is within reach.

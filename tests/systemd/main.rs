@@ -16,10 +16,10 @@ mod support;
 
 mod activation;
 mod analyze;
-mod drop_ins;
 mod journal;
 mod load;
 mod package;
+mod profiles;
 mod reload;
 mod start;
 mod stop;
@@ -81,14 +81,13 @@ const TESTS: &[Test] = tests![
     journal::a_restart_of_journald_loses_what_was_in_flight_at_most,
     activation::a_socket_unit_starts_the_service,
     activation::socket_units_give_their_names,
-    drop_ins::the_bare_unit_runs_plain_programs,
-    drop_ins::programs_see_proc_and_may_be_nice,
-    drop_ins::root_becomes_users,
-    drop_ins::setuid_programs_work,
-    drop_ins::home_directories_can_be_read,
-    drop_ins::low_ports_are_open_to_whoever_asks,
-    drop_ins::a_socket_activated_service_has_no_network,
-    drop_ins::sshd_has_everything,
+    profiles::socket_activated_serves_without_a_network,
+    profiles::programs_get_what_they_want,
+    profiles::root_runs_programs_as_others,
+    profiles::ports_below_1024_can_be_listened_at,
+    profiles::home_directories_can_be_read,
+    profiles::setuid_programs_become_another_user,
+    profiles::sshd_gives_the_whole_machine,
     package::an_upgrade_of_the_package_stops_no_connection,
     package::an_upgrade_to_a_broken_package_stops_nothing,
     package::remove_and_purge_leave_nothing,

@@ -11,27 +11,8 @@ use nix::sched::{CloneFlags, setns};
 
 use super::{PATIENCE, eventually, failure, release_of, text};
 
-/// Makes what the container needs, all of which is gone when it is, and becomes systemd-nspawn.
-const BOOT: &str = r#"
-mount -t tmpfs -o mode=755 tmpfs "$2"
-mkdir "$2/upper" "$2/work" "$2/root"
-mount -t overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" overlay "$2/root"
-# Two containers must not share a cgroup, and without --register=yes nspawn takes the one it is in. Where systemd's own
-# tree is of version 1, it is beside the unified one.
-for tree in /sys/fs/cgroup /sys/fs/cgroup/unified /sys/fs/cgroup/systemd; do
-  [ -e "$tree/cgroup.procs" ] || continue
-  mkdir -p "$tree/$3"
-  echo $$ >"$tree/$3/cgroup.procs"
-done
-# What nspawn keeps there goes with it, too.
-mkdir -p /run/systemd/nspawn
-mount -t tmpfs tmpfs /run/systemd/nspawn
-# The guest gets the unified tree, whatever the host uses; Debian 13 takes no other.
-export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
-exec 2>&1
-exec systemd-nspawn --quiet --register=no --keep-unit --private-network --machine="$3" --console=pipe \
-  --boot --directory="$2/root"
-"#;
+/// Becomes systemd-nspawn; benches/accept uses it, too.
+const BOOT: &str = include_str!("../boot");
 
 /// One release, booted, with the package installed.
 pub(crate) struct Container {

@@ -16,7 +16,11 @@ pub(crate) const ECHO: &str = "[supervisor]\ndrain_timeout = \"5s\"\n\
 /// The tests start it more often than a broken service may be.
 const OFTEN: &str = "[Unit]\nStartLimitIntervalSec=0\n";
 
+/// Where the package has its drop-ins.
+const DROP_INS: &str = "/usr/share/doc/preforkd/drop-ins";
+
 const DROP_IN: &str = "/run/systemd/system/preforkd.service.d/zz-test.conf";
+const PROFILES: &str = "/run/systemd/system/preforkd.service.d/50-profile-";
 const CONFIG: &str = "/etc/preforkd/preforkd.toml";
 
 impl Container {
@@ -40,7 +44,17 @@ impl Container {
         // What an earlier test left may take its time to end, and is not waited for.
         self.run("systemctl kill --signal=QUIT preforkd.service; systemctl stop preforkd.socket preforkd.service 2>&1");
         self.run("systemctl clean --what=fdstore preforkd.service; systemctl reset-failed 2>&1");
+        self.run(&format!("rm -f {PROFILES}*"));
         self.drop_in("");
+    }
+
+    /// Takes a drop-in of the package, as an administrator does, until the next `clean`.
+    #[track_caller]
+    pub(crate) fn profile(&self, name: &str) {
+        let to = format!("{PROFILES}{name}.conf");
+        self.sure(&format!(
+            "install -D -m 644 {DROP_INS}/{name}.conf {to} && systemctl daemon-reload || ! ls {DROP_INS}"
+        ));
     }
 
     /// Replaces the lines that are added to the unit.

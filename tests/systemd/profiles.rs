@@ -1,0 +1,119 @@
+//! The drop-ins: with each of them, the service serves what it is for, and has been given no more than it says.
+
+use crate::support::Container;
+use crate::support::client::{connect, echo, listen_to, served};
+use crate::support::service::{ECHO, PORT};
+
+/// Starts the service with these drop-ins and, in place of the handler, these keys.
+#[track_caller]
+fn start(container: &Container, profiles: &[&str], keys: &str) {
+    container.clean();
+    profiles.iter().for_each(|profile| container.profile(profile));
+    container.configure(&ECHO.replace("handler = \"echo\"", keys));
+    container.sure("systemctl start preforkd");
+}
+
+/// The key for a shell script.
+fn script(script: &str) -> String {
+    format!(
+        "exec = ['/bin/sh', '-c', '{script}']\nenvironment = {{ PATH = \"/usr/local/bin:/usr/bin:/bin\" }}"
+    )
+}
+
+/// With preforkd.socket as it is shipped.
+pub(crate) fn socket_activated_serves_without_a_network(container: &Container) {
+    container.clean();
+    container.profile("socket-activated");
+    container.configure(&ECHO.replace("127.0.0.1:7007", "fd:echo"));
+    container.sure("systemctl start preforkd");
+    // The drop-in has brought the socket with it.
+    for _ in 0..2 {
+        let mut connections = served(PORT, 8);
+        container.sure("systemctl reload preforkd");
+        connections.iter_mut().for_each(echo);
+        drop(connections);
+        container.sure("systemctl restart preforkd");
+    }
+    let main = container.main_pid();
+    let networks = container.sure(&format!("readlink /proc/1/ns/net /proc/{main}/ns/net | uniq | wc -l"));
+    assert_eq!(networks.trim(), "2", "preforkd has a network");
+
+    let program =
+        script("echo a datagram >/dev/udp/127.0.0.1/9 || echo nothing goes out").replace("/sh", "/bash");
+    container.configure(&ECHO.replace("127.0.0.1:7007", "fd:echo").replace("handler = \"echo\"", &program));
+    container.sure("systemctl reload preforkd");
+    assert_eq!(listen_to(PORT), "nothing goes out\n");
+    container.clean();
+}
+
+pub(crate) fn programs_get_what_they_want(container: &Container) {
+    start(container, &["programs"], "exec = ['cat']\nnice = 5");
+    let mut connections = served(PORT, 8);
+    connections.iter_mut().for_each(echo);
+    drop(connections);
+    // `nice`, /proc as a whole, and a file system that can be written to where preforkd has the right.
+    let wish = "id -un; nice; test -r /proc/loadavg && echo proc; echo >/var/tmp/x && echo written";
+    start(container, &["programs"], &format!("{}\nnice = 5", script(wish)));
+    assert_eq!(listen_to(PORT), "preforkd\n5\nproc\nwritten\n");
+    container.clean();
+}
+
+pub(crate) fn root_runs_programs_as_others(container: &Container) {
+    let look = "id -un; id -gn; nice; ulimit -n; ulimit -t; pwd; \
+                grep -c -e ^CapPrm:.0*$ -e ^CapEff:.0*$ -e ^CapInh:.0*$ -e ^CapAmb:.0*$ /proc/self/status";
+    let keys = "user = 'nobody'\nnice = 7\nlimits = { nofile = 64, cpu = '9s' }\nworking_directory = '/srv/of-nobody'";
+    container.sure("install -d -m 700 -o nobody /srv/of-nobody");
+    start(container, &["root"], &format!("{}\n{keys}", script(look)));
+    // The last are the sets of capabilities, all empty.
+    assert_eq!(listen_to(PORT), "nobody\nnogroup\n7\n64\n9\n/srv/of-nobody\n4\n");
+
+    start(container, &["root"], "handler = 'echo'\nuser = 'nobody'\nchroot = '/srv/of-nobody'");
+    served(PORT, 1);
+    container.clean();
+    container.sure("rm -r /srv/of-nobody");
+}
+
+pub(crate) fn ports_below_1024_can_be_listened_at(container: &Container) {
+    container.clean();
+    container.profile("ports-below-1024");
+    container.configure(&ECHO.replace(":7007", ":7"));
+    container.sure("systemctl start preforkd");
+    echo(&mut connect(7));
+    // A new port is bound by the running supervisor.
+    container.configure(&ECHO.replace("\"127.0.0.1:7007\"", "[\"127.0.0.1:7\", \"127.0.0.1:9\"]"));
+    container.sure("systemctl reload preforkd");
+    echo(&mut connect(9));
+    let owner = container.sure(&format!("stat --format=%U /proc/{}", container.main_pid()));
+    assert_eq!(owner, "preforkd\n");
+    container.clean();
+}
+
+pub(crate) fn home_directories_can_be_read(container: &Container) {
+    container.sure("install -d /home/test && echo hello >/home/test/file");
+    start(
+        container,
+        &["home-directories"],
+        &script("cat /home/test/file; echo >/home/test/file || echo kept"),
+    );
+    assert_eq!(listen_to(PORT), "hello\nkept\n");
+    container.clean();
+    container.sure("rm -r /home/test");
+}
+
+pub(crate) fn setuid_programs_become_another_user(container: &Container) {
+    container.sure("install -m 4755 /usr/bin/id /usr/local/bin/setuid-id");
+    let keys = format!("{}\nuser = 'nobody'", script("id -un; setuid-id -un"));
+    start(container, &["root", "setuid-programs"], &keys);
+    assert_eq!(listen_to(PORT), "nobody\nroot\n");
+    start(container, &["root"], &keys);
+    assert_eq!(listen_to(PORT), "nobody\nnobody\n", "with root.conf alone");
+    container.clean();
+    container.sure("rm /usr/local/bin/setuid-id");
+}
+
+pub(crate) fn sshd_gives_the_whole_machine(container: &Container) {
+    let session = "id -un; echo >/usr/written && rm /usr/written && unshare --mount mount -t tmpfs none /mnt && echo all";
+    start(container, &["sshd"], &script(session));
+    assert_eq!(listen_to(PORT), "root\nall\n");
+    container.clean();
+}
