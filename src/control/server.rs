@@ -161,6 +161,12 @@ impl Server {
         (self.listener.as_fd(), &self.path, self.inode, streams.collect())
     }
 
+    /// The descriptors of clients of whose request nothing has been read.
+    pub(crate) fn newcomers(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let is_new = |client: &&Client| !client.asked && client.request.is_empty();
+        self.clients.values().filter(is_new).map(|client| client.stream.as_fd())
+    }
+
     /// The server that another program left in this process.
     pub(crate) fn resume(
         socket: OwnedFd,
@@ -190,6 +196,17 @@ impl Server {
         let stream = UnixStream::from(socket);
         self.clients.insert(id, Client { stream, request: Vec::new(), asked: true, answer: Vec::new() });
         id
+    }
+
+    /// A client that has not asked yet.
+    pub(crate) fn resume_newcomer(&mut self, socket: OwnedFd, poller: &Poller) {
+        let id = self.resume_client(socket);
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.asked = false;
+            if poller.add(client.stream.as_fd(), Interest::Read, id).is_err() {
+                self.clients.remove(&id);
+            }
+        }
     }
 
     fn accept(&mut self, poller: &Poller) {

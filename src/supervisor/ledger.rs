@@ -55,6 +55,8 @@ pub(super) struct ControlEntry {
     pub(super) inode: u64,
     /// Who waits for the upgrade.
     pub(super) clients: Vec<Descriptor>,
+    /// Who has connected and not asked yet.
+    pub(super) newcomers: Vec<Descriptor>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

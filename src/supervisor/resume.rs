@@ -55,6 +55,7 @@ impl Supervisor {
                 path: path.to_owned(),
                 inode,
                 clients: waiting.into_iter().map(|client| kept.keep(client)).collect(),
+                newcomers: control.newcomers().map(|client| kept.keep(client)).collect(),
             }
         });
         ledger.passed = self.listeners.passed_entries(kept);
@@ -152,6 +153,9 @@ pub(super) fn take_over(ledger: Ledger, poller: &Poller) -> io::Result<(Parts, V
             let mut control = Server::resume(socket, entry.path, entry.inode, CONTROLS, poller);
             for client in entry.clients {
                 waiting.push(control.resume_client(taken.take(client)?));
+            }
+            for newcomer in entry.newcomers {
+                control.resume_newcomer(taken.take(newcomer)?, poller);
             }
             Some(control)
         }
