@@ -84,7 +84,7 @@ pub(crate) static SUPERVISOR: [Key<SupervisorDraft>; 2] = [
         placeholder: "PATH",
         default: Some("\"/run/preforkd/control.sock\""),
         example: "\"/run/preforkd/control.sock\"",
-        doc: "The Unix socket on which the service answers reload and status",
+        doc: "The Unix socket on which the service answers reload, upgrade and status",
         apply: Apply::Set(|draft, value| set(&mut draft.control_socket, draft::socket_path(value))),
     },
     Key {
