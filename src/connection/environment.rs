@@ -10,62 +10,58 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::Call;
 use crate::config::DEFAULT_PROGRAM_PATH;
+use crate::sys::exec::Image;
 use crate::sys::socket::{self, Peer};
 
-/// The part that is the same for all connections of a service.
-#[derive(Debug)]
-pub(super) struct Environment(Vec<CString>);
-
-impl Environment {
-    /// From the service's name and its `environment`.
-    pub(super) fn new(service: &str, configured: &BTreeMap<String, String>) -> io::Result<Self> {
-        let mut variables = vec![variable("PREFORKD_SERVICE", service)?];
-        if !configured.contains_key("PATH") {
-            variables.push(variable("PATH", DEFAULT_PROGRAM_PATH)?);
-        }
-        for (name, value) in configured {
-            variables.push(variable(name, value)?);
-        }
-        Ok(Environment(variables))
+/// The part that is the same for all connections of a service, from its name and its `environment`.
+pub(super) fn constant(service: &str, configured: &BTreeMap<String, String>) -> io::Result<Vec<CString>> {
+    let mut variables = vec![variable("PREFORKD_SERVICE", service)?];
+    if !configured.contains_key("PATH") {
+        variables.push(variable("PATH", DEFAULT_PROGRAM_PATH)?);
     }
+    for (name, value) in configured {
+        variables.push(variable(name, value)?);
+    }
+    Ok(variables)
+}
 
-    /// The whole environment of one connection, in its process. A value that is unknown is not set: UCSPI programs
-    /// take an empty variable for a known one.
-    pub(super) fn for_call(&self, call: &Call<'_>) -> Vec<CString> {
-        let mut all = self.0.clone();
-        let mut set = |name: &str, value: String| all.extend(variable(name, &value));
-        set("PREFORKD_CONNECTION", call.id.to_string());
-        match call.peer {
-            Peer::Ip(remote) => {
-                set("PROTO", "TCP".into());
-                set("TCPREMOTEIP", remote.ip().to_string());
-                set("TCPREMOTEPORT", remote.port().to_string());
-                set("REMOTE_ADDR", remote.ip().to_string());
-                set("REMOTE_PORT", remote.port().to_string());
-                if let Ok(Some(local)) = socket::local_address(call.connection) {
-                    set("TCPLOCALIP", local.ip().to_string());
-                    set("TCPLOCALPORT", local.port().to_string());
-                }
+/// The part that tells about one connection. A value that is unknown is not set: UCSPI programs take an empty variable
+/// for a known one.
+pub(super) fn describe(call: &Call, image: &mut Image) {
+    image.clear();
+    image.set("PREFORKD_CONNECTION", call.id);
+    let connection = call.connection.borrow();
+    match call.peer {
+        Peer::Ip(remote) => {
+            image.set("PROTO", "TCP");
+            image.set("TCPREMOTEIP", remote.ip());
+            image.set("TCPREMOTEPORT", remote.port());
+            image.set("REMOTE_ADDR", remote.ip());
+            image.set("REMOTE_PORT", remote.port());
+            if let Ok(Some(local)) = socket::local_address(connection) {
+                image.set("TCPLOCALIP", local.ip());
+                image.set("TCPLOCALPORT", local.port());
             }
-            Peer::Unix(credentials) => {
-                set("PROTO", "IPC".into());
-                if let Some(peer) = credentials {
-                    set("IPCREMOTEPID", peer.pid.to_string());
-                    set("IPCREMOTEEUID", peer.uid.to_string());
-                    set("IPCREMOTEEGID", peer.gid.to_string());
-                }
-                for (name, path) in [
-                    ("IPCLOCALPATH", socket::local_path(call.connection)),
-                    ("IPCREMOTEPATH", socket::peer_path(call.connection)),
-                ] {
-                    let bytes =
-                        path.map(|path| [name.as_bytes(), b"=", path.as_os_str().as_bytes()].concat());
-                    all.extend(bytes.and_then(|bytes| CString::new(bytes).ok()));
+        }
+        Peer::Unix(credentials) => {
+            image.set("PROTO", "IPC");
+            if let Some(peer) = credentials {
+                image.set("IPCREMOTEPID", peer.pid);
+                image.set("IPCREMOTEEUID", peer.uid);
+                image.set("IPCREMOTEEGID", peer.gid);
+            }
+            let paths = [
+                ("IPCLOCALPATH", socket::local_path(connection)),
+                ("IPCREMOTEPATH", socket::peer_path(connection)),
+            ];
+            for (name, path) in paths {
+                if let Some(path) = path {
+                    image.set_bytes(name, path.as_os_str().as_bytes());
                 }
             }
         }
-        all
     }
+    image.finish();
 }
 
 fn variable(name: &str, value: &str) -> io::Result<CString> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use super::failure::Stage;
+use super::report::Stage;
 use crate::config::{self, Credentials, Identity, Limit};
 use crate::sys::process;
 
@@ -14,10 +14,14 @@ use crate::sys::process;
 pub(crate) struct Cage {
     user: Option<Credentials>,
     chroot: Option<PathBuf>,
-    directory: PathBuf,
-    umask: u32,
+    /// `None` once the worker itself stands there.
+    directory: Option<PathBuf>,
+    /// `None` once the worker itself has it.
+    umask: Option<u32>,
     nice: Option<i32>,
     limits: Vec<(Resource, u64)>,
+    /// Whether there may be capabilities to give up.
+    is_privileged: bool,
     /// The soft RLIMIT_NOFILE this worker was started with. A worker raises its own; a program that uses select(2)
     /// breaks with descriptors above 1023, so it gets the old one back.
     descriptors: Option<(u64, u64)>,
@@ -38,26 +42,35 @@ impl Cage {
         Ok(Cage {
             user: identity.user.clone(),
             chroot: identity.chroot.clone(),
-            directory: identity.working_directory.clone().unwrap_or_else(|| PathBuf::from("/")),
-            umask: identity.umask.unwrap_or(0o022),
+            directory: Some(identity.working_directory.clone().unwrap_or_else(|| PathBuf::from("/"))),
+            umask: Some(identity.umask.unwrap_or(0o022)),
             nice: identity.nice,
             limits: limits.iter().map(|limit| (resource(limit.resource), limit.value)).collect(),
+            is_privileged: true,
             descriptors,
         })
     }
 
-    /// Enters it, in a connection process. There is no way back.
+    /// Has the worker itself go where its children will, as far as that takes nothing from it, so that they need not.
+    pub(super) fn approach(&mut self) {
+        self.umask.take().into_iter().for_each(process::set_umask);
+        // A directory may be there for the user only, or only inside the chroot.
+        if self.user.is_none() && self.chroot.is_none() {
+            self.directory.take_if(|directory| std::env::set_current_dir(directory).is_ok());
+        }
+        self.is_privileged = process::has_capabilities();
+    }
+
+    /// Enters it, in a connection process, but for a low limit on descriptors. There is no way back.
     pub(super) fn enter(&self) -> Result<(), (Stage, io::Error)> {
         let at = |stage| move |error: io::Error| (stage, error);
         process::new_group().map_err(at(Stage::Group))?;
-        process::set_umask(self.umask);
+        self.umask.into_iter().for_each(process::set_umask);
         if let Some(nice) = self.nice {
             process::set_nice(nice).map_err(at(Stage::Nice))?;
         }
-        if let Some((soft, hard)) = self.descriptors {
-            setrlimit(Resource::RLIMIT_NOFILE, soft, hard).map_err(|errno| (Stage::Limits, errno.into()))?;
-        }
         for &(resource, value) in &self.limits {
+            let value = if resource == Resource::RLIMIT_NOFILE { value.max(UNTIL_SERVING) } else { value };
             process::set_limit(resource, value).map_err(at(Stage::Limits))?;
         }
         if let Some(root) = &self.chroot {
@@ -65,13 +78,27 @@ impl Cage {
         }
         if let Some(user) = &self.user {
             process::become_user(user.uid, user.gid, &user.groups).map_err(at(Stage::User))?;
-        } else {
+        } else if self.is_privileged {
             process::drop_capabilities();
         }
         // After the change of user: a directory that only root may enter is none to start a user's program in.
-        std::env::set_current_dir(&self.directory).map_err(at(Stage::Directory))
+        self.directory.as_ref().map_or(Ok(()), std::env::set_current_dir).map_err(at(Stage::Directory))
+    }
+
+    /// Lowers the limit on descriptors: the last step. Before, accept(2) may need more than a handler or program gets.
+    pub(super) fn limit_descriptors(&self) -> Result<(), (Stage, io::Error)> {
+        let configured = self.limits.iter().find(|(name, _)| *name == Resource::RLIMIT_NOFILE);
+        match configured.map(|&(_, value)| (value, value)).or(self.descriptors) {
+            Some((soft, hard)) => {
+                setrlimit(Resource::RLIMIT_NOFILE, soft, hard).map_err(|errno| (Stage::Limits, errno.into()))
+            }
+            None => Ok(()),
+        }
     }
 }
+
+/// How many descriptors a connection process may have at least until it serves.
+const UNTIL_SERVING: u64 = 256;
 
 fn resource(name: config::Resource) -> Resource {
     match name {

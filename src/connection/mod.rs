@@ -1,73 +1,77 @@
 //! A connection process: gets its identity and its limits, runs one handler or program, exits.
 //!
-//! It is forked with all signals blocked and its parent's descriptors. The order of the steps matters: what needs
-//! privilege comes before the change of user, what the parent still owns is closed before anything of a stranger runs,
-//! and signals are let through last.
+//! It is made with all signals blocked and its parent's descriptors, for a connection or [ahead of one](spare). The order
+//! of the steps matters: what needs privilege comes before the change of user, what the parent still owns is closed
+//! before anything of a stranger runs.
 
 mod environment;
-mod failure;
 mod identity;
+mod report;
+pub(crate) mod spare;
 
-use std::ffi::{CStr, CString};
+use std::cell::{Ref, RefCell};
+use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use crate::config::{Builtin, Job, Service, Stderr};
 use crate::handler;
 use crate::shared::ConnectionId;
+use crate::sys::exec::Image;
+use crate::sys::fd::Passed;
 use crate::sys::signal::Signals;
 use crate::sys::socket::Peer;
 use crate::sys::{fd, process, signal};
 
-pub(crate) use failure::{EXIT_CODE as FAILED_TO_BEGIN, Failure, Failures};
+pub(crate) use crate::handler::Traffic;
+pub(crate) use report::{EXIT_CODE as FAILED_TO_BEGIN, Failure, Report, Reports};
 
-use environment::Environment;
-use failure::{Reporter, Stage};
 use identity::Cage;
+use report::{Reporter, Stage};
 
-/// All that can be prepared before there is a connection. Made once by each worker.
+/// All that can be prepared before there is a connection. Made once by each worker, and kept for its whole life.
 #[derive(Debug)]
 pub(crate) struct Preparation {
     cage: Cage,
     job: PreparedJob,
     null: Option<OwnedFd>,
+    signals: Signals,
+    reporter: Reporter,
 }
 
 #[derive(Debug)]
 enum PreparedJob {
     Handler(Builtin),
-    Exec { path: CString, arguments: Vec<CString>, environment: Environment },
+    Exec(RefCell<Image>),
 }
 
-/// One connection, as the worker hands it to its process.
-#[derive(Debug)]
-pub(crate) struct Call<'a> {
+/// One connection, as its process finds it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Call {
     /// The socket; blocking.
-    pub(crate) connection: BorrowedFd<'a>,
+    pub(crate) connection: Passed,
     /// Who called.
     pub(crate) peer: Peer,
     /// Its name.
     pub(crate) id: ConnectionId,
-    /// Where lines to stderr go that shall become records.
-    pub(crate) stderr: Option<BorrowedFd<'a>>,
 }
 
 impl Preparation {
-    /// Prepares for the connections of `service`, in a worker.
+    /// Prepares for the connections of `service`, in a worker. `signals` are those that the worker handles.
     ///
     /// # Errors
     ///
     /// A NUL byte in a path, argument or variable; a `/dev/null` that cannot be opened.
-    pub(crate) fn new(service: &Service) -> io::Result<Self> {
+    pub(crate) fn new(service: &Service, signals: Signals, reports: &Reports) -> io::Result<Self> {
         let (job, restore_descriptor_limit) = match &service.job {
             Job::Handler(builtin) => (PreparedJob::Handler(*builtin), false),
             Job::Exec(program) => {
                 let path = CString::new(program.path.as_os_str().as_bytes())?;
                 let arguments: Result<_, _> =
                     program.arguments.iter().map(|text| CString::new(text.as_str())).collect();
-                let environment = Environment::new(&service.name, &service.environment)?;
-                (PreparedJob::Exec { path, arguments: arguments?, environment }, true)
+                let constant = environment::constant(&service.name, &service.environment)?;
+                (PreparedJob::Exec(RefCell::new(Image::new(path, arguments?, constant))), true)
             }
         };
         let null = match service.stderr {
@@ -75,76 +79,104 @@ impl Preparation {
             Stderr::Log | Stderr::Inherit => None,
         };
         let cage = Cage::new(&service.identity, &service.limits, restore_descriptor_limit)?;
-        Ok(Preparation { cage, job, null })
+        Ok(Preparation { cage, job, null, signals, reporter: reports.reporter() })
     }
 
-    /// Whether each connection needs a pipe for what its program says on stderr.
+    /// Whether connections are for a program, which says things on stderr.
     pub(crate) fn execs(&self) -> bool {
-        matches!(self.job, PreparedJob::Exec { .. })
+        matches!(self.job, PreparedJob::Exec(_))
+    }
+
+    /// The signals that the worker handles.
+    pub(crate) fn signals(&self) -> &Signals {
+        &self.signals
     }
 
     /// In a forked child: becomes what a connection process would be, and exits. So a user that cannot be taken or a
     /// limit that cannot be set is known before the first connection.
-    pub(crate) fn rehearse(&self, failures: &Failures) -> ! {
-        if let Err((stage, error)) = self.cage.enter() {
-            Reporter::new(failures).report(stage, &error);
-            process::exit(failure::EXIT_CODE);
+    pub(crate) fn rehearse(&self) -> ! {
+        match self.cage.enter().and_then(|()| self.cage.limit_descriptors()) {
+            Ok(()) => process::exit(0),
+            Err(failed) => self.fail(&failed),
         }
-        process::exit(0)
     }
-}
 
-/// Serves one connection, in a forked child, and exits.
-pub(crate) fn serve(preparation: &Preparation, call: &Call<'_>, signals: &Signals, failures: &Failures) -> ! {
-    let reporter = Reporter::new(failures);
-    let (stage, error) = match &preparation.job {
-        PreparedJob::Handler(builtin) => match become_handler(preparation, call, signals) {
-            Ok(connection) => process::exit(handler::serve(*builtin, connection)),
-            Err(failed) => failed,
-        },
-        PreparedJob::Exec { path, arguments, environment } => {
-            become_program(preparation, call, signals, path, arguments, environment)
+    /// After the rehearsal: the worker goes as far towards what its children are as that takes nothing from it.
+    pub(crate) fn approach(&mut self) {
+        self.cage.approach();
+    }
+
+    /// In a child: all that needs no connection.
+    fn settle(&self, stderr: Option<Passed>) -> Result<(), Failed> {
+        self.cage.enter()?;
+        if let Some(stderr) = self.null.as_ref().map(AsFd::as_fd).or(stderr.map(Passed::borrow)) {
+            fd::standard_error(stderr).map_err(|error| (Stage::Descriptors, error))?;
         }
-    };
-    reporter.report(stage, &error);
-    process::exit(failure::EXIT_CODE)
+        // Before they are unblocked: the worker's handler would swallow a SIGTERM that is meant for this process.
+        // Ignored signals there are none, the worker has seen to that.
+        signal::forget_handlers(&self.signals);
+        signal::unblock_all().map_err(|error| (Stage::Signals, error))
+    }
+
+    /// The program for this connection, unless a handler serves it.
+    pub(crate) fn program(&self, call: &Call) -> Option<Ref<'_, Image>> {
+        let PreparedJob::Exec(image) = &self.job else { return None };
+        environment::describe(call, &mut image.borrow_mut());
+        Some(image.borrow())
+    }
+
+    /// In a child that has settled: serves one connection, and exits.
+    fn take(&self, call: &Call, program: Option<&Image>) -> ! {
+        let failed = match (program, &self.job) {
+            (Some(image), _) => self.become_program(image, call),
+            (None, PreparedJob::Handler(builtin)) => self.handle(*builtin, call),
+            (None, PreparedJob::Exec(_)) => (Stage::Exec, io::ErrorKind::NotFound.into()),
+        };
+        self.fail(&failed)
+    }
+
+    fn handle(&self, builtin: Builtin, call: &Call) -> Failed {
+        let mut kept = [call.connection.borrow(), self.reporter.descriptor()];
+        if let Err(error) = fd::close_all_but(&mut kept) {
+            return (Stage::Descriptors, error);
+        }
+        if let Err(failed) = self.cage.limit_descriptors() {
+            return failed;
+        }
+        let (code, traffic) = handler::serve(builtin, call.connection.take());
+        self.reporter.served(traffic);
+        process::exit(code)
+    }
+
+    fn become_program(&self, image: &Image, call: &Call) -> Failed {
+        let descriptors = fd::standard(call.connection.borrow()).and_then(|()| fd::close_others_on_exec());
+        if let Err(error) = descriptors {
+            return (Stage::Descriptors, error);
+        }
+        match self.cage.limit_descriptors() {
+            Ok(()) => (Stage::Exec, image.exec()),
+            Err(failed) => failed,
+        }
+    }
+
+    fn fail(&self, (stage, error): &Failed) -> ! {
+        self.reporter.failed(*stage, error);
+        process::exit(report::EXIT_CODE)
+    }
 }
 
 type Failed = (Stage, io::Error);
 
-fn become_handler(preparation: &Preparation, call: &Call<'_>, signals: &Signals) -> Result<OwnedFd, Failed> {
-    preparation.cage.enter()?;
-    let stderr = preparation.null.as_ref().map(AsFd::as_fd);
-    fd::standard(call.connection, stderr).map_err(|error| (Stage::Descriptors, error))?;
-    signal::forget_handlers(signals);
-    signal::unblock_all().map_err(|error| (Stage::Signals, error))?;
-    // Last, since it closes the way to report: from here on there is only the handler.
-    fd::close_others().map_err(|error| (Stage::Descriptors, error))?;
-    Ok(fd::connection_of_this_process())
-}
-
-fn become_program(
+/// Serves one connection, in a child that was made for it, and exits. `stderr` is where lines go that shall become
+/// records, `program` what [`Preparation::program`] has told about this connection.
+pub(crate) fn serve(
     preparation: &Preparation,
-    call: &Call<'_>,
-    signals: &Signals,
-    path: &CStr,
-    arguments: &[CString],
-    environment: &Environment,
-) -> Failed {
-    let prepare = || -> Result<Vec<CString>, Failed> {
-        let variables = environment.for_call(call);
-        preparation.cage.enter()?;
-        let stderr = preparation.null.as_ref().map(AsFd::as_fd).or(call.stderr);
-        fd::standard(call.connection, stderr).map_err(|error| (Stage::Descriptors, error))?;
-        fd::close_others_on_exec().map_err(|error| (Stage::Descriptors, error))?;
-        // Before they are unblocked: the worker's handler would swallow a SIGTERM that is meant for the program.
-        // Ignored signals there are none, the worker has seen to that.
-        signal::forget_handlers(signals);
-        signal::unblock_all().map_err(|error| (Stage::Signals, error))?;
-        Ok(variables)
-    };
-    match prepare() {
-        Ok(variables) => (Stage::Exec, process::exec(path, arguments, &variables)),
-        Err(failed) => failed,
+    call: &Call,
+    stderr: Option<Passed>,
+    program: Option<&Image>,
+) -> ! {
+    match preparation.settle(stderr) {
+        Ok(()) => preparation.take(call, program),
+        Err(failed) => preparation.fail(&failed),
     }
 }

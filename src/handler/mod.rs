@@ -9,6 +9,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -19,9 +20,19 @@ use nix::sys::socket::{self, MsgFlags, Shutdown};
 use crate::config::Builtin;
 use crate::exit;
 
-/// Serves one client to the end; the result is the exit code of this process.
-pub(crate) fn serve(builtin: Builtin, connection: OwnedFd) -> u8 {
-    let client = Client { socket: connection };
+/// What a handler has moved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Traffic {
+    /// Bytes from the client.
+    pub(crate) received: u64,
+    /// Bytes to the client.
+    pub(crate) sent: u64,
+}
+
+/// Serves one client to the end and closes the connection: at once, since when this process exits its memory comes
+/// first. The result is the exit code of this process, and what was moved.
+pub(crate) fn serve(builtin: Builtin, connection: OwnedFd) -> (u8, Traffic) {
+    let client = Client { socket: connection, traffic: Cell::default() };
     let served = match builtin {
         Builtin::Echo => stream::echo(&client),
         Builtin::Discard => stream::discard(&client),
@@ -29,11 +40,12 @@ pub(crate) fn serve(builtin: Builtin, connection: OwnedFd) -> u8 {
         Builtin::Daytime => clock::daytime(&client),
         Builtin::Time => clock::time(&client),
     };
-    match served {
+    let code = match served {
         Ok(()) => exit::OK,
         Err(error) if client_is_gone(error) => exit::OK,
         Err(_) => exit::OS,
-    }
+    };
+    (code, client.traffic.get())
 }
 
 /// What tcp(7), ip(7) and unix(7) report when the client or the way to it is no longer there.
@@ -55,6 +67,7 @@ fn client_is_gone(error: Errno) -> bool {
 /// A connected stream socket; interrupted calls are repeated, and a client that is gone is never a SIGPIPE.
 struct Client {
     socket: OwnedFd,
+    traffic: Cell<Traffic>,
 }
 
 impl Client {
@@ -64,7 +77,10 @@ impl Client {
     }
 
     fn receive_with(&self, buffer: &mut [u8], flags: MsgFlags) -> nix::Result<usize> {
-        uninterrupted(|| socket::recv(self.socket.as_raw_fd(), buffer, flags))
+        let length = uninterrupted(|| socket::recv(self.socket.as_raw_fd(), buffer, flags))?;
+        let traffic = self.traffic.get();
+        self.traffic.set(Traffic { received: traffic.received + length as u64, ..traffic });
+        Ok(length)
     }
 
     /// Sends all of it, waiting for the client as long as it takes.
@@ -77,7 +93,10 @@ impl Client {
 
     fn send_with(&self, bytes: &[u8], flags: MsgFlags) -> nix::Result<usize> {
         let flags = flags | MsgFlags::MSG_NOSIGNAL;
-        uninterrupted(|| socket::send(self.socket.as_raw_fd(), bytes, flags))
+        let length = uninterrupted(|| socket::send(self.socket.as_raw_fd(), bytes, flags))?;
+        let traffic = self.traffic.get();
+        self.traffic.set(Traffic { sent: traffic.sent + length as u64, ..traffic });
+        Ok(length)
     }
 
     /// Waits for one of `events`, an error or a hang-up; nothing came if the answer is empty.

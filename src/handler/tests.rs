@@ -12,12 +12,12 @@ fn tcp(builtin: Builtin) -> (TcpStream, JoinHandle<u8>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (connection, _) = listener.accept().unwrap();
-    (client, thread::spawn(move || serve(builtin, connection.into())))
+    (client, thread::spawn(move || serve(builtin, connection.into()).0))
 }
 
 fn unix(builtin: Builtin) -> (UnixStream, JoinHandle<u8>) {
     let (client, connection) = UnixStream::pair().unwrap();
-    (client, thread::spawn(move || serve(builtin, connection.into())))
+    (client, thread::spawn(move || serve(builtin, connection.into()).0))
 }
 
 /// Closes with RST, as a client that crashes with input unread does.
@@ -162,5 +162,16 @@ fn a_client_that_stays_is_left_in_bounded_time() {
 #[test]
 fn what_is_no_socket_is_an_error_of_ours() {
     let file = tempfile::tempfile().unwrap();
-    assert_eq!(serve(Builtin::Echo, file.into()), exit::OS);
+    assert_eq!(serve(Builtin::Echo, file.into()).0, exit::OS);
+}
+
+#[test]
+fn what_was_moved_is_counted() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (connection, _) = listener.accept().unwrap();
+    client.write_all(&[7; 5000]).unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let (_, traffic) = serve(Builtin::Echo, connection.into());
+    assert_eq!(traffic, Traffic { received: 5000, sent: 5000 });
 }

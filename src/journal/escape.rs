@@ -4,6 +4,7 @@
 //! whoever reads it (CVE-2023-28486 is sudo's). What comes out is UTF-8 without any control or invisible formatting
 //! character, and it is unambiguous: a backslash is always doubled, so `\x1b` in the log was the byte 1b.
 
+use super::Buffer;
 use std::fmt;
 use std::io::Write as _;
 
@@ -12,7 +13,7 @@ pub(super) const LONGEST: usize = 16 * 1024;
 
 /// Appends to a buffer, escaped and up to [`LONGEST`] bytes.
 pub(super) struct Escaper<'a> {
-    out: &'a mut Vec<u8>,
+    out: &'a mut Buffer,
     /// What stands for a newline; `None` escapes it like any control character.
     newline: Option<&'a str>,
     room: usize,
@@ -20,7 +21,7 @@ pub(super) struct Escaper<'a> {
 }
 
 impl<'a> Escaper<'a> {
-    pub(super) fn new(out: &'a mut Vec<u8>, newline: Option<&'a str>) -> Self {
+    pub(super) fn new(out: &'a mut Buffer, newline: Option<&'a str>) -> Self {
         Escaper { out, newline, room: LONGEST, cut: 0 }
     }
 
@@ -118,13 +119,14 @@ fn is_special(character: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::private::OwnBusiness;
 
     fn escaped(text: &[u8]) -> String {
-        let mut out = Vec::new();
+        let mut out = Buffer::new_in(OwnBusiness);
         let mut escaper = Escaper::new(&mut out, None);
         escaper.bytes(text);
         escaper.finish();
-        String::from_utf8(out).unwrap()
+        String::from_utf8(out.to_vec()).unwrap()
     }
 
     #[test]
@@ -156,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_newline_of_our_own_can_be_kept() {
-        let mut out = Vec::new();
+        let mut out = Buffer::new_in(OwnBusiness);
         let mut escaper = Escaper::new(&mut out, Some("\n  "));
         fmt::Write::write_fmt(&mut escaper, format_args!("a\nb{}", "\r")).unwrap();
         escaper.finish();

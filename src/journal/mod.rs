@@ -26,6 +26,7 @@ use self::record::{Body, Entry};
 use self::stderr::Stderr;
 use self::syslog::Syslog;
 use crate::config::{self, Level, LogTarget};
+use crate::sys::private::OwnBusiness;
 
 pub(crate) use self::message_id::MessageId;
 #[cfg(test)]
@@ -34,6 +35,9 @@ pub(crate) use self::record::{ConnectionRecord, Exit, OutputLine};
 
 /// How often lost records are reported at most: while the target is full, a report only takes the place of a record.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
+
+/// In which records are formatted. A worker writes it for every connection, and its children have no use for it.
+type Buffer = allocator_api2::vec::Vec<u8, OwnBusiness>;
 
 /// The log of one process; each opens its own after it was exec'ed.
 pub(crate) struct Log {
@@ -160,7 +164,7 @@ enum Target {
 struct Sink {
     target: Target,
     stderr: Stderr,
-    buffer: Vec<u8>,
+    buffer: Buffer,
     /// Nobody is at the target, and stderr was told.
     away: bool,
     /// Of the lost records, how many were reported, and when.
@@ -183,7 +187,7 @@ impl Sink {
             Err(error) => (Target::Stderr, Some(format!("cannot make a socket for the log: {error}"))),
         };
         let stderr = Stderr::open(places.stderr, journal);
-        let buffer = Vec::with_capacity(1024);
+        let buffer = Buffer::with_capacity_in(1024, OwnBusiness);
         (Sink { target, stderr, buffer, away: false, reported: 0, reported_at: None }, problem)
     }
 

@@ -9,6 +9,7 @@ use std::path::Path;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
+use super::Buffer;
 use super::datagram::{Datagram, Refusal};
 use super::record::Entry;
 
@@ -26,7 +27,7 @@ impl Native {
         self.socket.path()
     }
 
-    pub(super) fn send(&self, entry: &Entry<'_>, buffer: &mut Vec<u8>) -> Result<(), Refusal> {
+    pub(super) fn send(&self, entry: &Entry<'_>, buffer: &mut Buffer) -> Result<(), Refusal> {
         buffer.clear();
         format(entry, buffer);
         match self.socket.send(buffer) {
@@ -44,7 +45,7 @@ impl Native {
     }
 }
 
-fn format(entry: &Entry<'_>, out: &mut Vec<u8>) {
+fn format(entry: &Entry<'_>, out: &mut Buffer) {
     field(out, "MESSAGE", |out| entry.message(out, Some("\n")));
     field(out, "PRIORITY", |out| out.push(b'0' + entry.level as u8));
     field(out, "SYSLOG_IDENTIFIER", |out| out.extend_from_slice(b"preforkd"));
@@ -59,7 +60,7 @@ fn format(entry: &Entry<'_>, out: &mut Vec<u8>) {
 }
 
 /// Appends `NAME=value`, or the form with a length if the value has a newline.
-fn field(out: &mut Vec<u8>, name: &str, value: impl FnOnce(&mut Vec<u8>)) {
+fn field(out: &mut Buffer, name: &str, value: impl FnOnce(&mut Buffer)) {
     out.extend_from_slice(name.as_bytes());
     let separator = out.len();
     out.push(b'=');

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::Buffer;
 use super::MessageId;
 use super::escape::Escaper;
 use crate::config::Level;
@@ -182,7 +183,7 @@ pub(super) struct Entry<'a> {
 
 impl Entry<'_> {
     /// Appends the text for people. An event may have several lines, which `newline` joins; remote text never has.
-    pub(super) fn message(&self, out: &mut Vec<u8>, newline: Option<&str>) {
+    pub(super) fn message(&self, out: &mut Buffer, newline: Option<&str>) {
         use fmt::Write as _;
         let newline = newline.filter(|_| matches!(self.body, Body::Event(_)));
         let mut text = Escaper::new(out, newline);

@@ -19,6 +19,7 @@ use nix::sys::socket::{MsgFlags, send};
 use nix::sys::stat::fstat;
 use time::macros::format_description;
 
+use super::Buffer;
 use super::datagram::Refusal;
 use super::record::Entry;
 use crate::config::Level;
@@ -75,7 +76,7 @@ impl Stderr {
     }
 
     /// Writes a record with one system call, or not at all if that would wait.
-    pub(super) fn send(&mut self, entry: &Entry<'_>, buffer: &mut Vec<u8>) -> Result<(), Refusal> {
+    pub(super) fn send(&mut self, entry: &Entry<'_>, buffer: &mut Buffer) -> Result<(), Refusal> {
         buffer.clear();
         if self.torn {
             buffer.push(b'\n');
@@ -95,7 +96,7 @@ impl Stderr {
         Ok(())
     }
 
-    fn format(&self, entry: &Entry<'_>, out: &mut Vec<u8>) {
+    fn format(&self, entry: &Entry<'_>, out: &mut Buffer) {
         let (prefix, newline, word) = marks(entry.level);
         match self.form {
             Form::Prefixed => {
@@ -171,11 +172,12 @@ mod tests {
 
     use super::super::record::Body;
     use super::*;
+    use crate::sys::private::OwnBusiness;
 
     fn send_text(stderr: &mut Stderr, text: &str) -> Result<(), Refusal> {
         let body = Body::Event(format_args!("{text}"));
         let entry = Entry { level: Level::Warning, id: None, service: Some("echo"), body };
-        stderr.send(&entry, &mut Vec::new())
+        stderr.send(&entry, &mut Buffer::new_in(OwnBusiness))
     }
 
     #[test]

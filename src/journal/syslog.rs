@@ -8,6 +8,7 @@ use std::path::Path;
 
 use syslog::{Facility, Formatter5424, LogFormat as _, Severity};
 
+use super::Buffer;
 use super::datagram::{Datagram, Refusal};
 use super::record::Entry;
 use crate::config::Level;
@@ -37,7 +38,7 @@ impl Syslog {
         self.socket.path()
     }
 
-    pub(super) fn send(&mut self, entry: &Entry<'_>, buffer: &mut Vec<u8>) -> Result<(), Refusal> {
+    pub(super) fn send(&mut self, entry: &Entry<'_>, buffer: &mut Buffer) -> Result<(), Refusal> {
         buffer.clear();
         // RFC 5424 allows newlines, many a daemon and reader of its files does not.
         entry.message(buffer, None);

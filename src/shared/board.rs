@@ -9,7 +9,6 @@
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::rc::Rc;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::SeqCst};
 
 use serde::{Deserialize, Serialize};
@@ -52,6 +51,15 @@ pub(crate) struct Caller {
     /// Who it is.
     pub(crate) peer: Peer,
 }
+
+impl Caller {
+    /// No connection has been accepted yet.
+    pub(crate) const NOBODY: Caller = Caller { number: 0, accepted_usec: 0, peer: Peer::Unix(None) };
+}
+
+/// Which slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Place(u32);
 
 /// The board, mapped.
 #[derive(Debug)]
@@ -117,8 +125,18 @@ impl Board {
         self.word(Word::Wanted).store(1, SeqCst);
     }
 
+    /// Lets children have it: spares note themselves who has called them.
+    pub(crate) fn give_to_children(&self) -> io::Result<()> {
+        self.memory.give_to_children()
+    }
+
+    /// In a child: gives it up, before anything of a stranger runs.
+    pub(crate) fn abandon(&'static self) -> io::Result<()> {
+        self.memory.abandon()
+    }
+
     /// Takes a slot for `owner` if fewer than the limit are taken.
-    pub(crate) fn claim(self: &Rc<Self>, owner: Owner) -> Result<Slot, NoSlot> {
+    pub(crate) fn claim(&'static self, owner: Owner) -> Result<Slot, NoSlot> {
         loop {
             let limit = self.limit();
             let index = self.claim_below(limit, owner).ok_or(NoSlot::Full)?;
@@ -126,7 +144,7 @@ impl Board {
             if index >= self.limit() {
                 self.clear(index);
             } else if self.fits(limit) {
-                return Ok(Slot { board: Rc::clone(self), index });
+                return Ok(Slot { board: self, index });
             } else {
                 // Without the bell: it would ring for the caller itself, again and again.
                 self.clear(index);
@@ -173,37 +191,60 @@ impl Board {
         above == 0 || taken(0..limit) + above <= limit as usize
     }
 
-    /// Connection processes that live, or have ended and are not reaped yet, of whatever worker.
-    pub(crate) fn live(&self) -> u32 {
-        let top = self.word(Word::Top).load(SeqCst).min(MAX_SLOTS) as usize;
-        let live = |(owner, pid): (&AtomicU32, &AtomicU32)| owner.load(SeqCst) != 0 && pid.load(SeqCst) != 0;
-        self.owners().iter().zip(self.pids()).take(top).filter(|&pair| live(pair)).count() as u32
+    /// The processes that live, or have ended and are not reaped yet, of whatever worker.
+    pub(crate) fn processes(&self) -> Processes {
+        let mut processes = Processes::default();
+        let top = self.word(Word::Top).load(SeqCst).min(MAX_SLOTS);
+        for (index, (owner, pid)) in (0..top).zip(self.owners().iter().zip(self.pids())) {
+            if owner.load(SeqCst) != 0 && pid.load(SeqCst) != 0 {
+                match self.number(index) {
+                    0 => processes.spares += 1,
+                    _ => processes.connections += 1,
+                }
+            }
+        }
+        processes
+    }
+
+    fn number(&self, index: u32) -> u64 {
+        self.caller_words(index).first().map_or(0, |number| number.load(SeqCst))
+    }
+
+    /// Who has called the process in this slot, if somebody has.
+    pub(crate) fn called(&self, place: Place) -> Option<Caller> {
+        // Looked at for every spare again and again, so not the whole note.
+        (self.number(place.0) != 0).then(|| self.caller(place.0))
+    }
+
+    /// Notes who has called the process in this slot.
+    pub(crate) fn note(&self, place: Place, caller: &Caller) {
+        self.write_note(place.0, caller);
     }
 
     /// The slots that `owner` holds: index, pid if a process was made, and what was noted about it.
-    pub(crate) fn held_by(&self, owner: Owner) -> Vec<(u32, Option<Pid>, Caller)> {
+    pub(crate) fn held_by(&self, owner: Owner) -> Vec<(Place, Option<Pid>, Caller)> {
         // Not beyond the top: reading a hole of the file would fill it.
         (0..self.word(Word::Top).load(SeqCst).min(MAX_SLOTS))
             .zip(self.owners().iter().zip(self.pids()))
             .filter(|(_, (word, _))| word.load(SeqCst) == owner.0)
             .map(|(index, (_, pid))| {
                 let pid = Pid::try_from(pid.load(SeqCst)).ok().filter(|&pid| pid > 1);
-                (index, pid, self.caller(index))
+                (Place(index), pid, self.caller(index))
             })
             .collect()
     }
 
     /// Moves a slot from a dead worker to `to`, who gives it back by [`Board::release`].
-    pub(crate) fn hand_on(&self, index: u32, to: Owner) {
-        if let Some(owner) = self.owners().get(index as usize) {
+    pub(crate) fn hand_on(&self, place: Place, to: Owner) {
+        if let Some(owner) = self.owners().get(place.0 as usize) {
             owner.store(to.0, SeqCst);
         }
     }
 
     /// Gives a slot back.
-    pub(crate) fn release(&self, index: u32) {
-        self.clear(index);
-        self.word(Word::Hint).store(index, SeqCst);
+    pub(crate) fn release(&self, place: Place) {
+        self.clear(place.0);
+        self.word(Word::Hint).store(place.0, SeqCst);
         if self.word(Word::Wanted).swap(0, SeqCst) != 0 {
             self.ring();
         }
@@ -240,7 +281,7 @@ impl Board {
         self.memory.long_words(CALLERS + index as usize * CALLER_WORDS * 8, CALLER_WORDS)
     }
 
-    fn note(&self, index: u32, caller: &Caller) {
+    fn write_note(&self, index: u32, caller: &Caller) {
         let (tag, ip) = match caller.peer {
             Peer::Unix(None) => (0, 0),
             Peer::Unix(Some(peer)) => {
@@ -256,7 +297,8 @@ impl Board {
             }
         };
         let words = [caller.number, caller.accepted_usec, tag, (ip >> 64) as u64, ip as u64];
-        for (place, word) in self.caller_words(index).iter().zip(words) {
+        // The number goes last: with it the note counts.
+        for (place, word) in self.caller_words(index).iter().zip(words).rev() {
             place.store(word, SeqCst);
         }
     }
@@ -283,10 +325,20 @@ impl Board {
     }
 }
 
-/// A slot that this process holds; it gives itself back.
+/// What [`Board::processes`] counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Processes {
+    /// That have a connection.
+    pub(crate) connections: u32,
+    /// That wait for one.
+    pub(crate) spares: u32,
+}
+
+/// A slot that this process holds; it gives itself back. It borrows the board for ever, and counts no references: a
+/// count would be a page that parent and child both write.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    board: Rc<Board>,
+    board: &'static Board,
     index: u32,
 }
 
@@ -298,13 +350,18 @@ impl Slot {
 
     /// Notes who the connection is, for the time after this process.
     pub(crate) fn note(&self, caller: &Caller) {
-        self.board.note(self.index, caller);
+        self.board.write_note(self.index, caller);
+    }
+
+    /// Which one it is.
+    pub(crate) fn place(&self) -> Place {
+        Place(self.index)
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.board.release(self.index);
+        self.board.release(self.place());
     }
 }
 
@@ -312,10 +369,10 @@ impl Drop for Slot {
 mod tests {
     use super::*;
 
-    fn board(limit: u32) -> Rc<Board> {
+    fn board(limit: u32) -> &'static Board {
         let (board, _file) = Board::create().unwrap();
         board.set_limit(limit);
-        Rc::new(board)
+        Box::leak(Box::new(board))
     }
 
     #[test]

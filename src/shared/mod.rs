@@ -4,6 +4,6 @@ mod board;
 mod id;
 mod tally;
 
-pub(crate) use board::{Board, Caller, NoSlot, Owner, Slot};
+pub(crate) use board::{Board, Caller, NoSlot, Owner, Place, Slot};
 pub(crate) use id::ConnectionId;
 pub(crate) use tally::{Count, Tally, Totals};

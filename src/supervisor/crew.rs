@@ -44,6 +44,8 @@ pub(super) struct WorkerProcess {
     pub(super) tally: Tally,
     /// The memory of the tally, for the program after an upgrade.
     tally_file: OwnedFd,
+    /// How many spares it keeps.
+    spares: u32,
     /// It asked to be replaced by one with another address-space layout.
     pub(super) is_worn: bool,
     /// It was asked whether it is well and has not answered.
@@ -93,6 +95,12 @@ impl WorkerProcess {
     /// he can does not keep us busy with making workers.
     fn renewal(&self) -> Option<Instant> {
         self.is_worn.then(|| self.started + SHORTEST_LIFE)
+    }
+
+    /// Whether it serves, or will, and is not about to be replaced.
+    fn stays(&self) -> bool {
+        let now = Instant::now();
+        self.state != WorkerState::Draining && self.renewal().is_none_or(|at| now < at)
     }
 
     pub(super) fn link(&self) -> BorrowedFd<'_> {
@@ -154,6 +162,7 @@ impl Crew {
             service: worker.service.clone(),
             generation: worker.generation,
             state: worker.state,
+            spares: worker.spares,
             is_worn: worker.is_worn,
             listeners: indices(&worker.listeners),
             link: kept.keep(worker.link.as_fd()),
@@ -182,6 +191,7 @@ impl Crew {
             listeners,
             tally: Tally::open(tally_file.as_fd())?,
             tally_file,
+            spares: entry.spares,
             is_worn: entry.is_worn,
             is_asked: false,
             started: Instant::now(),
@@ -201,11 +211,13 @@ impl Crew {
         poller: &Poller,
     ) -> io::Result<()> {
         let serial = self.next;
+        let spares = self.share_of_spares(service);
         let (link, far_end) = socket::message_pair()?;
         let (tally, tally_file) = Tally::create()?;
         let plan = Plan {
             service: service.config.clone(),
             listeners: service.listeners.iter().map(|listener| listener.name().to_owned()).collect(),
+            spares,
             log,
             run: self.run,
             serial,
@@ -227,6 +239,7 @@ impl Crew {
             tally,
             tally_file,
             started: Instant::now(),
+            spares,
             is_worn: false,
             is_asked: false,
             complaint: None,
@@ -242,6 +255,14 @@ impl Crew {
         }
         self.workers.insert(serial, worker);
         Ok(())
+    }
+
+    /// What a new worker of `service` is to keep of the service's spares, so that all together keep them all.
+    fn share_of_spares(&self, service: &Service) -> u32 {
+        let serving = self.of(&service.config.name, service.generation).filter(|worker| worker.stays());
+        let (workers, spares) = serving.fold((0, 0), |(n, sum), worker| (n + 1, sum + worker.spares));
+        let missing = u32::from(service.config.workers).saturating_sub(workers).max(1);
+        service.config.spare.saturating_sub(spares).div_ceil(missing)
     }
 
     pub(super) fn get_mut(&mut self, serial: u32) -> Option<&mut WorkerProcess> {
@@ -272,11 +293,7 @@ impl Crew {
 
     /// How many workers serve, or will, in this generation of a service.
     pub(super) fn serving(&self, service: &str, generation: u64) -> usize {
-        let now = Instant::now();
-        let stays = |worker: &&WorkerProcess| {
-            worker.state != WorkerState::Draining && worker.renewal().is_none_or(|at| now < at)
-        };
-        self.of(service, generation).filter(stays).count()
+        self.of(service, generation).filter(|worker| worker.stays()).count()
     }
 
     /// When the next worn worker is to be replaced.
@@ -347,13 +364,15 @@ impl Crew {
 fn exec_worker(service: &str, handover: &[BorrowedFd<'_>], descriptor_limit: u64) -> io::Result<Pid> {
     let program = CString::from(c"/proc/self/exe");
     let arguments = [CString::from(c"preforkd"), CString::new(plan::COMMAND)?, CString::new(service)?];
-    let mut environment = Vec::new();
+    // glibc's rseq(2) area is written by the kernel each time that a process is moved or interrupted, and is another
+    // page to copy for every connection.
+    let mut environment = vec![CString::from(c"GLIBC_TUNABLES=glibc.pthread.rseq=0")];
     for name in KEPT {
         if let Ok(value) = std::env::var(name) {
             environment.push(CString::new(format!("{name}={value}"))?);
         }
     }
-    match fork(None)? {
+    match fork()? {
         Forked::Parent(pid) => Ok(pid),
         Forked::Child => {
             // What goes wrong here, the supervisor learns by the exit code.

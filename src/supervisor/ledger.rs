@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config;
 use crate::control::{Reloads, WorkerState};
-use crate::shared::{Caller, Totals};
+use crate::shared::{Caller, Place, Totals};
 use crate::sys::fd;
 use crate::sys::wait::Pid;
 
@@ -89,6 +89,8 @@ pub(super) struct WorkerEntry {
     pub(super) service: String,
     pub(super) generation: u64,
     pub(super) state: WorkerState,
+    #[serde(default)]
+    pub(super) spares: u32,
     pub(super) is_worn: bool,
     pub(super) listeners: Vec<usize>,
     pub(super) link: Descriptor,
@@ -100,7 +102,7 @@ pub(super) struct OrphanEntry {
     pub(super) pid: Pid,
     pub(super) service: String,
     pub(super) worker: u32,
-    pub(super) slot: u32,
+    pub(super) slot: Place,
     pub(super) caller: Caller,
 }
 

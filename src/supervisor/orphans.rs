@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::ledger::OrphanEntry;
 use super::service::Floor;
 use crate::journal::{ConnectionRecord, Exit, Log};
-use crate::shared::{Caller, ConnectionId, Count, Owner};
+use crate::shared::{Caller, ConnectionId, Count, Owner, Place};
 use crate::sys::process;
 use crate::sys::signal::Signal;
 use crate::sys::wait::{Ended, Pid};
@@ -23,7 +23,7 @@ struct Orphan {
     service: String,
     worker: u32,
     floor: Rc<Floor>,
-    slot: u32,
+    slot: Place,
     caller: Caller,
 }
 
@@ -92,15 +92,22 @@ impl Orphans {
     }
 
     fn finish(&self, orphan: &Orphan, ended: &Ended, exit: Exit<'_>, log: &Log) {
-        orphan.floor.board.release(orphan.slot);
+        let board = &orphan.floor.board;
+        let caller = match orphan.caller.number {
+            // A spare, which may have been called since its worker died.
+            0 => board.called(orphan.slot),
+            _ => Some(orphan.caller),
+        };
+        board.release(orphan.slot);
+        let Some(caller) = caller else { return };
         orphan.floor.add(|totals| {
             totals.count(Count::Completed);
             if ended.ending.is_crash() {
                 totals.count(Count::Crashes);
             }
         });
-        let id = ConnectionId { run: self.run, worker: orphan.worker, number: orphan.caller.number };
-        log.connection(&ConnectionRecord::new(&orphan.service, id, &orphan.caller, ended, exit));
+        let id = ConnectionId { run: self.run, worker: orphan.worker, number: caller.number };
+        log.connection(&ConnectionRecord::new(&orphan.service, id, &caller, ended, exit));
     }
 
     /// All of them, for the ledger.

@@ -129,9 +129,6 @@ impl Supervisor {
                 continue;
             }
             let floor = self.floor(&config)?;
-            if config.spare > 0 {
-                self.log.warning(Some(&name), format_args!("spare: this version forks none ahead"));
-            }
             let listeners = self.listeners.open(&config).map_err(|error| Fatal {
                 code: if error.is_permission() { exit::NOT_PERMITTED } else { exit::OS },
                 text: format!("service {name}: {error}"),

@@ -18,7 +18,7 @@ impl Supervisor {
             dropped = dropped.wrapping_add(totals.get(Count::RecordsDropped));
             let service = self.services.get(name);
             // One that was removed is shown while connections of it live.
-            if service.is_some() || floor.board.live() > 0 {
+            if service.is_some() || floor.board.processes().connections > 0 {
                 services.push(self.service_status(name, service, &floor, totals));
             }
         }
@@ -51,6 +51,7 @@ impl Supervisor {
         floor: &Floor,
         totals: Totals,
     ) -> ServiceStatus {
+        let processes = floor.board.processes();
         let listeners = service.map_or(&[][..], |service| &service.listeners);
         let workers = self.crew.iter().filter(|(_, worker)| worker.service == name);
         ServiceStatus {
@@ -63,8 +64,8 @@ impl Supervisor {
                     state: worker.state,
                 })
                 .collect(),
-            spares: 0,
-            active: floor.board.live(),
+            spares: processes.spares,
+            active: processes.connections,
             max_connections: floor.board.limit(),
             queued: listeners.iter().map(|listener| u64::from(listener.queued())).sum(),
             accepted: totals.get(Count::Accepted),
@@ -77,7 +78,7 @@ impl Supervisor {
 
     /// All live connections.
     pub(super) fn live(&self) -> u32 {
-        self.floors().map(|(_, floor)| floor.board.live()).sum()
+        self.floors().map(|(_, floor)| floor.board.processes().connections).sum()
     }
 
     /// The floors of all services of which something lives, with their names.

@@ -125,7 +125,7 @@ impl Supervisor {
         let program = CString::new(self.program.as_os_str().as_bytes())?;
         let arguments = [CString::from(c"preforkd"), CString::new(TRIAL_COMMAND)?];
         let nothing: [CString; 0] = [];
-        let pid = match fork(None)? {
+        let pid = match fork()? {
             Forked::Parent(pid) => pid,
             Forked::Child => {
                 if fd::hand_over(&[far_end.as_fd(), ledger.as_fd()]).is_ok() {

@@ -62,6 +62,16 @@ impl Poller {
         Ok(())
     }
 
+    /// Waits for one event, for ever, and returns its token; `None` after a signal. Signals are as they are.
+    pub(crate) fn wait_for_one(&mut self) -> io::Result<Option<u64>> {
+        // SAFETY: `ready` has room for more than one event.
+        match check(unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), self.ready.as_mut_ptr(), 1, -1) }) {
+            Ok(count) => Ok(self.ready.first().filter(|_| count == 1).map(|event| event.u64)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Waits for an event, a handled signal or the timeout; returns the tokens of what is ready, at most 32.
     /// `None` waits for ever. A timeout is rounded up to a millisecond.
     pub(crate) fn wait(

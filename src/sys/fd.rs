@@ -60,40 +60,71 @@ pub(crate) fn hand_over(wanted: &[BorrowedFd<'_>]) -> io::Result<()> {
         // SAFETY: dup2 on numbers touches no memory; what `target` was is not used in this process any more.
         check(unsafe { libc::dup2(copy, target) })?;
     }
-    close_range(beyond, libc::CLOSE_RANGE_CLOEXEC)
+    close_range(beyond, RawFd::MAX, libc::CLOSE_RANGE_CLOEXEC)
 }
 
-/// In a connection process: puts the connection on fds 0 and 1 and, if given, `stderr` on 2.
-pub(crate) fn standard(connection: BorrowedFd<'_>, stderr: Option<BorrowedFd<'_>>) -> io::Result<()> {
-    for (from, to) in [(Some(connection), 0), (Some(connection), 1), (stderr, 2)] {
-        if let Some(from) = from {
-            // SAFETY: dup2 on numbers touches no memory.
-            check(unsafe { libc::dup2(from.as_raw_fd(), to) })?;
-        }
+/// A descriptor of this process, as its children find it: the same number in their copy of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Passed(RawFd);
+
+impl Passed {
+    /// Names `fd` for children that are forked while it is open.
+    pub(crate) fn new(fd: BorrowedFd<'_>) -> Self {
+        Passed(fd.as_raw_fd())
     }
+
+    /// In a child: the descriptor, whose owner is the parent's and will never close it here.
+    pub(crate) fn borrow(self) -> BorrowedFd<'static> {
+        // SAFETY: it was open when this process was forked. Nobody here owns it but the parent's values, which are
+        // never dropped in a child. `close_all_but` may have closed it, after which its caller has no use for it.
+        unsafe { BorrowedFd::borrow_raw(self.0) }
+    }
+
+    /// In a child: the descriptor, to be closed by whoever takes it.
+    pub(crate) fn take(self) -> OwnedFd {
+        // SAFETY: as above.
+        unsafe { OwnedFd::from_raw_fd(self.0) }
+    }
+}
+
+/// In a connection process that execs: puts the connection on fds 0 and 1.
+pub(crate) fn standard(connection: BorrowedFd<'_>) -> io::Result<()> {
+    for number in 0..=1 {
+        // SAFETY: dup2 on numbers touches no memory.
+        check(unsafe { libc::dup2(connection.as_raw_fd(), number) })?;
+    }
+    Ok(())
+}
+
+/// In a connection process: puts something else on fd 2.
+pub(crate) fn standard_error(stderr: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: as above.
+    check(unsafe { libc::dup2(stderr.as_raw_fd(), 2) })?;
     Ok(())
 }
 
 /// In a connection process that execs: whatever is not 0, 1 or 2 is closed then.
 pub(crate) fn close_others_on_exec() -> io::Result<()> {
-    close_range(3, libc::CLOSE_RANGE_CLOEXEC)
+    close_range(3, RawFd::MAX, libc::CLOSE_RANGE_CLOEXEC)
 }
 
-/// In a connection process that does not exec: closes whatever is not 0, 1 or 2, owners or not.
-pub(crate) fn close_others() -> io::Result<()> {
-    close_range(3, 0)
+/// In a child: closes whatever is not 0, 1, 2 or among `kept`, owners or not. `kept` is put in order.
+pub(crate) fn close_all_but(kept: &mut [BorrowedFd<'_>]) -> io::Result<()> {
+    kept.sort_unstable_by_key(AsRawFd::as_raw_fd);
+    let mut first = 3;
+    for fd in kept.iter().map(AsRawFd::as_raw_fd).filter(|&fd| fd > 2) {
+        if first < fd {
+            close_range(first, fd - 1, 0)?;
+        }
+        first = fd + 1;
+    }
+    close_range(first, RawFd::MAX, 0)
 }
 
-fn close_range(first: RawFd, flags: libc::c_uint) -> io::Result<()> {
+fn close_range(first: RawFd, last: RawFd, flags: libc::c_uint) -> io::Result<()> {
     // SAFETY: touches no memory. Owners of these numbers exist in this child, but it ends without running their drop.
-    let result = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, flags) };
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-/// The connection as a handler gets it: a copy of fd 0, which [`standard`] put there.
-pub(crate) fn connection_of_this_process() -> OwnedFd {
-    // SAFETY: `standard` put the connection on fd 0, and nothing else in this process owns that number.
-    unsafe { OwnedFd::from_raw_fd(0) }
 }
 
 /// Sets or clears O_NONBLOCK, which belongs to the open file description and so to all who share it.

@@ -1,10 +1,16 @@
 //! Making a process.
+//!
+//! Three ways, all clone(2): [`fork`], for what happens once; [`Nursery::fork`], for every connection, where each page
+//! that both sides write costs a fault and a copy; and [`Nursery::run_until_exec`], which copies nothing at all.
 #![allow(unsafe_code)]
 
+use std::ffi::c_void;
 use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicI32;
 
+use super::check;
+use super::private::{self, Private};
 use super::wait::Pid;
 
 /// Which side of a fork this is.
@@ -17,11 +23,10 @@ pub(crate) enum Forked {
     Child,
 }
 
-/// Forks, and has the kernel write the child's pid to `record` before either side goes on.
+/// Forks, once in a while.
 ///
-/// That write is why this is clone(2) and not fork(3): a SIGKILL between "the child exists" and "its pid is on record"
-/// cannot happen, since the kernel does both in one call (`CLONE_PARENT_SETTID`). glibc's atfork handlers are
-/// bypassed, which is sound because the caller has one thread and so holds no lock of libc's.
+/// clone(2) and not fork(3): glibc's atfork handlers are bypassed, which is sound because the caller has one thread and
+/// so holds no lock of libc's.
 ///
 /// # Errors
 ///
@@ -30,39 +35,162 @@ pub(crate) enum Forked {
 /// # Panics
 ///
 /// In debug builds, if this process has a second thread.
-pub(crate) fn fork(record: Option<&AtomicI32>) -> io::Result<Forked> {
-    debug_assert_eq!(threads(), 1, "fork is sound in a process of one thread only");
-    let parent_tid = record.map_or(std::ptr::null_mut(), AtomicI32::as_ptr);
+pub(crate) fn fork() -> io::Result<Forked> {
+    assert_one_thread();
+    let (no_record, no_tls, no_stack) = (0usize, 0usize, 0usize);
     let child_tid = libc_tid();
-    let mut flags = libc::SIGCHLD;
-    if !parent_tid.is_null() {
-        flags |= libc::CLONE_PARENT_SETTID;
-    }
-    if child_tid != 0 {
-        flags |= libc::CLONE_CHILD_SETTID | libc::CLONE_CHILD_CLEARTID;
-    }
-    match clone(flags, parent_tid, child_tid)? {
-        0 => Ok(Forked::Child),
-        pid => Ok(Forked::Parent(pid)),
-    }
-}
-
-fn clone(flags: libc::c_int, parent_tid: *mut i32, child_tid: usize) -> io::Result<Pid> {
-    let no_tls = 0usize;
-    let no_stack = 0usize;
+    let flags = libc::SIGCHLD | child_tid_flags(child_tid);
     // clone(2), "C library/kernel differences": the order of the last two arguments depends on the architecture.
     #[cfg(target_arch = "x86_64")]
     let (fourth, fifth) = (child_tid, no_tls);
     #[cfg(not(target_arch = "x86_64"))]
     let (fourth, fifth) = (no_tls, child_tid);
     // SAFETY: without CLONE_VM the child has a copy of this memory and stack, as after fork(2); there is one thread, so
-    // no lock is left held in the copy. parent_tid is null or a live AtomicI32; child_tid is libc's own word.
-    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, no_stack, parent_tid, fourth, fifth) };
-    if pid == -1 { Err(io::Error::last_os_error()) } else { Ok(pid as Pid) }
+    // no lock is left held in the copy. child_tid is libc's own word.
+    match unsafe { libc::syscall(libc::SYS_clone, flags, no_stack, no_record, fourth, fifth) } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Forked::Child),
+        pid => Ok(Forked::Parent(pid as Pid)),
+    }
 }
 
-/// Where libc keeps the id of its thread, so that the child's libc learns its own id as after fork(3); 0 if the kernel
-/// does not tell (`CONFIG_CHECKPOINT_RESTORE`), which leaves a stale id that only robust mutexes look at.
+/// The stack on which children begin, apart from that of their parent.
+///
+/// After a fork, the first write to each page of a stack is a fault and a copy, for parent and child; a parent that
+/// forks for every connection pays that for each page that its loop touches. With a stack for children, the parent's
+/// own can be [kept from them](keep_stacks), and only one page of this one is ever written by both.
+#[derive(Debug)]
+pub(crate) struct Nursery(Private);
+
+/// As much as a main thread usually has; untouched pages cost nothing.
+const STACK: usize = 8 << 20;
+
+/// Below the stack. Children do not have it, so running off the end of the stack is a fault for them.
+const GUARD: usize = 1 << 20;
+
+/// What a child begins with, at the top of its stack.
+struct Start<T> {
+    run: fn(T) -> !,
+    payload: T,
+}
+
+impl Nursery {
+    /// An empty one.
+    pub(crate) fn new() -> io::Result<Self> {
+        let memory = Private::new(GUARD + STACK)?;
+        memory.forbid(0..GUARD)?;
+        memory.give_to_children(GUARD..GUARD + STACK)?;
+        Ok(Nursery(memory))
+    }
+
+    /// Forks; the child does `run(payload)`, on a stack of its own, and never returns.
+    ///
+    /// The kernel writes the child's pid to `record` before either side goes on (`CLONE_PARENT_SETTID`). So a SIGKILL
+    /// between "the child exists" and "its pid is on record" cannot happen.
+    ///
+    /// The payload is copied, and can borrow nothing but what lives for ever: the parent's stack may not exist in the
+    /// child.
+    ///
+    /// # Errors
+    ///
+    /// `EAGAIN` and `ENOMEM`: no process can be had now.
+    ///
+    /// # Panics
+    ///
+    /// In debug builds, if this process has a second thread.
+    pub(crate) fn fork<T: Copy + 'static>(
+        &self,
+        record: Option<&AtomicI32>,
+        run: fn(T) -> !,
+        payload: T,
+    ) -> io::Result<Pid> {
+        extern "C" fn begin<T: Copy>(start: *mut c_void) -> libc::c_int {
+            // SAFETY: the parent has put a Start<T> there, of which this process has a copy of its own.
+            let start = unsafe { start.cast::<Start<T>>().read() };
+            (start.run)(start.payload)
+        }
+        assert_one_thread();
+        let start = self.place_for::<Start<T>>();
+        // SAFETY: inside the stack, aligned, and nobody else is using this stack in this process.
+        unsafe { start.write(Start { run, payload }) };
+        let child_tid = libc_tid();
+        let flags = libc::SIGCHLD | child_tid_flags(child_tid);
+        self.clone(begin::<T>, flags, start.cast(), record, child_tid)
+    }
+
+    /// Runs `work` in a child that shares this process's memory, while this process waits, until it has become another
+    /// program or has ended: vfork(2), with a stack of its own. `work` must not return; if it does, the child exits.
+    ///
+    /// Descriptors, signal handlers, working directory and identity are the child's own copies. What it writes to
+    /// memory stays.
+    ///
+    /// # Errors
+    ///
+    /// As [`Nursery::fork`].
+    pub(crate) fn run_until_exec<F: FnMut()>(
+        &self,
+        record: Option<&AtomicI32>,
+        work: &mut F,
+    ) -> io::Result<Pid> {
+        extern "C" fn begin<F: FnMut()>(work: *mut c_void) -> libc::c_int {
+            // SAFETY: the parent's `work`, which waits until this process has gone.
+            let work = unsafe { &mut *work.cast::<F>() };
+            work();
+            super::process::exit(crate::exit::OS)
+        }
+        assert_one_thread();
+        let flags = libc::SIGCHLD | libc::CLONE_VM | libc::CLONE_VFORK;
+        self.clone(begin::<F>, flags, (&raw mut *work).cast(), record, 0)
+    }
+
+    fn clone(
+        &self,
+        begin: extern "C" fn(*mut c_void) -> libc::c_int,
+        flags: libc::c_int,
+        argument: *mut c_void,
+        record: Option<&AtomicI32>,
+        child_tid: usize,
+    ) -> io::Result<Pid> {
+        let record = record.map_or(std::ptr::null_mut(), AtomicI32::as_ptr);
+        let flags = if record.is_null() { flags } else { flags | libc::CLONE_PARENT_SETTID };
+        // Below what `fork` has placed, which `run_until_exec` leaves alone.
+        let top: *mut c_void = self.place_for::<[u8; HEADROOM]>().cast();
+        let no_tls = std::ptr::null_mut::<c_void>();
+        // SAFETY: `top` is inside a writable stack that no process with this memory is using: a child with CLONE_VM
+        // has gone before clone returns, any other has a copy. `begin` never returns and gets the argument it was
+        // written for. record is null or a live AtomicI32, child_tid libc's own word.
+        let pid =
+            unsafe { libc::clone(begin, top, flags, argument, record, no_tls, child_tid as *mut c_void) };
+        check(pid)
+    }
+
+    /// The highest aligned place on the stack for a `T`.
+    fn place_for<T>(&self) -> *mut T {
+        const { assert!(size_of::<T>() <= HEADROOM && align_of::<T>() <= 64) };
+        // SAFETY: HEADROOM and the rounding are far smaller than the stack, which is the end of the memory.
+        unsafe { self.0.start().add((GUARD + STACK - size_of::<T>()) / 64 * 64) }.cast()
+    }
+}
+
+/// Room for a payload at the top of the stack.
+const HEADROOM: usize = 512;
+
+/// What of this process its children are to do without, so that forking them is cheaper: its stack, and the stack that
+/// std has set up for its handler of overflows, which a worker does not use.
+///
+/// From now on only a [`Nursery`] can make children.
+pub(crate) fn keep_stacks() {
+    // It is dearer if it fails, not wrong.
+    let _ = private::keep_stack();
+    let _ = private::keep_signal_stack();
+}
+
+fn child_tid_flags(child_tid: usize) -> libc::c_int {
+    if child_tid == 0 { 0 } else { libc::CLONE_CHILD_SETTID | libc::CLONE_CHILD_CLEARTID }
+}
+
+/// Where libc keeps the id of its thread, so that the child's libc learns its own id as after fork(3): robust mutexes
+/// compare it. 0 if the kernel does not tell (`CONFIG_CHECKPOINT_RESTORE`).
 fn libc_tid() -> usize {
     static ADDRESS: OnceLock<usize> = OnceLock::new();
     *ADDRESS.get_or_init(|| {
@@ -71,6 +199,10 @@ fn libc_tid() -> usize {
         let result = unsafe { libc::prctl(libc::PR_GET_TID_ADDRESS, &raw mut address) };
         if result == 0 { address } else { 0 }
     })
+}
+
+fn assert_one_thread() {
+    debug_assert_eq!(threads(), 1, "fork is sound in a process of one thread only");
 }
 
 /// How many threads this process has: /proc/self/task has a link for each, and two of its own. 1 without /proc.

@@ -3,12 +3,15 @@
 //! A function here takes and returns owned or borrowed descriptors, reports errno as `io::Error`, and decides nothing.
 
 pub(crate) mod epoll;
+pub(crate) mod exec;
 pub(crate) mod fd;
 pub(crate) mod fork;
 pub(crate) mod memory;
+pub(crate) mod private;
 pub(crate) mod process;
 pub(crate) mod signal;
 pub(crate) mod socket;
+pub(crate) mod tcp_info;
 pub(crate) mod time;
 pub(crate) mod wait;
 

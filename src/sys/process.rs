@@ -15,6 +15,7 @@ use super::check;
 use super::wait::Pid;
 
 /// Ends this process without running destructors or flushing: both belong to the parent it was forked from.
+#[inline]
 pub(crate) fn exit(code: u8) -> ! {
     // SAFETY: does not return and touches no memory.
     unsafe { libc::_exit(i32::from(code)) }
@@ -117,6 +118,19 @@ pub(crate) fn drop_capabilities() {
     unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) };
     // SAFETY: the kernel reads both arrays, which are as large as it expects for this version.
     unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) };
+}
+
+/// Whether this process is not root and has a capability to give up; true if that cannot be found out.
+pub(crate) fn has_capabilities() -> bool {
+    if nix::unistd::geteuid().is_root() {
+        return false;
+    }
+    let header: [u32; 2] = [0x2008_0522, 0];
+    let mut sets = [0u32; 6];
+    // SAFETY: the kernel reads the header and writes both words of each set, capget(2). An ambient capability is
+    // permitted and inheritable too.
+    let result = unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), sets.as_mut_ptr()) };
+    result == -1 || sets.iter().any(|&set| set != 0)
 }
 
 /// Makes `path` the root directory, and the working directory too: until then the old root is within reach.

@@ -39,7 +39,9 @@ impl Signals {
 
     /// Whether `signal` has come since the last call.
     pub(crate) fn take(&self, signal: Signal) -> bool {
-        self.flags.iter().any(|(known, flag)| *known == signal && flag.swap(false, Ordering::SeqCst))
+        // Read before it is written: a write would be a page that children have to copy.
+        let is_set = |flag: &AtomicBool| flag.load(Ordering::SeqCst) && flag.swap(false, Ordering::SeqCst);
+        self.flags.iter().any(|(known, flag)| *known == signal && is_set(flag))
     }
 
     /// Lets pending signals through. `epoll_pwait` does that only when it finds no event, so a busy process would
@@ -67,6 +69,12 @@ pub(crate) fn all_to_default() {
             libc::syscall(libc::SYS_rt_sigaction, number, default.as_ptr(), std::ptr::null_mut::<u64>(), 8)
         };
     }
+}
+
+/// Ignores SIGPIPE, as every Rust program does: a write says `EPIPE`. Children inherit it.
+pub(crate) fn ignore_broken_pipes() {
+    // SAFETY: SIG_IGN runs no code.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }
 
 /// In a child: its parent's handlers go. Signals must still be blocked.

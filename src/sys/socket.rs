@@ -14,6 +14,7 @@ use nix::sys::socket::{
 use serde::{Deserialize, Serialize};
 
 use super::check;
+use super::tcp_info::TcpInfo;
 
 /// Who is at the other end of an accepted connection, as accept4(2) said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,6 +141,29 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Peer)> {
     Ok((fd, peer))
 }
 
+/// Whether an error of [`accept`] says nothing about the listener, or about this process: the client was gone again, or
+/// the network is at fault. accept(2): errors of the network that are already pending on
+/// the new connection come out of accept, "treat them like EAGAIN by retrying".
+pub(crate) fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ECONNABORTED
+                | libc::EINTR
+                | libc::EPROTO
+                | libc::ENETDOWN
+                | libc::ENOPROTOOPT
+                | libc::EHOSTDOWN
+                | libc::ENONET
+                | libc::EHOSTUNREACH
+                | libc::EOPNOTSUPP
+                | libc::ENETUNREACH
+                | libc::ETIMEDOUT
+                | libc::EPERM
+        )
+    )
+}
+
 /// The address at this end of a connection or listener; `None` if it is not TCP.
 pub(crate) fn local_address(socket: BorrowedFd<'_>) -> io::Result<Option<SocketAddr>> {
     // SAFETY: as in `accept`.
@@ -177,15 +201,7 @@ pub(crate) fn is_queue_empty(listener: BorrowedFd<'_>) -> bool {
 /// Connections that wait to be accepted: for a listener, `tcpi_unacked` is the length of its queue. 0 where the kernel
 /// does not tell.
 pub(crate) fn queued(listener: BorrowedFd<'_>) -> u32 {
-    // SAFETY: tcp_info is plain numbers, for which zero is a value.
-    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
-    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
-    let place = (&raw mut info).cast();
-    // SAFETY: both describe live locals that the kernel writes.
-    let result = unsafe {
-        libc::getsockopt(listener.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, place, &mut length)
-    };
-    if result == 0 { info.tcpi_unacked } else { 0 }
+    TcpInfo::of(listener).map_or(0, |info| info.unacked)
 }
 
 /// A pair of connected sockets that keep messages apart, do not block and are closed on exec.

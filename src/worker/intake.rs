@@ -82,6 +82,11 @@ impl Intake {
         self.open = true;
     }
 
+    /// Whether connections are taken, now or when what is in the way has gone.
+    pub(super) fn is_open(&self) -> bool {
+        self.open
+    }
+
     /// Whether nothing will be taken any more.
     pub(super) fn is_closed(&self) -> bool {
         self.listeners.iter().all(|listener| listener.socket.is_none())
@@ -123,7 +128,7 @@ impl Intake {
                 }
                 Taken::Nothing
             }
-            Err(error) if is_passing(&error) => Taken::Lost,
+            Err(error) if socket::is_passing(&error) => Taken::Lost,
             Err(error) => Taken::Exhausted(error),
         }
     }
@@ -231,26 +236,4 @@ impl Intake {
             listener.due = true;
         }
     }
-}
-
-/// accept(2): errors of the network that are already pending on the new connection come out of accept, "treat them
-/// like EAGAIN by retrying".
-fn is_passing(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(
-            libc::ECONNABORTED
-                | libc::EINTR
-                | libc::EPROTO
-                | libc::ENETDOWN
-                | libc::ENOPROTOOPT
-                | libc::EHOSTDOWN
-                | libc::ENONET
-                | libc::EHOSTUNREACH
-                | libc::EOPNOTSUPP
-                | libc::ENETUNREACH
-                | libc::ETIMEDOUT
-                | libc::EPERM
-        )
-    )
 }

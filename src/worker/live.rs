@@ -1,34 +1,59 @@
-//! The live connections of a worker, by pid.
+//! The living children of a worker, by pid.
 
-use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+
+use hashbrown::HashMap;
 
 use super::output::Output;
-use crate::connection::Failure;
+use crate::connection::{Failure, Report, Traffic};
 use crate::shared::{Caller, Slot};
+use crate::sys::private::OwnBusiness;
+use crate::sys::tcp_info::TcpInfo;
 use crate::sys::wait::Pid;
 
-/// What a worker keeps of a connection that has its process.
+/// What a worker keeps of a connection that has its process, or of a spare.
 #[derive(Debug)]
 pub(super) struct Connection {
     /// Gives itself back when this is dropped.
-    #[allow(dead_code, reason = "held for its drop")]
     pub(super) slot: Slot,
+    /// Of a spare, only the number that its connection will have.
     pub(super) caller: Caller,
+    /// Made ahead: who has called it, if anybody, is noted in its slot.
+    pub(super) was_spare: bool,
     pub(super) output: Option<Output>,
+    /// The connection of a program, which does not count what it moves.
+    pub(super) kept: Option<OwnedFd>,
     /// Why the process could not begin, as it said itself.
     pub(super) failure: Option<Failure>,
+    /// What its handler said that it has moved.
+    pub(super) traffic: Option<Traffic>,
+}
+
+impl Connection {
+    pub(super) fn new(slot: Slot, caller: Caller, output: Option<Output>) -> Self {
+        Connection { slot, caller, was_spare: false, output, kept: None, failure: None, traffic: None }
+    }
+
+    /// Bytes from and to the client, if somebody knows.
+    pub(super) fn bytes(&self) -> Option<(u64, u64)> {
+        let said = self.traffic.map(|traffic| (traffic.received, traffic.sent));
+        let counted = || TcpInfo::of(self.kept.as_ref()?.as_fd()).ok();
+        said.or_else(|| counted().map(|info| (info.received, info.sent)))
+    }
 }
 
 /// The ledger: exactly the children of this worker that have not been reaped.
 #[derive(Debug)]
-pub(super) struct Live(HashMap<Pid, Connection>);
+pub(super) struct Live(Table);
+
+type Table = HashMap<Pid, Connection, hashbrown::DefaultHashBuilder, OwnBusiness>;
 
 /// Room that is made at the start, so that the path of a connection does not allocate in ordinary times.
 const ROOM: u32 = 4096;
 
 impl Live {
     pub(super) fn with_room_for(connections: u32) -> Self {
-        Live(HashMap::with_capacity(connections.min(ROOM) as usize))
+        Live(Table::with_capacity_in(connections.min(ROOM) as usize, OwnBusiness))
     }
 
     pub(super) fn insert(&mut self, pid: Pid, connection: Connection) {
@@ -40,9 +65,12 @@ impl Live {
     }
 
     /// Notes what a process said about itself.
-    pub(super) fn fail(&mut self, pid: Pid, failure: Failure) {
+    pub(super) fn note(&mut self, pid: Pid, report: Report) {
         if let Some(connection) = self.0.get_mut(&pid) {
-            connection.failure = Some(failure);
+            match report {
+                Report::Failed(failure) => connection.failure = Some(failure),
+                Report::Served(traffic) => connection.traffic = Some(traffic),
+            }
         }
     }
 

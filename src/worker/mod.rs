@@ -8,20 +8,22 @@ mod live;
 mod output;
 mod pending;
 pub(crate) mod plan;
+mod pool;
 mod serve;
+mod spares;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::config::Service;
-use crate::connection::{Failures, Preparation};
+use crate::connection::{Preparation, Report as Said, Reports};
 use crate::exit;
 use crate::journal::Log;
 use crate::shared::{Board, Tally};
 use crate::sys::epoll::{Interest, Poller};
-use crate::sys::fork::{Forked, fork};
+use crate::sys::fd::Passed;
+use crate::sys::fork::{Forked, Nursery, fork, keep_stacks};
 use crate::sys::signal::{self, Signal, Signals};
 use crate::sys::{fd, process, wait};
 
@@ -29,12 +31,14 @@ use intake::Intake;
 use live::Live;
 use pending::Pending;
 use plan::{Handover, Heard, Order, Plan, Report};
+use pool::Pool;
 
-/// Tokens of the poller: the link, the bell, listeners from 2 on, and from `OUTPUTS` on the pid of a connection
+/// Tokens of the poller: the link, the bell, the doorbell of spares, listeners from 3 on, and from `OUTPUTS` on the pid of a connection
 /// process whose stderr has something to read.
 const LINK: u64 = 0;
 const BELL: u64 = 1;
-const LISTENERS: u64 = 2;
+const DOORBELL: u64 = 2;
+const LISTENERS: u64 = 3;
 const OUTPUTS: u64 = 1 << 32;
 
 /// Runs a worker; the whole life of its process. Returns the exit code.
@@ -56,17 +60,20 @@ pub(crate) fn run() -> u8 {
     }
 }
 
+/// What children use too lives for ever and is only borrowed here: their parent's stack, with this on it, is not theirs.
 struct Worker {
     plan: Plan,
     log: Log,
-    signals: Signals,
     poller: Poller,
     link: Option<OwnedFd>,
-    board: Rc<Board>,
-    tally: Tally,
-    preparation: Preparation,
-    failures: Failures,
+    board: &'static Board,
+    tally: &'static Tally,
+    preparation: &'static Preparation,
+    listeners: &'static [Passed],
+    nursery: Nursery,
+    reports: Reports,
     intake: Intake,
+    pool: Pool,
     live: Live,
     /// An accepted connection for which there was no process yet.
     pending: Option<Pending>,
@@ -83,29 +90,45 @@ impl Worker {
         process::set_name(c"preforkd-worker");
         let plan = Plan::read(handover.plan)?;
         let log = Log::open(plan.log);
-        let board = Rc::new(Board::open(handover.board.as_fd(), handover.bell)?);
-        let tally = Tally::open(handover.tally.as_fd())?;
+        let board = for_ever(Board::open(handover.board.as_fd(), handover.bell)?);
+        let tally = for_ever(Tally::open(handover.tally.as_fd())?);
         let listeners: io::Result<Vec<_>> = (0..plan.listeners.len()).map(Handover::listener).collect();
-        let preparation = Preparation::new(&plan.service)?;
-        let failures = Failures::new()?;
-        rehearse(&plan.service, &preparation, &failures)?;
+        let listeners = listeners?;
+        let numbers = listeners.iter().map(|listener| Passed::new(listener.as_fd())).collect();
+        let reports = Reports::new()?;
+        let mut preparation = Preparation::new(&plan.service, signals, &reports)?;
+        rehearse(&plan.service, &preparation, &reports)?;
+        preparation.approach();
         process::raise_descriptor_limit()?;
+        if !preparation.execs() {
+            signal::ignore_broken_pipes();
+        }
+        let pool = Pool::new(plan.spares)?;
+        if plan.spares > 0 {
+            board.give_to_children()?;
+            tally.give_to_children()?;
+        }
         let poller = Poller::new()?;
         poller.add(handover.link.as_fd(), Interest::Read, LINK)?;
         poller.add(board.bell(), Interest::ReadEdge, BELL)?;
+        poller.add(pool.doorbell(), Interest::ReadEdge, DOORBELL)?;
+        let nursery = Nursery::new()?;
+        keep_stacks();
         plan::tell(handover.link.as_fd(), &Report::Ready)?;
         Ok(Worker {
             live: Live::with_room_for(plan.service.max_connections),
             plan,
             log,
-            signals,
             poller,
             link: Some(handover.link),
             board,
             tally,
-            preparation,
-            failures,
-            intake: Intake::new(listeners?),
+            preparation: for_ever(preparation),
+            listeners: Vec::leak(numbers),
+            nursery,
+            reports,
+            intake: Intake::new(listeners),
+            pool,
             pending: None,
             connections: 0,
             reported_retired: false,
@@ -114,35 +137,50 @@ impl Worker {
     }
 
     fn work(&mut self) -> io::Result<()> {
+        let signals = self.preparation.signals();
         while !self.is_done() {
-            self.intake.watch(&self.poller, self.pending.is_some())?;
+            self.pool.look(self.board);
+            self.intake.watch(&self.poller, self.pending.is_some() || self.pool.waits())?;
             let timeout = self.timeout();
             // Who does not really wait is not interrupted: without this signals would have no turn.
             let mut busy = timeout == Some(Duration::ZERO);
-            for token in self.poller.wait(timeout, &self.signals)? {
+            let mut called = false;
+            for token in self.poller.wait(timeout, signals)? {
                 busy = true;
                 match token {
                     LINK => self.follow_orders(),
-                    BELL => self.intake.slot_freed(),
+                    BELL => self.slot_freed(),
+                    DOORBELL => {}
                     pid if pid >= OUTPUTS => self.read_output((pid - OUTPUTS) as wait::Pid),
-                    listener => self.accept_from((listener - LISTENERS) as usize),
+                    listener => {
+                        called = true;
+                        self.accept_from((listener - LISTENERS) as usize);
+                    }
                 }
             }
             if busy {
-                self.signals.deliver_pending()?;
+                signals.deliver_pending()?;
             }
-            if self.signals.take(Signal::SIGQUIT) {
+            if signals.take(Signal::SIGQUIT) {
                 self.end_connections(true);
             }
-            if self.signals.take(Signal::SIGTERM) | self.signals.take(Signal::SIGINT) {
+            if signals.take(Signal::SIGTERM) | signals.take(Signal::SIGINT) {
                 self.retire(&[]);
             }
             self.reap();
             self.retry_pending();
             self.accept_unasked();
+            if !called {
+                self.make_spare();
+            }
             self.report_retirement();
         }
         Ok(())
+    }
+
+    fn slot_freed(&mut self) {
+        self.intake.slot_freed();
+        self.pool.slot_freed();
     }
 
     fn is_done(&self) -> bool {
@@ -153,7 +191,7 @@ impl Worker {
         // Nothing is accepted while a connection waits for its process.
         let next = match &self.pending {
             Some(pending) => Some(pending.next_try()),
-            None => self.intake.wakes_at(),
+            None => [self.intake.wakes_at(), self.next_spare()].into_iter().flatten().min(),
         };
         next.map(|instant| instant.saturating_duration_since(Instant::now()))
     }
@@ -195,6 +233,7 @@ impl Worker {
     }
 
     fn retire(&mut self, empty: &[usize]) {
+        self.pool.dismiss();
         self.intake.retire(empty, &self.poller);
     }
 
@@ -206,6 +245,7 @@ impl Worker {
     }
 
     fn end_connections(&mut self, at_once: bool) {
+        self.pool.dismiss();
         self.intake.close(&self.poller);
         let signal = if at_once { Signal::SIGKILL } else { Signal::SIGTERM };
         for pid in self.live.pids() {
@@ -217,15 +257,25 @@ impl Worker {
     }
 }
 
+/// What is leaked here ends with the process.
+fn for_ever<T>(value: T) -> &'static T {
+    Box::leak(Box::new(value))
+}
+
 /// Goes once through what every connection process does before its handler or program.
-fn rehearse(service: &Service, preparation: &Preparation, failures: &Failures) -> io::Result<()> {
-    let pid = match fork(None)? {
-        Forked::Child => preparation.rehearse(failures),
+fn rehearse(service: &Service, preparation: &Preparation, reports: &Reports) -> io::Result<()> {
+    let pid = match fork()? {
+        Forked::Child => preparation.rehearse(),
         Forked::Parent(pid) => pid,
     };
     let ended = wait::wait_for(pid)?;
-    match (failures.next(), ended.map(|ended| ended.ending)) {
-        (Some((_, failure)), _) => Err(io::Error::new(failure.kind(), failure.explain(service))),
+    let mut failure = None;
+    reports.read(|_, said| match said {
+        Said::Failed(reason) => failure = Some(reason),
+        Said::Served(_) => {}
+    });
+    match (failure, ended.map(|ended| ended.ending)) {
+        (Some(failure), _) => Err(io::Error::new(failure.kind(), failure.explain(service))),
         (None, Some(wait::Ending::Exited(0))) => Ok(()),
         (None, ending) => {
             let ending = ending.map_or_else(|| "unknown".to_owned(), |ending| ending.to_string());

@@ -22,6 +22,8 @@ pub(crate) struct Plan {
     pub(crate) service: config::Service,
     /// What the listeners are called, in their order. An entry of `listen` can stand for several sockets of systemd's.
     pub(crate) listeners: Vec<String>,
+    /// How many spares this worker keeps; the share of it in the service's.
+    pub(crate) spares: u32,
     /// Where records go.
     pub(crate) log: config::Log,
     /// The first part of connection ids.

@@ -11,11 +11,11 @@ use super::pending::Pending;
 use super::plan::Report;
 use super::{OUTPUTS, Worker};
 use crate::config::Stderr;
-use crate::connection::{self, Call};
+use crate::connection::{self, Call, Preparation};
 use crate::journal::{ConnectionRecord, Exit, OutputLine};
 use crate::shared::{Caller, ConnectionId, Count, NoSlot, Owner, Slot};
 use crate::sys::epoll::Interest;
-use crate::sys::fork::{Forked, fork};
+use crate::sys::fd::Passed;
 use crate::sys::signal::Signal;
 use crate::sys::socket::Peer;
 use crate::sys::wait::{Ended, Ending, Pid};
@@ -60,7 +60,7 @@ impl Worker {
         }
     }
 
-    fn claim(&self) -> Result<Slot, NoSlot> {
+    pub(super) fn claim(&self) -> Result<Slot, NoSlot> {
         let owner = Owner::worker(self.plan.serial);
         self.board.claim(owner).or_else(|_| {
             self.board.want();
@@ -78,39 +78,49 @@ impl Worker {
 
     /// Makes the connection process, or keeps the connection for another try.
     fn start(&mut self, pending: Pending) {
-        let output = if self.preparation.execs() && self.plan.service.stderr == Stderr::Log {
-            match fd::pipe() {
-                Ok(pair) => Some(pair),
-                Err(error) => return self.keep(pending, error),
-            }
-        } else {
-            None
+        let output = match self.output_pipe() {
+            Ok(output) => output,
+            Err(error) => return self.keep(pending, error),
         };
-        let id = self.id(pending.caller.number);
-        match fork(pending.slot.pid_word()) {
-            Ok(Forked::Child) => {
-                let call = Call {
-                    connection: pending.connection.as_fd(),
-                    peer: pending.caller.peer,
-                    id,
-                    stderr: output.as_ref().map(|(_, write)| write.as_fd()),
-                };
-                connection::serve(&self.preparation, &call, &self.signals, &self.failures)
-            }
-            Ok(Forked::Parent(pid)) => {
-                let output = output.map(|(read, _)| Output::new(read));
-                if let Some(output) = &output {
-                    // Without it the lines are read when the process ends.
-                    let _ = self.poller.add(output.descriptor(), Interest::Read, OUTPUTS + pid as u64);
-                }
-                // The worker's copy of the connection closes here, with `pending.connection`.
-                self.live.insert(
-                    pid,
-                    Connection { slot: pending.slot, caller: pending.caller, output, failure: None },
-                );
+        let stderr = output.as_ref().map(|(_, write)| Passed::new(write.as_fd()));
+        let call = Call {
+            connection: Passed::new(pending.connection.as_fd()),
+            peer: pending.caller.peer,
+            id: self.id(pending.caller.number),
+        };
+        let (record, preparation) = (pending.slot.pid_word(), self.preparation);
+        let made = if let Some(program) = preparation.program(&call) {
+            let become_it = &mut || connection::serve(preparation, &call, stderr, Some(&program));
+            self.nursery.run_until_exec(record, become_it)
+        } else {
+            let serve = |(call, preparation): (Call, &'static Preparation)| -> ! {
+                connection::serve(preparation, &call, None, None)
+            };
+            self.nursery.fork(record, serve, (call, preparation))
+        };
+        match made {
+            Ok(pid) => {
+                let Pending { slot, connection, caller, .. } = pending;
+                let output = output.map(|(read, _)| self.listen_to(pid, read));
+                // The worker's copy of the connection closes here, unless it is wanted for its counts.
+                let kept = preparation.execs().then_some(connection);
+                self.live.insert(pid, Connection { kept, ..Connection::new(slot, caller, output) });
             }
             Err(error) => self.keep(pending, error),
         }
+    }
+
+    /// A pipe for what a program says on stderr, if that becomes records.
+    pub(super) fn output_pipe(&self) -> io::Result<Option<(OwnedFd, OwnedFd)>> {
+        let wanted = self.preparation.execs() && self.plan.service.stderr == Stderr::Log;
+        wanted.then(fd::pipe).transpose()
+    }
+
+    pub(super) fn listen_to(&self, pid: Pid, pipe: OwnedFd) -> Output {
+        let output = Output::new(pipe);
+        // Without it the lines are read when the process ends.
+        let _ = self.poller.add(output.descriptor(), Interest::Read, OUTPUTS + pid as u64);
+        output
     }
 
     fn keep(&mut self, mut pending: Pending, error: io::Error) {
@@ -132,21 +142,17 @@ impl Worker {
     pub(super) fn not_started(&mut self, pending: &Pending, reason: &str) {
         self.tally.count(Count::Completed);
         let nothing = Ended::default();
-        self.record(&pending.caller, &nothing, Exit::NotStarted(reason));
+        self.record(&pending.caller, &nothing, Exit::NotStarted(reason), None);
     }
 
     pub(super) fn reap(&mut self) {
-        if !self.signals.take(Signal::SIGCHLD) {
+        if !self.preparation.signals().take(Signal::SIGCHLD) {
             return;
         }
         let mut any = false;
         while let Ok(Some(ended)) = wait::reap() {
             any = true;
-            if ended.ending == Ending::Exited(connection::FAILED_TO_BEGIN) {
-                while let Some((pid, failure)) = self.failures.next() {
-                    self.live.fail(pid, failure);
-                }
-            }
+            self.reports.read(|pid, report| self.live.note(pid, report));
             if let Some(connection) = self.live.remove(ended.pid) {
                 self.finish(connection, &ended);
             }
@@ -154,6 +160,7 @@ impl Worker {
         if any {
             self.tally.set(Count::RecordsDropped, self.log.dropped());
             // What just ended may have left room for the process that is wanted.
+            self.pool.slot_freed();
             if let Some(pending) = self.pending.take() {
                 self.start(pending);
             }
@@ -167,6 +174,17 @@ impl Worker {
             let id = self.id(connection.caller.number);
             output.drain(&mut |text| self.write_line(id, ended.pid, text));
         }
+        if connection.was_spare {
+            self.pool.remove(ended.pid);
+            match self.board.called(connection.slot.place()) {
+                // What is in the slot was written by the spare, before it served a stranger.
+                Some(caller) if caller.number == connection.caller.number => {
+                    connection.caller = caller;
+                    self.pool.succeeded();
+                }
+                _ => return self.lose_spare(&connection, ended),
+            }
+        }
         self.tally.count(Count::Completed);
         if ended.ending.is_crash() {
             self.tally.count(Count::Crashes);
@@ -175,9 +193,14 @@ impl Worker {
                 self.report(&Report::Worn);
             }
         }
-        let reason = connection.failure.map(|failure| failure.explain(&self.plan.service));
+        let bytes = connection.bytes();
+        // The client is not to wait for the record.
+        drop(connection.kept.take());
+        let failed = ended.ending == Ending::Exited(connection::FAILED_TO_BEGIN);
+        let failure = connection.failure.filter(|_| failed);
+        let reason = failure.map(|failure| failure.explain(&self.plan.service));
         let exit = reason.as_deref().map_or(Exit::Ended(ended.ending), Exit::NotStarted);
-        self.record(&connection.caller, ended, exit);
+        self.record(&connection.caller, ended, exit, bytes);
     }
 
     /// Lines from a program that is still running.
@@ -198,12 +221,13 @@ impl Worker {
         self.log.output(&OutputLine { service: &self.plan.service.name, id, pid, text });
     }
 
-    fn record(&self, caller: &Caller, ended: &Ended, exit: Exit<'_>) {
+    fn record(&self, caller: &Caller, ended: &Ended, exit: Exit<'_>, bytes: Option<(u64, u64)>) {
         let id = self.id(caller.number);
-        self.log.connection(&ConnectionRecord::new(&self.plan.service.name, id, caller, ended, exit));
+        let record = ConnectionRecord::new(&self.plan.service.name, id, caller, ended, exit);
+        self.log.connection(&ConnectionRecord { bytes, ..record });
     }
 
-    fn id(&self, number: u64) -> ConnectionId {
+    pub(super) fn id(&self, number: u64) -> ConnectionId {
         ConnectionId { run: self.plan.run, worker: self.plan.serial, number }
     }
 }

@@ -1,0 +1,245 @@
+//! What a connection process tells its worker: why it could not become what it should, or what its handler has moved.
+//!
+//! One pipe for all of a worker's children, closed on exec: a message is smaller than PIPE_BUF, so two never mix, and it
+//! is read when somebody is reaped, so it wakes nobody. Nobody waits for room in it either. A handler keeps it, and what
+//! comes out of it is believed as far as a handler can be: it may lie about how much it has moved, even in the name of
+//! another, and that is all.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::config::{Job, Service};
+use crate::handler::Traffic;
+use crate::sys::fd::{self, Passed};
+use crate::sys::wait::Pid;
+
+/// With this code a connection process ends that could not begin.
+pub(crate) const EXIT_CODE: u8 = 126;
+
+/// What it was about to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Stage {
+    /// setpgid(2).
+    Group = 1,
+    /// setpriority(2).
+    Nice,
+    /// setrlimit(2).
+    Limits,
+    /// chroot(2).
+    Root,
+    /// chdir(2).
+    Directory,
+    /// setgroups(2), setresgid(2), setresuid(2).
+    User,
+    /// dup2(2), close_range(2).
+    Descriptors,
+    /// sigprocmask(2).
+    Signals,
+    /// munmap(2).
+    Memory,
+    /// epoll_ctl(2), accept(2).
+    Wait,
+    /// execve(2).
+    Exec,
+}
+
+impl Stage {
+    const ALL: [Stage; 11] = [
+        Stage::Group,
+        Stage::Nice,
+        Stage::Limits,
+        Stage::Root,
+        Stage::Directory,
+        Stage::User,
+        Stage::Descriptors,
+        Stage::Signals,
+        Stage::Memory,
+        Stage::Wait,
+        Stage::Exec,
+    ];
+
+    fn attempt(self) -> &'static str {
+        match self {
+            Stage::Group => "cannot make a process group",
+            Stage::Nice => "cannot set nice",
+            Stage::Limits => "cannot set limits",
+            Stage::Root => "cannot enter chroot",
+            Stage::Directory => "cannot enter working_directory",
+            Stage::User => "cannot become user",
+            Stage::Descriptors => "cannot arrange descriptors",
+            Stage::Signals => "cannot unblock signals",
+            Stage::Memory => "cannot give up shared memory",
+            Stage::Wait => "cannot wait for a connection",
+            Stage::Exec => "cannot start",
+        }
+    }
+}
+
+/// Why a connection process could not begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Failure {
+    stage: Stage,
+    errno: i32,
+}
+
+impl Failure {
+    /// What kind of error it was.
+    pub(crate) fn kind(self) -> io::ErrorKind {
+        io::Error::from_raw_os_error(self.errno).kind()
+    }
+
+    /// For the record: what could not be done, to what, and why.
+    pub(crate) fn explain(self, service: &Service) -> String {
+        let identity = &service.identity;
+        let object = match (self.stage, &service.job) {
+            (Stage::Exec, Job::Exec(program)) => Some(program.path.display().to_string()),
+            (Stage::Root, _) => identity.chroot.as_ref().map(|path| path.display().to_string()),
+            (Stage::Directory, _) => {
+                identity.working_directory.as_ref().map(|path| path.display().to_string())
+            }
+            (Stage::User, _) => identity.user.as_ref().map(|user| user.name.clone()),
+            _ => None,
+        };
+        let reason = nix::errno::Errno::from_raw(self.errno).desc();
+        match object {
+            Some(object) => format!("{} {object}: {reason}", self.stage.attempt()),
+            None => format!("{}: {reason}", self.stage.attempt()),
+        }
+    }
+}
+
+/// A message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Report {
+    /// It could not begin; it ends with [`EXIT_CODE`].
+    Failed(Failure),
+    /// Its handler has come to its end.
+    Served(Traffic),
+}
+
+/// Sender, kind, and two numbers.
+const LENGTH: usize = 24;
+
+/// The kind of a report that is no failure.
+const SERVED: u8 = 0;
+
+impl Report {
+    fn encode(self, sender: Pid) -> [u8; LENGTH] {
+        let (kind, first, second) = match self {
+            Report::Served(traffic) => (SERVED, traffic.received, traffic.sent),
+            Report::Failed(failure) => (failure.stage as u8, u64::from(failure.errno.unsigned_abs()), 0),
+        };
+        let mut message = [0; LENGTH];
+        message[..4].copy_from_slice(&sender.to_ne_bytes());
+        message[4] = kind;
+        message[8..16].copy_from_slice(&first.to_ne_bytes());
+        message[16..].copy_from_slice(&second.to_ne_bytes());
+        message
+    }
+
+    fn decode(message: &[u8]) -> Option<(Pid, Report)> {
+        let (pid, rest) = message.split_first_chunk::<4>()?;
+        let (kind, rest) = rest.split_first_chunk::<4>()?;
+        let (first, rest) = rest.split_first_chunk::<8>()?;
+        let (first, second) = (u64::from_ne_bytes(*first), u64::from_ne_bytes(*rest.first_chunk::<8>()?));
+        let report = match kind[0] {
+            SERVED => Report::Served(Traffic { received: first, sent: second }),
+            kind => {
+                let stage = Stage::ALL.into_iter().find(|stage| *stage as u8 == kind)?;
+                Report::Failed(Failure { stage, errno: i32::try_from(first).ok()? })
+            }
+        };
+        Some((Pid::from_ne_bytes(*pid), report))
+    }
+}
+
+/// The pipe, in the worker.
+#[derive(Debug)]
+pub(crate) struct Reports {
+    read: File,
+    write: OwnedFd,
+}
+
+impl Reports {
+    /// A new pipe.
+    pub(crate) fn new() -> io::Result<Self> {
+        let (read, write) = fd::pipe()?;
+        fd::set_nonblocking(write.as_fd(), true)?;
+        Ok(Reports { read: read.into(), write })
+    }
+
+    /// For those who are to report.
+    pub(super) fn reporter(&self) -> Reporter {
+        Reporter(Passed::new(self.write.as_fd()))
+    }
+
+    /// Hands on all that has come. A process reports before it ends, so its report is there when it is reaped.
+    pub(crate) fn read(&self, mut take: impl FnMut(Pid, Report)) {
+        let mut buffer = [0; LENGTH * 32];
+        loop {
+            let length = (&self.read).read(&mut buffer).unwrap_or(0);
+            let messages = buffer.get(..length).unwrap_or_default().chunks_exact(LENGTH);
+            messages.filter_map(Report::decode).for_each(|(pid, report)| take(pid, report));
+            if length < buffer.len() {
+                return;
+            }
+        }
+    }
+}
+
+/// The pipe, in a connection process.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reporter(Passed);
+
+impl Reporter {
+    pub(super) fn descriptor(self) -> BorrowedFd<'static> {
+        self.0.borrow()
+    }
+
+    /// Says what went wrong. If not even that works, the exit code has to do.
+    pub(super) fn failed(self, stage: Stage, error: &io::Error) {
+        self.send(Report::Failed(Failure { stage, errno: error.raw_os_error().unwrap_or(0) }));
+    }
+
+    /// Says what was moved. If the worker has let the pipe fill up, the record goes without.
+    pub(super) fn served(self, traffic: Traffic) {
+        self.send(Report::Served(traffic));
+    }
+
+    fn send(self, report: Report) {
+        let pid = Pid::try_from(std::process::id()).unwrap_or(0);
+        let _ = nix::unistd::write(self.descriptor(), &report.encode(pid));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_come_through_whole() {
+        let reports = Reports::new().unwrap();
+        let reporter = reports.reporter();
+        let traffic = Traffic { received: u64::MAX, sent: 7 };
+        reporter.served(traffic);
+        reporter.failed(Stage::Exec, &io::Error::from_raw_os_error(2));
+        let mut heard = Vec::new();
+        reports.read(|_, report| heard.push(report));
+        let failure = Failure { stage: Stage::Exec, errno: 2 };
+        assert_eq!(heard, [Report::Served(traffic), Report::Failed(failure)]);
+    }
+
+    #[test]
+    fn nobody_waits_for_a_worker_that_does_not_read() {
+        let reports = Reports::new().unwrap();
+        (0..10_000).for_each(|_| reports.reporter().served(Traffic::default()));
+    }
+
+    #[test]
+    fn nonsense_is_no_report() {
+        assert_eq!(Report::decode(&[0xff; LENGTH]), None);
+        assert_eq!(Report::decode(&[0; LENGTH - 1]), None);
+    }
+}

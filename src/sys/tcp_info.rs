@@ -1,0 +1,103 @@
+//! What the kernel knows of a TCP connection: `TCP_INFO`, tcp(7).
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use super::check;
+
+/// struct tcp_info of linux/tcp.h as far as it is used here; libc's ends before what Linux 4.19 added.
+#[repr(C)]
+struct Raw {
+    state: u8,
+    bytes: [u8; 7],
+    before_unacked: [u32; 4],
+    unacked: u32,
+    before_last_data_sent: [u32; 4],
+    last_data_sent: u32,
+    last_ack_sent: u32,
+    last_data_recv: u32,
+    before_bytes_acked: [u32; 16],
+    bytes_acked: u64,
+    bytes_received: u64,
+    segments: [u32; 2],
+    notsent_bytes: u32,
+    before_bytes_sent: [u32; 13],
+    bytes_sent: u64,
+    bytes_retrans: u64,
+}
+
+const _: () = assert!(std::mem::offset_of!(Raw, bytes_sent) == 200, "linux/tcp.h");
+
+/// A connection or a listener, at one moment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TcpInfo {
+    /// Bytes from the client, read or not.
+    pub(crate) received: u64,
+    /// Bytes to the client, on their way or still to be sent.
+    pub(crate) sent: u64,
+    /// Of a listener, how many connections wait in its queue.
+    pub(crate) unacked: u32,
+}
+
+impl TcpInfo {
+    /// Asks the kernel.
+    ///
+    /// # Errors
+    ///
+    /// `EOPNOTSUPP` and the like if it is no TCP socket.
+    pub(crate) fn of(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
+        // SAFETY: plain numbers, for which zero is a value.
+        let mut raw: Raw = unsafe { std::mem::zeroed() };
+        let mut length = size_of::<Raw>() as libc::socklen_t;
+        let place = (&raw mut raw).cast();
+        // SAFETY: both describe live locals; the kernel writes no more than `length`, and less if it knows less.
+        let result = unsafe {
+            libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, place, &mut length)
+        };
+        check(result)?;
+        // The end of the client's stream takes a number in the sequence, which the kernel counts as a byte.
+        let end = u64::from(END_HAS_COME.contains(&raw.state));
+        let unsent = u64::from(raw.notsent_bytes);
+        Ok(TcpInfo {
+            received: raw.bytes_received.saturating_sub(end),
+            sent: raw.bytes_sent.saturating_sub(raw.bytes_retrans).saturating_add(unsent),
+            unacked: raw.unacked,
+        })
+    }
+}
+
+/// `TCP_TIME_WAIT`, `TCP_CLOSE`, `TCP_CLOSE_WAIT`, `TCP_LAST_ACK` and `TCP_CLOSING` of net/tcp_states.h. After a reset
+/// the state is `TCP_CLOSE` too, and the count may be one too low.
+const END_HAS_COME: [u8; 5] = [6, 7, 8, 9, 11];
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{Shutdown, TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn bytes_are_counted_without_the_ends_of_streams() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        let counts = |server: &TcpStream| {
+            let info = TcpInfo::of(server.as_fd()).unwrap();
+            (info.received, info.sent)
+        };
+        assert_eq!(counts(&server), (0, 0));
+        client.write_all(&[0; 1000]).unwrap();
+        server.read_exact(&mut [0; 1000]).unwrap();
+        server.write_all(&[0; 70]).unwrap();
+        assert_eq!(counts(&server), (1000, 70));
+        client.shutdown(Shutdown::Write).unwrap();
+        server.read_to_end(&mut Vec::new()).unwrap();
+        assert_eq!(counts(&server), (1000, 70));
+        server.shutdown(Shutdown::Write).unwrap();
+        client.read_to_end(&mut Vec::new()).unwrap();
+        assert_eq!(counts(&server), (1000, 70));
+    }
+}

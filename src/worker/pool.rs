@@ -1,0 +1,147 @@
+//! The spares of a worker.
+//!
+//! While some wait, the worker leaves the listeners to them. When none is left it accepts itself and forks on accept,
+//! and makes new spares only when nobody is queued: a burst that is larger than the pool costs what it would without.
+//! Nobody counts how a spare is taken but the spare itself; the worker sees it in the spare's slot when it wakes, because
+//! a process has ended or because the spare that left few behind has rung.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use allocator_api2::vec::Vec;
+
+use crate::shared::{Board, Place};
+use crate::sys::fd::Passed;
+use crate::sys::private::OwnBusiness;
+use crate::sys::wait::Pid;
+use crate::sys::{fd, memory};
+
+/// The pool.
+#[derive(Debug)]
+pub(super) struct Pool {
+    /// How many are to wait.
+    size: u64,
+    /// Those that waited when the worker last looked.
+    waiting: Vec<(Pid, Place), OwnBusiness>,
+    /// `None` when all have been told to go.
+    leash: Option<Leash>,
+    doorbell: OwnedFd,
+    rest: Rest,
+}
+
+/// The pipe that holds them: see [`crate::connection::spare`].
+#[derive(Debug)]
+struct Leash {
+    held: OwnedFd,
+    /// Children close it, or it would not end with us.
+    #[allow(dead_code, reason = "held for its close")]
+    holder: OwnedFd,
+}
+
+/// When the next spare may be made, after it has gone wrong.
+#[derive(Debug, Default)]
+struct Rest {
+    until: Option<Instant>,
+    pause: Duration,
+    /// There is no slot; the board's bell will tell.
+    until_bell: bool,
+}
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+impl Pool {
+    /// Nobody waits yet.
+    pub(super) fn new(size: u32) -> io::Result<Self> {
+        let (held, holder) = fd::pipe()?;
+        Ok(Pool {
+            size: size.into(),
+            waiting: Vec::with_capacity_in(size as usize, OwnBusiness),
+            leash: Some(Leash { held, holder }),
+            doorbell: memory::event()?,
+            rest: Rest::default(),
+        })
+    }
+
+    /// Readable, by a new edge, when few spares are left.
+    pub(super) fn doorbell(&self) -> BorrowedFd<'_> {
+        self.doorbell.as_fd()
+    }
+
+    /// What a spare needs to wait, the leash and the doorbell; `None` when all have been told to go.
+    pub(super) fn lines(&self) -> Option<(Passed, Passed)> {
+        let leash = self.leash.as_ref()?;
+        Some((Passed::new(leash.held.as_fd()), Passed::new(self.doorbell.as_fd())))
+    }
+
+    /// With so few left, a spare that is called rings: while the rest last, there is time to make more.
+    pub(super) fn low(&self) -> u64 {
+        self.size / 2
+    }
+
+    /// Whether spares wait, as far as the worker knows.
+    pub(super) fn waits(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Takes those off the list that have been called.
+    pub(super) fn look(&mut self, board: &Board) {
+        self.waiting.retain(|&(_, place)| board.called(place).is_none());
+    }
+
+    /// When to make one more, if one is missing.
+    pub(super) fn next(&self) -> Option<Instant> {
+        let missing =
+            self.leash.is_some() && (self.waiting.len() as u64) < self.size && !self.rest.until_bell;
+        missing.then(|| self.rest.until.unwrap_or_else(Instant::now))
+    }
+
+    /// Whether to make one more now.
+    pub(super) fn is_due(&self) -> bool {
+        self.next().is_some_and(|next| self.rest.until.is_none() || next <= Instant::now())
+    }
+
+    /// A new one waits.
+    pub(super) fn add(&mut self, pid: Pid, place: Place) {
+        self.waiting.push((pid, place));
+        self.rest.until = None;
+    }
+
+    /// One has ended, called or not.
+    pub(super) fn remove(&mut self, pid: Pid) {
+        self.waiting.retain(|&(waiting, _)| waiting != pid);
+    }
+
+    /// There is no slot for one until the bell rings.
+    pub(super) fn rest_until_bell(&mut self) {
+        self.rest.until_bell = true;
+    }
+
+    /// There may be a slot.
+    pub(super) fn slot_freed(&mut self) {
+        self.rest.until_bell = false;
+    }
+
+    /// None can be made for a while, longer each time.
+    pub(super) fn rest(&mut self) {
+        self.rest.pause = (self.rest.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        self.rest.until = Some(Instant::now() + self.rest.pause);
+    }
+
+    /// A spare has come to serve: they can be made after all.
+    pub(super) fn succeeded(&mut self) {
+        self.rest.pause = Duration::ZERO;
+    }
+
+    /// Tells all to go.
+    pub(super) fn dismiss(&mut self) {
+        self.leash = None;
+        self.waiting.clear();
+    }
+
+    /// Whether they have been told to go.
+    pub(super) fn is_dismissed(&self) -> bool {
+        self.leash.is_none()
+    }
+}
