@@ -97,10 +97,13 @@ impl Intake {
         let wanted = self.open && !self.full && self.paused_until.is_none() && !held_up;
         for (listener, token) in self.listeners.iter_mut().zip(LISTENERS..) {
             let Some(socket) = &listener.socket else { continue };
-            if wanted && !listener.watched {
-                poller.add(socket.as_fd(), Interest::ReadExclusive, token)?;
-            } else if !wanted && listener.watched {
-                poller.remove(socket.as_fd())?;
+            // Written only when it changes: what is written here is another page to copy for the next child.
+            if wanted == listener.watched {
+                continue;
+            }
+            match wanted {
+                true => poller.add(socket.as_fd(), Interest::ReadExclusive, token)?,
+                false => poller.remove(socket.as_fd())?,
             }
             listener.watched = wanted;
         }
@@ -140,7 +143,7 @@ impl Intake {
 
     /// Its queue was empty: from now on epoll knows better.
     pub(super) fn nothing_more(&mut self, index: usize) {
-        if let Some(listener) = self.listeners.get_mut(index) {
+        if let Some(listener) = self.listeners.get_mut(index).filter(|listener| listener.due) {
             listener.due = false;
         }
     }
