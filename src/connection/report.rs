@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use crate::config::{Job, Service};
 use crate::handler::Traffic;
 use crate::sys::fd::{self, Passed};
+use crate::sys::process;
 use crate::sys::wait::Pid;
 
 /// With this code a connection process ends that could not begin.
@@ -37,8 +38,6 @@ pub(crate) enum Stage {
     Descriptors,
     /// sigprocmask(2).
     Signals,
-    /// munmap(2).
-    Memory,
     /// epoll_ctl(2), accept(2).
     Wait,
     /// execve(2).
@@ -46,7 +45,7 @@ pub(crate) enum Stage {
 }
 
 impl Stage {
-    const ALL: [Stage; 11] = [
+    const ALL: [Stage; 10] = [
         Stage::Group,
         Stage::Nice,
         Stage::Limits,
@@ -55,7 +54,6 @@ impl Stage {
         Stage::User,
         Stage::Descriptors,
         Stage::Signals,
-        Stage::Memory,
         Stage::Wait,
         Stage::Exec,
     ];
@@ -70,7 +68,6 @@ impl Stage {
             Stage::User => "cannot become user",
             Stage::Descriptors => "cannot arrange descriptors",
             Stage::Signals => "cannot unblock signals",
-            Stage::Memory => "cannot give up shared memory",
             Stage::Wait => "cannot wait for a connection",
             Stage::Exec => "cannot start",
         }
@@ -209,8 +206,7 @@ impl Reporter {
     }
 
     fn send(self, report: Report) {
-        let pid = Pid::try_from(std::process::id()).unwrap_or(0);
-        let _ = nix::unistd::write(self.descriptor(), &report.encode(pid));
+        let _ = nix::unistd::write(self.descriptor(), &report.encode(process::id()));
     }
 }
 

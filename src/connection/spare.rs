@@ -13,7 +13,7 @@ use nix::errno::Errno;
 
 use super::report::Stage;
 use super::{Call, Failed, Preparation};
-use crate::shared::{Board, Caller, ConnectionId, Count, Place, Tally};
+use crate::shared::{self, Caller, ConnectionId};
 use crate::sys::epoll::{Interest, Poller};
 use crate::sys::fd::{self, Passed};
 use crate::sys::socket::{self, Peer};
@@ -24,20 +24,14 @@ use crate::sys::{memory, process, time};
 pub(crate) struct Post {
     /// What every connection process of the service needs.
     pub(crate) preparation: &'static Preparation,
-    /// Its slot is on it.
-    pub(crate) board: &'static Board,
-    /// The worker's counters.
-    pub(crate) tally: &'static Tally,
     /// Where it waits.
     pub(crate) listeners: &'static [Passed],
     /// The end that a spare watches.
     pub(crate) leash: Passed,
-    /// An eventfd that wakes the worker.
-    pub(crate) doorbell: Passed,
-    /// With so few spares left that wait, the worker is woken.
-    pub(crate) low: u64,
-    /// Its slot, which the worker has taken for it.
-    pub(crate) slot: Place,
+    /// Where it says that it has been called.
+    pub(crate) calls: Passed,
+    /// An eventfd that wakes the worker; not every spare rings.
+    pub(crate) doorbell: Option<Passed>,
     /// The name of its connection.
     pub(crate) id: ConnectionId,
     /// Where its program's stderr goes.
@@ -51,14 +45,7 @@ const EXHAUSTED: Duration = Duration::from_millis(100);
 
 /// Waits for a connection and serves it; the whole life of a spare.
 pub(crate) fn wait(post: Post) -> ! {
-    let waited = post.preparation.settle(post.stderr).and_then(|()| {
-        let connection = post.wait()?;
-        if connection.is_some() {
-            let give_up = post.board.abandon().and_then(|()| post.tally.abandon());
-            give_up.map_err(|error| (Stage::Memory, error))?;
-        }
-        Ok(connection)
-    });
+    let waited = post.preparation.settle(post.stderr).and_then(|()| post.wait());
     match waited {
         Ok(Some((connection, peer))) => {
             let call = Call { connection: Passed::new(connection.as_fd()), peer, id: post.id };
@@ -74,7 +61,9 @@ impl Post {
     fn wait(&self) -> Result<Option<(OwnedFd, Peer)>, Failed> {
         let failed = |error| (Stage::Wait, error);
         let mut kept: Vec<_> = self.listeners.iter().map(|listener| listener.borrow()).collect();
-        kept.extend([self.leash, self.doorbell].map(Passed::borrow));
+        kept.extend(
+            [Some(self.leash), Some(self.calls), self.doorbell].into_iter().flatten().map(Passed::borrow),
+        );
         kept.push(self.preparation.reporter.descriptor());
         fd::close_all_but(&mut kept).map_err(failed)?;
         let mut poller = Poller::new().map_err(failed)?;
@@ -82,8 +71,8 @@ impl Post {
             poller.add(listener.borrow(), Interest::ReadExclusive, token).map_err(failed)?;
         }
         poller.add(self.leash.borrow(), Interest::ReadExclusive, LEASH).map_err(failed)?;
-        // So that the page is there when a connection comes.
-        self.board.note(self.slot, &Caller::NOBODY);
+        // So that the pages with the clock are there when a connection comes.
+        time::monotonic_usec();
         loop {
             match poller.wait_for_one().map_err(failed)? {
                 None => {}
@@ -135,14 +124,10 @@ impl Post {
         }
     }
 
-    /// Killed in the middle of this, it is one that died waiting, or one whose connection ended with it.
+    /// Killed before this, it has died waiting, and the connection with it.
     fn note(&self, peer: Peer) {
-        let left = self.tally.spare_gone();
-        self.tally.count(Count::Accepted);
         let caller = Caller { number: self.id.number, accepted_usec: time::monotonic_usec(), peer };
-        self.board.note(self.slot, &caller);
-        if left <= self.low {
-            memory::ring(self.doorbell.borrow());
-        }
+        shared::call(self.calls, process::id(), &caller);
+        self.doorbell.into_iter().for_each(|doorbell| memory::ring(doorbell.borrow()));
     }
 }

@@ -7,14 +7,13 @@
 //! The board is as large as the largest limit, in a sparse file, so that a reload can change the limit in place.
 
 use std::io;
-use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::SeqCst};
 
 use serde::{Deserialize, Serialize};
 
+use super::Caller;
 use crate::sys::memory::{self, Mapping};
-use crate::sys::socket::{Peer, PeerCredentials};
 use crate::sys::wait::Pid;
 
 /// The largest `max_connections`.
@@ -39,22 +38,6 @@ impl Owner {
     pub(crate) fn worker(serial: u32) -> Self {
         Owner(serial.clamp(1, u32::MAX - 1))
     }
-}
-
-/// What a worker notes about a connection, so that the record of it can be written when the worker is dead.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Caller {
-    /// The last part of its id; 0 in a slot whose connection has not been accepted yet.
-    pub(crate) number: u64,
-    /// When it was accepted: CLOCK_MONOTONIC in microseconds, one clock for all processes.
-    pub(crate) accepted_usec: u64,
-    /// Who it is.
-    pub(crate) peer: Peer,
-}
-
-impl Caller {
-    /// No connection has been accepted yet.
-    pub(crate) const NOBODY: Caller = Caller { number: 0, accepted_usec: 0, peer: Peer::Unix(None) };
 }
 
 /// Which slot.
@@ -123,16 +106,6 @@ impl Board {
     /// Asks for the bell. To be followed by another [`Board::claim`], since a slot may have been freed before.
     pub(crate) fn want(&self) {
         self.word(Word::Wanted).store(1, SeqCst);
-    }
-
-    /// Lets children have it: spares note themselves who has called them.
-    pub(crate) fn give_to_children(&self) -> io::Result<()> {
-        self.memory.give_to_children()
-    }
-
-    /// In a child: gives it up, before anything of a stranger runs.
-    pub(crate) fn abandon(&'static self) -> io::Result<()> {
-        self.memory.abandon()
     }
 
     /// Takes a slot for `owner` if fewer than the limit are taken.
@@ -210,12 +183,6 @@ impl Board {
         self.caller_words(index).first().map_or(0, |number| number.load(SeqCst))
     }
 
-    /// Who has called the process in this slot, if somebody has.
-    pub(crate) fn called(&self, place: Place) -> Option<Caller> {
-        // Looked at for every spare again and again, so not the whole note.
-        (self.number(place.0) != 0).then(|| self.caller(place.0))
-    }
-
     /// Notes who has called the process in this slot.
     pub(crate) fn note(&self, place: Place, caller: &Caller) {
         self.write_note(place.0, caller);
@@ -282,46 +249,18 @@ impl Board {
     }
 
     fn write_note(&self, index: u32, caller: &Caller) {
-        let (tag, ip) = match caller.peer {
-            Peer::Unix(None) => (0, 0),
-            Peer::Unix(Some(peer)) => {
-                (1, u128::from(peer.pid as u32) << 64 | u128::from(peer.uid) << 32 | u128::from(peer.gid))
-            }
-            Peer::Ip(address) => {
-                let family = if address.is_ipv4() { 4 } else { 6 };
-                let ip = match address {
-                    SocketAddr::V4(address) => address.ip().to_ipv6_mapped(),
-                    SocketAddr::V6(address) => *address.ip(),
-                };
-                (family << 16 | u64::from(address.port()), u128::from(ip))
-            }
-        };
-        let words = [caller.number, caller.accepted_usec, tag, (ip >> 64) as u64, ip as u64];
         // The number goes last: with it the note counts.
-        for (place, word) in self.caller_words(index).iter().zip(words).rev() {
+        for (place, word) in self.caller_words(index).iter().zip(caller.to_words()).rev() {
             place.store(word, SeqCst);
         }
     }
 
     fn caller(&self, index: u32) -> Caller {
-        let mut words = [0; 5];
+        let mut words = [0; Caller::WORDS];
         for (word, place) in words.iter_mut().zip(self.caller_words(index)) {
             *word = place.load(SeqCst);
         }
-        let [number, accepted_usec, tag, high, low] = words;
-        let ip = Ipv6Addr::from(u128::from(high) << 64 | u128::from(low));
-        let port = (tag & 0xffff) as u16;
-        let peer = match (tag >> 16, ip.to_ipv4_mapped()) {
-            (4, Some(ip)) => Peer::Ip(SocketAddr::new(ip.into(), port)),
-            (6, _) => Peer::Ip(SocketAddrV6::new(ip, port, 0, 0).into()),
-            (0, _) if tag == 1 => Peer::Unix(Some(PeerCredentials {
-                pid: high as i32,
-                uid: (low >> 32) as u32,
-                gid: low as u32,
-            })),
-            _ => Peer::Unix(None),
-        };
-        Caller { number, accepted_usec, peer }
+        Caller::from_words(words)
     }
 }
 
@@ -368,6 +307,7 @@ impl Drop for Slot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::socket::{Peer, PeerCredentials};
 
     fn board(limit: u32) -> &'static Board {
         let (board, _file) = Board::create().unwrap();

@@ -1,9 +1,13 @@
 //! What several processes of preforkd share: identifiers, and memory.
 
 mod board;
+mod caller;
+mod calls;
 mod id;
 mod tally;
 
-pub(crate) use board::{Board, Caller, NoSlot, Owner, Place, Slot};
+pub(crate) use board::{Board, NoSlot, Owner, Place, Processes, Slot};
+pub(crate) use caller::Caller;
+pub(crate) use calls::{Calls, CallsToCome, call};
 pub(crate) use id::ConnectionId;
 pub(crate) use tally::{Count, Tally, Totals};

@@ -1,8 +1,7 @@
-//! The counters of one worker, which it and its spares write and the supervisor reads for display.
+//! The counters of one worker, which it alone writes and the supervisor reads for display.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use serde::{Deserialize, Serialize};
@@ -46,37 +45,8 @@ impl Tally {
     /// Counts one more.
     pub(crate) fn count(&self, what: Count) {
         if let Some(word) = self.0.long_words(0, COUNTS).get(what as usize) {
-            word.fetch_add(1, Relaxed);
+            word.store(word.load(Relaxed).wrapping_add(1), Relaxed);
         }
-    }
-
-    /// One spare more that waits.
-    pub(crate) fn spare_waits(&self) {
-        if let Some(word) = self.spares() {
-            word.fetch_add(1, Relaxed);
-        }
-    }
-
-    /// One spare less; returns how many are left, never more than there are. A hint, by which a spare decides whether to
-    /// wake its worker.
-    pub(crate) fn spare_gone(&self) -> u64 {
-        let less = |count: u64| Some(count.saturating_sub(1));
-        let before = self.spares().map(|word| word.fetch_update(Relaxed, Relaxed, less).unwrap_or(0));
-        before.unwrap_or(0).saturating_sub(1)
-    }
-
-    fn spares(&self) -> Option<&AtomicU64> {
-        self.0.long_words(COUNTS * 8, 1).first()
-    }
-
-    /// Lets children have them.
-    pub(crate) fn give_to_children(&self) -> io::Result<()> {
-        self.0.give_to_children()
-    }
-
-    /// In a child: gives them up, before anything of a stranger runs.
-    pub(crate) fn abandon(&'static self) -> io::Result<()> {
-        self.0.abandon()
     }
 
     /// Sets a counter that something else counts.

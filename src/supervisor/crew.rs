@@ -12,7 +12,7 @@ use super::service::{Floor, Service};
 use crate::config;
 use crate::control::WorkerState;
 use crate::exit;
-use crate::shared::Tally;
+use crate::shared::{Calls, Tally};
 use crate::sys::epoll::{Interest, Poller};
 use crate::sys::fork::{Forked, fork};
 use crate::sys::signal::Signal;
@@ -44,6 +44,8 @@ pub(super) struct WorkerProcess {
     pub(super) tally: Tally,
     /// The memory of the tally, for the program after an upgrade.
     tally_file: OwnedFd,
+    /// What its spares have said and it has not read.
+    pub(super) calls: Rc<Calls>,
     /// How many spares it keeps.
     spares: u32,
     /// It asked to be replaced by one with another address-space layout.
@@ -167,6 +169,7 @@ impl Crew {
             listeners: indices(&worker.listeners),
             link: kept.keep(worker.link.as_fd()),
             tally: kept.keep(worker.tally_file.as_fd()),
+            calls: kept.keep(worker.calls.descriptor()),
         };
         self.workers.iter().map(&mut entry).collect()
     }
@@ -191,6 +194,7 @@ impl Crew {
             listeners,
             tally: Tally::open(tally_file.as_fd())?,
             tally_file,
+            calls: Rc::new(Calls::open(taken.take(entry.calls)?)),
             spares: entry.spares,
             is_worn: entry.is_worn,
             is_asked: false,
@@ -214,6 +218,7 @@ impl Crew {
         let spares = self.share_of_spares(service);
         let (link, far_end) = socket::message_pair()?;
         let (tally, tally_file) = Tally::create()?;
+        let (calls, calls_to_come) = Calls::create(spares)?;
         let plan = Plan {
             service: service.config.clone(),
             listeners: service.listeners.iter().map(|listener| listener.name().to_owned()).collect(),
@@ -226,6 +231,7 @@ impl Crew {
         let floor = &service.floor;
         let mut handover =
             vec![far_end.as_fd(), plan.as_fd(), floor.file.as_fd(), floor.board.bell(), tally_file.as_fd()];
+        handover.extend([calls.descriptor(), calls_to_come.descriptor()]);
         handover.extend(service.listeners.iter().map(|listener| listener.descriptor()));
         let pid = exec_worker(&service.config.name, &handover, self.descriptor_limit)?;
         self.next += 1;
@@ -238,6 +244,7 @@ impl Crew {
             listeners: service.listeners.clone(),
             tally,
             tally_file,
+            calls: Rc::new(calls),
             started: Instant::now(),
             spares,
             is_worn: false,

@@ -89,12 +89,12 @@ pub(super) struct WorkerEntry {
     pub(super) service: String,
     pub(super) generation: u64,
     pub(super) state: WorkerState,
-    #[serde(default)]
     pub(super) spares: u32,
     pub(super) is_worn: bool,
     pub(super) listeners: Vec<usize>,
     pub(super) link: Descriptor,
     pub(super) tally: Descriptor,
+    pub(super) calls: Descriptor,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::ledger::OrphanEntry;
 use super::service::Floor;
 use crate::journal::{ConnectionRecord, Exit, Log};
-use crate::shared::{Caller, ConnectionId, Count, Owner, Place};
+use crate::shared::{Caller, Calls, ConnectionId, Count, Owner, Place};
 use crate::sys::process;
 use crate::sys::signal::Signal;
 use crate::sys::wait::{Ended, Pid};
@@ -16,6 +16,15 @@ use crate::sys::wait::{Ended, Pid};
 pub(super) struct Orphans {
     run: u32,
     by_pid: HashMap<Pid, Orphan>,
+    /// Of dead workers whose spares have not all gone or been called.
+    late: Vec<LateCalls>,
+}
+
+#[derive(Debug)]
+struct LateCalls {
+    service: String,
+    worker: u32,
+    calls: Rc<Calls>,
 }
 
 #[derive(Debug)]
@@ -33,11 +42,13 @@ pub(super) struct Dead<'a> {
     pub(super) serial: u32,
     pub(super) service: &'a str,
     pub(super) floor: &'a Rc<Floor>,
+    /// What its spares have said since it last listened.
+    pub(super) calls: &'a Rc<Calls>,
 }
 
 impl Orphans {
     pub(super) fn new(run: u32) -> Self {
-        Orphans { run, by_pid: HashMap::new() }
+        Orphans { run, by_pid: HashMap::new(), late: Vec::new() }
     }
 
     /// Takes over what a dead worker held. `reaped` are the processes that were reaped together with it: when a worker
@@ -51,8 +62,18 @@ impl Orphans {
         log: &Log,
     ) -> usize {
         let board = &dead.floor.board;
+        let mut called = HashMap::new();
+        dead.calls.read(|pid, caller| {
+            called.insert(pid, caller);
+        });
         let mut adopted = 0;
-        for (slot, pid, caller) in board.held_by(Owner::worker(dead.serial)) {
+        for (slot, pid, mut caller) in board.held_by(Owner::worker(dead.serial)) {
+            // A spare that the dead worker took for one that waits.
+            if let Some(late) = pid.and_then(|pid| called.remove(&pid)).filter(|_| caller.number == 0) {
+                caller = late;
+                board.note(slot, &caller);
+                dead.floor.add(|totals| totals.count(Count::Accepted));
+            }
             let floor = Rc::clone(dead.floor);
             let orphan =
                 Orphan { service: dead.service.to_owned(), worker: dead.serial, floor, slot, caller };
@@ -75,16 +96,48 @@ impl Orphans {
                 }
             }
         }
+        if self.waits(dead.serial) {
+            let (service, calls) = (dead.service.to_owned(), Rc::clone(dead.calls));
+            self.late.push(LateCalls { service, worker: dead.serial, calls });
+        }
         // It may have died between freeing a slot and ringing.
         board.ring();
         adopted
     }
 
+    /// Whether spares of this dead worker wait. They go by themselves, unless they are called before they know.
+    fn waits(&self, worker: u32) -> bool {
+        self.by_pid.values().any(|orphan| orphan.worker == worker && orphan.caller.number == 0)
+    }
+
+    /// How many spares of dead workers have said that they were called, and were not heard yet.
+    pub(super) fn called_late(&self, service: &str) -> u32 {
+        self.late.iter().filter(|late| late.service == service).map(|late| late.calls.unread()).sum()
+    }
+
+    fn hear_late_calls(&mut self) {
+        for late in &self.late {
+            late.calls.read(|pid, caller| {
+                let orphan = self.by_pid.get_mut(&pid);
+                let waits = |orphan: &&mut Orphan| orphan.worker == late.worker && orphan.caller.number == 0;
+                if let Some(orphan) = orphan.filter(waits) {
+                    orphan.caller = caller;
+                    orphan.floor.board.note(orphan.slot, &caller);
+                    orphan.floor.add(|totals| totals.count(Count::Accepted));
+                }
+            });
+        }
+    }
+
     /// A process has been reaped; false if it was no orphan.
     pub(super) fn ended(&mut self, ended: &Ended, log: &Log) -> bool {
+        self.hear_late_calls();
         match self.by_pid.remove(&ended.pid) {
             Some(orphan) => {
                 self.finish(&orphan, ended, Exit::Ended(ended.ending), log);
+                if !self.waits(orphan.worker) {
+                    self.late.retain(|late| late.worker != orphan.worker);
+                }
                 true
             }
             None => false,
@@ -92,14 +145,12 @@ impl Orphans {
     }
 
     fn finish(&self, orphan: &Orphan, ended: &Ended, exit: Exit<'_>, log: &Log) {
-        let board = &orphan.floor.board;
-        let caller = match orphan.caller.number {
-            // A spare, which may have been called since its worker died.
-            0 => board.called(orphan.slot),
-            _ => Some(orphan.caller),
-        };
-        board.release(orphan.slot);
-        let Some(caller) = caller else { return };
+        orphan.floor.board.release(orphan.slot);
+        let caller = orphan.caller;
+        if caller.number == 0 {
+            // A spare that nobody has called.
+            return;
+        }
         orphan.floor.add(|totals| {
             totals.count(Count::Completed);
             if ended.ending.is_crash() {

@@ -47,7 +47,7 @@ impl Supervisor {
         let _ = self.poller.remove(worker.link());
         let counted = worker.tally.totals();
         worker.floor.add(|totals: &mut Totals| totals.add(counted));
-        let dead = Dead { serial, service: &worker.service, floor: &worker.floor };
+        let dead = Dead { serial, service: &worker.service, floor: &worker.floor, calls: &worker.calls };
         let crew = &self.crew;
         let adopted = self.orphans.adopt(&dead, reaped, |pid| crew.has(pid), &self.log);
         self.signal_adopted();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Supervisor;
 use super::service::{Floor, Service};
 use crate::control::{Refused, ServiceStatus, Status, WorkerState, WorkerStatus};
-use crate::shared::{Count, Totals};
+use crate::shared::{Count, Processes, Totals};
 
 impl Supervisor {
     pub(super) fn status(&self) -> Status {
@@ -18,7 +18,7 @@ impl Supervisor {
             dropped = dropped.wrapping_add(totals.get(Count::RecordsDropped));
             let service = self.services.get(name);
             // One that was removed is shown while connections of it live.
-            if service.is_some() || floor.board.processes().connections > 0 {
+            if service.is_some() || self.processes(name, &floor).connections > 0 {
                 services.push(self.service_status(name, service, &floor, totals));
             }
         }
@@ -41,7 +41,21 @@ impl Supervisor {
         for (_, worker) in self.crew.iter().filter(|(_, worker)| worker.service == name) {
             totals.add(worker.tally.totals());
         }
+        (0..self.unheard(name)).for_each(|_| totals.count(Count::Accepted));
         totals
+    }
+
+    /// The processes of a service. The board says what it knows from workers; spares that were called while their worker
+    /// sleeps are found in the pipe through which they said so.
+    fn processes(&self, name: &str, floor: &Floor) -> Processes {
+        let known = floor.board.processes();
+        let called = self.unheard(name).min(known.spares);
+        Processes { connections: known.connections + called, spares: known.spares - called }
+    }
+
+    fn unheard(&self, name: &str) -> u32 {
+        let workers = self.crew.iter().filter(|(_, worker)| worker.service == name);
+        workers.map(|(_, worker)| worker.calls.unread()).sum::<u32>() + self.orphans.called_late(name)
     }
 
     fn service_status(
@@ -51,7 +65,7 @@ impl Supervisor {
         floor: &Floor,
         totals: Totals,
     ) -> ServiceStatus {
-        let processes = floor.board.processes();
+        let processes = self.processes(name, floor);
         let listeners = service.map_or(&[][..], |service| &service.listeners);
         let workers = self.crew.iter().filter(|(_, worker)| worker.service == name);
         ServiceStatus {
@@ -78,7 +92,7 @@ impl Supervisor {
 
     /// All live connections.
     pub(super) fn live(&self) -> u32 {
-        self.floors().map(|(_, floor)| floor.board.processes().connections).sum()
+        self.floors().map(|(name, floor)| self.processes(name, &floor).connections).sum()
     }
 
     /// The floors of all services of which something lives, with their names.

@@ -16,6 +16,27 @@ pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((read, write))
 }
 
+/// Gives a pipe room for `bytes`, rounded up, if it has less; pipe(7).
+///
+/// # Errors
+///
+/// `EPERM` above `/proc/sys/fs/pipe-max-size`.
+pub(crate) fn set_pipe_room(pipe: BorrowedFd<'_>, bytes: usize) -> io::Result<()> {
+    let wanted = i32::try_from(bytes).unwrap_or(i32::MAX);
+    if fcntl(pipe, FcntlArg::F_GETPIPE_SZ)? < wanted {
+        fcntl(pipe, FcntlArg::F_SETPIPE_SZ(wanted))?;
+    }
+    Ok(())
+}
+
+/// Bytes that wait to be read from a pipe; 0 if the kernel does not tell.
+pub(crate) fn unread(pipe: BorrowedFd<'_>) -> usize {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one int, to a live local.
+    let result = unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &mut bytes) };
+    if result == 0 { usize::try_from(bytes).unwrap_or(0) } else { 0 }
+}
+
 /// Opens `/dev/null` for fds 0, 1 and 2 where they are closed, so that no socket is ever given one of these numbers.
 pub(crate) fn fill_standard() -> io::Result<()> {
     let null = File::options().read(true).write(true).open("/dev/null")?;

@@ -74,23 +74,6 @@ impl Mapping {
         Ok(mapping)
     }
 
-    /// Lets children have it, until they [`Mapping::abandon`] it.
-    pub(crate) fn give_to_children(&self) -> io::Result<()> {
-        // SAFETY: what children get changes nothing in this process.
-        Ok(unsafe { madvise(self.start, self.length, MmapAdvise::MADV_DOFORK) }?)
-    }
-
-    /// In a child: unmaps it, before anything of a stranger runs. The child must not use it again; if it does, it dies.
-    ///
-    /// # Errors
-    ///
-    /// As munmap(2): the memory is still there.
-    pub(crate) fn abandon(&'static self) -> io::Result<()> {
-        // SAFETY: maps exactly what `new` mapped. Words of it may still be borrowed, but nothing else can take its
-        // place without a further call to mmap, which no trusted code of a connection process makes.
-        Ok(unsafe { munmap(self.start, self.length) }?)
-    }
-
     /// `count` 32-bit words from byte `offset`; shorter if the mapping ends before.
     pub(crate) fn words(&self, offset: usize, count: usize) -> &[AtomicU32] {
         let (start, count) = self.bounded(offset, count, size_of::<AtomicU32>());

@@ -21,6 +21,11 @@ pub(crate) fn exit(code: u8) -> ! {
     unsafe { libc::_exit(i32::from(code)) }
 }
 
+/// The number of this process.
+pub(crate) fn id() -> Pid {
+    nix::unistd::getpid().as_raw()
+}
+
 /// Makes this process inherit the descendants of its children that die, prctl(2).
 pub(crate) fn become_subreaper() -> io::Result<()> {
     Ok(nix::sys::prctl::set_child_subreaper(true)?)

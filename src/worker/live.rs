@@ -18,8 +18,8 @@ pub(super) struct Connection {
     pub(super) slot: Slot,
     /// Of a spare, only the number that its connection will have.
     pub(super) caller: Caller,
-    /// Made ahead: who has called it, if anybody, is noted in its slot.
-    pub(super) was_spare: bool,
+    /// Made ahead, and nobody has called it yet.
+    pub(super) waits: bool,
     pub(super) output: Option<Output>,
     /// The connection of a program, which does not count what it moves.
     pub(super) kept: Option<OwnedFd>,
@@ -31,7 +31,7 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn new(slot: Slot, caller: Caller, output: Option<Output>) -> Self {
-        Connection { slot, caller, was_spare: false, output, kept: None, failure: None, traffic: None }
+        Connection { slot, caller, waits: false, output, kept: None, failure: None, traffic: None }
     }
 
     /// Bytes from and to the client, if somebody knows.
@@ -62,6 +62,19 @@ impl Live {
 
     pub(super) fn remove(&mut self, pid: Pid) -> Option<Connection> {
         self.0.remove(&pid)
+    }
+
+    /// A spare says that it has been called. What it says it said before it served a stranger.
+    pub(super) fn call(&mut self, pid: Pid, caller: &Caller) -> bool {
+        match self.0.get_mut(&pid).filter(|spare| spare.waits && spare.caller.number == caller.number) {
+            Some(spare) => {
+                spare.caller = *caller;
+                spare.waits = false;
+                spare.slot.note(caller);
+                true
+            }
+            None => false,
+        }
     }
 
     /// Notes what a process said about itself.

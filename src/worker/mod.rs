@@ -20,7 +20,7 @@ use crate::config::Service;
 use crate::connection::{Preparation, Report as Said, Reports};
 use crate::exit;
 use crate::journal::Log;
-use crate::shared::{Board, Tally};
+use crate::shared::{Board, Calls, CallsToCome, Tally};
 use crate::sys::epoll::{Interest, Poller};
 use crate::sys::fd::Passed;
 use crate::sys::fork::{Forked, Nursery, fork, keep_stacks};
@@ -67,7 +67,7 @@ struct Worker {
     poller: Poller,
     link: Option<OwnedFd>,
     board: &'static Board,
-    tally: &'static Tally,
+    tally: Tally,
     preparation: &'static Preparation,
     listeners: &'static [Passed],
     nursery: Nursery,
@@ -91,7 +91,7 @@ impl Worker {
         let plan = Plan::read(handover.plan)?;
         let log = Log::open(plan.log);
         let board = for_ever(Board::open(handover.board.as_fd(), handover.bell)?);
-        let tally = for_ever(Tally::open(handover.tally.as_fd())?);
+        let tally = Tally::open(handover.tally.as_fd())?;
         let listeners: io::Result<Vec<_>> = (0..plan.listeners.len()).map(Handover::listener).collect();
         let listeners = listeners?;
         let numbers = listeners.iter().map(|listener| Passed::new(listener.as_fd())).collect();
@@ -103,11 +103,8 @@ impl Worker {
         if !preparation.execs() {
             signal::ignore_broken_pipes();
         }
-        let pool = Pool::new(plan.spares)?;
-        if plan.spares > 0 {
-            board.give_to_children()?;
-            tally.give_to_children()?;
-        }
+        let (calls, to_come) = (Calls::open(handover.calls), CallsToCome::open(handover.calls_to_come));
+        let pool = Pool::new(plan.spares, calls, to_come)?;
         let poller = Poller::new()?;
         poller.add(handover.link.as_fd(), Interest::Read, LINK)?;
         poller.add(board.bell(), Interest::ReadEdge, BELL)?;
@@ -139,7 +136,7 @@ impl Worker {
     fn work(&mut self) -> io::Result<()> {
         let signals = self.preparation.signals();
         while !self.is_done() {
-            self.pool.look(self.board);
+            self.hear_spares();
             self.intake.watch(&self.poller, self.pending.is_some() || self.pool.waits())?;
             let timeout = self.timeout();
             // Who does not really wait is not interrupted: without this signals would have no turn.

@@ -45,6 +45,10 @@ pub(crate) struct Handover {
     pub(crate) bell: OwnedFd,
     /// The worker's counters.
     pub(crate) tally: OwnedFd,
+    /// Where spares say that they have been called: the end to read, and the end to write.
+    pub(crate) calls: OwnedFd,
+    /// See `calls`.
+    pub(crate) calls_to_come: OwnedFd,
 }
 
 impl Handover {
@@ -56,12 +60,14 @@ impl Handover {
             board: fd::inherited(5)?,
             bell: fd::inherited(6)?,
             tally: fd::inherited(7)?,
+            calls: fd::inherited(8)?,
+            calls_to_come: fd::inherited(9)?,
         })
     }
 
     /// The listener at place `index` of the plan.
     pub(crate) fn listener(index: usize) -> io::Result<OwnedFd> {
-        let number = i32::try_from(index).ok().and_then(|index| index.checked_add(8));
+        let number = i32::try_from(index).ok().and_then(|index| index.checked_add(10));
         fd::inherited(number.ok_or(io::ErrorKind::InvalidInput)?)
     }
 }

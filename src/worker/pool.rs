@@ -2,8 +2,9 @@
 //!
 //! While some wait, the worker leaves the listeners to them. When none is left it accepts itself and forks on accept,
 //! and makes new spares only when nobody is queued: a burst that is larger than the pool costs what it would without.
-//! Nobody counts how a spare is taken but the spare itself; the worker sees it in the spare's slot when it wakes, because
-//! a process has ended or because the spare that left few behind has rung.
+//! A spare that is called says so in a pipe, which wakes nobody. Only some ring: so many that one has rung before half
+//! of them are gone, since those that have waited longest are called first. The others are seen when the worker wakes
+//! for another reason, such as the end of a process.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use allocator_api2::vec::Vec;
 
-use crate::shared::{Board, Place};
+use crate::shared::{Caller, Calls, CallsToCome};
 use crate::sys::fd::Passed;
 use crate::sys::private::OwnBusiness;
 use crate::sys::wait::Pid;
@@ -22,8 +23,12 @@ use crate::sys::{fd, memory};
 pub(super) struct Pool {
     /// How many are to wait.
     size: u64,
-    /// Those that waited when the worker last looked.
-    waiting: Vec<(Pid, Place), OwnBusiness>,
+    /// Those that wait, as far as the worker knows, and whether they ring.
+    waiting: Vec<(Pid, bool), OwnBusiness>,
+    /// How many were made since the last that rings.
+    silent: u64,
+    calls: Calls,
+    to_come: CallsToCome,
     /// `None` when all have been told to go.
     leash: Option<Leash>,
     doorbell: OwnedFd,
@@ -37,6 +42,14 @@ struct Leash {
     /// Children close it, or it would not end with us.
     #[allow(dead_code, reason = "held for its close")]
     holder: OwnedFd,
+}
+
+/// The descriptors of a spare, beside the listeners.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lines {
+    pub(super) leash: Passed,
+    pub(super) calls: Passed,
+    pub(super) doorbell: Option<Passed>,
 }
 
 /// When the next spare may be made, after it has gone wrong.
@@ -53,11 +66,14 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 impl Pool {
     /// Nobody waits yet.
-    pub(super) fn new(size: u32) -> io::Result<Self> {
+    pub(super) fn new(size: u32, calls: Calls, to_come: CallsToCome) -> io::Result<Self> {
         let (held, holder) = fd::pipe()?;
         Ok(Pool {
             size: size.into(),
             waiting: Vec::with_capacity_in(size as usize, OwnBusiness),
+            silent: 0,
+            calls,
+            to_come,
             leash: Some(Leash { held, holder }),
             doorbell: memory::event()?,
             rest: Rest::default(),
@@ -69,15 +85,12 @@ impl Pool {
         self.doorbell.as_fd()
     }
 
-    /// What a spare needs to wait, the leash and the doorbell; `None` when all have been told to go.
-    pub(super) fn lines(&self) -> Option<(Passed, Passed)> {
-        let leash = self.leash.as_ref()?;
-        Some((Passed::new(leash.held.as_fd()), Passed::new(self.doorbell.as_fd())))
-    }
-
-    /// With so few left, a spare that is called rings: while the rest last, there is time to make more.
-    pub(super) fn low(&self) -> u64 {
-        self.size / 2
+    /// What the next spare needs to wait; `None` when all have been told to go.
+    pub(super) fn lines(&self) -> Option<Lines> {
+        let leash = Passed::new(self.leash.as_ref()?.held.as_fd());
+        let calls = Passed::new(self.to_come.descriptor());
+        let rings = self.silent + 1 >= self.size / 2 || self.waiting.iter().all(|(_, rings)| !rings);
+        Some(Lines { leash, calls, doorbell: rings.then(|| Passed::new(self.doorbell.as_fd())) })
     }
 
     /// Whether spares wait, as far as the worker knows.
@@ -85,9 +98,19 @@ impl Pool {
         !self.waiting.is_empty()
     }
 
-    /// Takes those off the list that have been called.
-    pub(super) fn look(&mut self, board: &Board) {
-        self.waiting.retain(|&(_, place)| board.called(place).is_none());
+    /// Listens for who has been called: `call` confirms it.
+    pub(super) fn listen(&mut self, mut call: impl FnMut(Pid, &Caller) -> bool) {
+        if !self.waits() {
+            return;
+        }
+        let (waiting, rest) = (&mut self.waiting, &mut self.rest);
+        self.calls.read(|pid, caller| {
+            if call(pid, &caller) {
+                waiting.retain(|&(other, _)| other != pid);
+                // They can be made after all.
+                rest.pause = Duration::ZERO;
+            }
+        });
     }
 
     /// When to make one more, if one is missing.
@@ -103,8 +126,10 @@ impl Pool {
     }
 
     /// A new one waits.
-    pub(super) fn add(&mut self, pid: Pid, place: Place) {
-        self.waiting.push((pid, place));
+    pub(super) fn add(&mut self, pid: Pid, lines: &Lines) {
+        let rings = lines.doorbell.is_some();
+        self.waiting.push((pid, rings));
+        self.silent = if rings { 0 } else { self.silent + 1 };
         self.rest.until = None;
     }
 
@@ -129,15 +154,9 @@ impl Pool {
         self.rest.until = Some(Instant::now() + self.rest.pause);
     }
 
-    /// A spare has come to serve: they can be made after all.
-    pub(super) fn succeeded(&mut self) {
-        self.rest.pause = Duration::ZERO;
-    }
-
-    /// Tells all to go.
+    /// Tells all to go. Until they have gone, they may be called.
     pub(super) fn dismiss(&mut self) {
         self.leash = None;
-        self.waiting.clear();
     }
 
     /// Whether they have been told to go.

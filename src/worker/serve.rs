@@ -153,6 +153,7 @@ impl Worker {
         while let Ok(Some(ended)) = wait::reap() {
             any = true;
             self.reports.read(|pid, report| self.live.note(pid, report));
+            self.hear_spares();
             if let Some(connection) = self.live.remove(ended.pid) {
                 self.finish(connection, &ended);
             }
@@ -174,16 +175,9 @@ impl Worker {
             let id = self.id(connection.caller.number);
             output.drain(&mut |text| self.write_line(id, ended.pid, text));
         }
-        if connection.was_spare {
-            self.pool.remove(ended.pid);
-            match self.board.called(connection.slot.place()) {
-                // What is in the slot was written by the spare, before it served a stranger.
-                Some(caller) if caller.number == connection.caller.number => {
-                    connection.caller = caller;
-                    self.pool.succeeded();
-                }
-                _ => return self.lose_spare(&connection, ended),
-            }
+        self.pool.remove(ended.pid);
+        if connection.waits {
+            return self.lose_spare(&connection, ended);
         }
         self.tally.count(Count::Completed);
         if ended.ending.is_crash() {

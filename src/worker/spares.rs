@@ -7,7 +7,7 @@ use super::Worker;
 use super::live::Connection;
 use crate::config::Level;
 use crate::connection::spare::{self, Post};
-use crate::shared::{Caller, NoSlot};
+use crate::shared::{Caller, Count, NoSlot};
 use crate::sys::fd::Passed;
 use crate::sys::wait::{Ended, Ending};
 
@@ -22,7 +22,7 @@ impl Worker {
         if self.pending.is_some() || !self.intake.is_open() || !self.pool.is_due() {
             return;
         }
-        let Some((leash, doorbell)) = self.pool.lines() else { return };
+        let Some(lines) = self.pool.lines() else { return };
         let slot = match self.claim() {
             Ok(slot) => slot,
             Err(NoSlot::Full) => return self.pool.rest_until_bell(),
@@ -32,37 +32,39 @@ impl Worker {
         let number = self.connections + 1;
         let post = Post {
             preparation: self.preparation,
-            board: self.board,
-            tally: self.tally,
             listeners: self.listeners,
-            leash,
-            doorbell,
-            low: self.pool.low(),
-            slot: slot.place(),
+            leash: lines.leash,
+            calls: lines.calls,
+            doorbell: lines.doorbell,
             id: self.id(number),
             stderr: output.as_ref().map(|(_, write)| Passed::new(write.as_fd())),
         };
-        // Before it can be called, which it counts itself.
-        self.tally.spare_waits();
         match self.nursery.fork(slot.pid_word(), spare::wait, post) {
             Ok(pid) => {
                 self.connections = number;
-                self.pool.add(pid, slot.place());
+                self.pool.add(pid, &lines);
                 let output = output.map(|(read, _)| self.listen_to(pid, read));
                 let caller = Caller { number, ..Caller::NOBODY };
                 let connection = Connection::new(slot, caller, output);
-                self.live.insert(pid, Connection { was_spare: true, ..connection });
+                self.live.insert(pid, Connection { waits: true, ..connection });
             }
-            Err(_) => {
-                self.tally.spare_gone();
-                self.pool.rest();
-            }
+            Err(_) => self.pool.rest(),
         }
+    }
+
+    /// Learns which spares have been called.
+    pub(super) fn hear_spares(&mut self) {
+        self.pool.listen(|pid, caller| {
+            let known = self.live.call(pid, caller);
+            if known {
+                self.tally.count(Count::Accepted);
+            }
+            known
+        });
     }
 
     /// A spare has ended that nobody had called.
     pub(super) fn lose_spare(&mut self, connection: &Connection, ended: &Ended) {
-        self.tally.spare_gone();
         if self.pool.is_dismissed() || ended.ending == Ending::Exited(0) {
             return;
         }
