@@ -32,7 +32,7 @@ use crate::control::{Answer, Reloads, Request, WorkerState};
 use crate::exit;
 use crate::journal::{Log, MessageId};
 use crate::sys::epoll::Poller;
-use crate::sys::signal::{Signal, Signals};
+use crate::sys::signal::{Signal, Signals, Wakers};
 use crate::worker::plan::{Heard, Report};
 
 use crew::Crew;
@@ -160,7 +160,7 @@ impl Supervisor {
             let timeout = self.next_deadline().map(|at| at.saturating_duration_since(Instant::now()));
             let tokens = self
                 .poller
-                .wait(timeout, &self.signals)
+                .wait(timeout, &self.signals, Wakers::All)
                 .map_err(|error| Fatal::os("cannot wait for events", &error))?;
             for token in tokens {
                 match u32::try_from(token) {
@@ -170,7 +170,7 @@ impl Supervisor {
                     Err(_) => self.serve_control(token),
                 }
             }
-            self.signals.deliver_pending().map_err(|error| Fatal::os("cannot receive signals", &error))?;
+            self.signals.fetch_pending();
             self.obey_signals();
             self.reap();
             self.tend(Instant::now());

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use super::check;
-use super::signal::Signals;
+use super::signal::{Signals, Wakers};
 
 /// What to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +78,7 @@ impl Poller {
         &mut self,
         timeout: Option<Duration>,
         signals: &Signals,
+        wakers: Wakers,
     ) -> io::Result<impl Iterator<Item = u64> + use<>> {
         let timeout = timeout.map_or(-1, |t| i32::try_from(t.as_micros().div_ceil(1000)).unwrap_or(i32::MAX));
         let capacity = self.ready.len() as i32;
@@ -88,7 +89,7 @@ impl Poller {
                 self.ready.as_mut_ptr(),
                 capacity,
                 timeout,
-                signals.mask_while_waiting(),
+                signals.mask_while_waiting(wakers),
             )
         };
         let count = match check(result) {

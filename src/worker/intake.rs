@@ -87,6 +87,11 @@ impl Intake {
         self.open
     }
 
+    /// Whether epoll tells when somebody calls.
+    pub(super) fn is_watched(&self) -> bool {
+        self.listeners.iter().any(|listener| listener.watched)
+    }
+
     /// Whether nothing will be taken any more.
     pub(super) fn is_closed(&self) -> bool {
         self.listeners.iter().all(|listener| listener.socket.is_none())

@@ -24,7 +24,7 @@ use crate::shared::{Board, Calls, CallsToCome, Tally};
 use crate::sys::epoll::{Interest, Poller};
 use crate::sys::fd::Passed;
 use crate::sys::fork::{Forked, Nursery, fork, keep_stacks};
-use crate::sys::signal::{self, Signal, Signals};
+use crate::sys::signal::{self, Signal, Signals, Wakers};
 use crate::sys::{fd, process, wait};
 
 use intake::Intake;
@@ -40,6 +40,13 @@ const BELL: u64 = 1;
 const DOORBELL: u64 = 2;
 const LISTENERS: u64 = 3;
 const OUTPUTS: u64 = 1 << 32;
+
+/// How long the dead wait for who calls next. To be woken for each of them would delay the connection that follows; a
+/// program's end is not delayed, since its client waits for it.
+const PATIENCE: Duration = Duration::from_millis(2);
+
+/// While one after the other calls, the dead of so many connections are buried together.
+const AT_ONCE: u32 = 8;
 
 /// Runs a worker; the whole life of its process. Returns the exit code.
 pub(crate) fn run() -> u8 {
@@ -78,6 +85,8 @@ struct Worker {
     /// An accepted connection for which there was no process yet.
     pending: Option<Pending>,
     connections: u64,
+    /// How many have called just now, without a pause; the next may be about to.
+    in_a_row: u32,
     reported_retired: bool,
     reported_worn: bool,
 }
@@ -128,36 +137,18 @@ impl Worker {
             pool,
             pending: None,
             connections: 0,
+            in_a_row: 0,
             reported_retired: false,
             reported_worn: false,
         })
     }
 
     fn work(&mut self) -> io::Result<()> {
-        let signals = self.preparation.signals();
         while !self.is_done() {
             self.hear_spares();
             self.intake.watch(&self.poller, self.pending.is_some() || self.pool.waits())?;
-            let timeout = self.timeout();
-            // Who does not really wait is not interrupted: without this signals would have no turn.
-            let mut busy = timeout == Some(Duration::ZERO);
-            let mut called = false;
-            for token in self.poller.wait(timeout, signals)? {
-                busy = true;
-                match token {
-                    LINK => self.follow_orders(),
-                    BELL => self.slot_freed(),
-                    DOORBELL => {}
-                    pid if pid >= OUTPUTS => self.read_output((pid - OUTPUTS) as wait::Pid),
-                    listener => {
-                        called = true;
-                        self.accept_from((listener - LISTENERS) as usize);
-                    }
-                }
-            }
-            if busy {
-                signals.deliver_pending()?;
-            }
+            let called = self.wait()?;
+            let signals = self.preparation.signals();
             if signals.take(Signal::SIGQUIT) {
                 self.end_connections(true);
             }
@@ -173,6 +164,39 @@ impl Worker {
             self.report_retirement();
         }
         Ok(())
+    }
+
+    /// Waits for what comes next, and does what it asks for; true if it was a connection.
+    fn wait(&mut self) -> io::Result<bool> {
+        let signals = self.preparation.signals();
+        let hurry = self.timeout();
+        let patient = self.in_a_row > 0 && self.intake.is_watched() && hurry != Some(Duration::ZERO);
+        let (timeout, wakers) = match patient {
+            true => (Some(hurry.map_or(PATIENCE, |hurry| hurry.min(PATIENCE))), Wakers::NoChildren),
+            false => (hurry, Wakers::All),
+        };
+        // Who does not really wait is not interrupted: without this signals would have no turn.
+        let mut busy = timeout == Some(Duration::ZERO);
+        let mut called = false;
+        for token in self.poller.wait(timeout, signals, wakers)? {
+            busy = true;
+            match token {
+                LINK => self.follow_orders(),
+                BELL => self.slot_freed(),
+                DOORBELL => {}
+                pid if pid >= OUTPUTS => self.read_output((pid - OUTPUTS) as wait::Pid),
+                listener => {
+                    called = true;
+                    self.accept_from((listener - LISTENERS) as usize);
+                }
+            }
+        }
+        // A new process often waits for this one's processor: what can wait is done after it, for several at once.
+        self.in_a_row = if called && !self.preparation.execs() { self.in_a_row + 1 } else { 0 };
+        if busy && self.in_a_row % AT_ONCE == 0 {
+            signals.fetch_pending();
+        }
+        Ok(called)
     }
 
     fn slot_freed(&mut self) {
