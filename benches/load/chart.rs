@@ -79,7 +79,7 @@ impl Panel {
         let mut values: Vec<f64> = results
             .servers
             .iter()
-            .map(|server| results.median(clients, &server.name, column))
+            .map(|server| results.median(&clients, &server.name, column))
             .filter(|value| value.is_finite())
             .collect();
         values.sort_unstable_by(f64::total_cmp);
@@ -103,7 +103,7 @@ fn row(body: &mut String, results: &Results, server: &Server, panels: &[Panel], 
     };
     text(body, 20.0, y + BAR - 2.0, if kind == "own" { "own" } else { "" }, &server.name);
     for (panel, x) in panels.iter().zip(places()) {
-        let value = results.median(panel.clients, &server.name, panel.column);
+        let value = results.median(&panel.clients, &server.name, panel.column);
         if !value.is_finite() {
             text(body, x, y + BAR - 2.0, "quiet", "not measured");
             continue;

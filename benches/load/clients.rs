@@ -15,7 +15,8 @@ use nix::sys::socket::{
 
 use crate::meter::Meter;
 
-pub(crate) const MESSAGE: &[u8; 16] = b"0123456789abcdef";
+/// A line, as Apache's mod_echo waits for its end.
+pub(crate) const MESSAGE: &[u8; 16] = b"0123456789abcde\n";
 
 /// A connection that takes longer is an error, so that a service that hangs does not hang this.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);

@@ -134,11 +134,11 @@ impl Results {
     }
 
     /// The median of a column; NaN if it was not measured. `what` is a number of clients, `held` or `worker`.
-    pub(crate) fn median(&self, what: impl ToString, server: &str, column: usize) -> f64 {
-        self.rounds(&what, server).map_or(f64::NAN, |rounds| rounds.median(column))
+    pub(crate) fn median(&self, what: &(impl ToString + ?Sized), server: &str, column: usize) -> f64 {
+        self.rounds(what, server).map_or(f64::NAN, |rounds| rounds.median(column))
     }
 
-    pub(crate) fn rounds(&self, what: &impl ToString, server: &str) -> Option<&Rounds> {
+    pub(crate) fn rounds(&self, what: &(impl ToString + ?Sized), server: &str) -> Option<&Rounds> {
         self.rounds.get(&(what.to_string(), server.to_owned()))
     }
 }

@@ -38,13 +38,13 @@ fn summary(results: &Results, clients: &[u32]) {
     println!("|---|{}---:|---:|", "---:|".repeat(clients.len()));
     for server in &results.servers {
         let rates: Vec<String> =
-            clients.iter().map(|clients| whole(results.median(clients, &server.name, RATE))).collect();
+            clients.iter().map(|clients| whole(results.median(&clients, &server.name, RATE))).collect();
         println!(
             "| {} | {} | {} | {} |",
             name(&server.name),
             rates.join(" | "),
-            whole(results.median(least, &server.name, P50)),
-            whole(results.median(most, &server.name, CPU)),
+            whole(results.median(&least, &server.name, P50)),
+            whole(results.median(&most, &server.name, CPU)),
         );
     }
 }
@@ -76,11 +76,11 @@ fn load(results: &Results, clients: u32) {
 
 /// The rate as a part of what the class is measured by.
 fn compared(results: &Results, clients: u32, server: &Server) -> String {
-    let rate = results.median(clients, &server.name, RATE);
+    let rate = results.median(&clients, &server.name, RATE);
     let ratios: Vec<String> = server
         .yardsticks()
         .iter()
-        .map(|(short, yardstick)| (short, rate / results.median(clients, yardstick, RATE)))
+        .map(|(short, yardstick)| (short, rate / results.median(&clients, yardstick, RATE)))
         .filter(|(_, ratio)| ratio.is_finite())
         .map(|(short, ratio)| format!("{ratio:.2} of {short}"))
         .collect();
@@ -94,7 +94,7 @@ fn held(results: &Results) {
     );
     println!("|---|---:|---:|---:|---:|---:|---:|---:|---|");
     for server in &results.held {
-        let Some(rounds) = results.rounds(&"held", server) else { continue };
+        let Some(rounds) = results.rounds("held", server) else { continue };
         let value = |column| rounds.median(column);
         println!(
             "| {} | {} of {} | {:.1} | {:.2} | {} | {} | {} | {:.2} | {} |",

@@ -79,7 +79,7 @@ struct Target<'a> {
 impl Target<'_> {
     fn load(&self, number: u32, server: &str, yardstick: &str, clients: u32, column: usize, wanted: Wanted) {
         let ratio =
-            self.results.median(clients, server, column) / self.results.median(clients, yardstick, column);
+            self.results.median(&clients, server, column) / self.results.median(&clients, yardstick, column);
         let what = match column {
             RATE => "connections/s",
             P50 => "p50",
@@ -95,7 +95,7 @@ impl Target<'_> {
 
     fn held(&self) {
         let value = |server, column| self.results.median("held", server, column);
-        let Some(rounds) = self.results.rounds(&"held", ECHO) else {
+        let Some(rounds) = self.results.rounds("held", ECHO) else {
             line(4, "connections held open", Wanted::AtLeast(1.0), f64::NAN);
             return;
         };
