@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::results::{P50, RATE, Results, Server};
+use crate::results::{P50, RATE, Results, Server, whole};
 use crate::table::plural;
 
 const NAMES: f64 = 270.0;
@@ -30,31 +30,32 @@ struct Panel {
     head: String,
     clients: u32,
     column: usize,
-    /// What the longest bar stands for; what is greater is cut off.
-    full: f64,
 }
 
 pub(crate) fn draw(results: &Results, title: &str) -> String {
     let clients: Vec<u32> = results.clients().into_iter().collect();
-    let mut panels: Vec<Panel> = Vec::new();
-    for clients in &clients {
-        panels.push(Panel::new(results, format!("connections/s, {}", plural(*clients)), *clients, RATE));
-    }
-    if let Some(least) = clients.first() {
-        panels.push(Panel::new(results, format!("p50 µs, {}", plural(*least)), *least, P50));
-    }
+    let mut panels: Vec<Panel> = clients
+        .iter()
+        .map(|clients| {
+            let head = format!("connections/s, {}", plural(*clients));
+            Panel { head, clients: *clients, column: RATE }
+        })
+        .collect();
+    panels.extend(clients.first().map(|least| {
+        let head = format!("p50 µs, {}", plural(*least));
+        Panel { head, clients: *least, column: P50 }
+    }));
     let mut body = String::new();
     let mut y = TOP;
-    let mut class = "";
-    for server in &results.servers {
-        if server.class != class {
-            class = &server.class;
-            y += 12.0;
-            text(&mut body, 12.0, y + BAR, "head", heading(class));
-            y += ROW + 1.0;
+    for group in results.servers.chunk_by(|one, next| one.class == next.class) {
+        y += 12.0;
+        text(&mut body, 12.0, y + BAR, "head", heading(&group[0].class));
+        y += ROW + 1.0;
+        let full: Vec<f64> = panels.iter().map(|panel| panel.full(results, group)).collect();
+        for server in group {
+            row(&mut body, results, server, &panels, &full, y);
+            y += ROW;
         }
-        row(&mut body, results, server, &panels, y);
-        y += ROW;
     }
     for (panel, x) in panels.iter().zip(places()) {
         text(&mut body, x, TOP - 8.0, "head", &panel.head);
@@ -75,18 +76,18 @@ pub(crate) fn draw(results: &Results, title: &str) -> String {
 }
 
 impl Panel {
-    fn new(results: &Results, head: String, clients: u32, column: usize) -> Self {
-        let mut values: Vec<f64> = results
-            .servers
+    /// What the longest bar of a group stands for; what is greater is cut off.
+    fn full(&self, results: &Results, group: &[Server]) -> f64 {
+        let mut values: Vec<f64> = group
             .iter()
-            .map(|server| results.median(&clients, &server.name, column))
+            .map(|server| results.median(&self.clients, &server.name, self.column))
             .filter(|value| value.is_finite())
             .collect();
         values.sort_unstable_by(f64::total_cmp);
         let greatest = values.last().copied().unwrap_or(1.0);
         // One that is very slow must not make the others dots.
         let cut = values.get(values.len() / 2).map_or(greatest, |median| median * 3.0);
-        Panel { head, clients, column, full: if column == P50 { greatest.min(cut) } else { greatest } }
+        if self.column == P50 { greatest.min(cut) } else { greatest }
     }
 }
 
@@ -95,26 +96,28 @@ fn places() -> impl Iterator<Item = f64> {
     (0_u32..).map(|panel| NAMES + f64::from(panel) * (PANEL + GAP))
 }
 
-fn row(body: &mut String, results: &Results, server: &Server, panels: &[Panel], y: f64) {
+fn row(body: &mut String, results: &Results, server: &Server, panels: &[Panel], full: &[f64], y: f64) {
     let kind = match server.name.as_str() {
         name if name.starts_with("preforkd") => "own",
         name if name.starts_with("C ") => "c",
         _ => "peer",
     };
     text(body, 20.0, y + BAR - 2.0, if kind == "own" { "own" } else { "" }, &server.name);
-    for (panel, x) in panels.iter().zip(places()) {
+    for ((panel, full), x) in panels.iter().zip(full).zip(places()) {
         let value = results.median(&panel.clients, &server.name, panel.column);
         if !value.is_finite() {
-            text(body, x, y + BAR - 2.0, "quiet", "not measured");
+            text(body, x, y + BAR - 2.0, "quiet", "none");
             continue;
         }
-        let length = ((PANEL - NUMBER) * (value / panel.full).min(1.0)).max(1.0);
+        let length = ((PANEL - NUMBER) * (value / full).min(1.0)).max(1.0);
         let _ = writeln!(
             body,
             r#"<rect class="{kind}" x="{x:.0}" y="{y:.0}" width="{length:.1}" height="{BAR}" rx="1.5"/>"#
         );
-        let number =
-            format!("{}{}", if value > panel.full { "→ " } else { "" }, crate::results::whole(value));
+        let mut number = format!("{}{}", if value > *full { "→ " } else { "" }, whole(value));
+        if !results.clean(panel.clients, &server.name) {
+            number.push_str(" *");
+        }
         text(body, x + length + 5.0, y + BAR - 2.0, "quiet", &number);
     }
 }
@@ -129,18 +132,16 @@ fn heading(class: &str) -> &str {
 }
 
 fn legend(body: &mut String, y: f64) {
-    for (place, (kind, words)) in
-        [("own", "preforkd"), ("c", "plain C loops, for comparison"), ("peer", "others, from Debian")]
-            .iter()
-            .enumerate()
-    {
-        let x = 20.0 + place as f64 * 220.0;
+    let kinds = [("own", 20.0, "preforkd"), ("c", 110.0, "plain C, to compare"), ("peer", 260.0, "others")];
+    for (kind, x, words) in kinds {
         let _ = writeln!(
             body,
             r#"<rect class="{kind}" x="{x}" y="{y:.0}" width="{BAR}" height="{BAR}" rx="1.5"/>"#
         );
         text(body, x + 18.0, y + BAR - 2.0, "quiet", words);
     }
+    let words = "Each group has a scale of its own. → longer than the bar. * with errors, see the table.";
+    text(body, 340.0, y + BAR - 2.0, "quiet", words);
 }
 
 fn text(body: &mut String, x: f64, y: f64, class: &str, words: &str) {

@@ -66,6 +66,8 @@ impl Meter {
 /// Private memory of a worker in KiB and its anonymous pages, whose entries a fork copies. The worker is the first child of
 /// the process, or itself if it has none.
 pub(crate) fn worker(pid: u32) -> String {
+    // Until the process of the first connection is gone.
+    std::thread::sleep(Duration::from_millis(200));
     let worker = tree(pid).iter().find(|process| process.parent == pid).map_or(pid, |process| process.pid);
     let field = |name| rollup(worker, name);
     // Not Private_Clean: what a file holds is shared or not by how many happen to run it.

@@ -124,6 +124,11 @@ impl Results {
         self.rounds.entry((what.to_owned(), server.to_owned())).or_default().add(fields);
     }
 
+    /// Whether every connection went well.
+    pub(crate) fn clean(&self, clients: u32, server: &str) -> bool {
+        self.load(clients, server).is_none_or(|rounds| rounds.errors.is_empty())
+    }
+
     /// All numbers of clients.
     pub(crate) fn clients(&self) -> BTreeSet<u32> {
         self.rounds.keys().filter_map(|(clients, _)| clients.parse().ok()).collect()

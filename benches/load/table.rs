@@ -37,8 +37,13 @@ fn summary(results: &Results, clients: &[u32]) {
     println!("| server | {} | p50 µs, {least} | CPU µs, {most} |", columns.join(" | "));
     println!("|---|{}---:|---:|", "---:|".repeat(clients.len()));
     for server in &results.servers {
-        let rates: Vec<String> =
-            clients.iter().map(|clients| whole(results.median(&clients, &server.name, RATE))).collect();
+        let rates: Vec<String> = clients
+            .iter()
+            .map(|clients| {
+                let rate = whole(results.median(clients, &server.name, RATE));
+                if results.clean(*clients, &server.name) { rate } else { format!("{rate}, **errors**") }
+            })
+            .collect();
         println!(
             "| {} | {} | {} | {} |",
             name(&server.name),

@@ -4,6 +4,7 @@ use crate::results::{
     ANSWERED, CPU, EPOLL, EXEC, FAULTS, FIRST, FORK, LAST, MEMORY, P50, RATE, Results, TEXTBOOK, THREAD,
     whole,
 };
+use crate::table::plural;
 
 const ECHO: &str = "preforkd serve echo";
 const SPARES: [&str; 2] = ["preforkd serve echo --spare 8", "preforkd serve echo --spare 16"];
@@ -85,12 +86,10 @@ impl Target<'_> {
             P50 => "p50",
             _ => "CPU each",
         };
-        line(
-            number,
-            &format!("{server} : {yardstick}, {what}, {}", crate::table::plural(clients)),
-            wanted,
-            ratio,
-        );
+        let clean = self.results.clean(clients, server) && self.results.clean(clients, yardstick);
+        let errors = if clean { "" } else { ", **with errors**" };
+        let clients = plural(clients);
+        line(number, &format!("{server} : {yardstick}, {what}, {clients}{errors}"), wanted, ratio);
     }
 
     fn held(&self) {
