@@ -14,8 +14,8 @@ const EDGE: usize = 500;
 /// More failures than this, and the rest is not tried.
 const FAILURES: usize = 20;
 
-/// What was measured. In this order: connections wanted, answered, bytes and page faults for each, microseconds for each
-/// of the first and the last 500, errors.
+/// What was measured. In this order: connections wanted, answered, bytes and page faults for each; microseconds for each of
+/// the first and the last 500, and of CPU time; errors.
 pub(crate) struct Held {
     wanted: usize,
     answered: usize,
@@ -23,6 +23,8 @@ pub(crate) struct Held {
     faults: Option<u64>,
     first: Duration,
     last: Duration,
+    first_cpu: Option<Duration>,
+    last_cpu: Option<Duration>,
     errors: Errors,
 }
 
@@ -31,7 +33,13 @@ impl fmt::Display for Held {
         let known = |value: Option<u64>| value.map_or("-".to_owned(), |value| value.to_string());
         write!(f, "{}\t{}\t", self.wanted, self.answered)?;
         write!(f, "{}\t{}\t", known(self.memory), known(self.faults))?;
-        write!(f, "{:.1}\t{:.1}\t", self.first.as_secs_f64() * 1e6, self.last.as_secs_f64() * 1e6)?;
+        for time in [Some(self.first), Some(self.last), self.first_cpu, self.last_cpu] {
+            write!(
+                f,
+                "{}\t",
+                time.map_or("-".to_owned(), |time| format!("{:.1}", time.as_secs_f64() * 1e6))
+            )?;
+        }
         write!(f, "{}", self.errors)
     }
 }
@@ -44,6 +52,8 @@ pub(crate) fn run(service: SocketAddrV4, wanted: usize, meter: &Meter) -> Held {
     let mut sources = clients::sources();
     let mut failures = 0;
     let before = meter.memory();
+    // CPU time before the first, after the first 500, before the last 500.
+    let mut cpu = vec![meter.cpu()];
     while held.len() + failures < wanted && failures < FAILURES {
         let start = Instant::now();
         let mut step = "connect";
@@ -54,6 +64,9 @@ pub(crate) fn run(service: SocketAddrV4, wanted: usize, meter: &Meter) -> Held {
             Ok(stream) => {
                 times.push(start.elapsed());
                 held.push(stream);
+                if held.len() == EDGE || held.len() + EDGE == wanted {
+                    cpu.push(meter.cpu());
+                }
             }
             Err(error) => {
                 failures += 1;
@@ -61,8 +74,13 @@ pub(crate) fn run(service: SocketAddrV4, wanted: usize, meter: &Meter) -> Held {
             }
         }
     }
+    cpu.push(meter.cpu());
     let grown = before.zip(meter.memory()).map(|(before, after)| after.saturating_sub(before));
     let edge = EDGE.min(times.len());
+    let each = |from: usize| {
+        let (before, after) = cpu.get(from)?.zip(*cpu.get(from + 1)?)?;
+        Some(after.saturating_sub(before) / u32::try_from(EDGE).ok()?)
+    };
     let mean = |times: &[Duration]| times.iter().sum::<Duration>() / u32::try_from(edge.max(1)).unwrap();
     Held {
         wanted,
@@ -71,6 +89,8 @@ pub(crate) fn run(service: SocketAddrV4, wanted: usize, meter: &Meter) -> Held {
         faults: meter.faults(),
         first: mean(&times[..edge]),
         last: mean(&times[times.len() - edge..]),
+        first_cpu: each(0),
+        last_cpu: each(2),
         errors,
     }
 }

@@ -17,6 +17,8 @@ pub(crate) const MEMORY: usize = 2;
 pub(crate) const FAULTS: usize = 3;
 pub(crate) const FIRST: usize = 4;
 pub(crate) const LAST: usize = 5;
+pub(crate) const FIRST_CPU: usize = 6;
+pub(crate) const LAST_CPU: usize = 7;
 
 /// One line of each round for one server.
 #[derive(Default)]

@@ -1,7 +1,8 @@
 //! The tables.
 
 use crate::results::{
-    ANSWERED, CPU, EPOLL, FAULTS, FIRST, FORK, LAST, MEMORY, P50, RATE, Results, Server, whole,
+    ANSWERED, CPU, EPOLL, FAULTS, FIRST, FIRST_CPU, FORK, LAST, LAST_CPU, MEMORY, P50, RATE, Results, Server,
+    whole,
 };
 
 pub(crate) fn print(results: &Results) {
@@ -95,14 +96,14 @@ fn compared(results: &Results, clients: u32, server: &Server) -> String {
 fn held(results: &Results) {
     println!("\nConnections opened one after the other, and held open:\n");
     println!(
-        "| server | answered | KiB each | of C fork | pages touched | first 500, µs each | last 500 | slower by | errors |"
+        "| server | answered | KiB each | of C fork | pages touched | first 500, µs each | last 500 | slower by | first 500, CPU µs each | last 500 | more by | errors |"
     );
-    println!("|---|---:|---:|---:|---:|---:|---:|---:|---|");
+    println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|");
     for server in &results.held {
         let Some(rounds) = results.rounds("held", server) else { continue };
         let value = |column| rounds.median(column);
         println!(
-            "| {} | {} of {} | {:.1} | {:.2} | {} | {} | {} | {:.2} | {} |",
+            "| {} | {} of {} | {:.1} | {:.2} | {} | {} | {} | {:.2} | {} | {} | {:.2} | {} |",
             name(server),
             whole(rounds.spread(ANSWERED).0),
             whole(value(0)),
@@ -112,6 +113,9 @@ fn held(results: &Results) {
             whole(value(FIRST)),
             whole(value(LAST)),
             value(LAST) / value(FIRST),
+            whole(value(FIRST_CPU)),
+            whole(value(LAST_CPU)),
+            value(LAST_CPU) / value(FIRST_CPU),
             rounds.errors(),
         );
     }
