@@ -1,66 +1,129 @@
-//! The table.
+//! The tables.
 
-use std::collections::{BTreeMap, BTreeSet};
+use crate::results::{
+    ANSWERED, CPU, EPOLL, FAULTS, FIRST, FIRST_CPU, FORK, LAST, LAST_CPU, MEMORY, P50, RATE, Results, Server,
+    whole,
+};
 
-/// The lines of all rounds for one server and one number of clients.
-#[derive(Default)]
-struct Rounds {
-    columns: [Vec<f64>; 4],
-    errors: BTreeSet<String>,
-}
-
-impl Rounds {
-    fn median(&self, column: usize) -> f64 {
-        let mut values = self.columns[column].clone();
-        values.sort_unstable_by(f64::total_cmp);
-        let middle = values.len() / 2;
-        if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) }
+pub(crate) fn print(results: &Results) {
+    for (server, reason) in &results.missing {
+        println!("\n**Missing: {server}**: {reason}");
+    }
+    let clients: Vec<u32> = results.clients().into_iter().collect();
+    if clients.len() > 1 {
+        summary(results, &clients);
+    }
+    for clients in clients {
+        load(results, clients);
+    }
+    if !results.held.is_empty() {
+        held(results);
     }
 }
 
-/// Prints the medians of lines of the form `SERVER CLIENTS RATE P50 P99 P99.9 ERRORS`, with tabs between; all servers are
-/// compared with the yardstick.
-pub(crate) fn print(lines: &str, yardstick: &str) {
-    let mut servers = Vec::new();
-    let mut results: BTreeMap<(u32, String), Rounds> = BTreeMap::new();
-    for line in lines.lines() {
-        let fields: Vec<&str> = line.split('\t').collect();
-        let [server, clients, rate, p50, p99, p999, errors] = fields[..] else {
-            continue;
-        };
-        let Ok(clients) = clients.parse() else { continue };
-        if !servers.contains(&server) {
-            servers.push(server);
-        }
-        let rounds = results.entry((clients, server.to_owned())).or_default();
-        for (column, value) in rounds.columns.iter_mut().zip([rate, p50, p99, p999]) {
-            column.push(value.parse().unwrap_or(f64::NAN));
-        }
-        if errors != "-" {
-            rounds.errors.insert(errors.to_owned());
-        }
+/// Ours stand out.
+fn name(server: &str) -> String {
+    if server.starts_with("preforkd") { format!("**{server}**") } else { server.to_owned() }
+}
+
+/// "1 client", "16 clients".
+pub(crate) fn plural(clients: u32) -> String {
+    format!("{clients} client{}", if clients == 1 { "" } else { "s" })
+}
+
+fn summary(results: &Results, clients: &[u32]) {
+    let (least, most) = (clients[0], clients[clients.len() - 1]);
+    println!("\nConnections/s, median:\n");
+    let columns: Vec<String> = clients.iter().map(|clients| plural(*clients)).collect();
+    println!("| server | {} | p50 µs, {least} | CPU µs, {most} |", columns.join(" | "));
+    println!("|---|{}---:|---:|", "---:|".repeat(clients.len()));
+    for server in &results.servers {
+        let rates: Vec<String> = clients
+            .iter()
+            .map(|clients| {
+                let rate = whole(results.median(clients, &server.name, RATE));
+                if results.clean(*clients, &server.name) { rate } else { format!("{rate}, **errors**") }
+            })
+            .collect();
+        println!(
+            "| {} | {} | {} | {} |",
+            name(&server.name),
+            rates.join(" | "),
+            whole(results.median(&least, &server.name, P50)),
+            whole(results.median(&most, &server.name, CPU)),
+        );
     }
-    let numbers: BTreeSet<u32> = results.keys().map(|(clients, _)| *clients).collect();
-    for clients in numbers {
-        println!("\n{clients} client{}:\n", if clients == 1 { "" } else { "s" });
-        println!("| server | connections/s | of the yardstick | p50 µs | p99 µs | p99.9 µs | errors |");
-        println!("|---|---:|---:|---:|---:|---:|---|");
-        let yardstick =
-            results.get(&(clients, yardstick.to_owned())).map_or(f64::NAN, |rounds| rounds.median(0));
-        for server in &servers {
-            let Some(rounds) = results.get(&(clients, (*server).to_owned())) else {
-                continue;
-            };
-            let errors = rounds.errors.iter().cloned().collect::<Vec<_>>().join("; ");
-            println!(
-                "| {server} | {:.0} | {:.2} | {:.0} | {:.0} | {:.0} | {} |",
-                rounds.median(0),
-                rounds.median(0) / yardstick,
-                rounds.median(1),
-                rounds.median(2),
-                rounds.median(3),
-                if errors.is_empty() { "none" } else { &errors },
-            );
+}
+
+fn load(results: &Results, clients: u32) {
+    println!("\n{}:\n", plural(clients));
+    println!(
+        "| server | connections/s | min–max | compared | p50 µs | p99 µs | p99.9 µs | CPU µs each | errors |"
+    );
+    println!("|---|---:|---:|---|---:|---:|---:|---:|---|");
+    for server in &results.servers {
+        let Some(rounds) = results.load(clients, &server.name) else { continue };
+        let (least, most) = rounds.spread(RATE);
+        println!(
+            "| {} | {} | {}–{} | {} | {} | {} | {} | {} | {} |",
+            name(&server.name),
+            whole(rounds.median(RATE)),
+            whole(least),
+            whole(most),
+            compared(results, clients, server),
+            whole(rounds.median(P50)),
+            whole(rounds.median(P50 + 1)),
+            whole(rounds.median(P50 + 2)),
+            whole(rounds.median(CPU)),
+            rounds.errors(),
+        );
+    }
+}
+
+/// The rate as a part of what the class is measured by.
+fn compared(results: &Results, clients: u32, server: &Server) -> String {
+    let rate = results.median(&clients, &server.name, RATE);
+    let ratios: Vec<String> = server
+        .yardsticks()
+        .iter()
+        .map(|(short, yardstick)| (short, rate / results.median(&clients, yardstick, RATE)))
+        .filter(|(_, ratio)| ratio.is_finite())
+        .map(|(short, ratio)| format!("{ratio:.2} of {short}"))
+        .collect();
+    ratios.join(", ")
+}
+
+fn held(results: &Results) {
+    println!("\nConnections opened one after the other, and held open:\n");
+    println!(
+        "| server | answered | KiB each | of C fork | pages touched | first 500, µs each | last 500 | slower by | first 500, CPU µs each | last 500 | more by | errors |"
+    );
+    println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|");
+    for server in &results.held {
+        let Some(rounds) = results.rounds("held", server) else { continue };
+        let value = |column| rounds.median(column);
+        println!(
+            "| {} | {} of {} | {:.1} | {:.2} | {} | {} | {} | {:.2} | {} | {} | {:.2} | {} |",
+            name(server),
+            whole(rounds.spread(ANSWERED).0),
+            whole(value(0)),
+            value(MEMORY) / 1024.0,
+            value(MEMORY) / results.median("held", FORK, MEMORY),
+            if server == EPOLL { "–".to_owned() } else { whole(value(FAULTS)) },
+            whole(value(FIRST)),
+            whole(value(LAST)),
+            value(LAST) / value(FIRST),
+            whole(value(FIRST_CPU)),
+            whole(value(LAST_CPU)),
+            value(LAST_CPU) / value(FIRST_CPU),
+            rounds.errors(),
+        );
+    }
+    println!("\n| a worker of | private KiB | anonymous pages |\n|---|---:|---:|");
+    for server in results.servers.iter().map(|server| server.name.as_str()) {
+        let value = |column| results.median("worker", server, column);
+        if value(0).is_finite() && (server.starts_with("preforkd") || server == FORK) {
+            println!("| {} | {} | {} |", name(server), whole(value(0)), whole(value(1)));
         }
     }
 }

@@ -11,12 +11,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static void die(const char *what) {
+static inline void die(const char *what) {
     perror(what);
     exit(1);
 }
 
-static int listen_on(const char *port) {
+static inline int listen_on(const char *port) {
     struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons(atoi(port)) };
     int one = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
@@ -28,7 +28,7 @@ static int listen_on(const char *port) {
 }
 
 /* Sends back what comes until there is no more. */
-static void echo(int in, int out) {
+static inline void echo(int in, int out) {
     char buffer[4096];
     for (;;) {
         ssize_t got = read(in, buffer, sizeof buffer), sent = 0;
@@ -43,7 +43,7 @@ static void echo(int in, int out) {
 }
 
 /* Forks this process into so many that all go on; the first waits for ever if it is not one of them. */
-static void prefork(int workers) {
+static inline void prefork(int workers) {
     for (int i = 1; i < workers; i++)
         if (fork() == 0) return;
 }
