@@ -1,0 +1,16 @@
+//! Who gets in: rules by prefix, and the PROXY header that names the real client.
+//!
+//! Nothing here does I/O, and nothing on the path of a connection allocates.
+
+#![allow(dead_code)]
+
+mod crc32c;
+pub(crate) mod prefix;
+pub(crate) mod prefixes;
+pub(crate) mod proxy;
+pub(crate) mod rules;
+mod table;
+
+pub(crate) use prefix::Prefix;
+pub(crate) use prefixes::{Listed, Prefixes};
+pub(crate) use rules::{Action, Rules};
