@@ -13,4 +13,4 @@ mod table;
 
 pub(crate) use prefix::Prefix;
 pub(crate) use prefixes::{Listed, Prefixes};
-pub(crate) use rules::{Action, Rules};
+pub(crate) use rules::Rules;

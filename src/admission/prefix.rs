@@ -83,6 +83,16 @@ impl Prefix {
         address.is_ipv4() == self.is_ipv4() && Self::around(address, self.length) == *self
     }
 
+    /// Its first address.
+    pub(crate) fn network(&self) -> IpAddr {
+        self.network
+    }
+
+    /// How many bits of an address it is.
+    pub(crate) fn length(&self) -> u8 {
+        self.length
+    }
+
     /// Whether it is of IPv4 addresses.
     pub(crate) fn is_ipv4(&self) -> bool {
         self.network.is_ipv4()

@@ -1,5 +1,6 @@
 //! The configuration as its writer meets it.
 
+mod admission;
 mod keys;
 mod machine;
 
@@ -11,7 +12,7 @@ use std::time::Duration;
 use super::accounts::tests::fake;
 use super::flags::{Given, from_flags_for};
 use super::keys::{Apply, Kind, LOG, Part, SERVICE, SUPERVISOR, flags};
-use super::load::{Loaded, load_for};
+use super::load::{Loaded, load_for, load_on};
 use super::service::Machine;
 use super::*;
 
@@ -43,6 +44,12 @@ impl Place {
 
     fn config(&self) -> Config {
         self.load().unwrap_or_else(|problems| panic!("{problems}")).config
+    }
+
+    /// With the keys that are refused yet.
+    fn load_unfinished(&self) -> Result<Loaded, Diagnostics> {
+        let machine = Machine { accounts: &fake(self.path()), current: None, unfinished: true };
+        load_on(&self.path().join("p.toml"), &machine)
     }
 
     /// What is said, with the directory shown as DIR.
