@@ -69,11 +69,6 @@ impl Prefixes {
         Some((index, self.get(index)?))
     }
 
-    /// Whether any has the address.
-    pub(crate) fn has(&self, address: IpAddr) -> bool {
-        self.table.find(address).is_some()
-    }
-
     /// Whether there is none.
     pub(crate) fn is_empty(&self) -> bool {
         self.written.entries.is_empty()

@@ -27,20 +27,17 @@ struct Ranges<A> {
 
 impl Table {
     /// The table of these prefixes, which it knows by their places in the list. Of two equal ones the first counts.
-    pub(super) fn new(prefixes: impl Iterator<Item = Prefix> + Clone) -> Self {
-        let of = |v4: bool| {
-            let numbered =
-                (0..NOBODY).zip(prefixes.clone()).filter(move |(_, prefix)| prefix.is_ipv4() == v4);
-            let spans = numbered.map(|(owner, prefix)| {
-                let (first, last) = prefix.range();
-                Span { first, last, owner }
-            });
-            cut(spans.collect())
-        };
-        let v4 = of(true);
+    pub(super) fn new(prefixes: impl Iterator<Item = Prefix>) -> Self {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for (owner, prefix) in (0..NOBODY).zip(prefixes) {
+            let (first, last) = prefix.range();
+            let family = if prefix.is_ipv4() { &mut v4 } else { &mut v6 };
+            family.push(Span { first, last, owner });
+        }
+        let v4 = cut(v4);
         // What begins after the last address of IPv4 is of nobody.
         let starts = v4.starts.into_iter().map_while(|start| u32::try_from(start).ok());
-        Table { v4: Ranges { starts: starts.collect(), owners: v4.owners }, v6: of(false) }
+        Table { v4: Ranges { starts: starts.collect(), owners: v4.owners }, v6: cut(v6) }
     }
 
     /// The place in the list of the longest prefix that has the address.
@@ -52,7 +49,7 @@ impl Table {
     }
 }
 
-impl<A: Ord> Ranges<A> {
+impl<A: Copy + Ord> Ranges<A> {
     fn find(&self, address: A) -> Option<usize> {
         let after = self.starts.partition_point(|start| *start <= address);
         let owner = *self.owners.get(after.checked_sub(1)?)?;

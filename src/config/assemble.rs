@@ -26,7 +26,7 @@ pub(crate) fn assemble(sections: &Sections<'_>, machine: &Machine<'_>, problems:
         let mut draft = ServiceDraft::default();
         apply(section, &SERVICE, &format!("[service.{name}]"), &mut draft, machine, problems);
         let doubts = draft.admission.doubts(section.origin).into_iter();
-        doubts.for_each(|fault| problems.push(section.origin.error(fault).as_warning()));
+        doubts.for_each(|fault| problems.push(section.origin.error(fault).into_warning()));
         take(name, section.origin, &draft, &mut taken, problems);
         match service::resolve(name, section, draft, machine) {
             Ok(service) => services.push(service),

@@ -52,7 +52,7 @@ pub(crate) struct Diagnostic {
 
 impl Diagnostic {
     /// As something that somebody should look at, and no more.
-    pub(crate) fn as_warning(self) -> Self {
+    pub(crate) fn into_warning(self) -> Self {
         Diagnostic { severity: Severity::Warning, ..self }
     }
 }

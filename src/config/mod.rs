@@ -18,7 +18,7 @@ mod load;
 mod service;
 mod source;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod value;
 
 use std::collections::BTreeMap;

@@ -58,6 +58,14 @@ impl Place {
     }
 }
 
+/// The first service of a configuration that may have keys which are refused yet.
+pub(crate) fn unfinished(text: &str) -> Service {
+    let place = Place::new();
+    place.write("p.toml", text);
+    let loaded = place.load_unfinished();
+    loaded.unwrap_or_else(|problems| panic!("{problems}")).config.services.remove(0)
+}
+
 /// The first line about a service with one more line.
 fn complaint(line: &str) -> String {
     let place = Place::new();
