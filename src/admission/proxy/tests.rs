@@ -311,7 +311,7 @@ fn random_bytes_harm_nothing() {
                 );
             }
             Ok(Parsed::NeedMore(more)) => {
-                assert!(more > 0 && bytes.len() + more <= limit.max(LONGEST_V1), "{}", context())
+                assert!(more > 0 && bytes.len() + more <= limit.max(LONGEST_V1), "{}", context());
             }
             // Once wrong, always wrong.
             Err(error) => {
