@@ -88,7 +88,7 @@ exec    = ["bin/git-daemon"]
 user    = "nobdy"
 workers = 0
 max_conections = 5
-deny = ["192.0.2.0/24"]
+sandbox = { network = false }
 environment = { "A=B" = "c", LANG = 5 }
 limits = { nofiles = 1, as = "1Q" }
 umask = 22
