@@ -56,7 +56,7 @@ impl Rules {
         Rules { list: Prefixes::new(deny.into_iter().chain(allow)), denied }
     }
 
-    /// What meets the address. It costs two binary searches at most, and allocates nothing.
+    /// What meets the address. It costs one binary search, and allocates nothing.
     pub(crate) fn decide(&self, address: IpAddr) -> Decision<'_> {
         let rule = self.list.find(address).map(|(index, Listed { prefix, place })| {
             let action = if index < self.denied { Action::Deny } else { Action::Allow };
