@@ -3,6 +3,7 @@
 //! Data flows one way, `cli` → `config` → `supervisor` → `worker` → `connection`, and a lower layer knows nothing of a
 //! higher one. `sys` holds every system call that std does not wrap and is the only place with `unsafe`.
 
+mod admission;
 mod cli;
 mod config;
 mod connection;

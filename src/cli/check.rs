@@ -1,19 +1,28 @@
 //! `preforkd check`: says everything that is wrong with a configuration.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Arg, ArgMatches, Command, value_parser};
 
+use super::explain::{self, Explained};
 use super::output::{complain, say};
 use crate::config::{self, DEFAULT_PATH, Diagnostics};
 use crate::exit;
 
-/// `check [--config PATH]`.
+/// `check [--config PATH] [--explain IP]`.
 pub(crate) fn command() -> Command {
     Command::new("check")
         .about("Say everything that is wrong with a configuration, and where")
         .arg(config_argument())
+        .arg(
+            Arg::new("explain")
+                .long("explain")
+                .value_name("IP")
+                .value_parser(explain::parse)
+                .help("Say what would meet this address at each service, and which line decides"),
+        )
 }
 
 /// `--config PATH`, for every command that reads the configuration.
@@ -32,8 +41,15 @@ pub(crate) fn run(matches: &ArgMatches) -> ExitCode {
     match config::load(path) {
         Ok(loaded) => {
             show(&loaded.warnings);
-            let services = count(loaded.config.services.len(), "service");
-            say(format_args!("{}: {services}, no errors", path.display()));
+            match matches.get_one::<IpAddr>("explain") {
+                Some(&address) => {
+                    loaded.config.services.iter().for_each(|service| say(Explained { service, address }));
+                }
+                None => {
+                    let services = count(loaded.config.services.len(), "service");
+                    say(format_args!("{}: {services}, no errors", path.display()));
+                }
+            }
             ExitCode::from(exit::OK)
         }
         Err(problems) => {

@@ -1,6 +1,7 @@
 //! The command line; one file a command.
 
 pub(crate) mod check;
+mod explain;
 #[cfg(feature = "generate")]
 pub(crate) mod generate;
 pub(crate) mod output;

@@ -14,17 +14,19 @@ use super::{Address, Config, Level, Log, LogTarget, Supervisor};
 pub(crate) fn assemble(sections: &Sections<'_>, machine: &Machine<'_>, problems: &mut Diagnostics) -> Config {
     let mut supervisor = SupervisorDraft::default();
     for section in &sections.supervisor {
-        apply(section, &SUPERVISOR, "[supervisor]", &mut supervisor, problems);
+        apply(section, &SUPERVISOR, "[supervisor]", &mut supervisor, machine, problems);
     }
     let mut log = LogDraft::default();
     for section in &sections.log {
-        apply(section, &LOG, "[log]", &mut log, problems);
+        apply(section, &LOG, "[log]", &mut log, machine, problems);
     }
     let mut services = Vec::new();
     let mut taken = Vec::new();
     for (name, section) in &sections.services {
         let mut draft = ServiceDraft::default();
-        apply(section, &SERVICE, &format!("[service.{name}]"), &mut draft, problems);
+        apply(section, &SERVICE, &format!("[service.{name}]"), &mut draft, machine, problems);
+        let doubts = draft.admission.doubts(section.origin).into_iter();
+        doubts.for_each(|fault| problems.push(section.origin.error(fault).into_warning()));
         take(name, section.origin, &draft, &mut taken, problems);
         match service::resolve(name, section, draft, machine) {
             Ok(service) => services.push(service),
@@ -43,15 +45,22 @@ pub(crate) fn assemble(sections: &Sections<'_>, machine: &Machine<'_>, problems:
 }
 
 /// Gives every key of a section to its function in the table.
-fn apply<D>(section: &Section<'_>, keys: &[Key<D>], header: &str, draft: &mut D, problems: &mut Diagnostics) {
+fn apply<D>(
+    section: &Section<'_>,
+    keys: &[Key<D>],
+    header: &str,
+    draft: &mut D,
+    machine: &Machine<'_>,
+    problems: &mut Diagnostics,
+) {
     for (name, value) in &section.table {
         let known = keys.iter().find(|key| key.name == name.get_ref().as_ref());
         let faults = match known {
             None => vec![unknown(name.get_ref(), name.span(), keys, header)],
-            Some(key) => match (&key.apply, find_nul(value)) {
-                (Apply::Later, _) => vec![later(key.name, name.span())],
+            Some(key) => match (key.decoder(machine.unfinished), find_nul(value)) {
+                (None, _) => vec![later(key.name, name.span())],
                 (_, Some(span)) => vec![Fault::new(span, "a NUL byte cannot be passed on").help("remove it")],
-                (Apply::Set(set), None) => match set(draft, value) {
+                (Some(set), None) => match set(draft, value) {
                     Ok(()) => continue,
                     Err(faults) => faults.into_iter().map(|fault| help(fault, key, section.origin)).collect(),
                 },

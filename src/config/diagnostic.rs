@@ -50,6 +50,13 @@ pub(crate) struct Diagnostic {
     pub(crate) help: Option<String>,
 }
 
+impl Diagnostic {
+    /// As something that somebody should look at, and no more.
+    pub(crate) fn into_warning(self) -> Self {
+        Diagnostic { severity: Severity::Warning, ..self }
+    }
+}
+
 /// Everything that is wrong, in the order of files and lines.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Diagnostics {

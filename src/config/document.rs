@@ -50,7 +50,7 @@ pub(crate) struct Sections<'a> {
     pub(crate) services: Vec<(String, Section<'a>)>,
 }
 
-impl Origin<'_> {
+impl<'a> Origin<'a> {
     /// The place of a span.
     pub(crate) fn place(&self, span: &Range<usize>) -> Place {
         match self {
@@ -61,6 +61,34 @@ impl Origin<'_> {
                 order: (0, span.start),
             },
         }
+    }
+
+    /// The file or flag of a span that starts here.
+    pub(crate) fn name(&self, start: usize) -> Cow<'a, str> {
+        match self {
+            Origin::File(source) => source.path.to_string_lossy(),
+            Origin::Flags(flags) => flags.get(start).map(String::as_str).unwrap_or_default().into(),
+        }
+    }
+
+    /// The lines of spans that start here, from 1; flags have none. One pass over the file if they ascend: a list may
+    /// have thousands of entries.
+    pub(crate) fn lines(&self, starts: impl Iterator<Item = usize>) -> Vec<Option<u32>> {
+        let text = match self {
+            Origin::File(source) => source.text.as_bytes(),
+            Origin::Flags(_) => return starts.map(|_| None).collect(),
+        };
+        let (mut at, mut line) = (0, 1);
+        let lines = starts.map(|start| {
+            if start < at {
+                (at, line) = (0, 1);
+            }
+            let between = text.get(at..start).unwrap_or_default();
+            line += between.iter().filter(|byte| **byte == b'\n').count();
+            at = start;
+            u32::try_from(line).ok()
+        });
+        lines.collect()
     }
 
     /// The fault as an error at its place.

@@ -12,7 +12,7 @@ use super::diagnostic::nearest;
 use super::value::{
     Fault, Faults, Value, choice, collect, decode, name_or_number, one_or_more, set, text, whole,
 };
-use super::{Address, Builtin, Limit, OWN_VARIABLES, Stderr, limits as limit_table, value};
+use super::{Address, Builtin, Limit, OWN_VARIABLES, Stderr, admission, limits as limit_table, value};
 
 /// What the keys of a section said.
 #[derive(Debug, Default)]
@@ -35,6 +35,7 @@ pub(crate) struct ServiceDraft {
     pub(crate) backlog: Option<u32>,
     pub(crate) nodelay: Option<bool>,
     pub(crate) keepalive: Option<bool>,
+    pub(super) admission: admission::draft::Admission,
 }
 
 /// `exec`.
@@ -117,9 +118,10 @@ pub(super) fn exec(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
     }
 }
 
-pub(super) fn overload(_: &mut ServiceDraft, value: &Value<'_>) -> Applied {
-    let supported = choice(value, &[("queue", true), ("refuse", false), ("reset", false)]).map_err(one)?;
-    if supported {
+/// [`admission::decode::overload`] as far as it is kept.
+pub(super) fn overload(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+    admission::decode::overload(draft, value)?;
+    if draft.admission.overload == Some(admission::draft::Policy::Queue) {
         return Ok(());
     }
     let fault = Fault::new(value.span(), "this overload policy is not supported by this version");

@@ -32,7 +32,11 @@ pub(crate) struct Given {
 
 /// A configuration of one service; relative program paths start at `current`.
 pub(crate) fn from_flags(name: &str, given: &[Given], current: &Path) -> Result<Config, Diagnostics> {
-    from_flags_for(name, given, &Machine { accounts: &Accounts::default(), current: Some(current) })
+    from_flags_for(
+        name,
+        given,
+        &Machine { accounts: &Accounts::default(), current: Some(current), unfinished: false },
+    )
 }
 
 /// [`from_flags`] with other users and groups.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::admission::keys as admission;
 use super::draft::{self, ServiceDraft};
 use super::value::{Faults, Value, choice, duration, set};
 use super::{Level, LogTarget};
@@ -44,11 +45,14 @@ pub(crate) enum Kind {
 /// What happens to a value.
 pub(crate) enum Apply<D: 'static> {
     /// It is decoded and kept.
-    Set(fn(&mut D, &Value<'_>) -> Result<(), Faults>),
+    Set(Decoder<D>),
     /// The key is in the documentation, and what it promises does not exist yet. It is refused, because whoever writes
-    /// it relies on it.
-    Later,
+    /// it relies on it. What will decode it may be there already.
+    Later(Option<Decoder<D>>),
 }
+
+/// Decodes a value and keeps it.
+pub(crate) type Decoder<D> = fn(&mut D, &Value<'_>) -> Result<(), Faults>;
 
 /// The section that a flag belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -341,32 +345,28 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 32] = [
         doc: "Whether idle connections are probed (SO_KEEPALIVE)",
         apply: Apply::Set(draft::keepalive),
     },
-    later("max_connections_per_source"),
-    later("rate_per_source"),
-    later("source_prefix_v4"),
-    later("source_prefix_v6"),
-    later("refuse_message"),
-    later("allow"),
-    later("deny"),
-    later("proxy_protocol_from"),
-    later("first_byte_timeout"),
-    later("idle_timeout"),
-    later("max_lifetime"),
-    later("sandbox"),
-];
-
-const fn later(name: &'static str) -> Key<ServiceDraft> {
+    admission::REFUSE_MESSAGE,
+    admission::ALLOW,
+    admission::DENY,
+    admission::MAX_CONNECTIONS_PER_SOURCE,
+    admission::RATE_PER_SOURCE,
+    admission::SOURCE_PREFIX_V4,
+    admission::SOURCE_PREFIX_V6,
+    admission::FIRST_BYTE_TIMEOUT,
+    admission::IDLE_TIMEOUT,
+    admission::MAX_LIFETIME,
+    admission::PROXY_PROTOCOL_FROM,
     Key {
-        name,
+        name: "sandbox",
         flag: None,
         kind: Kind::Text,
         placeholder: "",
         default: None,
         example: "",
         doc: "",
-        apply: Apply::Later,
-    }
-}
+        apply: Apply::Later(None),
+    },
+];
 
 /// One flag of `serve`, without the functions.
 #[derive(Debug, Clone, Copy)]
@@ -395,8 +395,17 @@ pub(crate) fn flags() -> impl Iterator<Item = Flag> {
 }
 
 impl<D> Key<D> {
+    /// What decodes its values, if they are taken.
+    pub(crate) fn decoder(&self, unfinished: bool) -> Option<Decoder<D>> {
+        match self.apply {
+            Apply::Set(decoder) => Some(decoder),
+            Apply::Later(decoder) => decoder.filter(|_| unfinished),
+        }
+    }
+
     fn as_flag(&self, part: Part) -> Option<Flag> {
         let Key { name: key, kind, placeholder, default, doc, .. } = *self;
-        self.flag.map(|name| Flag { name, part, key, kind, placeholder, default, doc })
+        let flag = self.flag.filter(|_| matches!(self.apply, Apply::Set(_)));
+        flag.map(|name| Flag { name, part, key, kind, placeholder, default, doc })
     }
 }

@@ -26,13 +26,18 @@ pub(crate) fn load(path: &Path) -> Result<Loaded, Diagnostics> {
 
 /// [`load`] with other users and groups.
 pub(super) fn load_for(path: &Path, accounts: &Accounts) -> Result<Loaded, Diagnostics> {
+    load_on(path, &Machine { accounts, current: None, unfinished: false })
+}
+
+/// [`load`] on another machine.
+pub(super) fn load_on(path: &Path, machine: &Machine<'_>) -> Result<Loaded, Diagnostics> {
     let mut problems = Diagnostics::default();
     let sources = read(path, &mut problems);
     let trees = sources.iter().map(|source| parse(source, &mut problems)).collect();
     let unreadable = problems.errors() > 0;
     let mut found = Diagnostics::default();
     let sections = sections(trees, &mut found);
-    let mut config = assemble(&sections, &Machine { accounts, current: None }, &mut found);
+    let mut config = assemble(&sections, machine, &mut found);
     problems.add_elsewhere(found);
     config.supervisor.control_socket.get_or_insert_with(|| DEFAULT_CONTROL_SOCKET.into());
     if sections.services.is_empty() && !unreadable {

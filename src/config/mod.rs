@@ -5,6 +5,7 @@
 
 mod accounts;
 pub(crate) mod address;
+pub(crate) mod admission;
 mod assemble;
 pub(crate) mod diagnostic;
 mod document;
@@ -17,7 +18,7 @@ mod load;
 mod service;
 mod source;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod value;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use address::Address;
+pub(crate) use admission::Admission;
 pub(crate) use diagnostic::Diagnostics;
 pub(crate) use document::make_name;
 pub(crate) use draft::HANDLERS;
@@ -136,6 +138,8 @@ pub(crate) struct Service {
     pub(crate) spare: u32,
     /// Live connections over all workers; 1 to 1,000,000.
     pub(crate) max_connections: u32,
+    /// Who gets in, how many of them, and how long they may stay.
+    pub(crate) admission: Admission,
     /// Who a connection process is and where it stands.
     pub(crate) identity: Identity,
     /// Added to what a program finds in its environment.

@@ -20,13 +20,15 @@ pub(crate) struct Machine<'a> {
     pub(crate) accounts: &'a Accounts,
     /// Where relative program paths start, on a command line.
     pub(crate) current: Option<&'a Path>,
+    /// Whether keys that are refused yet are taken, for the tests of what will become of them.
+    pub(crate) unfinished: bool,
 }
 
 /// The service, or what is wrong with it beyond the faults of single keys.
 pub(crate) fn resolve(
     name: &str,
     section: &Section<'_>,
-    draft: ServiceDraft,
+    mut draft: ServiceDraft,
     machine: &Machine<'_>,
 ) -> Result<Service, Faults> {
     let mut faults = Faults::new();
@@ -54,9 +56,10 @@ pub(crate) fn resolve(
         None
     });
     let job = if broken_chroot { Ok(None) } else { job(name, section, &draft, root) };
-    let job = job.map_err(keep).ok().flatten();
+    let job = job.map_err(&mut keep).ok().flatten();
+    let admission = std::mem::take(&mut draft.admission).check(section.origin).map_err(keep).ok();
 
-    let Some(job) = job.filter(|_| faults.is_empty()) else {
+    let (Some(job), Some(admission), true) = (job, admission, faults.is_empty()) else {
         return Err(faults);
     };
     Ok(Service {
@@ -66,6 +69,7 @@ pub(crate) fn resolve(
         workers: draft.workers.unwrap_or_else(cpus),
         spare: draft.spare.unwrap_or(0),
         max_connections: draft.max_connections.unwrap_or(1000),
+        admission,
         identity: Identity { user, chroot, working_directory, umask: draft.umask, nice: draft.nice },
         environment: draft.environment,
         limits: draft.limits,

@@ -30,6 +30,9 @@ fn a_wrong_command_line_exits_64_with_the_usage() {
     fails(&["serve", "127.0.0.1:0"], USAGE, &["Usage: preforkd serve"]);
     fails(&["serve", "--workers", "many", "127.0.0.1:0", "echo"], USAGE, &["many"]);
     fails(&["serve", "127.0.0.1:http", "echo"], USAGE, &["127.0.0.1:http", "0 to 65535"]);
+    fails(&["check", "--explain", "localhost"], USAGE, &["localhost", "no IP address"]);
+    fails(&["check", "--explain", "10.0.0.0/8"], USAGE, &["10.0.0.0/8", "not a prefix"]);
+    fails(&["check", "--explain"], USAGE, &["--explain"]);
     fails(&["status", "now"], USAGE, &["now", "Usage: preforkd status"]);
 }
 
@@ -130,6 +133,31 @@ fn a_drop_in_is_checked_and_named_too() {
     write(&extra, "[service.two]\nlisten = [\"127.0.0.1:7008\"]\nhandler = \"nonesuch\"\n");
     let config = main.to_str().unwrap();
     fails(&["check", "--config", config], CONFIG, &[&format!("{}:3:11", extra.display()), "nonesuch"]);
+}
+
+#[test]
+fn check_explains_what_meets_an_address_at_every_service() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("preforkd.toml");
+    write(
+        &path,
+        "[service.one]\nlisten = [\"127.0.0.1:7007\"]\nhandler = \"echo\"\nmax_connections = 77\n\
+         [service.two]\nlisten = [\"unix:/run/two.sock\"]\nhandler = \"echo\"\n",
+    );
+    let config = path.to_str().unwrap();
+    for (address, shown) in
+        [("192.0.2.7", "192.0.2.7"), ("::ffff:192.0.2.7", "192.0.2.7"), ("2001:DB8::7", "2001:db8::7")]
+    {
+        let output = preforkd(&["check", "--config", config, "--explain", address]);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let lines = format!(
+            "one: {shown} is let in, as everybody is\n  max_connections = 77: beyond that it waits in the backlog \
+             (overload = \"queue\")\ntwo: listens on Unix sockets only, where nobody has an address\n"
+        );
+        assert_eq!(text(&output.stdout), lines);
+    }
+    write(&path, "[service.one]\nlisten = 1\n");
+    fails(&["check", "--config", config, "--explain", "::1"], CONFIG, &["preforkd.toml:2:10"]);
 }
 
 #[test]

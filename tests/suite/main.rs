@@ -12,6 +12,7 @@
 
 mod support;
 
+mod accept;
 mod cli;
 mod counts;
 mod faults;

@@ -38,6 +38,6 @@ fn kind(kind: Kind) -> &'static str {
 
 /// The keys that this version refuses.
 pub(super) fn to_come<D>(keys: &[Key<D>]) -> String {
-    let names = keys.iter().filter(|key| matches!(key.apply, Apply::Later)).map(|key| plain(key.name));
+    let names = keys.iter().filter(|key| matches!(key.apply, Apply::Later(_))).map(|key| plain(key.name));
     names.collect::<Vec<_>>().join(", ")
 }

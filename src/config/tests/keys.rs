@@ -18,6 +18,7 @@ fn an_empty_service_has_the_defaults() {
         workers: u16::try_from(cpus).unwrap(),
         spare: 0,
         max_connections: 1000,
+        admission: Admission::default(),
         identity: Identity::default(),
         environment: BTreeMap::new(),
         limits: vec![],
@@ -27,7 +28,7 @@ fn an_empty_service_has_the_defaults() {
     assert_eq!(config.services, [expected]);
 }
 
-const EVERY_KEY: [(&str, &str, &[&str]); 21] = [
+const EVERY_KEY: [(&str, &str, &[&str]); 32] = [
     ("workers", "3", &["3"]),
     ("spare", "8", &["8"]),
     ("max_connections", "77", &["77"]),
@@ -49,6 +50,17 @@ const EVERY_KEY: [(&str, &str, &[&str]); 21] = [
     ("target", "\"stderr\"", &["stderr"]),
     ("level", "\"debug\"", &["debug"]),
     ("connections_per_child", "1", &[]),
+    ("allow", "[\"192.0.2.0/24\", \"::1\"]", &["192.0.2.0/24", "::1"]),
+    ("deny", "\"192.0.2.7\"", &["192.0.2.7"]),
+    ("proxy_protocol_from", "[\"127.0.0.1\"]", &["127.0.0.1"]),
+    ("max_connections_per_source", "10", &["10"]),
+    ("rate_per_source", "\"10/s burst 20\"", &["10/s burst 20"]),
+    ("source_prefix_v4", "24", &["24"]),
+    ("source_prefix_v6", "56", &["56"]),
+    ("refuse_message", "\"busy\"", &["busy"]),
+    ("first_byte_timeout", "\"10s\"", &["10s"]),
+    ("idle_timeout", "\"5m\"", &["5m"]),
+    ("max_lifetime", "\"1h\"", &["1h"]),
 ];
 
 #[test]
@@ -88,7 +100,7 @@ fn flags_equal_a_file() {
         given.push(Given { label: key.into(), part: Part::Service, key, kind: Kind::List, texts });
     }
     let accounts = fake(place.path());
-    let machine = Machine { accounts: &accounts, current: None };
+    let machine = Machine { accounts: &accounts, current: None, unfinished: false };
     assert_eq!(from_flags_for("cat", &given, &machine).unwrap(), place.config());
 }
 
@@ -161,7 +173,7 @@ fn every_key_refuses_a_wrong_type_and_a_wrong_value() {
 
 #[test]
 fn what_is_promised_for_later_is_refused() {
-    for key in SERVICE.iter().filter(|key| matches!(key.apply, Apply::Later)) {
+    for key in SERVICE.iter().filter(|key| matches!(key.apply, Apply::Later(_))) {
         let shown = complaint(&format!("{} = \"10s\"", key.name));
         assert!(shown.contains(&format!("\"{}\" is not supported by this version", key.name)), "{shown}");
     }
@@ -194,7 +206,7 @@ fn a_default_is_what_holds_without_the_key() {
     let service = |line: &str| {
         let place = Place::new();
         place.write("p.toml", &format!("[service.x]\nlisten = \"fd:a\"\nhandler = \"echo\"\n{line}"));
-        let mut service = place.config().services.remove(0);
+        let mut service = place.load_unfinished().unwrap().config.services.remove(0);
         // 022 stands for itself and for None.
         service.identity.umask.get_or_insert(0o022);
         service

@@ -1,5 +1,6 @@
 //! The configuration as its writer meets it.
 
+mod admission;
 mod keys;
 mod machine;
 
@@ -11,7 +12,7 @@ use std::time::Duration;
 use super::accounts::tests::fake;
 use super::flags::{Given, from_flags_for};
 use super::keys::{Apply, Kind, LOG, Part, SERVICE, SUPERVISOR, flags};
-use super::load::{Loaded, load_for};
+use super::load::{Loaded, load_for, load_on};
 use super::service::Machine;
 use super::*;
 
@@ -45,10 +46,24 @@ impl Place {
         self.load().unwrap_or_else(|problems| panic!("{problems}")).config
     }
 
+    /// With the keys that are refused yet.
+    fn load_unfinished(&self) -> Result<Loaded, Diagnostics> {
+        let machine = Machine { accounts: &fake(self.path()), current: None, unfinished: true };
+        load_on(&self.path().join("p.toml"), &machine)
+    }
+
     /// What is said, with the directory shown as DIR.
     fn complaints(&self) -> String {
         self.load().expect_err("errors").to_string().replace(&self.path().display().to_string(), "DIR")
     }
+}
+
+/// The first service of a configuration that may have keys which are refused yet.
+pub(crate) fn unfinished(text: &str) -> Service {
+    let place = Place::new();
+    place.write("p.toml", text);
+    let loaded = place.load_unfinished();
+    loaded.unwrap_or_else(|problems| panic!("{problems}")).config.services.remove(0)
 }
 
 /// The first line about a service with one more line.
@@ -73,7 +88,7 @@ exec    = ["bin/git-daemon"]
 user    = "nobdy"
 workers = 0
 max_conections = 5
-deny = ["192.0.2.0/24"]
+sandbox = { network = false }
 environment = { "A=B" = "c", LANG = 5 }
 limits = { nofiles = 1, as = "1Q" }
 umask = 22

@@ -1,0 +1,15 @@
+//! Who gets in: rules by prefix, and the PROXY header that names the real client.
+//!
+//! Nothing here does I/O, and nothing on the path of a connection allocates.
+
+mod crc32c;
+pub(crate) mod prefix;
+pub(crate) mod prefixes;
+#[allow(dead_code, reason = "no connection process reads headers yet")]
+pub(crate) mod proxy;
+pub(crate) mod rules;
+mod table;
+
+pub(crate) use prefix::Prefix;
+pub(crate) use prefixes::{Listed, Prefixes};
+pub(crate) use rules::Rules;

@@ -1,0 +1,148 @@
+//! `preforkd check --explain IP`: what would meet an address, and which line says so.
+
+use std::fmt::{self, Display, Formatter};
+use std::net::IpAddr;
+
+use crate::admission::Prefix;
+use crate::admission::rules::Decision;
+use crate::config::admission::Overload;
+use crate::config::{Address, Service};
+
+/// An address, from the command line.
+pub(crate) fn parse(text: &str) -> Result<IpAddr, String> {
+    let address: Result<IpAddr, _> = text.parse();
+    address.map(|address| address.to_canonical()).map_err(|_| match text.parse::<Prefix>() {
+        Ok(_) => "one address is wanted, not a prefix".to_owned(),
+        Err(_) => "that is no IP address, as 192.0.2.7 or 2001:db8::7 are".to_owned(),
+    })
+}
+
+/// What would meet the address at a service.
+pub(crate) struct Explained<'a> {
+    pub(crate) service: &'a Service,
+    pub(crate) address: IpAddr,
+}
+
+impl Display for Explained<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Explained { service, address } = self;
+        let name = &service.name;
+        if service.listen.iter().all(|address| matches!(address, Address::Unix(_))) {
+            return write!(f, "{name}: listens on Unix sockets only, where nobody has an address");
+        }
+        if let Some((_, proxy)) = service.admission.proxies.find(*address) {
+            writeln!(
+                f,
+                "{name}: {address} is a proxy by proxy_protocol_from = \"{}\" ({}): it must send a PROXY header, and \
+                 whom that names meets rules and limits; of its own connections:",
+                proxy.prefix, proxy.place
+            )?;
+        }
+        let decision = service.admission.rules.decide(*address);
+        write!(f, "{name}: {address} is {}", self.verdict(decision))?;
+        if decision.allowed { self.limits(f) } else { Ok(()) }
+    }
+}
+
+impl Explained<'_> {
+    fn verdict(&self, Decision { allowed, rule }: Decision<'_>) -> String {
+        let rules = &self.service.admission.rules;
+        let verdict = if allowed { "let in" } else { "refused" };
+        match rule {
+            Some(rule) => {
+                format!("{verdict} by {} = \"{}\" ({})", rule.action.key(), rule.prefix, rule.place)
+            }
+            None if rules.is_empty() => format!("{verdict}, as everybody is"),
+            None if rules.denies_the_rest() => format!("{verdict}: there is allow, and it is not in there"),
+            None => format!("{verdict}: it is not in deny"),
+        }
+    }
+
+    fn limits(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let admission = &self.service.admission;
+        let beyond = match &admission.overload {
+            Overload::Queue => "beyond that it waits in the backlog (overload = \"queue\")",
+            Overload::Refuse { message } if message.is_empty() => {
+                "beyond that it is closed (overload = \"refuse\")"
+            }
+            Overload::Refuse { .. } => "beyond that it gets refuse_message (overload = \"refuse\")",
+            Overload::Reset => "beyond that it is reset (overload = \"reset\")",
+        };
+        write!(f, "\n  max_connections = {}: {beyond}", self.service.max_connections)?;
+        let source = admission.source.source_of(self.address);
+        if let Some(number) = admission.source.max_connections {
+            write!(f, "\n  max_connections_per_source = {number}: all of {source} together")?;
+        }
+        if let Some(rate) = admission.source.rate {
+            write!(f, "\n  rate_per_source = \"{rate}\": all of {source} together")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::unfinished;
+
+    fn explain(lines: &str, address: &str) -> String {
+        let service = unfinished(&format!("[service.x]\nhandler = \"echo\"\nlisten = \"fd:x\"\n{lines}\n"));
+        let text = Explained { service: &service, address: parse(address).unwrap() }.to_string();
+        // The file is in a temporary directory.
+        let words = text.split_inclusive(' ').map(|word| match word.rsplit_once("/p.toml") {
+            Some((_, rest)) => format!("(FILE{rest}"),
+            None => word.to_owned(),
+        });
+        words.collect()
+    }
+
+    const WAITS: &str = "beyond that it waits in the backlog (overload = \"queue\")";
+
+    #[test]
+    fn the_line_that_decides_is_named() {
+        let lines = "deny = [\"10.0.0.0/8\",\n\"::/0\"]";
+        assert_eq!(explain(lines, "10.1.2.3"), "x: 10.1.2.3 is refused by deny = \"10.0.0.0/8\" (FILE:4)");
+        assert_eq!(explain(lines, "2001:DB8::1"), "x: 2001:db8::1 is refused by deny = \"::/0\" (FILE:5)");
+        let open = format!("x: 11.0.0.1 is let in: it is not in deny\n  max_connections = 1000: {WAITS}");
+        assert_eq!(explain(lines, "::ffff:11.0.0.1"), open);
+        let lines = "max_connections = 7\nallow = \"10.0.0.0/8\"";
+        assert_eq!(explain(lines, "::1"), "x: ::1 is refused: there is allow, and it is not in there");
+        assert_eq!(
+            explain(lines, "10.0.0.1"),
+            format!(
+                "x: 10.0.0.1 is let in by allow = \"10.0.0.0/8\" (FILE:5)\n  max_connections = 7: {WAITS}"
+            )
+        );
+    }
+
+    #[test]
+    fn the_limits_that_an_address_meets_are_named() {
+        let lines = "max_connections_per_source = 3\nrate_per_source = \"9/m\"\nsource_prefix_v4 = 24";
+        assert_eq!(
+            explain(lines, "192.0.2.7"),
+            format!(
+                "x: 192.0.2.7 is let in, as everybody is\n  max_connections = 1000: {WAITS}\n  \
+                 max_connections_per_source = 3: all of 192.0.2.0/24 together\n  \
+                 rate_per_source = \"9/m burst 1\": all of 192.0.2.0/24 together"
+            )
+        );
+        assert!(explain(lines, "2001:db8::7").contains("all of 2001:db8::/64 together"));
+    }
+
+    #[test]
+    fn proxies_are_told_from_clients() {
+        let lines = "proxy_protocol_from = \"192.0.2.0/24\"";
+        let shown = explain(lines, "192.0.2.7");
+        assert!(
+            shown.starts_with("x: 192.0.2.7 is a proxy by proxy_protocol_from = \"192.0.2.0/24\" (FILE:4): ")
+        );
+        assert!(shown.contains("\nx: 192.0.2.7 is let in, as everybody is\n"), "{shown}");
+        assert!(!explain(lines, "192.0.3.7").contains("proxy"));
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused() {
+        assert!(parse("10.0.0.0/8").unwrap_err().contains("not a prefix"));
+        assert!(parse("localhost").unwrap_err().contains("no IP address"));
+    }
+}

@@ -1,0 +1,144 @@
+//! The keys of admission, from TOML values.
+
+use std::time::Duration;
+
+use toml::Spanned;
+
+use super::draft::Policy;
+use super::{LONGEST_MESSAGE, Rate, RateUnit};
+use crate::admission::prefix::{Prefix, PrefixError};
+use crate::config::draft::ServiceDraft;
+use crate::config::value::{Fault, Faults, Value, choice, collect, duration, one_or_more, set, text, whole};
+
+type Applied = Result<(), Faults>;
+
+fn one(fault: Fault) -> Faults {
+    vec![fault]
+}
+
+/// `allow`
+pub(in crate::config) fn allow(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+    draft.admission.allow = prefixes(value)?;
+    if draft.admission.allow.is_empty() {
+        let fault = Fault::new(value.span(), "the list is empty, which could mean everybody or nobody");
+        return Err(one(fault.help(
+            "remove the key to let everybody in, or write deny = [\"0.0.0.0/0\", \"::/0\"] for nobody",
+        )));
+    }
+    Ok(())
+}
+
+/// `deny`
+pub(in crate::config) fn deny(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+    draft.admission.deny = prefixes(value)?;
+    Ok(())
+}
+
+/// `proxy_protocol_from`
+pub(in crate::config) fn proxy_protocol_from(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+    draft.admission.proxies = prefixes(value)?;
+    Ok(())
+}
+
+fn prefixes(value: &Value<'_>) -> Result<Vec<Spanned<Prefix>>, Faults> {
+    collect(one_or_more(value), |entry| {
+        let text = text(entry)?;
+        let prefix = text.parse().map_err(|why: PrefixError| {
+            Fault::new(entry.span(), format!("\"{text}\" {why}")).help(why.help(&text))
+        })?;
+        Ok(Spanned::new(entry.span(), prefix))
+    })
+}
+
+/// `max_connections_per_source`
+pub(in crate::config) fn max_connections_per_source(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+    set(&mut draft.admission.max_connections_per_source, whole::<1, 1_000_000, _>(value))
+}
+
+/// `source_prefix_v4`
+pub(in crate::config) fn source_prefix_v4(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+    set(&mut draft.admission.source_prefix_v4, whole::<1, 32, _>(value))
+}
+
+/// `source_prefix_v6`
+pub(in crate::config) fn source_prefix_v6(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+    set(&mut draft.admission.source_prefix_v6, whole::<1, 128, _>(value))
+}
+
+/// `rate_per_source`
+pub(in crate::config) fn rate_per_source(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+    const RIGHT: &str = "write a number, its unit s, m or h, and a burst if need be, as in \"10/s\" or \"600/m burst 50\"; \
+         numbers are from 1 to 1000000";
+    let rate = text(value).map_err(|fault| fault.help(RIGHT)).and_then(|text| {
+        parse_rate(&text)
+            .ok_or_else(|| Fault::new(value.span(), format!("\"{text}\" is no rate")).help(RIGHT))
+    });
+    set(&mut draft.admission.rate_per_source, rate)
+}
+
+/// `"10/s burst 20"`; without its burst, that of one second, but at least one connection.
+fn parse_rate(text: &str) -> Option<Rate> {
+    let (rate, burst) = match text.split_once(" burst ") {
+        Some((rate, burst)) => (rate, Some(number(burst)?)),
+        None => (text, None),
+    };
+    let (count, unit) = rate.split_once('/')?;
+    let count = number(count)?;
+    let per = match unit {
+        "s" => RateUnit::Second,
+        "m" => RateUnit::Minute,
+        "h" => RateUnit::Hour,
+        _ => return None,
+    };
+    let seconds = u32::try_from(per.duration().as_secs()).ok()?;
+    Some(Rate { count, per, burst: burst.unwrap_or_else(|| count.div_ceil(seconds)) })
+}
+
+fn number(text: &str) -> Option<u32> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|number| digits && (1..=1_000_000).contains(number))
+}
+
+/// `overload`
+pub(in crate::config) fn overload(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+    let words = [("queue", Policy::Queue), ("refuse", Policy::Refuse), ("reset", Policy::Reset)];
+    set(&mut draft.admission.overload, choice(value, &words))
+}
+
+/// `refuse_message`
+pub(in crate::config) fn refuse_message(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+    let message = text(value).and_then(|text| {
+        if text.len() <= LONGEST_MESSAGE {
+            return Ok(Spanned::new(value.span(), text));
+        }
+        let fault = Fault::new(value.span(), format!("the message has {} bytes", text.len()));
+        Err(fault.help(format!(
+            "write at most {LONGEST_MESSAGE} bytes: they are sent without waiting for the client"
+        )))
+    });
+    set(&mut draft.admission.refuse_message, message)
+}
+
+/// `first_byte_timeout`
+pub(in crate::config) fn first_byte_timeout(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+    set(&mut draft.admission.deadlines.first_byte, deadline(value))
+}
+
+/// `idle_timeout`
+pub(in crate::config) fn idle_timeout(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+    set(&mut draft.admission.deadlines.idle, deadline(value))
+}
+
+/// `max_lifetime`
+pub(in crate::config) fn max_lifetime(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+    set(&mut draft.admission.deadlines.lifetime, deadline(value))
+}
+
+/// Zero could mean at once or never.
+fn deadline(value: &Value<'_>) -> Result<Duration, Fault> {
+    match duration(value)? {
+        Duration::ZERO => Err(Fault::new(value.span(), "a deadline of 0 would end every connection")
+            .help("write a longer time, or remove the key for none")),
+        time => Ok(time),
+    }
+}

@@ -1,0 +1,133 @@
+//! The keys of admission as they were written, and what they mean together.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
+use toml::Spanned;
+
+use super::{Deadlines, Overload, Rate, SourceLimits};
+use crate::admission::prefix::Prefix;
+use crate::admission::prefixes::Place;
+use crate::admission::{Listed, Prefixes, Rules};
+use crate::config::document::Origin;
+use crate::config::value::{Fault, Faults};
+
+/// What the keys of a section said about admission.
+#[derive(Debug, Default)]
+pub(in crate::config) struct Admission {
+    pub(in crate::config) allow: Vec<Spanned<Prefix>>,
+    pub(in crate::config) deny: Vec<Spanned<Prefix>>,
+    pub(in crate::config) proxies: Vec<Spanned<Prefix>>,
+    pub(in crate::config) max_connections_per_source: Option<u32>,
+    pub(in crate::config) rate_per_source: Option<Rate>,
+    pub(in crate::config) source_prefix_v4: Option<u8>,
+    pub(in crate::config) source_prefix_v6: Option<u8>,
+    pub(in crate::config) overload: Option<Policy>,
+    pub(in crate::config) refuse_message: Option<Spanned<String>>,
+    pub(in crate::config) deadlines: Deadlines,
+}
+
+/// A word of `overload`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::config) enum Policy {
+    Queue,
+    Refuse,
+    Reset,
+}
+
+impl Admission {
+    /// The checked values.
+    pub(in crate::config) fn check(self, origin: Origin<'_>) -> Result<super::Admission, Fault> {
+        let defaults = SourceLimits::default();
+        let source = SourceLimits {
+            prefix_v4: self.source_prefix_v4.unwrap_or(defaults.prefix_v4),
+            prefix_v6: self.source_prefix_v6.unwrap_or(defaults.prefix_v6),
+            max_connections: self.max_connections_per_source,
+            rate: self.rate_per_source,
+        };
+        let [allow, deny, proxies] =
+            [&self.allow, &self.deny, &self.proxies].map(|list| Written::new(list, origin));
+        Ok(super::Admission {
+            rules: Rules::new(allow.listed(), deny.listed()),
+            proxies: Prefixes::new(proxies.listed()),
+            source,
+            overload: overload(self.overload, self.refuse_message)?,
+            deadlines: self.deadlines,
+        })
+    }
+
+    /// What is no error, and probably not meant.
+    pub(in crate::config) fn doubts(&self, origin: Origin<'_>) -> Faults {
+        if self.allow.is_empty() {
+            return Faults::new();
+        }
+        let allowed: BTreeSet<Prefix> = self.allow.iter().map(|prefix| *prefix.get_ref()).collect();
+        let lengths: BTreeSet<u8> = allowed.iter().map(Prefix::length).collect();
+        let inside = |deny: &Prefix| {
+            let mut shorter = lengths.range(..=deny.length());
+            shorter.any(|length| allowed.contains(&Prefix::around(deny.network(), *length)))
+        };
+        let (both, rest): (Vec<_>, Vec<_>) =
+            self.deny.iter().partition(|deny| allowed.contains(deny.get_ref()));
+        let outside: Vec<_> = rest.into_iter().filter(|deny| !inside(deny.get_ref())).collect();
+        let both = first_of(&both).map(|(first, more)| {
+            let twin = self.allow.iter().find(|allow| allow.get_ref() == first.get_ref());
+            let fault =
+                Fault::new(first.span(), format!("{}{more} is in allow, too; deny wins", first.get_ref()))
+                    .help("remove it from one of the two");
+            match twin {
+                Some(twin) => fault.note(format!("allow has it at {}", origin.place(&twin.span()))),
+                None => fault,
+            }
+        });
+        let outside = first_of(&outside).map(|(first, more)| {
+            let message = format!(
+                "{}{more} would be refused without this: a service with allow refuses everybody else",
+                first.get_ref()
+            );
+            Fault::new(first.span(), message)
+                .help("to let the rest in, add \"0.0.0.0/0\" and \"::/0\" to allow; or remove this from deny")
+        });
+        both.into_iter().chain(outside).collect()
+    }
+}
+
+/// The first, and how many there are besides.
+fn first_of<'a>(list: &[&'a Spanned<Prefix>]) -> Option<(&'a Spanned<Prefix>, String)> {
+    let (first, rest) = list.split_first()?;
+    let more = if rest.is_empty() { String::new() } else { format!(" (and {} more)", rest.len()) };
+    Some((first, more))
+}
+
+fn overload(policy: Option<Policy>, message: Option<Spanned<String>>) -> Result<Overload, Fault> {
+    match (policy.unwrap_or(Policy::Queue), message) {
+        (Policy::Refuse, message) => {
+            Ok(Overload::Refuse { message: message.map(Spanned::into_inner).unwrap_or_default() })
+        }
+        (_, Some(message)) => {
+            Err(Fault::new(message.span(), "refuse_message is sent with overload = \"refuse\" only")
+                .help("add overload = \"refuse\", or remove refuse_message"))
+        }
+        (Policy::Queue, None) => Ok(Overload::Queue),
+        (Policy::Reset, None) => Ok(Overload::Reset),
+    }
+}
+
+/// A list of prefixes with the lines where they are.
+struct Written<'a> {
+    name: Cow<'a, str>,
+    prefixes: Vec<(Prefix, Option<u32>)>,
+}
+
+impl<'a> Written<'a> {
+    fn new(list: &[Spanned<Prefix>], origin: Origin<'a>) -> Self {
+        let start = list.first().map_or(0, |first| first.span().start);
+        let lines = origin.lines(list.iter().map(|prefix| prefix.span().start));
+        let prefixes = list.iter().map(|prefix| *prefix.get_ref()).zip(lines).collect();
+        Written { name: origin.name(start), prefixes }
+    }
+
+    fn listed(&self) -> impl Iterator<Item = Listed<'_>> {
+        self.prefixes.iter().map(|&(prefix, line)| Listed { prefix, place: Place { name: &self.name, line } })
+    }
+}

@@ -1,0 +1,128 @@
+//! The keys of admission in the table of keys.
+//!
+//! A key is `Later` until a worker does what it promises, and `Set` from then on; nothing else has to change for it.
+
+use super::decode;
+use crate::config::draft::ServiceDraft;
+use crate::config::keys::{Apply, Key, Kind};
+
+pub(in crate::config) const REFUSE_MESSAGE: Key<ServiceDraft> = Key {
+    name: "refuse_message",
+    flag: Some("refuse-message"),
+    kind: Kind::Text,
+    placeholder: "TEXT",
+    default: None,
+    example: "\"busy, try again later\"",
+    doc: "What is sent to a connection that overload = refuse closes; at most 512 bytes",
+    apply: Apply::Later(Some(decode::refuse_message)),
+};
+
+pub(in crate::config) const ALLOW: Key<ServiceDraft> = Key {
+    name: "allow",
+    flag: Some("allow"),
+    kind: Kind::List,
+    placeholder: "PREFIX",
+    default: None,
+    example: "[\"192.0.2.0/24\", \"2001:db8::/32\"]",
+    doc: "Who is let in, and with it nobody else; of allow and deny the longest prefix decides, and deny on a tie",
+    apply: Apply::Later(Some(decode::allow)),
+};
+
+pub(in crate::config) const DENY: Key<ServiceDraft> = Key {
+    name: "deny",
+    flag: Some("deny"),
+    kind: Kind::List,
+    placeholder: "PREFIX",
+    default: None,
+    example: "\"192.0.2.7\"",
+    doc: "Who is refused; of allow and deny the longest prefix decides, and deny on a tie",
+    apply: Apply::Later(Some(decode::deny)),
+};
+
+pub(in crate::config) const MAX_CONNECTIONS_PER_SOURCE: Key<ServiceDraft> = Key {
+    name: "max_connections_per_source",
+    flag: Some("max-connections-per-source"),
+    kind: Kind::Number,
+    placeholder: "N",
+    default: None,
+    example: "10",
+    doc: "Live connections of one source, over all workers",
+    apply: Apply::Later(Some(decode::max_connections_per_source)),
+};
+
+pub(in crate::config) const RATE_PER_SOURCE: Key<ServiceDraft> = Key {
+    name: "rate_per_source",
+    flag: Some("rate-per-source"),
+    kind: Kind::Text,
+    placeholder: "RATE",
+    default: None,
+    example: "\"10/s burst 20\"",
+    doc: "New connections of one source: a number per s, m or h, and how many may come at once",
+    apply: Apply::Later(Some(decode::rate_per_source)),
+};
+
+pub(in crate::config) const SOURCE_PREFIX_V4: Key<ServiceDraft> = Key {
+    name: "source_prefix_v4",
+    flag: Some("source-prefix-v4"),
+    kind: Kind::Number,
+    placeholder: "N",
+    default: Some("32"),
+    example: "24",
+    doc: "How much of an IPv4 address is its source",
+    apply: Apply::Later(Some(decode::source_prefix_v4)),
+};
+
+pub(in crate::config) const SOURCE_PREFIX_V6: Key<ServiceDraft> = Key {
+    name: "source_prefix_v6",
+    flag: Some("source-prefix-v6"),
+    kind: Kind::Number,
+    placeholder: "N",
+    default: Some("64"),
+    example: "56",
+    doc: "How much of an IPv6 address is its source",
+    apply: Apply::Later(Some(decode::source_prefix_v6)),
+};
+
+pub(in crate::config) const FIRST_BYTE_TIMEOUT: Key<ServiceDraft> = Key {
+    name: "first_byte_timeout",
+    flag: Some("first-byte-timeout"),
+    kind: Kind::Text,
+    placeholder: "DURATION",
+    default: None,
+    example: "\"10s\"",
+    doc: "How long a client may take to send its first byte",
+    apply: Apply::Later(Some(decode::first_byte_timeout)),
+};
+
+pub(in crate::config) const IDLE_TIMEOUT: Key<ServiceDraft> = Key {
+    name: "idle_timeout",
+    flag: Some("idle-timeout"),
+    kind: Kind::Text,
+    placeholder: "DURATION",
+    default: None,
+    example: "\"5m\"",
+    doc: "How long a connection may be without a byte in either direction",
+    apply: Apply::Later(Some(decode::idle_timeout)),
+};
+
+pub(in crate::config) const MAX_LIFETIME: Key<ServiceDraft> = Key {
+    name: "max_lifetime",
+    flag: Some("max-lifetime"),
+    kind: Kind::Text,
+    placeholder: "DURATION",
+    default: None,
+    example: "\"1h\"",
+    doc: "How long a connection may take, all in all",
+    apply: Apply::Later(Some(decode::max_lifetime)),
+};
+
+pub(in crate::config) const PROXY_PROTOCOL_FROM: Key<ServiceDraft> = Key {
+    name: "proxy_protocol_from",
+    flag: Some("proxy-protocol-from"),
+    kind: Kind::List,
+    placeholder: "PREFIX",
+    default: None,
+    example: "[\"192.0.2.10\", \"192.0.2.11\"]",
+    doc: "The proxies whose PROXY header, version 1 or 2, is required and believed",
+    apply: Apply::Later(Some(decode::proxy_protocol_from)),
+};

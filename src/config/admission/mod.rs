@@ -1,0 +1,130 @@
+//! Who gets in, how many of them, and how long they may stay: the checked values.
+
+pub(super) mod decode;
+pub(super) mod draft;
+pub(super) mod keys;
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::admission::{Prefix, Prefixes, Rules};
+
+/// Who gets in, how many of them, and how long they may stay.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Admission {
+    /// `allow` and `deny`.
+    pub(crate) rules: Rules,
+    /// The proxies whose PROXY header is required and believed.
+    pub(crate) proxies: Prefixes,
+    /// What one source may take.
+    pub(crate) source: SourceLimits,
+    /// What meets a connection beyond `max_connections`.
+    pub(crate) overload: Overload,
+    /// How long a connection may take.
+    pub(crate) deadlines: Deadlines,
+}
+
+/// What one source may take. A source is a prefix of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SourceLimits {
+    /// How much of an IPv4 address is its source, 1 to 32.
+    pub(crate) prefix_v4: u8,
+    /// How much of an IPv6 address is its source, 1 to 128.
+    pub(crate) prefix_v6: u8,
+    /// Live connections; 1 to 1,000,000.
+    pub(crate) max_connections: Option<u32>,
+    /// New connections.
+    pub(crate) rate: Option<Rate>,
+}
+
+/// A token bucket: it holds `burst` tokens, and gets `count` of them, evenly, in each `per`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Rate {
+    /// 1 to 1,000,000.
+    pub(crate) count: u32,
+    /// In what time.
+    pub(crate) per: RateUnit,
+    /// 1 to 1,000,000.
+    pub(crate) burst: u32,
+}
+
+/// The time of a rate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum RateUnit {
+    /// `/s`
+    Second,
+    /// `/m`
+    Minute,
+    /// `/h`
+    Hour,
+}
+
+/// What meets a connection beyond `max_connections`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Overload {
+    /// It waits in the backlog.
+    #[default]
+    Queue,
+    /// It is accepted, sent this, and closed.
+    Refuse {
+        /// At most [`LONGEST_MESSAGE`] bytes; may be empty.
+        message: String,
+    },
+    /// It is accepted and reset.
+    Reset,
+}
+
+/// How long a connection may take; `None` is for ever.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Deadlines {
+    /// Until the first byte of the client.
+    pub(crate) first_byte: Option<Duration>,
+    /// Without a byte in either direction.
+    pub(crate) idle: Option<Duration>,
+    /// All in all.
+    pub(crate) lifetime: Option<Duration>,
+}
+
+/// The longest `refuse_message`: it must fit into the send buffer of a new socket, so that nobody waits for the client.
+pub(crate) const LONGEST_MESSAGE: usize = 512;
+
+impl SourceLimits {
+    /// The source that an address belongs to.
+    pub(crate) fn source_of(&self, address: IpAddr) -> Prefix {
+        let address = address.to_canonical();
+        Prefix::around(address, if address.is_ipv4() { self.prefix_v4 } else { self.prefix_v6 })
+    }
+}
+
+impl Default for SourceLimits {
+    fn default() -> Self {
+        SourceLimits { prefix_v4: 32, prefix_v6: 64, max_connections: None, rate: None }
+    }
+}
+
+impl RateUnit {
+    /// As a duration.
+    pub(crate) fn duration(self) -> Duration {
+        Duration::from_secs(match self {
+            RateUnit::Second => 1,
+            RateUnit::Minute => 60,
+            RateUnit::Hour => 3600,
+        })
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = match self.per {
+            RateUnit::Second => "s",
+            RateUnit::Minute => "m",
+            RateUnit::Hour => "h",
+        };
+        write!(f, "{}/{unit} burst {}", self.count, self.burst)
+    }
+}

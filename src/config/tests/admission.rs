@@ -1,0 +1,253 @@
+//! Who gets in, how many, and how long: keys that this version refuses, decoded all the same.
+
+use toml::Spanned;
+use toml::de::DeValue;
+
+use super::*;
+use crate::config::admission::decode;
+use crate::config::admission::draft::{Admission as Draft, Policy};
+use crate::config::admission::{Deadlines, Overload, Rate, RateUnit, SourceLimits};
+use crate::config::document::Origin;
+use crate::config::draft::ServiceDraft;
+use crate::config::keys::Decoder;
+
+fn with(lines: &str) -> Result<Service, String> {
+    let place = Place::new();
+    place.write("p.toml", &format!("[service.x]\nlisten = \"fd:x\"\nhandler = \"echo\"\n{lines}\n"));
+    let shown =
+        |problems: Diagnostics| problems.to_string().replace(&format!("{}/", place.path().display()), "");
+    let mut loaded = place.load_unfinished().map_err(shown)?;
+    Ok(loaded.config.services.remove(0))
+}
+
+fn admission(lines: &str) -> Admission {
+    with(lines).unwrap_or_else(|problems| panic!("{problems}")).admission
+}
+
+#[track_caller]
+fn refused(lines: &str, parts: &[&str]) {
+    let shown = with(lines).expect_err(lines);
+    for part in parts {
+        assert!(shown.contains(part), "{lines}: no {part:?} in\n{shown}");
+    }
+    assert_eq!(shown.matches(": error: ").count(), 1, "{shown}");
+}
+
+#[test]
+fn rules_know_the_lines_where_they_were_written() {
+    let rules = admission(
+        "allow = [\n  \"192.0.2.0/24\", # office\n  \"2001:db8::/32\",\n]\ndeny = \"::ffff:192.0.2.7\"",
+    )
+    .rules;
+    for (address, line) in
+        [("192.0.2.1", Some(5)), ("2001:db8::1", Some(6)), ("192.0.2.7", Some(8)), ("::1", None)]
+    {
+        let decision = rules.decide(address.parse().unwrap());
+        let place = decision.rule.map(|rule| rule.place);
+        assert_eq!(place.and_then(|place| place.line), line, "{address}");
+        assert!(place.is_none_or(|place| place.name.ends_with("/p.toml")), "{place:?}");
+        assert_eq!(decision.allowed, matches!(line, Some(5 | 6)), "{address}");
+    }
+}
+
+#[test]
+fn wrong_prefixes_are_errors_with_their_places() {
+    refused(
+        "deny = [\"192.0.2.0/24\", \"10.0.0.1/8\"]",
+        &[
+            "p.toml:4:25: error: \"10.0.0.1/8\" has bits beyond its length; the prefix is 10.0.0.0/8\n",
+            "help: write \"10.0.0.0/8\", or \"10.0.0.1\" for this one address",
+        ],
+    );
+    refused("proxy_protocol_from = \"10.0.0.0/33\"", &["p.toml:4:23", "no length from 0 to 32"]);
+    refused("allow = \"localhost\"", &["p.toml:4:9", "is no prefix", "names are not looked up"]);
+    refused("allow = [\"fe80::1%eth0\"]", &["has a zone", "write \"fe80::1\""]);
+    refused("deny = [1]", &["p.toml:4:9", "a string"]);
+    refused("allow = []", &["everybody or nobody", "remove the key"]);
+    assert_eq!(admission("deny = []\nproxy_protocol_from = []"), Admission::default());
+}
+
+#[test]
+fn every_wrong_prefix_of_a_list_is_named() {
+    let shown = with("deny = [\"a\", \"::1\", \"b\"]").unwrap_err();
+    assert_eq!(shown.matches(": error: ").count(), 2, "{shown}");
+}
+
+#[test]
+fn rules_that_are_probably_not_meant_are_warnings() {
+    let warnings = |lines: &str| {
+        let place = Place::new();
+        place.write("p.toml", &format!("[service.x]\nlisten = \"fd:x\"\nhandler = \"echo\"\n{lines}\n"));
+        let loaded = place.load_unfinished().unwrap();
+        loaded.warnings.to_string().replace(&format!("{}/", place.path().display()), "")
+    };
+    for right in [
+        "allow = [\"10.0.0.0/8\", \"::/0\"]\ndeny = [\"10.1.0.0/16\", \"2001:db8::1\"]",
+        "deny = [\"10.1.0.0/16\", \"10.1.0.0/16\"]",
+        "allow = \"10.1.0.0/16\"",
+    ] {
+        assert_eq!(warnings(right), "", "{right}");
+    }
+    let both = warnings("allow = \"10.0.0.0/8\"\ndeny = [\"10.0.0.0/8\", \"10.1.0.0/16\"]");
+    assert!(both.contains("p.toml:5:9: warning: 10.0.0.0/8 is in allow, too; deny wins"), "{both}");
+    assert!(both.contains("note: allow has it at p.toml:4:9"), "{both}");
+    let outside = warnings("allow = \"192.0.2.7\"\ndeny = [\"192.0.2.0/24\", \"::/0\", \"192.0.2.7/32\"]");
+    assert!(
+        outside.contains("p.toml:5:9: warning: 192.0.2.0/24 (and 1 more) would be refused without this"),
+        "{outside}"
+    );
+}
+
+#[test]
+fn limits_of_a_source() {
+    assert_eq!(
+        admission("").source,
+        SourceLimits { prefix_v4: 32, prefix_v6: 64, max_connections: None, rate: None }
+    );
+    let source = admission(
+        "max_connections_per_source = 10\nrate_per_source = \"10/s burst 20\"\nsource_prefix_v4 = 24\nsource_prefix_v6 = 48",
+    )
+    .source;
+    let rate = Rate { count: 10, per: RateUnit::Second, burst: 20 };
+    assert_eq!(
+        source,
+        SourceLimits { prefix_v4: 24, prefix_v6: 48, max_connections: Some(10), rate: Some(rate) }
+    );
+    for (address, prefix) in [
+        ("192.0.2.7", "192.0.2.0/24"),
+        ("::ffff:192.0.2.7", "192.0.2.0/24"),
+        ("2001:db8:1:2::3", "2001:db8:1::/48"),
+    ] {
+        assert_eq!(source.source_of(address.parse().unwrap()).to_string(), prefix);
+    }
+    for (key, range) in [
+        ("max_connections_per_source", "from 1 to 1000000"),
+        ("source_prefix_v4", "from 1 to 32"),
+        ("source_prefix_v6", "from 1 to 128"),
+    ] {
+        refused(&format!("{key} = 0"), &[range]);
+        refused(&format!("{key} = 1000001"), &[range]);
+    }
+}
+
+#[test]
+fn rates() {
+    for (text, shown) in [
+        ("10/s burst 20", "10/s burst 20"),
+        ("10/s", "10/s burst 10"),
+        ("600/m", "600/m burst 10"),
+        ("61/m", "61/m burst 2"),
+        ("1000/h", "1000/h burst 1"),
+        ("1/h burst 1", "1/h burst 1"),
+        ("1000000/s burst 1000000", "1000000/s burst 1000000"),
+    ] {
+        let rate = admission(&format!("rate_per_source = \"{text}\"")).source.rate.unwrap();
+        assert_eq!(rate.to_string(), shown, "{text}");
+    }
+    for text in [
+        "",
+        "10",
+        "/s",
+        "10/",
+        "10/d",
+        "0/s",
+        "-1/s",
+        "+1/s",
+        "1.5/s",
+        "10/s burst",
+        "10/s burst 0",
+        "10/s 20",
+        "10/s burst 20 ",
+        " 10/s",
+        "10 /s",
+        "10/s  burst 20",
+        "1000001/s",
+        "99999999999999999999/s",
+        "10/s burst 1e3",
+    ] {
+        refused(&format!("rate_per_source = \"{text}\""), &["p.toml:4:19", "is no rate", "as in \"10/s\""]);
+    }
+    refused("rate_per_source = 10", &["a string", "as in \"10/s\""]);
+}
+
+#[test]
+fn deadlines_are_longer_than_nothing() {
+    let deadlines =
+        admission("first_byte_timeout = \"500ms\"\nidle_timeout = \"5m\"\nmax_lifetime = \"1h\"").deadlines;
+    let expected = Deadlines {
+        first_byte: Some(Duration::from_millis(500)),
+        idle: Some(Duration::from_secs(300)),
+        lifetime: Some(Duration::from_secs(3600)),
+    };
+    assert_eq!(deadlines, expected);
+    for key in ["first_byte_timeout", "idle_timeout", "max_lifetime"] {
+        refused(&format!("{key} = \"0s\""), &["would end every connection", "remove the key"]);
+        refused(&format!("{key} = 10"), &["needs a unit"]);
+    }
+}
+
+/// What a function of the table makes of a value; for `overload`, which is taken in part only.
+fn decoded(decoder: Decoder<ServiceDraft>, value: &str) -> Result<Draft, Vec<String>> {
+    let mut draft = ServiceDraft::default();
+    let result = decoder(&mut draft, &DeValue::parse(value).unwrap());
+    result.map(|()| draft.admission).map_err(|faults| faults.into_iter().map(|fault| fault.message).collect())
+}
+
+#[test]
+fn overload_policies() {
+    for (text, policy) in
+        [("\"queue\"", Policy::Queue), ("\"refuse\"", Policy::Refuse), ("\"reset\"", Policy::Reset)]
+    {
+        assert_eq!(decoded(decode::overload, text).unwrap().overload, Some(policy));
+    }
+    assert_eq!(decoded(decode::overload, "\"drop\"").unwrap_err(), ["\"drop\" is no value of this key"]);
+
+    let message =
+        |bytes: usize| decoded(decode::refuse_message, &format!("\"{}\"", "\u{e9}".repeat(bytes / 2)));
+    assert_eq!(message(512).unwrap().refuse_message.unwrap().get_ref().len(), 512);
+    assert_eq!(message(514).unwrap_err(), ["the message has 514 bytes"]);
+
+    let check = |overload, message: Option<&str>| {
+        let refuse_message = message.map(|text| Spanned::new(0..0, text.to_owned()));
+        Draft { overload, refuse_message, ..Draft::default() }.check(Origin::Flags(&[])).map(|it| it.overload)
+    };
+    let refuse = |message: &str| Ok(Overload::Refuse { message: message.into() });
+    assert_eq!(check(None, None), Ok(Overload::Queue));
+    assert_eq!(check(Some(Policy::Reset), None), Ok(Overload::Reset));
+    assert_eq!(check(Some(Policy::Refuse), None), refuse(""));
+    assert_eq!(check(Some(Policy::Refuse), Some("busy")), refuse("busy"));
+    for policy in [None, Some(Policy::Queue), Some(Policy::Reset)] {
+        assert!(check(policy, Some("busy")).unwrap_err().help.unwrap().contains("overload = \"refuse\""));
+    }
+    refused("refuse_message = \"busy\"", &["p.toml:4:18", "with overload = \"refuse\" only"]);
+}
+
+#[test]
+fn a_plan_keeps_everything() {
+    let service = with(
+        "allow = [\"10.0.0.0/8\", \"::/0\"]\ndeny = \"10.1.0.0/16\"\nproxy_protocol_from = \"10.2.0.0/16\"\n\
+         rate_per_source = \"5/m\"\nidle_timeout = \"10s\"",
+    )
+    .unwrap();
+    let again: Service = serde_json::from_slice(&serde_json::to_vec(&service).unwrap()).unwrap();
+    assert_eq!(again, service);
+    assert!(again.admission.proxies.find("10.2.3.4".parse().unwrap()).is_some());
+    assert!(!again.admission.rules.decide("10.1.3.4".parse().unwrap()).allowed);
+}
+
+#[test]
+fn a_line_that_moves_makes_no_other_service() {
+    let one = with("deny = [\"10.0.0.0/8\", \"::1\"]").unwrap();
+    let other = with("# a comment\ndeny = [\n\"::1\",\n\"10.0.0.0/8\"]").unwrap();
+    assert_eq!(one, other);
+}
+
+#[test]
+fn thousands_of_prefixes_are_loaded_soon() {
+    let prefixes: String =
+        (0..20_000).map(|number| format!("  \"10.{}.{}.0/24\",\n", number / 256, number % 256)).collect();
+    let rules = admission(&format!("deny = [\n{prefixes}]")).rules;
+    let rule = rules.decide("10.78.31.9".parse().unwrap()).rule.unwrap();
+    assert_eq!((rule.place.line, rule.prefix.to_string()), (Some(5 + 78 * 256 + 31), "10.78.31.0/24".into()));
+    assert!(rules.decide("10.79.31.9".parse().unwrap()).rule.is_none());
+}
