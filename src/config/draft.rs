@@ -22,6 +22,7 @@ pub(crate) struct ServiceDraft {
     pub(crate) exec: Option<Exec>,
     pub(crate) workers: Option<u16>,
     pub(crate) spare: Option<u32>,
+    pub(crate) connections_per_child: Option<u32>,
     pub(crate) max_connections: Option<u32>,
     pub(crate) user: Option<Spanned<String>>,
     pub(crate) group: Option<Spanned<String>>,
@@ -128,14 +129,8 @@ pub(super) fn overload(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
     Err(one(fault.help("write \"queue\", or remove the key")))
 }
 
-pub(super) fn connections_per_child(_: &mut ServiceDraft, value: &Value<'_>) -> Applied {
-    match whole::<0, { i64::MAX }, i64>(value).map_err(one)? {
-        1 => Ok(()),
-        number => {
-            let message = format!("{number} connections per process are not supported by this version");
-            Err(one(Fault::new(value.span(), message).help("write 1, or remove the key")))
-        }
-    }
+pub(super) fn connections_per_child(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+    set(&mut draft.connections_per_child, whole::<0, 1_000_000, _>(value))
 }
 
 pub(super) fn user(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {

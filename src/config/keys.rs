@@ -217,12 +217,13 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 32] = [
     },
     Key {
         name: "connections_per_child",
-        flag: None,
+        flag: Some("connections-per-child"),
         kind: Kind::Number,
         placeholder: "N",
         default: Some("1"),
         example: "1",
-        doc: "Connections that a connection process serves before it is renewed",
+        doc: "Connections that a spare serves one after the other before it is renewed, 0 for as many as come; more than \
+              1 gives up what a process per connection protects",
         apply: Apply::Set(draft::connections_per_child),
     },
     Key {

@@ -57,7 +57,9 @@ pub(crate) fn resolve(
     });
     let job = if broken_chroot { Ok(None) } else { job(name, section, &draft, root) };
     let job = job.map_err(&mut keep).ok().flatten();
-    let admission = std::mem::take(&mut draft.admission).check(section.origin).map_err(keep).ok();
+    let admission = std::mem::take(&mut draft.admission).check(section.origin).map_err(&mut keep).ok();
+
+    let spare = spares(section, &draft, job.as_ref()).map_err(&mut keep).unwrap_or(0);
 
     let (Some(job), Some(admission), true) = (job, admission, faults.is_empty()) else {
         return Err(faults);
@@ -67,7 +69,8 @@ pub(crate) fn resolve(
         listen: draft.listen.into_iter().map(Spanned::into_inner).collect(),
         job,
         workers: draft.workers.unwrap_or_else(cpus),
-        spare: draft.spare.unwrap_or(0),
+        spare,
+        connections_per_child: draft.connections_per_child.unwrap_or(1),
         max_connections: draft.max_connections.unwrap_or(1000),
         admission,
         identity: Identity { user, chroot, working_directory, umask: draft.umask, nice: draft.nice },
@@ -117,6 +120,23 @@ fn job(
             Some(exec) => files::program(exec, &draft.environment, root).map(Job::Exec).map(Some),
             None => Ok(None),
         },
+    }
+}
+
+/// How many connection processes are forked ahead. Those that serve more than one connection are spares by nature.
+fn spares(section: &Section<'_>, draft: &ServiceDraft, job: Option<&Job>) -> Result<u32, Fault> {
+    let at = || span(section, "connections_per_child").unwrap_or_else(|| section.header.clone());
+    match (draft.connections_per_child, draft.spare, job) {
+        (None | Some(1), spare, _) => Ok(spare.unwrap_or(0)),
+        (Some(_), _, Some(Job::Exec(_))) => {
+            let message = "a program serves one connection and ends; only handlers can serve more";
+            Err(Fault::new(at(), message).help("remove the key, or write 1"))
+        }
+        (Some(_), Some(0), _) => {
+            let message = "without spares there is no process that could serve more than one connection";
+            Err(Fault::new(at(), message).help("add spare = 8, or remove this key"))
+        }
+        (Some(_), spare, _) => Ok(spare.unwrap_or(8)),
     }
 }
 

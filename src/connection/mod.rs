@@ -25,7 +25,7 @@ use crate::sys::socket::Peer;
 use crate::sys::{fd, process, signal};
 
 pub(crate) use crate::handler::Traffic;
-pub(crate) use report::{EXIT_CODE as FAILED_TO_BEGIN, Failure, Report, Reports};
+pub(crate) use report::{EXIT_CODE as FAILED_TO_BEGIN, Failure, Report, Reports, Served};
 
 use identity::Cage;
 use report::{Reporter, Stage};

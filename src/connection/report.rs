@@ -112,37 +112,63 @@ impl Failure {
 pub(crate) enum Report {
     /// It could not begin; it ends with [`EXIT_CODE`].
     Failed(Failure),
-    /// Its handler has come to its end.
+    /// Its handler has come to its end, and the process with it.
     Served(Traffic),
+    /// Its handler has come to its end; the process waits for the next connection.
+    Ended(Served),
 }
 
-/// Sender, kind, and two numbers.
-const LENGTH: usize = 24;
+/// How a connection ended whose process goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Served {
+    /// What the process would have exited with.
+    pub(crate) code: u8,
+    /// What the handler has moved.
+    pub(crate) traffic: Traffic,
+    /// User and system time of this connection, in microseconds.
+    pub(crate) cpu_usec: u64,
+}
 
-/// The kind of a report that is no failure.
+/// Sender, kind, code, and three numbers.
+const LENGTH: usize = 32;
+
+/// The kinds of reports that are no failures.
 const SERVED: u8 = 0;
+const ENDED: u8 = u8::MAX;
 
 impl Report {
     fn encode(self, sender: Pid) -> [u8; LENGTH] {
-        let (kind, first, second) = match self {
-            Report::Served(traffic) => (SERVED, traffic.received, traffic.sent),
-            Report::Failed(failure) => (failure.stage as u8, u64::from(failure.errno.unsigned_abs()), 0),
+        let (kind, code, numbers) = match self {
+            Report::Served(traffic) => (SERVED, 0, [traffic.received, traffic.sent, 0]),
+            Report::Ended(Served { code, traffic, cpu_usec }) => {
+                (ENDED, code, [traffic.received, traffic.sent, cpu_usec])
+            }
+            Report::Failed(failure) => {
+                (failure.stage as u8, 0, [u64::from(failure.errno.unsigned_abs()), 0, 0])
+            }
         };
         let mut message = [0; LENGTH];
         message[..4].copy_from_slice(&sender.to_ne_bytes());
-        message[4] = kind;
-        message[8..16].copy_from_slice(&first.to_ne_bytes());
-        message[16..].copy_from_slice(&second.to_ne_bytes());
+        message[4..6].copy_from_slice(&[kind, code]);
+        for (place, number) in message[8..].chunks_exact_mut(8).zip(numbers) {
+            place.copy_from_slice(&number.to_ne_bytes());
+        }
         message
     }
 
     fn decode(message: &[u8]) -> Option<(Pid, Report)> {
+        let message = message.first_chunk::<LENGTH>()?;
         let (pid, rest) = message.split_first_chunk::<4>()?;
-        let (kind, rest) = rest.split_first_chunk::<4>()?;
-        let (first, rest) = rest.split_first_chunk::<8>()?;
-        let (first, second) = (u64::from_ne_bytes(*first), u64::from_ne_bytes(*rest.first_chunk::<8>()?));
-        let report = match kind[0] {
-            SERVED => Report::Served(Traffic { received: first, sent: second }),
+        let (&[kind, code, ..], rest) = rest.split_first_chunk::<4>()?;
+        let mut numbers = [0; 3];
+        for (number, bytes) in numbers.iter_mut().zip(rest.chunks_exact(8)) {
+            *number = u64::from_ne_bytes(*bytes.first_chunk()?);
+        }
+        let [first, second, third] = numbers;
+        let traffic = Traffic { received: first, sent: second };
+        let report = match kind {
+            SERVED => Report::Served(traffic),
+            ENDED => Report::Ended(Served { code, traffic, cpu_usec: third }),
             kind => {
                 let stage = Stage::ALL.into_iter().find(|stage| *stage as u8 == kind)?;
                 Report::Failed(Failure { stage, errno: i32::try_from(first).ok()? })
@@ -205,6 +231,11 @@ impl Reporter {
         self.send(Report::Served(traffic));
     }
 
+    /// Says that a connection has ended and the process goes on.
+    pub(super) fn ended(self, served: Served) {
+        self.send(Report::Ended(served));
+    }
+
     fn send(self, report: Report) {
         let _ = nix::unistd::write(self.descriptor(), &report.encode(process::id()));
     }
@@ -221,10 +252,12 @@ mod tests {
         let traffic = Traffic { received: u64::MAX, sent: 7 };
         reporter.served(traffic);
         reporter.failed(Stage::Exec, &io::Error::from_raw_os_error(2));
+        let served = Served { code: 7, traffic, cpu_usec: 3 };
+        reporter.ended(served);
         let mut heard = Vec::new();
         reports.read(|_, report| heard.push(report));
         let failure = Failure { stage: Stage::Exec, errno: 2 };
-        assert_eq!(heard, [Report::Served(traffic), Report::Failed(failure)]);
+        assert_eq!(heard, [Report::Served(traffic), Report::Failed(failure), Report::Ended(served)]);
     }
 
     #[test]
@@ -235,7 +268,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_no_report() {
-        assert_eq!(Report::decode(&[0xff; LENGTH]), None);
+        assert_eq!(Report::decode(&[0x7f; LENGTH]), None);
         assert_eq!(Report::decode(&[0; LENGTH - 1]), None);
     }
 }

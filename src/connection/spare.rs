@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use super::report::Stage;
-use super::{Call, Failed, Preparation};
+use super::report::{Served, Stage};
+use super::{Call, Failed, Preparation, PreparedJob};
+use crate::handler;
 use crate::shared::{self, Caller, ConnectionId};
 use crate::sys::epoll::{Interest, Poller};
 use crate::sys::fd::{self, Passed};
@@ -32,10 +33,21 @@ pub(crate) struct Post {
     pub(crate) calls: Passed,
     /// An eventfd that wakes the worker; not every spare rings.
     pub(crate) doorbell: Option<Passed>,
-    /// The name of its connection.
+    /// The name of its first connection.
     pub(crate) id: ConnectionId,
+    /// Whether it serves more than one.
+    pub(crate) again: Option<Again>,
     /// Where its program's stderr goes.
     pub(crate) stderr: Option<Passed>,
+}
+
+/// How a spare goes on after its first connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Again {
+    /// How many connections it serves; `None` for as many as come.
+    pub(crate) connections: Option<u32>,
+    /// An eventfd that wakes the worker when a connection has ended.
+    pub(crate) doorbell: Passed,
 }
 
 const LEASH: u64 = u64::MAX;
@@ -43,44 +55,86 @@ const LEASH: u64 = u64::MAX;
 /// How long a spare rests when the kernel has no descriptor or memory for a connection.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 
-/// Waits for a connection and serves it; the whole life of a spare.
+/// Waits for a connection and serves it, or for one after the other; the whole life of a spare.
 pub(crate) fn wait(post: Post) -> ! {
-    let waited = post.preparation.settle(post.stderr).and_then(|()| post.wait());
-    match waited {
-        Ok(Some((connection, peer))) => {
-            let call = Call { connection: Passed::new(connection.as_fd()), peer, id: post.id };
-            post.preparation.take(&call, post.preparation.program(&call).as_deref())
-        }
-        Ok(None) => process::exit(0),
-        Err(failed) => post.preparation.fail(&failed),
+    let preparation = post.preparation;
+    let begun = preparation.settle(post.stderr).and_then(|()| Spare::begin(post));
+    let result = begun.and_then(|mut spare| match post.again {
+        None => spare.serve_once(),
+        Some(again) => spare.serve_several(again),
+    });
+    match result {
+        Ok(()) => process::exit(0),
+        Err(failed) => preparation.fail(&failed),
     }
 }
 
-impl Post {
-    /// `None` if it was told to go and nobody had called.
-    fn wait(&self) -> Result<Option<(OwnedFd, Peer)>, Failed> {
+struct Spare {
+    post: Post,
+    poller: Poller,
+    /// The next connection is the last, or there is none.
+    leaves: bool,
+}
+
+impl Spare {
+    fn begin(post: Post) -> Result<Self, Failed> {
         let failed = |error| (Stage::Wait, error);
-        let mut kept: Vec<_> = self.listeners.iter().map(|listener| listener.borrow()).collect();
-        kept.extend(
-            [Some(self.leash), Some(self.calls), self.doorbell].into_iter().flatten().map(Passed::borrow),
-        );
-        kept.push(self.preparation.reporter.descriptor());
+        let mut kept: Vec<_> = post.listeners.iter().map(|listener| listener.borrow()).collect();
+        let bell = post.doorbell.or(post.again.map(|again| again.doorbell));
+        kept.extend([Some(post.leash), Some(post.calls), bell].into_iter().flatten().map(Passed::borrow));
+        kept.push(post.preparation.reporter.descriptor());
         fd::close_all_but(&mut kept).map_err(failed)?;
-        let mut poller = Poller::new().map_err(failed)?;
-        for (listener, token) in self.listeners.iter().zip(0..) {
+        let poller = Poller::new().map_err(failed)?;
+        for (listener, token) in post.listeners.iter().zip(0..) {
             poller.add(listener.borrow(), Interest::ReadExclusive, token).map_err(failed)?;
         }
-        poller.add(self.leash.borrow(), Interest::ReadExclusive, LEASH).map_err(failed)?;
+        poller.add(post.leash.borrow(), Interest::ReadExclusive, LEASH).map_err(failed)?;
         // So that the pages with the clock are there when a connection comes.
         time::monotonic_usec();
+        Ok(Spare { post, poller, leaves: false })
+    }
+
+    /// Returns if it was told to go and nobody had called.
+    fn serve_once(&mut self) -> Result<(), Failed> {
+        let Some((connection, peer)) = self.wait(0)? else { return Ok(()) };
+        let call = Call { connection: Passed::new(connection.as_fd()), peer, id: self.post.id };
+        let preparation = self.post.preparation;
+        preparation.take(&call, preparation.program(&call).as_deref())
+    }
+
+    /// Serves connections until it was told to go, or has had enough. What one leaves behind in this process, the next
+    /// will find: that is what was asked for.
+    fn serve_several(&mut self, again: Again) -> Result<(), Failed> {
+        let preparation = self.post.preparation;
+        preparation.cage.limit_descriptors()?;
+        let PreparedJob::Handler(builtin) = preparation.job else { return self.serve_once() };
+        let mut cpu = time::cpu_usec();
+        for n in 0..again.connections.unwrap_or(u32::MAX).min(ConnectionId::PER_PROCESS) {
+            let Some((connection, _)) = self.wait(n)? else { return Ok(()) };
+            let (code, traffic) = handler::serve(builtin, connection);
+            let now = time::cpu_usec();
+            preparation.reporter.ended(Served { code, traffic, cpu_usec: now.saturating_sub(cpu) });
+            memory::ring(again.doorbell.borrow());
+            cpu = now;
+            // Nobody was woken in its place while it served.
+            if self.leaves || self.is_told_to_go() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for its `n`th connection; `None` if it was told to go and nobody had called.
+    fn wait(&mut self, n: u32) -> Result<Option<(OwnedFd, Peer)>, Failed> {
+        let failed = |error| (Stage::Wait, error);
         loop {
-            match poller.wait_for_one().map_err(failed)? {
+            match self.poller.wait_for_one().map_err(failed)? {
                 None => {}
-                Some(LEASH) if self.is_told_to_go() => return self.look_once_more(&poller).map_err(failed),
+                Some(LEASH) if self.is_told_to_go() => return self.look_once_more(n).map_err(failed),
                 Some(LEASH) => {}
                 Some(token) => {
-                    let listener = self.listeners.get(token as usize).copied();
-                    if let Some(taken) = listener.and_then(|listener| self.accept(listener)) {
+                    let listener = self.post.listeners.get(token as usize).copied();
+                    if let Some(taken) = listener.and_then(|listener| self.accept(listener, n)) {
                         return Ok(Some(taken));
                     }
                 }
@@ -89,7 +143,7 @@ impl Post {
     }
 
     fn is_told_to_go(&self) -> bool {
-        match nix::unistd::read(self.leash.borrow(), &mut [0]) {
+        match nix::unistd::read(self.post.leash.borrow(), &mut [0]) {
             Ok(_) => true,
             // Another was faster.
             Err(error) => !matches!(error, Errno::EAGAIN | Errno::EINTR),
@@ -97,10 +151,11 @@ impl Post {
     }
 
     /// Not watched any more, a listener wakes somebody else for who comes from now on.
-    fn look_once_more(&self, poller: &Poller) -> io::Result<Option<(OwnedFd, Peer)>> {
-        for listener in self.listeners {
-            poller.remove(listener.borrow())?;
-            if let Some((connection, peer)) = self.accept(*listener) {
+    fn look_once_more(&mut self, n: u32) -> io::Result<Option<(OwnedFd, Peer)>> {
+        self.leaves = true;
+        for listener in self.post.listeners {
+            self.poller.remove(listener.borrow())?;
+            if let Some((connection, peer)) = self.accept(*listener, n) {
                 // The listener may be about to be closed.
                 socket::make_hear(connection.as_fd());
                 return Ok(Some((connection, peer)));
@@ -109,10 +164,10 @@ impl Post {
         Ok(None)
     }
 
-    fn accept(&self, listener: Passed) -> Option<(OwnedFd, Peer)> {
+    fn accept(&self, listener: Passed, n: u32) -> Option<(OwnedFd, Peer)> {
         match socket::accept(listener.borrow()) {
             Ok((connection, peer)) => {
-                self.note(peer);
+                self.note(peer, n);
                 Some((connection, peer))
             }
             Err(error) => {
@@ -125,9 +180,10 @@ impl Post {
     }
 
     /// Killed before this, it has died waiting, and the connection with it.
-    fn note(&self, peer: Peer) {
-        let caller = Caller { number: self.id.number, accepted_usec: time::monotonic_usec(), peer };
-        shared::call(self.calls, process::id(), &caller);
-        self.doorbell.into_iter().for_each(|doorbell| memory::ring(doorbell.borrow()));
+    fn note(&self, peer: Peer, n: u32) {
+        let number = self.post.id.nth(n).number;
+        let caller = Caller { number, accepted_usec: time::monotonic_usec(), peer };
+        shared::call(self.post.calls, process::id(), &caller);
+        self.post.doorbell.into_iter().for_each(|doorbell| memory::ring(doorbell.borrow()));
     }
 }

@@ -9,5 +9,5 @@ mod tally;
 pub(crate) use board::{Board, NoSlot, Owner, Place, Processes, Slot};
 pub(crate) use caller::Caller;
 pub(crate) use calls::{Calls, CallsToCome, call};
-pub(crate) use id::ConnectionId;
+pub(crate) use id::{ConnectionId, process_of};
 pub(crate) use tally::{Count, Tally, Totals};

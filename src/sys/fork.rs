@@ -11,6 +11,7 @@ use std::sync::atomic::AtomicI32;
 
 use super::check;
 use super::private::{self, Private};
+use super::title;
 use super::wait::Pid;
 
 /// Which side of a fork this is.
@@ -181,6 +182,7 @@ const HEADROOM: usize = 512;
 /// From now on only a [`Nursery`] can make children.
 pub(crate) fn keep_stacks() {
     // It is dearer if it fails, not wrong.
+    let _ = title::keep_for_children();
     let _ = private::keep_stack();
     let _ = private::keep_signal_stack();
 }

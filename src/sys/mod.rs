@@ -13,6 +13,7 @@ pub(crate) mod signal;
 pub(crate) mod socket;
 pub(crate) mod tcp_info;
 pub(crate) mod time;
+pub(crate) mod title;
 pub(crate) mod wait;
 
 use std::io;

@@ -1,12 +1,13 @@
 //! The living children of a worker, by pid.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 
 use hashbrown::HashMap;
 
 use super::output::Output;
 use crate::connection::{Failure, Report, Traffic};
-use crate::shared::{Caller, Slot};
+use crate::shared::{Caller, Slot, process_of};
 use crate::sys::private::OwnBusiness;
 use crate::sys::tcp_info::TcpInfo;
 use crate::sys::wait::Pid;
@@ -20,9 +21,13 @@ pub(super) struct Connection {
     pub(super) caller: Caller,
     /// Made ahead, and nobody has called it yet.
     pub(super) waits: bool,
+    /// Serves one connection after the other.
+    pub(super) several: bool,
     pub(super) output: Option<Output>,
     /// The connection of a program, which does not count what it moves.
     pub(super) kept: Option<OwnedFd>,
+    /// Who has called a process that serves several, before the end of the last was reported.
+    pub(super) to_come: VecDeque<Caller>,
     /// Why the process could not begin, as it said itself.
     pub(super) failure: Option<Failure>,
     /// What its handler said that it has moved.
@@ -31,7 +36,8 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn new(slot: Slot, caller: Caller, output: Option<Output>) -> Self {
-        Connection { slot, caller, waits: false, output, kept: None, failure: None, traffic: None }
+        let (to_come, kept, failure, traffic) = (VecDeque::new(), None, None, None);
+        Connection { slot, caller, waits: false, several: false, output, kept, to_come, failure, traffic }
     }
 
     /// Bytes from and to the client, if somebody knows.
@@ -41,6 +47,9 @@ impl Connection {
         said.or_else(|| counted().map(|info| (info.received, info.sent)))
     }
 }
+
+/// More than the pipe of calls holds no honest process can be ahead.
+const FURTHEST_AHEAD: usize = 1 << 16;
 
 /// The ledger: exactly the children of this worker that have not been reaped.
 #[derive(Debug)]
@@ -64,17 +73,39 @@ impl Live {
         self.0.remove(&pid)
     }
 
-    /// A spare says that it has been called. What it says it said before it served a stranger.
+    /// A spare says that it has been called. What one that serves a single connection says, it said before it served a
+    /// stranger. True if that is now its connection, and not one to come after the report of another's end.
     pub(super) fn call(&mut self, pid: Pid, caller: &Caller) -> bool {
-        match self.0.get_mut(&pid).filter(|spare| spare.waits && spare.caller.number == caller.number) {
-            Some(spare) => {
+        let is_its_own = |spare: &&mut Connection| {
+            process_of(spare.caller.number) == process_of(caller.number) && caller.number != 0
+        };
+        match self.0.get_mut(&pid).filter(is_its_own) {
+            Some(spare) if spare.waits => {
                 spare.caller = *caller;
                 spare.waits = false;
                 spare.slot.note(caller);
                 true
             }
-            None => false,
+            Some(spare) if spare.several && spare.to_come.len() < FURTHEST_AHEAD => {
+                spare.to_come.push_back(*caller);
+                false
+            }
+            _ => false,
         }
+    }
+
+    /// A connection has ended, and its process waits or has gone on to the next. Returns who had called, and whether it
+    /// waits.
+    pub(super) fn end(&mut self, pid: Pid) -> Option<(Caller, bool)> {
+        let has_one = |connection: &&mut Connection| connection.several && !connection.waits;
+        let connection = self.0.get_mut(&pid).filter(has_one)?;
+        let next = connection.to_come.pop_front();
+        let ended = connection.caller;
+        let nobody = Caller { number: process_of(ended.number), ..Caller::NOBODY };
+        connection.caller = next.unwrap_or(nobody);
+        connection.waits = next.is_none();
+        connection.slot.note(next.as_ref().unwrap_or(&Caller::NOBODY));
+        Some((ended, connection.waits))
     }
 
     /// Notes what a process said about itself.
@@ -83,6 +114,8 @@ impl Live {
             match report {
                 Report::Failed(failure) => connection.failure = Some(failure),
                 Report::Served(traffic) => connection.traffic = Some(traffic),
+                // See `end`.
+                Report::Ended(_) => {}
             }
         }
     }

@@ -145,7 +145,9 @@ impl Worker {
 
     fn work(&mut self) -> io::Result<()> {
         while !self.is_done() {
-            self.hear_spares();
+            if self.plan.spares > 0 {
+                self.hear_reports();
+            }
             self.intake.watch(&self.poller, self.pending.is_some() || self.pool.waits())?;
             let called = self.wait()?;
             let signals = self.preparation.signals();
@@ -293,7 +295,7 @@ fn rehearse(service: &Service, preparation: &Preparation, reports: &Reports) -> 
     let mut failure = None;
     reports.read(|_, said| match said {
         Said::Failed(reason) => failure = Some(reason),
-        Said::Served(_) => {}
+        Said::Served(_) | Said::Ended(_) => {}
     });
     match (failure, ended.map(|ended| ended.ending)) {
         (Some(failure), _) => Err(io::Error::new(failure.kind(), failure.explain(service))),

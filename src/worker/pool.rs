@@ -33,6 +33,8 @@ pub(super) struct Pool {
     leash: Option<Leash>,
     doorbell: OwnedFd,
     rest: Rest,
+    /// How many were told to go and have not gone yet.
+    leaving: u64,
 }
 
 /// The pipe that holds them: see [`crate::connection::spare`].
@@ -40,7 +42,6 @@ pub(super) struct Pool {
 struct Leash {
     held: OwnedFd,
     /// Children close it, or it would not end with us.
-    #[allow(dead_code, reason = "held for its close")]
     holder: OwnedFd,
 }
 
@@ -77,6 +78,7 @@ impl Pool {
             leash: Some(Leash { held, holder }),
             doorbell: memory::event()?,
             rest: Rest::default(),
+            leaving: 0,
         })
     }
 
@@ -136,6 +138,25 @@ impl Pool {
     /// One has ended, called or not.
     pub(super) fn remove(&mut self, pid: Pid) {
         self.waiting.retain(|&(waiting, _)| waiting != pid);
+    }
+
+    /// One waits again. When a burst has left twice as many as there should be, one is told to go.
+    pub(super) fn add_again(&mut self, pid: Pid) {
+        self.waiting.push((pid, false));
+        let leash = self.leash.as_ref().filter(|_| self.waiting.len() as u64 > self.size * 2 + self.leaving);
+        if leash.is_some_and(|leash| nix::unistd::write(&leash.holder, &[0]).is_ok()) {
+            self.leaving += 1;
+        }
+    }
+
+    /// One has gone as it was told.
+    pub(super) fn has_left(&mut self) {
+        self.leaving = self.leaving.saturating_sub(1);
+    }
+
+    /// Rung by a spare when a connection of it has ended.
+    pub(super) fn bell(&self) -> Passed {
+        Passed::new(self.doorbell.as_fd())
     }
 
     /// There is no slot for one until the bell rings.

@@ -152,8 +152,7 @@ impl Worker {
         let mut any = false;
         while let Ok(Some(ended)) = wait::reap() {
             any = true;
-            self.reports.read(|pid, report| self.live.note(pid, report));
-            self.hear_spares();
+            self.hear_reports();
             if let Some(connection) = self.live.remove(ended.pid) {
                 self.finish(connection, &ended);
             }
@@ -215,7 +214,7 @@ impl Worker {
         self.log.output(&OutputLine { service: &self.plan.service.name, id, pid, text });
     }
 
-    fn record(&self, caller: &Caller, ended: &Ended, exit: Exit<'_>, bytes: Option<(u64, u64)>) {
+    pub(super) fn record(&self, caller: &Caller, ended: &Ended, exit: Exit<'_>, bytes: Option<(u64, u64)>) {
         let id = self.id(caller.number);
         let record = ConnectionRecord::new(&self.plan.service.name, id, caller, ended, exit);
         self.log.connection(&ConnectionRecord { bytes, ..record });

@@ -1,15 +1,17 @@
 //! Making spares, and losing them.
 
 use std::os::fd::AsFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Worker;
 use super::live::Connection;
 use crate::config::Level;
-use crate::connection::spare::{self, Post};
+use crate::connection::spare::{self, Again, Post};
+use crate::connection::{Report, Served};
+use crate::journal::Exit;
 use crate::shared::{Caller, Count, NoSlot};
 use crate::sys::fd::Passed;
-use crate::sys::wait::{Ended, Ending};
+use crate::sys::wait::{Ended, Ending, Pid};
 
 impl Worker {
     /// When the next spare is to be made.
@@ -37,6 +39,7 @@ impl Worker {
             calls: lines.calls,
             doorbell: lines.doorbell,
             id: self.id(number),
+            again: self.again(),
             stderr: output.as_ref().map(|(_, write)| Passed::new(write.as_fd())),
         };
         match self.nursery.fork(slot.pid_word(), spare::wait, post) {
@@ -46,14 +49,60 @@ impl Worker {
                 let output = output.map(|(read, _)| self.listen_to(pid, read));
                 let caller = Caller { number, ..Caller::NOBODY };
                 let connection = Connection::new(slot, caller, output);
-                self.live.insert(pid, Connection { waits: true, ..connection });
+                self.live
+                    .insert(pid, Connection { waits: true, several: post.again.is_some(), ..connection });
             }
             Err(_) => self.pool.rest(),
         }
     }
 
+    /// How spares go on after their first connection, if they do.
+    fn again(&self) -> Option<Again> {
+        let connections = match self.plan.service.connections_per_child {
+            1 => return None,
+            0 => None,
+            connections => Some(connections),
+        };
+        Some(Again { connections, doorbell: self.pool.bell() })
+    }
+
+    /// Learns what has become of connections from the processes that serve several.
+    pub(super) fn hear_reports(&mut self) {
+        // Calls first: a report may be about one of them.
+        self.hear_spares();
+        let mut ended = Vec::new();
+        self.reports.read(|pid, report| match report {
+            Report::Ended(served) => ended.push((pid, served)),
+            report => self.live.note(pid, report),
+        });
+        for (pid, served) in ended {
+            self.end_one_of_several(pid, served);
+        }
+    }
+
+    fn end_one_of_several(&mut self, pid: Pid, served: Served) {
+        let ended = self.live.end(pid).or_else(|| {
+            // It was called, and served, since we listened.
+            self.hear_spares();
+            self.live.end(pid)
+        });
+        // The end of a connection that never began is a handler's lie.
+        let Some((caller, waits)) = ended else { return };
+        if waits {
+            self.pool.add_again(pid);
+        } else {
+            self.tally.count(Count::Accepted);
+        }
+        self.tally.count(Count::Completed);
+        let ending = Ending::Exited(served.code);
+        let cpu = Duration::from_micros(served.cpu_usec);
+        let bytes = (served.traffic.received, served.traffic.sent);
+        let ended = Ended { pid, ending, cpu, ..Ended::default() };
+        self.record(&caller, &ended, Exit::Ended(ending), Some(bytes));
+    }
+
     /// Learns which spares have been called.
-    pub(super) fn hear_spares(&mut self) {
+    fn hear_spares(&mut self) {
         self.pool.listen(|pid, caller| {
             let known = self.live.call(pid, caller);
             if known {
@@ -66,7 +115,7 @@ impl Worker {
     /// A spare has ended that nobody had called.
     pub(super) fn lose_spare(&mut self, connection: &Connection, ended: &Ended) {
         if self.pool.is_dismissed() || ended.ending == Ending::Exited(0) {
-            return;
+            return self.pool.has_left();
         }
         // It may have been the only one that was woken for a connection.
         self.intake.look();

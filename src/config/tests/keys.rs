@@ -17,6 +17,7 @@ fn an_empty_service_has_the_defaults() {
         job: Job::Handler(Builtin::Echo),
         workers: u16::try_from(cpus).unwrap(),
         spare: 0,
+        connections_per_child: 1,
         max_connections: 1000,
         admission: Admission::default(),
         identity: Identity::default(),
@@ -49,7 +50,7 @@ const EVERY_KEY: [(&str, &str, &[&str]); 32] = [
     ("drain_timeout", "\"5m\"", &["5m"]),
     ("target", "\"stderr\"", &["stderr"]),
     ("level", "\"debug\"", &["debug"]),
-    ("connections_per_child", "1", &[]),
+    ("connections_per_child", "1", &["1"]),
     ("allow", "[\"192.0.2.0/24\", \"::1\"]", &["192.0.2.0/24", "::1"]),
     ("deny", "\"192.0.2.7\"", &["192.0.2.7"]),
     ("proxy_protocol_from", "[\"127.0.0.1\"]", &["127.0.0.1"]),
@@ -117,7 +118,7 @@ fn every_key_refuses_a_wrong_type_and_a_wrong_value() {
         ("spare", "-1"),
         ("max_connections", "0"),
         ("overload", "\"reset\""),
-        ("connections_per_child", "0"),
+        ("connections_per_child", "-1"),
         ("user", "\"carol\""),
         ("user", "-1"),
         ("user", "4294967295"),
@@ -178,7 +179,7 @@ fn what_is_promised_for_later_is_refused() {
         assert!(shown.contains(&format!("\"{}\" is not supported by this version", key.name)), "{shown}");
     }
     assert!(complaint("overload = \"refuse\"").contains("not supported by this version"));
-    assert!(complaint("connections_per_child = 100").contains("not supported by this version"));
+    assert!(complaint("connections_per_child = 100\nspare = 0").contains("without spares"));
     assert!(complaint("[service.x.sandbox]\nnetwork = false").contains("\"sandbox\" is not supported"));
 }
 
