@@ -24,6 +24,7 @@ mod peers;
 mod programs;
 mod real;
 mod services;
+mod several;
 mod stop;
 mod systemd;
 mod upgrade;

@@ -1,0 +1,111 @@
+//! Processes that serve several connections one after the other, for who asks for it.
+
+use std::collections::BTreeMap;
+
+use nix::sys::signal::Signal;
+
+use crate::support::client::{closed, connect, echo};
+use crate::support::{Preforkd, Running, address, eventually, proc};
+
+fn serve(more: &[&str]) -> Running {
+    let options = [&["--workers", "1", "--spare", "2"], more].concat();
+    let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).start();
+    eventually("spares", || server.count("spares") == 2);
+    server
+}
+
+/// Connects `number` times, one after the other; each is over before the next begins.
+fn call(server: &Running, number: u64) {
+    let before = server.count("completed");
+    for done in before + 1..=before + number {
+        let mut client = connect(server.address());
+        echo(&mut client, b"0123456789");
+        drop(client);
+        eventually("the end", || server.count("completed") == done);
+    }
+}
+
+/// Of the records so far: how many connections each process served, by its pid.
+fn served(server: &Running) -> BTreeMap<String, usize> {
+    let mut served = BTreeMap::new();
+    for line in server.log.all().iter().filter(|line| line.contains(": exited 0 after")) {
+        assert!(line.contains("10 bytes in, 10 out"), "{line}");
+        let pid = line.split("(pid ").nth(1).and_then(|rest| rest.split(',').next()).unwrap();
+        *served.entry(pid.to_owned()).or_default() += 1;
+    }
+    served
+}
+
+#[test]
+fn a_process_is_renewed_after_its_connections() {
+    let server = serve(&["--connections-per-child", "3"]);
+    call(&server, 30);
+    eventually("records", || served(&server).values().sum::<usize>() == 30);
+    assert!(served(&server).values().all(|&connections| connections <= 3));
+    assert!(served(&server).values().any(|&connections| connections == 3));
+    eventually("spares", || server.count("spares") == 2);
+    assert_eq!((server.count("accepted"), server.count("active")), (30, 0));
+}
+
+#[test]
+fn none_is_renewed_if_none_shall_be() {
+    let server = serve(&["--connections-per-child", "0"]);
+    call(&server, 30);
+    eventually("records", || served(&server).values().sum::<usize>() == 30);
+    assert!(served(&server).len() <= 2);
+}
+
+#[test]
+fn one_that_is_killed_takes_one_connection_with_it() {
+    let options = ["--workers", "1", "--spare", "1", "--connections-per-child", "0"];
+    let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).start();
+    eventually("a spare", || server.count("spares") == 1);
+    call(&server, 2);
+    let process = server.connections()[0].pid;
+    let mut victim = connect(server.address());
+    echo(&mut victim, b"0123456789");
+    let mut other = connect(server.address());
+    echo(&mut other, b"0123456789");
+    assert_eq!(server.count("active"), 2);
+    proc::kill(process, Signal::SIGKILL);
+    assert!(closed(&mut victim));
+    let port = format!(":{}: killed KILL", victim.local_addr().unwrap().port());
+    server.log.wait("its record", |line| line.contains(&port));
+    echo(&mut other, b"0123456789");
+    drop(other);
+    eventually("all counted", || server.count("completed") == 4 && server.count("active") == 0);
+}
+
+#[test]
+fn a_limit_is_exact_and_a_burst_leaves_no_more_than_it_should() {
+    let server = serve(&["--connections-per-child", "0", "--max-connections", "12"]);
+    let mut clients: Vec<_> = (0..12).map(|_| connect(server.address())).collect();
+    clients.iter_mut().for_each(|client| echo(client, b"0123456789"));
+    assert_eq!((server.count("active"), server.count("spares")), (12, 0));
+    drop(clients);
+    eventually("the end of all", || server.count("active") == 0 && server.count("completed") == 12);
+    call(&server, 20);
+    let size = 2;
+    eventually("few are left", || server.count("spares") <= 2 * size + 1);
+    assert_eq!(server.count("accepted"), 32);
+}
+
+#[test]
+fn a_reload_replaces_them_when_their_connection_has_ended() {
+    let listen = address::fresh();
+    let config = |spare: u32| {
+        format!(
+            "[service.echo]\nlisten = \"{listen}\"\nhandler = \"echo\"\nworkers = 1\nspare = {spare}\n\
+             connections_per_child = 0\n"
+        )
+    };
+    let server = Preforkd::run(&config(2)).start();
+    eventually("spares", || server.count("spares") == 2);
+    let mut client = connect(listen);
+    echo(&mut client, b"x");
+    server.configure(&config(3));
+    server.reload_ok();
+    echo(&mut client, b"y");
+    drop(client);
+    eventually("only new ones", || server.count("spares") == 3 && server.workers().len() == 1);
+}
