@@ -23,6 +23,7 @@ mod peers;
 mod programs;
 mod real;
 mod services;
+mod spares;
 mod stop;
 mod systemd;
 mod upgrade;
