@@ -20,7 +20,7 @@ use crate::config::Service;
 use crate::connection::{Preparation, Report as Said, Reports};
 use crate::exit;
 use crate::journal::Log;
-use crate::shared::{Board, Tally};
+use crate::shared::{Board, Slot, Tally};
 use crate::sys::epoll::{Interest, Poller};
 use crate::sys::fd::Passed;
 use crate::sys::fork::{Forked, Nursery, fork, keep_stacks};
@@ -75,6 +75,8 @@ struct Worker {
     intake: Intake,
     pool: Pool,
     live: Live,
+    /// For the next connection, in a service with spares: see [`Worker::has_room`].
+    reserved: Option<Slot>,
     /// An accepted connection for which there was no process yet.
     pending: Option<Pending>,
     connections: u64,
@@ -129,6 +131,7 @@ impl Worker {
             reports,
             intake: Intake::new(listeners),
             pool,
+            reserved: None,
             pending: None,
             connections: 0,
             reported_retired: false,
@@ -140,7 +143,8 @@ impl Worker {
         let signals = self.preparation.signals();
         while !self.is_done() {
             self.pool.look(self.board);
-            self.intake.watch(&self.poller, self.pending.is_some() || self.pool.waits())?;
+            let held_up = self.pending.is_some() || self.pool.waits() || !self.has_room();
+            self.intake.watch(&self.poller, held_up)?;
             let timeout = self.timeout();
             // Who does not really wait is not interrupted: without this signals would have no turn.
             let mut busy = timeout == Some(Duration::ZERO);
@@ -203,11 +207,11 @@ impl Worker {
                     self.intake.open();
                     self.report(&Report::Accepting);
                 }
-                Heard::Message(Order::Look) => self.intake.look(),
+                Heard::Message(Order::Look) => self.look(),
                 Heard::Message(Order::Answer) => {
                     self.report(&Report::Well);
                     // Whoever was woken for a connection may be stopped or stuck.
-                    self.intake.look();
+                    self.look();
                 }
                 Heard::Message(Order::Retire { empty }) => self.retire(&empty),
                 Heard::Message(Order::End { at_once }) => self.end_connections(at_once),
@@ -232,8 +236,15 @@ impl Worker {
         }
     }
 
+    /// Sees whether something is queued that nobody was woken for.
+    fn look(&mut self) {
+        self.intake.look();
+        self.let_a_spare_look();
+    }
+
     fn retire(&mut self, empty: &[usize]) {
         self.pool.dismiss();
+        self.reserved = None;
         self.intake.retire(empty, &self.poller);
     }
 
@@ -246,6 +257,7 @@ impl Worker {
 
     fn end_connections(&mut self, at_once: bool) {
         self.pool.dismiss();
+        self.reserved = None;
         self.intake.close(&self.poller);
         let signal = if at_once { Signal::SIGKILL } else { Signal::SIGTERM };
         for pid in self.live.pids() {

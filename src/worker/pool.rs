@@ -35,7 +35,6 @@ pub(super) struct Pool {
 struct Leash {
     held: OwnedFd,
     /// Children close it, or it would not end with us.
-    #[allow(dead_code, reason = "held for its close")]
     holder: OwnedFd,
 }
 
@@ -55,6 +54,7 @@ impl Pool {
     /// Nobody waits yet.
     pub(super) fn new(size: u32) -> io::Result<Self> {
         let (held, holder) = fd::pipe()?;
+        fd::set_nonblocking(holder.as_fd(), true)?;
         Ok(Pool {
             size: size.into(),
             waiting: Vec::with_capacity_in(size as usize, OwnBusiness),
@@ -132,6 +132,14 @@ impl Pool {
     /// A spare has come to serve: they can be made after all.
     pub(super) fn succeeded(&mut self) {
         self.rest.pause = Duration::ZERO;
+    }
+
+    /// Tells one to look for a connection, and to go if there is none.
+    pub(super) fn wake_one(&self) {
+        if let Some(leash) = &self.leash {
+            // It can only be full of others that have not been read.
+            let _ = nix::unistd::write(&leash.holder, &[0]);
+        }
     }
 
     /// Tells all to go.

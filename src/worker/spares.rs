@@ -23,12 +23,12 @@ impl Worker {
             return;
         }
         let Some((leash, doorbell)) = self.pool.lines() else { return };
-        let slot = match self.claim() {
+        let Ok(output) = self.output_pipe() else { return self.pool.rest() };
+        let slot = match self.reserved.take().map_or_else(|| self.claim(), Ok) {
             Ok(slot) => slot,
             Err(NoSlot::Full) => return self.pool.rest_until_bell(),
             Err(NoSlot::Crowded) => return self.pool.rest(),
         };
-        let Ok(output) = self.output_pipe() else { return self.pool.rest() };
         let number = self.connections + 1;
         let post = Post {
             preparation: self.preparation,
@@ -67,7 +67,7 @@ impl Worker {
             return;
         }
         // It may have been the only one that was woken for a connection.
-        self.intake.look();
+        self.look();
         self.pool.rest();
         let reason = connection.failure.map(|failure| failure.explain(&self.plan.service));
         let reason = reason.unwrap_or_else(|| ended.ending.to_string());
