@@ -41,7 +41,7 @@ pub(super) struct WorkerProcess {
     pub(super) state: WorkerState,
     pub(super) floor: Rc<Floor>,
     pub(super) listeners: Vec<Rc<Listener>>,
-    pub(super) tally: Tally,
+    pub(super) tally: Rc<Tally>,
     /// The memory of the tally, for the program after an upgrade.
     tally_file: OwnedFd,
     /// How many spares it keeps.
@@ -189,7 +189,7 @@ impl Crew {
             state: entry.state,
             floor,
             listeners,
-            tally: Tally::open(tally_file.as_fd())?,
+            tally: Rc::new(Tally::open(tally_file.as_fd())?),
             tally_file,
             spares: entry.spares,
             is_worn: entry.is_worn,
@@ -236,7 +236,7 @@ impl Crew {
             state: WorkerState::Starting,
             floor: Rc::clone(floor),
             listeners: service.listeners.clone(),
-            tally,
+            tally: Rc::new(tally),
             tally_file,
             started: Instant::now(),
             spares,

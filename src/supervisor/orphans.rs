@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::ledger::OrphanEntry;
 use super::service::Floor;
 use crate::journal::{ConnectionRecord, Exit, Log};
-use crate::shared::{Caller, ConnectionId, Count, Owner, Place};
+use crate::shared::{Caller, ConnectionId, Count, Owner, Place, Tally, Totals};
 use crate::sys::process;
 use crate::sys::signal::Signal;
 use crate::sys::wait::{Ended, Pid};
@@ -16,6 +16,14 @@ use crate::sys::wait::{Ended, Pid};
 pub(super) struct Orphans {
     run: u32,
     by_pid: HashMap<Pid, Orphan>,
+    /// The counters of dead workers, by serial number, while spares of them live that count a last connection there.
+    tallies: HashMap<u32, Counted>,
+}
+
+#[derive(Debug)]
+struct Counted {
+    floor: Rc<Floor>,
+    tally: Rc<Tally>,
 }
 
 #[derive(Debug)]
@@ -24,7 +32,14 @@ struct Orphan {
     worker: u32,
     floor: Rc<Floor>,
     slot: Place,
+    /// As it was when the worker died: nobody, for a spare that still waited.
     caller: Caller,
+}
+
+impl Orphan {
+    fn was_waiting(&self) -> bool {
+        self.caller.number == 0
+    }
 }
 
 /// A worker that has died.
@@ -33,16 +48,17 @@ pub(super) struct Dead<'a> {
     pub(super) serial: u32,
     pub(super) service: &'a str,
     pub(super) floor: &'a Rc<Floor>,
+    pub(super) tally: &'a Rc<Tally>,
 }
 
 impl Orphans {
     pub(super) fn new(run: u32) -> Self {
-        Orphans { run, by_pid: HashMap::new() }
+        Orphans { run, by_pid: HashMap::new(), tallies: HashMap::new() }
     }
 
     /// Takes over what a dead worker held. `reaped` are the processes that were reaped together with it: when a worker
     /// dies its children become the supervisor's in the same instant, so none of them can have been reaped earlier.
-    /// `is_worker` tells pids that cannot be connections.
+    /// `is_worker` tells pids that cannot be connections. Returns how many connections go on.
     pub(super) fn adopt(
         &mut self,
         dead: &Dead<'_>,
@@ -52,6 +68,7 @@ impl Orphans {
     ) -> usize {
         let board = &dead.floor.board;
         let mut adopted = 0;
+        let mut spares = 0;
         for (slot, pid, caller) in board.held_by(Owner::worker(dead.serial)) {
             let floor = Rc::clone(dead.floor);
             let orphan =
@@ -63,8 +80,8 @@ impl Orphans {
                 // Its number is from shared memory: it counts only if the kernel says that it is ours to reap.
                 (Some(pid), None) if is_ours(pid) => {
                     board.hand_on(slot, Owner::SUPERVISOR);
+                    *(if orphan.was_waiting() { &mut spares } else { &mut adopted }) += 1;
                     self.by_pid.insert(pid, orphan);
-                    adopted += 1;
                 }
                 // The worker died before it had accepted.
                 _ if caller.number == 0 => board.release(slot),
@@ -74,6 +91,12 @@ impl Orphans {
                     self.finish(&orphan, &unknown, Exit::Lost, log);
                 }
             }
+        }
+        if spares > 0 {
+            let counted = Counted { floor: Rc::clone(dead.floor), tally: Rc::clone(dead.tally) };
+            self.tallies.insert(dead.serial, counted);
+        } else {
+            dead.floor.add(|totals| totals.add(dead.tally.totals()));
         }
         // It may have died between freeing a slot and ringing.
         board.ring();
@@ -85,6 +108,9 @@ impl Orphans {
         match self.by_pid.remove(&ended.pid) {
             Some(orphan) => {
                 self.finish(&orphan, ended, Exit::Ended(ended.ending), log);
+                if orphan.was_waiting() {
+                    self.close_tally(orphan.worker);
+                }
                 true
             }
             None => false,
@@ -108,6 +134,31 @@ impl Orphans {
         });
         let id = ConnectionId { run: self.run, worker: orphan.worker, number: caller.number };
         log.connection(&ConnectionRecord::new(&orphan.service, id, &caller, ended, exit));
+    }
+
+    /// Adds up what the spares of a dead worker have counted, when there are none left.
+    fn close_tally(&mut self, worker: u32) {
+        let is_left = |orphan: &Orphan| orphan.worker == worker && orphan.was_waiting();
+        if !self.by_pid.values().any(is_left) {
+            if let Some(Counted { floor, tally }) = self.tallies.remove(&worker) {
+                floor.add(|totals| totals.add(tally.totals()));
+            }
+        }
+    }
+
+    /// What dead workers have counted on this floor that is not added to it yet.
+    pub(super) fn totals(&self, floor: &Floor) -> Totals {
+        let mut totals = Totals::default();
+        for counted in self.tallies.values().filter(|counted| std::ptr::eq(&*counted.floor, floor)) {
+            totals.add(counted.tally.totals());
+        }
+        totals
+    }
+
+    /// The service of a spare that waited when its worker died.
+    pub(super) fn service_of_spare(&self, pid: Pid) -> Option<&str> {
+        let orphan = self.by_pid.get(&pid).filter(|orphan| orphan.was_waiting());
+        orphan.map(|orphan| orphan.service.as_str())
     }
 
     /// All of them, for the ledger.

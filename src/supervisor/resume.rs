@@ -73,11 +73,13 @@ impl Supervisor {
             // Borrowed from the workers, orphans and services that hold it, so that it outlives this borrow of self.
             let holder = self.floor_holder(name);
             if let Some(held) = holder.filter(|held| std::ptr::eq(Rc::as_ptr(held), floor.as_ptr())) {
+                let mut gone = held.gone.get();
+                gone.add(self.orphans.totals(held));
                 ledger.floors.push(FloorEntry {
                     service: name.clone(),
                     board: kept.keep(held.file.as_fd()),
                     bell: kept.keep(held.board.bell()),
-                    gone: held.gone.get(),
+                    gone,
                 });
             }
         }

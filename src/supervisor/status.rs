@@ -38,6 +38,7 @@ impl Supervisor {
     /// The counters of a service: those of workers that are gone, and of those that are there.
     pub(super) fn totals(&self, name: &str, floor: &Floor) -> Totals {
         let mut totals = floor.gone.get();
+        totals.add(self.orphans.totals(floor));
         for (_, worker) in self.crew.iter().filter(|(_, worker)| worker.service == name) {
             totals.add(worker.tally.totals());
         }
