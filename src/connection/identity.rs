@@ -70,8 +70,10 @@ impl Cage {
             process::set_nice(nice).map_err(at(Stage::Nice))?;
         }
         for &(resource, value) in &self.limits {
-            let value = if resource == Resource::RLIMIT_NOFILE { value.max(UNTIL_SERVING) } else { value };
-            process::set_limit(resource, value).map_err(at(Stage::Limits))?;
+            // Last, when it serves.
+            if resource != Resource::RLIMIT_NOFILE || value >= UNTIL_SERVING {
+                process::set_limit(resource, value).map_err(at(Stage::Limits))?;
+            }
         }
         if let Some(root) = &self.chroot {
             process::change_root(root).map_err(at(Stage::Root))?;
@@ -97,7 +99,7 @@ impl Cage {
     }
 }
 
-/// How many descriptors a connection process may have at least until it serves.
+/// Who may have fewer descriptors may not until it serves: to accept takes some.
 const UNTIL_SERVING: u64 = 256;
 
 fn resource(name: config::Resource) -> Resource {
