@@ -249,7 +249,8 @@ impl Worker {
     }
 
     fn report_retirement(&mut self) {
-        if self.intake.is_closed() && !self.reported_retired {
+        // An address is free when they have gone as well.
+        if self.intake.is_closed() && !self.pool.is_leaving() && !self.reported_retired {
             self.reported_retired = true;
             self.report(&Report::Retired);
         }

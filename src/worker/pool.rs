@@ -38,11 +38,13 @@ struct Leash {
     holder: OwnedFd,
 }
 
-/// When the next spare may be made, after it has gone wrong.
+/// When the next spare may be made, after it has gone wrong: one at a time and ever more seldom, until they live again.
 #[derive(Debug, Default)]
 struct Rest {
     until: Option<Instant>,
     pause: Duration,
+    /// One has been made since, and has not died yet.
+    on_trial: bool,
     /// There is no slot; the board's bell will tell.
     until_bell: bool,
 }
@@ -82,7 +84,7 @@ impl Pool {
 
     /// Whether spares wait, as far as the worker knows.
     pub(super) fn waits(&self) -> bool {
-        !self.waiting.is_empty()
+        !self.is_dismissed() && !self.waiting.is_empty()
     }
 
     /// Takes those off the list that have been called.
@@ -105,12 +107,22 @@ impl Pool {
     /// A new one waits.
     pub(super) fn add(&mut self, pid: Pid, place: Place) {
         self.waiting.push((pid, place));
-        self.rest.until = None;
+        if std::mem::replace(&mut self.rest.on_trial, true) {
+            // The one before has lived through its pause.
+            self.rest.pause /= 2;
+        }
+        if self.rest.pause < FIRST_PAUSE {
+            self.rest = Rest { until_bell: self.rest.until_bell, ..Rest::default() };
+        } else {
+            self.rest.until = Some(Instant::now() + self.rest.pause);
+        }
     }
 
-    /// One has ended, called or not.
-    pub(super) fn remove(&mut self, pid: Pid) {
+    /// One has ended, called or not, or is stopped and answers nobody. Returns whether it waited.
+    pub(super) fn remove(&mut self, pid: Pid) -> bool {
+        let before = self.waiting.len();
         self.waiting.retain(|&(waiting, _)| waiting != pid);
+        self.waiting.len() < before
     }
 
     /// There is no slot for one until the bell rings.
@@ -125,13 +137,13 @@ impl Pool {
 
     /// None can be made for a while, longer each time.
     pub(super) fn rest(&mut self) {
+        let now = Instant::now();
+        if !std::mem::take(&mut self.rest.on_trial) && self.rest.until.is_some_and(|until| now < until) {
+            // It was made before the pause: whoever killed one has killed several.
+            return;
+        }
         self.rest.pause = (self.rest.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
-        self.rest.until = Some(Instant::now() + self.rest.pause);
-    }
-
-    /// A spare has come to serve: they can be made after all.
-    pub(super) fn succeeded(&mut self) {
-        self.rest.pause = Duration::ZERO;
+        self.rest.until = Some(now + self.rest.pause);
     }
 
     /// Tells one to look for a connection, and to go if there is none.
@@ -145,7 +157,11 @@ impl Pool {
     /// Tells all to go.
     pub(super) fn dismiss(&mut self) {
         self.leash = None;
-        self.waiting.clear();
+    }
+
+    /// Whether some have been told to go, and have not gone yet nor been called. They still have the listeners.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.is_dismissed() && !self.waiting.is_empty()
     }
 
     /// Whether they have been told to go.

@@ -190,6 +190,12 @@ impl Worker {
         if !self.preparation.signals().take(Signal::SIGCHLD) {
             return;
         }
+        while let Some(pid) = self.stopped_spare() {
+            if self.pool.remove(pid) {
+                // As good as dead: it may have been the only one that was woken for a connection.
+                self.look();
+            }
+        }
         let mut any = false;
         while let Ok(Some(ended)) = wait::reap() {
             any = true;
@@ -221,7 +227,6 @@ impl Worker {
                 // What is in the slot was written by the spare, before it served a stranger.
                 Some(caller) if caller.number == connection.caller.number => {
                     connection.caller = caller;
-                    self.pool.succeeded();
                 }
                 _ => return self.lose_spare(&connection, ended),
             }

@@ -9,7 +9,7 @@ use crate::config::Level;
 use crate::connection::spare::{self, Post};
 use crate::shared::{Caller, NoSlot};
 use crate::sys::fd::Passed;
-use crate::sys::wait::{Ended, Ending};
+use crate::sys::wait::{self, Ended, Ending, Pid};
 
 impl Worker {
     /// When the next spare is to be made.
@@ -58,6 +58,11 @@ impl Worker {
                 self.pool.rest();
             }
         }
+    }
+
+    /// A child that has been stopped; who has none that waits does not ask.
+    pub(super) fn stopped_spare(&self) -> Option<Pid> {
+        if self.pool.waits() { wait::stopped() } else { None }
     }
 
     /// A spare has ended that nobody had called.

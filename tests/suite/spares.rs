@@ -322,7 +322,7 @@ fn killed_spares_are_replaced_and_nobody_waits_for_ever() {
     assert!(deaths <= killed, "{deaths} deaths, {killed} killed");
     // Each process that was made has had a number of its own.
     let (id, _) = last.split_once(" from ").unwrap();
-    let number = usize::from_str_radix(id.rsplit('-').next().unwrap(), 10).unwrap();
+    let number = id.rsplit('-').next().unwrap().parse::<usize>().unwrap();
     assert!(number <= killed + 2 * ROUNDS + 8, "{number} processes for {killed} killed ones");
     let spares = all_waiting(&server);
     assert!(spares.contains(&served_by(&server, server.address())), "it is as before");
@@ -476,16 +476,9 @@ fn a_limit_is_whole_again_after_everything_was_killed() {
         held.iter_mut().for_each(|(stream, _)| assert!(closed(stream.get_mut())));
         settled(&server, 6, 0);
     }
-    let ids: BTreeSet<_> = (0..8)
-        .map(|_| with_id(&server))
-        .map(|(stream, id)| (id, stream))
-        .map(|both| {
-            let (id, stream) = both;
-            std::mem::forget(stream);
-            id
-        })
-        .collect();
-    assert_eq!(ids.len(), 8);
+    let held: Vec<_> = (0..8).map(|_| with_id(&server)).collect();
+    let ids: BTreeSet<_> = held.iter().map(|(_, id)| id).collect();
+    assert_eq!(ids.len(), 8, "{ids:?}");
     server.connections().iter().for_each(|process| proc::kill(process.pid, Signal::SIGKILL));
 }
 
@@ -615,8 +608,8 @@ fn spares_that_cannot_begin_are_named_now_and_then_and_connections_have_their_re
     let deaths =
         || server.log.count(|line| line.contains("died before it had a connection: cannot enter chroot"));
     eventually("it is said", || deaths() > 0);
-    // Far less than one for each that is missing and each connection.
-    assert!(deaths() < 16, "{} times", deaths());
+    // Some before it was noticed, and from then on one at a time, ever more seldom.
+    assert!(deaths() < 24, "{} times", deaths());
     std::fs::create_dir(server.dir().join("root")).unwrap();
     assert_eq!(exchange(address, b"again"), b"again");
     settled(&server, 16, 0);
