@@ -61,6 +61,11 @@ impl Cage {
         self.is_privileged = process::has_capabilities();
     }
 
+    /// Whether who enters it is somebody else than the worker.
+    pub(super) fn is_somebody_else(&self) -> bool {
+        self.user.as_ref().is_some_and(|user| !process::is_user(user.uid))
+    }
+
     /// Enters it, in a connection process, but for a low limit on descriptors. There is no way back.
     pub(super) fn enter(&self) -> Result<(), (Stage, io::Error)> {
         let at = |stage| move |error: io::Error| (stage, error);

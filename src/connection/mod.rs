@@ -87,6 +87,12 @@ impl Preparation {
         matches!(self.job, PreparedJob::Exec(_))
     }
 
+    /// Whether a child may share the worker's memory until it has become its program, and the worker wait for that. Not
+    /// if it is somebody else's by then: he could stop it, and so the worker.
+    pub(crate) fn may_share_memory(&self) -> bool {
+        !self.cage.is_somebody_else()
+    }
+
     /// The signals that the worker handles.
     pub(crate) fn signals(&self) -> &Signals {
         &self.signals

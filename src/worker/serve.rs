@@ -130,14 +130,15 @@ impl Worker {
             id: self.id(pending.caller.number),
         };
         let (record, preparation) = (pending.slot.pid_word(), self.preparation);
-        let made = if let Some(program) = preparation.program(&call) {
-            let become_it = &mut || connection::serve(preparation, &call, stderr, Some(&program));
+        let made = if preparation.execs() && preparation.may_share_memory() {
+            let program = preparation.program(&call);
+            let become_it = &mut || connection::serve(preparation, &call, stderr, program.as_deref());
             self.nursery.run_until_exec(record, become_it)
         } else {
-            let serve = |(call, preparation): (Call, &'static Preparation)| -> ! {
-                connection::serve(preparation, &call, None, None)
+            let serve = |(call, preparation, stderr): (Call, &'static Preparation, Option<Passed>)| -> ! {
+                connection::serve(preparation, &call, stderr, preparation.program(&call).as_deref())
             };
-            self.nursery.fork(record, serve, (call, preparation))
+            self.nursery.fork(record, serve, (call, preparation, stderr))
         };
         match made {
             Ok(pid) => {

@@ -710,3 +710,42 @@ fn records_of_programs_tell_it_too() {
     let (counts, record) = moved(client);
     assert!([(4, 10), (5, 10)].contains(&counts), "{record}");
 }
+
+#[test]
+fn a_user_who_stops_all_his_processes_stops_no_worker() {
+    if !root("another identity") {
+        return;
+    }
+    const USER: &str = "61201"; // who has no other processes
+    let address = address::fresh();
+    let keys =
+        format!("exec = [\"/bin/echo\", \"said\"]\nworkers = 1\nuser = \"{USER}\"\ngroup = \"{USER}\"");
+    let server = Preforkd::run(&service(address, &keys)).start();
+    let worker = server.workers()[0];
+    // What a captured connection process could do. A process is his before it has become his program.
+    let attack = "while :; do kill -STOP -1; done";
+    let mut attacker = std::process::Command::new("setpriv")
+        .args(["--reuid", USER, "--regid", USER, "--clear-groups", "sh", "-c", attack])
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let streams: Vec<_> = (0..200).map(|_| connect(address)).collect();
+    eventually("all have their process", || server.count("accepted") == 200 || hangs(worker));
+    attacker.kill().unwrap();
+    attacker.wait().unwrap();
+    // The victims stay stopped.
+    assert!(!hangs(worker), "the worker waits for one of them");
+    assert_eq!(listen_to(address), "said\n");
+    server.connections().iter().for_each(|process| proc::kill(process.pid, Signal::SIGCONT));
+    drop(streams);
+    settled(&server, 0, 0);
+}
+
+/// Whether it waits for a child that shares its memory, and goes on waiting.
+fn hangs(pid: i32) -> bool {
+    let waits = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") D ");
+    (0..20).all(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        waits()
+    })
+}
