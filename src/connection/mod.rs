@@ -17,7 +17,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use crate::config::{Builtin, Job, Service, Stderr};
 use crate::handler;
-use crate::shared::ConnectionId;
+use crate::shared::{Board, ConnectionId, Tally};
 use crate::sys::exec::Image;
 use crate::sys::fd::Passed;
 use crate::sys::signal::Signals;
@@ -172,6 +172,35 @@ impl Preparation {
 }
 
 type Failed = (Stage, io::Error);
+
+/// The memory of which children of a worker with spares have a copy that they must not keep.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SharedMemory {
+    /// The board.
+    pub(crate) board: &'static Board,
+    /// The worker's counters.
+    pub(crate) tally: &'static Tally,
+}
+
+impl SharedMemory {
+    /// In a child with memory of its own: gives it up, before anything of a stranger runs.
+    fn abandon(self) -> Result<(), Failed> {
+        self.board.abandon().and_then(|()| self.tally.abandon()).map_err(|error| (Stage::Memory, error))
+    }
+}
+
+/// Serves one connection, in a child that was forked for it, and exits. `shared` is what the child has to give up.
+pub(crate) fn serve_in_fork(
+    preparation: &Preparation,
+    call: &Call,
+    stderr: Option<Passed>,
+    shared: Option<SharedMemory>,
+) -> ! {
+    match shared.map_or(Ok(()), SharedMemory::abandon) {
+        Ok(()) => serve(preparation, call, stderr, preparation.program(call).as_deref()),
+        Err(failed) => preparation.fail(&failed),
+    }
+}
 
 /// Serves one connection, in a child that was made for it, and exits. `stderr` is where lines go that shall become
 /// records, `program` what [`Preparation::program`] has told about this connection.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::report::Stage;
-use super::{Call, Failed, Preparation};
+use super::{Call, Failed, Preparation, SharedMemory};
 use crate::shared::{Board, Caller, ConnectionId, Count, Place, Tally};
 use crate::sys::epoll::{Interest, Poller};
 use crate::sys::fd::{self, Passed};
@@ -54,8 +54,7 @@ pub(crate) fn wait(post: Post) -> ! {
     let waited = post.preparation.settle(post.stderr).and_then(|()| {
         let connection = post.wait()?;
         if connection.is_some() {
-            let give_up = post.board.abandon().and_then(|()| post.tally.abandon());
-            give_up.map_err(|error| (Stage::Memory, error))?;
+            SharedMemory { board: post.board, tally: post.tally }.abandon()?;
         }
         Ok(connection)
     });

@@ -11,7 +11,7 @@ use super::pending::Pending;
 use super::plan::Report;
 use super::{OUTPUTS, Worker};
 use crate::config::Stderr;
-use crate::connection::{self, Call, Preparation};
+use crate::connection::{self, Call, Preparation, SharedMemory};
 use crate::journal::{ConnectionRecord, Exit, OutputLine};
 use crate::shared::{Caller, ConnectionId, Count, NoSlot, Owner, Slot};
 use crate::sys::epoll::Interest;
@@ -23,6 +23,13 @@ use crate::sys::{fd, time, wait};
 
 /// How long to wait before another try where a limit was lowered below what lives.
 const CROWDED: Duration = Duration::from_millis(50);
+
+/// What a child forked for a connection begins with.
+type Start = (Call, &'static Preparation, Option<Passed>, Option<SharedMemory>);
+
+fn serve_in_fork((call, preparation, stderr, shared): Start) -> ! {
+    connection::serve_in_fork(preparation, &call, stderr, shared)
+}
 
 impl Worker {
     /// Takes one connection. If epoll has reported the listener it will again, at once, as long as its queue is not
@@ -135,10 +142,10 @@ impl Worker {
             let become_it = &mut || connection::serve(preparation, &call, stderr, program.as_deref());
             self.nursery.run_until_exec(record, become_it)
         } else {
-            let serve = |(call, preparation, stderr): (Call, &'static Preparation, Option<Passed>)| -> ! {
-                connection::serve(preparation, &call, stderr, preparation.program(&call).as_deref())
-            };
-            self.nursery.fork(record, serve, (call, preparation, stderr))
+            let shared = SharedMemory { board: self.board, tally: self.tally };
+            // Otherwise children do not get it.
+            let shared = (self.plan.spares > 0).then_some(shared);
+            self.nursery.fork(record, serve_in_fork, (call, preparation, stderr, shared))
         };
         match made {
             Ok(pid) => {

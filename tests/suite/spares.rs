@@ -641,6 +641,24 @@ fn a_handler_has_no_more_than_it_needs() {
     }
 }
 
+#[test]
+fn who_is_forked_on_accept_beside_spares_has_none_of_the_shared_memory_either() {
+    let options = ["--spare", "1", "--workers", "1"];
+    let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).start();
+    // So many at once that some are forked on accept.
+    let mut streams: Vec<_> = (0..30).map(|_| connect(server.address())).collect();
+    streams.iter_mut().for_each(|stream| echo(stream, b"x"));
+    settled(&server, 1, 30);
+    let spares = all_waiting(&server);
+    let mut looked_at = 0;
+    for process in server.connections().iter().filter(|process| !spares.contains(&process.pid)) {
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", process.pid)).unwrap();
+        assert!(!maps.contains("preforkd-board") && !maps.contains("preforkd-tally"), "{maps}");
+        looked_at += 1;
+    }
+    assert_eq!(looked_at, 30);
+}
+
 /// What the record of an exchange says that was moved.
 fn bytes(record: &str) -> Option<(u64, u64)> {
     let (head, sent) = record.trim_end_matches(" out)").rsplit_once(" bytes in, ")?;
