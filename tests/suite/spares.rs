@@ -239,10 +239,6 @@ fn nobody_is_refused_or_reset_by_reloads_killed_workers_killed_spares_and_a_stop
     let server = Preforkd::run(&config(0)).start();
     let watch = server.watch_zombies();
     let load = Load::on(address);
-    for number in 1..=RELOADS {
-        server.configure(&config(number));
-        server.reload_ok();
-    }
     let mut hurt_at_most = 0;
     for number in 0..KILLS {
         let spares = waiting(&server);
@@ -251,6 +247,11 @@ fn nobody_is_refused_or_reset_by_reloads_killed_workers_killed_spares_and_a_stop
         let workers = server.workers();
         server.replace_worker(workers[number % workers.len()]);
         hurt_at_most += 1;
+    }
+    // After the kills, so that whoever was hurt by them has noticed before TERM.
+    for number in 1..=RELOADS {
+        server.configure(&config(number));
+        server.reload_ok();
     }
     let completed = server.count("completed");
     eventually("the load goes on", || server.count("completed") > completed + 100);
