@@ -24,6 +24,9 @@ pub(super) struct Orphans {
 struct Counted {
     floor: Rc<Floor>,
     tally: Rc<Tally>,
+    /// Connections of its that are completed here: those that lived when it died, and of its spares those that were
+    /// called since and have ended.
+    ours: u64,
 }
 
 #[derive(Debug)]
@@ -68,7 +71,7 @@ impl Orphans {
     ) -> usize {
         let board = &dead.floor.board;
         let mut adopted = 0;
-        let mut spares = 0;
+        let mut ours = 0;
         for (slot, pid, caller) in board.held_by(Owner::worker(dead.serial)) {
             let floor = Rc::clone(dead.floor);
             let orphan =
@@ -76,11 +79,14 @@ impl Orphans {
             let ended = pid.and_then(|pid| reaped.remove(&pid));
             let is_ours = |pid| !is_worker(pid) && !self.by_pid.contains_key(&pid) && process::is_child(pid);
             match (pid, ended) {
-                (_, Some(ended)) => self.finish(&orphan, &ended, Exit::Ended(ended.ending), log),
+                (_, Some(ended)) => {
+                    ours += u64::from(self.finish(&orphan, &ended, Exit::Ended(ended.ending), log));
+                }
                 // Its number is from shared memory: it counts only if the kernel says that it is ours to reap.
                 (Some(pid), None) if is_ours(pid) => {
                     board.hand_on(slot, Owner::SUPERVISOR);
-                    *(if orphan.was_waiting() { &mut spares } else { &mut adopted }) += 1;
+                    adopted += usize::from(!orphan.was_waiting());
+                    ours += u64::from(!orphan.was_waiting());
                     self.by_pid.insert(pid, orphan);
                 }
                 // The worker died before it had accepted.
@@ -88,16 +94,13 @@ impl Orphans {
                 // It died before it forked, or after it had reaped: nobody is left who knows how that ended.
                 (pid, None) => {
                     let unknown = Ended { pid: pid.unwrap_or(0), ..Ended::default() };
-                    self.finish(&orphan, &unknown, Exit::Lost, log);
+                    ours += u64::from(self.finish(&orphan, &unknown, Exit::Lost, log));
                 }
             }
         }
-        if spares > 0 {
-            let counted = Counted { floor: Rc::clone(dead.floor), tally: Rc::clone(dead.tally) };
-            self.tallies.insert(dead.serial, counted);
-        } else {
-            dead.floor.add(|totals| totals.add(dead.tally.totals()));
-        }
+        let counted = Counted { floor: Rc::clone(dead.floor), tally: Rc::clone(dead.tally), ours };
+        self.tallies.insert(dead.serial, counted);
+        self.close_tally(dead.serial);
         // It may have died between freeing a slot and ringing.
         board.ring();
         adopted
@@ -107,8 +110,11 @@ impl Orphans {
     pub(super) fn ended(&mut self, ended: &Ended, log: &Log) -> bool {
         match self.by_pid.remove(&ended.pid) {
             Some(orphan) => {
-                self.finish(&orphan, ended, Exit::Ended(ended.ending), log);
+                let was_called = self.finish(&orphan, ended, Exit::Ended(ended.ending), log);
                 if orphan.was_waiting() {
+                    if let Some(counted) = self.tallies.get_mut(&orphan.worker) {
+                        counted.ours += u64::from(was_called);
+                    }
                     self.close_tally(orphan.worker);
                 }
                 true
@@ -117,7 +123,8 @@ impl Orphans {
         }
     }
 
-    fn finish(&self, orphan: &Orphan, ended: &Ended, exit: Exit<'_>, log: &Log) {
+    /// Writes the record and gives the slot back; false if there was no connection.
+    fn finish(&self, orphan: &Orphan, ended: &Ended, exit: Exit<'_>, log: &Log) -> bool {
         let board = &orphan.floor.board;
         let caller = match orphan.caller.number {
             // A spare, which may have been called since its worker died.
@@ -125,7 +132,7 @@ impl Orphans {
             _ => Some(orphan.caller),
         };
         board.release(orphan.slot);
-        let Some(caller) = caller else { return };
+        let Some(caller) = caller else { return false };
         orphan.floor.add(|totals| {
             totals.count(Count::Completed);
             if ended.ending.is_crash() {
@@ -134,23 +141,42 @@ impl Orphans {
         });
         let id = ConnectionId { run: self.run, worker: orphan.worker, number: caller.number };
         log.connection(&ConnectionRecord::new(&orphan.service, id, &caller, ended, exit));
+        true
     }
 
-    /// Adds up what the spares of a dead worker have counted, when there are none left.
+    /// Adds up what a dead worker and its spares have counted, when there are no spares of it left.
     fn close_tally(&mut self, worker: u32) {
-        let is_left = |orphan: &Orphan| orphan.worker == worker && orphan.was_waiting();
-        if !self.by_pid.values().any(is_left) {
-            if let Some(Counted { floor, tally }) = self.tallies.remove(&worker) {
-                floor.add(|totals| totals.add(tally.totals()));
+        if self.waiting(worker).next().is_none() {
+            if let Some(counted) = self.tallies.remove(&worker) {
+                let totals = self.add_up(worker, &counted);
+                counted.floor.add(|sum| sum.add(totals));
             }
         }
+    }
+
+    /// Its spares that live.
+    fn waiting(&self, worker: u32) -> impl Iterator<Item = &Orphan> {
+        self.by_pid.values().filter(move |orphan| orphan.worker == worker && orphan.was_waiting())
+    }
+
+    /// What a dead worker and its spares have counted. It may have died between counting a connection as completed and
+    /// giving its slot back, or the other way round at the beginning. So what it accepted and is not ours to complete,
+    /// it has completed.
+    fn add_up(&self, worker: u32, counted: &Counted) -> Totals {
+        let called = |orphan: &&Orphan| orphan.floor.board.called(orphan.slot).is_some();
+        let ours = counted.ours + self.waiting(worker).filter(called).count() as u64;
+        let mut totals = counted.tally.totals();
+        totals.set(Count::Completed, totals.get(Count::Accepted).wrapping_sub(ours));
+        totals
     }
 
     /// What dead workers have counted on this floor that is not added to it yet.
     pub(super) fn totals(&self, floor: &Floor) -> Totals {
         let mut totals = Totals::default();
-        for counted in self.tallies.values().filter(|counted| std::ptr::eq(&*counted.floor, floor)) {
-            totals.add(counted.tally.totals());
+        for (worker, counted) in &self.tallies {
+            if std::ptr::eq(&*counted.floor, floor) {
+                totals.add(self.add_up(*worker, counted));
+            }
         }
         totals
     }
