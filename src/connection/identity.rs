@@ -61,6 +61,11 @@ impl Cage {
         self.is_privileged = process::has_capabilities();
     }
 
+    /// Whether who enters it is somebody else than the worker.
+    pub(super) fn is_somebody_else(&self) -> bool {
+        self.user.as_ref().is_some_and(|user| !process::is_user(user.uid))
+    }
+
     /// Enters it, in a connection process, but for a low limit on descriptors. There is no way back.
     pub(super) fn enter(&self) -> Result<(), (Stage, io::Error)> {
         let at = |stage| move |error: io::Error| (stage, error);
@@ -70,8 +75,10 @@ impl Cage {
             process::set_nice(nice).map_err(at(Stage::Nice))?;
         }
         for &(resource, value) in &self.limits {
-            let value = if resource == Resource::RLIMIT_NOFILE { value.max(UNTIL_SERVING) } else { value };
-            process::set_limit(resource, value).map_err(at(Stage::Limits))?;
+            // Last, when it serves.
+            if resource != Resource::RLIMIT_NOFILE || value >= UNTIL_SERVING {
+                process::set_limit(resource, value).map_err(at(Stage::Limits))?;
+            }
         }
         if let Some(root) = &self.chroot {
             process::change_root(root).map_err(at(Stage::Root))?;
@@ -97,7 +104,7 @@ impl Cage {
     }
 }
 
-/// How many descriptors a connection process may have at least until it serves.
+/// Who may have fewer descriptors may not until it serves: to accept takes some.
 const UNTIL_SERVING: u64 = 256;
 
 fn resource(name: config::Resource) -> Resource {

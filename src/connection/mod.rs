@@ -87,6 +87,12 @@ impl Preparation {
         matches!(self.job, PreparedJob::Exec(_))
     }
 
+    /// Whether a child may share the worker's memory until it has become its program, and the worker wait for that. Not
+    /// if it is somebody else's by then: he could stop it, and so the worker.
+    pub(crate) fn may_share_memory(&self) -> bool {
+        !self.cage.is_somebody_else()
+    }
+
     /// The signals that the worker handles.
     pub(crate) fn signals(&self) -> &Signals {
         &self.signals
@@ -166,6 +172,11 @@ impl Preparation {
 }
 
 type Failed = (Stage, io::Error);
+
+/// Serves one connection, in a child with memory of its own, and exits.
+pub(crate) fn serve_in_fork(preparation: &Preparation, call: &Call, stderr: Option<Passed>) -> ! {
+    serve(preparation, call, stderr, preparation.program(call).as_deref())
+}
 
 /// Serves one connection, in a child that was made for it, and exits. `stderr` is where lines go that shall become
 /// records, `program` what [`Preparation::program`] has told about this connection.

@@ -132,6 +132,10 @@ pub(crate) struct Served {
 /// Sender, kind, code, and three numbers.
 const LENGTH: usize = 32;
 
+/// How often as many as fit the buffer are read at once: more than the 64 KiB that a pipe holds. A handler that never
+/// stops writing must not hold us up.
+const ROUNDS: usize = 100;
+
 /// The kinds of reports that are no failures.
 const SERVED: u8 = 0;
 const ENDED: u8 = u8::MAX;
@@ -201,7 +205,7 @@ impl Reports {
     /// Hands on all that has come. A process reports before it ends, so its report is there when it is reaped.
     pub(crate) fn read(&self, mut take: impl FnMut(Pid, Report)) {
         let mut buffer = [0; LENGTH * 32];
-        loop {
+        for _ in 0..ROUNDS {
             let length = (&self.read).read(&mut buffer).unwrap_or(0);
             let messages = buffer.get(..length).unwrap_or_default().chunks_exact(LENGTH);
             messages.filter_map(Report::decode).for_each(|(pid, report)| take(pid, report));
@@ -264,6 +268,28 @@ mod tests {
     fn nobody_waits_for_a_worker_that_does_not_read() {
         let reports = Reports::new().unwrap();
         (0..10_000).for_each(|_| reports.reporter().served(Traffic::default()));
+    }
+
+    #[test]
+    fn a_process_that_never_stops_writing_holds_nobody_up() {
+        let reports = Reports::new().unwrap();
+        let mut pipe = File::from(reports.write.try_clone().unwrap());
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    let _ = io::Write::write(&mut pipe, &[7; 32 * 1024]);
+                }
+            });
+            (0..100).for_each(|_| reports.read(|_, _| ()));
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        // Nor does the end of its nonsense become the beginning of what others say.
+        reports.read(|_, _| ());
+        reports.reporter().served(Traffic { received: 1, sent: 2 });
+        let mut heard = Vec::new();
+        reports.read(|_, report| heard.push(report));
+        assert_eq!(heard, [Report::Served(Traffic { received: 1, sent: 2 })]);
     }
 
     #[test]

@@ -76,6 +76,11 @@ impl Totals {
         self.0[what as usize]
     }
 
+    /// Sets one of them.
+    pub(crate) fn set(&mut self, what: Count, value: u64) {
+        self.0[what as usize] = value;
+    }
+
     /// Counts one more.
     pub(crate) fn count(&mut self, what: Count) {
         // Wrapping: what a worker wrote is in the sum.

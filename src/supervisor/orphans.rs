@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::ledger::OrphanEntry;
 use super::service::Floor;
 use crate::journal::{ConnectionRecord, Exit, Log};
-use crate::shared::{Caller, Calls, ConnectionId, Count, Owner, Place};
+use crate::shared::{Caller, Calls, ConnectionId, Count, Owner, Place, Totals};
 use crate::sys::process;
 use crate::sys::signal::Signal;
 use crate::sys::wait::{Ended, Pid};
@@ -44,6 +44,8 @@ pub(super) struct Dead<'a> {
     pub(super) floor: &'a Rc<Floor>,
     /// What its spares have said since it last listened.
     pub(super) calls: &'a Rc<Calls>,
+    /// What it has counted.
+    pub(super) counted: Totals,
 }
 
 impl Orphans {
@@ -53,7 +55,7 @@ impl Orphans {
 
     /// Takes over what a dead worker held. `reaped` are the processes that were reaped together with it: when a worker
     /// dies its children become the supervisor's in the same instant, so none of them can have been reaped earlier.
-    /// `is_worker` tells pids that cannot be connections.
+    /// `is_worker` tells pids that cannot be connections. Returns how many connections go on.
     pub(super) fn adopt(
         &mut self,
         dead: &Dead<'_>,
@@ -66,8 +68,10 @@ impl Orphans {
         dead.calls.read(|pid, caller| {
             called.insert(pid, caller);
         });
-        let mut adopted = 0;
+        let (mut adopted, mut ours) = (0, 0);
         for (slot, pid, mut caller) in board.held_by(Owner::worker(dead.serial)) {
+            // What it had counted as accepted and had not completed.
+            ours += u64::from(caller.number != 0);
             // A spare that the dead worker took for one that waits.
             if let Some(late) = pid.and_then(|pid| called.remove(&pid)).filter(|_| caller.number == 0) {
                 caller = late;
@@ -84,8 +88,8 @@ impl Orphans {
                 // Its number is from shared memory: it counts only if the kernel says that it is ours to reap.
                 (Some(pid), None) if is_ours(pid) => {
                     board.hand_on(slot, Owner::SUPERVISOR);
+                    adopted += usize::from(caller.number != 0);
                     self.by_pid.insert(pid, orphan);
-                    adopted += 1;
                 }
                 // The worker died before it had accepted.
                 _ if caller.number == 0 => board.release(slot),
@@ -100,6 +104,11 @@ impl Orphans {
             let (service, calls) = (dead.service.to_owned(), Rc::clone(dead.calls));
             self.late.push(LateCalls { service, worker: dead.serial, calls });
         }
+        // It may have died between counting a connection as completed and giving its slot back, or between counting it
+        // as accepted and noting it. So what it accepted and is not ours to complete, it has completed.
+        let mut counted = dead.counted;
+        counted.set(Count::Completed, counted.get(Count::Accepted).saturating_sub(ours));
+        dead.floor.add(|totals| totals.add(counted));
         // It may have died between freeing a slot and ringing.
         board.ring();
         adopted
@@ -108,6 +117,12 @@ impl Orphans {
     /// Whether spares of this dead worker wait. They go by themselves, unless they are called before they know.
     fn waits(&self, worker: u32) -> bool {
         self.by_pid.values().any(|orphan| orphan.worker == worker && orphan.caller.number == 0)
+    }
+
+    /// The service of a spare that waited when its worker died.
+    pub(super) fn service_of_spare(&self, pid: Pid) -> Option<&str> {
+        let orphan = self.by_pid.get(&pid).filter(|orphan| orphan.caller.number == 0);
+        orphan.map(|orphan| orphan.service.as_str())
     }
 
     /// How many spares of dead workers have said that they were called, and were not heard yet.

@@ -12,7 +12,6 @@ use crate::config::Level;
 use crate::control::WorkerState;
 use crate::exit;
 use crate::journal::MessageId;
-use crate::shared::Totals;
 use crate::sys::wait::{self, Ended, Ending, Pid};
 
 impl Supervisor {
@@ -29,6 +28,10 @@ impl Supervisor {
             }
         }
         for ended in reaped.values() {
+            if let Some(service) = self.orphans.service_of_spare(ended.pid) {
+                // The one connection that it was woken for may still be queued.
+                self.crew.look(service);
+            }
             if !self.orphans.ended(ended, &self.log) {
                 // A process that a connection process left behind.
                 self.log.debug(None, format_args!("reaped process {}, {}", ended.pid, ended.ending));
@@ -45,9 +48,13 @@ impl Supervisor {
     ) {
         worker.hear_last_words();
         let _ = self.poller.remove(worker.link());
-        let counted = worker.tally.totals();
-        worker.floor.add(|totals: &mut Totals| totals.add(counted));
-        let dead = Dead { serial, service: &worker.service, floor: &worker.floor, calls: &worker.calls };
+        let dead = Dead {
+            serial,
+            service: &worker.service,
+            floor: &worker.floor,
+            calls: &worker.calls,
+            counted: worker.tally.totals(),
+        };
         let crew = &self.crew;
         let adopted = self.orphans.adopt(&dead, reaped, |pid| crew.has(pid), &self.log);
         self.signal_adopted();

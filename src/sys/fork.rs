@@ -185,6 +185,9 @@ pub(crate) fn keep_stacks() {
     let _ = title::keep_for_children();
     let _ = private::keep_stack();
     let _ = private::keep_signal_stack();
+    // The variables are at the top of the stack. A child that asked for one, as localtime(3) does for TZ, would die.
+    // SAFETY: this process has one thread, and nobody refers to a variable.
+    unsafe { libc::clearenv() };
 }
 
 fn child_tid_flags(child_tid: usize) -> libc::c_int {

@@ -138,6 +138,11 @@ pub(crate) fn has_capabilities() -> bool {
     result == -1 || sets.iter().any(|&set| set != 0)
 }
 
+/// Whether this process is this user.
+pub(crate) fn is_user(uid: u32) -> bool {
+    nix::unistd::geteuid().as_raw() == uid
+}
+
 /// Makes `path` the root directory, and the working directory too: until then the old root is within reach.
 pub(crate) fn change_root(path: &Path) -> io::Result<()> {
     nix::unistd::chroot(path)?;

@@ -86,6 +86,17 @@ pub(crate) fn wait_for(pid: Pid) -> io::Result<Option<Ended>> {
     wait4(pid, 0)
 }
 
+/// A child that a signal has stopped since the last call.
+pub(crate) fn stopped() -> Option<Pid> {
+    // SAFETY: siginfo_t is plain data, for which zero is a value.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `info` is a live local that the kernel writes.
+    let result = unsafe { libc::waitid(libc::P_ALL, 0, &mut info, libc::WSTOPPED | libc::WNOHANG) };
+    // SAFETY: waitid has filled in the part of a SIGCHLD, or left the zeros.
+    let pid = unsafe { info.si_pid() };
+    (result == 0 && pid > 0).then_some(pid)
+}
+
 fn wait4(which: Pid, options: libc::c_int) -> io::Result<Option<Ended>> {
     loop {
         let mut status = 0;

@@ -87,6 +87,17 @@ impl Intake {
         self.open
     }
 
+    /// Whether connections are taken now.
+    pub(super) fn takes(&self) -> bool {
+        self.open && !self.full && self.paused_until.is_none()
+    }
+
+    /// Whether a connection waits at one of the listeners.
+    pub(super) fn is_queued(&self) -> bool {
+        let mut sockets = self.listeners.iter().filter_map(|listener| listener.socket.as_ref());
+        sockets.any(|socket| !socket::is_queue_empty(socket.as_fd()))
+    }
+
     /// Whether epoll tells when somebody calls.
     pub(super) fn is_watched(&self) -> bool {
         self.listeners.iter().any(|listener| listener.watched)
@@ -99,7 +110,7 @@ impl Intake {
 
     /// Makes epoll watch exactly the listeners that may be accepted from now.
     pub(super) fn watch(&mut self, poller: &Poller, held_up: bool) -> io::Result<()> {
-        let wanted = self.open && !self.full && self.paused_until.is_none() && !held_up;
+        let wanted = self.takes() && !held_up;
         for (listener, token) in self.listeners.iter_mut().zip(LISTENERS..) {
             let Some(socket) = &listener.socket else { continue };
             // Written only when it changes: what is written here is another page to copy for the next child.

@@ -75,12 +75,14 @@ impl Live {
 
     /// A spare says that it has been called. What one that serves a single connection says, it said before it served a
     /// stranger. True if that is now its connection, and not one to come after the report of another's end.
-    pub(super) fn call(&mut self, pid: Pid, caller: &Caller) -> bool {
+    /// `begin` is called before it counts as a connection.
+    pub(super) fn call(&mut self, pid: Pid, caller: &Caller, begin: impl FnOnce()) -> bool {
         let is_its_own = |spare: &&mut Connection| {
             process_of(spare.caller.number) == process_of(caller.number) && caller.number != 0
         };
         match self.0.get_mut(&pid).filter(is_its_own) {
             Some(spare) if spare.waits => {
+                begin();
                 spare.caller = *caller;
                 spare.waits = false;
                 spare.slot.note(caller);
@@ -96,7 +98,7 @@ impl Live {
 
     /// A connection has ended, and its process waits or has gone on to the next. Returns who had called, and whether it
     /// waits.
-    pub(super) fn end(&mut self, pid: Pid) -> Option<(Caller, bool)> {
+    pub(super) fn end(&mut self, pid: Pid, begin_next: impl FnOnce()) -> Option<(Caller, bool)> {
         let has_one = |connection: &&mut Connection| connection.several && !connection.waits;
         let connection = self.0.get_mut(&pid).filter(has_one)?;
         let next = connection.to_come.pop_front();
@@ -104,6 +106,9 @@ impl Live {
         let nobody = Caller { number: process_of(ended.number), ..Caller::NOBODY };
         connection.caller = next.unwrap_or(nobody);
         connection.waits = next.is_none();
+        if next.is_some() {
+            begin_next();
+        }
         connection.slot.note(next.as_ref().unwrap_or(&Caller::NOBODY));
         Some((ended, connection.waits))
     }

@@ -20,7 +20,7 @@ use crate::config::Service;
 use crate::connection::{Preparation, Report as Said, Reports};
 use crate::exit;
 use crate::journal::Log;
-use crate::shared::{Board, Calls, CallsToCome, Tally};
+use crate::shared::{Board, Calls, CallsToCome, Slot, Tally};
 use crate::sys::epoll::{Interest, Poller};
 use crate::sys::fd::Passed;
 use crate::sys::fork::{Forked, Nursery, fork, keep_stacks};
@@ -82,6 +82,8 @@ struct Worker {
     intake: Intake,
     pool: Pool,
     live: Live,
+    /// For the next connection, in a service with spares: see [`Worker::has_room`].
+    reserved: Option<Slot>,
     /// An accepted connection for which there was no process yet.
     pending: Option<Pending>,
     connections: u64,
@@ -135,6 +137,7 @@ impl Worker {
             reports,
             intake: Intake::new(listeners),
             pool,
+            reserved: None,
             pending: None,
             connections: 0,
             in_a_row: 0,
@@ -148,7 +151,8 @@ impl Worker {
             if self.plan.spares > 0 {
                 self.hear_reports();
             }
-            self.intake.watch(&self.poller, self.pending.is_some() || self.pool.waits())?;
+            let held_up = self.pending.is_some() || self.pool.waits() || !self.has_room();
+            self.intake.watch(&self.poller, held_up)?;
             let called = self.wait()?;
             let signals = self.preparation.signals();
             if signals.take(Signal::SIGQUIT) {
@@ -226,11 +230,11 @@ impl Worker {
                     self.intake.open();
                     self.report(&Report::Accepting);
                 }
-                Heard::Message(Order::Look) => self.intake.look(),
+                Heard::Message(Order::Look) => self.look(),
                 Heard::Message(Order::Answer) => {
                     self.report(&Report::Well);
                     // Whoever was woken for a connection may be stopped or stuck.
-                    self.intake.look();
+                    self.look();
                 }
                 Heard::Message(Order::Retire { empty }) => self.retire(&empty),
                 Heard::Message(Order::End { at_once }) => self.end_connections(at_once),
@@ -255,13 +259,21 @@ impl Worker {
         }
     }
 
+    /// Sees whether something is queued that nobody was woken for.
+    fn look(&mut self) {
+        self.intake.look();
+        self.let_a_spare_look();
+    }
+
     fn retire(&mut self, empty: &[usize]) {
         self.pool.dismiss();
+        self.reserved = None;
         self.intake.retire(empty, &self.poller);
     }
 
     fn report_retirement(&mut self) {
-        if self.intake.is_closed() && !self.reported_retired {
+        // An address is free when they have gone as well.
+        if self.intake.is_closed() && !self.pool.is_leaving() && !self.reported_retired {
             self.reported_retired = true;
             self.report(&Report::Retired);
         }
@@ -269,6 +281,7 @@ impl Worker {
 
     fn end_connections(&mut self, at_once: bool) {
         self.pool.dismiss();
+        self.reserved = None;
         self.intake.close(&self.poller);
         let signal = if at_once { Signal::SIGKILL } else { Signal::SIGTERM };
         for pid in self.live.pids() {

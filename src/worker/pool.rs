@@ -53,11 +53,13 @@ pub(super) struct Lines {
     pub(super) doorbell: Option<Passed>,
 }
 
-/// When the next spare may be made, after it has gone wrong.
+/// When the next spare may be made, after it has gone wrong: one at a time and ever more seldom, until they live again.
 #[derive(Debug, Default)]
 struct Rest {
     until: Option<Instant>,
     pause: Duration,
+    /// One has been made since, and has not died yet.
+    on_trial: bool,
     /// There is no slot; the board's bell will tell.
     until_bell: bool,
 }
@@ -69,6 +71,7 @@ impl Pool {
     /// Nobody waits yet.
     pub(super) fn new(size: u32, calls: Calls, to_come: CallsToCome) -> io::Result<Self> {
         let (held, holder) = fd::pipe()?;
+        fd::set_nonblocking(holder.as_fd(), true)?;
         Ok(Pool {
             size: size.into(),
             waiting: Vec::with_capacity_in(size as usize, OwnBusiness),
@@ -97,20 +100,18 @@ impl Pool {
 
     /// Whether spares wait, as far as the worker knows.
     pub(super) fn waits(&self) -> bool {
-        !self.waiting.is_empty()
+        !self.is_dismissed() && !self.waiting.is_empty()
     }
 
     /// Listens for who has been called: `call` confirms it.
     pub(super) fn listen(&mut self, mut call: impl FnMut(Pid, &Caller) -> bool) {
-        if !self.waits() {
+        if self.size == 0 {
             return;
         }
-        let (waiting, rest) = (&mut self.waiting, &mut self.rest);
+        let waiting = &mut self.waiting;
         self.calls.read(|pid, caller| {
             if call(pid, &caller) {
                 waiting.retain(|&(other, _)| other != pid);
-                // They can be made after all.
-                rest.pause = Duration::ZERO;
             }
         });
     }
@@ -132,12 +133,22 @@ impl Pool {
         let rings = lines.doorbell.is_some();
         self.waiting.push((pid, rings));
         self.silent = if rings { 0 } else { self.silent + 1 };
-        self.rest.until = None;
+        if std::mem::replace(&mut self.rest.on_trial, true) {
+            // The one before has lived through its pause.
+            self.rest.pause /= 2;
+        }
+        if self.rest.pause < FIRST_PAUSE {
+            self.rest = Rest { until_bell: self.rest.until_bell, ..Rest::default() };
+        } else {
+            self.rest.until = Some(Instant::now() + self.rest.pause);
+        }
     }
 
-    /// One has ended, called or not.
-    pub(super) fn remove(&mut self, pid: Pid) {
+    /// One has ended, called or not, or is stopped and answers nobody. Returns whether it waited.
+    pub(super) fn remove(&mut self, pid: Pid) -> bool {
+        let before = self.waiting.len();
         self.waiting.retain(|&(waiting, _)| waiting != pid);
+        self.waiting.len() < before
     }
 
     /// One waits again. When a burst has left twice as many as there should be, one is told to go.
@@ -171,13 +182,31 @@ impl Pool {
 
     /// None can be made for a while, longer each time.
     pub(super) fn rest(&mut self) {
+        let now = Instant::now();
+        if !std::mem::take(&mut self.rest.on_trial) && self.rest.until.is_some_and(|until| now < until) {
+            // It was made before the pause: whoever killed one has killed several.
+            return;
+        }
         self.rest.pause = (self.rest.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
-        self.rest.until = Some(Instant::now() + self.rest.pause);
+        self.rest.until = Some(now + self.rest.pause);
+    }
+
+    /// Tells one to look for a connection, and to go if there is none.
+    pub(super) fn wake_one(&self) {
+        if let Some(leash) = &self.leash {
+            // It can only be full of others that have not been read.
+            let _ = nix::unistd::write(&leash.holder, &[0]);
+        }
     }
 
     /// Tells all to go. Until they have gone, they may be called.
     pub(super) fn dismiss(&mut self) {
         self.leash = None;
+    }
+
+    /// Whether some have been told to go, and have not gone yet nor been called. They still have the listeners.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.is_dismissed() && !self.waiting.is_empty()
     }
 
     /// Whether they have been told to go.

@@ -24,6 +24,13 @@ use crate::sys::{fd, time, wait};
 /// How long to wait before another try where a limit was lowered below what lives.
 const CROWDED: Duration = Duration::from_millis(50);
 
+/// What a child forked for a connection begins with.
+type Start = (Call, &'static Preparation, Option<Passed>);
+
+fn serve_in_fork((call, preparation, stderr): Start) -> ! {
+    connection::serve_in_fork(preparation, &call, stderr)
+}
+
 impl Worker {
     /// Takes one connection. If epoll has reported the listener it will again, at once, as long as its queue is not
     /// empty; so signals, orders and other listeners have their turn, and other workers their share.
@@ -32,14 +39,16 @@ impl Worker {
             // Not forgotten: a listener that is being emptied is not watched.
             return self.intake.more(index);
         }
-        let slot = match self.claim() {
+        let slot = match self.reserved.take().map_or_else(|| self.claim(), Ok) {
             Ok(slot) => slot,
             Err(_) if self.intake.close_if_empty(index) => return,
-            Err(NoSlot::Full) => return self.intake.pause_until_bell(),
-            Err(NoSlot::Crowded) => return self.intake.pause(CROWDED),
+            Err(why) => {
+                self.wait_for_slot(why);
+                return self.let_a_spare_look();
+            }
         };
         match self.intake.accept(index) {
-            Taken::Connection(connection, peer) => self.begin(slot, connection, peer),
+            Taken::Connection(connection, peer) => return self.begin(slot, connection, peer),
             Taken::Lost => {}
             Taken::Nothing => self.intake.nothing_more(index),
             Taken::Exhausted(error) => {
@@ -47,6 +56,45 @@ impl Worker {
                 let address = self.plan.listeners.get(index).map_or("", String::as_str);
                 self.intake.complain(&self.log, &self.plan.service.name, address, &error);
             }
+        }
+        // Given back, it would ring for another worker, which finds nothing either and rings for this one.
+        if self.reserves() && !self.pool.waits() {
+            self.reserved = Some(slot);
+        }
+    }
+
+    /// Whether a slot is claimed before a connection comes.
+    fn reserves(&self) -> bool {
+        self.plan.service.spare > 0 && self.intake.is_open()
+    }
+
+    /// Whether this worker can take a connection if it is woken for one.
+    ///
+    /// With `EPOLLEXCLUSIVE` only one of all that wait is woken. Without spares a worker that then finds all slots taken
+    /// has robbed nobody. But slots may be taken by spares of other workers, which could have served; so where there are
+    /// spares, who has no slot does not wait.
+    pub(super) fn has_room(&mut self) -> bool {
+        if !self.reserves() || !self.intake.takes() || self.reserved.is_some() {
+            return true;
+        }
+        match self.claim() {
+            Ok(slot) => self.reserved = Some(slot),
+            Err(why) => self.wait_for_slot(why),
+        }
+        self.reserved.is_some()
+    }
+
+    fn wait_for_slot(&mut self, why: NoSlot) {
+        match why {
+            NoSlot::Full => self.intake.pause_until_bell(),
+            NoSlot::Crowded => self.intake.pause(CROWDED),
+        }
+    }
+
+    /// Has a spare see whether something is queued, if only spares have slots for it.
+    pub(super) fn let_a_spare_look(&mut self) {
+        if self.pool.waits() && !self.intake.takes() && self.intake.is_queued() {
+            self.pool.wake_one();
         }
     }
 
@@ -89,14 +137,12 @@ impl Worker {
             id: self.id(pending.caller.number),
         };
         let (record, preparation) = (pending.slot.pid_word(), self.preparation);
-        let made = if let Some(program) = preparation.program(&call) {
-            let become_it = &mut || connection::serve(preparation, &call, stderr, Some(&program));
+        let made = if preparation.execs() && preparation.may_share_memory() {
+            let program = preparation.program(&call);
+            let become_it = &mut || connection::serve(preparation, &call, stderr, program.as_deref());
             self.nursery.run_until_exec(record, become_it)
         } else {
-            let serve = |(call, preparation): (Call, &'static Preparation)| -> ! {
-                connection::serve(preparation, &call, None, None)
-            };
-            self.nursery.fork(record, serve, (call, preparation))
+            self.nursery.fork(record, serve_in_fork, (call, preparation, stderr))
         };
         match made {
             Ok(pid) => {
@@ -148,6 +194,12 @@ impl Worker {
     pub(super) fn reap(&mut self) {
         if !self.preparation.signals().take(Signal::SIGCHLD) {
             return;
+        }
+        while let Some(pid) = self.stopped_spare() {
+            if self.pool.remove(pid) {
+                // As good as dead: it may have been the only one that was woken for a connection.
+                self.look();
+            }
         }
         let mut any = false;
         while let Ok(Some(ended)) = wait::reap() {

@@ -11,7 +11,7 @@ use crate::connection::{Report, Served};
 use crate::journal::Exit;
 use crate::shared::{Caller, Count, NoSlot};
 use crate::sys::fd::Passed;
-use crate::sys::wait::{Ended, Ending, Pid};
+use crate::sys::wait::{self, Ended, Ending, Pid};
 
 impl Worker {
     /// When the next spare is to be made.
@@ -25,12 +25,12 @@ impl Worker {
             return;
         }
         let Some(lines) = self.pool.lines() else { return };
-        let slot = match self.claim() {
+        let Ok(output) = self.output_pipe() else { return self.pool.rest() };
+        let slot = match self.reserved.take().map_or_else(|| self.claim(), Ok) {
             Ok(slot) => slot,
             Err(NoSlot::Full) => return self.pool.rest_until_bell(),
             Err(NoSlot::Crowded) => return self.pool.rest(),
         };
-        let Ok(output) = self.output_pipe() else { return self.pool.rest() };
         let number = self.connections + 1;
         let post = Post {
             preparation: self.preparation,
@@ -81,19 +81,18 @@ impl Worker {
     }
 
     fn end_one_of_several(&mut self, pid: Pid, served: Served) {
-        let ended = self.live.end(pid).or_else(|| {
+        let count_next = || self.tally.count(Count::Accepted);
+        let ended = self.live.end(pid, count_next).or_else(|| {
             // It was called, and served, since we listened.
             self.hear_spares();
-            self.live.end(pid)
+            self.live.end(pid, || self.tally.count(Count::Accepted))
         });
         // The end of a connection that never began is a handler's lie.
         let Some((caller, waits)) = ended else { return };
+        self.tally.count(Count::Completed);
         if waits {
             self.pool.add_again(pid);
-        } else {
-            self.tally.count(Count::Accepted);
         }
-        self.tally.count(Count::Completed);
         let ending = Ending::Exited(served.code);
         let cpu = Duration::from_micros(served.cpu_usec);
         let bytes = (served.traffic.received, served.traffic.sent);
@@ -103,13 +102,13 @@ impl Worker {
 
     /// Learns which spares have been called.
     fn hear_spares(&mut self) {
-        self.pool.listen(|pid, caller| {
-            let known = self.live.call(pid, caller);
-            if known {
-                self.tally.count(Count::Accepted);
-            }
-            known
-        });
+        // Counted before it is noted: a worker that dies in between has lost a connection, and not won one.
+        self.pool.listen(|pid, caller| self.live.call(pid, caller, || self.tally.count(Count::Accepted)));
+    }
+
+    /// A child that has been stopped; who has none that waits does not ask.
+    pub(super) fn stopped_spare(&self) -> Option<Pid> {
+        if self.pool.waits() { wait::stopped() } else { None }
     }
 
     /// A spare has ended that nobody had called.
@@ -118,7 +117,7 @@ impl Worker {
             return self.pool.has_left();
         }
         // It may have been the only one that was woken for a connection.
-        self.intake.look();
+        self.look();
         self.pool.rest();
         let reason = connection.failure.map(|failure| failure.explain(&self.plan.service));
         let reason = reason.unwrap_or_else(|| ended.ending.to_string());

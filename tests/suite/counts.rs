@@ -16,6 +16,7 @@ struct Sequence {
     address: SocketAddr,
     clients: Vec<TcpStream>,
     reloads: u32,
+    spare: u32,
 }
 
 impl Sequence {
@@ -50,7 +51,7 @@ impl Sequence {
             }
             8 => {
                 self.reloads += 1;
-                self.server.configure(&config(self.address, self.reloads));
+                self.server.configure(&config(self.address, self.reloads, self.spare));
                 self.server.reload_ok();
                 "reload"
             }
@@ -64,20 +65,29 @@ impl Sequence {
     }
 }
 
-fn config(address: SocketAddr, generation: u32) -> String {
+fn config(address: SocketAddr, generation: u32, spare: u32) -> String {
     format!(
         "[service.echo]\nlisten = [\"{address}\"]\nhandler = \"echo\"\nworkers = 2\nmax_connections = {LIMIT}\n\
-         nice = {}\n",
+         nice = {}\nspare = {spare}\n",
         generation % 2
     )
 }
 
 #[test]
 fn the_count_is_the_number_of_live_connections_after_any_sequence() {
+    any_sequence(0);
+}
+
+#[test]
+fn the_count_is_the_number_of_live_connections_with_spares_too() {
+    any_sequence(5);
+}
+
+fn any_sequence(spare: u32) {
     let address = address::fresh();
-    let server = Preforkd::run(&config(address, 0)).start();
+    let server = Preforkd::run(&config(address, 0, spare)).start();
     let _watch = server.watch_zombies();
-    let mut sequence = Sequence { server, address, clients: Vec::new(), reloads: 0 };
+    let mut sequence = Sequence { server, address, clients: Vec::new(), reloads: 0, spare };
     let mut history = Vec::new();
     let mut number = 20_261_122_u64; // the same sequence in every run
     for _ in 0..STEPS {
@@ -92,7 +102,11 @@ fn the_count_is_the_number_of_live_connections_after_any_sequence() {
             let count = |name: &str| service[name].as_u64().unwrap();
             count("active") == live && count("accepted") == live + count("completed")
         });
-        eventually("as many processes", || server.connections().len() == sequence.clients.len());
+        let spares = || usize::try_from(server.count("spares")).unwrap();
+        eventually("as many processes", || {
+            let processes = server.connections().len();
+            processes == sequence.clients.len() + spares() && processes <= LIMIT
+        });
     }
     // And the whole limit is there.
     while sequence.clients.len() < LIMIT {

@@ -12,22 +12,22 @@ use nix::sys::signal::Signal;
 use crate::support::client::{connect_from, try_echo};
 use crate::support::{Preforkd, Running, address, eventually, proc, root, say};
 
-const CLIENTS: usize = 64;
+pub(crate) const CLIENTS: usize = 64;
 const RELOADS: usize = 20;
 const KILLS: usize = 20;
 
 /// How often a connection ended in which way.
-type Counts = BTreeMap<String, usize>;
+pub(crate) type Counts = BTreeMap<String, usize>;
 
 /// 64 clients that connect, echo and close without pause, until they are refused.
-struct Load {
+pub(crate) struct Load {
     clients: Vec<JoinHandle<Counts>>,
     /// Whether `TERM` was sent, after which a client may be refused.
-    stopping: Arc<AtomicBool>,
+    pub(crate) stopping: Arc<AtomicBool>,
 }
 
 impl Load {
-    fn on(service: SocketAddr) -> Self {
+    pub(crate) fn on(service: SocketAddr) -> Self {
         let stopping = Arc::new(AtomicBool::new(false));
         let start = |_| {
             let stopping = Arc::clone(&stopping);
@@ -37,7 +37,7 @@ impl Load {
         Self { clients, stopping }
     }
 
-    fn counts(self) -> Counts {
+    pub(crate) fn counts(self) -> Counts {
         let mut sum = Counts::new();
         for client in self.clients {
             for (outcome, number) in client.join().unwrap() {

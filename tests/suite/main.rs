@@ -25,6 +25,7 @@ mod programs;
 mod real;
 mod services;
 mod several;
+mod spares;
 mod stop;
 mod systemd;
 mod upgrade;
