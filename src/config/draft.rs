@@ -36,6 +36,7 @@ pub(crate) struct ServiceDraft {
     pub(crate) backlog: Option<u32>,
     pub(crate) nodelay: Option<bool>,
     pub(crate) keepalive: Option<bool>,
+    pub(crate) count_bytes: Option<bool>,
     pub(super) admission: admission::draft::Admission,
 }
 
@@ -220,6 +221,10 @@ pub(super) fn backlog(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
 
 pub(super) fn nodelay(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
     set(&mut draft.nodelay, decode(value))
+}
+
+pub(super) fn count_bytes(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+    set(&mut draft.count_bytes, decode(value))
 }
 
 pub(super) fn keepalive(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {

@@ -144,7 +144,7 @@ const LEVELS: [(&str, Level); 5] = [
 ];
 
 /// The keys of `[service.NAME]`.
-pub(crate) static SERVICE: [Key<ServiceDraft>; 32] = [
+pub(crate) static SERVICE: [Key<ServiceDraft>; 33] = [
     Key {
         name: "listen",
         flag: None,
@@ -345,6 +345,17 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 32] = [
         example: "true",
         doc: "Whether idle connections are probed (SO_KEEPALIVE)",
         apply: Apply::Set(draft::keepalive),
+    },
+    Key {
+        name: "count_bytes",
+        flag: Some("count-bytes"),
+        kind: Kind::Boolean,
+        placeholder: "BOOL",
+        default: Some("true"),
+        example: "false",
+        doc: "Whether records of programs say how many bytes went in and out; if so, a connection ends with its program, \
+              and not before if that closes it",
+        apply: Apply::Set(draft::count_bytes),
     },
     admission::REFUSE_MESSAGE,
     admission::ALLOW,

@@ -148,6 +148,8 @@ pub(crate) struct Service {
     pub(crate) environment: BTreeMap<String, String>,
     /// Resource limits of a connection process.
     pub(crate) limits: Vec<Limit>,
+    /// Whether the connection of a program is kept until the program has ended, for its counts.
+    pub(crate) count_bytes: bool,
     /// Where the stderr of a program goes.
     pub(crate) stderr: Stderr,
     /// Socket options.

@@ -76,6 +76,7 @@ pub(crate) fn resolve(
         identity: Identity { user, chroot, working_directory, umask: draft.umask, nice: draft.nice },
         environment: draft.environment,
         limits: draft.limits,
+        count_bytes: draft.count_bytes.unwrap_or(true),
         stderr: draft.stderr.unwrap_or(Stderr::Log),
         socket: SocketOptions {
             backlog: draft.backlog.unwrap_or(4096),

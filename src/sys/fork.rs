@@ -63,8 +63,8 @@ pub(crate) fn fork() -> io::Result<Forked> {
 #[derive(Debug)]
 pub(crate) struct Nursery(Private);
 
-/// As much as a main thread usually has; untouched pages cost nothing.
-const STACK: usize = 8 << 20;
+/// Untouched pages take no memory, but with vm.overcommit_memory=2 each process is charged for all of them.
+const STACK: usize = 1 << 20;
 
 /// Below the stack. Children do not have it, so running off the end of the stack is a fault for them.
 const GUARD: usize = 1 << 20;

@@ -149,7 +149,7 @@ impl Worker {
                 let Pending { slot, connection, caller, .. } = pending;
                 let output = output.map(|(read, _)| self.listen_to(pid, read));
                 // The worker's copy of the connection closes here, unless it is wanted for its counts.
-                let kept = preparation.execs().then_some(connection);
+                let kept = Some(connection).filter(|_| preparation.execs() && self.plan.service.count_bytes);
                 self.live.insert(pid, Connection { kept, ..Connection::new(slot, caller, output) });
             }
             Err(error) => self.keep(pending, error),

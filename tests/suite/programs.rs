@@ -345,3 +345,12 @@ fn a_program_found_by_its_name_keeps_the_name() {
         Preforkd::serve(&[], "127.0.0.1:0", &["--", "sh", "-c", "tr '\\0' ' ' < /proc/$$/cmdline"]).start();
     assert!(listen_to(server.address()).starts_with("sh -c "));
 }
+
+#[test]
+fn a_program_that_closes_its_connection_ends_it_if_nobody_counts() {
+    let program = "echo bye; exec >/dev/null </dev/null; exec sleep 1000";
+    let options = ["--count-bytes", "false", "--drain-timeout", "100ms"];
+    let server = Preforkd::serve(&options, "127.0.0.1:0", &["--", "/bin/sh", "-c", program]).start();
+    assert_eq!(listen_to(server.address()), "bye\n");
+    assert_eq!(server.count("active"), 1);
+}

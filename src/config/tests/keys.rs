@@ -23,13 +23,14 @@ fn an_empty_service_has_the_defaults() {
         identity: Identity::default(),
         environment: BTreeMap::new(),
         limits: vec![],
+        count_bytes: true,
         stderr: Stderr::Log,
         socket: SocketOptions { backlog: 4096, nodelay: true, keepalive: false },
     };
     assert_eq!(config.services, [expected]);
 }
 
-const EVERY_KEY: [(&str, &str, &[&str]); 32] = [
+const EVERY_KEY: [(&str, &str, &[&str]); 33] = [
     ("workers", "3", &["3"]),
     ("spare", "8", &["8"]),
     ("max_connections", "77", &["77"]),
@@ -46,6 +47,7 @@ const EVERY_KEY: [(&str, &str, &[&str]); 32] = [
     ("backlog", "16", &["16"]),
     ("nodelay", "false", &["false"]),
     ("keepalive", "true", &["true"]),
+    ("count_bytes", "false", &["false"]),
     ("control_socket", "\"/run/x.sock\"", &["/run/x.sock"]),
     ("drain_timeout", "\"5m\"", &["5m"]),
     ("target", "\"stderr\"", &["stderr"]),
