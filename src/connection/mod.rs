@@ -93,6 +93,11 @@ impl Preparation {
         !self.cage.is_somebody_else()
     }
 
+    /// Where its children report.
+    pub(crate) fn reporter(&self) -> Passed {
+        self.reporter.descriptor()
+    }
+
     /// The signals that the worker handles.
     pub(crate) fn signals(&self) -> &Signals {
         &self.signals
@@ -142,8 +147,9 @@ impl Preparation {
     }
 
     fn handle(&self, builtin: Builtin, call: &Call) -> Failed {
-        let mut kept = [call.connection.borrow(), self.reporter.descriptor()];
-        if let Err(error) = fd::close_all_but(&mut kept) {
+        let (connection, reporter) = (call.connection, self.reporter.descriptor());
+        let kept = [connection.min(reporter), connection.max(reporter)];
+        if let Err(error) = fd::close_all_but(&kept) {
             return (Stage::Descriptors, error);
         }
         if let Err(failed) = self.cage.limit_descriptors() {

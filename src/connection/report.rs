@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use crate::config::{Job, Service};
 use crate::handler::Traffic;
@@ -221,8 +221,8 @@ impl Reports {
 pub(super) struct Reporter(Passed);
 
 impl Reporter {
-    pub(super) fn descriptor(self) -> BorrowedFd<'static> {
-        self.0.borrow()
+    pub(super) fn descriptor(self) -> Passed {
+        self.0
     }
 
     /// Says what went wrong. If not even that works, the exit code has to do.
@@ -241,7 +241,7 @@ impl Reporter {
     }
 
     fn send(self, report: Report) {
-        let _ = nix::unistd::write(self.descriptor(), &report.encode(process::id()));
+        let _ = nix::unistd::write(self.0.borrow(), &report.encode(process::id()));
     }
 }
 

@@ -27,6 +27,8 @@ pub(crate) struct Post {
     pub(crate) preparation: &'static Preparation,
     /// Where it waits.
     pub(crate) listeners: &'static [Passed],
+    /// All descriptors that it needs, in the order of their numbers.
+    pub(crate) kept: &'static [Passed],
     /// The end that a spare watches.
     pub(crate) leash: Passed,
     /// Where it says that it has been called.
@@ -79,11 +81,7 @@ struct Spare {
 impl Spare {
     fn begin(post: Post) -> Result<Self, Failed> {
         let failed = |error| (Stage::Wait, error);
-        let mut kept: Vec<_> = post.listeners.iter().map(|listener| listener.borrow()).collect();
-        let bell = post.doorbell.or(post.again.map(|again| again.doorbell));
-        kept.extend([Some(post.leash), Some(post.calls), bell].into_iter().flatten().map(Passed::borrow));
-        kept.push(post.preparation.reporter.descriptor());
-        fd::close_all_but(&mut kept).map_err(failed)?;
+        fd::close_all_but(post.kept).map_err(failed)?;
         let poller = Poller::new().map_err(failed)?;
         for (listener, token) in post.listeners.iter().zip(0..) {
             poller.add(listener.borrow(), Interest::ReadExclusive, token).map_err(failed)?;

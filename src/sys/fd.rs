@@ -129,11 +129,11 @@ pub(crate) fn close_others_on_exec() -> io::Result<()> {
     close_range(3, RawFd::MAX, libc::CLOSE_RANGE_CLOEXEC)
 }
 
-/// In a child: closes whatever is not 0, 1, 2 or among `kept`, owners or not. `kept` is put in order.
-pub(crate) fn close_all_but(kept: &mut [BorrowedFd<'_>]) -> io::Result<()> {
-    kept.sort_unstable_by_key(AsRawFd::as_raw_fd);
+/// In a child: closes whatever is not 0, 1, 2 or among `kept`, owners or not. `kept` is in order.
+pub(crate) fn close_all_but(kept: &[Passed]) -> io::Result<()> {
+    debug_assert!(kept.is_sorted(), "what is kept is in order");
     let mut first = 3;
-    for fd in kept.iter().map(AsRawFd::as_raw_fd).filter(|&fd| fd > 2) {
+    for fd in kept.iter().map(|fd| fd.0).filter(|&fd| fd > 2) {
         if first < fd {
             close_range(first, fd - 1, 0)?;
         }

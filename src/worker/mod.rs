@@ -77,6 +77,8 @@ struct Worker {
     tally: Tally,
     preparation: &'static Preparation,
     listeners: &'static [Passed],
+    /// What spares keep of this worker's descriptors.
+    kept: &'static [Passed],
     nursery: Nursery,
     reports: Reports,
     intake: Intake,
@@ -105,7 +107,7 @@ impl Worker {
         let tally = Tally::open(handover.tally.as_fd())?;
         let listeners: io::Result<Vec<_>> = (0..plan.listeners.len()).map(Handover::listener).collect();
         let listeners = listeners?;
-        let numbers = listeners.iter().map(|listener| Passed::new(listener.as_fd())).collect();
+        let numbers: Vec<_> = listeners.iter().map(|listener| Passed::new(listener.as_fd())).collect();
         let reports = Reports::new()?;
         let mut preparation = Preparation::new(&plan.service, signals, &reports)?;
         rehearse(&plan.service, &preparation, &reports)?;
@@ -116,6 +118,8 @@ impl Worker {
         }
         let (calls, to_come) = (Calls::open(handover.calls), CallsToCome::open(handover.calls_to_come));
         let pool = Pool::new(plan.spares, calls, to_come)?;
+        let mut kept = [&numbers[..], &pool.numbers(), &[preparation.reporter()]].concat();
+        kept.sort_unstable();
         let poller = Poller::new()?;
         poller.add(handover.link.as_fd(), Interest::Read, LINK)?;
         poller.add(board.bell(), Interest::ReadEdge, BELL)?;
@@ -133,6 +137,7 @@ impl Worker {
             tally,
             preparation: for_ever(preparation),
             listeners: Vec::leak(numbers),
+            kept: Vec::leak(kept),
             nursery,
             reports,
             intake: Intake::new(listeners),

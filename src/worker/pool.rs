@@ -90,6 +90,12 @@ impl Pool {
         self.doorbell.as_fd()
     }
 
+    /// The descriptors that spares keep.
+    pub(super) fn numbers(&self) -> [Passed; 3] {
+        let leash = self.leash.as_ref().map_or(self.doorbell.as_fd(), |leash| leash.held.as_fd());
+        [leash, self.to_come.descriptor(), self.doorbell.as_fd()].map(Passed::new)
+    }
+
     /// What the next spare needs to wait; `None` when all have been told to go.
     pub(super) fn lines(&self) -> Option<Lines> {
         let leash = Passed::new(self.leash.as_ref()?.held.as_fd());

@@ -35,6 +35,7 @@ impl Worker {
         let post = Post {
             preparation: self.preparation,
             listeners: self.listeners,
+            kept: self.kept,
             leash: lines.leash,
             calls: lines.calls,
             doorbell: lines.doorbell,
