@@ -123,7 +123,7 @@ const LENGTH: usize = 24;
 const SERVED: u8 = 0;
 
 impl Report {
-    fn encode(self, sender: Pid) -> [u8; LENGTH] {
+    pub(crate) fn encode(self, sender: Pid) -> [u8; LENGTH] {
         let (kind, first, second) = match self {
             Report::Served(traffic) => (SERVED, traffic.received, traffic.sent),
             Report::Failed(failure) => (failure.stage as u8, u64::from(failure.errno.unsigned_abs()), 0),
@@ -136,7 +136,7 @@ impl Report {
         message
     }
 
-    fn decode(message: &[u8]) -> Option<(Pid, Report)> {
+    pub(crate) fn decode(message: &[u8]) -> Option<(Pid, Report)> {
         let (pid, rest) = message.split_first_chunk::<4>()?;
         let (kind, rest) = rest.split_first_chunk::<4>()?;
         let (first, rest) = rest.split_first_chunk::<8>()?;

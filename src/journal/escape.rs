@@ -9,7 +9,7 @@ use std::fmt;
 use std::io::Write as _;
 
 /// The longest message; the rest is counted, not kept. journald cuts the lines of a stream at 48 KiB.
-pub(super) const LONGEST: usize = 16 * 1024;
+pub(crate) const LONGEST: usize = 16 * 1024;
 
 /// Appends to a buffer, escaped and up to [`LONGEST`] bytes.
 pub(super) struct Escaper<'a> {
