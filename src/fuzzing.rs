@@ -53,9 +53,10 @@ fn check_service(service: &Service) {
 
 fn check_shown(problems: &Diagnostics) {
     let shown = problems.to_string();
-    assert!(shown.chars().all(|c| c == '\n' || !c.is_control()), "{shown:?}");
-    let first = problems.first_line();
-    assert!(!first.chars().any(char::is_control), "{first:?}");
+    // What the log escapes, except the newlines and backslashes that are our own.
+    let obeyed = |c: char| c != '\\' && forms::is_special(c);
+    assert!(!shown.chars().any(|c| c != '\n' && obeyed(c)), "{shown:?}");
+    assert!(!problems.first_line().chars().any(obeyed), "{shown:?}");
     assert!(problems.iter().all(|problem| shown.contains(&problem.headline())));
 }
 
@@ -168,10 +169,8 @@ fn check_cut(cut: &[u8], limit: usize, whole: Result<Parsed, ProxyError>, end: u
     let parsed = proxy::parse(cut, limit);
     match (parsed, whole) {
         (Ok(Parsed::NeedMore(more)), Ok(Parsed::Header(_))) => assert!(more > 0 && cut.len() + more <= end),
-        (Ok(Parsed::NeedMore(more)), Ok(Parsed::NeedMore(rest))) => {
-            assert!(more > 0 && cut.len() + more <= end + rest);
-        }
-        (Ok(Parsed::NeedMore(more)), Err(_)) => assert!(more > 0),
+        // What is asked for is the least of a right header, and whether it will be one is not known yet.
+        (Ok(Parsed::NeedMore(more)), _) => assert!(more > 0),
         (Err(_), Err(_)) => {}
         _ => assert_eq!(parsed, whole, "after {} bytes", cut.len()),
     }
@@ -231,7 +230,7 @@ pub fn escape(bytes: &[u8]) {
 
 fn check_escaped(bytes: &[u8]) {
     let shown = String::from_utf8(forms::escaped(bytes, None)).unwrap_or_else(|_| "\n".to_owned());
-    assert!(!shown.chars().any(char::is_control), "{shown:?}");
+    assert!(!shown.chars().any(|c| c != '\\' && forms::is_special(c)), "{shown:?}");
     if unescape(&shown).as_deref() != Some(bytes) {
         let (kept, mark) = shown.rsplit_once("... [").unwrap_or_default();
         let kept = unescape(kept).unwrap_or_default();

@@ -106,7 +106,7 @@ impl fmt::Write for Escaper<'_> {
 }
 
 /// Controls (C0, DEL, C1), line separators, and what is invisible or reorders text (CVE-2021-42574).
-fn is_special(character: char) -> bool {
+pub(crate) fn is_special(character: char) -> bool {
     if character.is_ascii() {
         return character == '\\' || character.is_ascii_control();
     }

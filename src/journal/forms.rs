@@ -1,6 +1,6 @@
 //! The forms of remote text, for the fuzz targets.
 
-pub(crate) use super::escape::LONGEST;
+pub(crate) use super::escape::{LONGEST, is_special};
 
 use super::escape::Escaper;
 use super::record::{Body, Entry};
