@@ -57,7 +57,6 @@ fn check_shown(problems: &Diagnostics) {
     let obeyed = |c: char| c != '\\' && forms::is_special(c);
     assert!(!shown.chars().any(|c| c != '\n' && obeyed(c)), "{shown:?}");
     assert!(!problems.first_line().chars().any(obeyed), "{shown:?}");
-    assert!(problems.iter().all(|problem| shown.contains(&problem.headline())));
 }
 
 /// A prefix reads as what it is shown as, and what is none is explained.
@@ -118,18 +117,18 @@ fn naive(allow: &[Listed<'_>], deny: &[Listed<'_>], address: IpAddr) -> (bool, O
     (best.map_or(allow.is_empty(), |(action, ..)| action == Action::Allow), best)
 }
 
-/// Bit by bit.
+/// Whether the first bits are the same.
 fn has(prefix: Prefix, address: IpAddr) -> bool {
-    let bits = |address: IpAddr| -> Vec<bool> {
-        let octets = match address {
-            IpAddr::V4(v4) => v4.octets().to_vec(),
-            IpAddr::V6(v6) => v6.octets().to_vec(),
-        };
-        octets.iter().flat_map(|octet| (0..8).rev().map(move |bit| octet >> bit & 1 == 1)).collect()
-    };
-    let (network, address) = (bits(prefix.network()), bits(address.to_canonical()));
-    let length = usize::from(prefix.length());
-    network.len() == address.len() && network.iter().zip(&address).take(length).all(|(a, b)| a == b)
+    let beyond = |width: u32| width - u32::from(prefix.length());
+    match (prefix.network(), address.to_canonical()) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => {
+            (a.to_bits() ^ b.to_bits()).checked_shr(beyond(32)).unwrap_or(0) == 0
+        }
+        (IpAddr::V6(a), IpAddr::V6(b)) => {
+            (a.to_bits() ^ b.to_bits()).checked_shr(beyond(128)).unwrap_or(0) == 0
+        }
+        _ => false,
+    }
 }
 
 /// The last address of a prefix, and its neighbours.
