@@ -9,6 +9,9 @@ mod config;
 mod connection;
 mod control;
 mod exit;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handler;
 mod journal;
 mod shared;

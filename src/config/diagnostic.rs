@@ -177,10 +177,14 @@ fn escape(text: &str) -> String {
     for c in text.chars() {
         match c {
             '\u{ad}'
+            | '\u{61c}'
+            | '\u{180e}'
             | '\u{200b}'..='\u{200f}'
             | '\u{2028}'..='\u{202e}'
             | '\u{2060}'..='\u{206f}'
-            | '\u{feff}' => {
+            | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e007f}' => {
                 safe.extend(c.escape_unicode());
             }
             c if c.is_control() => safe.extend(c.escape_default()),

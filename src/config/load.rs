@@ -7,7 +7,7 @@ use super::assemble::assemble;
 use super::diagnostic::{Diagnostic, Diagnostics, Place, Severity};
 use super::document::{parse, sections};
 use super::service::Machine;
-use super::source::read;
+use super::source::{Source, read};
 use super::{Config, DEFAULT_CONTROL_SOCKET};
 
 /// A configuration that can be used.
@@ -33,6 +33,24 @@ pub(super) fn load_for(path: &Path, accounts: &Accounts) -> Result<Loaded, Diagn
 pub(super) fn load_on(path: &Path, machine: &Machine<'_>) -> Result<Loaded, Diagnostics> {
     let mut problems = Diagnostics::default();
     let sources = read(path, &mut problems);
+    check(path, &sources, machine, problems)
+}
+
+/// [`load_on`] of a text; `path` is for messages.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn load_text(path: &Path, text: &[u8], machine: &Machine<'_>) -> Result<Loaded, Diagnostics> {
+    let mut problems = Diagnostics::default();
+    let source = super::source::decode(path.to_owned(), 0, text, &mut problems);
+    check(path, &[source], machine, problems)
+}
+
+/// What the files say, checked; `problems` has what could not be read.
+fn check(
+    path: &Path,
+    sources: &[Source],
+    machine: &Machine<'_>,
+    mut problems: Diagnostics,
+) -> Result<Loaded, Diagnostics> {
     let trees = sources.iter().map(|source| parse(source, &mut problems)).collect();
     let unreadable = problems.errors() > 0;
     let mut found = Diagnostics::default();

@@ -33,6 +33,8 @@ pub(crate) use diagnostic::Diagnostics;
 pub(crate) use document::make_name;
 pub(crate) use draft::HANDLERS;
 pub(crate) use load::{Loaded, load};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use {accounts::Accounts, load::load_text, service::Machine};
 
 /// Where `preforkd run` looks without `--config`; the drop-ins are `preforkd.d/*.toml` beside it.
 pub(crate) const DEFAULT_PATH: &str = "/etc/preforkd/preforkd.toml";

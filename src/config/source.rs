@@ -139,7 +139,7 @@ fn whole_file(path: &Path, order: usize, severity: Severity, message: String) ->
 }
 
 /// The bytes as text; TOML is UTF-8.
-fn decode(path: PathBuf, order: usize, bytes: &[u8], problems: &mut Diagnostics) -> Source {
+pub(super) fn decode(path: PathBuf, order: usize, bytes: &[u8], problems: &mut Diagnostics) -> Source {
     let text = String::from_utf8_lossy(bytes).into_owned();
     let (whole, mended) = mend(&text);
     let source = Source { path, text, whole, mended, order };

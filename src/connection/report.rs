@@ -141,7 +141,7 @@ const SERVED: u8 = 0;
 const ENDED: u8 = u8::MAX;
 
 impl Report {
-    fn encode(self, sender: Pid) -> [u8; LENGTH] {
+    pub(crate) fn encode(self, sender: Pid) -> [u8; LENGTH] {
         let (kind, code, numbers) = match self {
             Report::Served(traffic) => (SERVED, 0, [traffic.received, traffic.sent, 0]),
             Report::Ended(Served { code, traffic, cpu_usec }) => {
@@ -160,7 +160,7 @@ impl Report {
         message
     }
 
-    fn decode(message: &[u8]) -> Option<(Pid, Report)> {
+    pub(crate) fn decode(message: &[u8]) -> Option<(Pid, Report)> {
         let message = message.first_chunk::<LENGTH>()?;
         let (pid, rest) = message.split_first_chunk::<4>()?;
         let (&[kind, code, ..], rest) = rest.split_first_chunk::<4>()?;

@@ -293,7 +293,18 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
 
 /// The client has gone, or has its answer, or talks nonsense.
 #[derive(Debug)]
-struct Gone;
+pub(crate) struct Gone;
+
+/// The request in the bytes so far, or `None` as long as its line has no end. What follows the line is nothing to us, no
+/// matter whether it comes with the line or after it.
+pub(crate) fn understand(bytes: &[u8]) -> Result<Option<Request>, Gone> {
+    let seen = bytes.get(..LONGEST_REQUEST).unwrap_or(bytes);
+    match seen.iter().position(|byte| *byte == b'\n') {
+        Some(end) => serde_json::from_slice(&seen[..end]).map(Some).map_err(|_| Gone),
+        None if bytes.len() > LONGEST_REQUEST => Err(Gone),
+        None => Ok(None),
+    }
+}
 
 impl Client {
     fn read(&mut self) -> Result<Option<Request>, Gone> {
@@ -306,12 +317,12 @@ impl Client {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(_) => return Err(Gone),
             }
-            if self.asked || self.request.len() > LONGEST_REQUEST {
+            if self.asked {
                 return Err(Gone);
             }
-            if let Some(line) = self.request.strip_suffix(b"\n") {
+            if let Some(request) = understand(&self.request)? {
                 self.asked = true;
-                return serde_json::from_slice(line).map(Some).map_err(|_| Gone);
+                return Ok(Some(request));
             }
         }
     }

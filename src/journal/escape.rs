@@ -9,7 +9,7 @@ use std::fmt;
 use std::io::Write as _;
 
 /// The longest message; the rest is counted, not kept. journald cuts the lines of a stream at 48 KiB.
-pub(super) const LONGEST: usize = 16 * 1024;
+pub(crate) const LONGEST: usize = 16 * 1024;
 
 /// Appends to a buffer, escaped and up to [`LONGEST`] bytes.
 pub(super) struct Escaper<'a> {
@@ -106,7 +106,7 @@ impl fmt::Write for Escaper<'_> {
 }
 
 /// Controls (C0, DEL, C1), line separators, and what is invisible or reorders text (CVE-2021-42574).
-fn is_special(character: char) -> bool {
+pub(crate) fn is_special(character: char) -> bool {
     if character.is_ascii() {
         return character == '\\' || character.is_ascii_control();
     }

@@ -5,6 +5,8 @@
 
 mod datagram;
 mod escape;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod forms;
 mod message_id;
 mod native;
 mod record;

@@ -45,7 +45,7 @@ impl Native {
     }
 }
 
-fn format(entry: &Entry<'_>, out: &mut Buffer) {
+pub(super) fn format(entry: &Entry<'_>, out: &mut Buffer) {
     field(out, "MESSAGE", |out| entry.message(out, Some("\n")));
     field(out, "PRIORITY", |out| out.push(b'0' + entry.level as u8));
     field(out, "SYSLOG_IDENTIFIER", |out| out.extend_from_slice(b"preforkd"));

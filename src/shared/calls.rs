@@ -82,16 +82,20 @@ impl CallsToCome {
 /// In a spare: says that it has been called. Smaller than `PIPE_BUF`, so it is said whole or, if the pipe is full
 /// because the worker has been stopped for long, not at all.
 pub(crate) fn call(calls: Passed, pid: Pid, caller: &Caller) {
+    let _ = nix::unistd::write(calls.borrow(), &encode(pid, caller));
+}
+
+pub(crate) fn encode(pid: Pid, caller: &Caller) -> [u8; LENGTH] {
     let mut message = [0; LENGTH];
     let (head, words) = message.split_at_mut(8);
     head[..4].copy_from_slice(&pid.to_ne_bytes());
     for (place, word) in words.chunks_exact_mut(8).zip(caller.to_words()) {
         place.copy_from_slice(&word.to_ne_bytes());
     }
-    let _ = nix::unistd::write(calls.borrow(), &message);
+    message
 }
 
-fn decode(message: &[u8]) -> Option<(Pid, Caller)> {
+pub(crate) fn decode(message: &[u8]) -> Option<(Pid, Caller)> {
     let (pid, rest) = message.split_first_chunk::<4>()?;
     let mut words = [0; Caller::WORDS];
     for (word, bytes) in words.iter_mut().zip(rest.get(4..)?.chunks_exact(8)) {

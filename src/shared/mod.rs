@@ -10,4 +10,9 @@ pub(crate) use board::{Board, NoSlot, Owner, Place, Processes, Slot};
 pub(crate) use caller::Caller;
 pub(crate) use calls::{Calls, CallsToCome, call};
 pub(crate) use id::{ConnectionId, process_of};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod message {
+    //! The bytes of a call, for the fuzz targets.
+    pub(crate) use super::calls::{decode, encode};
+}
 pub(crate) use tally::{Count, Tally, Totals};

@@ -19,11 +19,9 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, ProxyError> {
     }
     match rest {
         [] => Ok(need(bytes, shortest(text)?)),
-        [b'\r'] => Ok(Parsed::NeedMore(1)),
-        [b'\r', b'\n', ..] => {
-            let client = client(text.get(SIGNATURE.len()..).ok_or(ProxyError::LineEnd)?)?;
-            Ok(Parsed::Header(Header { client, length: end + 2 }))
-        }
+        // A line that is no header is refused at its CR: nobody waits for the LF of a lie.
+        [b'\r'] => client(text).map(|_| Parsed::NeedMore(1)),
+        [b'\r', b'\n', ..] => Ok(Parsed::Header(Header { client: client(text)?, length: end + 2 })),
         _ => Err(ProxyError::LineEnd),
     }
 }
@@ -51,8 +49,9 @@ fn shortest(text: &[u8]) -> Result<usize, ProxyError> {
     Ok(text.len() + missing + 2)
 }
 
-/// What follows the signature, without the line's end.
-fn client(text: &[u8]) -> Result<Client, ProxyError> {
+/// Whose connection a line is about; it comes without its end.
+fn client(line: &[u8]) -> Result<Client, ProxyError> {
+    let text = line.get(SIGNATURE.len()..).ok_or(ProxyError::LineEnd)?;
     // Whatever else is on such a line is to be ignored.
     if text == b"UNKNOWN" || text.starts_with(b"UNKNOWN ") {
         return Ok(Client::Unknown);

@@ -1,0 +1,310 @@
+//! What the targets in `fuzz/` call: each takes any bytes and panics if a property does not hold.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+
+use crate::admission::prefixes::Place;
+use crate::admission::proxy::{self, LONGEST_V1, LONGEST_V2, Parsed, ProxyError};
+use crate::admission::rules::Action;
+use crate::admission::{Listed, Prefix, Rules};
+use crate::config::{self, Accounts, Diagnostics, Loaded, Machine, Service};
+use crate::connection::Report;
+use crate::control::server::understand;
+use crate::journal::OutputLine;
+use crate::journal::forms;
+use crate::shared::{ConnectionId, message};
+
+/// A configuration's text is a configuration or is complained about, and both can be shown.
+///
+/// A service survives the way to its worker, and a complaint does nothing to a terminal.
+pub fn config(text: &[u8]) {
+    let finished = load(text, false);
+    let unfinished = load(text, true);
+    assert!(finished.is_err() || unfinished.is_ok(), "a key that is taken is refused by a later version");
+    for outcome in [finished, unfinished] {
+        match outcome {
+            Ok(Loaded { config, warnings }) => {
+                assert!(!config.services.is_empty() && warnings.errors() == 0);
+                config.services.iter().for_each(check_service);
+                check_shown(&warnings);
+            }
+            Err(problems) => {
+                assert!(problems.errors() > 0);
+                check_shown(&problems);
+            }
+        }
+    }
+}
+
+/// On a machine without users, so that no file but programs and directories is looked for.
+fn load(text: &[u8], unfinished: bool) -> Result<Loaded, Diagnostics> {
+    let none = Path::new("/proc/self/none");
+    let accounts = Accounts { passwd: none.into(), group: none.into(), getent: None };
+    let machine = Machine { accounts: &accounts, current: None, unfinished };
+    config::load_text(Path::new("p.toml"), text, &machine)
+}
+
+fn check_service(service: &Service) {
+    let plan = serde_json::to_vec(service).unwrap_or_default();
+    assert_eq!(serde_json::from_slice::<Service>(&plan).as_ref().ok(), Some(service));
+    assert!((1..=1024).contains(&service.workers) && (1..=1_000_000).contains(&service.max_connections));
+    assert!(service.name.len() <= 64 && !service.listen.is_empty());
+}
+
+fn check_shown(problems: &Diagnostics) {
+    let shown = problems.to_string();
+    // What the log escapes, except the newlines and backslashes that are our own.
+    let obeyed = |c: char| c != '\\' && forms::is_special(c);
+    assert!(!shown.chars().any(|c| c != '\n' && obeyed(c)), "{shown:?}");
+    assert!(!problems.first_line().chars().any(obeyed), "{shown:?}");
+}
+
+/// A prefix reads as what it is shown as, and what is none is explained.
+pub fn prefix(text: &[u8]) {
+    let Ok(text) = std::str::from_utf8(text) else { return };
+    match text.parse::<Prefix>() {
+        Ok(prefix) => {
+            assert_eq!(prefix.to_string().parse(), Ok(prefix));
+            assert_eq!(Prefix::around(prefix.network(), prefix.length()), prefix);
+        }
+        Err(error) => assert!(!error.help(text).is_empty() && !error.to_string().is_empty()),
+    }
+}
+
+/// The rules decide as somebody would who reads them one by one. The bytes are rules and addresses, 18 bytes each.
+pub fn rules(bytes: &[u8]) {
+    let (mut lists, mut addresses) = ([const { Vec::new() }; 2], Vec::new());
+    // As many as cut one another in all ways; the naive matcher takes the square of it.
+    for (record, line) in bytes.chunks_exact(18).take(64).zip(1..) {
+        let Some((&[kind, length], octets)) = record.split_first_chunk() else { continue };
+        let octets: [u8; 16] = octets.try_into().unwrap_or_default();
+        let [a, b, c, d, ..] = octets;
+        let address: IpAddr =
+            if kind & 1 == 0 { Ipv4Addr::new(a, b, c, d).into() } else { Ipv6Addr::from(octets).into() };
+        addresses.push(address);
+        if kind & 2 == 0 {
+            let prefix = Prefix::around(address, length);
+            addresses.extend(edges(prefix));
+            lists[usize::from(kind >> 2 & 1)]
+                .push(Listed { prefix, place: Place { name: "x", line: Some(line) } });
+        }
+    }
+    let [allow, deny] = lists;
+    let rules = Rules::new(allow.iter().copied(), deny.iter().copied());
+    let plan = serde_json::to_vec(&rules).unwrap_or_default();
+    assert_eq!(serde_json::from_slice(&plan).ok().as_ref(), Some(&rules));
+    for address in addresses {
+        let decision = rules.decide(address);
+        let found = decision.rule.map(|rule| (rule.action, rule.prefix, rule.place.line));
+        let (allowed, rule) = naive(&allow, &deny, address);
+        assert_eq!((decision.allowed, found), (allowed, rule), "{address}");
+    }
+}
+
+type Decided = (Action, Prefix, Option<u32>);
+
+/// Each rule in turn: a longer prefix beats a shorter one, deny beats allow, what was written first the rest.
+fn naive(allow: &[Listed<'_>], deny: &[Listed<'_>], address: IpAddr) -> (bool, Option<Decided>) {
+    let mut best: Option<Decided> = None;
+    for (list, action) in [(deny, Action::Deny), (allow, Action::Allow)] {
+        for Listed { prefix, place } in list {
+            let longer = best.is_none_or(|(_, other, _)| prefix.length() > other.length());
+            if longer && has(*prefix, address) {
+                best = Some((action, *prefix, place.line));
+            }
+        }
+    }
+    (best.map_or(allow.is_empty(), |(action, ..)| action == Action::Allow), best)
+}
+
+/// Whether the first bits are the same.
+fn has(prefix: Prefix, address: IpAddr) -> bool {
+    let beyond = |width: u32| width - u32::from(prefix.length());
+    match (prefix.network(), address.to_canonical()) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => {
+            (a.to_bits() ^ b.to_bits()).checked_shr(beyond(32)).unwrap_or(0) == 0
+        }
+        (IpAddr::V6(a), IpAddr::V6(b)) => {
+            (a.to_bits() ^ b.to_bits()).checked_shr(beyond(128)).unwrap_or(0) == 0
+        }
+        _ => false,
+    }
+}
+
+/// The last address of a prefix, and its neighbours.
+fn edges(prefix: Prefix) -> [IpAddr; 3] {
+    let beyond = |width: u32| width - u32::from(prefix.length());
+    match prefix.network() {
+        IpAddr::V4(v4) => {
+            let last = v4.to_bits() | u32::MAX.checked_shr(32 - beyond(32)).unwrap_or(0);
+            [last, last.wrapping_add(1), v4.to_bits().wrapping_sub(1)]
+                .map(|bits| Ipv4Addr::from_bits(bits).into())
+        }
+        IpAddr::V6(v6) => {
+            let last = v6.to_bits() | u128::MAX.checked_shr(128 - beyond(128)).unwrap_or(0);
+            [last, last.wrapping_add(1), v6.to_bits().wrapping_sub(1)]
+                .map(|bits| Ipv6Addr::from_bits(bits).into())
+        }
+    }
+}
+
+/// A PROXY header is the same wherever the network cuts it, and never is a byte asked for that is not its own.
+pub fn proxy(bytes: &[u8]) {
+    for limit in [LONGEST_V1, 4096, LONGEST_V2] {
+        let whole = proxy::parse(bytes, limit);
+        let end = match whole {
+            Ok(Parsed::Header(header)) => {
+                assert!(header.length <= bytes.len() && header.length <= limit);
+                header.length
+            }
+            _ => bytes.len(),
+        };
+        (0..end).for_each(|length| check_cut(&bytes[..length], limit, whole, end));
+        assert_eq!(proxy::parse(&bytes[..end], limit), whole, "what follows the header makes a difference");
+    }
+}
+
+fn check_cut(cut: &[u8], limit: usize, whole: Result<Parsed, ProxyError>, end: usize) {
+    let parsed = proxy::parse(cut, limit);
+    match (parsed, whole) {
+        (Ok(Parsed::NeedMore(more)), Ok(Parsed::Header(_))) => assert!(more > 0 && cut.len() + more <= end),
+        // What is asked for is the least of a right header, and whether it will be one is not known yet.
+        (Ok(Parsed::NeedMore(more)), _) => assert!(more > 0),
+        (Err(_), Err(_)) => {}
+        _ => assert_eq!(parsed, whole, "after {} bytes", cut.len()),
+    }
+}
+
+/// A request to the control socket is the same in whatever pieces it comes.
+pub fn request(bytes: &[u8]) {
+    let whole = understand(bytes).map_err(|_| ());
+    let mut pieces = (0..=bytes.len()).map(|length| understand(&bytes[..length]).map_err(|_| ()));
+    let first = pieces.find(|outcome| !matches!(outcome, Ok(None)));
+    assert_eq!(first.unwrap_or(Ok(None)), whole);
+    if let Ok(Some(request)) = whole {
+        let mut again = serde_json::to_vec(&request).unwrap_or_default();
+        again.push(b'\n');
+        assert_eq!(understand(&again).ok().flatten(), Some(request));
+    }
+}
+
+/// What a connection process reports means one thing.
+pub fn report(bytes: &[u8]) {
+    for message in [bytes].into_iter().chain(bytes.chunks(24)) {
+        let Some((pid, report)) = Report::decode(message) else { continue };
+        assert_eq!(Report::decode(&report.encode(pid)), Some((pid, report)));
+        if let Report::Failed(failure) = report {
+            let _ = failure.kind();
+        }
+    }
+}
+
+/// What a spare says means one caller.
+pub fn call(bytes: &[u8]) {
+    for message in [bytes].into_iter().chain(bytes.chunks(48)) {
+        if let Some((pid, caller)) = message::decode(message) {
+            assert_eq!(message::decode(&message::encode(pid, &caller)), Some((pid, caller)));
+        }
+    }
+}
+
+/// Remote text in the log is what it was, can be read in one way only, and is neither a second record nor a field.
+pub fn escape(bytes: &[u8]) {
+    check_escaped(bytes);
+    // Where long text is cut.
+    let pad = vec![b'a'; forms::LONGEST.saturating_sub(20)];
+    check_escaped(&[&pad, bytes].concat());
+
+    let event = forms::escaped(bytes, Some("\n  "));
+    let mut lines = event.split(|byte| *byte == b'\n').skip(1);
+    assert!(lines.all(|line| line.starts_with(b"  ") && !line.iter().any(u8::is_ascii_control)));
+
+    let id = ConnectionId { run: 1, worker: 2, number: 3 };
+    let datagram = forms::datagram(&OutputLine { service: "x", id, pid: 4, text: bytes });
+    let names = datagram.strip_suffix(b"\n").unwrap_or_default().split(|byte| *byte == b'\n');
+    let names = names.map(|line| line.split(|byte| *byte == b'=').next().unwrap_or_default());
+    let wanted = "MESSAGE PRIORITY SYSLOG_IDENTIFIER PREFORKD_SERVICE PREFORKD_CONNECTION PREFORKD_CHILD_PID";
+    assert!(names.eq(wanted.split(' ').map(str::as_bytes)), "{}", datagram.escape_ascii());
+}
+
+fn check_escaped(bytes: &[u8]) {
+    let shown = String::from_utf8(forms::escaped(bytes, None)).unwrap_or_else(|_| "\n".to_owned());
+    assert!(!shown.chars().any(|c| c != '\\' && forms::is_special(c)), "{shown:?}");
+    if unescape(&shown).as_deref() != Some(bytes) {
+        let (kept, mark) = shown.rsplit_once("... [").unwrap_or_default();
+        let kept = unescape(kept).unwrap_or_default();
+        assert!(bytes.len() > kept.len() && bytes.starts_with(&kept), "{shown:?}");
+        assert_eq!(mark, format!("{} bytes more]", bytes.len() - kept.len()));
+        assert!(shown.len() - mark.len() <= forms::LONGEST + "... [".len());
+    }
+}
+
+/// The bytes that a text stands for.
+fn unescape(shown: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut rest = shown;
+    while let Some((plain, escape)) = rest.split_once('\\') {
+        bytes.extend_from_slice(plain.as_bytes());
+        let length = match escape.chars().next()? {
+            '\\' => {
+                bytes.push(b'\\');
+                1
+            }
+            'x' => {
+                bytes.push(u8::from_str_radix(escape.get(1..3)?, 16).ok()?);
+                3
+            }
+            'u' => {
+                let (code, _) = escape.strip_prefix("u{")?.split_once('}')?;
+                let character = char::from_u32(u32::from_str_radix(code, 16).ok()?)?;
+                bytes.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+                code.len() + 3
+            }
+            _ => return None,
+        };
+        rest = escape.get(length..)?;
+    }
+    bytes.extend_from_slice(rest.as_bytes());
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Target = fn(&[u8]);
+
+    /// Every input in fuzz/corpus, so that what a fuzzer has found once is tried by every run of the tests.
+    #[test]
+    fn the_corpora_find_nothing() {
+        let targets: [(&str, Target); 8] = [
+            ("call", call),
+            ("config", config),
+            ("escape", escape),
+            ("prefix", prefix),
+            ("proxy", proxy),
+            ("report", report),
+            ("request", request),
+            ("rules", rules),
+        ];
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+        let mut names = Vec::new();
+        for directory in std::fs::read_dir(corpus).unwrap() {
+            names.push(directory.unwrap().file_name().into_string().unwrap());
+        }
+        names.sort();
+        assert!(names.iter().eq(targets.iter().map(|(name, _)| name)), "{names:?}");
+        for (name, target) in targets {
+            let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
+            let mut inputs = 0;
+            for file in std::fs::read_dir(directory).unwrap() {
+                let path = file.unwrap().path();
+                let bytes = std::fs::read(&path).unwrap();
+                let survived = std::panic::catch_unwind(|| target(&bytes)).is_ok();
+                assert!(survived, "{} breaks what {name} promises", path.display());
+                inputs += 1;
+            }
+            assert!(inputs > 0, "{name}");
+        }
+    }
+}
