@@ -203,7 +203,7 @@ impl Worker {
             }
         }
         // A new process often waits for this one's processor: what can wait is done after it, for several at once.
-        self.in_a_row = if called && !self.preparation.execs() { self.in_a_row + 1 } else { 0 };
+        self.in_a_row = if called && !self.preparation.execs() { self.in_a_row.wrapping_add(1) } else { 0 };
         if busy && self.in_a_row % AT_ONCE == 0 {
             signals.fetch_pending();
         }
