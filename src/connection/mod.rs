@@ -15,6 +15,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
+use crate::admission::Rules;
 use crate::config::{Builtin, Job, Service, Stderr};
 use crate::handler;
 use crate::shared::ConnectionId;
@@ -38,6 +39,7 @@ pub(crate) struct Preparation {
     null: Option<OwnedFd>,
     signals: Signals,
     reporter: Reporter,
+    rules: Rules,
 }
 
 #[derive(Debug)]
@@ -79,7 +81,8 @@ impl Preparation {
             Stderr::Log | Stderr::Inherit => None,
         };
         let cage = Cage::new(&service.identity, &service.limits, restore_descriptor_limit)?;
-        Ok(Preparation { cage, job, null, signals, reporter: reports.reporter() })
+        let rules = service.admission.rules.clone();
+        Ok(Preparation { cage, job, null, signals, reporter: reports.reporter(), rules })
     }
 
     /// Whether connections are for a program, which says things on stderr.
@@ -91,6 +94,14 @@ impl Preparation {
     /// if it is somebody else's by then: he could stop it, and so the worker.
     pub(crate) fn may_share_memory(&self) -> bool {
         !self.cage.is_somebody_else()
+    }
+
+    /// Whether `allow` and `deny` let this client in. Who comes through a Unix socket is let in by its directory.
+    pub(crate) fn admits(&self, peer: Peer) -> bool {
+        match peer {
+            Peer::Ip(address) => self.rules.is_empty() || self.rules.decide(address.ip()).allowed,
+            Peer::Unix(_) => true,
+        }
     }
 
     /// Where its children report.

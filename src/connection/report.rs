@@ -116,6 +116,8 @@ pub(crate) enum Report {
     Served(Traffic),
     /// Its handler has come to its end; the process waits for the next connection.
     Ended(Served),
+    /// A spare has closed a connection that is not let in, and goes on waiting.
+    Refused,
 }
 
 /// How a connection ended whose process goes on.
@@ -139,6 +141,7 @@ const ROUNDS: usize = 100;
 /// The kinds of reports that are no failures.
 const SERVED: u8 = 0;
 const ENDED: u8 = u8::MAX;
+const REFUSED: u8 = u8::MAX - 1;
 
 impl Report {
     pub(crate) fn encode(self, sender: Pid) -> [u8; LENGTH] {
@@ -147,6 +150,7 @@ impl Report {
             Report::Ended(Served { code, traffic, cpu_usec }) => {
                 (ENDED, code, [traffic.received, traffic.sent, cpu_usec])
             }
+            Report::Refused => (REFUSED, 0, [0; 3]),
             Report::Failed(failure) => {
                 (failure.stage as u8, 0, [u64::from(failure.errno.unsigned_abs()), 0, 0])
             }
@@ -172,6 +176,7 @@ impl Report {
         let traffic = Traffic { received: first, sent: second };
         let report = match kind {
             SERVED => Report::Served(traffic),
+            REFUSED => Report::Refused,
             ENDED => Report::Ended(Served { code, traffic, cpu_usec: third }),
             kind => {
                 let stage = Stage::ALL.into_iter().find(|stage| *stage as u8 == kind)?;
@@ -233,6 +238,11 @@ impl Reporter {
     /// Says what was moved. If the worker has let the pipe fill up, the record goes without.
     pub(super) fn served(self, traffic: Traffic) {
         self.send(Report::Served(traffic));
+    }
+
+    /// Says that a connection was not let in.
+    pub(super) fn refused(self) {
+        self.send(Report::Refused);
     }
 
     /// Says that a connection has ended and the process goes on.

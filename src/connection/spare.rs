@@ -33,8 +33,10 @@ pub(crate) struct Post {
     pub(crate) leash: Passed,
     /// Where it says that it has been called.
     pub(crate) calls: Passed,
-    /// An eventfd that wakes the worker; not every spare rings.
-    pub(crate) doorbell: Option<Passed>,
+    /// An eventfd that wakes the worker.
+    pub(crate) bell: Passed,
+    /// Whether it rings when it is called; not every spare does.
+    pub(crate) rings: bool,
     /// The name of its first connection.
     pub(crate) id: ConnectionId,
     /// Whether it serves more than one.
@@ -48,8 +50,6 @@ pub(crate) struct Post {
 pub(crate) struct Again {
     /// How many connections it serves; `None` for as many as come.
     pub(crate) connections: Option<u32>,
-    /// An eventfd that wakes the worker when a connection has ended.
-    pub(crate) doorbell: Passed,
 }
 
 const LEASH: u64 = u64::MAX;
@@ -112,7 +112,7 @@ impl Spare {
             let (code, traffic) = handler::serve(builtin, connection);
             let now = time::cpu_usec();
             preparation.reporter.ended(Served { code, traffic, cpu_usec: now.saturating_sub(cpu) });
-            memory::ring(again.doorbell.borrow());
+            memory::ring(self.post.bell.borrow());
             cpu = now;
             // Nobody was woken in its place while it served.
             if self.leaves || self.is_told_to_go() {
@@ -164,6 +164,11 @@ impl Spare {
 
     fn accept(&self, listener: Passed, n: u32) -> Option<(OwnedFd, Peer)> {
         match socket::accept(listener.borrow()) {
+            Ok((_, peer)) if !self.post.preparation.admits(peer) => {
+                self.post.preparation.reporter.refused();
+                memory::ring(self.post.bell.borrow());
+                None
+            }
             Ok((connection, peer)) => {
                 self.note(peer, n);
                 Some((connection, peer))
@@ -182,6 +187,8 @@ impl Spare {
         let number = self.post.id.nth(n).number;
         let caller = Caller { number, accepted_usec: time::monotonic_usec(), peer };
         shared::call(self.post.calls, process::id(), &caller);
-        self.post.doorbell.into_iter().for_each(|doorbell| memory::ring(doorbell.borrow()));
+        if self.post.rings {
+            memory::ring(self.post.bell.borrow());
+        }
     }
 }

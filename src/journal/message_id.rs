@@ -29,6 +29,8 @@ pub(crate) enum MessageId {
     RecordsDropped,
     /// Accepting waits, because descriptors or memory ran out.
     AcceptPaused,
+    /// Connections were refused; some time's worth in one report.
+    Refused,
 }
 
 impl MessageId {
@@ -48,6 +50,7 @@ impl MessageId {
             MessageId::DrainEnded => ("875a5aee225f41f998ffa920aa3f67fb", 11),
             MessageId::RecordsDropped => ("389d7a63cae54031893075fb30c7c8b4", 12),
             MessageId::AcceptPaused => ("f4cf39e31095430ba22619960ed9446d", 13),
+            MessageId::Refused => ("74ff1b9d0e134383a708eeae2d738a01", 14),
         }
     }
 

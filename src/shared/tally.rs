@@ -21,10 +21,12 @@ pub(crate) enum Count {
     Crashes,
     /// Log records that could not be delivered.
     RecordsDropped,
+    /// Connections that `allow` and `deny` did not let in.
+    RefusedByRules,
 }
 
 /// How many counters there are.
-const COUNTS: usize = 4;
+const COUNTS: usize = 5;
 
 /// The counters of one worker, mapped.
 #[derive(Debug)]

@@ -84,7 +84,7 @@ impl Supervisor {
             queued: listeners.iter().map(|listener| u64::from(listener.queued())).sum(),
             accepted: totals.get(Count::Accepted),
             completed: totals.get(Count::Completed),
-            refused: Refused::default(),
+            refused: Refused { access: totals.get(Count::RefusedByRules), ..Refused::default() },
             timeouts: 0,
             crashes: totals.get(Count::Crashes),
         }

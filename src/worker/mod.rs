@@ -9,6 +9,7 @@ mod output;
 mod pending;
 pub(crate) mod plan;
 mod pool;
+mod refusals;
 mod serve;
 mod spares;
 
@@ -32,6 +33,7 @@ use live::Live;
 use pending::Pending;
 use plan::{Handover, Heard, Order, Plan, Report};
 use pool::Pool;
+use refusals::Refusals;
 
 /// Tokens of the poller: the link, the bell, the doorbell of spares, listeners from 3 on, and from `OUTPUTS` on the pid of a connection
 /// process whose stderr has something to read.
@@ -83,6 +85,7 @@ struct Worker {
     reports: Reports,
     intake: Intake,
     pool: Pool,
+    refusals: Refusals,
     live: Live,
     /// For the next connection, in a service with spares: see [`Worker::has_room`].
     reserved: Option<Slot>,
@@ -142,6 +145,7 @@ impl Worker {
             reports,
             intake: Intake::new(listeners),
             pool,
+            refusals: Refusals::default(),
             reserved: None,
             pending: None,
             connections: 0,
@@ -166,6 +170,7 @@ impl Worker {
             if signals.take(Signal::SIGTERM) | signals.take(Signal::SIGINT) {
                 self.retire(&[]);
             }
+            self.refusals.report(&self.log, &self.plan.service.name);
             self.reap();
             self.retry_pending();
             self.accept_unasked();
@@ -223,7 +228,10 @@ impl Worker {
         // Nothing is accepted while a connection waits for its process.
         let next = match &self.pending {
             Some(pending) => Some(pending.next_try()),
-            None => [self.intake.wakes_at(), self.next_spare()].into_iter().flatten().min(),
+            None => [self.intake.wakes_at(), self.next_spare(), self.refusals.report_at()]
+                .into_iter()
+                .flatten()
+                .min(),
         };
         next.map(|instant| instant.saturating_duration_since(Instant::now()))
     }
@@ -313,7 +321,7 @@ fn rehearse(service: &Service, preparation: &Preparation, reports: &Reports) -> 
     let mut failure = None;
     reports.read(|_, said| match said {
         Said::Failed(reason) => failure = Some(reason),
-        Said::Served(_) | Said::Ended(_) => {}
+        Said::Served(_) | Said::Ended(_) | Said::Refused => {}
     });
     match (failure, ended.map(|ended| ended.ending)) {
         (Some(failure), _) => Err(io::Error::new(failure.kind(), failure.explain(service))),

@@ -50,7 +50,9 @@ struct Leash {
 pub(super) struct Lines {
     pub(super) leash: Passed,
     pub(super) calls: Passed,
-    pub(super) doorbell: Option<Passed>,
+    pub(super) bell: Passed,
+    /// Whether it rings when it is called.
+    pub(super) rings: bool,
 }
 
 /// When the next spare may be made, after it has gone wrong: one at a time and ever more seldom, until they live again.
@@ -101,7 +103,7 @@ impl Pool {
         let leash = Passed::new(self.leash.as_ref()?.held.as_fd());
         let calls = Passed::new(self.to_come.descriptor());
         let rings = self.silent + 1 >= self.size / 2 || self.waiting.iter().all(|(_, rings)| !rings);
-        Some(Lines { leash, calls, doorbell: rings.then(|| Passed::new(self.doorbell.as_fd())) })
+        Some(Lines { leash, calls, bell: Passed::new(self.doorbell.as_fd()), rings })
     }
 
     /// Whether spares wait, as far as the worker knows.
@@ -136,9 +138,8 @@ impl Pool {
 
     /// A new one waits.
     pub(super) fn add(&mut self, pid: Pid, lines: &Lines) {
-        let rings = lines.doorbell.is_some();
-        self.waiting.push((pid, rings));
-        self.silent = if rings { 0 } else { self.silent + 1 };
+        self.waiting.push((pid, lines.rings));
+        self.silent = if lines.rings { 0 } else { self.silent + 1 };
         if std::mem::replace(&mut self.rest.on_trial, true) {
             // The one before has lived through its pause.
             self.rest.pause /= 2;
@@ -169,11 +170,6 @@ impl Pool {
     /// One has gone as it was told.
     pub(super) fn has_left(&mut self) {
         self.leaving = self.leaving.saturating_sub(1);
-    }
-
-    /// Rung by a spare when a connection of it has ended.
-    pub(super) fn bell(&self) -> Passed {
-        Passed::new(self.doorbell.as_fd())
     }
 
     /// There is no slot for one until the bell rings.

@@ -48,6 +48,7 @@ impl Worker {
             }
         };
         match self.intake.accept(index) {
+            Taken::Connection(_, peer) if !self.preparation.admits(peer) => self.refuse(),
             Taken::Connection(connection, peer) => return self.begin(slot, connection, peer),
             Taken::Lost => {}
             Taken::Nothing => self.intake.nothing_more(index),
@@ -61,6 +62,12 @@ impl Worker {
         if self.reserves() && !self.pool.waits() {
             self.reserved = Some(slot);
         }
+    }
+
+    /// Counts a connection that was not let in; it is closed already.
+    pub(super) fn refuse(&mut self) {
+        self.tally.count(Count::RefusedByRules);
+        self.refusals.by_rules();
     }
 
     /// Whether a slot is claimed before a connection comes.

@@ -38,7 +38,8 @@ impl Worker {
             kept: self.kept,
             leash: lines.leash,
             calls: lines.calls,
-            doorbell: lines.doorbell,
+            bell: lines.bell,
+            rings: lines.rings,
             id: self.id(number),
             again: self.again(),
             stderr: output.as_ref().map(|(_, write)| Passed::new(write.as_fd())),
@@ -64,18 +65,20 @@ impl Worker {
             0 => None,
             connections => Some(connections),
         };
-        Some(Again { connections, doorbell: self.pool.bell() })
+        Some(Again { connections })
     }
 
     /// Learns what has become of connections from the processes that serve several.
     pub(super) fn hear_reports(&mut self) {
         // Calls first: a report may be about one of them.
         self.hear_spares();
-        let mut ended = Vec::new();
+        let (mut ended, mut refused) = (Vec::new(), 0);
         self.reports.read(|pid, report| match report {
             Report::Ended(served) => ended.push((pid, served)),
+            Report::Refused => refused += 1,
             report => self.live.note(pid, report),
         });
+        (0..refused).for_each(|_| self.refuse());
         for (pid, served) in ended {
             self.end_one_of_several(pid, served);
         }

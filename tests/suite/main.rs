@@ -13,6 +13,7 @@
 mod support;
 
 mod accept;
+mod admission;
 mod cli;
 mod counts;
 mod faults;

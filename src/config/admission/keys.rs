@@ -25,7 +25,7 @@ pub(in crate::config) const ALLOW: Key<ServiceDraft> = Key {
     default: None,
     example: "[\"192.0.2.0/24\", \"2001:db8::/32\"]",
     doc: "Who is let in, and with it nobody else; of allow and deny the longest prefix decides, and deny on a tie",
-    apply: Apply::Later(Some(decode::allow)),
+    apply: Apply::Set(decode::allow),
 };
 
 pub(in crate::config) const DENY: Key<ServiceDraft> = Key {
@@ -36,7 +36,7 @@ pub(in crate::config) const DENY: Key<ServiceDraft> = Key {
     default: None,
     example: "\"192.0.2.7\"",
     doc: "Who is refused; of allow and deny the longest prefix decides, and deny on a tie",
-    apply: Apply::Later(Some(decode::deny)),
+    apply: Apply::Set(decode::deny),
 };
 
 pub(in crate::config) const MAX_CONNECTIONS_PER_SOURCE: Key<ServiceDraft> = Key {
