@@ -20,7 +20,7 @@ use crate::config::{Builtin, Job, Service, Stderr};
 use crate::handler;
 use crate::shared::ConnectionId;
 use crate::sys::exec::Image;
-use crate::sys::fd::Passed;
+use crate::sys::fd::{Desk, Passed};
 use crate::sys::signal::Signals;
 use crate::sys::socket::Peer;
 use crate::sys::{fd, process, signal};
@@ -189,6 +189,23 @@ impl Preparation {
 }
 
 type Failed = (Stage, io::Error);
+
+/// Serves one connection with a program, in a child that shares the worker's memory and descriptors, while that waits.
+pub(crate) fn serve_sharing(
+    preparation: &Preparation,
+    call: &Call,
+    stderr: Option<Passed>,
+    program: Option<&Image>,
+    desk: &Desk,
+) -> ! {
+    match desk.own_table([Some(call.connection), stderr]) {
+        Ok([connection, stderr]) => {
+            let call = Call { connection: connection.unwrap_or(call.connection), ..*call };
+            serve(preparation, &call, stderr, program)
+        }
+        Err(error) => preparation.fail(&(Stage::Descriptors, error)),
+    }
+}
 
 /// Serves one connection, in a child with memory of its own, and exits.
 pub(crate) fn serve_in_fork(preparation: &Preparation, call: &Call, stderr: Option<Passed>) -> ! {

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 
@@ -105,6 +105,51 @@ impl Passed {
     pub(crate) fn take(self) -> OwnedFd {
         // SAFETY: as above.
         unsafe { OwnedFd::from_raw_fd(self.0) }
+    }
+}
+
+/// Two numbers that stay taken, below all that come and go in a worker: where a child that shares the worker's table finds
+/// what it needs.
+///
+/// To copy a table costs a little for each descriptor in it, and to close them again in the child costs more. A worker
+/// has two for each program that runs. So a child of [`super::fork::Nursery::run_until_exec`] shares the table at first,
+/// puts its two here, and copies only what lies below: `CLOSE_RANGE_UNSHARE`, close_range(2).
+#[derive(Debug)]
+pub(crate) struct Desk {
+    null: File,
+    places: [OwnedFd; 2],
+}
+
+impl Desk {
+    /// Takes the numbers, when all that lives as long as the worker has its own.
+    pub(crate) fn new() -> io::Result<Self> {
+        let null = File::options().read(true).write(true).open("/dev/null")?;
+        let places = [null.try_clone()?.into(), null.try_clone()?.into()];
+        Ok(Desk { null, places })
+    }
+
+    /// In a child that shares its parent's table, while that waits: leaves the parent's table for one of its own, with
+    /// copies of these on the desk, in this order, and nothing that comes and goes.
+    pub(crate) fn own_table(&self, wanted: [Option<Passed>; 2]) -> io::Result<[Option<Passed>; 2]> {
+        let mut found = [None; 2];
+        for ((place, wanted), found) in self.places.iter().zip(wanted).zip(&mut found) {
+            if let Some(wanted) = wanted {
+                // SAFETY: dup3 on numbers touches no memory; what was on the desk is nobody's.
+                check(unsafe { libc::dup3(wanted.0, place.as_raw_fd(), libc::O_CLOEXEC) })?;
+                *found = Some(Passed::new(place.as_fd()));
+            }
+        }
+        let beyond = self.places.iter().map(AsRawFd::as_raw_fd).max().unwrap_or(RawFd::MAX - 1) + 1;
+        close_range(beyond, RawFd::MAX, libc::CLOSE_RANGE_UNSHARE)?;
+        Ok(found)
+    }
+
+    /// In the parent, when the child has gone: the desk must not keep what was on it.
+    pub(crate) fn clear(&self) {
+        for place in &self.places {
+            // SAFETY: as above. It fails for no descriptor that is open.
+            unsafe { libc::dup3(self.null.as_raw_fd(), place.as_raw_fd(), libc::O_CLOEXEC) };
+        }
     }
 }
 

@@ -122,8 +122,8 @@ impl Nursery {
     /// Runs `work` in a child that shares this process's memory, while this process waits, until it has become another
     /// program or has ended: vfork(2), with a stack of its own. `work` must not return; if it does, the child exits.
     ///
-    /// Descriptors, signal handlers, working directory and identity are the child's own copies. What it writes to
-    /// memory stays.
+    /// Signal handlers, working directory and identity are the child's own copies. What it writes to memory stays, and
+    /// what it does to descriptors, until [`super::fd::Desk::own_table`] gives it a table of its own.
     ///
     /// # Errors
     ///
@@ -140,7 +140,7 @@ impl Nursery {
             super::process::exit(crate::exit::OS)
         }
         assert_one_thread();
-        let flags = libc::SIGCHLD | libc::CLONE_VM | libc::CLONE_VFORK;
+        let flags = libc::SIGCHLD | libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES;
         self.clone(begin::<F>, flags, (&raw mut *work).cast(), record, 0)
     }
 

@@ -23,7 +23,7 @@ use crate::exit;
 use crate::journal::Log;
 use crate::shared::{Board, Calls, CallsToCome, Slot, Tally};
 use crate::sys::epoll::{Interest, Poller};
-use crate::sys::fd::Passed;
+use crate::sys::fd::{Desk, Passed};
 use crate::sys::fork::{Forked, Nursery, fork, keep_stacks};
 use crate::sys::signal::{self, Signal, Signals, Wakers};
 use crate::sys::{fd, process, wait};
@@ -82,6 +82,7 @@ struct Worker {
     /// What spares keep of this worker's descriptors.
     kept: &'static [Passed],
     nursery: Nursery,
+    desk: Desk,
     reports: Reports,
     intake: Intake,
     pool: Pool,
@@ -142,6 +143,7 @@ impl Worker {
             listeners: Vec::leak(numbers),
             kept: Vec::leak(kept),
             nursery,
+            desk: Desk::new()?,
             reports,
             intake: Intake::new(listeners),
             pool,

@@ -146,8 +146,11 @@ impl Worker {
         let (record, preparation) = (pending.slot.pid_word(), self.preparation);
         let made = if preparation.execs() && preparation.may_share_memory() {
             let program = preparation.program(&call);
-            let become_it = &mut || connection::serve(preparation, &call, stderr, program.as_deref());
-            self.nursery.run_until_exec(record, become_it)
+            let (program, desk) = (program.as_deref(), &self.desk);
+            let become_it = &mut || connection::serve_sharing(preparation, &call, stderr, program, desk);
+            let made = self.nursery.run_until_exec(record, become_it);
+            self.desk.clear();
+            made
         } else {
             self.nursery.fork(record, serve_in_fork, (call, preparation, stderr))
         };
