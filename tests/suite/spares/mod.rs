@@ -220,3 +220,26 @@ fn an_address_that_is_given_up_is_free_although_spares_waited_there() {
         assert_eq!(exchange(address, b"y"), b"y");
     }
 }
+
+#[test]
+fn nothing_wakes_up_when_nothing_happens() {
+    let server = Preforkd::serve(&["--workers", "2", "--spare", "8"], "127.0.0.1:0", &["echo"]).start();
+    settled(&server, 8, 0);
+    exchange(server.address(), b"x");
+    settled(&server, 8, 0);
+    let wakeups = || -> Vec<String> {
+        let pids = server.processes().into_iter().map(|process| process.pid);
+        pids.map(|pid| {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            let lines = status.lines().filter(|line| line.starts_with("voluntary_ctxt_switches"));
+            format!("{pid} {}", lines.collect::<String>())
+        })
+        .collect()
+    };
+    // The last question for the status may still be on its way out.
+    eventually("nobody wakes up for a while", || {
+        let before = wakeups();
+        std::thread::sleep(A_WHILE);
+        before.len() == 11 && before == wakeups()
+    });
+}
