@@ -5,6 +5,7 @@
 //! before anything of a stranger runs.
 
 mod environment;
+mod gate;
 mod identity;
 mod report;
 pub(crate) mod spare;
@@ -15,7 +16,6 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-use crate::admission::Rules;
 use crate::config::{Builtin, Job, Service, Stderr};
 use crate::handler;
 use crate::shared::ConnectionId;
@@ -26,6 +26,7 @@ use crate::sys::socket::Peer;
 use crate::sys::{fd, process, signal};
 
 pub(crate) use crate::handler::Traffic;
+pub(crate) use gate::{Gate, Seat};
 pub(crate) use report::{EXIT_CODE as FAILED_TO_BEGIN, Failure, Report, Reports, Served};
 
 use identity::Cage;
@@ -39,7 +40,7 @@ pub(crate) struct Preparation {
     null: Option<OwnedFd>,
     signals: Signals,
     reporter: Reporter,
-    rules: Rules,
+    gate: Gate,
 }
 
 #[derive(Debug)]
@@ -81,8 +82,8 @@ impl Preparation {
             Stderr::Log | Stderr::Inherit => None,
         };
         let cage = Cage::new(&service.identity, &service.limits, restore_descriptor_limit)?;
-        let rules = service.admission.rules.clone();
-        Ok(Preparation { cage, job, null, signals, reporter: reports.reporter(), rules })
+        let gate = Gate::new(&service.admission);
+        Ok(Preparation { cage, job, null, signals, reporter: reports.reporter(), gate })
     }
 
     /// Whether connections are for a program, which says things on stderr.
@@ -96,12 +97,9 @@ impl Preparation {
         !self.cage.is_somebody_else()
     }
 
-    /// Whether `allow` and `deny` let this client in. Who comes through a Unix socket is let in by its directory.
-    pub(crate) fn admits(&self, peer: Peer) -> bool {
-        match peer {
-            Peer::Ip(address) => self.rules.is_empty() || self.rules.decide(address.ip()).allowed,
-            Peer::Unix(_) => true,
-        }
+    /// Who gets in.
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.gate
     }
 
     /// Where its children report.

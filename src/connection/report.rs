@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 
+use crate::admission::Refusal;
 use crate::config::{Job, Service};
 use crate::handler::Traffic;
 use crate::sys::fd::{self, Passed};
@@ -117,7 +118,7 @@ pub(crate) enum Report {
     /// Its handler has come to its end; the process waits for the next connection.
     Ended(Served),
     /// A spare has closed a connection that is not let in, and goes on waiting.
-    Refused,
+    Refused(Refusal),
 }
 
 /// How a connection ended whose process goes on.
@@ -150,7 +151,7 @@ impl Report {
             Report::Ended(Served { code, traffic, cpu_usec }) => {
                 (ENDED, code, [traffic.received, traffic.sent, cpu_usec])
             }
-            Report::Refused => (REFUSED, 0, [0; 3]),
+            Report::Refused(why) => (REFUSED, why as u8, [0; 3]),
             Report::Failed(failure) => {
                 (failure.stage as u8, 0, [u64::from(failure.errno.unsigned_abs()), 0, 0])
             }
@@ -176,7 +177,7 @@ impl Report {
         let traffic = Traffic { received: first, sent: second };
         let report = match kind {
             SERVED => Report::Served(traffic),
-            REFUSED => Report::Refused,
+            REFUSED => Report::Refused(Refusal::from_number(code)?),
             ENDED => Report::Ended(Served { code, traffic, cpu_usec: third }),
             kind => {
                 let stage = Stage::ALL.into_iter().find(|stage| *stage as u8 == kind)?;
@@ -241,8 +242,8 @@ impl Reporter {
     }
 
     /// Says that a connection was not let in.
-    pub(super) fn refused(self) {
-        self.send(Report::Refused);
+    pub(super) fn refused(self, why: Refusal) {
+        self.send(Report::Refused(why));
     }
 
     /// Says that a connection has ended and the process goes on.

@@ -120,7 +120,7 @@ impl Live {
                 Report::Failed(failure) => connection.failure = Some(failure),
                 Report::Served(traffic) => connection.traffic = Some(traffic),
                 // See `end`.
-                Report::Ended(_) | Report::Refused => {}
+                Report::Ended(_) | Report::Refused(_) => {}
             }
         }
     }
