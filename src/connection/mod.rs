@@ -6,6 +6,7 @@
 
 mod environment;
 mod gate;
+mod header;
 mod identity;
 mod report;
 pub(crate) mod spare;
@@ -13,6 +14,7 @@ pub(crate) mod spare;
 use std::cell::{Ref, RefCell};
 use std::ffi::CString;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
@@ -27,6 +29,7 @@ use crate::sys::{fd, process, signal};
 
 pub(crate) use crate::handler::Traffic;
 pub(crate) use gate::{Gate, Seat};
+pub(crate) use header::{Read, Reading};
 pub(crate) use report::{EXIT_CODE as FAILED_TO_BEGIN, Failure, Report, Reports, Served};
 
 use identity::Cage;
@@ -56,6 +59,8 @@ pub(crate) struct Call {
     pub(crate) connection: Passed,
     /// Who called.
     pub(crate) peer: Peer,
+    /// What it called, if a proxy has said so.
+    pub(crate) called: Option<SocketAddr>,
     /// Its name.
     pub(crate) id: ConnectionId,
 }

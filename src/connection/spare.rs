@@ -100,7 +100,7 @@ impl Spare {
     /// Returns if it was told to go and nobody had called.
     fn serve_once(&mut self) -> Result<(), Failed> {
         let Some((connection, peer)) = self.wait(0)? else { return Ok(()) };
-        let call = Call { connection: Passed::new(connection.as_fd()), peer, id: self.post.id };
+        let call = Call { connection: Passed::new(connection.as_fd()), peer, called: None, id: self.post.id };
         // Nothing of a stranger runs where this memory is.
         self.sources = None;
         let preparation = self.post.preparation;
