@@ -10,7 +10,7 @@ use super::live::Connection;
 use super::output::{Output, State};
 use super::pending::Pending;
 use super::plan::Report;
-use super::{OUTPUTS, Worker};
+use super::{OUTPUTS, Worker, penalties};
 use crate::admission::Refusal;
 use crate::config::Stderr;
 use crate::connection::{self, Call, Preparation};
@@ -264,6 +264,9 @@ impl Worker {
         let reason = failure.map(|failure| failure.explain(&self.plan.service));
         let exit = reason.as_deref().map_or(Exit::Ended(ended.ending), Exit::NotStarted);
         self.record(&connection.caller, ended, exit, bytes);
+        if reason.is_none() {
+            self.punish(&connection.caller, penalties::offence(ended.ending, false));
+        }
     }
 
     /// Lines from a program that is still running.

@@ -22,6 +22,7 @@ mod limit;
 mod load;
 mod log;
 mod peers;
+mod penalties;
 mod programs;
 mod proxy;
 mod real;
