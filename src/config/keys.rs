@@ -205,16 +205,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 37] = [
         doc: "Live connections of the service, over all its workers",
         apply: Apply::Set(draft::max_connections),
     },
-    Key {
-        name: "overload",
-        flag: Some("overload"),
-        kind: Kind::Text,
-        placeholder: "WHAT",
-        default: Some("\"queue\""),
-        example: "\"queue\"",
-        doc: "What meets a connection beyond max_connections: queue lets it wait in the backlog",
-        apply: Apply::Set(draft::overload),
-    },
+    admission::OVERLOAD,
     Key {
         name: "connections_per_child",
         flag: Some("connections-per-child"),

@@ -21,6 +21,7 @@ mod life;
 mod limit;
 mod load;
 mod log;
+mod overload;
 mod peers;
 mod penalties;
 mod programs;

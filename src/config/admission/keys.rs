@@ -6,6 +6,18 @@ use super::decode;
 use crate::config::draft::ServiceDraft;
 use crate::config::keys::{Apply, Key, Kind};
 
+pub(in crate::config) const OVERLOAD: Key<ServiceDraft> = Key {
+    name: "overload",
+    flag: Some("overload"),
+    kind: Kind::Text,
+    placeholder: "WHAT",
+    default: Some("\"queue\""),
+    example: "\"refuse\"",
+    doc: "What meets a connection beyond max_connections: queue lets it wait in the backlog, refuse sends it refuse_message \
+          and closes it, reset resets it",
+    apply: Apply::Set(decode::overload),
+};
+
 pub(in crate::config) const REFUSE_MESSAGE: Key<ServiceDraft> = Key {
     name: "refuse_message",
     flag: Some("refuse-message"),
@@ -14,7 +26,7 @@ pub(in crate::config) const REFUSE_MESSAGE: Key<ServiceDraft> = Key {
     default: None,
     example: "\"busy, try again later\"",
     doc: "What is sent to a connection that overload = refuse closes; at most 512 bytes",
-    apply: Apply::Later(Some(decode::refuse_message)),
+    apply: Apply::Set(decode::refuse_message),
 };
 
 pub(in crate::config) const ALLOW: Key<ServiceDraft> = Key {
