@@ -14,6 +14,7 @@ mod support;
 
 mod accept;
 mod admission;
+mod attacks;
 mod cli;
 mod counts;
 mod faults;
