@@ -4,6 +4,7 @@
 //! of the steps matters: what needs privilege comes before the change of user, what the parent still owns is closed
 //! before anything of a stranger runs.
 
+pub(crate) mod deadline;
 mod environment;
 mod identity;
 mod report;
@@ -26,6 +27,7 @@ use crate::sys::socket::Peer;
 use crate::sys::{fd, process, signal};
 
 pub(crate) use crate::handler::Traffic;
+pub(crate) use deadline::EXIT_CODE as TIMED_OUT;
 pub(crate) use report::{EXIT_CODE as FAILED_TO_BEGIN, Failure, Report, Reports, Served};
 
 use identity::Cage;

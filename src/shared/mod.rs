@@ -3,12 +3,16 @@
 mod board;
 mod caller;
 mod calls;
+mod copies;
+mod deadline;
 mod id;
 mod tally;
 
 pub(crate) use board::{Board, NoSlot, Owner, Place, Processes, Slot};
 pub(crate) use caller::Caller;
 pub(crate) use calls::{Calls, CallsToCome, call};
+pub(crate) use copies::{Copies, send_copy};
+pub(crate) use deadline::Deadline;
 pub(crate) use id::{ConnectionId, process_of};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod message {

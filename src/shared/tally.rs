@@ -23,10 +23,12 @@ pub(crate) enum Count {
     RecordsDropped,
     /// Connections that `allow` and `deny` did not let in.
     RefusedByRules,
+    /// Connections that a deadline has ended.
+    Timeouts,
 }
 
 /// How many counters there are.
-const COUNTS: usize = 5;
+const COUNTS: usize = 6;
 
 /// The counters of one worker, mapped.
 #[derive(Debug)]

@@ -85,7 +85,7 @@ impl Supervisor {
             accepted: totals.get(Count::Accepted),
             completed: totals.get(Count::Completed),
             refused: Refused { access: totals.get(Count::RefusedByRules), ..Refused::default() },
-            timeouts: 0,
+            timeouts: totals.get(Count::Timeouts),
             crashes: totals.get(Count::Crashes),
         }
     }

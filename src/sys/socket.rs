@@ -210,6 +210,12 @@ pub(crate) fn message_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(nixsock::socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?)
 }
 
+/// Gives what is sent and not yet received as much room as there is, socket(7).
+pub(crate) fn widen(socket: BorrowedFd<'_>) {
+    // The kernel takes what net.core.wmem_max allows of it.
+    let _ = setsockopt(&socket, sockopt::SndBuf, &(1 << 20));
+}
+
 /// Sends one message; never raises SIGPIPE.
 pub(crate) fn send(socket: BorrowedFd<'_>, message: &[u8]) -> io::Result<()> {
     nixsock::send(socket.as_raw_fd(), message, nixsock::MsgFlags::MSG_NOSIGNAL)?;
@@ -219,6 +225,81 @@ pub(crate) fn send(socket: BorrowedFd<'_>, message: &[u8]) -> io::Result<()> {
 /// Receives one message; 0 bytes are the end. What does not fit is lost.
 pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(nixsock::recv(socket.as_raw_fd(), buffer, nixsock::MsgFlags::empty())?)
+}
+
+/// Sends one message with a copy of a descriptor, unix(7); never raises SIGPIPE.
+///
+/// # Errors
+///
+/// `WouldBlock` if nobody reads; `ETOOMANYREFS` if this user has sent too many that nobody has read.
+pub(crate) fn send_copy(socket: BorrowedFd<'_>, message: &[u8], copied: BorrowedFd<'_>) -> io::Result<()> {
+    let descriptors = [copied.as_raw_fd()];
+    let control = [nixsock::ControlMessage::ScmRights(&descriptors)];
+    let flags = nixsock::MsgFlags::MSG_NOSIGNAL;
+    nixsock::sendmsg::<()>(socket.as_raw_fd(), &[io::IoSlice::new(message)], &control, flags, None)?;
+    Ok(())
+}
+
+/// Receives one message and the descriptor that came with it, closed on exec; what does not fit is lost.
+pub(crate) fn receive_copy(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+) -> io::Result<(usize, Option<OwnedFd>)> {
+    // On the stack, so that a worker allocates nothing for it: room for one descriptor, as CMSG_SPACE(3) counts it.
+    #[repr(align(8))]
+    struct Control([u8; 32]);
+    let mut control = Control([0; 32]);
+    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: msghdr is plain data, for which zero is a value.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = &raw mut part;
+    header.msg_iovlen = 1;
+    header.msg_control = control.0.as_mut_ptr().cast();
+    // SAFETY: computes a number.
+    header.msg_controllen = unsafe { libc::CMSG_SPACE(size_of::<libc::c_int>() as u32) } as _;
+    let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
+    // SAFETY: the header describes live locals, and no more room than they have.
+    let length = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) };
+    let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
+    // SAFETY: the kernel has filled in the header; null if no control message came.
+    let first = unsafe { libc::CMSG_FIRSTHDR(&raw const header).as_ref() };
+    // SAFETY: computes a number.
+    let enough = unsafe { libc::CMSG_LEN(size_of::<libc::c_int>() as u32) } as usize;
+    let is_descriptor = |message: &&libc::cmsghdr| {
+        message.cmsg_level == libc::SOL_SOCKET
+            && message.cmsg_type == libc::SCM_RIGHTS
+            && message.cmsg_len as usize >= enough
+    };
+    let descriptor = first.filter(is_descriptor).map(|message| {
+        // SAFETY: right behind the header, inside `control`.
+        let data = unsafe { libc::CMSG_DATA(message) };
+        // SAFETY: a message of this kind with this length has a descriptor there.
+        unsafe { data.cast::<libc::c_int>().read_unaligned() }
+    });
+    // SAFETY: the kernel has just given us this descriptor.
+    Ok((length, descriptor.map(|number| unsafe { OwnedFd::from_raw_fd(number) })))
+}
+
+/// Whether `fd` is a TCP socket that is, or was, connected.
+pub(crate) fn is_tcp_connection(fd: BorrowedFd<'_>) -> bool {
+    let has = |option: libc::c_int, wanted: libc::c_int| {
+        let mut value: libc::c_int = 0;
+        let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+        let place = (&raw mut value).cast();
+        // SAFETY: both describe live locals that the kernel writes.
+        let result =
+            unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, option, place, &mut length) };
+        result == 0 && value == wanted
+    };
+    has(libc::SO_TYPE, libc::SOCK_STREAM)
+        && has(libc::SO_PROTOCOL, libc::IPPROTO_TCP)
+        && has(libc::SO_ACCEPTCONN, 0)
+}
+
+/// Ends both directions for whoever has this connection; what was sent before still goes out.
+pub(crate) fn end(connection: BorrowedFd<'_>) {
+    // The client may have gone.
+    let _ = nixsock::shutdown(connection.as_raw_fd(), nixsock::Shutdown::Both);
 }
 
 fn ip_of(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
@@ -247,5 +328,45 @@ fn unmapped(address: SocketAddr) -> SocketAddr {
             None => address,
         },
         IpAddr::V4(_) => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn a_copy_of_a_connection_goes_from_process_to_process() {
+        let (to, from) = message_pair().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        send_copy(to.as_fd(), b"hello", server.as_fd()).unwrap();
+        send(to.as_fd(), b"alone").unwrap();
+        drop(server);
+        let mut buffer = [0; 8];
+        let (length, copy) = receive_copy(from.as_fd(), &mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"hello");
+        let mut copy = TcpStream::from(copy.unwrap());
+        copy.write_all(b"x").unwrap();
+        client.read_exact(&mut [0]).unwrap();
+        assert!(is_tcp_connection(copy.as_fd()));
+        end(copy.as_fd());
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
+        assert!(matches!(receive_copy(from.as_fd(), &mut buffer), Ok((5, None))));
+        let nothing = receive_copy(from.as_fd(), &mut buffer).unwrap_err();
+        assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn only_a_tcp_connection_is_one() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(!is_tcp_connection(listener.as_fd()));
+        assert!(!is_tcp_connection(UnixStream::pair().unwrap().0.as_fd()));
+        assert!(!is_tcp_connection(std::fs::File::open("/dev/null").unwrap().as_fd()));
     }
 }

@@ -3,6 +3,7 @@
 //! It is exec'ed by the supervisor and serves one service. It never reads a byte of a connection. When its supervisor
 //! is gone it accepts no more and ends with its last connection.
 
+mod agenda;
 mod intake;
 mod live;
 mod output;
@@ -323,7 +324,7 @@ fn rehearse(service: &Service, preparation: &Preparation, reports: &Reports) -> 
     let mut failure = None;
     reports.read(|_, said| match said {
         Said::Failed(reason) => failure = Some(reason),
-        Said::Served(_) | Said::Ended(_) | Said::Refused => {}
+        Said::Served(_) | Said::Ended(_) | Said::Refused | Said::TimedOut(..) => {}
     });
     match (failure, ended.map(|ended| ended.ending)) {
         (Some(failure), _) => Err(io::Error::new(failure.kind(), failure.explain(service))),
