@@ -17,8 +17,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use crate::admission::Rules;
+use crate::config::admission::Deadlines;
 use crate::config::{Builtin, Job, Service, Stderr};
-use crate::handler;
 use crate::shared::ConnectionId;
 use crate::sys::exec::Image;
 use crate::sys::fd::{Desk, Passed};
@@ -42,6 +42,7 @@ pub(crate) struct Preparation {
     signals: Signals,
     reporter: Reporter,
     rules: Rules,
+    deadlines: Deadlines,
 }
 
 #[derive(Debug)]
@@ -83,8 +84,8 @@ impl Preparation {
             Stderr::Log | Stderr::Inherit => None,
         };
         let cage = Cage::new(&service.identity, &service.limits, restore_descriptor_limit)?;
-        let rules = service.admission.rules.clone();
-        Ok(Preparation { cage, job, null, signals, reporter: reports.reporter(), rules })
+        let (rules, deadlines) = (service.admission.rules.clone(), service.admission.deadlines);
+        Ok(Preparation { cage, job, null, signals, reporter: reports.reporter(), rules, deadlines })
     }
 
     /// Whether connections are for a program, which says things on stderr.
@@ -168,7 +169,9 @@ impl Preparation {
         if let Err(failed) = self.cage.limit_descriptors() {
             return failed;
         }
-        let (code, traffic) = handler::serve(builtin, call.connection.take());
+        // Its lifetime is its worker's matter.
+        let deadlines = self.deadlines.of_bytes();
+        let (code, traffic) = deadline::serve(builtin, call.connection.take(), deadlines, self.reporter);
         self.reporter.served(traffic);
         process::exit(code)
     }

@@ -12,8 +12,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::report::{Served, Stage};
-use super::{Call, Failed, Preparation, PreparedJob};
-use crate::handler;
+use super::{Call, Failed, Preparation, PreparedJob, deadline};
 use crate::shared::{self, Caller, ConnectionId};
 use crate::sys::epoll::{Interest, Poller};
 use crate::sys::fd::{self, Passed};
@@ -37,6 +36,8 @@ pub(crate) struct Post {
     pub(crate) bell: Passed,
     /// Whether it rings when it is called; not every spare does.
     pub(crate) rings: bool,
+    /// Where it sends a copy of its connection, if it becomes a program.
+    pub(crate) copies: Option<Passed>,
     /// The name of its first connection.
     pub(crate) id: ConnectionId,
     /// Whether it serves more than one.
@@ -109,9 +110,10 @@ impl Spare {
         let mut cpu = time::cpu_usec();
         for n in 0..again.connections.unwrap_or(u32::MAX).min(ConnectionId::PER_PROCESS) {
             let Some((connection, _)) = self.wait(n)? else { return Ok(()) };
-            let (code, traffic) = handler::serve(builtin, connection);
+            let (deadlines, reporter) = (preparation.deadlines, preparation.reporter);
+            let (code, traffic) = deadline::serve(builtin, connection, deadlines, reporter);
             let now = time::cpu_usec();
-            preparation.reporter.ended(Served { code, traffic, cpu_usec: now.saturating_sub(cpu) });
+            reporter.ended(Served { code, traffic, cpu_usec: now.saturating_sub(cpu) });
             memory::ring(self.post.bell.borrow());
             cpu = now;
             // Nobody was woken in its place while it served.
@@ -170,7 +172,7 @@ impl Spare {
                 None
             }
             Ok((connection, peer)) => {
-                self.note(peer, n);
+                self.note(&connection, peer, n);
                 Some((connection, peer))
             }
             Err(error) => {
@@ -183,10 +185,13 @@ impl Spare {
     }
 
     /// Killed before this, it has died waiting, and the connection with it.
-    fn note(&self, peer: Peer, n: u32) {
+    fn note(&self, connection: &OwnedFd, peer: Peer, n: u32) {
         let number = self.post.id.nth(n).number;
         let caller = Caller { number, accepted_usec: time::monotonic_usec(), peer };
         shared::call(self.post.calls, process::id(), &caller);
+        if let (Some(copies), Peer::Ip(_)) = (self.post.copies, peer) {
+            shared::send_copy(copies, process::id(), number, connection.as_fd());
+        }
         if self.post.rings {
             memory::ring(self.post.bell.borrow());
         }

@@ -92,6 +92,16 @@ impl Live {
         self.0.remove(&pid)
     }
 
+    /// Keeps the connection of a program that was a spare, whether or not it is known yet that it was called. False if it
+    /// has none.
+    pub(super) fn keep(&mut self, pid: Pid, process: u64, copy: OwnedFd) -> bool {
+        let is_its_own = |spare: &&mut Connection| {
+            process_of(spare.caller.number) == process && !spare.several && spare.kept.is_none()
+        };
+        let spare = self.0.get_mut(&pid).filter(is_its_own);
+        spare.map(|spare| spare.kept = Some(copy)).is_some()
+    }
+
     /// A spare says that it has been called. What one that serves a single connection says, it said before it served a
     /// stranger. True if that is now its connection, and not one to come after the report of another's end.
     /// `begin` is called before it counts as a connection.

@@ -4,6 +4,7 @@
 //! is gone it accepts no more and ends with its last connection.
 
 mod agenda;
+mod deadlines;
 mod intake;
 mod live;
 mod output;
@@ -19,16 +20,18 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use crate::config::Service;
+use crate::config::admission::Deadlines;
 use crate::connection::{Preparation, Report as Said, Reports};
 use crate::exit;
 use crate::journal::Log;
-use crate::shared::{Board, Calls, CallsToCome, Slot, Tally};
+use crate::shared::{Board, Calls, CallsToCome, Copies, Slot, Tally};
 use crate::sys::epoll::{Interest, Poller};
 use crate::sys::fd::{Desk, Passed};
 use crate::sys::fork::{Forked, Nursery, fork, keep_stacks};
 use crate::sys::signal::{self, Signal, Signals, Wakers};
 use crate::sys::{fd, process, wait};
 
+use agenda::Agenda;
 use intake::Intake;
 use live::Live;
 use pending::Pending;
@@ -85,6 +88,9 @@ struct Worker {
     nursery: Nursery,
     desk: Desk,
     reports: Reports,
+    /// Of the connections of spares that become programs, if they are wanted.
+    copies: Option<Copies>,
+    agenda: Agenda,
     intake: Intake,
     pool: Pool,
     refusals: Refusals,
@@ -123,7 +129,10 @@ impl Worker {
         }
         let (calls, to_come) = (Calls::open(handover.calls), CallsToCome::open(handover.calls_to_come));
         let pool = Pool::new(plan.spares, calls, to_come)?;
-        let mut kept = [&numbers[..], &pool.numbers(), &[preparation.reporter()]].concat();
+        let sends_copies = plan.spares > 0 && deadlines::keeps_connections(&plan.service);
+        let copies = sends_copies.then(Copies::new).transpose()?;
+        let copies_to = copies.iter().map(Copies::descriptor).collect::<Vec<_>>();
+        let mut kept = [&numbers[..], &pool.numbers(), &[preparation.reporter()], &copies_to].concat();
         kept.sort_unstable();
         let poller = Poller::new()?;
         poller.add(handover.link.as_fd(), Interest::Read, LINK)?;
@@ -133,6 +142,8 @@ impl Worker {
         keep_stacks();
         plan::tell(handover.link.as_fd(), &Report::Ready)?;
         Ok(Worker {
+            copies,
+            agenda: Agenda::new(plan.service.admission.deadlines != Deadlines::default()),
             live: Live::with_room_for(plan.service.max_connections),
             plan,
             log,
@@ -175,6 +186,7 @@ impl Worker {
             }
             self.refusals.report(&self.log, &self.plan.service.name);
             self.reap();
+            self.keep_deadlines();
             self.retry_pending();
             self.accept_unasked();
             if !called {
@@ -236,7 +248,8 @@ impl Worker {
                 .flatten()
                 .min(),
         };
-        next.map(|instant| instant.saturating_duration_since(Instant::now()))
+        let next = next.map(|instant| instant.saturating_duration_since(Instant::now()));
+        [next, self.next_deadline()].into_iter().flatten().min()
     }
 
     fn follow_orders(&mut self) {

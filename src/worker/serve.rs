@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use super::deadlines;
 use super::intake::{self, Taken};
 use super::live::Connection;
 use super::output::{Output, State};
@@ -17,9 +18,9 @@ use crate::shared::{Caller, ConnectionId, Count, NoSlot, Owner, Slot};
 use crate::sys::epoll::Interest;
 use crate::sys::fd::Passed;
 use crate::sys::signal::Signal;
-use crate::sys::socket::Peer;
+use crate::sys::socket::{self, Peer};
 use crate::sys::wait::{Ended, Ending, Pid};
-use crate::sys::{fd, time, wait};
+use crate::sys::{fd, time};
 
 /// How long to wait before another try where a limit was lowered below what lives.
 const CROWDED: Duration = Duration::from_millis(50);
@@ -158,9 +159,10 @@ impl Worker {
             Ok(pid) => {
                 let Pending { slot, connection, caller, .. } = pending;
                 let output = output.map(|(read, _)| self.listen_to(pid, read));
-                // The worker's copy of the connection closes here, unless it is wanted for its counts.
-                let kept = Some(connection).filter(|_| preparation.execs() && self.plan.service.count_bytes);
+                // The worker's copy of the connection closes here, unless somebody has to ask about it.
+                let kept = Some(connection).filter(|_| deadlines::keeps_connections(&self.plan.service));
                 self.live.insert(pid, Connection { kept, ..Connection::new(slot, caller, output) });
+                self.watch(pid, &caller);
             }
             Err(error) => self.keep(pending, error),
         }
@@ -212,7 +214,7 @@ impl Worker {
             }
         }
         let mut any = false;
-        while let Ok(Some(ended)) = wait::reap() {
+        while let Some(ended) = self.reap_one() {
             any = true;
             self.hear_reports();
             if let Some(connection) = self.live.remove(ended.pid) {
@@ -249,12 +251,17 @@ impl Worker {
             }
         }
         let bytes = connection.bytes();
-        // The client is not to wait for the record.
-        drop(connection.kept.take());
+        // The client is not to wait for the record, nor for a process that has left the group and kept the connection.
+        connection.kept.take().inspect(|kept| socket::end(kept.as_fd()));
         let failed = ended.ending == Ending::Exited(connection::FAILED_TO_BEGIN);
         let failure = connection.failure.filter(|_| failed);
         let reason = failure.map(|failure| failure.explain(&self.plan.service));
-        let exit = reason.as_deref().map_or(Exit::Ended(ended.ending), Exit::NotStarted);
+        let timeout = connection.timeout(ended.ending).inspect(|_| self.tally.count(Count::Timeouts));
+        let exit = match (timeout, reason.as_deref()) {
+            (Some(deadline), _) => Exit::TimedOut(deadline),
+            (None, Some(reason)) => Exit::NotStarted(reason),
+            (None, None) => Exit::Ended(ended.ending),
+        };
         self.record(&connection.caller, ended, exit, bytes);
     }
 

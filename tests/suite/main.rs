@@ -16,6 +16,7 @@ mod accept;
 mod admission;
 mod cli;
 mod counts;
+mod deadlines;
 mod faults;
 mod life;
 mod limit;

@@ -55,8 +55,7 @@ impl<'a> Members<'a> {
         for _ in 0..TRIES {
             slot.store(key | APPLIES, SeqCst);
             let rough = self.raise(key);
-            let (members, applicants) =
-                if rough < limit { (0, 0) } else { self.others(index as usize, key) };
+            let (members, applicants) = if rough < limit { (0, 0) } else { self.others(index as usize, key) };
             if members.saturating_add(applicants) < limit {
                 slot.store(key, SeqCst);
                 return Ok(());

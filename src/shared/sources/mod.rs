@@ -26,7 +26,6 @@ use table::Table;
 
 pub(crate) use members::Full;
 
-
 /// Where the parts are.
 const SECRET: usize = 0;
 const MEMBERS: usize = 4096;

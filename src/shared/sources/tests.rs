@@ -123,8 +123,7 @@ fn a_bucket_holds_its_burst_and_fills_with_its_rate() {
 fn a_slow_rate_of_before_does_not_outlive_a_reload() {
     let sources = sources();
     let one = source(&sources, "192.0.2.1");
-    let (slow, fast) =
-        (Bucket { interval: 3600 * SECOND, burst: 5 }, Bucket { interval: SECOND, burst: 1 });
+    let (slow, fast) = (Bucket { interval: 3600 * SECOND, burst: 5 }, Bucket { interval: SECOND, burst: 1 });
     (0..5).for_each(|_| assert!(sources.take_token(one, slow, NOW)));
     assert!(!sources.take_token(one, fast, NOW));
     assert!(sources.take_token(one, fast, NOW + SECOND));
