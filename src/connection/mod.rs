@@ -6,6 +6,7 @@
 
 pub(crate) mod deadline;
 mod environment;
+mod gate;
 mod identity;
 mod report;
 pub(crate) mod spare;
@@ -16,7 +17,6 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-use crate::admission::Rules;
 use crate::config::admission::Deadlines;
 use crate::config::{Builtin, Job, Service, Stderr};
 use crate::shared::ConnectionId;
@@ -28,6 +28,7 @@ use crate::sys::{fd, process, signal};
 
 pub(crate) use crate::handler::Traffic;
 pub(crate) use deadline::EXIT_CODE as TIMED_OUT;
+pub(crate) use gate::{Gate, Seat};
 pub(crate) use report::{EXIT_CODE as FAILED_TO_BEGIN, Failure, Report, Reports, Served};
 
 use identity::Cage;
@@ -41,7 +42,7 @@ pub(crate) struct Preparation {
     null: Option<OwnedFd>,
     signals: Signals,
     reporter: Reporter,
-    rules: Rules,
+    gate: Gate,
     deadlines: Deadlines,
 }
 
@@ -84,8 +85,8 @@ impl Preparation {
             Stderr::Log | Stderr::Inherit => None,
         };
         let cage = Cage::new(&service.identity, &service.limits, restore_descriptor_limit)?;
-        let (rules, deadlines) = (service.admission.rules.clone(), service.admission.deadlines);
-        Ok(Preparation { cage, job, null, signals, reporter: reports.reporter(), rules, deadlines })
+        let (gate, deadlines) = (Gate::new(&service.admission), service.admission.deadlines);
+        Ok(Preparation { cage, job, null, signals, reporter: reports.reporter(), gate, deadlines })
     }
 
     /// Whether connections are for a program, which says things on stderr.
@@ -99,12 +100,9 @@ impl Preparation {
         !self.cage.is_somebody_else()
     }
 
-    /// Whether `allow` and `deny` let this client in. Who comes through a Unix socket is let in by its directory.
-    pub(crate) fn admits(&self, peer: Peer) -> bool {
-        match peer {
-            Peer::Ip(address) => self.rules.is_empty() || self.rules.decide(address.ip()).allowed,
-            Peer::Unix(_) => true,
-        }
+    /// Who gets in.
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.gate
     }
 
     /// Where its children report.

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 
+use crate::admission::Refusal;
 use crate::config::{Job, Service};
 use crate::handler::Traffic;
 use crate::shared::Deadline;
@@ -118,7 +119,7 @@ pub(crate) enum Report {
     /// Its handler has come to its end; the process waits for the next connection.
     Ended(Served),
     /// A spare has closed a connection that is not let in, and goes on waiting.
-    Refused,
+    Refused(Refusal),
     /// Its handler had a deadline behind it; it ends, see [`super::TIMED_OUT`].
     TimedOut(Deadline, Traffic),
 }
@@ -154,7 +155,7 @@ impl Report {
             Report::Ended(Served { code, traffic, cpu_usec }) => {
                 (ENDED, code, [traffic.received, traffic.sent, cpu_usec])
             }
-            Report::Refused => (REFUSED, 0, [0; 3]),
+            Report::Refused(why) => (REFUSED, why as u8, [0; 3]),
             Report::TimedOut(deadline, traffic) => {
                 (TIMED_OUT, deadline as u8, [traffic.received, traffic.sent, 0])
             }
@@ -183,7 +184,7 @@ impl Report {
         let traffic = Traffic { received: first, sent: second };
         let report = match kind {
             SERVED => Report::Served(traffic),
-            REFUSED => Report::Refused,
+            REFUSED => Report::Refused(Refusal::from_number(code)?),
             TIMED_OUT => Report::TimedOut(*Deadline::ALL.get(usize::from(code))?, traffic),
             ENDED => Report::Ended(Served { code, traffic, cpu_usec: third }),
             kind => {
@@ -249,8 +250,8 @@ impl Reporter {
     }
 
     /// Says that a connection was not let in.
-    pub(super) fn refused(self) {
-        self.send(Report::Refused);
+    pub(super) fn refused(self, why: Refusal) {
+        self.send(Report::Refused(why));
     }
 
     /// Says that a connection has ended and the process goes on.

@@ -86,6 +86,8 @@ pub(crate) struct ServiceStatus {
     pub(crate) spares: u32,
     /// Connection processes, those of dead and draining workers included.
     pub(crate) active: u32,
+    /// Those that are counted for their source; 0 without `max_connections_per_source`.
+    pub(crate) counted: u32,
     pub(crate) max_connections: u32,
     /// Connections that wait to be accepted; of TCP only.
     pub(crate) queued: u64,
@@ -104,6 +106,8 @@ pub(crate) struct Refused {
     pub(crate) source_limit: u64,
     pub(crate) rate: u64,
     pub(crate) access: u64,
+    pub(crate) penalty: u64,
+    pub(crate) header: u64,
 }
 
 /// One worker.

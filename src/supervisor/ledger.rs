@@ -72,6 +72,7 @@ pub(super) struct FloorEntry {
     pub(super) service: String,
     pub(super) board: Descriptor,
     pub(super) bell: Descriptor,
+    pub(super) sources: Descriptor,
     pub(super) gone: Totals,
 }
 

@@ -263,6 +263,10 @@ impl Supervisor {
                     worker.listeners.clear();
                     let service = worker.service.clone();
                     self.crew.look(&service);
+                    // It may have taken some since the new generation came into force.
+                    if let Some(service) = self.services.get(&service) {
+                        service.recount();
+                    }
                 }
                 Heard::Message(Report::Failed(complaint)) => worker.complaint = Some(complaint),
                 Heard::Message(Report::Worn) => worker.is_worn = true,

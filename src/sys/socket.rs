@@ -245,39 +245,20 @@ pub(crate) fn receive_copy(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
 ) -> io::Result<(usize, Option<OwnedFd>)> {
-    // On the stack, so that a worker allocates nothing for it: room for one descriptor, as CMSG_SPACE(3) counts it.
-    #[repr(align(8))]
-    struct Control([u8; 32]);
-    let mut control = Control([0; 32]);
-    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-    // SAFETY: msghdr is plain data, for which zero is a value.
-    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-    header.msg_iov = &raw mut part;
-    header.msg_iovlen = 1;
-    header.msg_control = control.0.as_mut_ptr().cast();
-    // SAFETY: computes a number.
-    header.msg_controllen = unsafe { libc::CMSG_SPACE(size_of::<libc::c_int>() as u32) } as _;
-    let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
-    // SAFETY: the header describes live locals, and no more room than they have.
-    let length = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) };
-    let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
-    // SAFETY: the kernel has filled in the header; null if no control message came.
-    let first = unsafe { libc::CMSG_FIRSTHDR(&raw const header).as_ref() };
-    // SAFETY: computes a number.
-    let enough = unsafe { libc::CMSG_LEN(size_of::<libc::c_int>() as u32) } as usize;
-    let is_descriptor = |message: &&libc::cmsghdr| {
-        message.cmsg_level == libc::SOL_SOCKET
-            && message.cmsg_type == libc::SCM_RIGHTS
-            && message.cmsg_len as usize >= enough
-    };
-    let descriptor = first.filter(is_descriptor).map(|message| {
-        // SAFETY: right behind the header, inside `control`.
-        let data = unsafe { libc::CMSG_DATA(message) };
-        // SAFETY: a message of this kind with this length has a descriptor there.
-        unsafe { data.cast::<libc::c_int>().read_unaligned() }
-    });
-    // SAFETY: the kernel has just given us this descriptor.
-    Ok((length, descriptor.map(|number| unsafe { OwnedFd::from_raw_fd(number) })))
+    let flags = nixsock::MsgFlags::MSG_CMSG_CLOEXEC | nixsock::MsgFlags::MSG_DONTWAIT;
+    let mut room = nix::cmsg_space!(libc::c_int);
+    let mut parts = [io::IoSliceMut::new(buffer)];
+    let received = nixsock::recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut room), flags)?;
+    let mut copy = None;
+    for message in received.cmsgs()? {
+        if let nixsock::ControlMessageOwned::ScmRights(descriptors) = message {
+            for number in descriptors {
+                // SAFETY: the kernel has just given us this descriptor.
+                copy.get_or_insert(unsafe { OwnedFd::from_raw_fd(number) });
+            }
+        }
+    }
+    Ok((received.bytes, copy))
 }
 
 /// Whether `fd` is a TCP socket that is, or was, connected.

@@ -152,7 +152,7 @@ impl Live {
                     (connection.said_timeout, connection.traffic) = (Some(deadline), Some(traffic));
                 }
                 // See `end`.
-                Report::Ended(_) | Report::Refused => {}
+                Report::Ended(_) | Report::Refused(_) => {}
             }
         }
     }

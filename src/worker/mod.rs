@@ -24,7 +24,7 @@ use crate::config::admission::Deadlines;
 use crate::connection::{Preparation, Report as Said, Reports};
 use crate::exit;
 use crate::journal::Log;
-use crate::shared::{Board, Calls, CallsToCome, Copies, Slot, Tally};
+use crate::shared::{Board, Calls, CallsToCome, Copies, Slot, Sources, Tally};
 use crate::sys::epoll::{Interest, Poller};
 use crate::sys::fd::{Desk, Passed};
 use crate::sys::fork::{Forked, Nursery, fork, keep_stacks};
@@ -85,6 +85,8 @@ struct Worker {
     listeners: &'static [Passed],
     /// What spares keep of this worker's descriptors.
     kept: &'static [Passed],
+    /// The memory of the sources, for spares, if they need it.
+    sources: Option<Passed>,
     nursery: Nursery,
     desk: Desk,
     reports: Reports,
@@ -114,7 +116,9 @@ impl Worker {
         process::set_name(c"preforkd-worker");
         let plan = Plan::read(handover.plan)?;
         let log = Log::open(plan.log);
-        let board = for_ever(Board::open(handover.board.as_fd(), handover.bell)?);
+        let sources = Sources::open(handover.sources.as_fd())?;
+        let sources_file = for_ever(handover.sources);
+        let board = for_ever(Board::open(handover.board.as_fd(), handover.bell, sources)?);
         let tally = Tally::open(handover.tally.as_fd())?;
         let listeners: io::Result<Vec<_>> = (0..plan.listeners.len()).map(Handover::listener).collect();
         let listeners = listeners?;
@@ -131,8 +135,9 @@ impl Worker {
         let pool = Pool::new(plan.spares, calls, to_come)?;
         let sends_copies = plan.spares > 0 && deadlines::keeps_connections(&plan.service);
         let copies = sends_copies.then(Copies::new).transpose()?;
-        let copies_to = copies.iter().map(Copies::descriptor).collect::<Vec<_>>();
-        let mut kept = [&numbers[..], &pool.numbers(), &[preparation.reporter()], &copies_to].concat();
+        let sources = preparation.gate().knows_sources().then(|| Passed::new(sources_file.as_fd()));
+        let optional: Vec<_> = sources.into_iter().chain(copies.as_ref().map(Copies::descriptor)).collect();
+        let mut kept = [&numbers[..], &pool.numbers(), &[preparation.reporter()], &optional].concat();
         kept.sort_unstable();
         let poller = Poller::new()?;
         poller.add(handover.link.as_fd(), Interest::Read, LINK)?;
@@ -154,6 +159,7 @@ impl Worker {
             preparation: for_ever(preparation),
             listeners: Vec::leak(numbers),
             kept: Vec::leak(kept),
+            sources,
             nursery,
             desk: Desk::new()?,
             reports,
@@ -337,7 +343,7 @@ fn rehearse(service: &Service, preparation: &Preparation, reports: &Reports) -> 
     let mut failure = None;
     reports.read(|_, said| match said {
         Said::Failed(reason) => failure = Some(reason),
-        Said::Served(_) | Said::Ended(_) | Said::Refused | Said::TimedOut(..) => {}
+        Said::Served(_) | Said::Ended(_) | Said::Refused(_) | Said::TimedOut(..) => {}
     });
     match (failure, ended.map(|ended| ended.ending)) {
         (Some(failure), _) => Err(io::Error::new(failure.kind(), failure.explain(service))),

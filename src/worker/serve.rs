@@ -11,8 +11,9 @@ use super::output::{Output, State};
 use super::pending::Pending;
 use super::plan::Report;
 use super::{OUTPUTS, Worker};
+use crate::admission::Refusal;
 use crate::config::Stderr;
-use crate::connection::{self, Call, Preparation};
+use crate::connection::{self, Call, Preparation, Seat};
 use crate::journal::{ConnectionRecord, Exit, OutputLine};
 use crate::shared::{Caller, ConnectionId, Count, NoSlot, Owner, Slot};
 use crate::sys::epoll::Interest;
@@ -49,8 +50,14 @@ impl Worker {
             }
         };
         match self.intake.accept(index) {
-            Taken::Connection(_, peer) if !self.preparation.admits(peer) => self.refuse(),
-            Taken::Connection(connection, peer) => return self.begin(slot, connection, peer),
+            Taken::Connection(connection, peer) => {
+                let accepted_usec = time::monotonic_usec();
+                let seat = Seat { sources: self.board.sources(), place: slot.place() };
+                match self.preparation.gate().admit(peer, accepted_usec, Some(seat)) {
+                    Ok(()) => return self.begin(slot, connection, peer, accepted_usec),
+                    Err(why) => self.refuse(why),
+                }
+            }
             Taken::Lost => {}
             Taken::Nothing => self.intake.nothing_more(index),
             Taken::Exhausted(error) => {
@@ -66,9 +73,9 @@ impl Worker {
     }
 
     /// Counts a connection that was not let in; it is closed already.
-    pub(super) fn refuse(&mut self) {
-        self.tally.count(Count::RefusedByRules);
-        self.refusals.by_rules();
+    pub(super) fn refuse(&mut self, why: Refusal) {
+        self.tally.count_refused(why);
+        self.refusals.collect(why);
     }
 
     /// Whether a slot is claimed before a connection comes.
@@ -124,10 +131,10 @@ impl Worker {
         })
     }
 
-    fn begin(&mut self, slot: Slot, connection: OwnedFd, peer: Peer) {
+    fn begin(&mut self, slot: Slot, connection: OwnedFd, peer: Peer, accepted_usec: u64) {
         self.connections += 1;
         self.tally.count(Count::Accepted);
-        let caller = Caller { number: self.connections, accepted_usec: time::monotonic_usec(), peer };
+        let caller = Caller { number: self.connections, accepted_usec, peer };
         slot.note(&caller);
         self.start(Pending::new(slot, connection, caller));
     }

@@ -43,6 +43,7 @@ impl Worker {
             copies: self.copies.as_ref().map(Copies::descriptor),
             id: self.id(number),
             again: self.again(),
+            sources: self.sources.map(|memory| (memory, slot.place())),
             stderr: output.as_ref().map(|(_, write)| Passed::new(write.as_fd())),
         };
         match self.nursery.fork(slot.pid_word(), spare::wait, post) {
@@ -73,13 +74,13 @@ impl Worker {
     pub(super) fn hear_reports(&mut self) {
         // Calls first: a report may be about one of them.
         self.hear_spares();
-        let (mut ended, mut refused) = (Vec::new(), 0);
+        let (mut ended, mut refused) = (Vec::new(), Vec::new());
         self.reports.read(|pid, report| match report {
             Report::Ended(served) => ended.push((pid, served)),
-            Report::Refused => refused += 1,
+            Report::Refused(why) => refused.push(why),
             report => self.live.note(pid, report),
         });
-        (0..refused).for_each(|_| self.refuse());
+        refused.into_iter().for_each(|why| self.refuse(why));
         for (pid, served) in ended {
             self.end_one_of_several(pid, served);
         }

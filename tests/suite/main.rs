@@ -27,6 +27,7 @@ mod programs;
 mod real;
 mod services;
 mod several;
+mod sources;
 mod spares;
 mod stop;
 mod systemd;

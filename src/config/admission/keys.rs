@@ -47,7 +47,7 @@ pub(in crate::config) const MAX_CONNECTIONS_PER_SOURCE: Key<ServiceDraft> = Key 
     default: None,
     example: "10",
     doc: "Live connections of one source, over all workers",
-    apply: Apply::Later(Some(decode::max_connections_per_source)),
+    apply: Apply::Set(decode::max_connections_per_source),
 };
 
 pub(in crate::config) const RATE_PER_SOURCE: Key<ServiceDraft> = Key {
@@ -58,7 +58,7 @@ pub(in crate::config) const RATE_PER_SOURCE: Key<ServiceDraft> = Key {
     default: None,
     example: "\"10/s burst 20\"",
     doc: "New connections of one source: a number per s, m or h, and how many may come at once",
-    apply: Apply::Later(Some(decode::rate_per_source)),
+    apply: Apply::Set(decode::rate_per_source),
 };
 
 pub(in crate::config) const SOURCE_PREFIX_V4: Key<ServiceDraft> = Key {
@@ -69,7 +69,7 @@ pub(in crate::config) const SOURCE_PREFIX_V4: Key<ServiceDraft> = Key {
     default: Some("32"),
     example: "24",
     doc: "How much of an IPv4 address is its source",
-    apply: Apply::Later(Some(decode::source_prefix_v4)),
+    apply: Apply::Set(decode::source_prefix_v4),
 };
 
 pub(in crate::config) const SOURCE_PREFIX_V6: Key<ServiceDraft> = Key {
@@ -80,7 +80,7 @@ pub(in crate::config) const SOURCE_PREFIX_V6: Key<ServiceDraft> = Key {
     default: Some("64"),
     example: "56",
     doc: "How much of an IPv6 address is its source",
-    apply: Apply::Later(Some(decode::source_prefix_v6)),
+    apply: Apply::Set(decode::source_prefix_v6),
 };
 
 pub(in crate::config) const FIRST_BYTE_TIMEOUT: Key<ServiceDraft> = Key {

@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use siphasher::sip::SipHasher13;
 
+use super::Place;
 use crate::admission::Prefix;
 use crate::sys::memory::{self, Mapping};
 use members::Members;
@@ -101,20 +102,20 @@ impl Sources {
         Source { key: (hasher.finish() & !members::APPLIES).max(2), prefix }
     }
 
-    /// Counts the connection in the slot at `index` for its source, if that has fewer than `limit`.
-    pub(crate) fn enter(&self, index: u32, source: Source, limit: u32) -> Result<(), Full> {
-        self.members().enter(index, source.key, limit)
+    /// Counts the connection in this slot for its source, if that has fewer than `limit`.
+    pub(crate) fn enter(&self, place: Place, source: Source, limit: u32) -> Result<(), Full> {
+        self.members().enter(place.index(), source.key, limit)
     }
 
-    /// Counts the connection in the slot at `index` for nobody any more.
-    pub(crate) fn leave(&self, index: u32) {
-        self.members().leave(index);
+    /// Counts the connection in this slot for nobody any more.
+    pub(crate) fn leave(&self, place: Place) {
+        self.members().leave(place.index());
     }
 
     /// Counts it for another source, or for one at all; the configuration has changed. `still` tells whether the slot
     /// still has the same connection.
-    pub(crate) fn move_to(&self, index: u32, source: Source, still: impl Fn() -> bool) {
-        self.members().move_to(index, source.key, still);
+    pub(crate) fn move_to(&self, place: Place, source: Source, still: impl Fn() -> bool) {
+        self.members().move_to(place.index(), source.key, still);
     }
 
     /// How many connections are counted for a source, whichever.

@@ -22,15 +22,15 @@ fn a_source_gets_in_as_often_as_its_limit_and_again_when_one_has_left() {
     let sources = sources();
     let (one, other) = (source(&sources, "192.0.2.1"), source(&sources, "192.0.2.2"));
     for index in 0..3 {
-        sources.enter(index, one, 3).unwrap();
+        sources.enter(Place::at(index), one, 3).unwrap();
     }
-    assert_eq!(sources.enter(3, one, 3), Err(Full));
-    sources.enter(3, other, 3).unwrap();
-    sources.leave(1);
-    sources.enter(1, one, 3).unwrap();
-    assert_eq!(sources.enter(4, one, 3), Err(Full));
+    assert_eq!(sources.enter(Place::at(3), one, 3), Err(Full));
+    sources.enter(Place::at(3), other, 3).unwrap();
+    sources.leave(Place::at(1));
+    sources.enter(Place::at(1), one, 3).unwrap();
+    assert_eq!(sources.enter(Place::at(4), one, 3), Err(Full));
     assert_eq!(sources.counted(), 4);
-    (0..5).for_each(|index| sources.leave(index));
+    (0..5).for_each(|index| sources.leave(Place::at(index)));
     assert_eq!(sources.counted(), 0);
 }
 
@@ -38,12 +38,12 @@ fn a_source_gets_in_as_often_as_its_limit_and_again_when_one_has_left() {
 fn a_limit_can_change_in_both_directions() {
     let sources = sources();
     let one = source(&sources, "2001:db8::/64");
-    (0..5).for_each(|index| sources.enter(index, one, 5).unwrap());
-    assert_eq!(sources.enter(5, one, 2), Err(Full));
-    sources.enter(5, one, 6).unwrap();
-    (0..5).for_each(|index| sources.leave(index));
-    sources.enter(0, one, 2).unwrap();
-    assert_eq!(sources.enter(1, one, 2), Err(Full));
+    (0..5).for_each(|index| sources.enter(Place::at(index), one, 5).unwrap());
+    assert_eq!(sources.enter(Place::at(5), one, 2), Err(Full));
+    sources.enter(Place::at(5), one, 6).unwrap();
+    (0..5).for_each(|index| sources.leave(Place::at(index)));
+    sources.enter(Place::at(0), one, 2).unwrap();
+    assert_eq!(sources.enter(Place::at(1), one, 2), Err(Full));
 }
 
 #[test]
@@ -53,11 +53,11 @@ fn a_rough_count_that_was_left_too_high_keeps_nobody_out() {
     for _ in 0..100 {
         // What a worker leaves that is killed while it applies.
         sources.members().apply_and_die(7, one.key);
-        sources.leave(7);
+        sources.leave(Place::at(7));
     }
-    sources.enter(0, one, 2).unwrap();
-    sources.enter(1, one, 2).unwrap();
-    assert_eq!(sources.enter(2, one, 2), Err(Full));
+    sources.enter(Place::at(0), one, 2).unwrap();
+    sources.enter(Place::at(1), one, 2).unwrap();
+    assert_eq!(sources.enter(Place::at(2), one, 2), Err(Full));
 }
 
 /// Threads stand for the processes: the memory is the same, and nothing else is shared.
@@ -73,11 +73,11 @@ fn however_many_apply_at_once_there_are_never_more_than_the_limit() {
             scope.spawn(move || {
                 let sources = Sources::open(file.as_fd()).unwrap();
                 for _ in 0..20_000 {
-                    if sources.enter(index, one, LIMIT).is_ok() {
+                    if sources.enter(Place::at(index), one, LIMIT).is_ok() {
                         assert!(inside.fetch_add(1, SeqCst) < LIMIT);
                         entered.fetch_add(1, SeqCst);
                         inside.fetch_sub(1, SeqCst);
-                        sources.leave(index);
+                        sources.leave(Place::at(index));
                     }
                 }
             });
@@ -85,24 +85,24 @@ fn however_many_apply_at_once_there_are_never_more_than_the_limit() {
     });
     assert!(entered.load(SeqCst) > 0);
     assert_eq!(sources.counted(), 0);
-    (0..LIMIT).for_each(|index| sources.enter(index, one, LIMIT).unwrap());
+    (0..LIMIT).for_each(|index| sources.enter(Place::at(index), one, LIMIT).unwrap());
 }
 
 #[test]
 fn connections_move_to_another_source_unless_they_have_gone() {
     let sources = sources();
     let (narrow, wide) = (source(&sources, "192.0.2.1"), source(&sources, "192.0.2.0/24"));
-    sources.enter(0, narrow, 9).unwrap();
-    sources.move_to(0, wide, || true);
+    sources.enter(Place::at(0), narrow, 9).unwrap();
+    sources.move_to(Place::at(0), wide, || true);
     // One that was never counted.
-    sources.move_to(1, wide, || true);
+    sources.move_to(Place::at(1), wide, || true);
     // One that has gone meanwhile.
-    sources.move_to(2, wide, || false);
+    sources.move_to(Place::at(2), wide, || false);
     assert_eq!(sources.counted(), 2);
-    assert_eq!(sources.enter(3, wide, 2), Err(Full));
-    (0..3).for_each(|index| sources.leave(index));
-    sources.enter(0, wide, 1).unwrap();
-    assert_eq!(sources.enter(1, wide, 1), Err(Full));
+    assert_eq!(sources.enter(Place::at(3), wide, 2), Err(Full));
+    (0..3).for_each(|index| sources.leave(Place::at(index)));
+    sources.enter(Place::at(0), wide, 1).unwrap();
+    assert_eq!(sources.enter(Place::at(1), wide, 1), Err(Full));
 }
 
 #[test]
