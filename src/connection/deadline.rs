@@ -14,10 +14,14 @@ use crate::shared::Deadline;
 use crate::sys::alarm::{self, Ring};
 use crate::sys::fd::Passed;
 use crate::sys::tcp_info::{Motion, TcpInfo};
-use crate::sys::{process, time};
+use crate::sys::{process, socket, time};
 
 /// With this code a handler's process ends that has found a deadline behind it: timeout(1)'s.
 pub(crate) const EXIT_CODE: u8 = 124;
+
+/// How long a process group that was told to end by TERM has until it is ended by KILL, and the kernel to deliver what the
+/// client has not taken.
+pub(crate) const GRACE: Duration = Duration::from_secs(5);
 
 /// The kernel counts the age of the last data in its ticks, of 10 ms at most; an age that is too large would end a
 /// connection too early.
@@ -122,6 +126,7 @@ impl Ring for SelfWatch {
             Verdict::Over(deadline) => {
                 let traffic = info.map(|info| Traffic { received: info.received, sent: info.sent });
                 self.reporter.timed_out(deadline, traffic.unwrap_or_default());
+                socket::give_up_after(self.connection.borrow(), GRACE);
                 process::exit(EXIT_CODE)
             }
             Verdict::LookAt(next) => Some(Duration::from_micros(next.saturating_sub(now))),

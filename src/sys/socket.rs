@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::sys::socket::{
     self as nixsock, AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, UnixAddr,
@@ -275,6 +276,14 @@ pub(crate) fn is_tcp_connection(fd: BorrowedFd<'_>) -> bool {
     has(libc::SO_TYPE, libc::SOCK_STREAM)
         && has(libc::SO_PROTOCOL, libc::IPPROTO_TCP)
         && has(libc::SO_ACCEPTCONN, 0)
+}
+
+/// Has the kernel keep what the client does not take for no longer than this, closed or not. Without it, who never reads
+/// keeps a full buffer for minutes after its connection was closed.
+pub(crate) fn give_up_after(connection: BorrowedFd<'_>, time: Duration) {
+    let ms = u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+    // It is no TCP connection if it fails.
+    let _ = setsockopt(&connection, sockopt::TcpUserTimeout, &ms);
 }
 
 /// Ends both directions for whoever has this connection; what was sent before still goes out.

@@ -14,16 +14,13 @@ use super::live::Connection;
 use crate::config::admission::Deadlines;
 use crate::config::{Job, Service};
 use crate::connection::TIMED_OUT;
-use crate::connection::deadline::{Verdict, Watch};
+use crate::connection::deadline::{GRACE, Verdict, Watch};
 use crate::shared::{Caller, Deadline};
 use crate::sys::signal::Signal;
 use crate::sys::socket::Peer;
 use crate::sys::tcp_info::TcpInfo;
 use crate::sys::wait::{Ended, Ending, Pid};
-use crate::sys::{process, time, wait};
-
-/// How long a process group that was told to end by TERM has until it is ended by KILL.
-const GRACE_USEC: u64 = 5_000_000;
+use crate::sys::{process, socket, time, wait};
 
 /// Whether a copy of each connection is kept until its program has ended.
 pub(super) fn keeps_connections(service: &Service) -> bool {
@@ -47,8 +44,8 @@ impl Worker {
         if let Some(time) = self.deadlines().lifetime {
             let several = self.live.get_mut(pid).is_some_and(|connection| connection.several);
             // One that serves several knows when it begins another; told from outside, it could have begun it just now.
-            let grace = if several { GRACE_USEC } else { 0 };
-            let at = caller.accepted_usec.saturating_add(usec(time)).saturating_add(grace);
+            let time = if several { time.saturating_add(GRACE) } else { time };
+            let at = caller.accepted_usec.saturating_add(usec(time));
             self.plan_for(Entry { at, pid, number: caller.number, task: Task::End });
         }
         self.watch_bytes(pid);
@@ -130,8 +127,11 @@ impl Worker {
             return;
         }
         connection.timed_out = Some(deadline);
+        if let Some(kept) = &connection.kept {
+            socket::give_up_after(kept.as_fd(), GRACE);
+        }
         process::signal_group(pid, Signal::SIGTERM);
-        let at = time::monotonic_usec().saturating_add(GRACE_USEC);
+        let at = time::monotonic_usec().saturating_add(usec(GRACE));
         self.plan_for(Entry { at, pid, number, task: Task::Kill });
     }
 

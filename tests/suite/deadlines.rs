@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::process::Command;
 use std::time::Duration;
 
 use crate::support::client::{closed, connect, connect_unix, echo, exchange, silent_for};
@@ -119,6 +121,44 @@ fn a_client_that_does_not_read_is_idle() {
     ] {
         let server = serve(options, job);
         let client = connect(server.address());
+        timed_out(&server, client.local_addr().unwrap(), "idle");
+        all_counted(&server, 1);
+        // What it has not taken is not kept for it.
+        let port = format!(":{:04X} ", client.local_addr().unwrap().port());
+        let remote =
+            |line: &str| line.split_whitespace().nth(2).is_some_and(|it| format!("{it} ").ends_with(&port));
+        let table = || std::fs::read_to_string("/proc/net/tcp").unwrap();
+        eventually("the kernel has given up", || !table().lines().any(remote));
+    }
+}
+
+/// Drops whatever comes for it, as if its machine or the way to it were gone: no packet over the loopback has the TTL that
+/// it wants from now on. Neither std nor nix has `IP_MINTTL`, and every Debian has perl.
+fn vanish(client: &TcpStream) {
+    let script = "setsockopt(STDIN, 0, 21, pack('i', 255)) or die $!";
+    let socket = OwnedFd::from(client.try_clone().unwrap());
+    let status = Command::new("perl").args(["-e", script]).stdin(socket).status().unwrap();
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn a_client_that_has_vanished_is_idle_although_the_kernel_sends_again_and_again() {
+    let talk = "while echo x; do sleep 0.1; done";
+    let chargen = &["chargen"][..];
+    for (options, job) in [
+        (&["--idle-timeout", "1s"][..], &shell(talk)[..]),
+        (&["--idle-timeout", "1s", "--spare", "2"], &shell(talk)),
+        (&["--idle-timeout", "1s"], chargen),
+        (&["--idle-timeout", "1s"], CAT),
+    ] {
+        let server = serve(options, job);
+        let mut client = connect(server.address());
+        if job == CAT {
+            echo(&mut client, b"x");
+        } else {
+            client.read_exact(&mut [0]).unwrap();
+        }
+        vanish(&client);
         timed_out(&server, client.local_addr().unwrap(), "idle");
         all_counted(&server, 1);
     }

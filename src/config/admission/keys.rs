@@ -90,7 +90,7 @@ pub(in crate::config) const FIRST_BYTE_TIMEOUT: Key<ServiceDraft> = Key {
     placeholder: "DURATION",
     default: None,
     example: "\"10s\"",
-    doc: "How long a client may take to send its first byte",
+    doc: "How long a client may take to send its first byte, over TCP",
     apply: Apply::Set(decode::first_byte_timeout),
 };
 
@@ -101,7 +101,7 @@ pub(in crate::config) const IDLE_TIMEOUT: Key<ServiceDraft> = Key {
     placeholder: "DURATION",
     default: None,
     example: "\"5m\"",
-    doc: "How long a connection may be without a byte in either direction",
+    doc: "How long a connection may be without a byte in either direction, over TCP",
     apply: Apply::Set(decode::idle_timeout),
 };
 
