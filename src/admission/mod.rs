@@ -5,7 +5,6 @@
 mod crc32c;
 pub(crate) mod prefix;
 pub(crate) mod prefixes;
-#[allow(dead_code, reason = "no connection process reads headers yet")]
 pub(crate) mod proxy;
 pub(crate) mod refusal;
 pub(crate) mod rules;

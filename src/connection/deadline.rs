@@ -35,6 +35,8 @@ pub(crate) struct Watch {
     active: u64,
     received: u64,
     acked: u64,
+    /// Bytes that were a proxy's and not the client's.
+    header: u64,
 }
 
 /// What a look at a connection has shown.
@@ -51,7 +53,12 @@ pub(crate) enum Verdict {
 impl Watch {
     /// A connection that was accepted at this time.
     pub(crate) fn new(accepted: u64) -> Self {
-        Watch { began: accepted, active: accepted, received: 0, acked: 0 }
+        Watch { began: accepted, active: accepted, received: 0, acked: 0, header: 0 }
+    }
+
+    /// The same connection, if it began with so many bytes of a proxy's header.
+    pub(crate) fn behind(self, header: u64) -> Self {
+        Watch { received: header, header, ..self }
     }
 
     /// When to look first; `None` if there is nothing to look for.
@@ -80,7 +87,7 @@ impl Watch {
         }
         if let Some(motion) = motion {
             self.note(now, motion);
-            if let Some(time) = deadlines.first_byte.filter(|_| motion.received == 0) {
+            if let Some(time) = deadlines.first_byte.filter(|_| motion.received <= self.header) {
                 meet(after(self.began, time), Deadline::FirstByte);
             }
             if let Some(time) = deadlines.idle {
@@ -124,7 +131,10 @@ impl Ring for SelfWatch {
         let info = TcpInfo::of(self.connection.borrow()).ok();
         match self.watch.judge(&self.deadlines, now, info.and_then(|info| info.motion)) {
             Verdict::Over(deadline) => {
-                let traffic = info.map(|info| Traffic { received: info.received, sent: info.sent });
+                let traffic = info.map(|info| Traffic {
+                    received: info.received.saturating_sub(self.watch.header),
+                    sent: info.sent,
+                });
                 self.reporter.timed_out(deadline, traffic.unwrap_or_default());
                 socket::give_up_after(self.connection.borrow(), GRACE);
                 process::exit(EXIT_CODE)
@@ -135,18 +145,19 @@ impl Ring for SelfWatch {
     }
 }
 
-/// Serves one client as [`handler::serve`] does, and ends this process when a deadline has passed. Without one, it costs
+/// Serves one client as [`handler::serve`] does, after so many bytes of a header, and ends this process when a deadline has passed. Without one, it costs
 /// nothing.
 pub(super) fn serve(
     builtin: Builtin,
     connection: OwnedFd,
+    header: u64,
     deadlines: Deadlines,
     reporter: Reporter,
 ) -> (u8, Traffic) {
     if deadlines == Deadlines::default() {
         return handler::serve(builtin, connection);
     }
-    let watch = Watch::new(time::monotonic_usec());
+    let watch = Watch::new(time::monotonic_usec()).behind(header);
     let passed = Passed::new(connection.as_fd());
     let mut watcher = SelfWatch { connection: passed, reporter, deadlines, watch };
     let Some(first) = watcher.ring() else { return handler::serve(builtin, connection) };
@@ -206,6 +217,17 @@ mod tests {
     fn after_its_first_byte_a_client_without_other_deadlines_is_free() {
         let verdict = Watch::new(START).judge(&deadlines(5, 0, 0), START + 5 * SECOND, motion(1, 0, 10, 10));
         assert_eq!(verdict, Verdict::Free);
+    }
+
+    #[test]
+    fn the_header_of_a_proxy_is_no_first_byte() {
+        let deadlines = deadlines(5, 0, 0);
+        let judge = |received| {
+            let mut watch = Watch::new(START).behind(28);
+            watch.judge(&deadlines, START + 5 * SECOND, motion(received, 0, 10, 10))
+        };
+        assert_eq!(judge(28), Verdict::Over(Deadline::FirstByte));
+        assert_eq!(judge(29), Verdict::Free);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 pub(crate) mod deadline;
 mod environment;
 mod gate;
+mod header;
 mod identity;
 mod report;
 pub(crate) mod spare;
@@ -14,6 +15,7 @@ pub(crate) mod spare;
 use std::cell::{Ref, RefCell};
 use std::ffi::CString;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
@@ -29,6 +31,7 @@ use crate::sys::{fd, process, signal};
 pub(crate) use crate::handler::Traffic;
 pub(crate) use deadline::EXIT_CODE as TIMED_OUT;
 pub(crate) use gate::{Gate, Seat};
+pub(crate) use header::{Read, Reading};
 pub(crate) use report::{EXIT_CODE as FAILED_TO_BEGIN, Failure, Report, Reports, Served};
 
 use identity::Cage;
@@ -59,6 +62,10 @@ pub(crate) struct Call {
     pub(crate) connection: Passed,
     /// Who called.
     pub(crate) peer: Peer,
+    /// What it called, if a proxy has said so.
+    pub(crate) called: Option<SocketAddr>,
+    /// How many bytes of it were the header of that proxy, and have been taken.
+    pub(crate) header: u64,
     /// Its name.
     pub(crate) id: ConnectionId,
 }
@@ -169,7 +176,8 @@ impl Preparation {
         }
         // Its lifetime is its worker's matter.
         let deadlines = self.deadlines.of_bytes();
-        let (code, traffic) = deadline::serve(builtin, call.connection.take(), deadlines, self.reporter);
+        let (code, traffic) =
+            deadline::serve(builtin, call.connection.take(), call.header, deadlines, self.reporter);
         self.reporter.served(traffic);
         process::exit(code)
     }

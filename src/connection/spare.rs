@@ -101,7 +101,13 @@ impl Spare {
     /// Returns if it was told to go and nobody had called.
     fn serve_once(&mut self) -> Result<(), Failed> {
         let Some((connection, peer)) = self.wait(0)? else { return Ok(()) };
-        let call = Call { connection: Passed::new(connection.as_fd()), peer, id: self.post.id };
+        let call = Call {
+            connection: Passed::new(connection.as_fd()),
+            peer,
+            called: None,
+            header: 0,
+            id: self.post.id,
+        };
         // Nothing of a stranger runs where this memory is.
         self.sources = None;
         let preparation = self.post.preparation;
@@ -118,7 +124,7 @@ impl Spare {
         for n in 0..again.connections.unwrap_or(u32::MAX).min(ConnectionId::PER_PROCESS) {
             let Some((connection, _)) = self.wait(n)? else { return Ok(()) };
             let (deadlines, reporter) = (preparation.deadlines, preparation.reporter);
-            let (code, traffic) = deadline::serve(builtin, connection, deadlines, reporter);
+            let (code, traffic) = deadline::serve(builtin, connection, 0, deadlines, reporter);
             if let Some((sources, place)) = &self.sources {
                 sources.leave(*place);
             }

@@ -60,7 +60,8 @@ impl Worker {
             kept.is_some() && !waits && watch.is_none() && matches!(caller.peer, Peer::Ip(_))
         };
         let Some(connection) = self.live.get_mut(pid).filter(can_be_watched) else { return };
-        let (number, watch) = (connection.caller.number, Watch::new(connection.caller.accepted_usec));
+        let Caller { number, accepted_usec, .. } = connection.caller;
+        let watch = Watch::new(accepted_usec).behind(connection.header);
         if let Some(at) = watch.first_look(&deadlines) {
             connection.watch = Some(watch);
             self.plan_for(Entry { at, pid, number, task: Task::Look });

@@ -27,6 +27,8 @@ pub(super) struct Connection {
     pub(super) output: Option<Output>,
     /// The connection of a program, which does not count what it moves.
     pub(super) kept: Option<OwnedFd>,
+    /// How many bytes of it were the header of a proxy.
+    pub(super) header: u64,
     /// Who has called a process that serves several, before the end of the last was reported.
     pub(super) to_come: VecDeque<Caller>,
     /// Why the process could not begin, as it said itself.
@@ -50,6 +52,7 @@ impl Connection {
             several: false,
             output,
             kept: None,
+            header: 0,
             to_come: VecDeque::new(),
             failure: None,
             traffic: None,
@@ -63,7 +66,7 @@ impl Connection {
     pub(super) fn bytes(&self) -> Option<(u64, u64)> {
         let said = self.traffic.map(|traffic| (traffic.received, traffic.sent));
         let counted = || TcpInfo::of(self.kept.as_ref()?.as_fd()).ok();
-        said.or_else(|| counted().map(|info| (info.received, info.sent)))
+        said.or_else(|| counted().map(|info| (info.received.saturating_sub(self.header), info.sent)))
     }
 }
 

@@ -1,10 +1,13 @@
 //! A worker: accepts, admits, forks, reaps, and writes one record per connection.
 //!
-//! It is exec'ed by the supervisor and serves one service. It never reads a byte of a connection. When its supervisor
+//! It is exec'ed by the supervisor and serves one service. Of a connection it reads
+//! nothing but the header of a proxy that it was told to believe. When its supervisor
 //! is gone it accepts no more and ends with its last connection.
 
 mod agenda;
 mod deadlines;
+mod greeting;
+mod headers;
 mod intake;
 mod live;
 mod output;
@@ -32,6 +35,7 @@ use crate::sys::signal::{self, Signal, Signals, Wakers};
 use crate::sys::{fd, process, wait};
 
 use agenda::Agenda;
+use headers::Headers;
 use intake::Intake;
 use live::Live;
 use pending::Pending;
@@ -46,6 +50,8 @@ const BELL: u64 = 1;
 const DOORBELL: u64 = 2;
 const LISTENERS: u64 = 3;
 const OUTPUTS: u64 = 1 << 32;
+/// From here on connections whose PROXY header has not come yet.
+const HEADERS: u64 = 1 << 48;
 
 /// How long the dead wait for who calls next. To be woken for each of them would delay the connection that follows; a
 /// program's end is not delayed, since its client waits for it.
@@ -96,6 +102,7 @@ struct Worker {
     intake: Intake,
     pool: Pool,
     refusals: Refusals,
+    headers: Headers,
     live: Live,
     /// For the next connection, in a service with spares: see [`Worker::has_room`].
     reserved: Option<Slot>,
@@ -166,6 +173,7 @@ impl Worker {
             intake: Intake::new(listeners),
             pool,
             refusals: Refusals::default(),
+            headers: Headers::default(),
             reserved: None,
             pending: None,
             connections: 0,
@@ -194,6 +202,7 @@ impl Worker {
             self.reap();
             self.keep_deadlines();
             self.retry_pending();
+            self.tend_proxies();
             self.accept_unasked();
             if !called {
                 self.make_spare();
@@ -221,6 +230,7 @@ impl Worker {
                 LINK => self.follow_orders(),
                 BELL => self.slot_freed(),
                 DOORBELL => {}
+                proxy if proxy >= HEADERS => self.hear_proxy(proxy),
                 pid if pid >= OUTPUTS => self.read_output((pid - OUTPUTS) as wait::Pid),
                 listener => {
                     called = true;
@@ -242,7 +252,7 @@ impl Worker {
     }
 
     fn is_done(&self) -> bool {
-        self.intake.is_closed() && self.live.is_empty() && self.pending.is_none()
+        self.intake.is_closed() && self.live.is_empty() && self.pending.is_none() && self.headers.is_empty()
     }
 
     fn timeout(&self) -> Option<Duration> {
@@ -254,6 +264,7 @@ impl Worker {
                 .flatten()
                 .min(),
         };
+        let next = next.into_iter().chain(self.headers.expires_at()).min();
         let next = next.map(|instant| instant.saturating_duration_since(Instant::now()));
         [next, self.next_deadline()].into_iter().flatten().min()
     }
@@ -318,6 +329,7 @@ impl Worker {
         self.pool.dismiss();
         self.reserved = None;
         self.intake.close(&self.poller);
+        self.headers.clear();
         let signal = if at_once { Signal::SIGKILL } else { Signal::SIGTERM };
         for pid in self.live.pids() {
             process::signal_group(pid, signal);

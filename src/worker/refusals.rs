@@ -15,6 +15,7 @@ const TOGETHER: Duration = Duration::from_secs(10);
 pub(super) struct Refusals {
     collected: Collected,
     report_at: Option<Instant>,
+    silent_until: Option<Instant>,
 }
 
 /// How many, by reason.
@@ -29,6 +30,16 @@ impl Refusals {
         }
         // The first is reported at once: who tries out a rule looks for it.
         self.report_at.get_or_insert_with(Instant::now);
+    }
+
+    /// Whether to say more about this one. Not about each.
+    pub(super) fn complains(&mut self) -> bool {
+        let now = Instant::now();
+        let complains = self.silent_until.is_none_or(|end| end <= now);
+        if complains {
+            self.silent_until = Some(now + TOGETHER);
+        }
+        complains
     }
 
     /// When the next report is due.

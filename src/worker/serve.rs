@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::deadlines;
+use super::greeting::Guest;
 use super::intake::{self, Taken};
 use super::live::Connection;
 use super::output::{Output, State};
@@ -13,15 +14,14 @@ use super::plan::Report;
 use super::{OUTPUTS, Worker};
 use crate::admission::Refusal;
 use crate::config::Stderr;
-use crate::connection::{self, Call, Preparation, Seat};
+use crate::connection::{self, Call, Preparation};
 use crate::journal::{ConnectionRecord, Exit, OutputLine};
 use crate::shared::{Caller, ConnectionId, Count, NoSlot, Owner, Slot};
 use crate::sys::epoll::Interest;
 use crate::sys::fd::Passed;
 use crate::sys::signal::Signal;
-use crate::sys::socket::{self, Peer};
 use crate::sys::wait::{Ended, Ending, Pid};
-use crate::sys::{fd, time};
+use crate::sys::{fd, socket};
 
 /// How long to wait before another try where a limit was lowered below what lives.
 const CROWDED: Duration = Duration::from_millis(50);
@@ -49,26 +49,23 @@ impl Worker {
                 return self.let_a_spare_look();
             }
         };
-        match self.intake.accept(index) {
-            Taken::Connection(connection, peer) => {
-                let accepted_usec = time::monotonic_usec();
-                let seat = Seat { sources: self.board.sources(), place: slot.place() };
-                match self.preparation.gate().admit(peer, accepted_usec, Some(seat)) {
-                    Ok(()) => return self.begin(slot, connection, peer, accepted_usec),
-                    Err(why) => self.refuse(why),
-                }
+        let left = match self.intake.accept(index) {
+            Taken::Connection(connection, peer) => self.greet(slot, connection, peer),
+            Taken::Lost => Some(slot),
+            Taken::Nothing => {
+                self.intake.nothing_more(index);
+                Some(slot)
             }
-            Taken::Lost => {}
-            Taken::Nothing => self.intake.nothing_more(index),
             Taken::Exhausted(error) => {
                 self.intake.pause(intake::EXHAUSTED);
                 let address = self.plan.listeners.get(index).map_or("", String::as_str);
                 self.intake.complain(&self.log, &self.plan.service.name, address, &error);
+                Some(slot)
             }
-        }
+        };
         // Given back, it would ring for another worker, which finds nothing either and rings for this one.
-        if self.reserves() && !self.pool.waits() {
-            self.reserved = Some(slot);
+        if left.is_some() && self.reserves() && !self.pool.waits() {
+            self.reserved = left;
         }
     }
 
@@ -131,12 +128,14 @@ impl Worker {
         })
     }
 
-    fn begin(&mut self, slot: Slot, connection: OwnedFd, peer: Peer, accepted_usec: u64) {
+    /// Begins with a client that has been let in.
+    pub(super) fn begin(&mut self, slot: Slot, guest: Guest) {
         self.connections += 1;
         self.tally.count(Count::Accepted);
-        let caller = Caller { number: self.connections, accepted_usec, peer };
+        let caller =
+            Caller { number: self.connections, accepted_usec: guest.accepted_usec, peer: guest.peer };
         slot.note(&caller);
-        self.start(Pending::new(slot, connection, caller));
+        self.start(Pending::new(slot, guest.connection, caller, guest.header));
     }
 
     /// Makes the connection process, or keeps the connection for another try.
@@ -149,6 +148,8 @@ impl Worker {
         let call = Call {
             connection: Passed::new(pending.connection.as_fd()),
             peer: pending.caller.peer,
+            called: pending.header.and_then(|header| header.called),
+            header: pending.header.map_or(0, |header| header.length as u64),
             id: self.id(pending.caller.number),
         };
         let (record, preparation) = (pending.slot.pid_word(), self.preparation);
@@ -164,11 +165,12 @@ impl Worker {
         };
         match made {
             Ok(pid) => {
-                let Pending { slot, connection, caller, .. } = pending;
+                let Pending { slot, connection, caller, header, .. } = pending;
+                let header = header.map_or(0, |header| header.length as u64);
                 let output = output.map(|(read, _)| self.listen_to(pid, read));
                 // The worker's copy of the connection closes here, unless somebody has to ask about it.
                 let kept = Some(connection).filter(|_| deadlines::keeps_connections(&self.plan.service));
-                self.live.insert(pid, Connection { kept, ..Connection::new(slot, caller, output) });
+                self.live.insert(pid, Connection { kept, header, ..Connection::new(slot, caller, output) });
                 self.watch(pid, &caller);
             }
             Err(error) => self.keep(pending, error),

@@ -326,6 +326,19 @@ fn a_program_that_was_a_spare_has_its_bytes_counted() {
 }
 
 #[test]
+fn the_header_of_a_proxy_is_no_first_byte_of_its_client() {
+    for job in [ECHO, CAT] {
+        let server = serve(&["--first-byte-timeout", "300ms", "--proxy-protocol-from", "127.0.0.0/8"], job);
+        let mut proxy = connect(server.address());
+        proxy.write_all(b"PROXY TCP4 192.0.2.7 198.51.100.1 40000 443\r\n").unwrap();
+        assert!(closed(&mut proxy));
+        let record = timed_out(&server, "192.0.2.7:40000".parse().unwrap(), "first_byte");
+        assert!(record.contains("0 bytes in, 0 out"), "{record}");
+        all_counted(&server, 1);
+    }
+}
+
+#[test]
 fn a_unix_socket_has_lifetimes_alone() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("preforkd.toml");

@@ -24,6 +24,7 @@ mod load;
 mod log;
 mod peers;
 mod programs;
+mod proxy;
 mod real;
 mod services;
 mod several;

@@ -124,5 +124,5 @@ pub(in crate::config) const PROXY_PROTOCOL_FROM: Key<ServiceDraft> = Key {
     default: None,
     example: "[\"192.0.2.10\", \"192.0.2.11\"]",
     doc: "The proxies whose PROXY header, version 1 or 2, is required and believed",
-    apply: Apply::Later(Some(decode::proxy_protocol_from)),
+    apply: Apply::Set(decode::proxy_protocol_from),
 };

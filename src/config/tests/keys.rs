@@ -32,7 +32,7 @@ fn an_empty_service_has_the_defaults() {
 
 const EVERY_KEY: [(&str, &str, &[&str]); 33] = [
     ("workers", "3", &["3"]),
-    ("spare", "8", &["8"]),
+    ("spare", "0", &["0"]),
     ("max_connections", "77", &["77"]),
     ("overload", "\"queue\"", &["queue"]),
     ("user", "\"alice\"", &["alice"]),
