@@ -184,7 +184,7 @@ pub(super) fn limits(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
     Ok(())
 }
 
-fn table<'v, 'a>(value: &'v Value<'a>) -> Result<&'v toml::de::DeTable<'a>, Faults> {
+pub(super) fn table<'v, 'a>(value: &'v Value<'a>) -> Result<&'v toml::de::DeTable<'a>, Faults> {
     let what = value.get_ref().type_str();
     let wrong = || one(Fault::new(value.span(), format!("{what} where a table is expected")));
     value.get_ref().as_table().ok_or_else(wrong)

@@ -144,7 +144,7 @@ const LEVELS: [(&str, Level); 5] = [
 ];
 
 /// The keys of `[service.NAME]`.
-pub(crate) static SERVICE: [Key<ServiceDraft>; 33] = [
+pub(crate) static SERVICE: [Key<ServiceDraft>; 37] = [
     Key {
         name: "listen",
         flag: None,
@@ -364,6 +364,10 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 33] = [
     admission::RATE_PER_SOURCE,
     admission::SOURCE_PREFIX_V4,
     admission::SOURCE_PREFIX_V6,
+    admission::PENALTIES,
+    admission::PENALTY_THRESHOLD,
+    admission::PENALTY_LIMIT,
+    admission::PENALTY_EXEMPT,
     admission::FIRST_BYTE_TIMEOUT,
     admission::IDLE_TIMEOUT,
     admission::MAX_LIFETIME,

@@ -11,6 +11,7 @@ mod headers;
 mod intake;
 mod live;
 mod output;
+mod penalties;
 mod pending;
 pub(crate) mod plan;
 mod pool;

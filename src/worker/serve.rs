@@ -11,7 +11,7 @@ use super::live::Connection;
 use super::output::{Output, State};
 use super::pending::Pending;
 use super::plan::Report;
-use super::{OUTPUTS, Worker};
+use super::{OUTPUTS, Worker, penalties};
 use crate::admission::Refusal;
 use crate::config::Stderr;
 use crate::connection::{self, Call, Preparation};
@@ -272,6 +272,9 @@ impl Worker {
             (None, None) => Exit::Ended(ended.ending),
         };
         self.record(&connection.caller, ended, exit, bytes);
+        if reason.is_none() {
+            self.punish(&connection.caller, penalties::offence(ended.ending, false));
+        }
     }
 
     /// Lines from a program that is still running.

@@ -23,6 +23,7 @@ mod limit;
 mod load;
 mod log;
 mod peers;
+mod penalties;
 mod programs;
 mod proxy;
 mod real;

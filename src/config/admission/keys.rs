@@ -83,6 +83,51 @@ pub(in crate::config) const SOURCE_PREFIX_V6: Key<ServiceDraft> = Key {
     apply: Apply::Set(decode::source_prefix_v6),
 };
 
+pub(in crate::config) const PENALTIES: Key<ServiceDraft> = Key {
+    name: "penalties",
+    flag: Some("penalties"),
+    kind: Kind::Table,
+    placeholder: "OFFENCE=DURATION",
+    default: None,
+    example: "{ crash = \"1m\", timeout = \"10s\", 77 = \"5m\" }",
+    doc: "What a source has to wait for: crash (its connection process crashed), timeout (a deadline ended its connection), \
+          or an exit status of its connection process",
+    apply: Apply::Set(decode::penalties),
+};
+
+pub(in crate::config) const PENALTY_THRESHOLD: Key<ServiceDraft> = Key {
+    name: "penalty_threshold",
+    flag: Some("penalty-threshold"),
+    kind: Kind::Text,
+    placeholder: "DURATION",
+    default: Some("\"15s\""),
+    example: "\"0s\"",
+    doc: "How much of penalties has to come together until a source is refused, then for as long as they last",
+    apply: Apply::Set(decode::penalty_threshold),
+};
+
+pub(in crate::config) const PENALTY_LIMIT: Key<ServiceDraft> = Key {
+    name: "penalty_limit",
+    flag: Some("penalty-limit"),
+    kind: Kind::Text,
+    placeholder: "DURATION",
+    default: Some("\"10m\""),
+    example: "\"1h\"",
+    doc: "How much of penalties can come together",
+    apply: Apply::Set(decode::penalty_limit),
+};
+
+pub(in crate::config) const PENALTY_EXEMPT: Key<ServiceDraft> = Key {
+    name: "penalty_exempt",
+    flag: Some("penalty-exempt"),
+    kind: Kind::List,
+    placeholder: "PREFIX",
+    default: None,
+    example: "[\"192.0.2.0/24\"]",
+    doc: "Who never has a penalty, such as monitoring, or many users behind one address",
+    apply: Apply::Set(decode::penalty_exempt),
+};
+
 pub(in crate::config) const FIRST_BYTE_TIMEOUT: Key<ServiceDraft> = Key {
     name: "first_byte_timeout",
     flag: Some("first-byte-timeout"),

@@ -30,7 +30,7 @@ fn an_empty_service_has_the_defaults() {
     assert_eq!(config.services, [expected]);
 }
 
-const EVERY_KEY: [(&str, &str, &[&str]); 33] = [
+const EVERY_KEY: [(&str, &str, &[&str]); 37] = [
     ("workers", "3", &["3"]),
     ("spare", "0", &["0"]),
     ("max_connections", "77", &["77"]),
@@ -60,6 +60,10 @@ const EVERY_KEY: [(&str, &str, &[&str]); 33] = [
     ("rate_per_source", "\"10/s burst 20\"", &["10/s burst 20"]),
     ("source_prefix_v4", "24", &["24"]),
     ("source_prefix_v6", "56", &["56"]),
+    ("penalties", "{ crash = \"1m\", 77 = \"5m\" }", &["crash=1m", "77=5m"]),
+    ("penalty_threshold", "\"1s\"", &["1s"]),
+    ("penalty_limit", "\"1h\"", &["1h"]),
+    ("penalty_exempt", "[\"127.0.0.1\"]", &["127.0.0.1"]),
     ("refuse_message", "\"busy\"", &["busy"]),
     ("first_byte_timeout", "\"10s\"", &["10s"]),
     ("idle_timeout", "\"5m\"", &["5m"]),
