@@ -273,7 +273,7 @@ impl Worker {
         };
         self.record(&connection.caller, ended, exit, bytes);
         if reason.is_none() {
-            self.punish(&connection.caller, penalties::offence(ended.ending, false));
+            self.punish(&connection.caller, penalties::offence(ended.ending, timeout.is_some()));
         }
     }
 

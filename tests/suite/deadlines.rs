@@ -1,12 +1,14 @@
 //! How long a connection may take.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::support::client::{closed, connect, connect_unix, echo, exchange, silent_for};
+use crate::support::client::{
+    closed, connect, connect_from, connect_unix, echo, exchange, silent_for, try_echo,
+};
 use crate::support::{A_WHILE, Preforkd, Running, address, eventually, preforkd, proc, text, write};
 
 /// A service of one worker.
@@ -323,6 +325,23 @@ fn a_program_that_was_a_spare_has_its_bytes_counted() {
     }
     eventually("records", || server.log.count(|line| line.contains(": exited 0 after")) == 20);
     assert_eq!(server.log.count(|line| line.contains("10 bytes in, 10 out")), 20);
+}
+
+#[test]
+fn who_times_out_has_a_penalty_for_it() {
+    let options = ["--first-byte-timeout", "200ms", "--penalties", "timeout=10m"];
+    for job in [ECHO, CAT] {
+        let server = serve(&options, job);
+        is_ended(
+            &server,
+            connect_from(Ipv4Addr::new(127, 0, 0, 66), server.address()).unwrap(),
+            "first_byte",
+        );
+        server.log.wait("a penalty", |line| line.contains("127.0.0.66/32") && line.contains("timed out"));
+        let mut again = connect_from(Ipv4Addr::new(127, 0, 0, 66), server.address()).unwrap();
+        assert!(try_echo(&mut again, b"x").is_err());
+        assert_eq!(exchange(server.address(), b"x"), b"x");
+    }
 }
 
 #[test]
