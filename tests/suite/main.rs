@@ -17,6 +17,7 @@ mod admission;
 mod attacks;
 mod cli;
 mod counts;
+mod deadlines;
 mod faults;
 mod life;
 mod limit;
