@@ -128,12 +128,10 @@ fn a_client_that_does_not_read_is_idle() {
                 timed_out(&server, client.local_addr().unwrap(), "idle");
                 all_counted(&server, 1);
                 // What it has not taken is not kept for it.
-                let port = format!(":{:04X} ", client.local_addr().unwrap().port());
-                let remote = |line: &str| {
-                    line.split_whitespace().nth(2).is_some_and(|it| format!("{it} ").ends_with(&port))
-                };
+                let ends = [server.address(), client.local_addr().unwrap()];
+                let ends = ends.map(|end| format!("0100007F:{:04X}", end.port())).join(" ");
                 let table = || std::fs::read_to_string("/proc/net/tcp").unwrap();
-                eventually("the kernel has given up", || !table().lines().any(remote));
+                eventually("the kernel has given up", || !table().contains(&ends));
             });
         }
     });
