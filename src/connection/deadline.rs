@@ -160,7 +160,9 @@ pub(super) fn serve(
     let watch = Watch::new(time::monotonic_usec()).behind(header);
     let passed = Passed::new(connection.as_fd());
     let mut watcher = SelfWatch { connection: passed, reporter, deadlines, watch };
-    let Some(first) = watcher.ring() else { return handler::serve(builtin, connection) };
+    // It has just been accepted: there is nothing to ask the kernel yet.
+    let first = watcher.watch.first_look(&deadlines).map(|at| at.saturating_sub(watcher.watch.began));
+    let Some(first) = first.map(Duration::from_micros) else { return handler::serve(builtin, connection) };
     // Who cannot be watched is not served for ever.
     alarm::during(&mut watcher, first, || handler::serve(builtin, connection))
         .unwrap_or((crate::exit::OS, Traffic::default()))
