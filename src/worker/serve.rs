@@ -133,6 +133,7 @@ impl Worker {
         let call = Call {
             connection: Passed::new(pending.connection.as_fd()),
             peer: pending.caller.peer,
+            accepted_usec: pending.caller.accepted_usec,
             called: pending.header.and_then(|header| header.called),
             header: pending.header.map_or(0, |header| header.length as u64),
             id: self.id(pending.caller.number),
