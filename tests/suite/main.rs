@@ -23,6 +23,7 @@ mod load;
 mod log;
 mod peers;
 mod programs;
+mod property;
 mod proxy;
 mod real;
 mod services;
