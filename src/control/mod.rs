@@ -8,6 +8,8 @@ pub(crate) mod server;
 
 use serde::{Deserialize, Serialize};
 
+use crate::admission::Prefix;
+
 /// The longest request.
 pub(crate) const LONGEST_REQUEST: usize = 64 * 1024;
 
@@ -21,6 +23,13 @@ pub(crate) enum Request {
     Upgrade,
     /// What is going on.
     Status,
+    /// Lift the penalties of sources.
+    Unban {
+        /// Of all that have an address in common with this.
+        prefix: Prefix,
+        /// At one service only.
+        service: Option<String>,
+    },
 }
 
 /// What it is told.

@@ -11,7 +11,7 @@ pub(crate) use board::{Board, NoSlot, Owner, Place, Processes, Slot};
 pub(crate) use caller::Caller;
 pub(crate) use calls::{Calls, CallsToCome, call};
 pub(crate) use id::{ConnectionId, process_of};
-pub(crate) use sources::{Bucket, Source, Sources};
+pub(crate) use sources::{Bucket, Penalty, Punished, Source, Sources};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod message {
     //! The bytes of a call, for the fuzz targets.

@@ -17,6 +17,7 @@ mod service;
 mod start;
 mod status;
 mod systemd;
+mod unban;
 mod upgrade;
 mod watch;
 
@@ -282,6 +283,10 @@ impl Supervisor {
             None => {}
             Some((client, Request::Reload)) => self.reload(vec![client]),
             Some((client, Request::Upgrade)) => self.upgrade(vec![client]),
+            Some((client, Request::Unban { prefix, service })) => {
+                let answer = self.unban(prefix, service.as_deref());
+                self.answer(client, &answer);
+            }
             Some((client, Request::Status)) => {
                 let answer = Answer::Status(Box::new(self.status()));
                 self.answer(client, &answer);

@@ -119,6 +119,13 @@ fn set_least_ttl(socket: BorrowedFd<'_>, ttl: libc::c_int) {
     }
 }
 
+/// Closes a TCP connection by a reset, with nothing left behind, whatever was under way. Another is just closed.
+pub(crate) fn reset(connection: OwnedFd) {
+    let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
+    let _ = setsockopt(&connection, sockopt::Linger, &at_once);
+    drop(connection);
+}
+
 /// Takes the next connection from the queue. The connection is closed on exec and blocks, whatever the listener does.
 ///
 /// # Errors

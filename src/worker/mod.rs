@@ -4,11 +4,14 @@
 //! nothing but the header of a proxy that it was told to believe. When its supervisor
 //! is gone it accepts no more and ends with its last connection.
 
+mod farewell;
 mod greeting;
 mod headers;
 mod intake;
 mod live;
 mod output;
+mod overload;
+mod penalties;
 mod pending;
 pub(crate) mod plan;
 mod pool;
@@ -21,6 +24,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use crate::config::Service;
+use crate::config::admission::Overload;
 use crate::connection::{Preparation, Report as Said, Reports};
 use crate::exit;
 use crate::journal::Log;
@@ -31,6 +35,7 @@ use crate::sys::fork::{Forked, Nursery, fork, keep_stacks};
 use crate::sys::signal::{self, Signal, Signals, Wakers};
 use crate::sys::{fd, process, wait};
 
+use farewell::Farewells;
 use headers::Headers;
 use intake::Intake;
 use live::Live;
@@ -48,6 +53,8 @@ const LISTENERS: u64 = 3;
 const OUTPUTS: u64 = 1 << 32;
 /// From here on connections whose PROXY header has not come yet.
 const HEADERS: u64 = 1 << 48;
+/// From here on clients that were refused and have not hung up.
+const FAREWELLS: u64 = 1 << 49;
 
 /// How long the dead wait for who calls next. To be woken for each of them would delay the connection that follows; a
 /// program's end is not delayed, since its client waits for it.
@@ -96,6 +103,7 @@ struct Worker {
     pool: Pool,
     refusals: Refusals,
     headers: Headers,
+    farewells: Farewells,
     live: Live,
     /// For the next connection, in a service with spares: see [`Worker::has_room`].
     reserved: Option<Slot>,
@@ -132,7 +140,8 @@ impl Worker {
             signal::ignore_broken_pipes();
         }
         let (calls, to_come) = (Calls::open(handover.calls), CallsToCome::open(handover.calls_to_come));
-        let pool = Pool::new(plan.spares, calls, to_come)?;
+        let all_ring = plan.service.admission.overload != Overload::Queue;
+        let pool = Pool::new(plan.spares, all_ring, calls, to_come)?;
         let sources = preparation.gate().knows_sources().then(|| Passed::new(sources_file.as_fd()));
         let mut kept =
             [&numbers[..], &pool.numbers(), &[preparation.reporter()], sources.as_slice()].concat();
@@ -163,6 +172,7 @@ impl Worker {
             pool,
             refusals: Refusals::default(),
             headers: Headers::default(),
+            farewells: Farewells::new(),
             reserved: None,
             pending: None,
             connections: 0,
@@ -191,6 +201,7 @@ impl Worker {
             self.reap();
             self.retry_pending();
             self.tend_proxies();
+            self.farewells.expire(&self.poller);
             self.accept_unasked();
             if !called {
                 self.make_spare();
@@ -218,6 +229,7 @@ impl Worker {
                 LINK => self.follow_orders(),
                 BELL => self.slot_freed(),
                 DOORBELL => {}
+                refused if refused >= FAREWELLS => self.farewells.hear(refused, &self.poller),
                 proxy if proxy >= HEADERS => self.hear_proxy(proxy),
                 pid if pid >= OUTPUTS => self.read_output((pid - OUTPUTS) as wait::Pid),
                 listener => {
@@ -252,7 +264,7 @@ impl Worker {
                 .flatten()
                 .min(),
         };
-        let next = next.into_iter().chain(self.headers.expires_at()).min();
+        let next = next.into_iter().chain(self.headers.expires_at()).chain(self.farewells.expires_at()).min();
         next.map(|instant| instant.saturating_duration_since(Instant::now()))
     }
 

@@ -2,15 +2,15 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::greeting::Guest;
-use super::intake::{self, Taken};
+use super::intake::Taken;
 use super::live::Connection;
 use super::output::{Output, State};
 use super::pending::Pending;
 use super::plan::Report;
-use super::{OUTPUTS, Worker};
+use super::{OUTPUTS, Worker, penalties};
 use crate::admission::Refusal;
 use crate::config::Stderr;
 use crate::connection::{self, Call, Preparation};
@@ -21,9 +21,6 @@ use crate::sys::fd::Passed;
 use crate::sys::signal::Signal;
 use crate::sys::wait::{Ended, Ending, Pid};
 use crate::sys::{fd, wait};
-
-/// How long to wait before another try where a limit was lowered below what lives.
-const CROWDED: Duration = Duration::from_millis(50);
 
 /// What a child forked for a connection begins with.
 type Start = (Call, &'static Preparation, Option<Passed>);
@@ -43,10 +40,7 @@ impl Worker {
         let slot = match self.reserved.take().map_or_else(|| self.claim(), Ok) {
             Ok(slot) => slot,
             Err(_) if self.intake.close_if_empty(index) => return,
-            Err(why) => {
-                self.wait_for_slot(why);
-                return self.let_a_spare_look();
-            }
+            Err(why) => return self.overloaded(index, why),
         };
         let left = match self.intake.accept(index) {
             Taken::Connection(connection, peer) => self.greet(slot, connection, peer),
@@ -56,9 +50,7 @@ impl Worker {
                 Some(slot)
             }
             Taken::Exhausted(error) => {
-                self.intake.pause(intake::EXHAUSTED);
-                let address = self.plan.listeners.get(index).map_or("", String::as_str);
-                self.intake.complain(&self.log, &self.plan.service.name, address, &error);
+                self.exhausted(index, &error);
                 Some(slot)
             }
         };
@@ -93,13 +85,6 @@ impl Worker {
             Err(why) => self.wait_for_slot(why),
         }
         self.reserved.is_some()
-    }
-
-    fn wait_for_slot(&mut self, why: NoSlot) {
-        match why {
-            NoSlot::Full => self.intake.pause_until_bell(),
-            NoSlot::Crowded => self.intake.pause(CROWDED),
-        }
     }
 
     /// Has a spare see whether something is queued, if only spares have slots for it.
@@ -264,6 +249,9 @@ impl Worker {
         let reason = failure.map(|failure| failure.explain(&self.plan.service));
         let exit = reason.as_deref().map_or(Exit::Ended(ended.ending), Exit::NotStarted);
         self.record(&connection.caller, ended, exit, bytes);
+        if reason.is_none() {
+            self.punish(&connection.caller, penalties::offence(ended.ending, false));
+        }
     }
 
     /// Lines from a program that is still running.

@@ -3,8 +3,8 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::Worker;
 use super::live::Connection;
+use super::{Worker, penalties};
 use crate::config::Level;
 use crate::connection::spare::{self, Again, Post};
 use crate::connection::{Report, Served};
@@ -103,6 +103,7 @@ impl Worker {
         let bytes = (served.traffic.received, served.traffic.sent);
         let ended = Ended { pid, ending, cpu, ..Ended::default() };
         self.record(&caller, &ended, Exit::Ended(ending), Some(bytes));
+        self.punish(&caller, penalties::offence(ending, false));
     }
 
     /// Learns which spares have been called.

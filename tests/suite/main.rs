@@ -14,6 +14,7 @@ mod support;
 
 mod accept;
 mod admission;
+mod attacks;
 mod cli;
 mod counts;
 mod faults;
@@ -21,7 +22,9 @@ mod life;
 mod limit;
 mod load;
 mod log;
+mod overload;
 mod peers;
+mod penalties;
 mod programs;
 mod property;
 mod proxy;

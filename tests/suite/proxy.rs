@@ -108,7 +108,8 @@ fn headers_that_lie_or_stop_are_refused() {
     for (n, header) in wrong.into_iter().enumerate() {
         let mut proxy = connect_from(PROXY, server.address()).unwrap();
         proxy.write_all(header).unwrap();
-        proxy.shutdown(Shutdown::Write).unwrap();
+        // It may be reset by now.
+        let _ = proxy.shutdown(Shutdown::Write);
         assert!(!matches!(proxy.read(&mut [0]), Ok(1..)), "{n}: the proxy was told something");
         eventually("one more refused", || refused(&server, "header") == n as u64 + 1);
     }
