@@ -4,6 +4,8 @@ mod board;
 mod caller;
 mod calls;
 mod id;
+#[cfg(test)]
+mod property;
 mod sources;
 mod tally;
 

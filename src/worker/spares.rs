@@ -109,7 +109,11 @@ impl Worker {
     /// Learns which spares have been called.
     fn hear_spares(&mut self) {
         // Counted before it is noted: a worker that dies in between has lost a connection, and not won one.
-        self.pool.listen(|pid, caller| self.live.call(pid, caller, || self.tally.count(Count::Accepted)));
+        self.pool.listen(|pid, caller| {
+            // One that was stopped and let in somebody after all the others had gone: the supervisor counts anew.
+            self.reported_retired = false;
+            self.live.call(pid, caller, || self.tally.count(Count::Accepted))
+        });
     }
 
     /// A child that has been stopped; who has none that waits does not ask.

@@ -66,7 +66,10 @@ impl World {
             (counts_are_right, "counted"),
             // Clients that have gone are queued too.
             (count("queued") >= waiting, "queued"),
-            (count("queued") == 0 || active >= self.settings.limit, "somebody is queued though there is room"),
+            (
+                count("queued") == 0 || active >= self.settings.limit,
+                "somebody is queued though there is room",
+            ),
             (processes.len() == active + count("spares"), "processes"),
             (current.len() == 2, "workers"),
             (self.settings.may_serve_several() || old_spares.count() == 0, "old spares"),
@@ -108,7 +111,11 @@ impl World {
         for number in 1..=room {
             let mut probe = Client::call(source, self.service);
             let outcome = probe.answer();
-            assert_eq!(outcome, Outcome::Served, "{source} has {living}, and this is the {number}. of {room}");
+            assert_eq!(
+                outcome,
+                Outcome::Served,
+                "{source} has {living}, and this is the {number}. of {room}"
+            );
             probes.push(probe);
         }
         if self.settings.per_source.is_some() {

@@ -62,7 +62,7 @@ impl World {
         match self.random.below(100) {
             0..38 => self.call(),
             38..42 => self.call_at_once(),
-            42..54 => self.leave(|client| drop(client), "close"),
+            42..54 => self.leave(drop, "close"),
             54..60 => self.leave(Client::reset, "reset"),
             60..66 => self.finish(),
             66..72 => self.echo(),
@@ -113,12 +113,15 @@ impl World {
                 self.hurt(&client);
             }
         }
+        let mut closed = Vec::new();
         for mut client in std::mem::take(&mut self.waiting) {
             match client.look() {
                 Outcome::Waits => self.waiting.push(client),
-                outcome => self.take(client, outcome),
+                Outcome::Served => self.take(client, Outcome::Served),
+                Outcome::Closed => closed.push(client),
             }
         }
+        self.refused(&closed);
     }
 
     fn hurt(&mut self, client: &Client) {
@@ -128,23 +131,30 @@ impl World {
     }
 
     fn take(&mut self, client: Client, outcome: Outcome) {
-        let source = client.source;
-        if outcome == Outcome::Served {
-            self.served.push(client);
-            let (all, its) = (self.living(|_| true), self.living_of(source));
-            if self.unchanged {
-                assert!(its <= self.settings.per_source.unwrap_or(its), "{its} of {source} are served");
-                assert!(all <= self.settings.limit, "{all} are served");
-            }
-            return;
+        if outcome != Outcome::Served {
+            return self.refused(&[client]);
         }
-        let key = self.settings.source_of(source);
-        let maybe = |address: &Ipv4Addr| self.settings.source_of(*address) == key;
-        let others = self.waiting.iter().map(|client| client.source).chain(self.gone.iter().copied());
-        let its = self.living_of(source) + others.filter(maybe).count();
-        self.gone.push(source);
-        if self.unchanged && self.settings.per_source.is_none_or(|limit| its < limit) {
-            self.hurt(&client);
+        let source = client.source;
+        self.served.push(client);
+        let (all, its) = (self.living(|_| true), self.living_of(source));
+        if self.unchanged {
+            assert!(its <= self.settings.per_source.unwrap_or(its), "{its} of {source} are served");
+            assert!(all <= self.settings.limit, "{all} are served");
+        }
+    }
+
+    /// These were closed without an answer: others of their source are, were, or were about to be served.
+    fn refused(&mut self, clients: &[Client]) {
+        self.gone.extend(clients.iter().map(|client| client.source));
+        for client in clients.iter().filter(|_| self.unchanged).collect::<Vec<_>>() {
+            let key = self.settings.source_of(client.source);
+            let waiting = self.waiting.iter().map(|client| client.source);
+            let others = waiting.chain(self.gone.iter().copied());
+            let others = others.filter(|address| self.settings.source_of(*address) == key).count() - 1;
+            let its = self.living_of(client.source) + others;
+            if self.settings.per_source.is_none_or(|limit| its < limit) {
+                self.hurt(client);
+            }
         }
     }
 
@@ -280,12 +290,7 @@ impl World {
         let workers = self.server.all_workers();
         let allow = |processes: u32| {
             for pid in &workers {
-                run(&[
-                    "prlimit",
-                    "--pid",
-                    &pid.to_string(),
-                    &format!("--nproc={processes}:{PROCESSES}"),
-                ]);
+                run(&["prlimit", "--pid", &pid.to_string(), &format!("--nproc={processes}:{PROCESSES}")]);
             }
         };
         allow(1);

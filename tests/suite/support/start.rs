@@ -94,7 +94,9 @@ impl Preforkd {
     /// Starts a copy of the program, `preforkd` in its directory.
     pub(crate) fn own_copy(mut self) -> Self {
         self.binary = self.dir().join("preforkd");
-        std::fs::copy(BINARY, &self.binary).unwrap();
+        // By another process: if this one wrote it, a child that another thread forks just now would have it open for
+        // writing, and it could not be run, execve(2).
+        super::sure(&["cp", BINARY, self.binary.to_str().unwrap()]);
         self
     }
 
