@@ -15,7 +15,7 @@ use world::World;
 
 use crate::support::{root, say};
 
-const STEPS: usize = 1000;
+const STEPS: usize = 600;
 const BETWEEN_CHECKS: usize = 50;
 
 /// Says what has led to a failure.

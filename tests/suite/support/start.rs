@@ -94,8 +94,8 @@ impl Preforkd {
     /// Starts a copy of the program, `preforkd` in its directory.
     pub(crate) fn own_copy(mut self) -> Self {
         self.binary = self.dir().join("preforkd");
-        // By another process: if this one wrote it, a child that another thread forks just now would have it open for
-        // writing, and it could not be run, execve(2).
+        // Not by this process: what it has open for writing, a child that another test just forks has open too, and
+        // such a program cannot be exec'ed.
         super::sure(&["cp", BINARY, self.binary.to_str().unwrap()]);
         self
     }
