@@ -320,11 +320,12 @@ impl World {
         format!("fork fails for {source}: {outcome:?}, leaves: {leaves}, {also}")
     }
 
-    /// The counts are right: from now on only what comes can explain what comes.
-    pub(super) fn is_settled(&mut self) {
+    /// The counts are right: from now on only what comes can explain what comes. Returns whether the settings have been
+    /// the same since that was so before.
+    pub(super) fn is_settled(&mut self) -> bool {
         self.hurt = 0;
         self.gone.clear();
-        self.unchanged = true;
+        std::mem::replace(&mut self.unchanged, true)
     }
 }
 
