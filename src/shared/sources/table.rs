@@ -5,10 +5,10 @@
 //! attacker with more prefixes than places loses what each of them would have to wait, a little early, and he had
 //! a fresh prefix anyway.
 
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 
 use super::Nanos;
-use crate::sys::memory::Mapping;
+use crate::sys::memory::{AtomicU64, Mapping};
 
 /// How often one looks for a place.
 const TRIES: u32 = 16;
