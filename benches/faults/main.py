@@ -3,7 +3,7 @@
 import datetime
 import os
 import platform
-import subprocess
+import signal
 import sys
 import time
 
@@ -95,6 +95,9 @@ def anchor(number, fault):
 def main():
     directory, bin_, *words = sys.argv[1:]
     own_orphans()
+    # So that whatever runs is ended.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(1))
     chosen = [peer(directory, bin_) for peer in peers.ALL]
     of_peers = [word for word in words if any(word == peer.name for peer in chosen)]
     of_faults = [word for word in words if word not in of_peers]

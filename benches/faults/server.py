@@ -9,11 +9,12 @@ import subprocess
 import tempfile
 import time
 
-from client import ask, settle, several, served, close
+from client import ask, close, served, several
 
 LIMIT = 10
 PROGRAM = "served"
-_ports = iter(range(18000, 30000))
+# Below those that the kernel gives to clients; another run may be under way.
+_ports = iter(range(10000 + os.getpid() % 200 * 100, 32768))
 
 
 def own_orphans():
@@ -52,14 +53,14 @@ class Server:
 
     def launch(self):
         command = self.peer.command(self)
-        environment = {"PATH": os.environ["PATH"], "SYSLOG_FD": "2"}
+        environment = {"PATH": os.environ["PATH"], "SYSLOG_FD": "2" if self.peer.foreground else "9"}
         if self.peer.syslog:
             environment["LD_PRELOAD"] = str(self.peer.bin / "syslog.so")
         procs = str(self.cgroup / "cgroup.procs")
         with self.log.open("ab") as log:
-            # A shell moves itself into the cgroup and becomes the server.
+            # A shell moves itself into the cgroup and becomes the server. 9 is the log for who closes 2, as daemon(3) does.
             self.process = subprocess.Popen(
-                ["sh", "-c", 'echo $$ >"$0" && ulimit -c 0 && exec "$@"', procs, *command],
+                ["sh", "-c", 'echo $$ >"$0" && ulimit -c 0 && exec "$@" ' + ("" if self.peer.foreground else "9>&2"), procs, *command],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True,
                 cwd=self.directory)
 
