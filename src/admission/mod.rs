@@ -5,11 +5,12 @@
 mod crc32c;
 pub(crate) mod prefix;
 pub(crate) mod prefixes;
-#[allow(dead_code, reason = "no connection process reads headers yet")]
 pub(crate) mod proxy;
+pub(crate) mod refusal;
 pub(crate) mod rules;
 mod table;
 
 pub(crate) use prefix::Prefix;
 pub(crate) use prefixes::{Listed, Prefixes};
+pub(crate) use refusal::Refusal;
 pub(crate) use rules::Rules;

@@ -83,6 +83,13 @@ impl Prefix {
         address.is_ipv4() == self.is_ipv4() && Self::around(address, self.length) == *self
     }
 
+    /// Whether the two have an address in common: then one has all of the other.
+    pub(crate) fn overlaps(&self, other: &Prefix) -> bool {
+        let length = self.length.min(other.length);
+        self.is_ipv4() == other.is_ipv4()
+            && Self::around(self.network, length) == Self::around(other.network, length)
+    }
+
     /// Its first address.
     pub(crate) fn network(&self) -> IpAddr {
         self.network
@@ -179,6 +186,20 @@ mod tests {
 
     fn parse(text: &str) -> Result<String, PrefixError> {
         text.parse::<Prefix>().map(|prefix| prefix.to_string())
+    }
+
+    #[test]
+    fn prefixes_overlap_if_one_has_the_other() {
+        for (one, other, overlap) in [
+            ("192.0.2.0/24", "192.0.2.7", true),
+            ("192.0.2.0/24", "192.0.3.7", false),
+            ("0.0.0.0/0", "192.0.2.0/24", true),
+            ("::/0", "192.0.2.0/24", false),
+            ("2001:db8::/64", "2001:db8::/32", true),
+        ] {
+            let [one, other]: [Prefix; 2] = [one, other].map(|text| text.parse().unwrap());
+            assert_eq!((one.overlaps(&other), other.overlaps(&one)), (overlap, overlap), "{one} {other}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod run;
 mod serve;
 pub(crate) mod serve_args;
 mod status;
+mod unban;
 mod upgrade;
 
 use std::path::PathBuf;
@@ -64,6 +65,7 @@ fn command() -> Command {
         .subcommand(reload::command())
         .subcommand(status::command())
         .subcommand(upgrade::command())
+        .subcommand(unban::command())
 }
 
 fn dispatch(matches: &ArgMatches) -> ExitCode {
@@ -74,6 +76,7 @@ fn dispatch(matches: &ArgMatches) -> ExitCode {
         Some(("reload", matches)) => reload::run(matches),
         Some(("status", matches)) => status::run(matches),
         Some(("upgrade", matches)) => upgrade::run(matches),
+        Some(("unban", matches)) => unban::run(matches),
         _ => ExitCode::from(exit::USAGE),
     }
 }

@@ -120,16 +120,6 @@ pub(super) fn exec(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
     }
 }
 
-/// [`admission::decode::overload`] as far as it is kept.
-pub(super) fn overload(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
-    admission::decode::overload(draft, value)?;
-    if draft.admission.overload == Some(admission::draft::Policy::Queue) {
-        return Ok(());
-    }
-    let fault = Fault::new(value.span(), "this overload policy is not supported by this version");
-    Err(one(fault.help("write \"queue\", or remove the key")))
-}
-
 pub(super) fn connections_per_child(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
     set(&mut draft.connections_per_child, whole::<0, 1_000_000, _>(value))
 }
@@ -184,7 +174,7 @@ pub(super) fn limits(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
     Ok(())
 }
 
-fn table<'v, 'a>(value: &'v Value<'a>) -> Result<&'v toml::de::DeTable<'a>, Faults> {
+pub(super) fn table<'v, 'a>(value: &'v Value<'a>) -> Result<&'v toml::de::DeTable<'a>, Faults> {
     let what = value.get_ref().type_str();
     let wrong = || one(Fault::new(value.span(), format!("{what} where a table is expected")));
     value.get_ref().as_table().ok_or_else(wrong)

@@ -144,7 +144,7 @@ const LEVELS: [(&str, Level); 5] = [
 ];
 
 /// The keys of `[service.NAME]`.
-pub(crate) static SERVICE: [Key<ServiceDraft>; 33] = [
+pub(crate) static SERVICE: [Key<ServiceDraft>; 37] = [
     Key {
         name: "listen",
         flag: None,
@@ -205,16 +205,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 33] = [
         doc: "Live connections of the service, over all its workers",
         apply: Apply::Set(draft::max_connections),
     },
-    Key {
-        name: "overload",
-        flag: Some("overload"),
-        kind: Kind::Text,
-        placeholder: "WHAT",
-        default: Some("\"queue\""),
-        example: "\"queue\"",
-        doc: "What meets a connection beyond max_connections: queue lets it wait in the backlog",
-        apply: Apply::Set(draft::overload),
-    },
+    admission::OVERLOAD,
     Key {
         name: "connections_per_child",
         flag: Some("connections-per-child"),
@@ -364,6 +355,10 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 33] = [
     admission::RATE_PER_SOURCE,
     admission::SOURCE_PREFIX_V4,
     admission::SOURCE_PREFIX_V6,
+    admission::PENALTIES,
+    admission::PENALTY_THRESHOLD,
+    admission::PENALTY_LIMIT,
+    admission::PENALTY_EXEMPT,
     admission::FIRST_BYTE_TIMEOUT,
     admission::IDLE_TIMEOUT,
     admission::MAX_LIFETIME,

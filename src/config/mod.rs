@@ -28,7 +28,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use address::Address;
-pub(crate) use admission::Admission;
+pub(crate) use admission::{Admission, SourceLimits};
 pub(crate) use diagnostic::Diagnostics;
 pub(crate) use document::make_name;
 pub(crate) use draft::HANDLERS;

@@ -11,7 +11,7 @@ use super::document::Section;
 use super::draft::ServiceDraft;
 use super::files::{self, Root};
 use super::value::{Fault, Faults};
-use super::{Credentials, Identity, Job, Service, SocketOptions, Stderr};
+use super::{Address, Credentials, Identity, Job, Service, SocketOptions, Stderr};
 
 /// The machine that a configuration is checked against.
 #[derive(Debug)]
@@ -57,9 +57,8 @@ pub(crate) fn resolve(
     });
     let job = if broken_chroot { Ok(None) } else { job(name, section, &draft, root) };
     let job = job.map_err(&mut keep).ok().flatten();
-    let admission = std::mem::take(&mut draft.admission).check(section.origin).map_err(&mut keep).ok();
-
     let spare = spares(section, &draft, job.as_ref()).map_err(&mut keep).unwrap_or(0);
+    let admission = std::mem::take(&mut draft.admission).check(section.origin).map_err(&mut keep).ok();
 
     let (Some(job), Some(admission), true) = (job, admission, faults.is_empty()) else {
         return Err(faults);
@@ -84,6 +83,19 @@ pub(crate) fn resolve(
             keepalive: draft.keepalive.unwrap_or(false),
         },
     })
+}
+
+/// What is no error, and does not do what its writer expects.
+pub(crate) fn doubts(section: &Section<'_>, draft: &ServiceDraft) -> Faults {
+    let is_unix = |address: &&Spanned<Address>| matches!(address.get_ref(), Address::Unix(_));
+    let Some(socket) = draft.listen.iter().find(is_unix).map(Spanned::get_ref) else { return Faults::new() };
+    let keys = ["first_byte_timeout", "idle_timeout"].into_iter();
+    let written = keys.filter_map(|key| Some((key, span(section, key)?)));
+    let doubt = |(key, span)| {
+        Fault::new(span, format!("{key} does nothing for connections to {socket}"))
+            .help("the kernel counts no bytes of a Unix socket; max_lifetime works there, too")
+    };
+    written.map(doubt).collect()
 }
 
 /// The CPUs that sched_setaffinity(2) and the cgroup leave to this process.
@@ -127,6 +139,16 @@ fn job(
 /// How many connection processes are forked ahead. Those that serve more than one connection are spares by nature.
 fn spares(section: &Section<'_>, draft: &ServiceDraft, job: Option<&Job>) -> Result<u32, Fault> {
     let at = || span(section, "connections_per_child").unwrap_or_else(|| section.header.clone());
+    let wants_spares =
+        draft.spare.is_some_and(|spare| spare > 0) || draft.connections_per_child.unwrap_or(1) != 1;
+    if wants_spares && !draft.admission.proxies.is_empty() {
+        let at = span(section, "spare").unwrap_or_else(at);
+        let message =
+            "a spare cannot wait for the header of a proxy: one that does not come would keep others out";
+        return Err(
+            Fault::new(at, message).help("remove spare and connections_per_child, or proxy_protocol_from")
+        );
+    }
     match (draft.connections_per_child, draft.spare, job) {
         (None | Some(1), spare, _) => Ok(spare.unwrap_or(0)),
         (Some(_), _, Some(Job::Exec(_))) => {

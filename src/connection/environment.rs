@@ -38,7 +38,8 @@ pub(super) fn describe(call: &Call, image: &mut Image) {
             image.set("TCPREMOTEPORT", remote.port());
             image.set("REMOTE_ADDR", remote.ip());
             image.set("REMOTE_PORT", remote.port());
-            if let Ok(Some(local)) = socket::local_address(connection) {
+            let local = || socket::local_address(connection).ok().flatten();
+            if let Some(local) = call.called.or_else(local) {
                 image.set("TCPLOCALIP", local.ip());
                 image.set("TCPLOCALPORT", local.port());
             }

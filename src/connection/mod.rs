@@ -4,7 +4,10 @@
 //! of the steps matters: what needs privilege comes before the change of user, what the parent still owns is closed
 //! before anything of a stranger runs.
 
+pub(crate) mod deadline;
 mod environment;
+mod gate;
+mod header;
 mod identity;
 mod report;
 pub(crate) mod spare;
@@ -12,12 +15,12 @@ pub(crate) mod spare;
 use std::cell::{Ref, RefCell};
 use std::ffi::CString;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-use crate::admission::Rules;
+use crate::config::admission::Deadlines;
 use crate::config::{Builtin, Job, Service, Stderr};
-use crate::handler;
 use crate::shared::ConnectionId;
 use crate::sys::exec::Image;
 use crate::sys::fd::{Desk, Passed};
@@ -26,6 +29,9 @@ use crate::sys::socket::Peer;
 use crate::sys::{fd, process, signal};
 
 pub(crate) use crate::handler::Traffic;
+pub(crate) use deadline::EXIT_CODE as TIMED_OUT;
+pub(crate) use gate::{Gate, Seat};
+pub(crate) use header::{Read, Reading};
 pub(crate) use report::{EXIT_CODE as FAILED_TO_BEGIN, Failure, Report, Reports, Served};
 
 use identity::Cage;
@@ -39,7 +45,8 @@ pub(crate) struct Preparation {
     null: Option<OwnedFd>,
     signals: Signals,
     reporter: Reporter,
-    rules: Rules,
+    gate: Gate,
+    deadlines: Deadlines,
 }
 
 #[derive(Debug)]
@@ -55,6 +62,10 @@ pub(crate) struct Call {
     pub(crate) connection: Passed,
     /// Who called.
     pub(crate) peer: Peer,
+    /// What it called, if a proxy has said so.
+    pub(crate) called: Option<SocketAddr>,
+    /// How many bytes of it were the header of that proxy, and have been taken.
+    pub(crate) header: u64,
     /// Its name.
     pub(crate) id: ConnectionId,
 }
@@ -81,8 +92,8 @@ impl Preparation {
             Stderr::Log | Stderr::Inherit => None,
         };
         let cage = Cage::new(&service.identity, &service.limits, restore_descriptor_limit)?;
-        let rules = service.admission.rules.clone();
-        Ok(Preparation { cage, job, null, signals, reporter: reports.reporter(), rules })
+        let (gate, deadlines) = (Gate::new(&service.admission), service.admission.deadlines);
+        Ok(Preparation { cage, job, null, signals, reporter: reports.reporter(), gate, deadlines })
     }
 
     /// Whether connections are for a program, which says things on stderr.
@@ -96,12 +107,9 @@ impl Preparation {
         !self.cage.is_somebody_else()
     }
 
-    /// Whether `allow` and `deny` let this client in. Who comes through a Unix socket is let in by its directory.
-    pub(crate) fn admits(&self, peer: Peer) -> bool {
-        match peer {
-            Peer::Ip(address) => self.rules.is_empty() || self.rules.decide(address.ip()).allowed,
-            Peer::Unix(_) => true,
-        }
+    /// Who gets in.
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.gate
     }
 
     /// Where its children report.
@@ -166,7 +174,10 @@ impl Preparation {
         if let Err(failed) = self.cage.limit_descriptors() {
             return failed;
         }
-        let (code, traffic) = handler::serve(builtin, call.connection.take());
+        // Its lifetime is its worker's matter.
+        let deadlines = self.deadlines.of_bytes();
+        let (code, traffic) =
+            deadline::serve(builtin, call.connection.take(), call.header, deadlines, self.reporter);
         self.reporter.served(traffic);
         process::exit(code)
     }

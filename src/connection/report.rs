@@ -9,8 +9,10 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 
+use crate::admission::Refusal;
 use crate::config::{Job, Service};
 use crate::handler::Traffic;
+use crate::shared::Deadline;
 use crate::sys::fd::{self, Passed};
 use crate::sys::process;
 use crate::sys::wait::Pid;
@@ -117,7 +119,9 @@ pub(crate) enum Report {
     /// Its handler has come to its end; the process waits for the next connection.
     Ended(Served),
     /// A spare has closed a connection that is not let in, and goes on waiting.
-    Refused,
+    Refused(Refusal),
+    /// Its handler had a deadline behind it; it ends, see [`super::TIMED_OUT`].
+    TimedOut(Deadline, Traffic),
 }
 
 /// How a connection ended whose process goes on.
@@ -142,6 +146,7 @@ const ROUNDS: usize = 100;
 const SERVED: u8 = 0;
 const ENDED: u8 = u8::MAX;
 const REFUSED: u8 = u8::MAX - 1;
+const TIMED_OUT: u8 = u8::MAX - 2;
 
 impl Report {
     pub(crate) fn encode(self, sender: Pid) -> [u8; LENGTH] {
@@ -150,7 +155,10 @@ impl Report {
             Report::Ended(Served { code, traffic, cpu_usec }) => {
                 (ENDED, code, [traffic.received, traffic.sent, cpu_usec])
             }
-            Report::Refused => (REFUSED, 0, [0; 3]),
+            Report::Refused(why) => (REFUSED, why as u8, [0; 3]),
+            Report::TimedOut(deadline, traffic) => {
+                (TIMED_OUT, deadline as u8, [traffic.received, traffic.sent, 0])
+            }
             Report::Failed(failure) => {
                 (failure.stage as u8, 0, [u64::from(failure.errno.unsigned_abs()), 0, 0])
             }
@@ -176,7 +184,8 @@ impl Report {
         let traffic = Traffic { received: first, sent: second };
         let report = match kind {
             SERVED => Report::Served(traffic),
-            REFUSED => Report::Refused,
+            REFUSED => Report::Refused(Refusal::from_number(code)?),
+            TIMED_OUT => Report::TimedOut(*Deadline::ALL.get(usize::from(code))?, traffic),
             ENDED => Report::Ended(Served { code, traffic, cpu_usec: third }),
             kind => {
                 let stage = Stage::ALL.into_iter().find(|stage| *stage as u8 == kind)?;
@@ -241,13 +250,18 @@ impl Reporter {
     }
 
     /// Says that a connection was not let in.
-    pub(super) fn refused(self) {
-        self.send(Report::Refused);
+    pub(super) fn refused(self, why: Refusal) {
+        self.send(Report::Refused(why));
     }
 
     /// Says that a connection has ended and the process goes on.
     pub(super) fn ended(self, served: Served) {
         self.send(Report::Ended(served));
+    }
+
+    /// Says that a deadline has passed; also in a signal handler.
+    pub(super) fn timed_out(self, deadline: Deadline, traffic: Traffic) {
+        self.send(Report::TimedOut(deadline, traffic));
     }
 
     fn send(self, report: Report) {
@@ -268,10 +282,13 @@ mod tests {
         reporter.failed(Stage::Exec, &io::Error::from_raw_os_error(2));
         let served = Served { code: 7, traffic, cpu_usec: 3 };
         reporter.ended(served);
+        Deadline::ALL.into_iter().for_each(|deadline| reporter.timed_out(deadline, traffic));
         let mut heard = Vec::new();
         reports.read(|_, report| heard.push(report));
         let failure = Failure { stage: Stage::Exec, errno: 2 };
-        assert_eq!(heard, [Report::Served(traffic), Report::Failed(failure), Report::Ended(served)]);
+        let first = [Report::Served(traffic), Report::Failed(failure), Report::Ended(served)];
+        let last = Deadline::ALL.map(|deadline| Report::TimedOut(deadline, traffic));
+        assert_eq!(heard, [first, last].concat());
     }
 
     #[test]

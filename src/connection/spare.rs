@@ -12,9 +12,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::report::{Served, Stage};
-use super::{Call, Failed, Preparation, PreparedJob};
-use crate::handler;
-use crate::shared::{self, Caller, ConnectionId};
+use super::{Call, Failed, Preparation, PreparedJob, Seat, deadline};
+use crate::shared::{self, Caller, ConnectionId, Place, Sources};
 use crate::sys::epoll::{Interest, Poller};
 use crate::sys::fd::{self, Passed};
 use crate::sys::socket::{self, Peer};
@@ -37,10 +36,14 @@ pub(crate) struct Post {
     pub(crate) bell: Passed,
     /// Whether it rings when it is called; not every spare does.
     pub(crate) rings: bool,
+    /// Where it sends a copy of its connection, if it becomes a program.
+    pub(crate) copies: Option<Passed>,
     /// The name of its first connection.
     pub(crate) id: ConnectionId,
     /// Whether it serves more than one.
     pub(crate) again: Option<Again>,
+    /// The memory of the sources and its slot, if who gets in depends on them.
+    pub(crate) sources: Option<(Passed, Place)>,
     /// Where its program's stderr goes.
     pub(crate) stderr: Option<Passed>,
 }
@@ -74,6 +77,7 @@ pub(crate) fn wait(post: Post) -> ! {
 struct Spare {
     post: Post,
     poller: Poller,
+    sources: Option<(Sources, Place)>,
     /// The next connection is the last, or there is none.
     leaves: bool,
 }
@@ -89,13 +93,23 @@ impl Spare {
         poller.add(post.leash.borrow(), Interest::ReadExclusive, LEASH).map_err(failed)?;
         // So that the pages with the clock are there when a connection comes.
         time::monotonic_usec();
-        Ok(Spare { post, poller, leaves: false })
+        let open = |(memory, place): (Passed, Place)| Ok((Sources::open(memory.borrow())?, place));
+        let sources = post.sources.map(open).transpose().map_err(failed)?;
+        Ok(Spare { post, poller, sources, leaves: false })
     }
 
     /// Returns if it was told to go and nobody had called.
     fn serve_once(&mut self) -> Result<(), Failed> {
         let Some((connection, peer)) = self.wait(0)? else { return Ok(()) };
-        let call = Call { connection: Passed::new(connection.as_fd()), peer, id: self.post.id };
+        let call = Call {
+            connection: Passed::new(connection.as_fd()),
+            peer,
+            called: None,
+            header: 0,
+            id: self.post.id,
+        };
+        // Nothing of a stranger runs where this memory is.
+        self.sources = None;
         let preparation = self.post.preparation;
         preparation.take(&call, preparation.program(&call).as_deref())
     }
@@ -109,9 +123,13 @@ impl Spare {
         let mut cpu = time::cpu_usec();
         for n in 0..again.connections.unwrap_or(u32::MAX).min(ConnectionId::PER_PROCESS) {
             let Some((connection, _)) = self.wait(n)? else { return Ok(()) };
-            let (code, traffic) = handler::serve(builtin, connection);
+            let (deadlines, reporter) = (preparation.deadlines, preparation.reporter);
+            let (code, traffic) = deadline::serve(builtin, connection, 0, deadlines, reporter);
+            if let Some((sources, place)) = &self.sources {
+                sources.leave(*place);
+            }
             let now = time::cpu_usec();
-            preparation.reporter.ended(Served { code, traffic, cpu_usec: now.saturating_sub(cpu) });
+            reporter.ended(Served { code, traffic, cpu_usec: now.saturating_sub(cpu) });
             memory::ring(self.post.bell.borrow());
             cpu = now;
             // Nobody was woken in its place while it served.
@@ -164,13 +182,15 @@ impl Spare {
 
     fn accept(&self, listener: Passed, n: u32) -> Option<(OwnedFd, Peer)> {
         match socket::accept(listener.borrow()) {
-            Ok((_, peer)) if !self.post.preparation.admits(peer) => {
-                self.post.preparation.reporter.refused();
-                memory::ring(self.post.bell.borrow());
-                None
-            }
             Ok((connection, peer)) => {
-                self.note(peer, n);
+                let accepted_usec = time::monotonic_usec();
+                let seat = self.sources.as_ref().map(|(sources, place)| Seat { sources, place: *place });
+                if let Err(why) = self.post.preparation.gate().admit(peer, accepted_usec, seat) {
+                    self.post.preparation.reporter.refused(why);
+                    memory::ring(self.post.bell.borrow());
+                    return None;
+                }
+                self.note(&connection, peer, accepted_usec, n);
                 Some((connection, peer))
             }
             Err(error) => {
@@ -183,10 +203,13 @@ impl Spare {
     }
 
     /// Killed before this, it has died waiting, and the connection with it.
-    fn note(&self, peer: Peer, n: u32) {
+    fn note(&self, connection: &OwnedFd, peer: Peer, accepted_usec: u64, n: u32) {
         let number = self.post.id.nth(n).number;
-        let caller = Caller { number, accepted_usec: time::monotonic_usec(), peer };
+        let caller = Caller { number, accepted_usec, peer };
         shared::call(self.post.calls, process::id(), &caller);
+        if let (Some(copies), Peer::Ip(_)) = (self.post.copies, peer) {
+            shared::send_copy(copies, process::id(), number, connection.as_fd());
+        }
         if self.post.rings {
             memory::ring(self.post.bell.borrow());
         }

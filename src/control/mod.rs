@@ -8,6 +8,8 @@ pub(crate) mod server;
 
 use serde::{Deserialize, Serialize};
 
+use crate::admission::Prefix;
+
 /// The longest request.
 pub(crate) const LONGEST_REQUEST: usize = 64 * 1024;
 
@@ -21,6 +23,13 @@ pub(crate) enum Request {
     Upgrade,
     /// What is going on.
     Status,
+    /// Lift the penalties of sources.
+    Unban {
+        /// Of all that have an address in common with this.
+        prefix: Prefix,
+        /// At one service only.
+        service: Option<String>,
+    },
 }
 
 /// What it is told.
@@ -86,6 +95,8 @@ pub(crate) struct ServiceStatus {
     pub(crate) spares: u32,
     /// Connection processes, those of dead and draining workers included.
     pub(crate) active: u32,
+    /// Those that are counted for their source; 0 without `max_connections_per_source`.
+    pub(crate) counted: u32,
     pub(crate) max_connections: u32,
     /// Connections that wait to be accepted; of TCP only.
     pub(crate) queued: u64,
@@ -104,6 +115,8 @@ pub(crate) struct Refused {
     pub(crate) source_limit: u64,
     pub(crate) rate: u64,
     pub(crate) access: u64,
+    pub(crate) penalty: u64,
+    pub(crate) header: u64,
 }
 
 /// One worker.

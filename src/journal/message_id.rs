@@ -31,6 +31,8 @@ pub(crate) enum MessageId {
     AcceptPaused,
     /// Connections were refused; some time's worth in one report.
     Refused,
+    /// A source has a penalty, or has been forgiven.
+    Penalty,
 }
 
 impl MessageId {
@@ -51,6 +53,7 @@ impl MessageId {
             MessageId::RecordsDropped => ("389d7a63cae54031893075fb30c7c8b4", 12),
             MessageId::AcceptPaused => ("f4cf39e31095430ba22619960ed9446d", 13),
             MessageId::Refused => ("74ff1b9d0e134383a708eeae2d738a01", 14),
+            MessageId::Penalty => ("7f109d344d3c4cba80ebe61355ce25ff", 15),
         }
     }
 

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::SeqCst};
 
 use serde::{Deserialize, Serialize};
 
-use super::Caller;
+use super::{Caller, Source, Sources};
 use crate::sys::memory::{self, Mapping};
 use crate::sys::wait::Pid;
 
@@ -44,11 +44,23 @@ impl Owner {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Place(u32);
 
+impl Place {
+    pub(super) fn index(self) -> u32 {
+        self.0
+    }
+
+    #[cfg(test)]
+    pub(super) fn at(index: u32) -> Self {
+        Place(index)
+    }
+}
+
 /// The board, mapped.
 #[derive(Debug)]
 pub(crate) struct Board {
     memory: Mapping,
     bell: OwnedFd,
+    sources: Sources,
 }
 
 /// Why there is no slot.
@@ -74,16 +86,32 @@ enum Word {
 }
 
 impl Board {
-    /// A new board without a free slot, and its memory file and bell to hand to workers.
-    pub(crate) fn create() -> io::Result<(Board, OwnedFd)> {
+    /// A new board without a free slot, and its memory file to hand to workers.
+    pub(crate) fn create(sources: Sources) -> io::Result<(Board, OwnedFd)> {
         let file = memory::create(c"preforkd-board", LENGTH)?;
-        let board = Board::open(file.as_fd(), memory::event()?)?;
+        let board = Board::open(file.as_fd(), memory::event()?, sources)?;
         Ok((board, file))
     }
 
-    /// The board in `file`, whose `bell` rings when a slot is freed that somebody waits for.
-    pub(crate) fn open(file: BorrowedFd<'_>, bell: OwnedFd) -> io::Result<Board> {
-        Ok(Board { memory: Mapping::new(file, LENGTH)?, bell })
+    /// The board in `file`, whose `bell` rings when a slot is freed that somebody waits for. Who gives a slot back is
+    /// counted in `sources` no more.
+    pub(crate) fn open(file: BorrowedFd<'_>, bell: OwnedFd, sources: Sources) -> io::Result<Board> {
+        Ok(Board { memory: Mapping::new(file, LENGTH)?, bell, sources })
+    }
+
+    /// What is known of the sources of its connections.
+    pub(crate) fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
+    /// Counts every connection for the source that `source_of` says, after the configuration has changed.
+    pub(crate) fn recount(&self, source_of: impl Fn(&Caller) -> Option<Source>) {
+        for index in 0..self.word(Word::Top).load(SeqCst).min(MAX_SLOTS) {
+            let caller = self.caller(index);
+            if let Some(source) = source_of(&caller).filter(|_| caller.number != 0) {
+                self.sources.move_to(Place(index), source, || self.number(index) == caller.number);
+            }
+        }
     }
 
     /// An eventfd that becomes readable, by a new edge, whenever a slot is freed after [`Board::want`]. It is never
@@ -222,6 +250,7 @@ impl Board {
         if let (Some(owner), Some(pid)) = (self.owners().get(index as usize), self.pids().get(index as usize))
         {
             self.caller_words(index).iter().take(1).for_each(|number| number.store(0, SeqCst));
+            self.sources.leave(Place(index));
             pid.store(0, SeqCst);
             owner.store(0, SeqCst);
         }
@@ -310,7 +339,7 @@ mod tests {
     use crate::sys::socket::{Peer, PeerCredentials};
 
     fn board(limit: u32) -> &'static Board {
-        let (board, _file) = Board::create().unwrap();
+        let (board, _file) = Board::create(Sources::create().unwrap().0).unwrap();
         board.set_limit(limit);
         Box::leak(Box::new(board))
     }

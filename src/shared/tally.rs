@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use serde::{Deserialize, Serialize};
 
+use crate::admission::Refusal;
 use crate::sys::memory::{self, Mapping};
 
 const LENGTH: usize = 4096;
@@ -21,12 +22,15 @@ pub(crate) enum Count {
     Crashes,
     /// Log records that could not be delivered.
     RecordsDropped,
-    /// Connections that `allow` and `deny` did not let in.
-    RefusedByRules,
+    /// Connections that their deadline ended.
+    Timeouts,
 }
 
+/// Connections that were not let in come after these, by reason.
+const REFUSED: usize = Count::Timeouts as usize + 1;
+
 /// How many counters there are.
-const COUNTS: usize = 5;
+const COUNTS: usize = REFUSED + Refusal::ALL.len();
 
 /// The counters of one worker, mapped.
 #[derive(Debug)]
@@ -46,7 +50,16 @@ impl Tally {
 
     /// Counts one more.
     pub(crate) fn count(&self, what: Count) {
-        if let Some(word) = self.0.long_words(0, COUNTS).get(what as usize) {
+        self.count_at(what as usize);
+    }
+
+    /// Counts one more that was not let in.
+    pub(crate) fn count_refused(&self, why: Refusal) {
+        self.count_at(REFUSED + why as usize);
+    }
+
+    fn count_at(&self, index: usize) {
+        if let Some(word) = self.0.long_words(0, COUNTS).get(index) {
             word.store(word.load(Relaxed).wrapping_add(1), Relaxed);
         }
     }
@@ -76,6 +89,11 @@ impl Totals {
     /// One of them.
     pub(crate) fn get(&self, what: Count) -> u64 {
         self.0[what as usize]
+    }
+
+    /// How many were not let in for this reason.
+    pub(crate) fn refused(&self, why: Refusal) -> u64 {
+        self.0[REFUSED + why as usize]
     }
 
     /// Sets one of them.

@@ -26,6 +26,7 @@ impl Supervisor {
             for listener in &service.listeners {
                 listener.set_options(service.config.socket);
             }
+            service.recount();
             self.services.insert(name, service);
         }
         let closing = self.close_unused(&old);

@@ -231,7 +231,7 @@ impl Crew {
         let floor = &service.floor;
         let mut handover =
             vec![far_end.as_fd(), plan.as_fd(), floor.file.as_fd(), floor.board.bell(), tally_file.as_fd()];
-        handover.extend([calls.descriptor(), calls_to_come.descriptor()]);
+        handover.extend([calls.descriptor(), calls_to_come.descriptor(), floor.sources_file.as_fd()]);
         handover.extend(service.listeners.iter().map(|listener| listener.descriptor()));
         let pid = exec_worker(&service.config.name, &handover, self.descriptor_limit)?;
         self.next += 1;

@@ -20,7 +20,7 @@ use crate::sys::wait::Pid;
 
 /// The version of this ledger, of the board's layout and of the messages to workers. It changes when a program of
 /// another version could misread one of them; then a restart is needed.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Everything.
 #[derive(Debug, Serialize, Deserialize)]
@@ -72,6 +72,7 @@ pub(super) struct FloorEntry {
     pub(super) service: String,
     pub(super) board: Descriptor,
     pub(super) bell: Descriptor,
+    pub(super) sources: Descriptor,
     pub(super) gone: Totals,
 }
 

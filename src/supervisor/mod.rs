@@ -17,6 +17,7 @@ mod service;
 mod start;
 mod status;
 mod systemd;
+mod unban;
 mod upgrade;
 mod watch;
 
@@ -263,6 +264,10 @@ impl Supervisor {
                     worker.listeners.clear();
                     let service = worker.service.clone();
                     self.crew.look(&service);
+                    // It may have taken some since the new generation came into force.
+                    if let Some(service) = self.services.get(&service) {
+                        service.recount();
+                    }
                 }
                 Heard::Message(Report::Failed(complaint)) => worker.complaint = Some(complaint),
                 Heard::Message(Report::Worn) => worker.is_worn = true,
@@ -278,6 +283,10 @@ impl Supervisor {
             None => {}
             Some((client, Request::Reload)) => self.reload(vec![client]),
             Some((client, Request::Upgrade)) => self.upgrade(vec![client]),
+            Some((client, Request::Unban { prefix, service })) => {
+                let answer = self.unban(prefix, service.as_deref());
+                self.answer(client, &answer);
+            }
             Some((client, Request::Status)) => {
                 let answer = Answer::Status(Box::new(self.status()));
                 self.answer(client, &answer);

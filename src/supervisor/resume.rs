@@ -77,6 +77,7 @@ impl Supervisor {
                     service: name.clone(),
                     board: kept.keep(held.file.as_fd()),
                     bell: kept.keep(held.board.bell()),
+                    sources: kept.keep(held.sources_file.as_fd()),
                     gone: held.gone.get(),
                 });
             }
@@ -125,7 +126,8 @@ pub(super) fn take_over(ledger: Ledger, poller: &Poller) -> io::Result<(Parts, V
     let listeners = listeners?;
     let mut floors = BTreeMap::new();
     for entry in ledger.floors {
-        let floor = Floor::resume(taken.take(entry.board)?, taken.take(entry.bell)?, entry.gone)?;
+        let (board, bell) = (taken.take(entry.board)?, taken.take(entry.bell)?);
+        let floor = Floor::resume(board, bell, taken.take(entry.sources)?, entry.gone)?;
         floors.insert(entry.service, floor);
     }
     let mut services = BTreeMap::new();

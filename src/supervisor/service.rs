@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::listeners::Listener;
 use crate::config;
-use crate::shared::{Board, Totals};
+use crate::shared::{Board, Sources, Totals};
+use crate::sys::socket::Peer;
 
 /// A service of a generation.
 #[derive(Debug)]
@@ -30,28 +31,49 @@ impl Service {
     ) -> Self {
         Service { config, generation, floor, listeners, back_off: BackOff::default() }
     }
+
+    /// Counts its connections by source as this configuration wants it; those of before may have been counted by other
+    /// prefixes, or not at all.
+    pub(super) fn recount(&self) {
+        let limits = self.config.admission.source;
+        if limits.max_connections.is_some() {
+            let sources = self.floor.board.sources();
+            self.floor.board.recount(|caller| match caller.peer {
+                Peer::Ip(address) => Some(sources.source(limits.source_of(address.ip()))),
+                Peer::Unix(_) => None,
+            });
+        }
+    }
 }
 
-/// What a service keeps through all its generations: its slots, and the counters of workers that are gone.
+/// What a service keeps through all its generations: its slots, what it knows of its sources, and the counters of workers that are gone.
 #[derive(Debug)]
 pub(super) struct Floor {
     pub(super) board: Rc<Board>,
     pub(super) file: OwnedFd,
+    pub(super) sources_file: OwnedFd,
     pub(super) gone: std::cell::Cell<Totals>,
 }
 
 impl Floor {
     /// With `limit` slots, all free.
     pub(super) fn new(limit: u32) -> io::Result<Rc<Self>> {
-        let (board, file) = Board::create()?;
+        let (sources, sources_file) = Sources::create()?;
+        let (board, file) = Board::create(sources)?;
         board.set_limit(limit);
-        Ok(Rc::new(Floor { board: Rc::new(board), file, gone: std::cell::Cell::default() }))
+        Ok(Rc::new(Floor { board: Rc::new(board), file, sources_file, gone: std::cell::Cell::default() }))
     }
 
     /// The floor that another program left to this one.
-    pub(super) fn resume(file: OwnedFd, bell: OwnedFd, gone: Totals) -> io::Result<Rc<Self>> {
-        let board = Rc::new(Board::open(file.as_fd(), bell)?);
-        Ok(Rc::new(Floor { board, file, gone: std::cell::Cell::new(gone) }))
+    pub(super) fn resume(
+        file: OwnedFd,
+        bell: OwnedFd,
+        sources_file: OwnedFd,
+        gone: Totals,
+    ) -> io::Result<Rc<Self>> {
+        let sources = Sources::open(sources_file.as_fd())?;
+        let board = Rc::new(Board::open(file.as_fd(), bell, sources)?);
+        Ok(Rc::new(Floor { board, file, sources_file, gone: std::cell::Cell::new(gone) }))
     }
 
     /// Adds to the counters of workers that are gone.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Supervisor;
 use super::service::{Floor, Service};
+use crate::admission::Refusal;
 use crate::control::{Refused, ServiceStatus, Status, WorkerState, WorkerStatus};
 use crate::shared::{Count, Processes, Totals};
 
@@ -80,12 +81,13 @@ impl Supervisor {
                 .collect(),
             spares: processes.spares,
             active: processes.connections,
+            counted: floor.board.sources().counted(),
             max_connections: floor.board.limit(),
             queued: listeners.iter().map(|listener| u64::from(listener.queued())).sum(),
             accepted: totals.get(Count::Accepted),
             completed: totals.get(Count::Completed),
-            refused: Refused { access: totals.get(Count::RefusedByRules), ..Refused::default() },
-            timeouts: 0,
+            refused: refused(&totals),
+            timeouts: totals.get(Count::Timeouts),
             crashes: totals.get(Count::Crashes),
         }
     }
@@ -123,6 +125,17 @@ impl Supervisor {
         // A closed stdout is the user's choice.
         let _ = io::stdout().write_all(text.as_bytes());
         let _ = io::stdout().flush();
+    }
+}
+
+fn refused(totals: &Totals) -> Refused {
+    Refused {
+        limit: totals.refused(Refusal::Limit),
+        source_limit: totals.refused(Refusal::SourceLimit),
+        rate: totals.refused(Refusal::Rate),
+        access: totals.refused(Refusal::Access),
+        penalty: totals.refused(Refusal::Penalty),
+        header: totals.refused(Refusal::Header),
     }
 }
 

@@ -1,11 +1,19 @@
 //! A worker: accepts, admits, forks, reaps, and writes one record per connection.
 //!
-//! It is exec'ed by the supervisor and serves one service. It never reads a byte of a connection. When its supervisor
+//! It is exec'ed by the supervisor and serves one service. Of a connection it reads
+//! nothing but the header of a proxy that it was told to believe. When its supervisor
 //! is gone it accepts no more and ends with its last connection.
 
+mod agenda;
+mod deadlines;
+mod farewell;
+mod greeting;
+mod headers;
 mod intake;
 mod live;
 mod output;
+mod overload;
+mod penalties;
 mod pending;
 pub(crate) mod plan;
 mod pool;
@@ -18,16 +26,20 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use crate::config::Service;
+use crate::config::admission::{Deadlines, Overload};
 use crate::connection::{Preparation, Report as Said, Reports};
 use crate::exit;
 use crate::journal::Log;
-use crate::shared::{Board, Calls, CallsToCome, Slot, Tally};
+use crate::shared::{Board, Calls, CallsToCome, Copies, Slot, Sources, Tally};
 use crate::sys::epoll::{Interest, Poller};
 use crate::sys::fd::{Desk, Passed};
 use crate::sys::fork::{Forked, Nursery, fork, keep_stacks};
 use crate::sys::signal::{self, Signal, Signals, Wakers};
 use crate::sys::{fd, process, wait};
 
+use agenda::Agenda;
+use farewell::Farewells;
+use headers::Headers;
 use intake::Intake;
 use live::Live;
 use pending::Pending;
@@ -42,6 +54,10 @@ const BELL: u64 = 1;
 const DOORBELL: u64 = 2;
 const LISTENERS: u64 = 3;
 const OUTPUTS: u64 = 1 << 32;
+/// From here on connections whose PROXY header has not come yet.
+const HEADERS: u64 = 1 << 48;
+/// From here on clients that were refused and have not hung up.
+const FAREWELLS: u64 = 1 << 49;
 
 /// How long the dead wait for who calls next. To be woken for each of them would delay the connection that follows; a
 /// program's end is not delayed, since its client waits for it.
@@ -81,12 +97,19 @@ struct Worker {
     listeners: &'static [Passed],
     /// What spares keep of this worker's descriptors.
     kept: &'static [Passed],
+    /// The memory of the sources, for spares, if they need it.
+    sources: Option<Passed>,
     nursery: Nursery,
     desk: Desk,
     reports: Reports,
+    /// Of the connections of spares that become programs, if they are wanted.
+    copies: Option<Copies>,
+    agenda: Agenda,
     intake: Intake,
     pool: Pool,
     refusals: Refusals,
+    headers: Headers,
+    farewells: Farewells,
     live: Live,
     /// For the next connection, in a service with spares: see [`Worker::has_room`].
     reserved: Option<Slot>,
@@ -107,7 +130,9 @@ impl Worker {
         process::set_name(c"preforkd-worker");
         let plan = Plan::read(handover.plan)?;
         let log = Log::open(plan.log);
-        let board = for_ever(Board::open(handover.board.as_fd(), handover.bell)?);
+        let sources = Sources::open(handover.sources.as_fd())?;
+        let sources_file = for_ever(handover.sources);
+        let board = for_ever(Board::open(handover.board.as_fd(), handover.bell, sources)?);
         let tally = Tally::open(handover.tally.as_fd())?;
         let listeners: io::Result<Vec<_>> = (0..plan.listeners.len()).map(Handover::listener).collect();
         let listeners = listeners?;
@@ -121,8 +146,13 @@ impl Worker {
             signal::ignore_broken_pipes();
         }
         let (calls, to_come) = (Calls::open(handover.calls), CallsToCome::open(handover.calls_to_come));
-        let pool = Pool::new(plan.spares, calls, to_come)?;
-        let mut kept = [&numbers[..], &pool.numbers(), &[preparation.reporter()]].concat();
+        let all_ring = plan.service.admission.overload != Overload::Queue;
+        let pool = Pool::new(plan.spares, all_ring, calls, to_come)?;
+        let sends_copies = plan.spares > 0 && deadlines::keeps_connections(&plan.service);
+        let copies = sends_copies.then(Copies::new).transpose()?;
+        let sources = preparation.gate().knows_sources().then(|| Passed::new(sources_file.as_fd()));
+        let optional: Vec<_> = sources.into_iter().chain(copies.as_ref().map(Copies::descriptor)).collect();
+        let mut kept = [&numbers[..], &pool.numbers(), &[preparation.reporter()], &optional].concat();
         kept.sort_unstable();
         let poller = Poller::new()?;
         poller.add(handover.link.as_fd(), Interest::Read, LINK)?;
@@ -132,6 +162,8 @@ impl Worker {
         keep_stacks();
         plan::tell(handover.link.as_fd(), &Report::Ready)?;
         Ok(Worker {
+            copies,
+            agenda: Agenda::new(plan.service.admission.deadlines != Deadlines::default()),
             live: Live::with_room_for(plan.service.max_connections),
             plan,
             log,
@@ -142,12 +174,15 @@ impl Worker {
             preparation: for_ever(preparation),
             listeners: Vec::leak(numbers),
             kept: Vec::leak(kept),
+            sources,
             nursery,
             desk: Desk::new()?,
             reports,
             intake: Intake::new(listeners),
             pool,
             refusals: Refusals::default(),
+            headers: Headers::default(),
+            farewells: Farewells::new(),
             reserved: None,
             pending: None,
             connections: 0,
@@ -174,7 +209,10 @@ impl Worker {
             }
             self.refusals.report(&self.log, &self.plan.service.name);
             self.reap();
+            self.keep_deadlines();
             self.retry_pending();
+            self.tend_proxies();
+            self.farewells.expire(&self.poller);
             self.accept_unasked();
             if !called {
                 self.make_spare();
@@ -202,6 +240,8 @@ impl Worker {
                 LINK => self.follow_orders(),
                 BELL => self.slot_freed(),
                 DOORBELL => {}
+                refused if refused >= FAREWELLS => self.farewells.hear(refused, &self.poller),
+                proxy if proxy >= HEADERS => self.hear_proxy(proxy),
                 pid if pid >= OUTPUTS => self.read_output((pid - OUTPUTS) as wait::Pid),
                 listener => {
                     called = true;
@@ -223,7 +263,7 @@ impl Worker {
     }
 
     fn is_done(&self) -> bool {
-        self.intake.is_closed() && self.live.is_empty() && self.pending.is_none()
+        self.intake.is_closed() && self.live.is_empty() && self.pending.is_none() && self.headers.is_empty()
     }
 
     fn timeout(&self) -> Option<Duration> {
@@ -235,7 +275,9 @@ impl Worker {
                 .flatten()
                 .min(),
         };
-        next.map(|instant| instant.saturating_duration_since(Instant::now()))
+        let next = next.into_iter().chain(self.headers.expires_at()).chain(self.farewells.expires_at()).min();
+        let next = next.map(|instant| instant.saturating_duration_since(Instant::now()));
+        [next, self.next_deadline()].into_iter().flatten().min()
     }
 
     fn follow_orders(&mut self) {
@@ -298,6 +340,7 @@ impl Worker {
         self.pool.dismiss();
         self.reserved = None;
         self.intake.close(&self.poller);
+        self.headers.clear();
         let signal = if at_once { Signal::SIGKILL } else { Signal::SIGTERM };
         for pid in self.live.pids() {
             process::signal_group(pid, signal);
@@ -323,7 +366,7 @@ fn rehearse(service: &Service, preparation: &Preparation, reports: &Reports) -> 
     let mut failure = None;
     reports.read(|_, said| match said {
         Said::Failed(reason) => failure = Some(reason),
-        Said::Served(_) | Said::Ended(_) | Said::Refused => {}
+        Said::Served(_) | Said::Ended(_) | Said::Refused(_) | Said::TimedOut(..) => {}
     });
     match (failure, ended.map(|ended| ended.ending)) {
         (Some(failure), _) => Err(io::Error::new(failure.kind(), failure.explain(service))),

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use super::greeting::Told;
 use crate::shared::{Caller, Slot};
 
 /// How long an accepted connection waits for a process before it is closed.
@@ -17,6 +18,7 @@ pub(super) struct Pending {
     pub(super) slot: Slot,
     pub(super) connection: OwnedFd,
     pub(super) caller: Caller,
+    pub(super) header: Option<Told>,
     trouble: Option<Trouble>,
 }
 
@@ -29,8 +31,8 @@ struct Trouble {
 }
 
 impl Pending {
-    pub(super) fn new(slot: Slot, connection: OwnedFd, caller: Caller) -> Self {
-        Pending { slot, connection, caller, trouble: None }
+    pub(super) fn new(slot: Slot, connection: OwnedFd, caller: Caller, header: Option<Told>) -> Self {
+        Pending { slot, connection, caller, header, trouble: None }
     }
 
     /// Notes a failed try; false when it was the last.

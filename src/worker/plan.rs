@@ -49,6 +49,8 @@ pub(crate) struct Handover {
     pub(crate) calls: OwnedFd,
     /// See `calls`.
     pub(crate) calls_to_come: OwnedFd,
+    /// The memory of the sources.
+    pub(crate) sources: OwnedFd,
 }
 
 impl Handover {
@@ -62,12 +64,13 @@ impl Handover {
             tally: fd::inherited(7)?,
             calls: fd::inherited(8)?,
             calls_to_come: fd::inherited(9)?,
+            sources: fd::inherited(10)?,
         })
     }
 
     /// The listener at place `index` of the plan.
     pub(crate) fn listener(index: usize) -> io::Result<OwnedFd> {
-        let number = i32::try_from(index).ok().and_then(|index| index.checked_add(10));
+        let number = i32::try_from(index).ok().and_then(|index| index.checked_add(11));
         fd::inherited(number.ok_or(io::ErrorKind::InvalidInput)?)
     }
 }

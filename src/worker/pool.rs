@@ -27,6 +27,8 @@ pub(super) struct Pool {
     waiting: Vec<(Pid, bool), OwnBusiness>,
     /// How many were made since the last that rings.
     silent: u64,
+    /// Who is refused depends on whether a spare waits: then everybody must know at once.
+    all_ring: bool,
     calls: Calls,
     to_come: CallsToCome,
     /// `None` when all have been told to go.
@@ -70,14 +72,15 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 impl Pool {
-    /// Nobody waits yet.
-    pub(super) fn new(size: u32, calls: Calls, to_come: CallsToCome) -> io::Result<Self> {
+    /// Nobody waits yet. With `all_ring` every spare wakes the worker when it is called.
+    pub(super) fn new(size: u32, all_ring: bool, calls: Calls, to_come: CallsToCome) -> io::Result<Self> {
         let (held, holder) = fd::pipe()?;
         fd::set_nonblocking(holder.as_fd(), true)?;
         Ok(Pool {
             size: size.into(),
             waiting: Vec::with_capacity_in(size as usize, OwnBusiness),
             silent: 0,
+            all_ring,
             calls,
             to_come,
             leash: Some(Leash { held, holder }),
@@ -102,7 +105,8 @@ impl Pool {
     pub(super) fn lines(&self) -> Option<Lines> {
         let leash = Passed::new(self.leash.as_ref()?.held.as_fd());
         let calls = Passed::new(self.to_come.descriptor());
-        let rings = self.silent + 1 >= self.size / 2 || self.waiting.iter().all(|(_, rings)| !rings);
+        let rings =
+            self.all_ring || self.silent + 1 >= self.size / 2 || self.waiting.iter().all(|(_, rings)| !rings);
         Some(Lines { leash, calls, bell: Passed::new(self.doorbell.as_fd()), rings })
     }
 

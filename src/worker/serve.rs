@@ -2,14 +2,17 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::intake::{self, Taken};
+use super::deadlines;
+use super::greeting::Guest;
+use super::intake::Taken;
 use super::live::Connection;
 use super::output::{Output, State};
 use super::pending::Pending;
 use super::plan::Report;
-use super::{OUTPUTS, Worker};
+use super::{OUTPUTS, Worker, penalties};
+use crate::admission::Refusal;
 use crate::config::Stderr;
 use crate::connection::{self, Call, Preparation};
 use crate::journal::{ConnectionRecord, Exit, OutputLine};
@@ -17,12 +20,8 @@ use crate::shared::{Caller, ConnectionId, Count, NoSlot, Owner, Slot};
 use crate::sys::epoll::Interest;
 use crate::sys::fd::Passed;
 use crate::sys::signal::Signal;
-use crate::sys::socket::Peer;
 use crate::sys::wait::{Ended, Ending, Pid};
-use crate::sys::{fd, time, wait};
-
-/// How long to wait before another try where a limit was lowered below what lives.
-const CROWDED: Duration = Duration::from_millis(50);
+use crate::sys::{fd, socket};
 
 /// What a child forked for a connection begins with.
 type Start = (Call, &'static Preparation, Option<Passed>);
@@ -42,32 +41,30 @@ impl Worker {
         let slot = match self.reserved.take().map_or_else(|| self.claim(), Ok) {
             Ok(slot) => slot,
             Err(_) if self.intake.close_if_empty(index) => return,
-            Err(why) => {
-                self.wait_for_slot(why);
-                return self.let_a_spare_look();
+            Err(why) => return self.overloaded(index, why),
+        };
+        let left = match self.intake.accept(index) {
+            Taken::Connection(connection, peer) => self.greet(slot, connection, peer),
+            Taken::Lost => Some(slot),
+            Taken::Nothing => {
+                self.intake.nothing_more(index);
+                Some(slot)
+            }
+            Taken::Exhausted(error) => {
+                self.exhausted(index, &error);
+                Some(slot)
             }
         };
-        match self.intake.accept(index) {
-            Taken::Connection(_, peer) if !self.preparation.admits(peer) => self.refuse(),
-            Taken::Connection(connection, peer) => return self.begin(slot, connection, peer),
-            Taken::Lost => {}
-            Taken::Nothing => self.intake.nothing_more(index),
-            Taken::Exhausted(error) => {
-                self.intake.pause(intake::EXHAUSTED);
-                let address = self.plan.listeners.get(index).map_or("", String::as_str);
-                self.intake.complain(&self.log, &self.plan.service.name, address, &error);
-            }
-        }
         // Given back, it would ring for another worker, which finds nothing either and rings for this one.
-        if self.reserves() && !self.pool.waits() {
-            self.reserved = Some(slot);
+        if left.is_some() && self.reserves() && !self.pool.waits() {
+            self.reserved = left;
         }
     }
 
     /// Counts a connection that was not let in; it is closed already.
-    pub(super) fn refuse(&mut self) {
-        self.tally.count(Count::RefusedByRules);
-        self.refusals.by_rules();
+    pub(super) fn refuse(&mut self, why: Refusal) {
+        self.tally.count_refused(why);
+        self.refusals.collect(why);
     }
 
     /// Whether a slot is claimed before a connection comes.
@@ -89,13 +86,6 @@ impl Worker {
             Err(why) => self.wait_for_slot(why),
         }
         self.reserved.is_some()
-    }
-
-    fn wait_for_slot(&mut self, why: NoSlot) {
-        match why {
-            NoSlot::Full => self.intake.pause_until_bell(),
-            NoSlot::Crowded => self.intake.pause(CROWDED),
-        }
     }
 
     /// Has a spare see whether something is queued, if only spares have slots for it.
@@ -123,12 +113,14 @@ impl Worker {
         })
     }
 
-    fn begin(&mut self, slot: Slot, connection: OwnedFd, peer: Peer) {
+    /// Begins with a client that has been let in.
+    pub(super) fn begin(&mut self, slot: Slot, guest: Guest) {
         self.connections += 1;
         self.tally.count(Count::Accepted);
-        let caller = Caller { number: self.connections, accepted_usec: time::monotonic_usec(), peer };
+        let caller =
+            Caller { number: self.connections, accepted_usec: guest.accepted_usec, peer: guest.peer };
         slot.note(&caller);
-        self.start(Pending::new(slot, connection, caller));
+        self.start(Pending::new(slot, guest.connection, caller, guest.header));
     }
 
     /// Makes the connection process, or keeps the connection for another try.
@@ -141,6 +133,8 @@ impl Worker {
         let call = Call {
             connection: Passed::new(pending.connection.as_fd()),
             peer: pending.caller.peer,
+            called: pending.header.and_then(|header| header.called),
+            header: pending.header.map_or(0, |header| header.length as u64),
             id: self.id(pending.caller.number),
         };
         let (record, preparation) = (pending.slot.pid_word(), self.preparation);
@@ -156,11 +150,13 @@ impl Worker {
         };
         match made {
             Ok(pid) => {
-                let Pending { slot, connection, caller, .. } = pending;
+                let Pending { slot, connection, caller, header, .. } = pending;
+                let header = header.map_or(0, |header| header.length as u64);
                 let output = output.map(|(read, _)| self.listen_to(pid, read));
-                // The worker's copy of the connection closes here, unless it is wanted for its counts.
-                let kept = Some(connection).filter(|_| preparation.execs() && self.plan.service.count_bytes);
-                self.live.insert(pid, Connection { kept, ..Connection::new(slot, caller, output) });
+                // The worker's copy of the connection closes here, unless somebody has to ask about it.
+                let kept = Some(connection).filter(|_| deadlines::keeps_connections(&self.plan.service));
+                self.live.insert(pid, Connection { kept, header, ..Connection::new(slot, caller, output) });
+                self.watch(pid, &caller);
             }
             Err(error) => self.keep(pending, error),
         }
@@ -212,7 +208,7 @@ impl Worker {
             }
         }
         let mut any = false;
-        while let Ok(Some(ended)) = wait::reap() {
+        while let Some(ended) = self.reap_one() {
             any = true;
             self.hear_reports();
             if let Some(connection) = self.live.remove(ended.pid) {
@@ -249,13 +245,21 @@ impl Worker {
             }
         }
         let bytes = connection.bytes();
-        // The client is not to wait for the record.
-        drop(connection.kept.take());
+        // The client is not to wait for the record, nor for a process that has left the group and kept the connection.
+        connection.kept.take().inspect(|kept| socket::end(kept.as_fd()));
         let failed = ended.ending == Ending::Exited(connection::FAILED_TO_BEGIN);
         let failure = connection.failure.filter(|_| failed);
         let reason = failure.map(|failure| failure.explain(&self.plan.service));
-        let exit = reason.as_deref().map_or(Exit::Ended(ended.ending), Exit::NotStarted);
+        let timeout = connection.timeout(ended.ending).inspect(|_| self.tally.count(Count::Timeouts));
+        let exit = match (timeout, reason.as_deref()) {
+            (Some(deadline), _) => Exit::TimedOut(deadline),
+            (None, Some(reason)) => Exit::NotStarted(reason),
+            (None, None) => Exit::Ended(ended.ending),
+        };
         self.record(&connection.caller, ended, exit, bytes);
+        if reason.is_none() {
+            self.punish(&connection.caller, penalties::offence(ended.ending, timeout.is_some()));
+        }
     }
 
     /// Lines from a program that is still running.

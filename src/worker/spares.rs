@@ -3,13 +3,13 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::Worker;
 use super::live::Connection;
+use super::{Worker, penalties};
 use crate::config::Level;
 use crate::connection::spare::{self, Again, Post};
 use crate::connection::{Report, Served};
 use crate::journal::Exit;
-use crate::shared::{Caller, Count, NoSlot};
+use crate::shared::{Caller, Copies, Count, NoSlot};
 use crate::sys::fd::Passed;
 use crate::sys::wait::{self, Ended, Ending, Pid};
 
@@ -39,9 +39,11 @@ impl Worker {
             leash: lines.leash,
             calls: lines.calls,
             bell: lines.bell,
-            rings: lines.rings,
+            rings: lines.rings || self.must_hear(),
+            copies: self.copies.as_ref().map(Copies::descriptor),
             id: self.id(number),
             again: self.again(),
+            sources: self.sources.map(|memory| (memory, slot.place())),
             stderr: output.as_ref().map(|(_, write)| Passed::new(write.as_fd())),
         };
         match self.nursery.fork(slot.pid_word(), spare::wait, post) {
@@ -72,13 +74,13 @@ impl Worker {
     pub(super) fn hear_reports(&mut self) {
         // Calls first: a report may be about one of them.
         self.hear_spares();
-        let (mut ended, mut refused) = (Vec::new(), 0);
+        let (mut ended, mut refused) = (Vec::new(), Vec::new());
         self.reports.read(|pid, report| match report {
             Report::Ended(served) => ended.push((pid, served)),
-            Report::Refused => refused += 1,
+            Report::Refused(why) => refused.push(why),
             report => self.live.note(pid, report),
         });
-        (0..refused).for_each(|_| self.refuse());
+        refused.into_iter().for_each(|why| self.refuse(why));
         for (pid, served) in ended {
             self.end_one_of_several(pid, served);
         }
@@ -102,12 +104,28 @@ impl Worker {
         let bytes = (served.traffic.received, served.traffic.sent);
         let ended = Ended { pid, ending, cpu, ..Ended::default() };
         self.record(&caller, &ended, Exit::Ended(ending), Some(bytes));
+        self.punish(&caller, penalties::offence(ending, false));
     }
 
     /// Learns which spares have been called.
     fn hear_spares(&mut self) {
         // Counted before it is noted: a worker that dies in between has lost a connection, and not won one.
-        self.pool.listen(|pid, caller| self.live.call(pid, caller, || self.tally.count(Count::Accepted)));
+        let (has_deadlines, mut called, mut kept) = (self.must_hear(), Vec::new(), Vec::new());
+        self.pool.listen(|pid, caller| {
+            if has_deadlines {
+                called.push((pid, *caller));
+            }
+            self.live.call(pid, caller, || self.tally.count(Count::Accepted))
+        });
+        if let Some(copies) = &self.copies {
+            copies.read(|pid, process, copy| {
+                if self.live.keep(pid, process, copy) && has_deadlines {
+                    kept.push(pid);
+                }
+            });
+        }
+        called.into_iter().for_each(|(pid, caller)| self.watch(pid, &caller));
+        kept.into_iter().for_each(|pid| self.watch_bytes(pid));
     }
 
     /// A child that has been stopped; who has none that waits does not ask.

@@ -5,9 +5,9 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::draft::Policy;
-use super::{LONGEST_MESSAGE, Rate, RateUnit};
+use super::{LONGEST_MESSAGE, Rate, RateUnit, penalties};
 use crate::admission::prefix::{Prefix, PrefixError};
-use crate::config::draft::ServiceDraft;
+use crate::config::draft::{ServiceDraft, table};
 use crate::config::value::{Fault, Faults, Value, choice, collect, duration, one_or_more, set, text, whole};
 
 type Applied = Result<(), Faults>;
@@ -97,6 +97,29 @@ fn parse_rate(text: &str) -> Option<Rate> {
 fn number(text: &str) -> Option<u32> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|number| digits && (1..=1_000_000).contains(number))
+}
+
+/// `penalties`
+pub(in crate::config) fn penalties(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+    draft.admission.penalties = collect(table(value)?, |(key, value)| penalties::entry(key, value))?;
+    Ok(())
+}
+
+/// `penalty_threshold`
+pub(in crate::config) fn penalty_threshold(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+    set(&mut draft.admission.penalty_threshold, penalties::amount(value))
+}
+
+/// `penalty_limit`
+pub(in crate::config) fn penalty_limit(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+    let limit = penalties::amount(value).map(|limit| Spanned::new(value.span(), limit));
+    set(&mut draft.admission.penalty_limit, limit)
+}
+
+/// `penalty_exempt`
+pub(in crate::config) fn penalty_exempt(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+    draft.admission.penalty_exempt = prefixes(value)?;
+    Ok(())
 }
 
 /// `overload`

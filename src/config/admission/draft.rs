@@ -2,10 +2,11 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use toml::Spanned;
 
-use super::{Deadlines, Overload, Rate, SourceLimits};
+use super::{Deadlines, Offence, Overload, Penalties, Rate, SourceLimits};
 use crate::admission::prefix::Prefix;
 use crate::admission::prefixes::Place;
 use crate::admission::{Listed, Prefixes, Rules};
@@ -25,6 +26,10 @@ pub(in crate::config) struct Admission {
     pub(in crate::config) overload: Option<Policy>,
     pub(in crate::config) refuse_message: Option<Spanned<String>>,
     pub(in crate::config) deadlines: Deadlines,
+    pub(in crate::config) penalties: Vec<(Offence, Duration)>,
+    pub(in crate::config) penalty_threshold: Option<Duration>,
+    pub(in crate::config) penalty_limit: Option<Spanned<Duration>>,
+    pub(in crate::config) penalty_exempt: Vec<Spanned<Prefix>>,
 }
 
 /// A word of `overload`.
@@ -45,15 +50,35 @@ impl Admission {
             max_connections: self.max_connections_per_source,
             rate: self.rate_per_source,
         };
-        let [allow, deny, proxies] =
-            [&self.allow, &self.deny, &self.proxies].map(|list| Written::new(list, origin));
+        let [allow, deny, proxies, exempt] = [&self.allow, &self.deny, &self.proxies, &self.penalty_exempt]
+            .map(|list| Written::new(list, origin));
+        let penalties = self.penalties(Prefixes::new(exempt.listed()))?;
         Ok(super::Admission {
             rules: Rules::new(allow.listed(), deny.listed()),
             proxies: Prefixes::new(proxies.listed()),
             source,
+            penalties,
             overload: overload(self.overload, self.refuse_message)?,
             deadlines: self.deadlines,
         })
+    }
+
+    fn penalties(&self, exempt: Prefixes) -> Result<Penalties, Fault> {
+        let defaults = Penalties::default();
+        let penalties = Penalties {
+            amounts: self.penalties.clone(),
+            threshold: self.penalty_threshold.unwrap_or(defaults.threshold),
+            longest: self.penalty_limit.as_ref().map_or(defaults.longest, |limit| *limit.get_ref()),
+            exempt,
+        };
+        match &self.penalty_limit {
+            Some(limit) if penalties.longest < penalties.threshold => {
+                let message =
+                    "penalties can never come to penalty_threshold, so that nobody would be refused";
+                Err(Fault::new(limit.span(), message).help("write a longer time than penalty_threshold has"))
+            }
+            _ => Ok(penalties),
+        }
     }
 
     /// What is no error, and probably not meant.

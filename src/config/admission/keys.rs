@@ -6,6 +6,18 @@ use super::decode;
 use crate::config::draft::ServiceDraft;
 use crate::config::keys::{Apply, Key, Kind};
 
+pub(in crate::config) const OVERLOAD: Key<ServiceDraft> = Key {
+    name: "overload",
+    flag: Some("overload"),
+    kind: Kind::Text,
+    placeholder: "WHAT",
+    default: Some("\"queue\""),
+    example: "\"refuse\"",
+    doc: "What meets a connection beyond max_connections: queue lets it wait in the backlog, refuse sends it refuse_message \
+          and closes it, reset resets it",
+    apply: Apply::Set(decode::overload),
+};
+
 pub(in crate::config) const REFUSE_MESSAGE: Key<ServiceDraft> = Key {
     name: "refuse_message",
     flag: Some("refuse-message"),
@@ -14,7 +26,7 @@ pub(in crate::config) const REFUSE_MESSAGE: Key<ServiceDraft> = Key {
     default: None,
     example: "\"busy, try again later\"",
     doc: "What is sent to a connection that overload = refuse closes; at most 512 bytes",
-    apply: Apply::Later(Some(decode::refuse_message)),
+    apply: Apply::Set(decode::refuse_message),
 };
 
 pub(in crate::config) const ALLOW: Key<ServiceDraft> = Key {
@@ -47,7 +59,7 @@ pub(in crate::config) const MAX_CONNECTIONS_PER_SOURCE: Key<ServiceDraft> = Key 
     default: None,
     example: "10",
     doc: "Live connections of one source, over all workers",
-    apply: Apply::Later(Some(decode::max_connections_per_source)),
+    apply: Apply::Set(decode::max_connections_per_source),
 };
 
 pub(in crate::config) const RATE_PER_SOURCE: Key<ServiceDraft> = Key {
@@ -58,7 +70,7 @@ pub(in crate::config) const RATE_PER_SOURCE: Key<ServiceDraft> = Key {
     default: None,
     example: "\"10/s burst 20\"",
     doc: "New connections of one source: a number per s, m or h, and how many may come at once",
-    apply: Apply::Later(Some(decode::rate_per_source)),
+    apply: Apply::Set(decode::rate_per_source),
 };
 
 pub(in crate::config) const SOURCE_PREFIX_V4: Key<ServiceDraft> = Key {
@@ -69,7 +81,7 @@ pub(in crate::config) const SOURCE_PREFIX_V4: Key<ServiceDraft> = Key {
     default: Some("32"),
     example: "24",
     doc: "How much of an IPv4 address is its source",
-    apply: Apply::Later(Some(decode::source_prefix_v4)),
+    apply: Apply::Set(decode::source_prefix_v4),
 };
 
 pub(in crate::config) const SOURCE_PREFIX_V6: Key<ServiceDraft> = Key {
@@ -80,7 +92,52 @@ pub(in crate::config) const SOURCE_PREFIX_V6: Key<ServiceDraft> = Key {
     default: Some("64"),
     example: "56",
     doc: "How much of an IPv6 address is its source",
-    apply: Apply::Later(Some(decode::source_prefix_v6)),
+    apply: Apply::Set(decode::source_prefix_v6),
+};
+
+pub(in crate::config) const PENALTIES: Key<ServiceDraft> = Key {
+    name: "penalties",
+    flag: Some("penalties"),
+    kind: Kind::Table,
+    placeholder: "OFFENCE=DURATION",
+    default: None,
+    example: "{ crash = \"1m\", timeout = \"10s\", 77 = \"5m\" }",
+    doc: "What a source has to wait for: crash (its connection process crashed), timeout (a deadline ended its connection), \
+          or an exit status of its connection process",
+    apply: Apply::Set(decode::penalties),
+};
+
+pub(in crate::config) const PENALTY_THRESHOLD: Key<ServiceDraft> = Key {
+    name: "penalty_threshold",
+    flag: Some("penalty-threshold"),
+    kind: Kind::Text,
+    placeholder: "DURATION",
+    default: Some("\"15s\""),
+    example: "\"0s\"",
+    doc: "How much of penalties has to come together until a source is refused, then for as long as they last",
+    apply: Apply::Set(decode::penalty_threshold),
+};
+
+pub(in crate::config) const PENALTY_LIMIT: Key<ServiceDraft> = Key {
+    name: "penalty_limit",
+    flag: Some("penalty-limit"),
+    kind: Kind::Text,
+    placeholder: "DURATION",
+    default: Some("\"10m\""),
+    example: "\"1h\"",
+    doc: "How much of penalties can come together",
+    apply: Apply::Set(decode::penalty_limit),
+};
+
+pub(in crate::config) const PENALTY_EXEMPT: Key<ServiceDraft> = Key {
+    name: "penalty_exempt",
+    flag: Some("penalty-exempt"),
+    kind: Kind::List,
+    placeholder: "PREFIX",
+    default: None,
+    example: "[\"192.0.2.0/24\"]",
+    doc: "Who never has a penalty, such as monitoring, or many users behind one address",
+    apply: Apply::Set(decode::penalty_exempt),
 };
 
 pub(in crate::config) const FIRST_BYTE_TIMEOUT: Key<ServiceDraft> = Key {
@@ -90,8 +147,8 @@ pub(in crate::config) const FIRST_BYTE_TIMEOUT: Key<ServiceDraft> = Key {
     placeholder: "DURATION",
     default: None,
     example: "\"10s\"",
-    doc: "How long a client may take to send its first byte",
-    apply: Apply::Later(Some(decode::first_byte_timeout)),
+    doc: "How long a client may take to send its first byte, over TCP",
+    apply: Apply::Set(decode::first_byte_timeout),
 };
 
 pub(in crate::config) const IDLE_TIMEOUT: Key<ServiceDraft> = Key {
@@ -101,8 +158,8 @@ pub(in crate::config) const IDLE_TIMEOUT: Key<ServiceDraft> = Key {
     placeholder: "DURATION",
     default: None,
     example: "\"5m\"",
-    doc: "How long a connection may be without a byte in either direction",
-    apply: Apply::Later(Some(decode::idle_timeout)),
+    doc: "How long a connection may be without a byte in either direction, over TCP",
+    apply: Apply::Set(decode::idle_timeout),
 };
 
 pub(in crate::config) const MAX_LIFETIME: Key<ServiceDraft> = Key {
@@ -113,7 +170,7 @@ pub(in crate::config) const MAX_LIFETIME: Key<ServiceDraft> = Key {
     default: None,
     example: "\"1h\"",
     doc: "How long a connection may take, all in all",
-    apply: Apply::Later(Some(decode::max_lifetime)),
+    apply: Apply::Set(decode::max_lifetime),
 };
 
 pub(in crate::config) const PROXY_PROTOCOL_FROM: Key<ServiceDraft> = Key {
@@ -124,5 +181,5 @@ pub(in crate::config) const PROXY_PROTOCOL_FROM: Key<ServiceDraft> = Key {
     default: None,
     example: "[\"192.0.2.10\", \"192.0.2.11\"]",
     doc: "The proxies whose PROXY header, version 1 or 2, is required and believed",
-    apply: Apply::Later(Some(decode::proxy_protocol_from)),
+    apply: Apply::Set(decode::proxy_protocol_from),
 };

@@ -3,6 +3,7 @@
 pub(super) mod decode;
 pub(super) mod draft;
 pub(super) mod keys;
+mod penalties;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -11,6 +12,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::admission::{Prefix, Prefixes, Rules};
+
+pub(crate) use penalties::{Offence, Penalties};
 
 /// Who gets in, how many of them, and how long they may stay.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +24,8 @@ pub(crate) struct Admission {
     pub(crate) proxies: Prefixes,
     /// What one source may take.
     pub(crate) source: SourceLimits,
+    /// What a source is to suffer for what it does.
+    pub(crate) penalties: Penalties,
     /// What meets a connection beyond `max_connections`.
     pub(crate) overload: Overload,
     /// How long a connection may take.
@@ -92,6 +97,18 @@ pub(crate) struct Deadlines {
 
 /// The longest `refuse_message`: it must fit into the send buffer of a new socket, so that nobody waits for the client.
 pub(crate) const LONGEST_MESSAGE: usize = 512;
+
+impl Deadlines {
+    /// Those that only the connection itself can tell about.
+    pub(crate) fn of_bytes(self) -> Deadlines {
+        Deadlines { lifetime: None, ..self }
+    }
+
+    /// Whether there are such.
+    pub(crate) fn are_of_bytes(self) -> bool {
+        self.of_bytes() != Deadlines::default()
+    }
+}
 
 impl SourceLimits {
     /// The source that an address belongs to.

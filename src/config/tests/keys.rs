@@ -30,11 +30,11 @@ fn an_empty_service_has_the_defaults() {
     assert_eq!(config.services, [expected]);
 }
 
-const EVERY_KEY: [(&str, &str, &[&str]); 33] = [
+const EVERY_KEY: [(&str, &str, &[&str]); 37] = [
     ("workers", "3", &["3"]),
-    ("spare", "8", &["8"]),
+    ("spare", "0", &["0"]),
     ("max_connections", "77", &["77"]),
-    ("overload", "\"queue\"", &["queue"]),
+    ("overload", "\"refuse\"", &["refuse"]),
     ("user", "\"alice\"", &["alice"]),
     ("group", "\"www\"", &["www"]),
     ("chroot", "\"/\"", &["/"]),
@@ -60,6 +60,10 @@ const EVERY_KEY: [(&str, &str, &[&str]); 33] = [
     ("rate_per_source", "\"10/s burst 20\"", &["10/s burst 20"]),
     ("source_prefix_v4", "24", &["24"]),
     ("source_prefix_v6", "56", &["56"]),
+    ("penalties", "{ crash = \"1m\", 77 = \"5m\" }", &["crash=1m", "77=5m"]),
+    ("penalty_threshold", "\"1s\"", &["1s"]),
+    ("penalty_limit", "\"1h\"", &["1h"]),
+    ("penalty_exempt", "[\"127.0.0.1\"]", &["127.0.0.1"]),
     ("refuse_message", "\"busy\"", &["busy"]),
     ("first_byte_timeout", "\"10s\"", &["10s"]),
     ("idle_timeout", "\"5m\"", &["5m"]),
@@ -119,7 +123,7 @@ fn every_key_refuses_a_wrong_type_and_a_wrong_value() {
         ("workers", "1025"),
         ("spare", "-1"),
         ("max_connections", "0"),
-        ("overload", "\"reset\""),
+        ("overload", "\"drop\""),
         ("connections_per_child", "-1"),
         ("user", "\"carol\""),
         ("user", "-1"),
@@ -180,7 +184,6 @@ fn what_is_promised_for_later_is_refused() {
         let shown = complaint(&format!("{} = \"10s\"", key.name));
         assert!(shown.contains(&format!("\"{}\" is not supported by this version", key.name)), "{shown}");
     }
-    assert!(complaint("overload = \"refuse\"").contains("not supported by this version"));
     assert!(complaint("connections_per_child = 100\nspare = 0").contains("without spares"));
     assert!(complaint("[service.x.sandbox]\nnetwork = false").contains("\"sandbox\" is not supported"));
 }

@@ -1,0 +1,40 @@
+//! `preforkd unban`.
+
+use super::Supervisor;
+use crate::admission::Prefix;
+use crate::config::Level;
+use crate::control::Answer;
+use crate::journal::MessageId;
+use crate::sys::time;
+
+impl Supervisor {
+    /// Lifts the penalties of all sources that have an address in common with `prefix`, at one service or all.
+    pub(super) fn unban(&self, prefix: Prefix, service: Option<&str>) -> Answer {
+        if let Some(unknown) = service.filter(|name| !self.services.contains_key(*name)) {
+            let names: Vec<_> = self.services.keys().map(String::as_str).collect();
+            return Answer::Refused(format!(
+                "there is no service \"{unknown}\"; the services are {}",
+                names.join(", ")
+            ));
+        }
+        let now = time::monotonic_usec().saturating_mul(1000);
+        let mut lines = Vec::new();
+        for (name, floor) in self.floors().filter(|(name, _)| service.is_none_or(|wanted| wanted == *name)) {
+            let mut forgiven = floor.board.sources().forgive(now, |source| source.overlaps(&prefix));
+            forgiven.sort();
+            for source in forgiven {
+                self.log.event(
+                    Level::Notice,
+                    Some(MessageId::Penalty),
+                    Some(name),
+                    format_args!("{source} has no penalty any more, by unban"),
+                );
+                lines.push(format!("{name}: lifted the penalty of {source}"));
+            }
+        }
+        if lines.is_empty() {
+            lines.push(format!("nobody in {prefix} has a penalty"));
+        }
+        Answer::Done(lines.join("\n"))
+    }
+}

@@ -1,0 +1,167 @@
+//! What meets a connection beyond the limit.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use crate::support::client::{connect, connect_unix, echo, try_echo};
+use crate::support::{Preforkd, Running, address, eventually};
+
+fn refused(server: &Running) -> u64 {
+    server.service()["refused"]["limit"].as_u64().unwrap()
+}
+
+/// Clients that are served, as many as there may be.
+fn fill(service: SocketAddr, limit: usize) -> Vec<TcpStream> {
+    let served = |_| {
+        let mut client = connect(service);
+        echo(&mut client, b"x");
+        client
+    };
+    (0..limit).map(served).collect()
+}
+
+fn words(mut client: impl Read) -> String {
+    let mut words = String::new();
+    client.read_to_string(&mut words).unwrap();
+    words
+}
+
+const REFUSE: [&str; 6] =
+    ["--max-connections", "4", "--overload", "refuse", "--refuse-message", "421 busy\r\n"];
+
+fn beyond_the_limit_clients_are_told(more: &[&str]) {
+    let options = [&REFUSE, more].concat();
+    let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).start();
+    let mut held = fill(server.address(), 4);
+    for round in 1..=3 {
+        for n in 0..20 {
+            let mut client = connect(server.address());
+            // Some have sent much by the time they are told.
+            if n % 2 == 0 {
+                let _ = client.write_all(&[7; 100_000]);
+            }
+            assert_eq!(words(client), "421 busy\r\n");
+        }
+        eventually("all are counted", || refused(&server) == round * 20);
+        held.pop();
+        eventually("one has ended", || server.count("active") == 3);
+        // Whoever comes next has the place.
+        held.extend(fill(server.address(), 1));
+    }
+    assert_eq!((server.count("accepted"), server.count("active")), (7, 4));
+    server.log.wait("a report", |line| line.contains("refused") && line.contains("by max_connections"));
+}
+
+#[test]
+fn beyond_the_limit_clients_are_told_so() {
+    beyond_the_limit_clients_are_told(&["--workers", "2"]);
+}
+
+#[test]
+fn beyond_the_limit_clients_are_told_where_there_are_spares() {
+    beyond_the_limit_clients_are_told(&["--workers", "2", "--spare", "4"]);
+}
+
+/// While a spare waits, of whatever worker, there is room.
+#[test]
+fn nobody_is_refused_while_a_spare_waits() {
+    let options = [&REFUSE[..], &["--workers", "2", "--spare", "4"]].concat();
+    let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).start();
+    for _ in 0..50 {
+        eventually("all slots are spares'", || server.count("spares") == 4);
+        let held = fill(server.address(), 4);
+        assert_eq!(words(connect(server.address())), "421 busy\r\n");
+        drop(held);
+        eventually("all have ended", || server.count("active") == 0);
+    }
+    assert_eq!((server.count("accepted"), refused(&server)), (200, 50));
+}
+
+#[test]
+fn slow_clients_hold_nobody_up() {
+    let options = [&REFUSE[..], &["--workers", "1"]].concat();
+    let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).start();
+    let mut held = fill(server.address(), 4);
+    // They neither read nor hang up, and some send without end.
+    let mut slow: Vec<_> = (0..300).map(|_| connect(server.address())).collect();
+    for client in slow.iter_mut().step_by(3) {
+        client.set_nonblocking(true).unwrap();
+        while client.write(&[7; 65536]).is_ok_and(|length| length > 0) {}
+    }
+    eventually("all are counted", || refused(&server) == 300);
+    assert_eq!(words(connect(server.address())), "421 busy\r\n");
+    held.pop();
+    eventually("one has ended", || server.count("active") == 3);
+    fill(server.address(), 1);
+    drop(slow);
+}
+
+#[test]
+fn without_words_the_connection_is_closed() {
+    let options = ["--max-connections", "1", "--overload", "refuse"];
+    let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).start();
+    let _held = fill(server.address(), 1);
+    assert_eq!(words(connect(server.address())), "");
+}
+
+#[test]
+fn a_reset_is_one() {
+    for more in [&[][..], &["--spare", "1"]] {
+        let options = [&["--max-connections", "1", "--overload", "reset"], more].concat();
+        let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).start();
+        let mut held = fill(server.address(), 1);
+        for _ in 0..10 {
+            let error = connect(server.address()).read(&mut [0]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        }
+        held.clear();
+        eventually("it has ended", || server.count("active") == 0);
+        fill(server.address(), 1);
+        assert_eq!(refused(&server), 10);
+    }
+}
+
+#[test]
+fn who_is_denied_is_told_nothing() {
+    let options = [&REFUSE[..], &["--deny", "127.0.0.9"]].concat();
+    let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).start();
+    let _held = fill(server.address(), 4);
+    let client = crate::support::client::connect_from("127.0.0.9".parse().unwrap(), server.address());
+    assert_eq!(words(client.unwrap()), "");
+    assert_eq!(refused(&server), 0);
+}
+
+#[test]
+fn a_unix_socket_refuses_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.sock");
+    let server = Preforkd::serve(&REFUSE, &format!("unix:{}", path.display()), &["echo"]).start();
+    let mut held: Vec<_> = (0..4).map(|_| connect_unix(&path)).collect();
+    eventually("all are served", || server.count("active") == 4);
+    assert_eq!(words(connect_unix(&path)), "421 busy\r\n");
+    held.pop();
+    eventually("one has ended", || server.count("active") == 3);
+    let _another = connect_unix(&path);
+    eventually("another is served", || server.count("active") == 4);
+}
+
+#[test]
+fn a_reload_changes_what_meets_those_who_wait() {
+    let listen = address::fresh();
+    let config = |keys: &str| {
+        format!("[service.echo]\nlisten = \"{listen}\"\nhandler = \"echo\"\nmax_connections = 2\n{keys}\n")
+    };
+    let server = Preforkd::run(&config("")).start();
+    let mut held = fill(listen, 2);
+    let queued: Vec<_> = (0..5).map(|_| connect(listen)).collect();
+    eventually("they wait", || server.count("queued") == 5);
+    server.configure(&config("overload = \"refuse\"\nrefuse_message = \"busy\""));
+    server.reload_ok();
+    queued.into_iter().for_each(|client| assert_eq!(words(client), "busy"));
+    server.configure(&config(""));
+    server.reload_ok();
+    let mut waits = connect(listen);
+    eventually("it waits", || server.count("queued") == 1);
+    held.pop();
+    assert!(try_echo(&mut waits, b"x").is_ok());
+}
