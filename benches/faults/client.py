@@ -11,7 +11,7 @@ CULPRIT = "127.0.0.2"
 
 
 class Client:
-    """One connection. `state`: connecting, waits, served, refused or closed.
+    """One connection. `state`: connecting, waits, served, refused, told (something else than an answer) or closed.
 
     Whether a connection that is closed without an answer looks reset depends on whose packet was first: it is closed."""
 
@@ -43,7 +43,7 @@ class Client:
                 data = self.socket.recv(100)
                 self.got += data
                 if b"\n" in self.got:
-                    self._end("served" if self.got.split()[0].isdigit() else "closed")
+                    self._end("served" if self.got.split()[0].isdigit() else "told")
                 elif not data:
                     self._end("closed")
         except BlockingIOError:

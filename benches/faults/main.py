@@ -1,6 +1,7 @@
 """Does every fault to every peer and prints what happened, as Markdown. Called by ./run, which says how."""
 
 import datetime
+import multiprocessing
 import os
 import platform
 import signal
@@ -37,9 +38,23 @@ def attempt(fault, peer, remedy):
 
 def tries(fault, peer):
     """Plain, and with the remedy if the peer has one: (options, result)."""
-    yield "", attempt(fault, peer, None)
-    if fault.remedy in peer.remedies:
-        yield ", ".join(options(peer, fault.remedy)), attempt(fault, peer, fault.remedy)
+    done = []
+    for remedy in [None] + [fault.remedy] * (fault.remedy in peer.remedies):
+        began = time.monotonic()
+        words = ", ".join(options(peer, remedy)) if remedy else ""
+        result = attempt(fault, peer, remedy)
+        done.append((words, result))
+        print(f"{fault.__name__}: {peer.name} {words}: {result.short}: {result.text} "
+              f"[{time.monotonic() - began:.0f} s]", file=sys.stderr, flush=True)
+    return done
+
+
+def prepare():
+    """In every process that tries faults."""
+    own_orphans()
+    # So that whatever runs is ended.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(1))
 
 
 def options(peer, remedy):
@@ -69,8 +84,8 @@ def report(tried, results):
                "A server that has an option against the\nfault is tried plain and with that option. [README.md](README.md) "
                "says how to read it.\n")
     out.append("| server | version | limit |\n|---|---|---|")
-    out += [f"| {peer.name} | {peer.version()} | `{peer.limit}` |" if "no " not in peer.limit else
-            f"| {peer.name} | {peer.version()} | {peer.limit} |" for peer in tried]
+    out += [f"| {peer.name} | {peer.version()} | " + (peer.limit if peer.unlimited else f"`{peer.limit}`") + " |"
+            for peer in tried]
     out.append("\n| fault | " + " | ".join(peer.name for peer in tried) + " |")
     out.append("|---|" + "---|" * len(tried))
     for number, fault in enumerate(results, 1):
@@ -94,10 +109,7 @@ def anchor(number, fault):
 
 def main():
     directory, bin_, *words = sys.argv[1:]
-    own_orphans()
-    # So that whatever runs is ended.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: sys.exit(1))
+    prepare()
     chosen = [peer(directory, bin_) for peer in peers.ALL]
     of_peers = [word for word in words if any(word == peer.name for peer in chosen)]
     of_faults = [word for word in words if word not in of_peers]
@@ -117,13 +129,10 @@ def main():
     for fault in faults.ALL:
         if of_faults and fault.__name__ not in of_faults:
             continue
-        results[fault] = {}
-        for peer in tried:
-            began = time.monotonic()
-            results[fault][peer] = list(tries(fault, peer))
-            for options_, result in results[fault][peer]:
-                print(f"{fault.__name__}: {peer.name} {options_}: {result.short}: {result.text} "
-                      f"[{time.monotonic() - began:.0f} s]", file=sys.stderr, flush=True)
+        # Most of the time is waiting.
+        with multiprocessing.get_context("fork").Pool(3 if fault.quiet else 1, prepare) as pool:
+            done = pool.starmap(tries, [(fault, peer) for peer in tried], chunksize=1)
+        results[fault] = dict(zip(tried, done))
     print(report(tried, results), end="")
 
 

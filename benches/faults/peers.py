@@ -14,6 +14,7 @@ class Peer:
 
     name = package = ""
     limit = f"-c {LIMIT}"
+    unlimited = False
     syslog = False
     foreground = True
     remedies = {}
@@ -89,7 +90,7 @@ class Xinetd(Peer):
 
 class OpenbsdInetd(Peer):
     name = package = "openbsd-inetd"
-    limit = "no such limit"
+    limit, unlimited = "none", True
     remedies = {"rate": ["-R", "1000000"]}
     syslog = True
     reload = signal.SIGHUP
@@ -176,7 +177,7 @@ class Preforkd(Peer):
         "rate": ['rate_per_source = "50/s burst 50"'],
         "silence": ['first_byte_timeout = "3s"', 'idle_timeout = "3s"'],
         "stubborn": ['max_lifetime = "3s"'],
-        "overload": ['overload = "refuse"'],
+        "overload": ['overload = "refuse"', 'refuse_message = "busy\\n"'],
     }
     reload = signal.SIGHUP
 
@@ -185,7 +186,7 @@ class Preforkd(Peer):
 
     def version(self):
         words = subprocess.run([self.executable(), "--version"], capture_output=True, text=True).stdout.split()
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+        commit = subprocess.run(["git", "log", "-1", "--format=%h", "--", "src"], capture_output=True, text=True).stdout.strip()
         return f"{words[-1]} ({commit})"
 
     def file(self, server):

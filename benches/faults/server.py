@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -13,13 +14,24 @@ from client import ask, close, served, several
 
 LIMIT = 10
 PROGRAM = "served"
-# Below those that the kernel gives to clients; another run may be under way.
-_ports = iter(range(10000 + os.getpid() % 200 * 100, 32768))
-
-
 def own_orphans():
     """What servers leave behind becomes a child of this process, not of init, and is reaped here."""
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+
+
+def free_port():
+    """Below those that the kernel gives to clients. Others look for one at the same time, each in a place of its own."""
+    while True:
+        free_port.last = max(free_port.last + 1, 10000 + os.getpid() % 200 * 100)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", free_port.last))
+                return free_port.last
+            except OSError:
+                pass
+
+
+free_port.last = 0
 
 
 def pids_controller():
@@ -43,7 +55,7 @@ class Server:
     """A running peer."""
 
     def __init__(self, peer, remedy=None):
-        self.peer, self.remedy, self.port = peer, remedy, next(_ports)
+        self.peer, self.remedy, self.port = peer, remedy, free_port()
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="preforkd-faults-"))
         self.directory.chmod(0o755)
         self.cgroup = pids_controller() / f"preforkd-faults-{os.getpid()}-{self.port}"
