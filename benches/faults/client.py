@@ -13,7 +13,8 @@ CULPRIT = "127.0.0.2"
 class Client:
     """One connection. `state`: connecting, waits, served, refused, told (something else than an answer) or closed.
 
-    Whether a connection that is closed without an answer looks reset depends on whose packet was first: it is closed."""
+    A connection that is closed without an answer looks reset or not by whose packet was first: it is closed.
+    """
 
     def __init__(self, port, source=BYSTANDER, say=b"pid\n"):
         self.say, self.got, self.state = say, b"", "connecting"

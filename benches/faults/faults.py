@@ -16,7 +16,7 @@ LONG = 75  # the same, for what counts by the minute
 
 
 def fault(title, explanation, remedy=None, quiet=False):
-    """Registers a fault; peers that have this remedy are tried with it, too. A quiet one disturbs no neighbour."""
+    """Registers a fault; peers that have this remedy are tried with it, too. A quiet one disturbs no other."""
     def register(function):
         function.title, function.explanation, function.remedy, function.quiet = title, explanation, remedy, quiet
         ALL.append(function)
@@ -54,7 +54,8 @@ def limit_reached(start):
     others = sum(client.lives() for client in held)
     text = {"served": f"the {LIMIT + 1}th is served, too", "waits": "the next waits in the backlog",
             "closed": "the next is accepted, and closed without a word",
-            "told": f"the next gets {late.got.decode().strip()!r} and is closed", "refused": "the next gets connection refused"}
+            "told": f"the next gets {late.got.decode().strip()!r} and is closed",
+            "refused": "the next gets connection refused"}
     return Result(short, f"{text.get(late.state, late.state)}; {others} of {LIMIT} live connections go on",
                   late.state == "served" or others < LIMIT)
 
@@ -90,8 +91,8 @@ def lowest_free_fd(pid):
 
 
 @fault("accept gets EMFILE", "`prlimit --nofile` lets every accepting process have no further descriptor, for 2 s and "
-       "longer; then as many as before. Two live connections; three clients come meanwhile. CPU is what the server used "
-       "or waited for.")
+       "longer; then as many as before. Two live connections; three clients come meanwhile. CPU is what the server "
+       "used or waited for.")
 def no_descriptors(start):
     server = start()
     held = fill(server, 2)
@@ -185,8 +186,8 @@ def rate(start):
     return Result(short, text, not watch.all_served or recovered is None or recovered > 2)
 
 
-@fault("A program that crashes 1,200 times", "One source makes its program die of SIGSEGV, 1,200 times in a row; another "
-       "source asks five times a second.", "rate")
+@fault("A program that crashes 1,200 times", "One source makes its program die of SIGSEGV, 1,200 times in a row; "
+       "another source asks five times a second.", "rate")
 def crashes(start):
     server = start()
     watch, crashed = Bystander(server.port), 0
@@ -202,8 +203,9 @@ def crashes(start):
     lines = server.log_lines() - lines
     left = server.slots() if recovered is not None else 0
     text = f"{crashed:,} crashes; the other source meanwhile: {watch}; "
-    text += f"{lines:,} lines of log; " + (f"afterwards served after {recovered:.1f} s, {min(left, LIMIT)} of {LIMIT} slots"
-                                           if recovered is not None else f"then no service in {LONG} s")
+    text += f"{lines:,} lines of log; " + (
+        f"afterwards served after {recovered:.1f} s, {min(left, LIMIT)} of {LIMIT} slots"
+        if recovered is not None else f"then no service in {LONG} s")
     short = f"closed for more than {LONG} s" if recovered is None else f"closed for {recovered:.0f} s more" \
         if recovered > 2 else "serves" if watch.all_served else "refuses others"
     return Result(short, text, short != "serves" or left < LIMIT)
@@ -269,13 +271,15 @@ def leaves_child(start):
     for _ in range(LIMIT + 2):
         ask(server.port, CULPRIT, 2, b"leave\n").close()
     recovered = until_served(server.port, 5)
+    server.wait(lambda: not server.programs(), 0.5)
     left = len(server.programs())
     server.signal(signal.SIGTERM)
     server.wait(lambda: not server.servers() or (not server.alive() and not server.acceptors()), 12)
     after = len(server.programs())
     text = ("others are served" if recovered is not None else "no other is served in 5 s") + \
         f"; {left} processes left behind, uncounted; after the server's end {after}"
-    return Result("leaves all behind" if after else "kills them at its end", text, recovered is None or after > 0)
+    short = "leaves all behind" if after else "kills them at its end" if left else "ends them with the program"
+    return Result(short, text, recovered is None or after > 0)
 
 
 def killed(server, held, pid):
@@ -288,8 +292,8 @@ def killed(server, held, pid):
     return lives, new
 
 
-@fault("The server process gets KILL", "Three live connections. Then it is started again at once, with the same command; "
-       "are the three counted? For preforkd: its supervisor.", quiet=True)
+@fault("The server process gets KILL", "Three live connections. Then it is started again at once, with the same "
+       "command; are the three counted? For preforkd: its supervisor.", quiet=True)
 def server_killed(start):
     server = start()
     held = fill(server, 3)
@@ -331,8 +335,8 @@ def worker_killed(start):
                   not good)
 
 
-@fault("Half-close", "`printf … | nc -N`, and a program that answers a second after the end of what it reads.", "relay",
-       quiet=True)
+@fault("Half-close", "`printf … | nc -N`, and a program that answers a second after the end of what it reads.",
+       "relay", quiet=True)
 def half_close(start):
     server = start()
     command = f"printf 'count\\nxxxxx' | timeout 5 nc -N 127.0.0.1 {server.port}"
@@ -348,8 +352,8 @@ MISTAKES = {
 }
 
 
-@fault("Reload of a wrong configuration", "Three mistakes, each told to a server with a live connection by `HUP`: a user "
-       "that does not exist, a line without sense, no file at all.")
+@fault("Reload of a wrong configuration", "Three mistakes, each told to a server with a live connection by `HUP`: a "
+       "user that does not exist, a line without sense, no file at all.")
 def wrong_configuration(start):
     texts, bad = [], False
     for mistake, make in MISTAKES.items():
@@ -375,8 +379,8 @@ def wrong_configuration(start):
     return Result(short, "; ".join(texts), bad)
 
 
-@fault("One source takes all slots", f"A source opens {LIMIT + 2} connections that talk; another source comes.", "source",
-       quiet=True)
+@fault("One source takes all slots", f"A source opens {LIMIT + 2} connections that talk; another source comes.",
+       "source", quiet=True)
 def one_source(start):
     server = start()
     greedy = several(server.port, LIMIT + 2, CULPRIT)
@@ -403,7 +407,8 @@ def stopped(start):
     close(held)
     server.wait(lambda: not server.programs(), 2)
     left = len(server.programs())
-    short = "cuts live connections" if lives < 2 else "ends at once, live go on" if took < 3 else "drains, then ends them"
+    short = "cuts live connections" if lives < 2 else "ends at once, live go on" if took < 3 else \
+        "drains, then ends them"
     short += f", {left} left for ever" if left else ", nothing left"
     text = f"{lives} of 2 live connections go on a second later, a new client: {seen(new.state)}; " + (
         "the server ends at once" if ended and took < 3 else

@@ -6,13 +6,20 @@ import os
 import platform
 import signal
 import sys
+import textwrap
 import time
 
 import faults
 import peers
 from server import LIMIT, Failed, Server, own_orphans
 
-OURS = "preforkd"
+HEAD = """# What each server does on each fault
+
+Tried, not read: `benches/faults/run` on {day}, {machine}. Every server has the same program and
+room for {limit} connections, on 127.0.0.1. Faults are made by real means, and what counts is what another client sees,
+who does nothing wrong. **Bold** is harm to it, to live connections or to the service. A server that has an option
+against the fault is tried plain and with that option. [README.md](README.md) says how to read it.
+"""
 
 
 def attempt(fault, peer, remedy):
@@ -52,9 +59,15 @@ def tries(fault, peer):
 def prepare():
     """In every process that tries faults."""
     own_orphans()
-    # So that whatever runs is ended.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: sys.exit(1))
+        signal.signal(number, leave)
+
+
+def leave(*_):
+    """Ends whatever runs, and is not disturbed in it."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(1)
 
 
 def options(peer, remedy):
@@ -77,12 +90,7 @@ def report(tried, results):
     out = []
     machine = f"{os.cpu_count()} CPUs, Linux {platform.release()}"
     day = datetime.datetime.now(datetime.timezone.utc).date()
-    out.append("# What each server does on each fault\n")
-    out.append(f"Tried, not read: `benches/faults/run` on {day}, {machine}. Every server has the same program and room "
-               f"for {LIMIT}\nconnections, on 127.0.0.1; faults are made by real means, and what counts is what another "
-               "client sees, who does\nnothing wrong. **Bold** is harm to it, to live connections or to the service. "
-               "A server that has an option against the\nfault is tried plain and with that option. [README.md](README.md) "
-               "says how to read it.\n")
+    out.append(HEAD.format(day=day, machine=machine, limit=LIMIT))
     out.append("| server | version | limit |\n|---|---|---|")
     out += [f"| {peer.name} | {peer.version()} | " + (peer.limit if peer.unlimited else f"`{peer.limit}`") + " |"
             for peer in tried]
@@ -92,7 +100,8 @@ def report(tried, results):
         cells = (cell(results[fault][peer]) for peer in tried)
         out.append(f"| [{number}. {fault.title}](#{anchor(number, fault)}) | " + " | ".join(cells) + " |")
     for number, fault in enumerate(results, 1):
-        out.append(f"\n## {number}. {fault.title}\n\n{fault.explanation}\n\n| server | what happens |\n|---|---|")
+        explanation = textwrap.fill(fault.explanation, 120)
+        out.append(f"\n## {number}. {fault.title}\n\n{explanation}\n\n| server | what happens |\n|---|---|")
         for peer in tried:
             for options_, result in results[fault][peer]:
                 name = f"{peer.name}, `{'`, `'.join(options_.split(', '))}`" if options_ else peer.name

@@ -186,8 +186,8 @@ class Preforkd(Peer):
 
     def version(self):
         words = subprocess.run([self.executable(), "--version"], capture_output=True, text=True).stdout.split()
-        commit = subprocess.run(["git", "log", "-1", "--format=%h", "--", "src"], capture_output=True, text=True).stdout.strip()
-        return f"{words[-1]} ({commit})"
+        last = ["git", "log", "-1", "--format=%h", "--", "src"]
+        return f"{words[-1]} ({subprocess.run(last, capture_output=True, text=True).stdout.strip()})"
 
     def file(self, server):
         return server.directory / "conf"

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -20,7 +21,7 @@ def own_orphans():
 
 
 def free_port():
-    """Below those that the kernel gives to clients. Others look for one at the same time, each in a place of its own."""
+    """Below those that the kernel gives to clients. Each process looks for one in a place of its own."""
     while True:
         free_port.last = max(free_port.last + 1, 10000 + os.getpid() % 200 * 100)
         with socket.socket() as probe:
@@ -60,19 +61,22 @@ class Server:
         self.directory.chmod(0o755)
         self.cgroup = pids_controller() / f"preforkd-faults-{os.getpid()}-{self.port}"
         self.cgroup.mkdir()
-        self.log = self.directory / "log"
+        self.log, self.syslog = self.directory / "log", self.directory / "syslog"
+        self.syslog.write_bytes(bytes(8))
         self.launch()
 
     def launch(self):
         command = self.peer.command(self)
-        environment = {"PATH": os.environ["PATH"], "SYSLOG_FD": "2" if self.peer.foreground else "9"}
+        environment = {"PATH": os.environ["PATH"]}
         if self.peer.syslog:
+            environment["SYSLOG_COUNT"] = str(self.syslog)
             environment["LD_PRELOAD"] = str(self.peer.bin / "syslog.so")
         procs = str(self.cgroup / "cgroup.procs")
+        # A shell moves itself into the cgroup and becomes the server.
+        become = 'echo $$ >"$0" && ulimit -c 0 && exec "$@"'
         with self.log.open("ab") as log:
-            # A shell moves itself into the cgroup and becomes the server. 9 is the log for who closes 2, as daemon(3) does.
             self.process = subprocess.Popen(
-                ["sh", "-c", 'echo $$ >"$0" && ulimit -c 0 && exec "$@" ' + ("" if self.peer.foreground else "9>&2"), procs, *command],
+                ["sh", "-c", become, procs, *command],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True,
                 cwd=self.directory)
 
@@ -175,7 +179,7 @@ class Server:
         return round(sum(after[pid] - before.get(pid, 0) for pid in after) / elapsed / 1e7)
 
     def log_lines(self):
-        return self.log.read_bytes().count(b"\n")
+        return self.log.read_bytes().count(b"\n") + int.from_bytes(self.syslog.read_bytes(), sys.byteorder)
 
     def slots(self):
         """How many clients it serves at once now, of two more than its limit."""
