@@ -168,3 +168,66 @@ fn a_fork_bomb_stays_in_its_cage() {
     drop(bombs);
     server.stop();
 }
+
+/// Each source is below its limit, and together they take all that there is: then it is the deadline that helps.
+#[test]
+fn five_thousand_silent_connections_of_many_sources_go_by_their_deadline() {
+    raise_descriptor_limit();
+    let options = ["--max-connections", "5000", "--max-connections-per-source", "100"];
+    let options = [&options[..], &["--first-byte-timeout", "3s", "--workers", "2"]].concat();
+    let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).start();
+    let service = server.address();
+    let silent: Vec<_> =
+        (0..5000u32).map(|n| connect_as([127, 0, 66, u8::try_from(n / 100).unwrap() + 1], service)).collect();
+    // It may have to wait, and is served.
+    (0..50).for_each(|_| good_exchange(service));
+    eventually("all have ended", || server.count("active") == 0 && server.count("counted") == 0);
+    assert_eq!(server.count("timeouts"), 5000);
+    assert_eq!((server.count("accepted"), refused(&server, "source_limit")), (5050, 0));
+    drop(silent);
+}
+
+#[test]
+fn a_program_that_takes_all_it_can_get_is_ended_by_its_limits() {
+    let listen = [address::fresh(), address::fresh(), address::fresh()];
+    let service = |name: &str, listen: SocketAddr, job: &str| {
+        format!("[service.{name}]\nlisten = \"{listen}\"\nstderr = \"null\"\n{job}\n")
+    };
+    let shell = |script: &str, limits: &str| {
+        format!("exec = [\"/bin/sh\", \"-c\", '{script}']\nlimits = {{ core = 0, {limits} }}")
+    };
+    let config = [
+        service("cpu", listen[0], &shell("while :; do :; done", "cpu = 1")),
+        service("memory", listen[1], &shell("x=x; while :; do x=$x$x$x$x; done", "as = \"64M\"")),
+        service("echo", listen[2], "handler = \"echo\""),
+    ];
+    let server = Preforkd::run(&config.concat()).start();
+    let greedy: Vec<_> = (0..2).flat_map(|_| listen[..2].iter().map(|it| connect_as(BAD, *it))).collect();
+    (0..100).for_each(|_| good_exchange(listen[2]));
+    for mut client in greedy {
+        assert!(!matches!(client.read(&mut [0]), Ok(1..)));
+    }
+    let ended = |service: &str| server.log.count(|line| line.contains(&format!("{service}: connection ")));
+    eventually("records", || ended("cpu") == 2 && ended("memory") == 2);
+    server.log.wait("by its limit", |line| line.contains("cpu: connection ") && line.contains("killed KILL"));
+}
+
+/// A worker that gets no memory ends, and another takes its place; its connections go on.
+#[test]
+fn a_worker_without_memory_is_replaced_and_its_connections_go_on() {
+    let listen = address::fresh();
+    let config = format!("[service.echo]\nlisten = \"{listen}\"\nhandler = \"echo\"\nworkers = 1\n");
+    let server = Preforkd::run(&config).start();
+    let mut before = connect_as(GOOD, listen);
+    try_echo(&mut before, b"x").unwrap();
+    let worker = server.workers()[0];
+    sure(&["prlimit", "--as=4096:4096", "--pid", &worker.to_string()]);
+    // It needs no more memory for these, or dies for want of it.
+    let mut failed = 0;
+    for _ in 0..300 {
+        let mut client = connect_as(GOOD, listen);
+        failed += u32::from(try_echo(&mut client, b"x").is_err());
+    }
+    assert!(failed <= 1, "{failed} connections failed");
+    try_echo(&mut before, b"x").unwrap();
+}
