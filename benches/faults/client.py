@@ -142,10 +142,13 @@ class Bystander(threading.Thread):
     def all_served(self):
         return len(served(self.clients)) == len(self.clients)
 
+    @property
+    def slowest(self):
+        return max(client.seconds or 2 for client in self.clients)
+
     def __str__(self):
-        worst = max(client.seconds or 2 for client in self.clients)
         good = len(served(self.clients))
-        text = f"{good} of {len(self.clients)} served, the slowest after {worst:.2f} s"
+        text = f"{good} of {len(self.clients)} served, the slowest after {self.slowest:.2f} s"
         return text if self.all_served else f"{count(self.clients)} (of {len(self.clients)})"
 
 

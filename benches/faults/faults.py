@@ -28,7 +28,7 @@ class Result:
     """`short` for the table, `text` with figures, and whether somebody was harmed who did nothing."""
 
     def __init__(self, short, text, bad=False):
-        self.short, self.text, self.bad = short, text, bad
+        self.short, self.text, self.bad = short, text, bool(bad)
 
 
 def seen(state):
@@ -180,8 +180,9 @@ def rate(start):
         f"afterwards not served in {LONG} s"
     text += f"; the server {died}" if died else ""
     refused = [client for client in watch.clients if client.state in ("refused", "closed")]
+    fine = "serves the other, slowly" if watch.slowest > 1 else "serves the other"
     short = f"server {died}" if died else f"closed for more than {LONG} s" if recovered is None else \
-        f"closed for {recovered:.0f} s more" if recovered > 2 else "serves the other" if watch.all_served else \
+        f"closed for {recovered:.0f} s more" if recovered > 2 else fine if watch.all_served else \
         "refuses the other, too" if refused else "the other waits more than 2 s"
     return Result(short, text, not watch.all_served or recovered is None or recovered > 2)
 
@@ -254,7 +255,8 @@ def stubborn(start):
     bad = fill(server, LIMIT, b"stay\n")
     close(bad)
     recovered = until_served(server.port, PATIENCE)
-    server.wait(lambda: len(server.programs()) <= LIMIT, 2)
+    # Who ends them does so one after the other, politely first.
+    server.wait(lambda: not server.programs(), 8)
     left = len(server.programs())
     if recovered is None:
         return Result("slots lost for ever", f"no other is served in {PATIENCE} s; {left} processes stay", True)

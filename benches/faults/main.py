@@ -1,8 +1,10 @@
 """Does every fault to every peer and prints what happened, as Markdown. Called by ./run, which says how."""
 
 import datetime
+import json
 import multiprocessing
 import os
+import pathlib
 import platform
 import signal
 import sys
@@ -134,15 +136,32 @@ def main():
             print(f"benches/faults/run: {peer.name} is not tried: {reason}", file=sys.stderr)
         else:
             tried.append(peer)
-    results = {}
+    store = pathlib.Path(bin_, "results.json")
+    kept = json.loads(store.read_text()) if store.exists() else {}
+    chosen_faults = []
     for fault in faults.ALL:
         if of_faults and fault.__name__ not in of_faults:
             continue
+        chosen_faults.append(fault)
         # Most of the time is waiting.
         with multiprocessing.get_context("fork").Pool(3 if fault.quiet else 1, prepare) as pool:
             done = pool.starmap(tries, [(fault, peer) for peer in tried], chunksize=1)
-        results[fault] = dict(zip(tried, done))
-    print(report(tried, results), end="")
+        for peer, results in zip(tried, done):
+            kept.setdefault(fault.__name__, {})[peer.name] = [(words_, vars(result)) for words_, result in results]
+        store.write_text(json.dumps(kept, indent=1))
+    if words:
+        print(report(tried, restored(kept, chosen_faults, tried)), end="")
+    # A part replaces that part of the page.
+    existing = [peer for peer in chosen if not peer.missing()]
+    if all(peer.name in kept.get(fault.__name__, {}) for fault in faults.ALL for peer in existing):
+        page = report(existing, restored(kept, faults.ALL, existing))
+        pathlib.Path(__file__).with_name("latest.md").write_text(page)
+
+
+def restored(kept, chosen, tried):
+    """What was kept, for these faults and peers: {fault: {peer: [(options, result)]}}."""
+    return {fault: {peer: [(words, faults.Result(**result)) for words, result in kept[fault.__name__][peer.name]]
+                    for peer in tried} for fault in chosen}
 
 
 if __name__ == "__main__":
