@@ -163,7 +163,7 @@ def no_processes(start):
     short = f"server {died}" if died else "all slots lost for ever" if recovered is None else \
         f"{LIMIT - left} slots lost" if left < LIMIT else \
         f"drops {lost} of {LIMIT + 1}, recovers" if lost else "clients wait, recovers"
-    return Result(short, text, bool(died) or recovered is None or left < LIMIT or not live)
+    return Result(short, text, lost or died or recovered is None or left < LIMIT or not live)
 
 
 @fault("2,000 connections a second from one source", "For 2 s, each closed at once; another source asks five times a "
