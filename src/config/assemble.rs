@@ -25,7 +25,8 @@ pub(crate) fn assemble(sections: &Sections<'_>, machine: &Machine<'_>, problems:
     for (name, section) in &sections.services {
         let mut draft = ServiceDraft::default();
         apply(section, &SERVICE, &format!("[service.{name}]"), &mut draft, machine, problems);
-        let doubts = draft.admission.doubts(section.origin).into_iter();
+        let doubts =
+            draft.admission.doubts(section.origin).into_iter().chain(service::doubts(section, &draft));
         doubts.for_each(|fault| problems.push(section.origin.error(fault).into_warning()));
         take(name, section.origin, &draft, &mut taken, problems);
         match service::resolve(name, section, draft, machine) {

@@ -11,7 +11,7 @@ use super::document::Section;
 use super::draft::ServiceDraft;
 use super::files::{self, Root};
 use super::value::{Fault, Faults};
-use super::{Credentials, Identity, Job, Service, SocketOptions, Stderr};
+use super::{Address, Credentials, Identity, Job, Service, SocketOptions, Stderr};
 
 /// The machine that a configuration is checked against.
 #[derive(Debug)]
@@ -83,6 +83,19 @@ pub(crate) fn resolve(
             keepalive: draft.keepalive.unwrap_or(false),
         },
     })
+}
+
+/// What is no error, and does not do what its writer expects.
+pub(crate) fn doubts(section: &Section<'_>, draft: &ServiceDraft) -> Faults {
+    let is_unix = |address: &&Spanned<Address>| matches!(address.get_ref(), Address::Unix(_));
+    let Some(socket) = draft.listen.iter().find(is_unix).map(Spanned::get_ref) else { return Faults::new() };
+    let keys = ["first_byte_timeout", "idle_timeout"].into_iter();
+    let written = keys.filter_map(|key| Some((key, span(section, key)?)));
+    let doubt = |(key, span)| {
+        Fault::new(span, format!("{key} does nothing for connections to {socket}"))
+            .help("the kernel counts no bytes of a Unix socket; max_lifetime works there, too")
+    };
+    written.map(doubt).collect()
 }
 
 /// The CPUs that sched_setaffinity(2) and the cgroup leave to this process.

@@ -4,6 +4,7 @@
 //! of the steps matters: what needs privilege comes before the change of user, what the parent still owns is closed
 //! before anything of a stranger runs.
 
+pub(crate) mod deadline;
 mod environment;
 mod gate;
 mod header;
@@ -18,8 +19,8 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
+use crate::config::admission::Deadlines;
 use crate::config::{Builtin, Job, Service, Stderr};
-use crate::handler;
 use crate::shared::ConnectionId;
 use crate::sys::exec::Image;
 use crate::sys::fd::{Desk, Passed};
@@ -28,6 +29,7 @@ use crate::sys::socket::Peer;
 use crate::sys::{fd, process, signal};
 
 pub(crate) use crate::handler::Traffic;
+pub(crate) use deadline::EXIT_CODE as TIMED_OUT;
 pub(crate) use gate::{Gate, Seat};
 pub(crate) use header::{Read, Reading};
 pub(crate) use report::{EXIT_CODE as FAILED_TO_BEGIN, Failure, Report, Reports, Served};
@@ -44,6 +46,7 @@ pub(crate) struct Preparation {
     signals: Signals,
     reporter: Reporter,
     gate: Gate,
+    deadlines: Deadlines,
 }
 
 #[derive(Debug)]
@@ -61,6 +64,8 @@ pub(crate) struct Call {
     pub(crate) peer: Peer,
     /// What it called, if a proxy has said so.
     pub(crate) called: Option<SocketAddr>,
+    /// How many bytes of it were the header of that proxy, and have been taken.
+    pub(crate) header: u64,
     /// Its name.
     pub(crate) id: ConnectionId,
 }
@@ -87,8 +92,8 @@ impl Preparation {
             Stderr::Log | Stderr::Inherit => None,
         };
         let cage = Cage::new(&service.identity, &service.limits, restore_descriptor_limit)?;
-        let gate = Gate::new(&service.admission);
-        Ok(Preparation { cage, job, null, signals, reporter: reports.reporter(), gate })
+        let (gate, deadlines) = (Gate::new(&service.admission), service.admission.deadlines);
+        Ok(Preparation { cage, job, null, signals, reporter: reports.reporter(), gate, deadlines })
     }
 
     /// Whether connections are for a program, which says things on stderr.
@@ -169,7 +174,10 @@ impl Preparation {
         if let Err(failed) = self.cage.limit_descriptors() {
             return failed;
         }
-        let (code, traffic) = handler::serve(builtin, call.connection.take());
+        // Its lifetime is its worker's matter.
+        let deadlines = self.deadlines.of_bytes();
+        let (code, traffic) =
+            deadline::serve(builtin, call.connection.take(), call.header, deadlines, self.reporter);
         self.reporter.served(traffic);
         process::exit(code)
     }

@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use crate::admission::Refusal;
 use crate::config::{Job, Service};
 use crate::handler::Traffic;
+use crate::shared::Deadline;
 use crate::sys::fd::{self, Passed};
 use crate::sys::process;
 use crate::sys::wait::Pid;
@@ -119,6 +120,8 @@ pub(crate) enum Report {
     Ended(Served),
     /// A spare has closed a connection that is not let in, and goes on waiting.
     Refused(Refusal),
+    /// Its handler had a deadline behind it; it ends, see [`super::TIMED_OUT`].
+    TimedOut(Deadline, Traffic),
 }
 
 /// How a connection ended whose process goes on.
@@ -143,6 +146,7 @@ const ROUNDS: usize = 100;
 const SERVED: u8 = 0;
 const ENDED: u8 = u8::MAX;
 const REFUSED: u8 = u8::MAX - 1;
+const TIMED_OUT: u8 = u8::MAX - 2;
 
 impl Report {
     pub(crate) fn encode(self, sender: Pid) -> [u8; LENGTH] {
@@ -152,6 +156,9 @@ impl Report {
                 (ENDED, code, [traffic.received, traffic.sent, cpu_usec])
             }
             Report::Refused(why) => (REFUSED, why as u8, [0; 3]),
+            Report::TimedOut(deadline, traffic) => {
+                (TIMED_OUT, deadline as u8, [traffic.received, traffic.sent, 0])
+            }
             Report::Failed(failure) => {
                 (failure.stage as u8, 0, [u64::from(failure.errno.unsigned_abs()), 0, 0])
             }
@@ -178,6 +185,7 @@ impl Report {
         let report = match kind {
             SERVED => Report::Served(traffic),
             REFUSED => Report::Refused(Refusal::from_number(code)?),
+            TIMED_OUT => Report::TimedOut(*Deadline::ALL.get(usize::from(code))?, traffic),
             ENDED => Report::Ended(Served { code, traffic, cpu_usec: third }),
             kind => {
                 let stage = Stage::ALL.into_iter().find(|stage| *stage as u8 == kind)?;
@@ -251,6 +259,11 @@ impl Reporter {
         self.send(Report::Ended(served));
     }
 
+    /// Says that a deadline has passed; also in a signal handler.
+    pub(super) fn timed_out(self, deadline: Deadline, traffic: Traffic) {
+        self.send(Report::TimedOut(deadline, traffic));
+    }
+
     fn send(self, report: Report) {
         let _ = nix::unistd::write(self.0.borrow(), &report.encode(process::id()));
     }
@@ -269,10 +282,13 @@ mod tests {
         reporter.failed(Stage::Exec, &io::Error::from_raw_os_error(2));
         let served = Served { code: 7, traffic, cpu_usec: 3 };
         reporter.ended(served);
+        Deadline::ALL.into_iter().for_each(|deadline| reporter.timed_out(deadline, traffic));
         let mut heard = Vec::new();
         reports.read(|_, report| heard.push(report));
         let failure = Failure { stage: Stage::Exec, errno: 2 };
-        assert_eq!(heard, [Report::Served(traffic), Report::Failed(failure), Report::Ended(served)]);
+        let first = [Report::Served(traffic), Report::Failed(failure), Report::Ended(served)];
+        let last = Deadline::ALL.map(|deadline| Report::TimedOut(deadline, traffic));
+        assert_eq!(heard, [first, last].concat());
     }
 
     #[test]

@@ -12,8 +12,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::report::{Served, Stage};
-use super::{Call, Failed, Preparation, PreparedJob, Seat};
-use crate::handler;
+use super::{Call, Failed, Preparation, PreparedJob, Seat, deadline};
 use crate::shared::{self, Caller, ConnectionId, Place, Sources};
 use crate::sys::epoll::{Interest, Poller};
 use crate::sys::fd::{self, Passed};
@@ -37,6 +36,8 @@ pub(crate) struct Post {
     pub(crate) bell: Passed,
     /// Whether it rings when it is called; not every spare does.
     pub(crate) rings: bool,
+    /// Where it sends a copy of its connection, if it becomes a program.
+    pub(crate) copies: Option<Passed>,
     /// The name of its first connection.
     pub(crate) id: ConnectionId,
     /// Whether it serves more than one.
@@ -100,7 +101,13 @@ impl Spare {
     /// Returns if it was told to go and nobody had called.
     fn serve_once(&mut self) -> Result<(), Failed> {
         let Some((connection, peer)) = self.wait(0)? else { return Ok(()) };
-        let call = Call { connection: Passed::new(connection.as_fd()), peer, called: None, id: self.post.id };
+        let call = Call {
+            connection: Passed::new(connection.as_fd()),
+            peer,
+            called: None,
+            header: 0,
+            id: self.post.id,
+        };
         // Nothing of a stranger runs where this memory is.
         self.sources = None;
         let preparation = self.post.preparation;
@@ -116,12 +123,13 @@ impl Spare {
         let mut cpu = time::cpu_usec();
         for n in 0..again.connections.unwrap_or(u32::MAX).min(ConnectionId::PER_PROCESS) {
             let Some((connection, _)) = self.wait(n)? else { return Ok(()) };
-            let (code, traffic) = handler::serve(builtin, connection);
+            let (deadlines, reporter) = (preparation.deadlines, preparation.reporter);
+            let (code, traffic) = deadline::serve(builtin, connection, 0, deadlines, reporter);
             if let Some((sources, place)) = &self.sources {
                 sources.leave(*place);
             }
             let now = time::cpu_usec();
-            preparation.reporter.ended(Served { code, traffic, cpu_usec: now.saturating_sub(cpu) });
+            reporter.ended(Served { code, traffic, cpu_usec: now.saturating_sub(cpu) });
             memory::ring(self.post.bell.borrow());
             cpu = now;
             // Nobody was woken in its place while it served.
@@ -182,7 +190,7 @@ impl Spare {
                     memory::ring(self.post.bell.borrow());
                     return None;
                 }
-                self.note(peer, accepted_usec, n);
+                self.note(&connection, peer, accepted_usec, n);
                 Some((connection, peer))
             }
             Err(error) => {
@@ -195,10 +203,13 @@ impl Spare {
     }
 
     /// Killed before this, it has died waiting, and the connection with it.
-    fn note(&self, peer: Peer, accepted_usec: u64, n: u32) {
+    fn note(&self, connection: &OwnedFd, peer: Peer, accepted_usec: u64, n: u32) {
         let number = self.post.id.nth(n).number;
         let caller = Caller { number, accepted_usec, peer };
         shared::call(self.post.calls, process::id(), &caller);
+        if let (Some(copies), Peer::Ip(_)) = (self.post.copies, peer) {
+            shared::send_copy(copies, process::id(), number, connection.as_fd());
+        }
         if self.post.rings {
             memory::ring(self.post.bell.borrow());
         }

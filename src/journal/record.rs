@@ -8,7 +8,7 @@ use super::Buffer;
 use super::MessageId;
 use super::escape::Escaper;
 use crate::config::Level;
-use crate::shared::{Caller, ConnectionId};
+use crate::shared::{Caller, ConnectionId, Deadline};
 use crate::sys::socket::Peer;
 use crate::sys::time;
 use crate::sys::wait::{Ended, Ending, Pid};
@@ -57,6 +57,8 @@ impl From<Peer> for Remote {
 pub(crate) enum Exit<'a> {
     /// Its process ended so.
     Ended(Ending),
+    /// A deadline has ended it, whatever its process made of that.
+    TimedOut(Deadline),
     /// It never had a process; the reason, such as "fork: Resource temporarily unavailable".
     NotStarted(&'a str),
     /// Its worker died before it, so nobody who could say is left.
@@ -67,6 +69,7 @@ impl fmt::Display for Exit<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Exit::Ended(ending) => ending.fmt(f),
+            Exit::TimedOut(deadline) => write!(f, "timeout {deadline}"),
             Exit::NotStarted(_) => f.write_str("not started"),
             Exit::Lost => f.write_str("lost"),
         }
@@ -130,7 +133,7 @@ impl<'a> ConnectionRecord<'a> {
         match self.exit {
             Exit::NotStarted(_) => MessageId::ConnectionNotStarted,
             Exit::Ended(ending) if ending.is_crash() => MessageId::ConnectionCrashed,
-            Exit::Ended(_) | Exit::Lost => MessageId::ConnectionEnded,
+            Exit::Ended(_) | Exit::TimedOut(_) | Exit::Lost => MessageId::ConnectionEnded,
         }
     }
 }
@@ -143,7 +146,7 @@ impl fmt::Display for ConnectionRecord<'_> {
         }
         let (seconds, millis) = (self.duration.as_secs(), self.duration.subsec_millis());
         write!(f, "{} after {seconds}.{millis:03}s (pid {}", self.exit, self.pid)?;
-        if let Exit::Ended(_) = self.exit {
+        if let Exit::Ended(_) | Exit::TimedOut(_) = self.exit {
             write!(f, ", cpu {} ms, {} KiB", self.cpu.as_millis(), self.max_rss_kib)?;
         }
         if let Some((received, sent)) = self.bytes {
@@ -239,7 +242,7 @@ fn connection_fields(record: &ConnectionRecord<'_>, field: &mut dyn FnMut(&'stat
         field("PREFORKD_BYTES_IN", format_args!("{received}"));
         field("PREFORKD_BYTES_OUT", format_args!("{sent}"));
     }
-    if let Exit::Ended(_) = record.exit {
+    if let Exit::Ended(_) | Exit::TimedOut(_) = record.exit {
         field("PREFORKD_CPU_USEC", format_args!("{}", record.cpu.as_micros()));
         field("PREFORKD_MAXRSS_KB", format_args!("{}", record.max_rss_kib));
     }

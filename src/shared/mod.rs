@@ -3,6 +3,8 @@
 mod board;
 mod caller;
 mod calls;
+mod copies;
+mod deadline;
 mod id;
 mod sources;
 mod tally;
@@ -10,6 +12,8 @@ mod tally;
 pub(crate) use board::{Board, NoSlot, Owner, Place, Processes, Slot};
 pub(crate) use caller::Caller;
 pub(crate) use calls::{Calls, CallsToCome, call};
+pub(crate) use copies::{Copies, send_copy};
+pub(crate) use deadline::Deadline;
 pub(crate) use id::{ConnectionId, process_of};
 pub(crate) use sources::{Bucket, Penalty, Punished, Source, Sources};
 #[cfg(any(test, feature = "fuzzing"))]

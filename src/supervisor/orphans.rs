@@ -130,6 +130,11 @@ impl Orphans {
         self.late.iter().filter(|late| late.service == service).map(|late| late.calls.unread()).sum()
     }
 
+    /// Whether this process is one of them.
+    pub(super) fn has(&self, pid: Pid) -> bool {
+        self.by_pid.contains_key(&pid)
+    }
+
     fn hear_late_calls(&mut self) {
         for late in &self.late {
             late.calls.read(|pid, caller| {

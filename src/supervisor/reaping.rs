@@ -12,14 +12,19 @@ use crate::config::Level;
 use crate::control::WorkerState;
 use crate::exit;
 use crate::journal::MessageId;
+use crate::sys::process;
 use crate::sys::wait::{self, Ended, Ending, Pid};
 
 impl Supervisor {
     /// Reaps all that have ended. Workers come first: with each, its children have become ours.
     pub(super) fn reap(&mut self) {
         let mut reaped = HashMap::new();
-        while let Ok(Some(ended)) = wait::reap() {
-            reaped.insert(ended.pid, ended);
+        while let Some(pid) = wait::ended() {
+            if self.orphans.has(pid) {
+                process::kill_rest_of_group(pid);
+            }
+            let Ok(Some(ended)) = wait::wait_for(pid) else { break };
+            reaped.insert(pid, ended);
         }
         let workers: Vec<Pid> = reaped.keys().copied().filter(|pid| self.crew.has(*pid)).collect();
         for pid in workers {

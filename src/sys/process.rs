@@ -62,6 +62,14 @@ pub(crate) fn signal_group(leader: Pid, signal: Signal) {
     }
 }
 
+/// Kills what is left of the group of a process that has ended, and that the caller has not reaped.
+pub(crate) fn kill_rest_of_group(leader: Pid) {
+    if leader > 1 {
+        // It fails if the leader never made its group, or who is left may not be killed by us.
+        let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(leader), Signal::SIGKILL);
+    }
+}
+
 /// Signals one process; the caller must be the one who reaps it, as with [`signal_group`].
 pub(crate) fn signal_process(pid: Pid, signal: Signal) {
     if pid > 1 {

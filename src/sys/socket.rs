@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::sys::socket::{
     self as nixsock, AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, UnixAddr,
@@ -248,6 +249,12 @@ pub(crate) fn message_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(nixsock::socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?)
 }
 
+/// Gives what is sent and not yet received as much room as there is, socket(7).
+pub(crate) fn widen(socket: BorrowedFd<'_>) {
+    // The kernel takes what net.core.wmem_max allows of it.
+    let _ = setsockopt(&socket, sockopt::SndBuf, &(1 << 20));
+}
+
 /// Sends one message; never raises SIGPIPE.
 pub(crate) fn send(socket: BorrowedFd<'_>, message: &[u8]) -> io::Result<()> {
     nixsock::send(socket.as_raw_fd(), message, nixsock::MsgFlags::MSG_NOSIGNAL)?;
@@ -257,6 +264,70 @@ pub(crate) fn send(socket: BorrowedFd<'_>, message: &[u8]) -> io::Result<()> {
 /// Receives one message; 0 bytes are the end. What does not fit is lost.
 pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(nixsock::recv(socket.as_raw_fd(), buffer, nixsock::MsgFlags::empty())?)
+}
+
+/// Sends one message with a copy of a descriptor, unix(7); never raises SIGPIPE.
+///
+/// # Errors
+///
+/// `WouldBlock` if nobody reads; `ETOOMANYREFS` if this user has sent too many that nobody has read.
+pub(crate) fn send_copy(socket: BorrowedFd<'_>, message: &[u8], copied: BorrowedFd<'_>) -> io::Result<()> {
+    let descriptors = [copied.as_raw_fd()];
+    let control = [nixsock::ControlMessage::ScmRights(&descriptors)];
+    let flags = nixsock::MsgFlags::MSG_NOSIGNAL;
+    nixsock::sendmsg::<()>(socket.as_raw_fd(), &[io::IoSlice::new(message)], &control, flags, None)?;
+    Ok(())
+}
+
+/// Receives one message and the descriptor that came with it, closed on exec; what does not fit is lost.
+pub(crate) fn receive_copy(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+) -> io::Result<(usize, Option<OwnedFd>)> {
+    let flags = nixsock::MsgFlags::MSG_CMSG_CLOEXEC | nixsock::MsgFlags::MSG_DONTWAIT;
+    let mut room = nix::cmsg_space!(libc::c_int);
+    let mut parts = [io::IoSliceMut::new(buffer)];
+    let received = nixsock::recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut room), flags)?;
+    let mut copy = None;
+    for message in received.cmsgs()? {
+        if let nixsock::ControlMessageOwned::ScmRights(descriptors) = message {
+            for number in descriptors {
+                // SAFETY: the kernel has just given us this descriptor.
+                copy.get_or_insert(unsafe { OwnedFd::from_raw_fd(number) });
+            }
+        }
+    }
+    Ok((received.bytes, copy))
+}
+
+/// Whether `fd` is a TCP socket that is, or was, connected.
+pub(crate) fn is_tcp_connection(fd: BorrowedFd<'_>) -> bool {
+    let has = |option: libc::c_int, wanted: libc::c_int| {
+        let mut value: libc::c_int = 0;
+        let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+        let place = (&raw mut value).cast();
+        // SAFETY: both describe live locals that the kernel writes.
+        let result =
+            unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, option, place, &mut length) };
+        result == 0 && value == wanted
+    };
+    has(libc::SO_TYPE, libc::SOCK_STREAM)
+        && has(libc::SO_PROTOCOL, libc::IPPROTO_TCP)
+        && has(libc::SO_ACCEPTCONN, 0)
+}
+
+/// Has the kernel keep what the client does not take for no longer than this, closed or not. Without it, who never reads
+/// keeps a full buffer for minutes after its connection was closed.
+pub(crate) fn give_up_after(connection: BorrowedFd<'_>, time: Duration) {
+    let ms = u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+    // It is no TCP connection if it fails.
+    let _ = setsockopt(&connection, sockopt::TcpUserTimeout, &ms);
+}
+
+/// Ends both directions for whoever has this connection; what was sent before still goes out.
+pub(crate) fn end(connection: BorrowedFd<'_>) {
+    // The client may have gone.
+    let _ = nixsock::shutdown(connection.as_raw_fd(), nixsock::Shutdown::Both);
 }
 
 fn ip_of(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
@@ -324,5 +395,36 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let server = listener.accept().unwrap().0;
         last_words(client, server, |client| client.shutdown(std::net::Shutdown::Write).unwrap());
+    }
+
+    #[test]
+    fn a_copy_of_a_connection_goes_from_process_to_process() {
+        let (to, from) = message_pair().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        send_copy(to.as_fd(), b"hello", server.as_fd()).unwrap();
+        send(to.as_fd(), b"alone").unwrap();
+        drop(server);
+        let mut buffer = [0; 8];
+        let (length, copy) = receive_copy(from.as_fd(), &mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"hello");
+        let mut copy = TcpStream::from(copy.unwrap());
+        copy.write_all(b"x").unwrap();
+        client.read_exact(&mut [0]).unwrap();
+        assert!(is_tcp_connection(copy.as_fd()));
+        end(copy.as_fd());
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
+        assert!(matches!(receive_copy(from.as_fd(), &mut buffer), Ok((5, None))));
+        let nothing = receive_copy(from.as_fd(), &mut buffer).unwrap_err();
+        assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn only_a_tcp_connection_is_one() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(!is_tcp_connection(listener.as_fd()));
+        assert!(!is_tcp_connection(UnixStream::pair().unwrap().0.as_fd()));
+        assert!(!is_tcp_connection(std::fs::File::open("/dev/null").unwrap().as_fd()));
     }
 }

@@ -17,7 +17,8 @@ struct Raw {
     last_data_sent: u32,
     last_ack_sent: u32,
     last_data_recv: u32,
-    before_bytes_acked: [u32; 16],
+    last_ack_recv: u32,
+    before_bytes_acked: [u32; 15],
     bytes_acked: u64,
     bytes_received: u64,
     segments: [u32; 2],
@@ -28,6 +29,7 @@ struct Raw {
 }
 
 const _: () = assert!(std::mem::offset_of!(Raw, bytes_sent) == 200, "linux/tcp.h");
+const _: () = assert!(std::mem::offset_of!(Raw, bytes_acked) == 120, "linux/tcp.h");
 
 /// A connection or a listener, at one moment.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +40,23 @@ pub(crate) struct TcpInfo {
     pub(crate) sent: u64,
     /// Of a listener, how many connections wait in its queue.
     pub(crate) unacked: u32,
+    /// What tells whether the connection is in use, from Linux 4.1 on.
+    pub(crate) motion: Option<Motion>,
+}
+
+/// Two counters that only a living client moves, and when it was last heard.
+///
+/// `tcpi_last_data_sent` would not do: it moves with each retransmission, so a client that is gone would look alive.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Motion {
+    /// Bytes from the client, the end of its stream among them.
+    pub(crate) received: u64,
+    /// Bytes that the client has acknowledged.
+    pub(crate) acked: u64,
+    /// Milliseconds since its last data.
+    pub(crate) since_data_ms: u32,
+    /// Milliseconds since its last acknowledgement of whatever.
+    pub(crate) since_ack_ms: u32,
 }
 
 impl TcpInfo {
@@ -59,10 +78,18 @@ impl TcpInfo {
         // The end of the client's stream takes a number in the sequence, which the kernel counts as a byte.
         let end = u64::from(END_HAS_COME.contains(&raw.state));
         let unsent = u64::from(raw.notsent_bytes);
+        let is_told = length as usize >= std::mem::offset_of!(Raw, segments);
+        let motion = is_told.then_some(Motion {
+            received: raw.bytes_received,
+            acked: raw.bytes_acked,
+            since_data_ms: raw.last_data_recv,
+            since_ack_ms: raw.last_ack_recv,
+        });
         Ok(TcpInfo {
             received: raw.bytes_received.saturating_sub(end),
             sent: raw.bytes_sent.saturating_sub(raw.bytes_retrans).saturating_add(unsent),
             unacked: raw.unacked,
+            motion,
         })
     }
 }
@@ -99,5 +126,24 @@ mod tests {
         server.shutdown(Shutdown::Write).unwrap();
         client.read_to_end(&mut Vec::new()).unwrap();
         assert_eq!(counts(&server), (1000, 70));
+    }
+    #[test]
+    fn only_what_the_client_does_moves_a_counter() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        let counts = || {
+            let motion = TcpInfo::of(server.as_fd()).unwrap().motion.unwrap();
+            (motion.received, motion.acked)
+        };
+        assert_eq!(counts(), (0, 0), "a new connection has no past");
+        client.write_all(&[0; 10]).unwrap();
+        assert_eq!(counts(), (10, 0), "unread bytes count");
+        (&server).write_all(&[0; 20]).unwrap();
+        client.read_exact(&mut [0; 20]).unwrap();
+        assert_eq!(counts(), (10, 20));
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(counts().0, 11, "the end is a byte");
+        server.read_exact(&mut [0; 10]).unwrap();
     }
 }

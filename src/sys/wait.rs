@@ -88,10 +88,24 @@ pub(crate) fn wait_for(pid: Pid) -> io::Result<Option<Ended>> {
 
 /// A child that a signal has stopped since the last call.
 pub(crate) fn stopped() -> Option<Pid> {
+    waitid(libc::P_ALL, 0, libc::WSTOPPED)
+}
+
+/// A child that has ended, without reaping it: until then nobody else can get its number, nor its group's.
+pub(crate) fn ended() -> Option<Pid> {
+    waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOWAIT)
+}
+
+/// Whether this child has ended and only waits to be reaped.
+pub(crate) fn has_ended(pid: Pid) -> bool {
+    libc::id_t::try_from(pid).is_ok_and(|id| waitid(libc::P_PID, id, libc::WEXITED | libc::WNOWAIT).is_some())
+}
+
+fn waitid(kind: libc::idtype_t, id: libc::id_t, what: libc::c_int) -> Option<Pid> {
     // SAFETY: siginfo_t is plain data, for which zero is a value.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     // SAFETY: `info` is a live local that the kernel writes.
-    let result = unsafe { libc::waitid(libc::P_ALL, 0, &mut info, libc::WSTOPPED | libc::WNOHANG) };
+    let result = unsafe { libc::waitid(kind, id, &mut info, what | libc::WNOHANG) };
     // SAFETY: waitid has filled in the part of a SIGCHLD, or left the zeros.
     let pid = unsafe { info.si_pid() };
     (result == 0 && pid > 0).then_some(pid)

@@ -6,8 +6,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use hashbrown::HashMap;
 
 use super::output::Output;
+use crate::connection::deadline::Watch;
 use crate::connection::{Failure, Report, Traffic};
-use crate::shared::{Caller, Slot, process_of};
+use crate::shared::{Caller, Deadline, Slot, process_of};
 use crate::sys::private::OwnBusiness;
 use crate::sys::tcp_info::TcpInfo;
 use crate::sys::wait::Pid;
@@ -34,22 +35,30 @@ pub(super) struct Connection {
     pub(super) failure: Option<Failure>,
     /// What its handler said that it has moved.
     pub(super) traffic: Option<Traffic>,
+    /// The deadline that it said was behind it.
+    pub(super) said_timeout: Option<Deadline>,
+    /// What is known of the connection that was kept, if it has deadlines.
+    pub(super) watch: Option<Watch>,
+    /// The deadline for which it was told to end.
+    pub(super) timed_out: Option<Deadline>,
 }
 
 impl Connection {
     pub(super) fn new(slot: Slot, caller: Caller, output: Option<Output>) -> Self {
-        let (to_come, kept, failure, traffic) = (VecDeque::new(), None, None, None);
         Connection {
             slot,
             caller,
             waits: false,
             several: false,
             output,
-            kept,
+            kept: None,
             header: 0,
-            to_come,
-            failure,
-            traffic,
+            to_come: VecDeque::new(),
+            failure: None,
+            traffic: None,
+            said_timeout: None,
+            watch: None,
+            timed_out: None,
         }
     }
 
@@ -84,6 +93,16 @@ impl Live {
 
     pub(super) fn remove(&mut self, pid: Pid) -> Option<Connection> {
         self.0.remove(&pid)
+    }
+
+    /// Keeps the connection of a program that was a spare, whether or not it is known yet that it was called. False if it
+    /// has none.
+    pub(super) fn keep(&mut self, pid: Pid, process: u64, copy: OwnedFd) -> bool {
+        let is_its_own = |spare: &&mut Connection| {
+            process_of(spare.caller.number) == process && !spare.several && spare.kept.is_none()
+        };
+        let spare = self.0.get_mut(&pid).filter(is_its_own);
+        spare.map(|spare| spare.kept = Some(copy)).is_some()
     }
 
     /// A spare says that it has been called. What one that serves a single connection says, it said before it served a
@@ -132,10 +151,31 @@ impl Live {
             match report {
                 Report::Failed(failure) => connection.failure = Some(failure),
                 Report::Served(traffic) => connection.traffic = Some(traffic),
+                Report::TimedOut(deadline, traffic) => {
+                    (connection.said_timeout, connection.traffic) = (Some(deadline), Some(traffic));
+                }
                 // See `end`.
                 Report::Ended(_) | Report::Refused(_) => {}
             }
         }
+    }
+
+    /// One that has not been reaped.
+    pub(super) fn get_mut(&mut self, pid: Pid) -> Option<&mut Connection> {
+        self.0.get_mut(&pid)
+    }
+
+    /// Whether this process serves this connection, or will after the one whose end it has not reported yet.
+    pub(super) fn expects(&self, pid: Pid, number: u64) -> bool {
+        self.0.get(&pid).is_some_and(|connection| {
+            // Who waits has the number of its first connection.
+            (connection.caller.number == number && !connection.waits)
+                || connection.to_come.iter().any(|caller| caller.number == number)
+        })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -4,6 +4,8 @@
 //! nothing but the header of a proxy that it was told to believe. When its supervisor
 //! is gone it accepts no more and ends with its last connection.
 
+mod agenda;
+mod deadlines;
 mod farewell;
 mod greeting;
 mod headers;
@@ -24,17 +26,18 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use crate::config::Service;
-use crate::config::admission::Overload;
+use crate::config::admission::{Deadlines, Overload};
 use crate::connection::{Preparation, Report as Said, Reports};
 use crate::exit;
 use crate::journal::Log;
-use crate::shared::{Board, Calls, CallsToCome, Slot, Sources, Tally};
+use crate::shared::{Board, Calls, CallsToCome, Copies, Slot, Sources, Tally};
 use crate::sys::epoll::{Interest, Poller};
 use crate::sys::fd::{Desk, Passed};
 use crate::sys::fork::{Forked, Nursery, fork, keep_stacks};
 use crate::sys::signal::{self, Signal, Signals, Wakers};
 use crate::sys::{fd, process, wait};
 
+use agenda::Agenda;
 use farewell::Farewells;
 use headers::Headers;
 use intake::Intake;
@@ -99,6 +102,9 @@ struct Worker {
     nursery: Nursery,
     desk: Desk,
     reports: Reports,
+    /// Of the connections of spares that become programs, if they are wanted.
+    copies: Option<Copies>,
+    agenda: Agenda,
     intake: Intake,
     pool: Pool,
     refusals: Refusals,
@@ -142,9 +148,11 @@ impl Worker {
         let (calls, to_come) = (Calls::open(handover.calls), CallsToCome::open(handover.calls_to_come));
         let all_ring = plan.service.admission.overload != Overload::Queue;
         let pool = Pool::new(plan.spares, all_ring, calls, to_come)?;
+        let sends_copies = plan.spares > 0 && deadlines::keeps_connections(&plan.service);
+        let copies = sends_copies.then(Copies::new).transpose()?;
         let sources = preparation.gate().knows_sources().then(|| Passed::new(sources_file.as_fd()));
-        let mut kept =
-            [&numbers[..], &pool.numbers(), &[preparation.reporter()], sources.as_slice()].concat();
+        let optional: Vec<_> = sources.into_iter().chain(copies.as_ref().map(Copies::descriptor)).collect();
+        let mut kept = [&numbers[..], &pool.numbers(), &[preparation.reporter()], &optional].concat();
         kept.sort_unstable();
         let poller = Poller::new()?;
         poller.add(handover.link.as_fd(), Interest::Read, LINK)?;
@@ -154,6 +162,8 @@ impl Worker {
         keep_stacks();
         plan::tell(handover.link.as_fd(), &Report::Ready)?;
         Ok(Worker {
+            copies,
+            agenda: Agenda::new(plan.service.admission.deadlines != Deadlines::default()),
             live: Live::with_room_for(plan.service.max_connections),
             plan,
             log,
@@ -199,6 +209,7 @@ impl Worker {
             }
             self.refusals.report(&self.log, &self.plan.service.name);
             self.reap();
+            self.keep_deadlines();
             self.retry_pending();
             self.tend_proxies();
             self.farewells.tend(&self.poller);
@@ -266,7 +277,8 @@ impl Worker {
                 .min(),
         };
         let next = next.into_iter().chain(self.headers.expires_at()).chain(self.farewells.wakes_at()).min();
-        next.map(|instant| instant.saturating_duration_since(Instant::now()))
+        let next = next.map(|instant| instant.saturating_duration_since(Instant::now()));
+        [next, self.next_deadline()].into_iter().flatten().min()
     }
 
     fn follow_orders(&mut self) {
@@ -356,7 +368,7 @@ fn rehearse(service: &Service, preparation: &Preparation, reports: &Reports) -> 
     let mut failure = None;
     reports.read(|_, said| match said {
         Said::Failed(reason) => failure = Some(reason),
-        Said::Served(_) | Said::Ended(_) | Said::Refused(_) => {}
+        Said::Served(_) | Said::Ended(_) | Said::Refused(_) | Said::TimedOut(..) => {}
     });
     match (failure, ended.map(|ended| ended.ending)) {
         (Some(failure), _) => Err(io::Error::new(failure.kind(), failure.explain(service))),

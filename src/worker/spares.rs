@@ -9,7 +9,7 @@ use crate::config::Level;
 use crate::connection::spare::{self, Again, Post};
 use crate::connection::{Report, Served};
 use crate::journal::Exit;
-use crate::shared::{Caller, Count, NoSlot};
+use crate::shared::{Caller, Copies, Count, NoSlot};
 use crate::sys::fd::Passed;
 use crate::sys::wait::{self, Ended, Ending, Pid};
 
@@ -39,7 +39,8 @@ impl Worker {
             leash: lines.leash,
             calls: lines.calls,
             bell: lines.bell,
-            rings: lines.rings,
+            rings: lines.rings || self.must_hear(),
+            copies: self.copies.as_ref().map(Copies::descriptor),
             id: self.id(number),
             again: self.again(),
             sources: self.sources.map(|memory| (memory, slot.place())),
@@ -109,7 +110,22 @@ impl Worker {
     /// Learns which spares have been called.
     fn hear_spares(&mut self) {
         // Counted before it is noted: a worker that dies in between has lost a connection, and not won one.
-        self.pool.listen(|pid, caller| self.live.call(pid, caller, || self.tally.count(Count::Accepted)));
+        let (has_deadlines, mut called, mut kept) = (self.must_hear(), Vec::new(), Vec::new());
+        self.pool.listen(|pid, caller| {
+            if has_deadlines {
+                called.push((pid, *caller));
+            }
+            self.live.call(pid, caller, || self.tally.count(Count::Accepted))
+        });
+        if let Some(copies) = &self.copies {
+            copies.read(|pid, process, copy| {
+                if self.live.keep(pid, process, copy) && has_deadlines {
+                    kept.push(pid);
+                }
+            });
+        }
+        called.into_iter().for_each(|(pid, caller)| self.watch(pid, &caller));
+        kept.into_iter().for_each(|pid| self.watch_bytes(pid));
     }
 
     /// A child that has been stopped; who has none that waits does not ask.

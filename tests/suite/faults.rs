@@ -237,13 +237,16 @@ fn a_thousand_connections_leave_no_descriptor_behind() {
 
 #[test]
 fn a_program_that_leaves_a_process_behind_frees_its_slot_with_its_own_end() {
-    let script = "sleep 1000 </dev/null >/dev/null 2>&1 & echo left";
+    // In a session of its own, which does not end with the program's group.
+    let script = "setsid sh -c 'echo left; exec sleep 1000 </dev/null >/dev/null 2>&1' & \
+                  while ! [ -e /proc/$!/comm ] || [ $(cat /proc/$!/comm) != sleep ]; do :; done";
     let server =
         Preforkd::serve(&["--max-connections", "1"], "127.0.0.1:0", &["--", "sh", "-c", script]).start();
     for _ in 0..3 {
         assert_eq!(listen_to(server.address()), "left\n");
     }
     eventually("none is active", || server.count("active") == 0);
+    assert_eq!(server.connections().len(), 3);
     server.signal(Signal::SIGTERM);
     server.ending();
     for process in server.processes() {

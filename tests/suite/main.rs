@@ -14,8 +14,10 @@ mod support;
 
 mod accept;
 mod admission;
+mod attacks;
 mod cli;
 mod counts;
+mod deadlines;
 mod faults;
 mod life;
 mod limit;

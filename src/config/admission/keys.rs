@@ -147,8 +147,8 @@ pub(in crate::config) const FIRST_BYTE_TIMEOUT: Key<ServiceDraft> = Key {
     placeholder: "DURATION",
     default: None,
     example: "\"10s\"",
-    doc: "How long a client may take to send its first byte",
-    apply: Apply::Later(Some(decode::first_byte_timeout)),
+    doc: "How long a client may take to send its first byte, over TCP",
+    apply: Apply::Set(decode::first_byte_timeout),
 };
 
 pub(in crate::config) const IDLE_TIMEOUT: Key<ServiceDraft> = Key {
@@ -158,8 +158,8 @@ pub(in crate::config) const IDLE_TIMEOUT: Key<ServiceDraft> = Key {
     placeholder: "DURATION",
     default: None,
     example: "\"5m\"",
-    doc: "How long a connection may be without a byte in either direction",
-    apply: Apply::Later(Some(decode::idle_timeout)),
+    doc: "How long a connection may be without a byte in either direction, over TCP",
+    apply: Apply::Set(decode::idle_timeout),
 };
 
 pub(in crate::config) const MAX_LIFETIME: Key<ServiceDraft> = Key {
@@ -170,7 +170,7 @@ pub(in crate::config) const MAX_LIFETIME: Key<ServiceDraft> = Key {
     default: None,
     example: "\"1h\"",
     doc: "How long a connection may take, all in all",
-    apply: Apply::Later(Some(decode::max_lifetime)),
+    apply: Apply::Set(decode::max_lifetime),
 };
 
 pub(in crate::config) const PROXY_PROTOCOL_FROM: Key<ServiceDraft> = Key {

@@ -98,6 +98,18 @@ pub(crate) struct Deadlines {
 /// The longest `refuse_message`: it must fit into the send buffer of a new socket, so that nobody waits for the client.
 pub(crate) const LONGEST_MESSAGE: usize = 512;
 
+impl Deadlines {
+    /// Those that only the connection itself can tell about.
+    pub(crate) fn of_bytes(self) -> Deadlines {
+        Deadlines { lifetime: None, ..self }
+    }
+
+    /// Whether there are such.
+    pub(crate) fn are_of_bytes(self) -> bool {
+        self.of_bytes() != Deadlines::default()
+    }
+}
+
 impl SourceLimits {
     /// The source that an address belongs to.
     pub(crate) fn source_of(&self, address: IpAddr) -> Prefix {

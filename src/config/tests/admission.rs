@@ -186,6 +186,23 @@ fn deadlines_are_longer_than_nothing() {
     }
 }
 
+#[test]
+fn deadlines_of_bytes_do_nothing_for_a_unix_socket() {
+    let warnings = |listen: &str, keys: &str| {
+        let place = Place::new();
+        place.write("p.toml", &format!("[service.x]\nlisten = {listen}\nhandler = \"echo\"\n{keys}\n"));
+        let loaded = place.load().unwrap();
+        loaded.warnings.to_string().replace(&format!("{}/", place.path().display()), "")
+    };
+    let unix = "[\"127.0.0.1:7\", \"unix:/run/x.sock\"]";
+    let shown = warnings(unix, "idle_timeout = \"5s\"\nfirst_byte_timeout = \"5s\"");
+    let part = "warning: idle_timeout does nothing for connections to unix:/run/x.sock";
+    assert!(shown.contains(&format!("p.toml:4:1: {part}")), "{shown}");
+    assert!(shown.contains("p.toml:5:1: warning: first_byte_timeout"), "{shown}");
+    assert_eq!(warnings(unix, "max_lifetime = \"5s\""), "");
+    assert_eq!(warnings("[\"127.0.0.1:7\", \"fd:x\"]", "idle_timeout = \"5s\""), "");
+}
+
 /// What a function of the table makes of a value; for `overload`, which is taken in part only.
 fn decoded(decoder: Decoder<ServiceDraft>, value: &str) -> Result<Draft, Vec<String>> {
     let mut draft = ServiceDraft::default();

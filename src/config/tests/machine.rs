@@ -89,7 +89,8 @@ fn what_the_default_configuration_has_in_comments_is_right() {
     // Of an either-or, and of a directory that no machine has, the comment stays a comment.
     let is_code = |code: &str| {
         let is_key = code.split_once(" = ").is_some_and(|(key, _)| !key.trim().contains(' '));
-        (is_key && !code.starts_with("handler") && !code.starts_with("chroot")) || code.starts_with('[')
+        let either = ["handler", "chroot", "refuse_message"].iter().any(|key| code.starts_with(key));
+        (is_key && !either) || code.starts_with('[')
     };
     let text: Vec<&str> = shipped
         .lines()

@@ -64,6 +64,13 @@ fn how_a_connection_ended_sets_priority_and_message_id() {
             "not started",
             "not started: fork: no",
         ),
+        (
+            Exit::TimedOut(Deadline::FirstByte),
+            "6",
+            MessageId::ConnectionEnded,
+            "timeout first_byte",
+            "timeout first_byte after 1.204s (pid 812, cpu",
+        ),
         (Exit::Lost, "6", MessageId::ConnectionEnded, "lost", "lost after 1.204s (pid 812)"),
     ] {
         log.connection(&connection(exit));

@@ -16,7 +16,7 @@ use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
 use super::*;
-use crate::shared::ConnectionId;
+use crate::shared::{ConnectionId, Deadline};
 use crate::sys::wait::Ending;
 
 const ID: ConnectionId = ConnectionId { run: 0x5f3a1c, worker: 7, number: 123 };

@@ -1,0 +1,233 @@
+//! Clients that mean harm, and others beside them that must not notice.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::support::client::{connect_from, try_echo};
+use crate::support::{Preforkd, Running, address, eventually, sure};
+
+const BAD: [u8; 4] = [127, 0, 0, 66];
+const GOOD: [u8; 4] = [127, 0, 0, 1];
+
+/// Thousands of connections need as many descriptors.
+fn raise_descriptor_limit() {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let wanted = most.max(20_000);
+    setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted)
+        .expect("20,000 descriptors need a hard limit of so many, or root");
+}
+
+fn connect_as(source: [u8; 4], service: SocketAddr) -> TcpStream {
+    connect_from(Ipv4Addr::from(source), service).unwrap()
+}
+
+/// One exchange of somebody who means no harm, and must not fail.
+fn good_exchange(service: SocketAddr) {
+    let mut client = connect_as(GOOD, service);
+    try_echo(&mut client, b"does it work?").unwrap();
+}
+
+fn refused(server: &Running, reason: &str) -> u64 {
+    server.service()["refused"][reason].as_u64().unwrap()
+}
+
+/// Runs an attack until the good client has had its exchanges; returns how often it was tried.
+fn while_attacked(threads: usize, attack: impl Fn() + Sync, good: impl FnOnce()) -> u64 {
+    let over = AtomicBool::new(false);
+    let tries = std::sync::atomic::AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while !over.load(Relaxed) {
+                    attack();
+                    tries.fetch_add(1, Relaxed);
+                }
+            });
+        }
+        eventually("the attack has begun", || tries.load(Relaxed) > 100);
+        good();
+        over.store(true, Relaxed);
+    });
+    tries.into_inner()
+}
+
+/// As fast as this machine can; the benchmark says how fast that is, and what it does to the other's latency.
+#[test]
+fn a_flood_from_one_source_fails_nobody_else() {
+    for more in [&[][..], &["--spare", "8"]] {
+        let options = [&["--rate-per-source", "1000/s burst 1000", "--workers", "2"], more].concat();
+        let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).start();
+        let service = server.address();
+        let tries = while_attacked(
+            4,
+            || drop(connect_as(BAD, service)),
+            // Fewer than its own burst.
+            || (0..500).for_each(|_| good_exchange(service)),
+        );
+        eventually("all are counted", || {
+            server.count("queued") == 0 && server.count("accepted") + refused(&server, "rate") >= tries
+        });
+        assert!(refused(&server, "rate") > 0, "{tries} connections were no flood");
+    }
+}
+
+/// With the whole limit taken by sources that are each below theirs, see `deadlines`.
+#[test]
+fn five_thousand_silent_connections_of_one_source_leave_room_for_others() {
+    raise_descriptor_limit();
+    let options = ["--max-connections", "5000", "--max-connections-per-source", "4900", "--workers", "2"];
+    let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).start();
+    let service = server.address();
+    let mut silent = Vec::new();
+    for n in 0..5000 {
+        silent.push(connect_as(BAD, service));
+        if n % 100 == 0 {
+            good_exchange(service);
+        }
+    }
+    eventually("his limit", || {
+        refused(&server, "source_limit") == 100 && server.count("counted") == server.count("active")
+    });
+    (0..50).for_each(|_| good_exchange(service));
+    eventually("only the silent", || server.count("active") == 4900);
+    drop(silent);
+    eventually("nobody", || server.count("active") == 0 && server.count("counted") == 0);
+}
+
+/// A program that crashes on a byte; it is as small as programs get, so that it can do so often.
+fn crasher(server: &Preforkd) {
+    let source = server.dir().join("crash.c");
+    let program = server.dir().join("crash");
+    let text = "#include <unistd.h>\nint main(void) { char c; while (read(0, &c, 1) == 1) { \
+                if (c == 'x') *(volatile int *)0 = 0; write(1, &c, 1); } return 0; }\n";
+    std::fs::write(&source, text).unwrap();
+    let [source, to] = [&source, &program].map(|path| path.to_str().unwrap());
+    sure(&["gcc", "-O1", "-static", "-w", "-o", to, source]);
+}
+
+fn crash_once(service: SocketAddr) {
+    let mut client = connect_as(BAD, service);
+    let _ = client.write_all(b"x");
+    // A reset or the end, and never an answer.
+    assert!(!matches!(client.read(&mut [0]), Ok(1..)));
+}
+
+fn crashing_server(listen: SocketAddr, keys: &str) -> Running {
+    // A core of each would be written to wherever this machine keeps them.
+    let config = "exec = [\"DIR/crash\"]\nlimits = { core = 0 }";
+    let server = Preforkd::run(&format!("[service.x]\nlisten = \"{listen}\"\n{config}\n{keys}\n"));
+    crasher(&server);
+    server.start()
+}
+
+#[test]
+fn a_thousand_crashes_fail_nobody_else() {
+    for keys in ["", "spare = 4"] {
+        let listen = address::fresh();
+        let server = crashing_server(listen, keys);
+        let good = || {
+            while server.count("crashes") < 1000 {
+                good_exchange(listen);
+            }
+        };
+        while_attacked(4, || crash_once(listen), good);
+        eventually("all have ended", || server.count("active") == 0);
+        assert_eq!(server.count("accepted"), server.count("completed"));
+        assert_eq!(server.count("queued"), 0);
+    }
+}
+
+#[test]
+fn who_crashes_pays_for_it_and_nobody_else() {
+    let listen = address::fresh();
+    let server = crashing_server(listen, "penalties = { crash = \"10m\" }\nworkers = 2");
+    while_attacked(4, || crash_once(listen), || (0..100).for_each(|_| good_exchange(listen)));
+    eventually("all have ended", || server.count("active") == 0);
+    // No more than were begun when the first had crashed, of four at a time.
+    assert!((1..=50).contains(&server.count("crashes")), "{} crashes", server.count("crashes"));
+    assert!(refused(&server, "penalty") > 0);
+}
+
+#[test]
+fn a_fork_bomb_stays_in_its_cage() {
+    let listen = [address::fresh(), address::fresh()];
+    let bomb = "while :; do (read x; sleep 1000) & done";
+    let config = format!(
+        "[supervisor]\ndrain_timeout = \"100ms\"\n[service.bomb]\nlisten = \"{}\"\nexec = [\"/bin/sh\", \"-c\", \"{bomb}\"]\nstderr = \"null\"\n\
+         limits = {{ nproc = 100 }}\n[service.echo]\nlisten = \"{}\"\nhandler = \"echo\"\n",
+        listen[0], listen[1]
+    );
+    let server = Preforkd::run(&config).by_user(61_234, 400).start();
+    let bombs: Vec<_> = (0..2).map(|_| connect_as(BAD, listen[0])).collect();
+    eventually("as many processes as may be", || server.processes().len() >= 90);
+    (0..100).for_each(|_| good_exchange(listen[1]));
+    assert!(server.processes().len() <= 110, "{} processes", server.processes().len());
+    drop(bombs);
+    server.stop();
+}
+
+/// Each source is below its limit, and together they take all that there is: then it is the deadline that helps.
+#[test]
+fn five_thousand_silent_connections_of_many_sources_go_by_their_deadline() {
+    raise_descriptor_limit();
+    let options = ["--max-connections", "5000", "--max-connections-per-source", "100"];
+    let options = [&options[..], &["--first-byte-timeout", "3s", "--workers", "2"]].concat();
+    let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).start();
+    let service = server.address();
+    let silent: Vec<_> =
+        (0..5000u32).map(|n| connect_as([127, 0, 66, u8::try_from(n / 100).unwrap() + 1], service)).collect();
+    // It may have to wait, and is served.
+    (0..50).for_each(|_| good_exchange(service));
+    eventually("all have ended", || server.count("active") == 0 && server.count("counted") == 0);
+    assert_eq!(server.count("timeouts"), 5000);
+    assert_eq!((server.count("accepted"), refused(&server, "source_limit")), (5050, 0));
+    drop(silent);
+}
+
+#[test]
+fn a_program_that_takes_all_it_can_get_is_ended_by_its_limits() {
+    let listen = [address::fresh(), address::fresh(), address::fresh()];
+    let service = |name: &str, listen: SocketAddr, job: &str| {
+        format!("[service.{name}]\nlisten = \"{listen}\"\nstderr = \"null\"\n{job}\n")
+    };
+    let shell = |script: &str, limits: &str| {
+        format!("exec = [\"/bin/sh\", \"-c\", '{script}']\nlimits = {{ core = 0, {limits} }}")
+    };
+    let config = [
+        service("cpu", listen[0], &shell("while :; do :; done", "cpu = 1")),
+        service("memory", listen[1], &shell("x=x; while :; do x=$x$x$x$x; done", "as = \"64M\"")),
+        service("echo", listen[2], "handler = \"echo\""),
+    ];
+    let server = Preforkd::run(&config.concat()).start();
+    let greedy: Vec<_> = (0..2).flat_map(|_| listen[..2].iter().map(|it| connect_as(BAD, *it))).collect();
+    (0..100).for_each(|_| good_exchange(listen[2]));
+    for mut client in greedy {
+        assert!(!matches!(client.read(&mut [0]), Ok(1..)));
+    }
+    let ended = |service: &str| server.log.count(|line| line.contains(&format!("{service}: connection ")));
+    eventually("records", || ended("cpu") == 2 && ended("memory") == 2);
+    server.log.wait("by its limit", |line| line.contains("cpu: connection ") && line.contains("killed KILL"));
+}
+
+/// A worker that gets no memory ends, and another takes its place; its connections go on.
+#[test]
+fn a_worker_without_memory_is_replaced_and_its_connections_go_on() {
+    let listen = address::fresh();
+    let config = format!("[service.echo]\nlisten = \"{listen}\"\nhandler = \"echo\"\nworkers = 1\n");
+    let server = Preforkd::run(&config).start();
+    let mut before = connect_as(GOOD, listen);
+    try_echo(&mut before, b"x").unwrap();
+    let worker = server.workers()[0];
+    sure(&["prlimit", "--as=4096:4096", "--pid", &worker.to_string()]);
+    // It needs no more memory for these, or dies for want of it.
+    let mut failed = 0;
+    for _ in 0..300 {
+        let mut client = connect_as(GOOD, listen);
+        failed += u32::from(try_echo(&mut client, b"x").is_err());
+    }
+    assert!(failed <= 1, "{failed} connections failed");
+    try_echo(&mut before, b"x").unwrap();
+}
