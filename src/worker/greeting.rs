@@ -12,7 +12,7 @@ use crate::config::Level;
 use crate::connection::{Read, Reading, Seat};
 use crate::journal::MessageId;
 use crate::shared::Slot;
-use crate::sys::socket::Peer;
+use crate::sys::socket::{self, Peer};
 use crate::sys::time;
 
 /// A client that has been let in.
@@ -84,18 +84,19 @@ impl Worker {
 
     fn believe(&mut self, newcomer: Newcomer, read: &Read) {
         let Newcomer { slot, connection, peer, accepted_usec, .. } = newcomer;
+        let for_itself = names_both_ends(read, &connection, peer);
         let guest = |peer, called, length| {
             let header = Some(Told { called, length });
             Guest { connection, peer, accepted_usec, header }
         };
         match *read {
-            Read::Client(Client::Tcp { source, destination }, length) => {
+            Read::Client(Client::Tcp { source, destination }, length) if !for_itself => {
                 // If he is not let in, the slot is free as of now.
                 self.welcome(slot, guest(Peer::Ip(source), Some(destination), length), true);
             }
             // The proxy itself, or somebody who has no address. It is trusted; its checks must not fail because of a
             // limit that is meant for clients.
-            Read::Client(Client::Local | Client::Unix | Client::Unknown, length) => {
+            Read::Client(_, length) => {
                 self.welcome(slot, guest(peer, None, length), false);
             }
             Read::Wrong(ref error) => self.disbelieve(peer, error),
@@ -140,4 +141,12 @@ impl Worker {
             );
         }
     }
+}
+
+/// Whether a header names just the two ends of its own connection. Version 1 has no LOCAL, and HAProxy's checks say this
+/// instead. The source alone does not tell: a transparent proxy calls from the address of its client.
+fn names_both_ends(read: &Read, connection: &OwnedFd, peer: Peer) -> bool {
+    let Read::Client(Client::Tcp { source, destination }, _) = *read else { return false };
+    let called = || socket::local_address(connection.as_fd()).ok().flatten();
+    peer == Peer::Ip(source) && called() == Some(destination)
 }

@@ -116,21 +116,25 @@ fn a_byte_now_and_then_keeps_a_connection_until_its_lifetime_is_over() {
 
 #[test]
 fn a_client_that_does_not_read_is_idle() {
-    for (options, job) in [
-        (&["--idle-timeout", "1s"][..], &["chargen"][..]),
-        (&["--idle-timeout", "1s"], &["--", "/usr/bin/yes"]),
-        (&["--idle-timeout", "1s", "--spare", "2"], &["--", "/usr/bin/yes"]),
-    ] {
-        let server = serve(options, job);
-        let client = connect(server.address());
-        timed_out(&server, client.local_addr().unwrap(), "idle");
-        all_counted(&server, 1);
-        // What it has not taken is not kept for it.
-        let ends = [server.address(), client.local_addr().unwrap()];
-        let ends = ends.map(|end| format!("0100007F:{:04X}", end.port())).join(" ");
-        let table = || std::fs::read_to_string("/proc/net/tcp").unwrap();
-        eventually("the kernel has given up", || !table().contains(&ends));
-    }
+    std::thread::scope(|scope| {
+        for (options, job) in [
+            (&["--idle-timeout", "1s"][..], &["chargen"][..]),
+            (&["--idle-timeout", "1s"], &["--", "/usr/bin/yes"]),
+            (&["--idle-timeout", "1s", "--spare", "2"], &["--", "/usr/bin/yes"]),
+        ] {
+            scope.spawn(move || {
+                let server = serve(options, job);
+                let client = connect(server.address());
+                timed_out(&server, client.local_addr().unwrap(), "idle");
+                all_counted(&server, 1);
+                // What it has not taken is not kept for it.
+                let ends = [server.address(), client.local_addr().unwrap()];
+                let ends = ends.map(|end| format!("0100007F:{:04X}", end.port())).join(" ");
+                let table = || std::fs::read_to_string("/proc/net/tcp").unwrap();
+                eventually("the kernel has given up", || !table().contains(&ends));
+            });
+        }
+    });
 }
 
 /// Drops whatever comes for it, as if its machine or the way to it were gone: no packet over the loopback has the TTL that
@@ -176,16 +180,22 @@ fn what_the_service_sends_keeps_a_connection_that_reads() {
 fn a_program_that_ignores_term_is_killed_with_all_of_its_group() {
     // Who is started after the trap ignores it, too.
     let script = "trap '' TERM; sleep 1001 & echo ready; sleep 1002; sleep 1003";
-    for options in [&["--idle-timeout", "300ms"][..], &["--max-lifetime", "300ms", "--spare", "1"]] {
-        let server = serve(options, &shell(script));
-        let deadline = if options.len() == 2 { "idle" } else { "lifetime" };
-        let mut client = connect(server.address());
-        client.read_exact(&mut [0; 6]).unwrap();
-        is_ended(&server, client, deadline);
-        let is_its = |name: &str| name == "sleep";
-        eventually("nothing is left", || server.processes().iter().all(|process| !is_its(&process.name)));
-        all_counted(&server, 1);
-    }
+    std::thread::scope(|scope| {
+        for options in [&["--idle-timeout", "300ms"][..], &["--max-lifetime", "300ms", "--spare", "1"]] {
+            scope.spawn(move || {
+                let server = serve(options, &shell(script));
+                let deadline = if options.len() == 2 { "idle" } else { "lifetime" };
+                let mut client = connect(server.address());
+                client.read_exact(&mut [0; 6]).unwrap();
+                is_ended(&server, client, deadline);
+                let is_its = |name: &str| name == "sleep";
+                eventually("nothing is left", || {
+                    server.processes().iter().all(|process| !is_its(&process.name))
+                });
+                all_counted(&server, 1);
+            });
+        }
+    });
 }
 
 #[test]

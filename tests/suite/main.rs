@@ -19,6 +19,7 @@ mod cli;
 mod counts;
 mod deadlines;
 mod faults;
+mod haproxy;
 mod life;
 mod limit;
 mod load;

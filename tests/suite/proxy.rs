@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 
-use crate::support::client::{connect_from, exchange};
+use crate::support::client::{connect_from, exchange, try_echo};
 use crate::support::{Preforkd, Running, eventually};
 
 const PROXY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 10);
@@ -76,6 +76,24 @@ fn a_proxy_may_call_for_itself() {
     for header in [v2(0, 0, &[]), v2(1, 0x31, &unix), b"PROXY UNKNOWN\r\n".to_vec()] {
         assert_eq!(ask(server.address(), &header, 7), "hello\n");
     }
+}
+
+#[test]
+fn version_1_names_both_ends_for_itself() {
+    let server = server(&["--deny", "127.0.0.0/8"], &["echo"]);
+    let service = server.address();
+    let ask = |destination: SocketAddr| {
+        let mut proxy = connect_from(PROXY, service).unwrap();
+        let source = proxy.local_addr().unwrap();
+        let (from, to) = (source.port(), destination.port());
+        let header = format!("PROXY TCP4 {} {} {from} {to}\r\n", source.ip(), destination.ip());
+        proxy.write_all(header.as_bytes()).unwrap();
+        try_echo(&mut proxy, b"hello").is_ok()
+    };
+    assert!(ask(service), "what HAProxy's checks say");
+    // A transparent proxy has its client's address, and the limits are for that one.
+    assert!(!ask("198.51.100.1:443".parse().unwrap()));
+    assert_eq!(refused(&server, "access"), 1);
 }
 
 fn refused(server: &Running, reason: &str) -> u64 {

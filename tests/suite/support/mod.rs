@@ -3,6 +3,7 @@
 pub(crate) mod address;
 pub(crate) mod client;
 pub(crate) mod fence;
+pub(crate) mod haproxy;
 pub(crate) mod lines;
 pub(crate) mod proc;
 pub(crate) mod running;

@@ -150,9 +150,12 @@ impl Running {
 
     /// Puts another file in the place of the program, as a package does.
     pub(crate) fn replace_program(&self, content: &[u8]) {
-        let (path, new) = (self.dir().join("preforkd"), self.dir().join("preforkd.new"));
-        std::fs::write(&new, content).unwrap();
-        std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let [path, new, written] =
+            ["", ".new", ".written"].map(|end| self.dir().join(format!("preforkd{end}")));
+        std::fs::write(&written, content).unwrap();
+        std::fs::set_permissions(&written, std::fs::Permissions::from_mode(0o755)).unwrap();
+        // Not by this process, see `own_copy`.
+        super::sure(&["cp", "-p", written.to_str().unwrap(), new.to_str().unwrap()]);
         std::fs::rename(new, path).unwrap();
     }
 

@@ -94,7 +94,9 @@ impl Preforkd {
     /// Starts a copy of the program, `preforkd` in its directory.
     pub(crate) fn own_copy(mut self) -> Self {
         self.binary = self.dir().join("preforkd");
-        std::fs::copy(BINARY, &self.binary).unwrap();
+        // Not by this process: what it has open for writing, a child that another test just forks has open too, and
+        // such a program cannot be exec'ed.
+        super::sure(&["cp", BINARY, self.binary.to_str().unwrap()]);
         self
     }
 
