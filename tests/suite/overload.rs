@@ -241,19 +241,27 @@ fn it_goes_on_when_workers_are_killed() {
 #[test]
 fn a_reload_cuts_nobody_short() {
     let listen = address::fresh();
-    let config = format!(
-        "[service.echo]\nlisten = \"{listen}\"\nhandler = \"echo\"\nworkers = 1\nmax_connections = 1\n\
-         overload = \"refuse\"\nrefuse_message = \"busy\"\n"
-    );
-    let server = Preforkd::run(&config).start();
-    let in_time = || {
+    let config = |backlog: u32| {
+        format!(
+            "[service.echo]\nlisten = \"{listen}\"\nhandler = \"echo\"\nworkers = 1\nmax_connections = 1\n\
+             overload = \"refuse\"\nrefuse_message = \"busy\"\nbacklog = {backlog}\n"
+        )
+    };
+    let server = Preforkd::run(&config(64)).start();
+    let mut backlog = 64;
+    let mut in_time = || {
         let held = fill(listen, 1);
         let start = Instant::now();
         let mut client = connect(listen);
         client.write_all(b"x").unwrap();
         client.peek(&mut [0]).unwrap();
         drop(held);
+        eventually("it has ended", || server.count("active") == 0);
+        let before = server.workers();
+        backlog += 1;
+        server.configure(&config(backlog));
         server.reload_ok();
+        assert_ne!(server.workers(), before);
         // Twice: the answer to the first would be a reset.
         let sent = [0; 2].map(|_| {
             std::thread::sleep(Duration::from_millis(50));
