@@ -145,22 +145,21 @@ impl Ring for SelfWatch {
     }
 }
 
-/// Serves one client as [`handler::serve`] does, after so many bytes of a header, and ends this process when a deadline has passed. Without one, it costs
+/// Serves one client as [`handler::serve`] does, and ends this process when a deadline has passed. Without one, it costs
 /// nothing.
+#[inline]
 pub(super) fn serve(
     builtin: Builtin,
     connection: OwnedFd,
-    header: u64,
+    watch: Watch,
     deadlines: Deadlines,
     reporter: Reporter,
 ) -> (u8, Traffic) {
-    if deadlines == Deadlines::default() {
-        return handler::serve(builtin, connection);
-    }
-    let watch = Watch::new(time::monotonic_usec()).behind(header);
+    // A connection has just been accepted: no clock, and no question to the kernel, is needed yet.
+    let first = watch.first_look(&deadlines).map(|at| at.saturating_sub(watch.began));
+    let Some(first) = first.map(Duration::from_micros) else { return handler::serve(builtin, connection) };
     let passed = Passed::new(connection.as_fd());
     let mut watcher = SelfWatch { connection: passed, reporter, deadlines, watch };
-    let Some(first) = watcher.ring() else { return handler::serve(builtin, connection) };
     // Who cannot be watched is not served for ever.
     alarm::during(&mut watcher, first, || handler::serve(builtin, connection))
         .unwrap_or((crate::exit::OS, Traffic::default()))

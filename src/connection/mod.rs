@@ -62,6 +62,8 @@ pub(crate) struct Call {
     pub(crate) connection: Passed,
     /// Who called.
     pub(crate) peer: Peer,
+    /// When it was accepted: CLOCK_MONOTONIC in microseconds.
+    pub(crate) accepted_usec: u64,
     /// What it called, if a proxy has said so.
     pub(crate) called: Option<SocketAddr>,
     /// How many bytes of it were the header of that proxy, and have been taken.
@@ -176,8 +178,9 @@ impl Preparation {
         }
         // Its lifetime is its worker's matter.
         let deadlines = self.deadlines.of_bytes();
+        let watch = deadline::Watch::new(call.accepted_usec).behind(call.header);
         let (code, traffic) =
-            deadline::serve(builtin, call.connection.take(), call.header, deadlines, self.reporter);
+            deadline::serve(builtin, call.connection.take(), watch, deadlines, self.reporter);
         self.reporter.served(traffic);
         process::exit(code)
     }

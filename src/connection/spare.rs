@@ -74,6 +74,9 @@ pub(crate) fn wait(post: Post) -> ! {
     }
 }
 
+/// A connection, who called, and when.
+type Accepted = (OwnedFd, Peer, u64);
+
 struct Spare {
     post: Post,
     poller: Poller,
@@ -100,10 +103,11 @@ impl Spare {
 
     /// Returns if it was told to go and nobody had called.
     fn serve_once(&mut self) -> Result<(), Failed> {
-        let Some((connection, peer)) = self.wait(0)? else { return Ok(()) };
+        let Some((connection, peer, accepted_usec)) = self.wait(0)? else { return Ok(()) };
         let call = Call {
             connection: Passed::new(connection.as_fd()),
             peer,
+            accepted_usec,
             called: None,
             header: 0,
             id: self.post.id,
@@ -122,9 +126,15 @@ impl Spare {
         let PreparedJob::Handler(builtin) = preparation.job else { return self.serve_once() };
         let mut cpu = time::cpu_usec();
         for n in 0..again.connections.unwrap_or(u32::MAX).min(ConnectionId::PER_PROCESS) {
-            let Some((connection, _)) = self.wait(n)? else { return Ok(()) };
+            let Some((connection, _, accepted_usec)) = self.wait(n)? else { return Ok(()) };
             let (deadlines, reporter) = (preparation.deadlines, preparation.reporter);
-            let (code, traffic) = deadline::serve(builtin, connection, 0, deadlines, reporter);
+            let (code, traffic) = deadline::serve(
+                builtin,
+                connection,
+                deadline::Watch::new(accepted_usec),
+                deadlines,
+                reporter,
+            );
             if let Some((sources, place)) = &self.sources {
                 sources.leave(*place);
             }
@@ -141,7 +151,7 @@ impl Spare {
     }
 
     /// Waits for its `n`th connection; `None` if it was told to go and nobody had called.
-    fn wait(&mut self, n: u32) -> Result<Option<(OwnedFd, Peer)>, Failed> {
+    fn wait(&mut self, n: u32) -> Result<Option<Accepted>, Failed> {
         let failed = |error| (Stage::Wait, error);
         loop {
             match self.poller.wait_for_one().map_err(failed)? {
@@ -167,20 +177,20 @@ impl Spare {
     }
 
     /// Not watched any more, a listener wakes somebody else for who comes from now on.
-    fn look_once_more(&mut self, n: u32) -> io::Result<Option<(OwnedFd, Peer)>> {
+    fn look_once_more(&mut self, n: u32) -> io::Result<Option<Accepted>> {
         self.leaves = true;
         for listener in self.post.listeners {
             self.poller.remove(listener.borrow())?;
-            if let Some((connection, peer)) = self.accept(*listener, n) {
+            if let Some(accepted) = self.accept(*listener, n) {
                 // The listener may be about to be closed.
-                socket::make_hear(connection.as_fd());
-                return Ok(Some((connection, peer)));
+                socket::make_hear(accepted.0.as_fd());
+                return Ok(Some(accepted));
             }
         }
         Ok(None)
     }
 
-    fn accept(&self, listener: Passed, n: u32) -> Option<(OwnedFd, Peer)> {
+    fn accept(&self, listener: Passed, n: u32) -> Option<Accepted> {
         match socket::accept(listener.borrow()) {
             Ok((connection, peer)) => {
                 let accepted_usec = time::monotonic_usec();
@@ -191,7 +201,7 @@ impl Spare {
                     return None;
                 }
                 self.note(&connection, peer, accepted_usec, n);
-                Some((connection, peer))
+                Some((connection, peer, accepted_usec))
             }
             Err(error) => {
                 if error.kind() != io::ErrorKind::WouldBlock && !socket::is_passing(&error) {

@@ -8,12 +8,12 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Caller, Source, Sources};
-use crate::sys::memory::{self, Mapping};
+use crate::sys::memory::{self, AtomicU32, AtomicU64, Mapping};
 use crate::sys::wait::Pid;
 
 /// The largest `max_connections`.
@@ -104,12 +104,11 @@ impl Board {
         &self.sources
     }
 
-    /// Counts every connection for the source that `source_of` says, after the configuration has changed.
-    pub(crate) fn recount(&self, source_of: impl Fn(&Caller) -> Option<Source>) {
-        for index in 0..self.word(Word::Top).load(SeqCst).min(MAX_SLOTS) {
-            let caller = self.caller(index);
+    /// Counts every connection of `owner` for the source that `source_of` says, after the configuration has changed.
+    pub(crate) fn recount(&self, owner: Owner, source_of: impl Fn(&Caller) -> Option<Source>) {
+        for (place, _, caller) in self.held_by(owner) {
             if let Some(source) = source_of(&caller).filter(|_| caller.number != 0) {
-                self.sources.move_to(Place(index), source, || self.number(index) == caller.number);
+                self.sources.move_to(place, source, || self.number(place.0) == caller.number);
             }
         }
     }

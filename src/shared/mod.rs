@@ -6,6 +6,8 @@ mod calls;
 mod copies;
 mod deadline;
 mod id;
+#[cfg(test)]
+mod property;
 mod sources;
 mod tally;
 

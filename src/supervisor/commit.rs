@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use super::Supervisor;
+use super::crew::WorkerProcess;
 use super::ending::Phase;
 use super::listeners::Listener;
 use super::rollout::Purpose;
@@ -12,6 +13,7 @@ use crate::config;
 use crate::control::server::{ClientId, Server};
 use crate::control::{Answer, WorkerState};
 use crate::journal::MessageId;
+use crate::shared::Owner;
 
 impl Supervisor {
     /// The new generation accepts: it is in force, and the old one retires.
@@ -26,7 +28,12 @@ impl Supervisor {
             for listener in &service.listeners {
                 listener.set_options(service.config.socket);
             }
-            service.recount();
+            service.recount(Owner::SUPERVISOR);
+            let mine = |(serial, worker): (u32, &WorkerProcess)| {
+                (worker.service == name && worker.generation != service.generation).then_some(serial)
+            };
+            let old = self.crew.iter().filter_map(mine);
+            old.for_each(|serial| service.recount(Owner::worker(serial)));
             self.services.insert(name, service);
         }
         let closing = self.close_unused(&old);

@@ -32,6 +32,7 @@ use crate::control::server::{ClientId, Server};
 use crate::control::{Answer, Reloads, Request, WorkerState};
 use crate::exit;
 use crate::journal::{Log, MessageId};
+use crate::shared::Owner;
 use crate::sys::epoll::Poller;
 use crate::sys::signal::{Signal, Signals, Wakers};
 use crate::worker::plan::{Heard, Report};
@@ -59,6 +60,9 @@ const REPORTS: usize = 16;
 
 /// The token of the link to a program that is being tried.
 const TRIAL: u64 = CONTROLS - 1;
+
+/// The token of what spares of dead workers say.
+const LATE_CALLS: u64 = CONTROLS - 2;
 
 /// The signals that mean something to the supervisor.
 const HANDLED: [Signal; 7] = [
@@ -168,6 +172,7 @@ impl Supervisor {
                     Ok(serial) => self.listen_to(serial),
                     // Heard below.
                     Err(_) if token == TRIAL => {}
+                    Err(_) if token == LATE_CALLS => self.hear_late_calls(),
                     Err(_) => self.serve_control(token),
                 }
             }
@@ -266,7 +271,7 @@ impl Supervisor {
                     self.crew.look(&service);
                     // It may have taken some since the new generation came into force.
                     if let Some(service) = self.services.get(&service) {
-                        service.recount();
+                        service.recount(Owner::worker(serial));
                     }
                 }
                 Heard::Message(Report::Failed(complaint)) => worker.complaint = Some(complaint),

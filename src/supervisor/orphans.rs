@@ -115,7 +115,7 @@ impl Orphans {
     }
 
     /// Whether spares of this dead worker wait. They go by themselves, unless they are called before they know.
-    fn waits(&self, worker: u32) -> bool {
+    pub(super) fn waits(&self, worker: u32) -> bool {
         self.by_pid.values().any(|orphan| orphan.worker == worker && orphan.caller.number == 0)
     }
 
@@ -135,7 +135,9 @@ impl Orphans {
         self.by_pid.contains_key(&pid)
     }
 
-    fn hear_late_calls(&mut self) {
+    /// Learns which spares of dead workers have been called; returns of which services.
+    pub(super) fn hear_late_calls(&mut self) -> Vec<String> {
+        let mut heard = Vec::new();
         for late in &self.late {
             late.calls.read(|pid, caller| {
                 let orphan = self.by_pid.get_mut(&pid);
@@ -144,14 +146,15 @@ impl Orphans {
                     orphan.caller = caller;
                     orphan.floor.board.note(orphan.slot, &caller);
                     orphan.floor.add(|totals| totals.count(Count::Accepted));
+                    heard.push(late.service.clone());
                 }
             });
         }
+        heard
     }
 
-    /// A process has been reaped; false if it was no orphan.
+    /// A process has been reaped, and what it had to say was heard; false if it was no orphan.
     pub(super) fn ended(&mut self, ended: &Ended, log: &Log) -> bool {
-        self.hear_late_calls();
         match self.by_pid.remove(&ended.pid) {
             Some(orphan) => {
                 self.finish(&orphan, ended, Exit::Ended(ended.ending), log);

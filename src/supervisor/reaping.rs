@@ -3,15 +3,17 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use super::Supervisor;
 use super::crew::WorkerProcess;
 use super::ending::Phase;
 use super::orphans::Dead;
 use super::status::seconds;
+use super::{LATE_CALLS, Supervisor};
 use crate::config::Level;
 use crate::control::WorkerState;
 use crate::exit;
 use crate::journal::MessageId;
+use crate::shared::Owner;
+use crate::sys::epoll::Interest;
 use crate::sys::process;
 use crate::sys::wait::{self, Ended, Ending, Pid};
 
@@ -32,6 +34,7 @@ impl Supervisor {
                 self.bury(serial, worker, &ended, &mut reaped);
             }
         }
+        self.hear_late_calls();
         for ended in reaped.values() {
             if let Some(service) = self.orphans.service_of_spare(ended.pid) {
                 // The one connection that it was woken for may still be queued.
@@ -41,6 +44,19 @@ impl Supervisor {
                 // A process that a connection process left behind.
                 self.log.debug(None, format_args!("reaped process {}, {}", ended.pid, ended.ending));
             }
+        }
+    }
+
+    pub(super) fn hear_late_calls(&mut self) {
+        for service in self.orphans.hear_late_calls() {
+            self.recount_adopted(&service);
+        }
+    }
+
+    /// Who was let in by another configuration is counted as this one wants it.
+    fn recount_adopted(&self, service: &str) {
+        if let Some(service) = self.services.get(service) {
+            service.recount(Owner::SUPERVISOR);
         }
     }
 
@@ -63,6 +79,11 @@ impl Supervisor {
         let crew = &self.crew;
         let adopted = self.orphans.adopt(&dead, reaped, |pid| crew.has(pid), &self.log);
         self.signal_adopted();
+        if self.orphans.waits(serial) {
+            // It may be long before the next process ends. By edge: the end of the pipe is no news.
+            let _ = self.poller.add(worker.calls.descriptor(), Interest::ReadEdge, LATE_CALLS);
+        }
+        self.recount_adopted(&worker.service);
         // The one connection that it was woken for may still be queued.
         self.crew.look(&worker.service);
         if ended.ending == Ending::Exited(exit::OK) && worker.state == WorkerState::Draining {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::listeners::Listener;
 use crate::config;
-use crate::shared::{Board, Sources, Totals};
+use crate::shared::{Board, Owner, Sources, Totals};
 use crate::sys::socket::Peer;
 
 /// A service of a generation.
@@ -32,13 +32,14 @@ impl Service {
         Service { config, generation, floor, listeners, back_off: BackOff::default() }
     }
 
-    /// Counts its connections by source as this configuration wants it; those of before may have been counted by other
-    /// prefixes, or not at all.
-    pub(super) fn recount(&self) {
+    /// Counts the connections of `owner` by source as this configuration wants it; they may have been counted by other
+    /// prefixes, or not at all. Not for a worker that has this configuration: one of its processes that serve several may
+    /// have ended a connection of which the worker does not know yet, and would be counted for it until the next.
+    pub(super) fn recount(&self, owner: Owner) {
         let limits = self.config.admission.source;
         if limits.max_connections.is_some() {
             let sources = self.floor.board.sources();
-            self.floor.board.recount(|caller| match caller.peer {
+            self.floor.board.recount(owner, |caller| match caller.peer {
                 Peer::Ip(address) => Some(sources.source(limits.source_of(address.ip()))),
                 Peer::Unix(_) => None,
             });

@@ -7,11 +7,16 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
+use std::sync::atomic::AtomicI32;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
+
+#[cfg(test)]
+pub(crate) use super::mortal::{AtomicU32, AtomicU64};
+#[cfg(not(test))]
+pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64};
 
 /// A new memory file of `length` zero bytes. It can grow but never shrink, so nobody who has it can make another
 /// process's access fail with SIGBUS.

@@ -8,6 +8,8 @@ pub(crate) mod exec;
 pub(crate) mod fd;
 pub(crate) mod fork;
 pub(crate) mod memory;
+#[cfg(test)]
+pub(crate) mod mortal;
 pub(crate) mod private;
 pub(crate) mod process;
 pub(crate) mod signal;

@@ -61,7 +61,7 @@ impl Worker {
         };
         let Some(connection) = self.live.get_mut(pid).filter(can_be_watched) else { return };
         let Caller { number, accepted_usec, .. } = connection.caller;
-        let watch = Watch::new(accepted_usec).behind(connection.header);
+        let watch = Watch::new(accepted_usec).behind(connection.header_length());
         if let Some(at) = watch.first_look(&deadlines) {
             connection.watch = Some(watch);
             self.plan_for(Entry { at, pid, number, task: Task::Look });

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use hashbrown::HashMap;
 
+use super::greeting::Told;
 use super::output::Output;
 use crate::connection::deadline::Watch;
 use crate::connection::{Failure, Report, Traffic};
@@ -27,8 +28,8 @@ pub(super) struct Connection {
     pub(super) output: Option<Output>,
     /// The connection of a program, which does not count what it moves.
     pub(super) kept: Option<OwnedFd>,
-    /// How many bytes of it were the header of a proxy.
-    pub(super) header: u64,
+    /// What a proxy has told.
+    pub(super) header: Option<Told>,
     /// Who has called a process that serves several, before the end of the last was reported.
     pub(super) to_come: VecDeque<Caller>,
     /// Why the process could not begin, as it said itself.
@@ -52,7 +53,7 @@ impl Connection {
             several: false,
             output,
             kept: None,
-            header: 0,
+            header: None,
             to_come: VecDeque::new(),
             failure: None,
             traffic: None,
@@ -62,11 +63,21 @@ impl Connection {
         }
     }
 
+    /// How many bytes of it were the header of a proxy.
+    pub(super) fn header_length(&self) -> u64 {
+        self.header.map_or(0, |header| header.length as u64)
+    }
+
+    /// Whether it is nobody's but a proxy's own, or of somebody whom the proxy does not name.
+    pub(super) fn is_of_proxy(&self) -> bool {
+        self.header.is_some_and(|header| header.called.is_none())
+    }
+
     /// Bytes from and to the client, if somebody knows.
     pub(super) fn bytes(&self) -> Option<(u64, u64)> {
         let said = self.traffic.map(|traffic| (traffic.received, traffic.sent));
         let counted = || TcpInfo::of(self.kept.as_ref()?.as_fd()).ok();
-        said.or_else(|| counted().map(|info| (info.received.saturating_sub(self.header), info.sent)))
+        said.or_else(|| counted().map(|info| (info.received.saturating_sub(self.header_length()), info.sent)))
     }
 }
 

@@ -324,9 +324,15 @@ impl Worker {
     }
 
     fn retire(&mut self, empty: &[usize]) {
+        self.dismiss_spares();
+        self.intake.retire(empty, &self.poller);
+    }
+
+    fn dismiss_spares(&mut self) {
         self.pool.dismiss();
         self.reserved = None;
-        self.intake.retire(empty, &self.poller);
+        // From now on all of them are heard at once: whom they still let in, the supervisor has to count anew.
+        let _ = self.poller.add(self.pool.calls(), Interest::ReadEdge, DOORBELL);
     }
 
     fn report_retirement(&mut self) {
@@ -338,8 +344,7 @@ impl Worker {
     }
 
     fn end_connections(&mut self, at_once: bool) {
-        self.pool.dismiss();
-        self.reserved = None;
+        self.dismiss_spares();
         self.intake.close(&self.poller);
         self.headers.clear();
         self.farewells.clear(&self.poller);

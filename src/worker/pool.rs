@@ -95,6 +95,11 @@ impl Pool {
         self.doorbell.as_fd()
     }
 
+    /// Readable, by a new edge, whenever a spare is called.
+    pub(super) fn calls(&self) -> BorrowedFd<'_> {
+        self.calls.descriptor()
+    }
+
     /// The descriptors that spares keep.
     pub(super) fn numbers(&self) -> [Passed; 3] {
         let leash = self.leash.as_ref().map_or(self.doorbell.as_fd(), |leash| leash.held.as_fd());

@@ -139,6 +139,7 @@ impl Worker {
         let call = Call {
             connection: Passed::new(pending.connection.as_fd()),
             peer: pending.caller.peer,
+            accepted_usec: pending.caller.accepted_usec,
             called: pending.header.and_then(|header| header.called),
             header: pending.header.map_or(0, |header| header.length as u64),
             id: self.id(pending.caller.number),
@@ -157,7 +158,6 @@ impl Worker {
         match made {
             Ok(pid) => {
                 let Pending { slot, connection, caller, header, .. } = pending;
-                let header = header.map_or(0, |header| header.length as u64);
                 let output = output.map(|(read, _)| self.listen_to(pid, read));
                 // The worker's copy of the connection closes here, unless somebody has to ask about it.
                 let kept = Some(connection).filter(|_| deadlines::keeps_connections(&self.plan.service));
@@ -263,7 +263,8 @@ impl Worker {
             (None, None) => Exit::Ended(ended.ending),
         };
         self.record(&connection.caller, ended, exit, bytes);
-        if reason.is_none() {
+        // Nobody is punished for a check of a proxy, whose source may be that of others.
+        if reason.is_none() && !connection.is_of_proxy() {
             self.punish(&connection.caller, penalties::offence(ended.ending, timeout.is_some()));
         }
     }

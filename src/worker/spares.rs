@@ -115,6 +115,8 @@ impl Worker {
             if has_deadlines {
                 called.push((pid, *caller));
             }
+            // One that was stopped and let in somebody after all the others had gone: the supervisor counts anew.
+            self.reported_retired = false;
             self.live.call(pid, caller, || self.tally.count(Count::Accepted))
         });
         if let Some(copies) = &self.copies {

@@ -28,6 +28,7 @@ mod overload;
 mod peers;
 mod penalties;
 mod programs;
+mod property;
 mod proxy;
 mod real;
 mod services;

@@ -183,3 +183,15 @@ fn a_worker_that_retires_serves_who_has_begun_a_header() {
     proxy.read_to_string(&mut answer).unwrap();
     assert_eq!(answer, "hello");
 }
+
+#[test]
+fn a_check_earns_no_penalty_for_clients_beside_the_proxy() {
+    let options = ["--source-prefix-v4", "24", "--penalties", "0=60s", "--penalties", "7=60s"];
+    let server = server(&options, &["echo"]);
+    assert_eq!(ask(server.address(), &v2(0, 0, &[]), 1000), "hello\n");
+    eventually("the end of it", || server.count("completed") == 1);
+    let beside = b"PROXY TCP4 127.0.0.77 198.51.100.1 40000 443\r\n";
+    assert_eq!(ask(server.address(), beside, 1000), "hello\n");
+    server.log.wait("a penalty", |line| line.contains("127.0.0.0/24 has a penalty"));
+    assert_eq!(ask(server.address(), beside, 1000), "");
+}

@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 /// The longest header of version 1, with its CR LF; also the shortest buffer that is of use.
 pub(crate) const LONGEST_V1: usize = 107;
 /// The longest header that version 2 can announce.
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) const LONGEST_V2: usize = 16 + 65535;
 
 /// What the bytes so far are.

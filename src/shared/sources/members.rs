@@ -10,10 +10,10 @@
 //! was last to raise it has either found all the others in it or seen all their slots, and there were fewer than the
 //! limit.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 
 use crate::shared::board::MAX_SLOTS;
-use crate::sys::memory::Mapping;
+use crate::sys::memory::{AtomicU32, AtomicU64, Mapping};
 
 /// In a slot's word: it is not decided whether it gets in.
 pub(super) const APPLIES: u64 = 1;

@@ -15,13 +15,13 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 
 use siphasher::sip::SipHasher13;
 
 use super::Place;
 use crate::admission::Prefix;
-use crate::sys::memory::{self, Mapping};
+use crate::sys::memory::{self, AtomicU64, Mapping};
 use members::Members;
 use table::Table;
 

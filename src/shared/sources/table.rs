@@ -5,42 +5,36 @@
 //! attacker with more prefixes than places loses what each of them would have to wait, a little early, and he had
 //! a fresh prefix anyway.
 
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 
 use super::Nanos;
-use crate::sys::memory::Mapping;
+use crate::sys::memory::{AtomicU64, Mapping};
 
 /// How often one looks for a place.
 const TRIES: u32 = 16;
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Table<'a> {
-    keys: &'a [AtomicU64],
-    times: &'a [AtomicU64],
-    sets: usize,
-}
+pub(super) struct Table<'a>(&'a [AtomicU64]);
+
+/// Words of a set: its keys, then their times.
+const SET: usize = 2 * Table::WAYS;
 
 impl<'a> Table<'a> {
-    /// Places that a source can have; their keys are one cache line.
+    /// Places that a source can have; their keys are one cache line, their times the next.
     pub(super) const WAYS: usize = 8;
 
-    /// In bytes. `sets` is a power of two.
+    /// In bytes.
     pub(super) const fn length(sets: usize) -> usize {
-        sets * Self::WAYS * 16
+        sets * SET * size_of::<u64>()
     }
 
     pub(super) fn at(memory: &'a Mapping, offset: usize, sets: usize) -> Self {
-        let places = sets * Self::WAYS;
-        let keys = memory.long_words(offset, places);
-        Table { keys, times: memory.long_words(offset + places * 8, places), sets }
+        Table(memory.long_words(offset, sets * SET))
     }
 
     fn set(&self, key: u64) -> impl Iterator<Item = (usize, &'a AtomicU64, &'a AtomicU64)> {
-        let start = (key >> 1) as usize % self.sets * Self::WAYS;
-        let range = start..start + Self::WAYS;
-        let part = |words: &'a [AtomicU64]| words.get(range.clone()).unwrap_or_default();
-        let (keys, times) = (part(self.keys), part(self.times));
-        keys.iter().zip(times).zip(start..).map(|((key, time), index)| (index, key, time))
+        let number = (key >> 1) as usize % (self.0.len() / SET).max(1);
+        places(number, self.0.get(number * SET..(number + 1) * SET).unwrap_or_default())
     }
 
     /// The place of a source, if it has one.
@@ -75,7 +69,14 @@ impl<'a> Table<'a> {
 
     /// All that have a place: where, the key, and the time.
     pub(super) fn entries(&self) -> impl Iterator<Item = (usize, u64, &'a AtomicU64)> {
-        let places = self.keys.iter().zip(self.times).enumerate();
-        places.map(|(index, (key, time))| (index, key.load(SeqCst), time)).filter(|(_, key, _)| *key != 0)
+        let sets = self.0.chunks_exact(SET).enumerate();
+        let all = sets.flat_map(|(number, set)| places(number, set));
+        all.map(|(index, key, time)| (index, key.load(SeqCst), time)).filter(|(_, key, _)| *key != 0)
     }
+}
+
+/// The places of a set, each with its number in the table.
+fn places(number: usize, set: &[AtomicU64]) -> impl Iterator<Item = (usize, &AtomicU64, &AtomicU64)> {
+    let (keys, times) = set.split_at(set.len() / 2);
+    keys.iter().zip(times).zip(number * Table::WAYS..).map(|((key, time), index)| (index, key, time))
 }
