@@ -108,9 +108,15 @@ impl Board {
     pub(crate) fn recount(&self, owner: Owner, source_of: impl Fn(&Caller) -> Option<Source>) {
         for (place, _, caller) in self.held_by(owner) {
             if let Some(source) = source_of(&caller).filter(|_| caller.number != 0) {
-                self.sources.move_to(place, source, || self.number(place.0) == caller.number);
+                // Numbers alone repeat: each worker has its own.
+                let still = || self.is_held_by(place, owner) && self.caller(place.0) == caller;
+                self.sources.move_to(place, source, still);
             }
         }
+    }
+
+    fn is_held_by(&self, place: Place, owner: Owner) -> bool {
+        self.owners().get(place.0 as usize).is_some_and(|word| word.load(SeqCst) == owner.0)
     }
 
     /// An eventfd that becomes readable, by a new edge, whenever a slot is freed after [`Board::want`]. It is never

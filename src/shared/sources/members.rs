@@ -96,7 +96,11 @@ impl<'a> Members<'a> {
         let Some(slot) = self.slots.get(index as usize) else { return };
         let before = slot.load(SeqCst);
         let applies = key | APPLIES;
-        if before & !APPLIES == key || slot.compare_exchange(before, applies, SeqCst, SeqCst).is_err() {
+        // Since the caller looked, the slot may have become another's, whose word this is.
+        if before & !APPLIES == key
+            || !still()
+            || slot.compare_exchange(before, applies, SeqCst, SeqCst).is_err()
+        {
             return;
         }
         self.raise_top(index);

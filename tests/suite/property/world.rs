@@ -148,10 +148,10 @@ impl World {
         self.gone.extend(clients.iter().map(|client| client.source));
         for client in clients.iter().filter(|_| self.unchanged).collect::<Vec<_>>() {
             let key = self.settings.source_of(client.source);
-            let waiting = self.waiting.iter().map(|client| client.source);
-            let others = waiting.chain(self.gone.iter().copied());
-            let others = others.filter(|address| self.settings.source_of(*address) == key).count() - 1;
-            let its = self.living_of(client.source) + others;
+            // Who was served may have been killed since.
+            let others = self.served.iter().chain(&self.waiting).map(|client| client.source);
+            let all = others.chain(self.gone.iter().copied());
+            let its = all.filter(|address| self.settings.source_of(*address) == key).count() - 1;
             if self.settings.per_source.is_none_or(|limit| its < limit) {
                 self.hurt(client);
             }
