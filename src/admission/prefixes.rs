@@ -1,12 +1,13 @@
 //! A list of prefixes from the configuration, each with the place where it was written.
 
 use std::fmt;
+use std::io;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::Prefix;
 use super::table::Table;
+use super::{Outline, Prefix};
 
 /// A prefix as it was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +68,16 @@ impl Prefixes {
     pub(crate) fn find(&self, address: IpAddr) -> Option<(usize, Listed<'_>)> {
         let index = self.table.find(address)?;
         Some((index, self.get(index)?))
+    }
+
+    /// Whether an address has one of the prefixes, to be asked often; `None` if there are none.
+    pub(crate) fn outline(&self) -> io::Result<Option<Outline>> {
+        self.outline_by(|place| place.is_some())
+    }
+
+    /// Yes or no for every address, by the place in the list of the longest prefix that has it.
+    pub(super) fn outline_by(&self, says: impl Fn(Option<usize>) -> bool) -> io::Result<Option<Outline>> {
+        (!self.is_empty()).then(|| Outline::new(self.table.outline(says))).transpose()
     }
 
     /// Whether there is none.

@@ -1,11 +1,12 @@
 //! `allow` and `deny`: the longest prefix decides, deny on a tie.
 
+use std::io;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
 use super::prefixes::Place;
-use super::{Listed, Prefix, Prefixes};
+use super::{Listed, Outline, Prefix, Prefixes};
 
 /// The rules of a service, ready to be asked.
 ///
@@ -67,6 +68,14 @@ impl Rules {
             None => !self.denies_the_rest(),
         };
         Decision { allowed, rule }
+    }
+
+    /// Whether an address gets in, to be asked often; `None` if everybody does.
+    pub(crate) fn outline(&self) -> io::Result<Option<Outline>> {
+        self.list.outline_by(|place| match place {
+            Some(place) => place >= self.denied,
+            None => !self.denies_the_rest(),
+        })
     }
 
     /// Whether an address that no prefix has is refused: if there is anything in `allow`, as in xinetd.conf(5).
@@ -266,9 +275,15 @@ mod tests {
             let listed =
                 |list: &[Prefix]| list.iter().map(|&prefix| Listed { prefix, place }).collect::<Vec<_>>();
             let rules = Rules::new(listed(allow), listed(deny));
+            let outline = rules.outline().unwrap();
             let random_ones: Vec<IpAddr> = (0..50).map(|_| random.address()).collect();
             for address in lists.iter().flatten().flat_map(|&prefix| edges(prefix)).chain(random_ones) {
                 let decision = rules.decide(address);
+                let says = outline.as_ref().is_none_or(|outline| outline.says(address));
+                assert_eq!(
+                    says, decision.allowed,
+                    "PREFORKD_SEED={seed}, round {round}: outline of {address}"
+                );
                 let found = (decision.allowed, decision.rule.map(|rule| rule.prefix));
                 let wanted = naive(allow, deny, address.to_canonical());
                 assert_eq!(found, wanted, "PREFORKD_SEED={seed}, round {round}: {address} in {lists:?}");

@@ -7,6 +7,7 @@ use std::cmp::Reverse;
 use std::net::IpAddr;
 
 use super::Prefix;
+use super::outline::{Changes, Draft};
 
 /// Decides for the addresses that no prefix has.
 const NOBODY: u32 = u32::MAX;
@@ -40,6 +41,12 @@ impl Table {
         Table { v4: Ranges { starts: starts.collect(), owners: v4.owners }, v6: cut(v6) }
     }
 
+    /// Yes or no for every address, by the place of the longest prefix that has it.
+    pub(super) fn outline(&self, says: impl Fn(Option<usize>) -> bool) -> Draft {
+        let says = |owner: u32| says(if owner == NOBODY { None } else { usize::try_from(owner).ok() });
+        Draft { v4: self.v4.changes(says), v6: self.v6.changes(says) }
+    }
+
     /// The place in the list of the longest prefix that has the address.
     pub(super) fn find(&self, address: IpAddr) -> Option<usize> {
         match address.to_canonical() {
@@ -54,6 +61,11 @@ impl<A: Copy + Ord> Ranges<A> {
         let after = self.starts.partition_point(|start| *start <= address);
         let owner = *self.owners.get(after.checked_sub(1)?)?;
         if owner == NOBODY { None } else { usize::try_from(owner).ok() }
+    }
+
+    fn changes(&self, says: impl Fn(u32) -> bool) -> Changes<A> {
+        let ranges = self.starts.iter().zip(&self.owners);
+        Changes::new(says(NOBODY), ranges.map(|(start, owner)| (*start, says(*owner))))
     }
 }
 

@@ -1,9 +1,10 @@
 //! Who gets in. Asked by a worker, and by a spare before a stranger's code runs in it.
 
+use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::admission::{Prefix, Prefixes, Refusal, Rules};
+use crate::admission::{Outline, Prefix, Prefixes, Refusal};
 use crate::config::admission::{Offence, Penalties};
 use crate::config::{self, SourceLimits};
 use crate::shared::{Bucket, Penalty, Place, Punished, Sources};
@@ -12,8 +13,9 @@ use crate::sys::socket::Peer;
 /// The admission of a service, ready to be asked. Asking allocates nothing.
 #[derive(Debug)]
 pub(crate) struct Gate {
-    rules: Rules,
-    proxies: Prefixes,
+    rules: Option<Outline>,
+    proxies: Option<Outline>,
+    exempt: Option<Outline>,
     limits: SourceLimits,
     bucket: Option<Bucket>,
     penalties: Penalties,
@@ -29,18 +31,19 @@ pub(crate) struct Seat<'a> {
 }
 
 impl Gate {
-    pub(super) fn new(admission: &config::Admission) -> Self {
+    pub(super) fn new(admission: &config::Admission) -> io::Result<Self> {
         let bucket = admission.source.rate.map(|rate| Bucket {
             interval: (rate.per.duration().as_nanos() / u128::from(rate.count.max(1))) as u64,
             burst: rate.burst,
         });
-        Gate {
-            rules: admission.rules.clone(),
-            proxies: admission.proxies.clone(),
+        Ok(Gate {
+            rules: admission.rules.outline()?,
+            proxies: admission.proxies.outline()?,
+            exempt: admission.penalties.exempt.outline()?,
             limits: admission.source,
             bucket,
-            penalties: admission.penalties.clone(),
-        }
+            penalties: Penalties { exempt: Prefixes::default(), ..admission.penalties.clone() },
+        })
     }
 
     /// Whether it asks for more than the address.
@@ -51,7 +54,7 @@ impl Gate {
     /// Whether this is a proxy that says for whom it calls.
     pub(crate) fn is_proxy(&self, peer: Peer) -> bool {
         match peer {
-            Peer::Ip(address) => !self.proxies.is_empty() && self.proxies.find(address.ip()).is_some(),
+            Peer::Ip(address) => self.proxies.as_ref().is_some_and(|proxies| proxies.says(address.ip())),
             Peer::Unix(_) => false,
         }
     }
@@ -61,7 +64,7 @@ impl Gate {
     pub(crate) fn admit(&self, peer: Peer, usec: u64, seat: Option<Seat<'_>>) -> Result<(), Refusal> {
         let Peer::Ip(address) = peer else { return Ok(()) };
         let address = address.ip();
-        if !self.rules.is_empty() && !self.rules.decide(address).allowed {
+        if self.rules.as_ref().is_some_and(|rules| !rules.says(address)) {
             return Err(Refusal::Access);
         }
         match seat.filter(|_| self.knows_sources()) {
@@ -88,7 +91,7 @@ impl Gate {
     }
 
     fn is_exempt(&self, address: IpAddr) -> bool {
-        self.penalties.exempt.find(address).is_some()
+        self.exempt.as_ref().is_some_and(|exempt| exempt.says(address))
     }
 
     /// Punishes the source of a client for an offence, if the service has a penalty for it. `usec` is now. Returns the

@@ -94,7 +94,7 @@ impl Preparation {
             Stderr::Log | Stderr::Inherit => None,
         };
         let cage = Cage::new(&service.identity, &service.limits, restore_descriptor_limit)?;
-        let (gate, deadlines) = (Gate::new(&service.admission), service.admission.deadlines);
+        let (gate, deadlines) = (Gate::new(&service.admission)?, service.admission.deadlines);
         Ok(Preparation { cage, job, null, signals, reporter: reports.reporter(), gate, deadlines })
     }
 

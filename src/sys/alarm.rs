@@ -4,10 +4,10 @@
 //! notices nothing.
 #![allow(unsafe_code)]
 
+use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::io;
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicPtr, Ordering};
 use std::time::Duration;
 
 use super::check;
@@ -19,8 +19,11 @@ pub(crate) trait Ring {
     fn ring(&mut self) -> Option<Duration>;
 }
 
-/// Who rings, while [`during`] lasts.
-static RINGER: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
+thread_local! {
+    /// Who rings, while [`during`] lasts. In a page that a new process writes anyway; without a destructor, so that a
+    /// signal handler may read it.
+    static RINGER: Cell<*mut c_void> = const { Cell::new(std::ptr::null_mut()) };
+}
 
 /// Runs `work`; meanwhile `ringer` rings, first after `first` and then when it says.
 ///
@@ -41,7 +44,7 @@ struct Armed<'a, T>(PhantomData<&'a mut T>);
 
 impl<'a, T: Ring> Armed<'a, T> {
     fn new(ringer: &'a mut T) -> Self {
-        RINGER.store((&raw mut *ringer).cast(), Ordering::SeqCst);
+        RINGER.set((&raw mut *ringer).cast());
         Armed(PhantomData)
     }
 }
@@ -49,7 +52,7 @@ impl<'a, T: Ring> Armed<'a, T> {
 impl<T> Drop for Armed<'_, T> {
     fn drop(&mut self) {
         // First: a signal may be on its way.
-        RINGER.store(std::ptr::null_mut(), Ordering::SeqCst);
+        RINGER.set(std::ptr::null_mut());
         let _ = set(None);
     }
 }
@@ -62,7 +65,7 @@ fn handle<T: Ring>() -> io::Result<()> {
         let saved = unsafe { *errno };
         // SAFETY: null, or what `during::<T>` lends to this handler alone. It installs the handler of its own T before
         // it stores a pointer, and there is one thread.
-        if let Some(ringer) = unsafe { RINGER.load(Ordering::SeqCst).cast::<T>().as_mut() } {
+        if let Some(ringer) = unsafe { RINGER.get().cast::<T>().as_mut() } {
             if let Some(next) = ringer.ring() {
                 // The values are right, so it cannot fail.
                 let _ = set(Some(next));

@@ -118,6 +118,72 @@ impl Drop for Mapping {
     }
 }
 
+/// Memory that nobody can write any more, not even who has it: a sealed file, mapped to be read. Children have it, too, and
+/// a fork copies nothing of it.
+#[derive(Debug)]
+pub(crate) struct Frozen {
+    start: NonNull<libc::c_void>,
+    length: usize,
+}
+
+impl Frozen {
+    /// Memory with this content.
+    pub(crate) fn new(name: &CStr, content: &[u8]) -> io::Result<Self> {
+        let file = sealed(name, content)?;
+        let Some(size) = NonZeroUsize::new(content.len()) else {
+            return Ok(Frozen { start: NonNull::dangling(), length: 0 });
+        };
+        // A shared mapping of such a file is refused by kernels before 6.7, even to read, memfd_create(2).
+        // SAFETY: a new mapping at an address of the kernel's choice; the seals keep it from raising SIGBUS.
+        let start = unsafe { mmap(None, size, ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE, file, 0) }?;
+        Ok(Frozen { start, length: content.len() })
+    }
+
+    /// `count` numbers from byte `offset` on; none if there are not so many.
+    pub(crate) fn numbers(&self, offset: usize, count: usize) -> &[u32] {
+        match self.at(offset, count, size_of::<u32>()) {
+            // SAFETY: inside the mapping, which lives as long as self and which nobody can write; aligned, since mappings
+            // begin with a page; every bit pattern is a value.
+            Some(place) => unsafe { std::slice::from_raw_parts(place.cast(), count) },
+            None => &[],
+        }
+    }
+
+    /// As [`Frozen::numbers`], of 128 bits.
+    pub(crate) fn wide_numbers(&self, offset: usize, count: usize) -> &[u128] {
+        match self.at(offset, count, size_of::<u128>()) {
+            // SAFETY: as above.
+            Some(place) => unsafe { std::slice::from_raw_parts(place.cast(), count) },
+            None => &[],
+        }
+    }
+
+    fn at(&self, offset: usize, count: usize, size: usize) -> Option<*const u8> {
+        let end = count.checked_mul(size)?.checked_add(offset)?;
+        let is_inside = count > 0 && end <= self.length && offset % size == 0;
+        // SAFETY: `offset` is inside the mapping.
+        is_inside.then(|| unsafe { self.start.as_ptr().cast::<u8>().add(offset).cast_const() })
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        if self.length > 0 {
+            // SAFETY: as for Mapping.
+            let _ = unsafe { munmap(self.start, self.length) };
+        }
+    }
+}
+
+/// Gives memory that is free back to the system, so that forks do not copy its page tables.
+pub(crate) fn trim() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim(3) touches nothing that is in use.
+    unsafe {
+        libc::malloc_trim(0)
+    };
+}
+
 /// An eventfd that does not block, starting at 0.
 pub(crate) fn event() -> io::Result<OwnedFd> {
     use nix::sys::eventfd::{EfdFlags, EventFd};

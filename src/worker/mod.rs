@@ -35,7 +35,7 @@ use crate::sys::epoll::{Interest, Poller};
 use crate::sys::fd::{Desk, Passed};
 use crate::sys::fork::{Forked, Nursery, fork, keep_stacks};
 use crate::sys::signal::{self, Signal, Signals, Wakers};
-use crate::sys::{fd, process, wait};
+use crate::sys::{fd, memory, process, wait};
 
 use agenda::Agenda;
 use farewell::Farewells;
@@ -128,7 +128,7 @@ impl Worker {
         signal::all_to_default();
         let signals = Signals::install(&[Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT])?;
         process::set_name(c"preforkd-worker");
-        let plan = Plan::read(handover.plan)?;
+        let mut plan = Plan::read(handover.plan)?;
         let log = Log::open(plan.log);
         let sources = Sources::open(handover.sources.as_fd())?;
         let sources_file = for_ever(handover.sources);
@@ -140,6 +140,7 @@ impl Worker {
         let reports = Reports::new()?;
         let mut preparation = Preparation::new(&plan.service, signals, &reports)?;
         rehearse(&plan.service, &preparation, &reports)?;
+        plan.service.admission.forget_lists();
         preparation.approach();
         process::raise_descriptor_limit()?;
         if !preparation.execs() {
@@ -160,6 +161,7 @@ impl Worker {
         poller.add(pool.doorbell(), Interest::ReadEdge, DOORBELL)?;
         let nursery = Nursery::new()?;
         keep_stacks();
+        memory::trim();
         plan::tell(handover.link.as_fd(), &Report::Ready)?;
         Ok(Worker {
             copies,

@@ -32,6 +32,14 @@ pub(crate) struct Admission {
     pub(crate) deadlines: Deadlines,
 }
 
+impl Admission {
+    /// Forgets the lists of prefixes, for who has what he needs of them.
+    pub(crate) fn forget_lists(&mut self) {
+        (self.rules, self.proxies) = (Rules::default(), Prefixes::default());
+        self.penalties.exempt = Prefixes::default();
+    }
+}
+
 /// What one source may take. A source is a prefix of addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SourceLimits {
