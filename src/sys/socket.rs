@@ -127,6 +127,37 @@ pub(crate) fn reset(connection: OwnedFd) {
     drop(connection);
 }
 
+/// Sends the last words and the end of the stream; does not block, and never raises SIGPIPE. What finds no room is lost.
+pub(crate) fn say_last(connection: BorrowedFd<'_>, words: &[u8]) -> io::Result<()> {
+    // With MSG_MORE both go in one packet, where there are packets.
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_MORE;
+    nixsock::send(connection.as_raw_fd(), words, nixsock::MsgFlags::from_bits_retain(flags))?;
+    Ok(nixsock::shutdown(connection.as_raw_fd(), nixsock::Shutdown::Write)?)
+}
+
+/// Throws away what has come from the other end, up to a bound, without blocking. True if nothing more will come.
+pub(crate) fn discard(connection: BorrowedFd<'_>) -> bool {
+    const ROUNDS: usize = 4;
+    let mut scrap = std::mem::MaybeUninit::<[u8; 16 * 1024]>::uninit();
+    // For TCP, MSG_TRUNC means that nothing is copied, tcp(7).
+    let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+    for _ in 0..ROUNDS {
+        // SAFETY: the kernel writes at most the length of the buffer, and nobody reads it.
+        let received = unsafe {
+            libc::recv(connection.as_raw_fd(), scrap.as_mut_ptr().cast(), size_of_val(&scrap), flags)
+        };
+        match received {
+            0 => return true,
+            1.. => {}
+            _ => {
+                let kind = io::Error::last_os_error().kind();
+                return !matches!(kind, io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted);
+            }
+        }
+    }
+    false
+}
+
 /// Takes the next connection from the queue. The connection is closed on exec and blocks, whatever the listener does.
 ///
 /// # Errors
@@ -335,6 +366,36 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
+
+    fn last_words<S: Read + Write>(mut client: S, server: impl AsFd + Into<OwnedFd>, hang_up: impl Fn(&S)) {
+        client.write_all(&[7; 100_000]).unwrap();
+        say_last(server.as_fd(), b"busy").unwrap();
+        let mut words = String::new();
+        client.read_to_string(&mut words).unwrap();
+        assert_eq!(words, "busy");
+        while is_readable(server.as_fd()) {
+            assert!(!discard(server.as_fd()));
+        }
+        client.write_all(b"x").unwrap();
+        hang_up(&client);
+        while !discard(server.as_fd()) {}
+        reset(server.into());
+        assert_eq!(client.read(&mut [0]).map_err(|error| error.kind()).unwrap_or(0), 0);
+    }
+
+    fn is_readable(socket: BorrowedFd<'_>) -> bool {
+        !is_queue_empty(socket)
+    }
+
+    #[test]
+    fn last_words_arrive_whatever_the_client_has_sent() {
+        let (client, server) = UnixStream::pair().unwrap();
+        last_words(client, server, |client| client.shutdown(std::net::Shutdown::Write).unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let server = listener.accept().unwrap().0;
+        last_words(client, server, |client| client.shutdown(std::net::Shutdown::Write).unwrap());
+    }
 
     #[test]
     fn a_copy_of_a_connection_goes_from_process_to_process() {

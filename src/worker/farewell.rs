@@ -2,15 +2,14 @@
 //!
 //! A client may have sent its request by then. To close on top of it makes the kernel answer with RST, which may overtake
 //! the words (RFC 2525, 2.17). So a few of these connections are kept for a moment, and what still comes is thrown away.
+//! Most clients hang up as soon as they have read; only who does not is worth the price of being watched.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
-
-use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
 
 use super::FAREWELLS;
 use crate::sys::epoll::{Interest, Poller};
+use crate::sys::socket;
 
 /// How many are kept; the oldest goes when there are more.
 const PLACES: usize = 64;
@@ -18,95 +17,121 @@ const PLACES: usize = 64;
 /// How long each is kept.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How much of one is thrown away before others have their turn.
-const ROUNDS: usize = 8;
+/// How long a client has to hang up before it is watched.
+const MOMENT: Duration = Duration::from_millis(1);
 
-/// Those that were told and have not hung up.
+/// Those that were told and have not hung up. Children get no copy of this table, as long as it is on the stack.
 #[derive(Debug)]
 pub(super) struct Farewells {
-    places: Vec<Option<Told>>,
-    /// The place of the next, and so of the oldest.
-    next: usize,
+    places: [Option<Told>; PLACES],
     kept: usize,
+    /// When to see whether those that are not watched have hung up.
+    look_at: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Told {
     connection: OwnedFd,
     until: Instant,
+    watched: bool,
 }
 
 impl Farewells {
     pub(super) fn new() -> Self {
-        Farewells { places: std::iter::repeat_with(|| None).take(PLACES).collect(), next: 0, kept: 0 }
+        Farewells { places: [const { None }; PLACES], kept: 0, look_at: None }
     }
 
     /// Says it and hangs up. `words` fit into the buffer of a fresh socket; if they do not, nobody waits.
     pub(super) fn say(&mut self, words: &[u8], connection: OwnedFd, poller: &Poller) {
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        let said = !words.is_empty() && send(connection.as_raw_fd(), words, flags).is_ok();
-        if !said || shutdown(connection.as_raw_fd(), Shutdown::Write).is_err() || has_hung_up(&connection) {
+        if words.is_empty() || socket::say_last(connection.as_fd(), words).is_err() {
             return;
         }
-        let place = self.next;
-        self.forget(place, poller);
-        self.next = (place + 1) % PLACES;
-        let watched = poller.add(connection.as_fd(), Interest::Read, FAREWELLS + place as u64).is_ok();
-        if let Some(free) = self.places.get_mut(place).filter(|_| watched) {
-            *free = Some(Told { connection, until: Instant::now() + PATIENCE });
+        let place = self.free_place(poller);
+        if let Some(free) = self.places.get_mut(place) {
+            let now = Instant::now();
+            self.look_at.get_or_insert(now + MOMENT);
+            *free = Some(Told { connection, until: now + PATIENCE, watched: false });
             self.kept += 1;
         }
     }
 
     /// Something has come from one of them.
     pub(super) fn hear(&mut self, token: u64, poller: &Poller) {
-        let place = (token - FAREWELLS) as usize;
-        let told = self.places.get(place).and_then(Option::as_ref);
-        if told.is_some_and(|told| has_hung_up(&told.connection)) {
-            self.forget(place, poller);
-        }
+        self.forget_if_gone((token - FAREWELLS) as usize, poller);
     }
 
-    /// Hangs up on those that were kept for long enough.
-    pub(super) fn expire(&mut self, poller: &Poller) {
+    /// Hangs up on those that have done so, or were kept for long enough.
+    pub(super) fn tend(&mut self, poller: &Poller) {
         if self.kept == 0 {
             return;
         }
         let now = Instant::now();
+        let looks = self.look_at.take_if(|at| *at <= now).is_some();
         for place in 0..PLACES {
-            if self.places.get(place).and_then(Option::as_ref).is_some_and(|told| told.until <= now) {
+            let Some(told) = self.places.get(place).and_then(Option::as_ref) else { continue };
+            if told.until <= now {
                 self.forget(place, poller);
+            } else if looks && !told.watched && !self.forget_if_gone(place, poller) {
+                self.watch(place, poller);
             }
         }
     }
 
-    /// When the next has been kept for long enough.
-    pub(super) fn expires_at(&self) -> Option<Instant> {
+    /// When to [`Farewells::tend`] them.
+    pub(super) fn wakes_at(&self) -> Option<Instant> {
         if self.kept == 0 {
             return None;
         }
-        self.places.iter().flatten().map(|told| told.until).min()
+        self.places.iter().flatten().map(|told| told.until).chain(self.look_at).min()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.kept == 0
+    }
+
+    /// Hangs up on all of them.
+    pub(super) fn clear(&mut self, poller: &Poller) {
+        (0..PLACES).for_each(|place| self.forget(place, poller));
+    }
+
+    /// A place for one more.
+    fn free_place(&mut self, poller: &Poller) -> usize {
+        if self.kept == PLACES {
+            (0..PLACES).for_each(|place| _ = self.forget_if_gone(place, poller));
+        }
+        if self.kept == PLACES {
+            let until =
+                |place: &usize| self.places.get(*place).and_then(Option::as_ref).map(|told| told.until);
+            (0..PLACES).min_by_key(until).into_iter().for_each(|oldest| self.forget(oldest, poller));
+        }
+        self.places.iter().position(Option::is_none).unwrap_or_default()
+    }
+
+    /// Throws away what one has sent. True if it has hung up.
+    fn forget_if_gone(&mut self, place: usize, poller: &Poller) -> bool {
+        let told = self.places.get(place).and_then(Option::as_ref);
+        let gone = told.is_some_and(|told| socket::discard(told.connection.as_fd()));
+        if gone {
+            self.forget(place, poller);
+        }
+        gone
+    }
+
+    fn watch(&mut self, place: usize, poller: &Poller) {
+        if let Some(Some(told)) = self.places.get_mut(place) {
+            // Without it, the patience for it ends all the same.
+            let _ = poller.add(told.connection.as_fd(), Interest::Read, FAREWELLS + place as u64);
+            told.watched = true;
+        }
     }
 
     fn forget(&mut self, place: usize, poller: &Poller) {
         if let Some(told) = self.places.get_mut(place).and_then(Option::take) {
-            // A child may have a copy for a moment, epoll(7).
-            let _ = poller.remove(told.connection.as_fd());
+            if told.watched {
+                // A child may have a copy for a moment, epoll(7).
+                let _ = poller.remove(told.connection.as_fd());
+            }
             self.kept -= 1;
         }
     }
-}
-
-/// Throws away what has come; true at the end of it.
-fn has_hung_up(connection: &OwnedFd) -> bool {
-    let mut scrap = [0; 4096];
-    for _ in 0..ROUNDS {
-        match recv(connection.as_raw_fd(), &mut scrap, MsgFlags::MSG_DONTWAIT) {
-            Ok(0) => return true,
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN) => return false,
-            Err(_) => return true,
-        }
-    }
-    false
 }

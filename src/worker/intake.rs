@@ -59,6 +59,8 @@ pub(super) struct Intake {
     listeners: Vec<Listener>,
     open: bool,
     full: bool,
+    /// When to look although the bell has not rung.
+    look_at: Option<Instant>,
     paused_until: Option<Instant>,
     silent_until: Option<Instant>,
 }
@@ -72,6 +74,7 @@ impl Intake {
             listeners: sockets.into_iter().map(listener).collect(),
             open: false,
             full: false,
+            look_at: None,
             paused_until: None,
             silent_until: None,
         }
@@ -96,6 +99,11 @@ impl Intake {
     pub(super) fn is_queued(&self) -> bool {
         let mut sockets = self.listeners.iter().filter_map(|listener| listener.socket.as_ref());
         sockets.any(|socket| !socket::is_queue_empty(socket.as_fd()))
+    }
+
+    /// Whether a listener is to be tried without an event.
+    pub(super) fn is_due(&self) -> bool {
+        self.listeners.iter().any(|listener| listener.due)
     }
 
     /// Whether epoll tells when somebody calls.
@@ -176,9 +184,15 @@ impl Intake {
         self.full = true;
     }
 
+    /// The same, but not for longer than this.
+    pub(super) fn pause_until_bell_or(&mut self, time: Duration) {
+        (self.full, self.look_at) = (true, Some(Instant::now() + time));
+    }
+
     /// A slot may be free.
     pub(super) fn slot_freed(&mut self) {
         if std::mem::take(&mut self.full) {
+            self.look_at = None;
             self.look();
         }
     }
@@ -190,10 +204,10 @@ impl Intake {
 
     /// When [`Intake::due`] will have something without an event.
     pub(super) fn wakes_at(&self) -> Option<Instant> {
-        if self.listeners.iter().any(|listener| listener.due) && !self.full && self.paused_until.is_none() {
+        if self.is_due() && !self.full && self.paused_until.is_none() {
             return Some(Instant::now());
         }
-        self.paused_until
+        [self.paused_until, self.look_at].into_iter().flatten().min()
     }
 
     /// The listeners to try now although epoll has not reported them.
@@ -201,6 +215,9 @@ impl Intake {
         if self.paused_until.is_some_and(|end| end <= now) {
             self.paused_until = None;
             self.look();
+        }
+        if self.look_at.is_some_and(|at| at <= now) {
+            self.slot_freed();
         }
         if self.full || self.paused_until.is_some() {
             return Vec::new();

@@ -214,7 +214,7 @@ impl Worker {
             self.keep_deadlines();
             self.retry_pending();
             self.tend_proxies();
-            self.farewells.expire(&self.poller);
+            self.farewells.tend(&self.poller);
             self.accept_unasked();
             if !called {
                 self.make_spare();
@@ -265,7 +265,8 @@ impl Worker {
     }
 
     fn is_done(&self) -> bool {
-        self.intake.is_closed() && self.live.is_empty() && self.pending.is_none() && self.headers.is_empty()
+        let serves = !self.live.is_empty() || self.pending.is_some() || !self.headers.is_empty();
+        self.intake.is_closed() && !serves && self.farewells.is_empty()
     }
 
     fn timeout(&self) -> Option<Duration> {
@@ -277,7 +278,7 @@ impl Worker {
                 .flatten()
                 .min(),
         };
-        let next = next.into_iter().chain(self.headers.expires_at()).chain(self.farewells.expires_at()).min();
+        let next = next.into_iter().chain(self.headers.expires_at()).chain(self.farewells.wakes_at()).min();
         let next = next.map(|instant| instant.saturating_duration_since(Instant::now()));
         [next, self.next_deadline()].into_iter().flatten().min()
     }
@@ -348,6 +349,7 @@ impl Worker {
         self.dismiss_spares();
         self.intake.close(&self.poller);
         self.headers.clear();
+        self.farewells.clear(&self.poller);
         let signal = if at_once { Signal::SIGKILL } else { Signal::SIGTERM };
         for pid in self.live.pids() {
             process::signal_group(pid, signal);

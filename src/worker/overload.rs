@@ -1,4 +1,8 @@
 //! What meets a connection when all slots are taken.
+//!
+//! Without spares a worker goes on watching, and refuses whoever comes while there is no slot. With spares it would be
+//! woken in place of one that waits, perhaps another worker's; so there it does not watch, and looks now and then while
+//! there is no slot. Either way a slot that has become free is taken first.
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -7,37 +11,50 @@ use super::Worker;
 use super::intake::{self, Taken};
 use crate::admission::Refusal;
 use crate::config::admission::Overload;
-use crate::shared::NoSlot;
+use crate::shared::{NoSlot, Slot};
 use crate::sys::socket::{self, Peer};
 use crate::sys::time;
 
 /// How long to wait before another try where a limit was lowered below what lives.
 const CROWDED: Duration = Duration::from_millis(50);
 
-/// How often a worker looks for who is to be refused, where a spare of another worker could serve him.
+/// How often a worker looks for who is to be refused, where there are spares and none waits.
 const LOOK: Duration = Duration::from_millis(10);
 
+/// The same while a spare of another worker waits. When that is called, its own worker looks.
+const GLANCE: Duration = Duration::from_millis(100);
+
+/// How many are refused before others have their turn.
+const AT_ONCE: usize = 32;
+
 impl Worker {
-    /// There is no slot for who may wait at this listener.
-    pub(super) fn overloaded(&mut self, index: usize, why: NoSlot) {
-        // Every spare has a slot: as long as one waits, of whatever worker, there is room.
-        let refuses = self.refuses() && (!self.has_spares() || self.board.processes().spares == 0);
-        if refuses {
-            return self.accept_to_refuse(index);
+    /// There is no slot for who may wait at this listener. Returns one that has become free meanwhile.
+    pub(super) fn overloaded(&mut self, index: usize, why: NoSlot) -> Option<Slot> {
+        if self.refuses() && !self.a_spare_waits() {
+            return self.refuse_queued(index);
         }
         self.wait_for_slot(why);
         self.let_a_spare_look();
+        None
     }
 
     /// Rests until there may be a slot, or somebody to refuse.
     pub(super) fn wait_for_slot(&mut self, why: NoSlot) {
         match why {
-            // To watch the listener would be to be woken in place of a spare.
-            _ if self.refuses() && self.has_spares() => self.intake.pause(LOOK),
-            _ if self.refuses() => {}
+            _ if self.never_waits() => {}
+            _ if self.refuses() && self.intake.is_due() => self.intake.pause_until_bell_or(Duration::ZERO),
+            _ if self.refuses() => {
+                let rest = if self.a_spare_waits() { GLANCE } else { LOOK };
+                self.intake.pause_until_bell_or(rest);
+            }
             NoSlot::Full => self.intake.pause_until_bell(),
             NoSlot::Crowded => self.intake.pause(CROWDED),
         }
+    }
+
+    /// Whether this worker needs no bell, because it watches all the time.
+    pub(super) fn never_waits(&self) -> bool {
+        self.refuses() && self.plan.service.spare == 0
     }
 
     /// Whether clients are refused rather than left in the queue. Not those of a listener that is about to be closed:
@@ -46,17 +63,38 @@ impl Worker {
         self.intake.is_open() && self.plan.service.admission.overload != Overload::Queue
     }
 
-    fn has_spares(&self) -> bool {
-        self.plan.service.spare > 0
+    /// Every spare has a slot: as long as one waits, of whatever worker, there is room.
+    fn a_spare_waits(&self) -> bool {
+        self.plan.service.spare > 0 && self.board.processes().spares > 0
     }
 
-    fn accept_to_refuse(&mut self, index: usize) {
-        match self.intake.accept(index) {
-            Taken::Connection(connection, peer) => self.turn_away(connection, peer),
-            Taken::Lost => {}
-            Taken::Nothing => self.intake.nothing_more(index),
-            Taken::Exhausted(error) => self.exhausted(index, &error),
+    fn refuse_queued(&mut self, index: usize) -> Option<Slot> {
+        // What has ended just now may have left a slot.
+        if !self.live.is_empty() {
+            self.preparation.signals().fetch_pending();
+            self.reap();
         }
+        for _ in 0..AT_ONCE {
+            if let Ok(slot) = self.claim() {
+                return Some(slot);
+            }
+            match self.intake.accept(index) {
+                Taken::Connection(connection, peer) => self.turn_away(connection, peer),
+                Taken::Lost => {}
+                Taken::Nothing => {
+                    self.intake.nothing_more(index);
+                    return None;
+                }
+                Taken::Exhausted(error) => {
+                    self.exhausted(index, &error);
+                    return None;
+                }
+            }
+        }
+        if !self.never_waits() {
+            self.intake.more(index);
+        }
+        None
     }
 
     /// The kernel cannot give a connection now.

@@ -41,7 +41,10 @@ impl Worker {
         let slot = match self.reserved.take().map_or_else(|| self.claim(), Ok) {
             Ok(slot) => slot,
             Err(_) if self.intake.close_if_empty(index) => return,
-            Err(why) => return self.overloaded(index, why),
+            Err(why) => match self.overloaded(index, why) {
+                Some(slot) => slot,
+                None => return,
+            },
         };
         let left = match self.intake.accept(index) {
             Taken::Connection(connection, peer) => self.greet(slot, connection, peer),
@@ -107,7 +110,10 @@ impl Worker {
 
     pub(super) fn claim(&self) -> Result<Slot, NoSlot> {
         let owner = Owner::worker(self.plan.serial);
-        self.board.claim(owner).or_else(|_| {
+        self.board.claim(owner).or_else(|why| {
+            if self.never_waits() {
+                return Err(why);
+            }
             self.board.want();
             self.board.claim(owner)
         })

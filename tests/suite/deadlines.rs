@@ -294,6 +294,8 @@ fn an_old_worker_goes_on_enforcing_its_own_deadlines() {
         echo(&mut second, b"x");
         server.configure(&config(""));
         server.reload_ok();
+        // The old ones go when they have looked for a connection once more.
+        eventually("only new spares", || server.count("spares") == spare);
         let mut third = connect(listen);
         echo(&mut third, b"x");
         is_ended(&server, first, "lifetime");

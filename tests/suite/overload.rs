@@ -2,9 +2,10 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
 
 use crate::support::client::{connect, connect_unix, echo, try_echo};
-use crate::support::{Preforkd, Running, address, eventually};
+use crate::support::{A_WHILE, Preforkd, Running, address, eventually, proc};
 
 fn refused(server: &Running) -> u64 {
     server.service()["refused"]["limit"].as_u64().unwrap()
@@ -164,4 +165,144 @@ fn a_reload_changes_what_meets_those_who_wait() {
     eventually("it waits", || server.count("queued") == 1);
     held.pop();
     assert!(try_echo(&mut waits, b"x").is_ok());
+}
+
+/// Of clients that come at once, exactly as many are served as there is room for, and exactly the others are refused.
+fn the_limit_is_exact(more: &[&str]) {
+    let options = [&REFUSE[..], &["--workers", "3"], more].concat();
+    let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).start();
+    let address = server.address();
+    for round in 1..=5 {
+        let one = move || {
+            let mut client = connect(address);
+            client.write_all(b"x").unwrap();
+            let mut answer = [0];
+            client.read_exact(&mut answer).unwrap();
+            (answer == *b"x").then_some(client)
+        };
+        let clients: Vec<_> = (0..24).map(|_| std::thread::spawn(one)).collect();
+        let held: Vec<_> = clients.into_iter().filter_map(|client| client.join().unwrap()).collect();
+        assert_eq!(held.len(), 4);
+        eventually("all are counted", || (server.count("active"), refused(&server)) == (4, round * 20));
+        assert_eq!(server.connections().len(), 4);
+        drop(held);
+        eventually("all have ended", || server.count("active") == 0);
+    }
+    assert_eq!((server.count("accepted"), server.count("completed")), (20, 20));
+}
+
+#[test]
+fn exactly_those_beyond_the_limit_are_refused() {
+    the_limit_is_exact(&[]);
+}
+
+#[test]
+fn exactly_those_beyond_the_limit_are_refused_where_there_are_spares() {
+    the_limit_is_exact(&["--spare", "3"]);
+}
+
+#[test]
+fn exactly_those_beyond_the_limit_are_refused_where_spares_are_used_again() {
+    the_limit_is_exact(&["--spare", "3", "--connections-per-child", "0"]);
+}
+
+#[test]
+fn many_are_told_soon_where_there_are_spares() {
+    let options = [&REFUSE[..], &["--workers", "2", "--spare", "4"]].concat();
+    let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).start();
+    let mut held = fill(server.address(), 4);
+    let start = Instant::now();
+    let crowd: Vec<_> = (0..1000).map(|_| connect(server.address())).collect();
+    crowd.into_iter().for_each(|client| assert_eq!(words(client), "421 busy\r\n"));
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(3), "{took:?}: one for each look");
+    held.pop();
+    eventually("one has ended", || server.count("active") == 3);
+    fill(server.address(), 1);
+}
+
+#[test]
+fn it_goes_on_when_workers_are_killed() {
+    for spare in ["0", "4"] {
+        let options = [&REFUSE[..], &["--workers", "2", "--spare", spare]].concat();
+        let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).start();
+        let mut held = fill(server.address(), 4);
+        for worker in server.workers() {
+            server.replace_worker(worker);
+            assert_eq!(words(connect(server.address())), "421 busy\r\n");
+        }
+        held.pop();
+        eventually("one has ended", || server.count("active") == 3);
+        fill(server.address(), 1);
+    }
+}
+
+/// What was said is not lost because the worker has nothing else to do.
+#[test]
+fn a_reload_cuts_nobody_short() {
+    let listen = address::fresh();
+    let config = |backlog: u32| {
+        format!(
+            "[service.echo]\nlisten = \"{listen}\"\nhandler = \"echo\"\nworkers = 1\nmax_connections = 1\n\
+             overload = \"refuse\"\nrefuse_message = \"busy\"\nbacklog = {backlog}\n"
+        )
+    };
+    let server = Preforkd::run(&config(64)).start();
+    let mut backlog = 64;
+    let mut in_time = || {
+        let held = fill(listen, 1);
+        let start = Instant::now();
+        let mut client = connect(listen);
+        client.write_all(b"x").unwrap();
+        client.peek(&mut [0]).unwrap();
+        drop(held);
+        eventually("it has ended", || server.count("active") == 0);
+        let before = server.workers();
+        backlog += 1;
+        server.configure(&config(backlog));
+        server.reload_ok();
+        assert_ne!(server.workers(), before);
+        // Twice: the answer to the first would be a reset.
+        let sent = [0; 2].map(|_| {
+            std::thread::sleep(Duration::from_millis(50));
+            client.write_all(b"x").is_ok()
+        });
+        // Longer than it is kept, if the machine is slow.
+        (start.elapsed() < Duration::from_millis(1500)).then(|| (sent, words(client)))
+    };
+    eventually("in time", || in_time().is_some_and(|result| result == ([true; 2], "busy".to_owned())));
+}
+
+#[test]
+fn who_does_not_hang_up_is_forgotten() {
+    let options = [&REFUSE[..], &["--workers", "1"]].concat();
+    let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).start();
+    let _held = fill(server.address(), 4);
+    let open = || proc::descriptors(server.workers()[0]).len();
+    let before = open();
+    let stubborn: Vec<_> = (0..100).map(|_| connect(server.address())).collect();
+    eventually("all are counted", || refused(&server) == 100);
+    eventually("all are forgotten", || open() == before);
+    drop(stubborn);
+}
+
+#[test]
+fn nothing_wakes_up_when_nobody_calls() {
+    // Full, without spares; and with spares that wait.
+    for (more, held) in [(&[][..], 4), (&["--spare", "4"], 0)] {
+        let options = [&REFUSE[..], &["--workers", "2"], more].concat();
+        let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).start();
+        let _held = fill(server.address(), held);
+        let wakeups = || -> Vec<String> {
+            let status = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            let line =
+                |text: String| text.lines().find(|line| line.starts_with("voluntary")).unwrap().to_owned();
+            server.workers().into_iter().map(|pid| line(status(pid))).collect()
+        };
+        eventually("nobody wakes up for a while", || {
+            let before = wakeups();
+            std::thread::sleep(A_WHILE);
+            before == wakeups()
+        });
+    }
 }
