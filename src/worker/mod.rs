@@ -198,6 +198,8 @@ impl Worker {
         while !self.is_done() {
             if self.plan.spares > 0 {
                 self.hear_reports();
+                // Before the next event, which may be long in coming: the last spare may just have been called.
+                self.report_retirement();
             }
             let held_up = self.pending.is_some() || self.pool.waits() || !self.has_room();
             self.intake.watch(&self.poller, held_up)?;

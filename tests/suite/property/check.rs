@@ -66,6 +66,8 @@ impl World {
         };
         let conditions = [
             (active == served, "active"),
+            // Killed between its answer and our look.
+            (self.served.iter().all(Client::lives), "one more was hurt"),
             (count("accepted") == count("completed") + active, "accepted"),
             (counts_are_right, "counted"),
             // Clients that have gone are queued too.
