@@ -93,8 +93,14 @@ pub fn rules(bytes: &[u8]) {
     let rules = Rules::new(allow.iter().copied(), deny.iter().copied());
     let plan = serde_json::to_vec(&rules).unwrap_or_default();
     assert_eq!(serde_json::from_slice(&plan).ok().as_ref(), Some(&rules));
+    let outline = rules.outline().ok().flatten();
     for address in addresses {
         let decision = rules.decide(address);
+        assert_eq!(
+            outline.as_ref().is_none_or(|outline| outline.says(address)),
+            decision.allowed,
+            "{address}"
+        );
         let found = decision.rule.map(|rule| (rule.action, rule.prefix, rule.place.line));
         let (allowed, rule) = naive(&allow, &deny, address);
         assert_eq!((decision.allowed, found), (allowed, rule), "{address}");

@@ -6,7 +6,8 @@ use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
 
 use crate::config::Diagnostics;
 use crate::config::flags::{Given, from_flags};
-use crate::config::keys::{Flag, Kind, Part, flags};
+use crate::config::key::{Kind, Part};
+use crate::config::keys::{Flag, flags};
 use crate::config::{self, Config};
 
 const ADDRESS: &str = "ADDRESS";

@@ -3,10 +3,12 @@
 use std::net::SocketAddr;
 
 use super::diagnostic::{Diagnostics, Place, nearest};
-use super::document::{Origin, Section, Sections};
+use super::document::{Section, Sections};
 use super::draft::ServiceDraft;
-use super::keys::{Apply, Key, Kind, LOG, LogDraft, SERVICE, SUPERVISOR, SupervisorDraft};
+use super::key::{Apply, Key, Kind};
+use super::keys::{LOG, LogDraft, SERVICE, SUPERVISOR, SupervisorDraft};
 use super::service::{self, Machine};
+use super::source::Origin;
 use super::value::{Fault, find_nul};
 use super::{Address, Config, Level, Log, LogTarget, Supervisor};
 

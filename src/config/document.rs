@@ -5,18 +5,9 @@ use std::ops::Range;
 
 use toml::de::{DeTable, DeValue};
 
-use super::diagnostic::{Diagnostic, Diagnostics, Place};
-use super::source::{Source, syntax};
+use super::diagnostic::Diagnostics;
+use super::source::{Origin, Source, syntax};
 use super::value::{Fault, Faults};
-
-/// Where a section was written.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Origin<'a> {
-    /// In a file; spans are byte offsets.
-    File(&'a Source),
-    /// On a command line; spans are numbers in this list of flags.
-    Flags(&'a [String]),
-}
 
 /// One table of keys, and where it came from.
 #[derive(Debug)]
@@ -48,54 +39,6 @@ pub(crate) struct Sections<'a> {
     pub(crate) log: Vec<Section<'a>>,
     /// `[service.NAME]`, each name once.
     pub(crate) services: Vec<(String, Section<'a>)>,
-}
-
-impl<'a> Origin<'a> {
-    /// The place of a span.
-    pub(crate) fn place(&self, span: &Range<usize>) -> Place {
-        match self {
-            Origin::File(source) => source.place(span),
-            Origin::Flags(flags) => Place {
-                name: flags.get(span.start).cloned().unwrap_or_default(),
-                position: None,
-                order: (0, span.start),
-            },
-        }
-    }
-
-    /// The file or flag of a span that starts here.
-    pub(crate) fn name(&self, start: usize) -> Cow<'a, str> {
-        match self {
-            Origin::File(source) => source.path.to_string_lossy(),
-            Origin::Flags(flags) => flags.get(start).map(String::as_str).unwrap_or_default().into(),
-        }
-    }
-
-    /// The lines of spans that start here, from 1; flags have none. One pass over the file if they ascend: a list may
-    /// have thousands of entries.
-    pub(crate) fn lines(&self, starts: impl Iterator<Item = usize>) -> Vec<Option<u32>> {
-        let text = match self {
-            Origin::File(source) => source.text.as_bytes(),
-            Origin::Flags(_) => return starts.map(|_| None).collect(),
-        };
-        let (mut at, mut line) = (0, 1);
-        let lines = starts.map(|start| {
-            if start < at {
-                (at, line) = (0, 1);
-            }
-            let between = text.get(at..start).unwrap_or_default();
-            line += between.iter().filter(|byte| **byte == b'\n').count();
-            at = start;
-            u32::try_from(line).ok()
-        });
-        lines.collect()
-    }
-
-    /// The fault as an error at its place.
-    pub(crate) fn error(&self, fault: Fault) -> Diagnostic {
-        let place = self.place(&fault.span);
-        fault.at(place)
-    }
 }
 
 /// The file as a tree, as far as its syntax lets one make out.

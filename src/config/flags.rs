@@ -10,9 +10,10 @@ use super::Config;
 use super::accounts::Accounts;
 use super::assemble::assemble;
 use super::diagnostic::Diagnostics;
-use super::document::{Origin, Section, Sections};
-use super::keys::{Kind, Part};
+use super::document::{Section, Sections};
+use super::key::{Kind, Part};
 use super::service::Machine;
+use super::source::Origin;
 use super::value::Fault;
 
 /// A key that a command line gives.

@@ -12,6 +12,7 @@ mod document;
 mod draft;
 mod files;
 pub(crate) mod flags;
+pub(crate) mod key;
 pub(crate) mod keys;
 mod limits;
 mod load;

@@ -1,5 +1,6 @@
 //! The files of a configuration, read.
 
+use std::borrow::Cow;
 use std::fs;
 use std::io::{self, Read};
 use std::ops::Range;
@@ -174,4 +175,61 @@ fn mend(text: &str) -> (String, Faults) {
 /// A syntax error of the parser.
 pub(crate) fn syntax(error: &toml::de::Error) -> Fault {
     Fault::new(error.span().unwrap_or_default(), format!("TOML syntax: {}", error.message()))
+}
+
+/// Where a section was written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Origin<'a> {
+    /// In a file; spans are byte offsets.
+    File(&'a Source),
+    /// On a command line; spans are numbers in this list of flags.
+    Flags(&'a [String]),
+}
+
+impl<'a> Origin<'a> {
+    /// The place of a span.
+    pub(crate) fn place(&self, span: &Range<usize>) -> Place {
+        match self {
+            Origin::File(source) => source.place(span),
+            Origin::Flags(flags) => Place {
+                name: flags.get(span.start).cloned().unwrap_or_default(),
+                position: None,
+                order: (0, span.start),
+            },
+        }
+    }
+
+    /// The file or flag of a span that starts here.
+    pub(crate) fn name(&self, start: usize) -> Cow<'a, str> {
+        match self {
+            Origin::File(source) => source.path.to_string_lossy(),
+            Origin::Flags(flags) => flags.get(start).map(String::as_str).unwrap_or_default().into(),
+        }
+    }
+
+    /// The lines of spans that start here, from 1; flags have none. One pass over the file if they ascend: a list may
+    /// have thousands of entries.
+    pub(crate) fn lines(&self, starts: impl Iterator<Item = usize>) -> Vec<Option<u32>> {
+        let text = match self {
+            Origin::File(source) => source.text.as_bytes(),
+            Origin::Flags(_) => return starts.map(|_| None).collect(),
+        };
+        let (mut at, mut line) = (0, 1);
+        let lines = starts.map(|start| {
+            if start < at {
+                (at, line) = (0, 1);
+            }
+            let between = text.get(at..start).unwrap_or_default();
+            line += between.iter().filter(|byte| **byte == b'\n').count();
+            at = start;
+            u32::try_from(line).ok()
+        });
+        lines.collect()
+    }
+
+    /// The fault as an error at its place.
+    pub(crate) fn error(&self, fault: Fault) -> Diagnostic {
+        let place = self.place(&fault.span);
+        fault.at(place)
+    }
 }

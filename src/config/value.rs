@@ -14,7 +14,7 @@ use super::diagnostic::{Diagnostic, Place, Severity, nearest};
 /// A TOML value and where it is.
 pub(crate) type Value<'a> = Spanned<DeValue<'a>>;
 
-/// What is wrong with a stretch of a section; [`super::document::Origin::error`] makes a diagnostic of it.
+/// What is wrong with a stretch of a section; [`super::source::Origin::error`] makes a diagnostic of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Fault {
     /// Where.

@@ -14,7 +14,7 @@ use crate::shared::Deadline;
 use crate::sys::alarm::{self, Ring};
 use crate::sys::fd::Passed;
 use crate::sys::tcp_info::{Motion, TcpInfo};
-use crate::sys::{process, socket, time};
+use crate::sys::{process, stream, time};
 
 /// With this code a handler's process ends that has found a deadline behind it: timeout(1)'s.
 pub(crate) const EXIT_CODE: u8 = 124;
@@ -136,7 +136,7 @@ impl Ring for SelfWatch {
                     sent: info.sent,
                 });
                 self.reporter.timed_out(deadline, traffic.unwrap_or_default());
-                socket::give_up_after(self.connection.borrow(), GRACE);
+                stream::give_up_after(self.connection.borrow(), GRACE);
                 process::exit(EXIT_CODE)
             }
             Verdict::LookAt(next) => Some(Duration::from_micros(next.saturating_sub(now))),

@@ -9,7 +9,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::process_of;
 use crate::sys::fd::Passed;
-use crate::sys::socket;
+use crate::sys::message;
+use crate::sys::stream;
 use crate::sys::wait::Pid;
 
 /// Both ends, in a worker.
@@ -28,8 +29,8 @@ const AT_ONCE: usize = 4096;
 impl Copies {
     /// A new pair.
     pub(crate) fn new() -> io::Result<Self> {
-        let (write, read) = socket::message_pair()?;
-        socket::widen(write.as_fd());
+        let (write, read) = message::pair()?;
+        message::widen(write.as_fd());
         Ok(Copies { read, write })
     }
 
@@ -43,10 +44,10 @@ impl Copies {
     pub(crate) fn read(&self, mut take: impl FnMut(Pid, u64, OwnedFd)) {
         let mut message = [0; LENGTH];
         for _ in 0..AT_ONCE {
-            let Ok((length @ 1.., copy)) = socket::receive_copy(self.read.as_fd(), &mut message) else {
+            let Ok((length @ 1.., copy)) = message::receive_copy(self.read.as_fd(), &mut message) else {
                 return;
             };
-            let copy = copy.filter(|copy| length == LENGTH && socket::is_tcp_connection(copy.as_fd()));
+            let copy = copy.filter(|copy| length == LENGTH && stream::is_tcp_connection(copy.as_fd()));
             if let (Some((pid, number)), Some(copy)) = (decode(&message), copy) {
                 take(pid, number, copy);
             }
@@ -59,7 +60,7 @@ pub(crate) fn send_copy(copies: Passed, pid: Pid, number: u64, connection: Borro
     let mut message = [0; LENGTH];
     message[..4].copy_from_slice(&pid.to_ne_bytes());
     message[8..].copy_from_slice(&process_of(number).to_ne_bytes());
-    let _ = socket::send_copy(copies.borrow(), &message, connection);
+    let _ = message::send_copy(copies.borrow(), &message, connection);
 }
 
 fn decode(message: &[u8; LENGTH]) -> Option<(Pid, u64)> {
@@ -79,7 +80,7 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         send_copy(copies.descriptor(), 7, 1 << 40 | 5, client.as_fd());
         send_copy(copies.descriptor(), 8, 6, listener.as_fd());
-        socket::send(copies.write.as_fd(), b"nonsense").unwrap();
+        message::send(copies.write.as_fd(), b"nonsense").unwrap();
         for number in 0..2000 {
             send_copy(copies.descriptor(), 9, number, client.as_fd());
         }

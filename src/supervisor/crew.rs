@@ -17,7 +17,7 @@ use crate::sys::epoll::{Interest, Poller};
 use crate::sys::fork::{Forked, fork};
 use crate::sys::signal::Signal;
 use crate::sys::wait::Pid;
-use crate::sys::{fd, memory, process, socket};
+use crate::sys::{fd, memory, message, process};
 use crate::worker::plan::{self, Heard, Order, Plan, Report};
 
 use super::listeners::Listener;
@@ -216,7 +216,7 @@ impl Crew {
     ) -> io::Result<()> {
         let serial = self.next;
         let spares = self.share_of_spares(service);
-        let (link, far_end) = socket::message_pair()?;
+        let (link, far_end) = message::pair()?;
         let (tally, tally_file) = Tally::create()?;
         let (calls, calls_to_come) = Calls::create(spares)?;
         let plan = Plan {

@@ -24,7 +24,7 @@ use crate::sys::epoll::Interest;
 use crate::sys::fork::{Forked, fork};
 use crate::sys::signal::Signal;
 use crate::sys::wait::{self, Pid};
-use crate::sys::{fd, memory, process, socket};
+use crate::sys::{fd, memory, message, process};
 use crate::worker::plan::{self, Heard, Report};
 
 /// The hidden command that tries a program.
@@ -119,7 +119,7 @@ impl Supervisor {
     }
 
     fn begin_trial(&mut self, clients: Vec<ClientId>) -> io::Result<()> {
-        let (link, far_end) = socket::message_pair()?;
+        let (link, far_end) = message::pair()?;
         let ledger =
             memory::sealed(c"preforkd-ledger", &self.write_ledger(&mut Kept::default(), &[]).encode()?)?;
         let program = CString::new(self.program.as_os_str().as_bytes())?;

@@ -8,12 +8,14 @@ pub(crate) mod exec;
 pub(crate) mod fd;
 pub(crate) mod fork;
 pub(crate) mod memory;
+pub(crate) mod message;
 #[cfg(test)]
 pub(crate) mod mortal;
 pub(crate) mod private;
 pub(crate) mod process;
 pub(crate) mod signal;
 pub(crate) mod socket;
+pub(crate) mod stream;
 pub(crate) mod tcp_info;
 pub(crate) mod time;
 pub(crate) mod title;

@@ -5,7 +5,6 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use nix::sys::socket::{
     self as nixsock, AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, UnixAddr,
@@ -120,44 +119,6 @@ fn set_least_ttl(socket: BorrowedFd<'_>, ttl: libc::c_int) {
     }
 }
 
-/// Closes a TCP connection by a reset, with nothing left behind, whatever was under way. Another is just closed.
-pub(crate) fn reset(connection: OwnedFd) {
-    let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
-    let _ = setsockopt(&connection, sockopt::Linger, &at_once);
-    drop(connection);
-}
-
-/// Sends the last words and the end of the stream; does not block, and never raises SIGPIPE. What finds no room is lost.
-pub(crate) fn say_last(connection: BorrowedFd<'_>, words: &[u8]) -> io::Result<()> {
-    // With MSG_MORE both go in one packet, where there are packets.
-    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_MORE;
-    nixsock::send(connection.as_raw_fd(), words, nixsock::MsgFlags::from_bits_retain(flags))?;
-    Ok(nixsock::shutdown(connection.as_raw_fd(), nixsock::Shutdown::Write)?)
-}
-
-/// Throws away what has come from the other end, up to a bound, without blocking. True if nothing more will come.
-pub(crate) fn discard(connection: BorrowedFd<'_>) -> bool {
-    const ROUNDS: usize = 4;
-    let mut scrap = std::mem::MaybeUninit::<[u8; 16 * 1024]>::uninit();
-    // For TCP, MSG_TRUNC means that nothing is copied, tcp(7).
-    let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
-    for _ in 0..ROUNDS {
-        // SAFETY: the kernel writes at most the length of the buffer, and nobody reads it.
-        let received = unsafe {
-            libc::recv(connection.as_raw_fd(), scrap.as_mut_ptr().cast(), size_of_val(&scrap), flags)
-        };
-        match received {
-            0 => return true,
-            1.. => {}
-            _ => {
-                let kind = io::Error::last_os_error().kind();
-                return !matches!(kind, io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted);
-            }
-        }
-    }
-    false
-}
-
 /// Takes the next connection from the queue. The connection is closed on exec and blocks, whatever the listener does.
 ///
 /// # Errors
@@ -243,93 +204,6 @@ pub(crate) fn queued(listener: BorrowedFd<'_>) -> u32 {
     TcpInfo::of(listener).map_or(0, |info| info.unacked)
 }
 
-/// A pair of connected sockets that keep messages apart, do not block and are closed on exec.
-pub(crate) fn message_pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    Ok(nixsock::socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?)
-}
-
-/// Gives what is sent and not yet received as much room as there is, socket(7).
-pub(crate) fn widen(socket: BorrowedFd<'_>) {
-    // The kernel takes what net.core.wmem_max allows of it.
-    let _ = setsockopt(&socket, sockopt::SndBuf, &(1 << 20));
-}
-
-/// Sends one message; never raises SIGPIPE.
-pub(crate) fn send(socket: BorrowedFd<'_>, message: &[u8]) -> io::Result<()> {
-    nixsock::send(socket.as_raw_fd(), message, nixsock::MsgFlags::MSG_NOSIGNAL)?;
-    Ok(())
-}
-
-/// Receives one message; 0 bytes are the end. What does not fit is lost.
-pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
-    Ok(nixsock::recv(socket.as_raw_fd(), buffer, nixsock::MsgFlags::empty())?)
-}
-
-/// Sends one message with a copy of a descriptor, unix(7); never raises SIGPIPE.
-///
-/// # Errors
-///
-/// `WouldBlock` if nobody reads; `ETOOMANYREFS` if this user has sent too many that nobody has read.
-pub(crate) fn send_copy(socket: BorrowedFd<'_>, message: &[u8], copied: BorrowedFd<'_>) -> io::Result<()> {
-    let descriptors = [copied.as_raw_fd()];
-    let control = [nixsock::ControlMessage::ScmRights(&descriptors)];
-    let flags = nixsock::MsgFlags::MSG_NOSIGNAL;
-    nixsock::sendmsg::<()>(socket.as_raw_fd(), &[io::IoSlice::new(message)], &control, flags, None)?;
-    Ok(())
-}
-
-/// Receives one message and the descriptor that came with it, closed on exec; what does not fit is lost.
-pub(crate) fn receive_copy(
-    socket: BorrowedFd<'_>,
-    buffer: &mut [u8],
-) -> io::Result<(usize, Option<OwnedFd>)> {
-    let flags = nixsock::MsgFlags::MSG_CMSG_CLOEXEC | nixsock::MsgFlags::MSG_DONTWAIT;
-    let mut room = nix::cmsg_space!(libc::c_int);
-    let mut parts = [io::IoSliceMut::new(buffer)];
-    let received = nixsock::recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut room), flags)?;
-    let mut copy = None;
-    for message in received.cmsgs()? {
-        if let nixsock::ControlMessageOwned::ScmRights(descriptors) = message {
-            for number in descriptors {
-                // SAFETY: the kernel has just given us this descriptor.
-                copy.get_or_insert(unsafe { OwnedFd::from_raw_fd(number) });
-            }
-        }
-    }
-    Ok((received.bytes, copy))
-}
-
-/// Whether `fd` is a TCP socket that is, or was, connected.
-pub(crate) fn is_tcp_connection(fd: BorrowedFd<'_>) -> bool {
-    let has = |option: libc::c_int, wanted: libc::c_int| {
-        let mut value: libc::c_int = 0;
-        let mut length = size_of::<libc::c_int>() as libc::socklen_t;
-        let place = (&raw mut value).cast();
-        // SAFETY: both describe live locals that the kernel writes.
-        let result =
-            unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, option, place, &mut length) };
-        result == 0 && value == wanted
-    };
-    has(libc::SO_TYPE, libc::SOCK_STREAM)
-        && has(libc::SO_PROTOCOL, libc::IPPROTO_TCP)
-        && has(libc::SO_ACCEPTCONN, 0)
-}
-
-/// Has the kernel keep what the client does not take for no longer than this, closed or not. Without it, who never reads
-/// keeps a full buffer for minutes after its connection was closed.
-pub(crate) fn give_up_after(connection: BorrowedFd<'_>, time: Duration) {
-    let ms = u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
-    // It is no TCP connection if it fails.
-    let _ = setsockopt(&connection, sockopt::TcpUserTimeout, &ms);
-}
-
-/// Ends both directions for whoever has this connection; what was sent before still goes out.
-pub(crate) fn end(connection: BorrowedFd<'_>) {
-    // The client may have gone.
-    let _ = nixsock::shutdown(connection.as_raw_fd(), nixsock::Shutdown::Both);
-}
-
 fn ip_of(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
     match i32::from(storage.ss_family) {
         libc::AF_INET => {
@@ -356,75 +230,5 @@ fn unmapped(address: SocketAddr) -> SocketAddr {
             None => address,
         },
         IpAddr::V4(_) => address,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::{Read, Write};
-    use std::net::{TcpListener, TcpStream};
-    use std::os::unix::net::UnixStream;
-
-    use super::*;
-
-    fn last_words<S: Read + Write>(mut client: S, server: impl AsFd + Into<OwnedFd>, hang_up: impl Fn(&S)) {
-        client.write_all(&[7; 100_000]).unwrap();
-        say_last(server.as_fd(), b"busy").unwrap();
-        let mut words = String::new();
-        client.read_to_string(&mut words).unwrap();
-        assert_eq!(words, "busy");
-        while is_readable(server.as_fd()) {
-            assert!(!discard(server.as_fd()));
-        }
-        client.write_all(b"x").unwrap();
-        hang_up(&client);
-        while !discard(server.as_fd()) {}
-        reset(server.into());
-        assert_eq!(client.read(&mut [0]).map_err(|error| error.kind()).unwrap_or(0), 0);
-    }
-
-    fn is_readable(socket: BorrowedFd<'_>) -> bool {
-        !is_queue_empty(socket)
-    }
-
-    #[test]
-    fn last_words_arrive_whatever_the_client_has_sent() {
-        let (client, server) = UnixStream::pair().unwrap();
-        last_words(client, server, |client| client.shutdown(std::net::Shutdown::Write).unwrap());
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let server = listener.accept().unwrap().0;
-        last_words(client, server, |client| client.shutdown(std::net::Shutdown::Write).unwrap());
-    }
-
-    #[test]
-    fn a_copy_of_a_connection_goes_from_process_to_process() {
-        let (to, from) = message_pair().unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (server, _) = listener.accept().unwrap();
-        send_copy(to.as_fd(), b"hello", server.as_fd()).unwrap();
-        send(to.as_fd(), b"alone").unwrap();
-        drop(server);
-        let mut buffer = [0; 8];
-        let (length, copy) = receive_copy(from.as_fd(), &mut buffer).unwrap();
-        assert_eq!(&buffer[..length], b"hello");
-        let mut copy = TcpStream::from(copy.unwrap());
-        copy.write_all(b"x").unwrap();
-        client.read_exact(&mut [0]).unwrap();
-        assert!(is_tcp_connection(copy.as_fd()));
-        end(copy.as_fd());
-        assert_eq!(client.read(&mut [0]).unwrap(), 0);
-        assert!(matches!(receive_copy(from.as_fd(), &mut buffer), Ok((5, None))));
-        let nothing = receive_copy(from.as_fd(), &mut buffer).unwrap_err();
-        assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
-    }
-
-    #[test]
-    fn only_a_tcp_connection_is_one() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        assert!(!is_tcp_connection(listener.as_fd()));
-        assert!(!is_tcp_connection(UnixStream::pair().unwrap().0.as_fd()));
-        assert!(!is_tcp_connection(std::fs::File::open("/dev/null").unwrap().as_fd()));
     }
 }

@@ -20,7 +20,7 @@ use crate::sys::signal::Signal;
 use crate::sys::socket::Peer;
 use crate::sys::tcp_info::TcpInfo;
 use crate::sys::wait::{Ended, Ending, Pid};
-use crate::sys::{process, socket, time, wait};
+use crate::sys::{process, stream, time, wait};
 
 /// Whether a copy of each connection is kept until its program has ended.
 pub(super) fn keeps_connections(service: &Service) -> bool {
@@ -129,7 +129,7 @@ impl Worker {
         }
         connection.timed_out = Some(deadline);
         if let Some(kept) = &connection.kept {
-            socket::give_up_after(kept.as_fd(), GRACE);
+            stream::give_up_after(kept.as_fd(), GRACE);
         }
         process::signal_group(pid, Signal::SIGTERM);
         let at = time::monotonic_usec().saturating_add(usec(GRACE));

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::FAREWELLS;
 use crate::sys::epoll::{Interest, Poller};
-use crate::sys::socket;
+use crate::sys::stream;
 
 /// How many are kept; the oldest goes when there are more.
 const PLACES: usize = 64;
@@ -43,7 +43,7 @@ impl Farewells {
 
     /// Says it and hangs up. `words` fit into the buffer of a fresh socket; if they do not, nobody waits.
     pub(super) fn say(&mut self, words: &[u8], connection: OwnedFd, poller: &Poller) {
-        if words.is_empty() || socket::say_last(connection.as_fd(), words).is_err() {
+        if words.is_empty() || stream::say_last(connection.as_fd(), words).is_err() {
             return;
         }
         let place = self.free_place(poller);
@@ -110,7 +110,7 @@ impl Farewells {
     /// Throws away what one has sent. True if it has hung up.
     fn forget_if_gone(&mut self, place: usize, poller: &Poller) -> bool {
         let told = self.places.get(place).and_then(Option::as_ref);
-        let gone = told.is_some_and(|told| socket::discard(told.connection.as_fd()));
+        let gone = told.is_some_and(|told| stream::discard(told.connection.as_fd()));
         if gone {
             self.forget(place, poller);
         }

@@ -12,7 +12,8 @@ use super::intake::{self, Taken};
 use crate::admission::Refusal;
 use crate::config::admission::Overload;
 use crate::shared::{NoSlot, Slot};
-use crate::sys::socket::{self, Peer};
+use crate::sys::socket::Peer;
+use crate::sys::stream;
 use crate::sys::time;
 
 /// How long to wait before another try where a limit was lowered below what lives.
@@ -116,7 +117,7 @@ impl Worker {
         match &self.plan.service.admission.overload {
             Overload::Queue => {}
             Overload::Refuse { message } => self.farewells.say(message.as_bytes(), connection, &self.poller),
-            Overload::Reset => socket::reset(connection),
+            Overload::Reset => stream::reset(connection),
         }
     }
 }

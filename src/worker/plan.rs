@@ -10,7 +10,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use serde::{Deserialize, Serialize};
 
 use crate::config;
-use crate::sys::{fd, socket};
+use crate::sys::{fd, message};
 
 /// The hidden command that starts a worker.
 pub(crate) const COMMAND: &str = "worker";
@@ -135,7 +135,7 @@ const LONGEST: usize = 16 * 1024;
 /// Sends an order or report.
 pub(crate) fn tell(link: BorrowedFd<'_>, message: &impl Serialize) -> io::Result<()> {
     let text = serde_json::to_vec(message)?;
-    socket::send(link, text.get(..LONGEST).unwrap_or(&text))
+    message::send(link, text.get(..LONGEST).unwrap_or(&text))
 }
 
 /// What came over a link.
@@ -154,7 +154,7 @@ pub(crate) enum Heard<T> {
 /// Receives an order or report.
 pub(crate) fn hear<T: for<'de> Deserialize<'de>>(link: BorrowedFd<'_>) -> Heard<T> {
     let mut buffer = [0; LONGEST];
-    match socket::receive(link, &mut buffer) {
+    match message::receive(link, &mut buffer) {
         Ok(0) => Heard::End,
         Ok(length) => match buffer.get(..length).map(serde_json::from_slice) {
             Some(Ok(message)) => Heard::Message(message),

@@ -21,7 +21,7 @@ use crate::sys::epoll::Interest;
 use crate::sys::fd::Passed;
 use crate::sys::signal::Signal;
 use crate::sys::wait::{Ended, Ending, Pid};
-use crate::sys::{fd, socket};
+use crate::sys::{fd, stream};
 
 /// What a child forked for a connection begins with.
 type Start = (Call, &'static Preparation, Option<Passed>);
@@ -252,7 +252,7 @@ impl Worker {
         }
         let bytes = connection.bytes();
         // The client is not to wait for the record, nor for a process that has left the group and kept the connection.
-        connection.kept.take().inspect(|kept| socket::end(kept.as_fd()));
+        connection.kept.take().inspect(|kept| stream::end(kept.as_fd()));
         let failed = ended.ending == Ending::Exited(connection::FAILED_TO_BEGIN);
         let failure = connection.failure.filter(|_| failed);
         let reason = failure.map(|failure| failure.explain(&self.plan.service));

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::markup::{bold, emphasis, plain, sentence};
-use crate::config::keys::{Apply, Key, Kind};
+use crate::config::key::{Apply, Key, Kind};
 
 /// Every key of a section that there is: what it means, what it may be, its default and an example.
 pub(super) fn list<D>(keys: &[Key<D>]) -> String {

@@ -1,7 +1,8 @@
 //! The pages of packaging/man as they are.
 
 use super::*;
-use crate::config::keys::{Apply, LOG, SERVICE, SUPERVISOR};
+use crate::config::key::Apply;
+use crate::config::keys::{LOG, SERVICE, SUPERVISOR};
 
 fn pages() -> Vec<(String, String)> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/man");

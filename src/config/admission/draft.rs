@@ -10,7 +10,7 @@ use super::{Deadlines, Offence, Overload, Penalties, Rate, SourceLimits};
 use crate::admission::prefix::Prefix;
 use crate::admission::prefixes::Place;
 use crate::admission::{Listed, Prefixes, Rules};
-use crate::config::document::Origin;
+use crate::config::source::Origin;
 use crate::config::value::{Fault, Faults};
 
 /// What the keys of a section said about admission.

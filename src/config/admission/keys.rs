@@ -4,7 +4,7 @@
 
 use super::decode;
 use crate::config::draft::ServiceDraft;
-use crate::config::keys::{Apply, Key, Kind};
+use crate::config::key::{Apply, Key, Kind};
 
 pub(in crate::config) const OVERLOAD: Key<ServiceDraft> = Key {
     name: "overload",

@@ -7,9 +7,9 @@ use super::*;
 use crate::config::admission::decode;
 use crate::config::admission::draft::{Admission as Draft, Policy};
 use crate::config::admission::{Deadlines, Overload, Rate, RateUnit, SourceLimits};
-use crate::config::document::Origin;
 use crate::config::draft::ServiceDraft;
-use crate::config::keys::Decoder;
+use crate::config::key::Decoder;
+use crate::config::source::Origin;
 
 fn with(lines: &str) -> Result<Service, String> {
     let place = Place::new();

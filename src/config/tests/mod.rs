@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use super::accounts::tests::fake;
 use super::flags::{Given, from_flags_for};
-use super::keys::{Apply, Kind, LOG, Part, SERVICE, SUPERVISOR, flags};
+use super::key::{Apply, Kind, Part};
+use super::keys::{LOG, SERVICE, SUPERVISOR, flags};
 use super::load::{Loaded, load_for, load_on};
 use super::service::Machine;
 use super::*;

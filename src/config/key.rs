@@ -1,0 +1,61 @@
+//! What a key is.
+
+use super::value::{Faults, Value};
+
+/// A key of a section that is collected in a `D`.
+pub(crate) struct Key<D: 'static> {
+    /// In TOML.
+    pub(crate) name: &'static str,
+    /// The flag of `serve`, without its dashes; `None` for what is an argument there, or not supported yet.
+    pub(crate) flag: Option<&'static str>,
+    /// How the text of the flag becomes a TOML value.
+    pub(crate) kind: Kind,
+    /// What stands for the value in a usage text.
+    pub(crate) placeholder: &'static str,
+    /// What holds without it, in TOML; `None` if nothing does, or what `doc` says.
+    pub(crate) default: Option<&'static str>,
+    /// A right value, in TOML.
+    pub(crate) example: &'static str,
+    /// What it means, in one sentence without its full stop.
+    pub(crate) doc: &'static str,
+    /// What happens to a value.
+    pub(crate) apply: Apply<D>,
+}
+
+/// What kind of TOML value a key has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A string; the flag's text as it is.
+    Text,
+    /// An integer.
+    Number,
+    /// `true` or `false`.
+    Boolean,
+    /// An array of strings; the flag may be given several times.
+    List,
+    /// A table; the flag is `NAME=VALUE` and may be given several times.
+    Table,
+}
+
+/// What happens to a value.
+pub(crate) enum Apply<D: 'static> {
+    /// It is decoded and kept.
+    Set(Decoder<D>),
+    /// The key is in the documentation, and what it promises does not exist yet. It is refused, because whoever writes
+    /// it relies on it. What will decode it may be there already.
+    Later(Option<Decoder<D>>),
+}
+
+/// Decodes a value and keeps it.
+pub(crate) type Decoder<D> = fn(&mut D, &Value<'_>) -> Result<(), Faults>;
+
+/// The section that a flag belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// `[supervisor]`.
+    Supervisor,
+    /// `[log]`.
+    Log,
+    /// `[service.NAME]`.
+    Service,
+}

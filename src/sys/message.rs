@@ -1,0 +1,97 @@
+//! Pairs of sockets that carry messages between processes, and descriptors.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use nix::sys::socket::{self as nixsock, AddressFamily, SockFlag, SockType, setsockopt, sockopt};
+
+/// A pair of connected sockets that keep messages apart, do not block and are closed on exec.
+pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    Ok(nixsock::socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?)
+}
+
+/// Gives what is sent and not yet received as much room as there is, socket(7).
+pub(crate) fn widen(socket: BorrowedFd<'_>) {
+    // The kernel takes what net.core.wmem_max allows of it.
+    let _ = setsockopt(&socket, sockopt::SndBuf, &(1 << 20));
+}
+
+/// Sends one message; never raises SIGPIPE.
+pub(crate) fn send(socket: BorrowedFd<'_>, message: &[u8]) -> io::Result<()> {
+    nixsock::send(socket.as_raw_fd(), message, nixsock::MsgFlags::MSG_NOSIGNAL)?;
+    Ok(())
+}
+
+/// Receives one message; 0 bytes are the end. What does not fit is lost.
+pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(nixsock::recv(socket.as_raw_fd(), buffer, nixsock::MsgFlags::empty())?)
+}
+
+/// Sends one message with a copy of a descriptor, unix(7); never raises SIGPIPE.
+///
+/// # Errors
+///
+/// `WouldBlock` if nobody reads; `ETOOMANYREFS` if this user has sent too many that nobody has read.
+pub(crate) fn send_copy(socket: BorrowedFd<'_>, message: &[u8], copied: BorrowedFd<'_>) -> io::Result<()> {
+    let descriptors = [copied.as_raw_fd()];
+    let control = [nixsock::ControlMessage::ScmRights(&descriptors)];
+    let flags = nixsock::MsgFlags::MSG_NOSIGNAL;
+    nixsock::sendmsg::<()>(socket.as_raw_fd(), &[io::IoSlice::new(message)], &control, flags, None)?;
+    Ok(())
+}
+
+/// Receives one message and the descriptor that came with it, closed on exec; what does not fit is lost.
+pub(crate) fn receive_copy(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+) -> io::Result<(usize, Option<OwnedFd>)> {
+    let flags = nixsock::MsgFlags::MSG_CMSG_CLOEXEC | nixsock::MsgFlags::MSG_DONTWAIT;
+    let mut room = nix::cmsg_space!(libc::c_int);
+    let mut parts = [io::IoSliceMut::new(buffer)];
+    let received = nixsock::recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut room), flags)?;
+    let mut copy = None;
+    for message in received.cmsgs()? {
+        if let nixsock::ControlMessageOwned::ScmRights(descriptors) = message {
+            for number in descriptors {
+                // SAFETY: the kernel has just given us this descriptor.
+                copy.get_or_insert(unsafe { OwnedFd::from_raw_fd(number) });
+            }
+        }
+    }
+    Ok((received.bytes, copy))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::sys::stream;
+
+    #[test]
+    fn a_copy_of_a_connection_goes_from_process_to_process() {
+        let (to, from) = pair().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        send_copy(to.as_fd(), b"hello", server.as_fd()).unwrap();
+        send(to.as_fd(), b"alone").unwrap();
+        drop(server);
+        let mut buffer = [0; 8];
+        let (length, copy) = receive_copy(from.as_fd(), &mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"hello");
+        let mut copy = TcpStream::from(copy.unwrap());
+        copy.write_all(b"x").unwrap();
+        client.read_exact(&mut [0]).unwrap();
+        assert!(stream::is_tcp_connection(copy.as_fd()));
+        stream::end(copy.as_fd());
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
+        assert!(matches!(receive_copy(from.as_fd(), &mut buffer), Ok((5, None))));
+        let nothing = receive_copy(from.as_fd(), &mut buffer).unwrap_err();
+        assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+    }
+}
