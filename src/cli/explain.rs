@@ -76,7 +76,23 @@ impl Explained<'_> {
         if let Some(rate) = admission.source.rate {
             write!(f, "\n  rate_per_source = \"{rate}\": all of {source} together")?;
         }
-        Ok(())
+        let penalties = &admission.penalties;
+        if penalties.amounts.is_empty() {
+            return Ok(());
+        }
+        match penalties.exempt.find(self.address) {
+            Some((_, exempt)) => {
+                let (prefix, place) = (exempt.prefix, exempt.place);
+                write!(f, "\n  penalties: never, by penalty_exempt = \"{prefix}\" ({place})")
+            }
+            None => {
+                let threshold = penalties.threshold.as_secs_f64();
+                write!(
+                    f,
+                    "\n  penalties: all of {source} is refused when it has collected {threshold} s of them"
+                )
+            }
+        }
     }
 }
 
@@ -127,6 +143,15 @@ mod tests {
             )
         );
         assert!(explain(lines, "2001:db8::7").contains("all of 2001:db8::/64 together"));
+    }
+
+    #[test]
+    fn who_has_penalties_is_told() {
+        let lines = "penalties = { crash = \"1m\" }\npenalty_exempt = \"192.0.2.0/24\"";
+        let exempt = "\n  penalties: never, by penalty_exempt = \"192.0.2.0/24\" (FILE:5)";
+        assert!(explain(lines, "192.0.2.7").ends_with(exempt), "{}", explain(lines, "192.0.2.7"));
+        let others = "\n  penalties: all of 192.0.3.7/32 is refused when it has collected 15 s of them";
+        assert!(explain(lines, "192.0.3.7").ends_with(others), "{}", explain(lines, "192.0.3.7"));
     }
 
     #[test]

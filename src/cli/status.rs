@@ -57,18 +57,20 @@ fn render(status: &Status) -> String {
     // Writing to a String cannot fail.
     let _ = writeln!(
         text,
-        "\n{:width$} {:>8} {:>13} {:>7} {:>11} {:>8}  LISTEN",
-        "SERVICE", "WORKERS", "CONNECTIONS", "QUEUED", "ACCEPTED", "CRASHES"
+        "\n{:width$} {:>8} {:>13} {:>7} {:>11} {:>8} {:>8} {:>8}  LISTEN",
+        "SERVICE", "WORKERS", "CONNECTIONS", "QUEUED", "ACCEPTED", "REFUSED", "TIMEOUTS", "CRASHES"
     );
     for service in &status.services {
         let _ = writeln!(
             text,
-            "{:width$} {:>8} {:>13} {:>7} {:>11} {:>8}  {}",
+            "{:width$} {:>8} {:>13} {:>7} {:>11} {:>8} {:>8} {:>8}  {}",
             service.name,
             service.workers.len(),
             format!("{}/{}", service.active, service.max_connections),
             service.queued,
             service.accepted,
+            service.refused.all(),
+            service.timeouts,
             service.crashes,
             service.listen.join(" ")
         );

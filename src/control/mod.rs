@@ -119,6 +119,14 @@ pub(crate) struct Refused {
     pub(crate) header: u64,
 }
 
+impl Refused {
+    /// For whatever reason.
+    pub(crate) fn all(&self) -> u64 {
+        let Refused { limit, source_limit, rate, access, penalty, header } = *self;
+        [limit, source_limit, rate, access, penalty, header].into_iter().fold(0, u64::saturating_add)
+    }
+}
+
 /// One worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names say it, and the manual explains them")]

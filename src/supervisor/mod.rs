@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::rc::Weak;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::config::{self, Diagnostics, Loaded};
 use crate::control::server::{ClientId, Server};
@@ -35,6 +35,7 @@ use crate::journal::{Log, MessageId};
 use crate::shared::Owner;
 use crate::sys::epoll::Poller;
 use crate::sys::signal::{Signal, Signals, Wakers};
+use crate::sys::time;
 use crate::worker::plan::{Heard, Report};
 
 use crew::Crew;
@@ -219,6 +220,7 @@ impl Supervisor {
     fn next_deadline(&mut self) -> Option<Instant> {
         let on_its_way = self.rollout.as_ref().map(|rollout| rollout.generation);
         let overdue = self.crew.end_overdue(on_its_way, Instant::now());
+        let orphans = self.end_overdue_orphans();
         let back_off = self.services.values().filter_map(|service| service.back_off.until());
         let rollout = self.rollout.as_ref().map(Rollout::deadline);
         let renewal = self.crew.next_renewal();
@@ -226,12 +228,22 @@ impl Supervisor {
         let watch = self.watch.as_ref().map(Watch::next);
         back_off
             .chain(overdue)
+            .chain(orphans)
             .chain(rollout)
             .chain(renewal)
             .chain(watch)
             .chain(trial)
             .chain(self.phase.next())
             .min()
+    }
+
+    /// A worker that was killed does not end its connections any more when their time is over.
+    fn end_overdue_orphans(&mut self) -> Option<Instant> {
+        let services = &self.services;
+        let lifetime = |name: &str| services.get(name)?.config.admission.deadlines.lifetime;
+        let now = time::monotonic_usec();
+        let next = self.orphans.end_overdue(now, lifetime)?;
+        Some(Instant::now() + Duration::from_micros(next.saturating_sub(now)))
     }
 
     fn listen_to(&mut self, serial: u32) {

@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::ledger::OrphanEntry;
 use super::service::Floor;
+use crate::connection::deadline::GRACE;
 use crate::journal::{ConnectionRecord, Exit, Log};
-use crate::shared::{Caller, Calls, ConnectionId, Count, Owner, Place, Totals};
+use crate::shared::{Caller, Calls, ConnectionId, Count, Deadline, Owner, Place, Totals};
 use crate::sys::process;
 use crate::sys::signal::Signal;
 use crate::sys::wait::{Ended, Pid};
@@ -34,6 +36,16 @@ struct Orphan {
     floor: Rc<Floor>,
     slot: Place,
     caller: Caller,
+    stage: Stage,
+}
+
+/// How far the end of an orphan by `max_lifetime` has come. Times are CLOCK_MONOTONIC in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Lives,
+    /// It was told to end, at this time.
+    Told(u64),
+    Killed,
 }
 
 /// A worker that has died.
@@ -79,8 +91,14 @@ impl Orphans {
                 dead.floor.add(|totals| totals.count(Count::Accepted));
             }
             let floor = Rc::clone(dead.floor);
-            let orphan =
-                Orphan { service: dead.service.to_owned(), worker: dead.serial, floor, slot, caller };
+            let orphan = Orphan {
+                service: dead.service.to_owned(),
+                worker: dead.serial,
+                floor,
+                slot,
+                caller,
+                stage: Stage::Lives,
+            };
             let ended = pid.and_then(|pid| reaped.remove(&pid));
             let is_ours = |pid| !is_worker(pid) && !self.by_pid.contains_key(&pid) && process::is_child(pid);
             match (pid, ended) {
@@ -157,7 +175,11 @@ impl Orphans {
     pub(super) fn ended(&mut self, ended: &Ended, log: &Log) -> bool {
         match self.by_pid.remove(&ended.pid) {
             Some(orphan) => {
-                self.finish(&orphan, ended, Exit::Ended(ended.ending), log);
+                let exit = match orphan.stage {
+                    Stage::Lives => Exit::Ended(ended.ending),
+                    Stage::Told(_) | Stage::Killed => Exit::TimedOut(Deadline::Lifetime),
+                };
+                self.finish(&orphan, ended, exit, log);
                 if !self.waits(orphan.worker) {
                     self.late.retain(|late| late.worker != orphan.worker);
                 }
@@ -179,9 +201,44 @@ impl Orphans {
             if ended.ending.is_crash() {
                 totals.count(Count::Crashes);
             }
+            if matches!(exit, Exit::TimedOut(_)) {
+                totals.count(Count::Timeouts);
+            }
         });
         let id = ConnectionId { run: self.run, worker: orphan.worker, number: caller.number };
         log.connection(&ConnectionRecord::new(&orphan.service, id, &caller, ended, exit));
+    }
+
+    /// Ends those that have lived for as long as `lifetime` says of their service, as their worker would have. Returns when
+    /// to look again.
+    pub(super) fn end_overdue(
+        &mut self,
+        now: u64,
+        lifetime: impl Fn(&str) -> Option<Duration>,
+    ) -> Option<u64> {
+        let usec = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let mut next: Option<u64> = None;
+        for (pid, orphan) in self.by_pid.iter_mut().filter(|(_, orphan)| orphan.caller.number != 0) {
+            let Some(lifetime) = lifetime(&orphan.service) else { continue };
+            let due = match orphan.stage {
+                Stage::Lives => orphan.caller.accepted_usec.saturating_add(usec(lifetime)),
+                Stage::Told(at) => at.saturating_add(usec(GRACE)),
+                Stage::Killed => continue,
+            };
+            let due = if due > now {
+                due
+            } else if orphan.stage == Stage::Lives {
+                process::signal_group(*pid, Signal::SIGTERM);
+                orphan.stage = Stage::Told(now);
+                now.saturating_add(usec(GRACE))
+            } else {
+                process::signal_group(*pid, Signal::SIGKILL);
+                orphan.stage = Stage::Killed;
+                continue;
+            };
+            next = Some(next.map_or(due, |next| next.min(due)));
+        }
+        next
     }
 
     /// All of them, for the ledger.
@@ -199,7 +256,7 @@ impl Orphans {
     /// Takes one over from the ledger.
     pub(super) fn take_over(&mut self, entry: OrphanEntry, floor: Rc<Floor>) {
         let OrphanEntry { pid, service, worker, slot, caller } = entry;
-        self.by_pid.insert(pid, Orphan { service, worker, floor, slot, caller });
+        self.by_pid.insert(pid, Orphan { service, worker, floor, slot, caller, stage: Stage::Lives });
     }
 
     /// The floor of a service, if a connection of it is here.

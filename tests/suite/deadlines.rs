@@ -393,3 +393,16 @@ fn a_unix_socket_has_lifetimes_alone() {
         all_counted(&server, 1);
     }
 }
+
+#[test]
+fn the_supervisor_ends_the_lifetimes_of_a_dead_workers_connections() {
+    let deaf = shell("trap '' TERM; echo x; while :; do sleep 1000; done");
+    for job in [&["echo"][..], &deaf[..]] {
+        let server = serve(&["--max-lifetime", "3s"], job);
+        let client = connect(server.address());
+        eventually("it is served", || server.count("active") == 1);
+        server.replace_worker(server.workers()[0]);
+        is_ended(&server, client, "lifetime");
+        all_counted(&server, 1);
+    }
+}
