@@ -223,6 +223,7 @@ impl Worker {
             }
             self.report_retirement();
         }
+        self.refusals.report_all(&self.log, &self.plan.service.name);
         Ok(())
     }
 

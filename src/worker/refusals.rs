@@ -50,12 +50,16 @@ impl Refusals {
     /// Writes the report if it is due. Without a refusal in the meantime there is none, and nothing to wake up for.
     pub(super) fn report(&mut self, log: &Log, service: &str) {
         let now = Instant::now();
-        if self.report_at.is_none_or(|at| now < at) {
-            return;
+        if self.report_at.is_some_and(|at| at <= now) {
+            self.report_all(log, service);
         }
+    }
+
+    /// Writes it, due or not: there will be no other.
+    pub(super) fn report_all(&mut self, log: &Log, service: &str) {
         let collected = std::mem::take(&mut self.collected);
         let any = collected.0.iter().any(|count| *count > 0);
-        self.report_at = any.then(|| now + TOGETHER);
+        self.report_at = any.then(|| Instant::now() + TOGETHER);
         if any {
             let text = format_args!("{collected}");
             log.event(Level::Notice, Some(MessageId::Refused), Some(service), text);

@@ -40,6 +40,10 @@ fn rules_hold(more: &[&str]) {
     server.log.wait("a report", |line| line.contains("refused") && line.contains("allow and deny"));
     let records = server.log.count(|line| line.contains("connection ") && line.contains("127.0.0.65"));
     assert_eq!(records, 0, "a line for each refusal");
+    server.stop();
+    // Those that were collected when it ended are not forgotten.
+    let number = |line: &String| line.split("refused ").nth(1)?.split(' ').next()?.parse::<u64>().ok();
+    assert_eq!(server.log.all().iter().filter_map(number).sum::<u64>(), 40);
 }
 
 #[test]
