@@ -42,6 +42,7 @@ pub(super) struct Ledger {
     pub(super) services: Vec<ServiceEntry>,
     pub(super) workers: Vec<WorkerEntry>,
     pub(super) orphans: Vec<OrphanEntry>,
+    pub(super) late: Vec<LateEntry>,
 }
 
 /// The number of a descriptor that stays open over the exec.
@@ -107,6 +108,14 @@ pub(super) struct OrphanEntry {
     pub(super) caller: Caller,
 }
 
+/// A dead worker of which spares wait.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct LateEntry {
+    pub(super) service: String,
+    pub(super) worker: u32,
+    pub(super) calls: Descriptor,
+}
+
 impl Ledger {
     /// A ledger of this version, for the caller to fill.
     pub(super) fn new(run: u32, settings: config::Supervisor, log: config::Log) -> Self {
@@ -128,6 +137,7 @@ impl Ledger {
             services: Vec::new(),
             workers: Vec::new(),
             orphans: Vec::new(),
+            late: Vec::new(),
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::ledger::OrphanEntry;
+use super::ledger::{Kept, LateEntry, OrphanEntry};
 use super::service::Floor;
 use crate::connection::deadline::GRACE;
 use crate::journal::{ConnectionRecord, Exit, Log};
@@ -251,6 +251,21 @@ impl Orphans {
             caller: orphan.caller,
         };
         self.by_pid.iter().map(entry).collect()
+    }
+
+    /// The dead workers of which spares wait, for the ledger.
+    pub(super) fn late_entries<'a>(&'a self, kept: &mut Kept<'a>) -> Vec<LateEntry> {
+        let entry = |late: &'a LateCalls| LateEntry {
+            service: late.service.clone(),
+            worker: late.worker,
+            calls: kept.keep(late.calls.descriptor()),
+        };
+        self.late.iter().map(entry).collect()
+    }
+
+    /// Takes one of them over from the ledger, and its pipe.
+    pub(super) fn take_over_late(&mut self, service: String, worker: u32, calls: Rc<Calls>) {
+        self.late.push(LateCalls { service, worker, calls });
     }
 
     /// Takes one over from the ledger.

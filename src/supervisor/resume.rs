@@ -8,16 +8,17 @@ use std::time::{Duration, Instant};
 
 use super::crew::Crew;
 use super::ending::Phase;
-use super::ledger::{ControlEntry, FloorEntry, Kept, Ledger, ListenerEntry, ServiceEntry, Taken};
+use super::ledger::{ControlEntry, FloorEntry, Kept, LateEntry, Ledger, ListenerEntry, ServiceEntry, Taken};
 use super::listeners::{Listener, Listeners};
 use super::orphans::Orphans;
 use super::service::{Floor, Service};
 use super::systemd::Systemd;
-use super::{CONTROLS, Supervisor};
+use super::{CONTROLS, LATE_CALLS, Supervisor};
 use crate::config;
 use crate::control::Reloads;
 use crate::control::server::{ClientId, Server};
-use crate::sys::epoll::Poller;
+use crate::shared::Calls;
+use crate::sys::epoll::{Interest, Poller};
 use crate::sys::time;
 
 /// What survives an upgrade, or is made at the start.
@@ -84,6 +85,7 @@ impl Supervisor {
         }
         ledger.workers = self.crew.entries(&mut |list| listeners.indices(list), kept);
         ledger.orphans = self.orphans.entries();
+        ledger.late = self.orphans.late_entries(kept);
         ledger.listeners = listeners.0.into_iter().map(|listener| listener.entry(kept)).collect();
         ledger
     }
@@ -147,6 +149,11 @@ pub(super) fn take_over(ledger: Ledger, poller: &Poller) -> io::Result<(Parts, V
     for entry in ledger.orphans {
         let floor = Rc::clone(floors.get(&entry.service).ok_or_else(broken)?);
         orphans.take_over(entry, floor);
+    }
+    for LateEntry { service, worker, calls } in ledger.late {
+        let calls = Calls::open(taken.take(calls)?);
+        poller.add(calls.descriptor(), Interest::ReadEdge, LATE_CALLS)?;
+        orphans.take_over_late(service, worker, Rc::new(calls));
     }
     let mut waiting = Vec::new();
     let control = match ledger.control {
