@@ -1,5 +1,6 @@
 //! The command line; one file a command.
 
+mod ask;
 pub(crate) mod check;
 mod explain;
 #[cfg(feature = "generate")]

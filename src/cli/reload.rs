@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
 
-use super::output::{complain, say};
-use crate::control::{Answer, Request, client};
+use super::ask::ask;
+use crate::control::Request;
 use crate::exit;
 
 /// `reload [--control PATH]`.
@@ -17,21 +17,5 @@ pub(super) fn command() -> Command {
 
 /// Exits with 0 only if the new configuration is in force.
 pub(super) fn run(matches: &ArgMatches) -> ExitCode {
-    match client::ask(&super::control_path(matches), &Request::Reload) {
-        Ok(Answer::Done(text)) => {
-            say(format_args!("{text}"));
-            ExitCode::from(exit::OK)
-        }
-        Ok(Answer::Refused(reason)) => {
-            complain(format_args!("{reason}\npreforkd: not reloaded; what was in force still is"));
-            ExitCode::from(exit::CONFIG)
-        }
-        Ok(Answer::Status(_)) => {
-            complain(format_args!(
-                "preforkd: the running preforkd did not understand; is it of another version?"
-            ));
-            ExitCode::from(exit::UNAVAILABLE)
-        }
-        Err(error) => super::unanswered(&error),
-    }
+    ask(matches, &Request::Reload, exit::CONFIG, Some("not reloaded; what was in force still is"))
 }

@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgMatches, Command};
 
-use super::output::{complain, say};
+use super::ask::ask;
 use crate::admission::Prefix;
-use crate::control::{Answer, Request, client};
+use crate::control::Request;
 use crate::exit;
 
 /// `unban [--control PATH] [--service NAME] PREFIX`.
@@ -30,21 +30,5 @@ pub(super) fn command() -> Command {
 pub(super) fn run(matches: &ArgMatches) -> ExitCode {
     let Some(prefix) = matches.get_one("prefix").copied() else { return ExitCode::from(exit::USAGE) };
     let request = Request::Unban { prefix, service: matches.get_one("service").cloned() };
-    match client::ask(&super::control_path(matches), &request) {
-        Ok(Answer::Done(text)) => {
-            say(format_args!("{text}"));
-            ExitCode::from(exit::OK)
-        }
-        Ok(Answer::Refused(reason)) => {
-            complain(format_args!("preforkd: {reason}"));
-            ExitCode::from(exit::USAGE)
-        }
-        Ok(Answer::Status(_)) => {
-            complain(format_args!(
-                "preforkd: the running preforkd did not understand; is it of another version?"
-            ));
-            ExitCode::from(exit::UNAVAILABLE)
-        }
-        Err(error) => super::unanswered(&error),
-    }
+    ask(matches, &request, exit::USAGE, None)
 }

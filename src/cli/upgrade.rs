@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
 
-use super::output::{complain, say};
-use crate::control::{Answer, Request, client};
+use super::ask::ask;
+use crate::control::Request;
 use crate::exit;
 
 /// `upgrade [--control PATH]`.
@@ -17,21 +17,5 @@ pub(super) fn command() -> Command {
 
 /// Exits with 0 only if the workers of the new program serve.
 pub(super) fn run(matches: &ArgMatches) -> ExitCode {
-    match client::ask(&super::control_path(matches), &Request::Upgrade) {
-        Ok(Answer::Done(text)) => {
-            say(format_args!("{text}"));
-            ExitCode::from(exit::OK)
-        }
-        Ok(Answer::Refused(reason)) => {
-            complain(format_args!("{reason}\npreforkd: not upgraded; what was running still is"));
-            ExitCode::from(exit::OS)
-        }
-        Ok(Answer::Status(_)) => {
-            complain(format_args!(
-                "preforkd: the running preforkd did not understand; is it of another version?"
-            ));
-            ExitCode::from(exit::UNAVAILABLE)
-        }
-        Err(error) => super::unanswered(&error),
-    }
+    ask(matches, &Request::Upgrade, exit::OS, Some("not upgraded; what was running still is"))
 }
