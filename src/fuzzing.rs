@@ -3,16 +3,16 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-use crate::admission::prefixes::Place;
+use crate::admission::prefixes::WrittenAt;
 use crate::admission::proxy::{self, LONGEST_V1, LONGEST_V2, Parsed, ProxyError};
 use crate::admission::rules::Action;
 use crate::admission::{Listed, Prefix, Rules};
+use crate::client::ConnectionId;
 use crate::config::{self, Accounts, Diagnostics, Loaded, Machine, Service};
-use crate::connection::Report;
 use crate::control::server::understand;
-use crate::journal::OutputLine;
-use crate::journal::forms;
-use crate::shared::{ConnectionId, message};
+use crate::ipc::reports::ChildReport;
+use crate::journal::{OutputLine, forms};
+use crate::spare::events;
 
 /// A configuration's text is a configuration or is complained about, and both can be shown.
 ///
@@ -86,7 +86,7 @@ pub fn rules(bytes: &[u8]) {
             let prefix = Prefix::around(address, length);
             addresses.extend(edges(prefix));
             lists[usize::from(kind >> 2 & 1)]
-                .push(Listed { prefix, place: Place { name: "x", line: Some(line) } });
+                .push(Listed { prefix, place: WrittenAt { name: "x", line: Some(line) } });
         }
     }
     let [allow, deny] = lists;
@@ -197,9 +197,9 @@ pub fn request(bytes: &[u8]) {
 /// What a connection process reports means one thing.
 pub fn report(bytes: &[u8]) {
     for message in [bytes].into_iter().chain(bytes.chunks(24)) {
-        let Some((pid, report)) = Report::decode(message) else { continue };
-        assert_eq!(Report::decode(&report.encode(pid)), Some((pid, report)));
-        if let Report::Failed(failure) = report {
+        let Some((pid, report)) = ChildReport::decode(message) else { continue };
+        assert_eq!(ChildReport::decode(&report.encode(pid)), Some((pid, report)));
+        if let ChildReport::Failed(failure) = report {
             let _ = failure.kind();
         }
     }
@@ -208,8 +208,8 @@ pub fn report(bytes: &[u8]) {
 /// What a spare says means one caller.
 pub fn call(bytes: &[u8]) {
     for message in [bytes].into_iter().chain(bytes.chunks(48)) {
-        if let Some((pid, caller)) = message::decode(message) {
-            assert_eq!(message::decode(&message::encode(pid, &caller)), Some((pid, caller)));
+        if let Some((pid, caller)) = events::decode(message) {
+            assert_eq!(events::decode(&events::encode(pid, &caller)), Some((pid, caller)));
         }
     }
 }
@@ -278,12 +278,12 @@ fn unescape(shown: &str) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
-    type Target = fn(&[u8]);
+    type FuzzTarget = fn(&[u8]);
 
     /// Every input in fuzz/corpus, so that what a fuzzer has found once is tried by every run of the tests.
     #[test]
     fn the_corpora_find_nothing() {
-        let targets: [(&str, Target); 8] = [
+        let targets: [(&str, FuzzTarget); 8] = [
             ("call", call),
             ("config", config),
             ("escape", escape),

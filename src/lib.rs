@@ -4,17 +4,19 @@
 //! higher one. `sys` holds every system call that std does not wrap and is the only place with `unsafe`.
 
 mod admission;
+mod child;
 mod cli;
+mod client;
 mod config;
-mod connection;
 mod control;
 mod exit;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
-mod handler;
+mod ipc;
 mod journal;
-mod shared;
+mod scoreboard;
+mod spare;
 mod supervisor;
 mod sys;
 mod worker;

@@ -29,7 +29,7 @@ pub(super) fn checksum(pieces: [&[u8]; 3]) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::checksum;
+    use crate::admission::crc32c::checksum;
 
     /// The test vectors of RFC 3720 appendix B.4, and the usual check value.
     #[test]

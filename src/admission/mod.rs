@@ -1,18 +1,30 @@
-//! Who gets in: rules by prefix, and the PROXY header that names the real client.
+//! Who gets in: rules by prefix, what a source may take and what it has to suffer, and the PROXY header that names the
+//! real client.
 //!
-//! Nothing here does I/O, and nothing on the path of a connection allocates.
+//! Nothing on the path of a connection allocates.
 
+mod admit;
 mod crc32c;
-mod outline;
+mod deadlines;
+mod policy;
 pub(crate) mod prefix;
+mod prefix_set;
 pub(crate) mod prefixes;
 pub(crate) mod proxy;
-pub(crate) mod refusal;
+mod refusal;
+mod refusals;
 pub(crate) mod rules;
+pub(crate) mod sources;
 mod table;
 
-pub(crate) use outline::Outline;
+pub(crate) use admit::{Admission, Seat};
+pub(crate) use deadlines::{ActivityWatch, Deadline, Deadlines, GRACE, Verdict};
+pub(crate) use policy::{
+    LONGEST_MESSAGE, Offence, Overload, Penalties, Policy, Rate, RateUnit, SourceLimits,
+};
 pub(crate) use prefix::Prefix;
+pub(crate) use prefix_set::PrefixSet;
 pub(crate) use prefixes::{Listed, Prefixes};
 pub(crate) use refusal::Refusal;
+pub(crate) use refusals::Refusals;
 pub(crate) use rules::Rules;

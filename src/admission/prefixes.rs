@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::table::Table;
-use super::{Outline, Prefix};
+use super::table::PrefixTable;
+use super::{Prefix, PrefixSet};
 
 /// A prefix as it was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,12 +15,12 @@ pub(crate) struct Listed<'a> {
     /// It.
     pub(crate) prefix: Prefix,
     /// Where.
-    pub(crate) place: Place<'a>,
+    pub(crate) place: WrittenAt<'a>,
 }
 
 /// Where a prefix was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place<'a> {
+pub(crate) struct WrittenAt<'a> {
     /// The file, or the flag of a command line.
     pub(crate) name: &'a str,
     /// The line in the file, from 1; a flag has none.
@@ -33,19 +33,19 @@ pub(crate) struct Place<'a> {
 #[serde(from = "Written", into = "Written")]
 pub(crate) struct Prefixes {
     written: Written,
-    table: Table,
+    table: PrefixTable,
 }
 
 /// What a list is written as in a worker's plan; the table is made again from it, so that it cannot be a wrong one.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Written {
     names: Vec<String>,
-    entries: Vec<Entry>,
+    entries: Vec<WrittenPrefix>,
 }
 
 /// The prefix, the number of its file's name, and the line; 0 for none.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-struct Entry(Prefix, u32, u32);
+struct WrittenPrefix(Prefix, u32, u32);
 
 impl Prefixes {
     /// The list of these; of two equal prefixes the first counts.
@@ -59,7 +59,7 @@ impl Prefixes {
                 written.names.len() - 1
             });
             let name = u32::try_from(name).unwrap_or(u32::MAX);
-            written.entries.push(Entry(prefix, name, place.line.unwrap_or(0)));
+            written.entries.push(WrittenPrefix(prefix, name, place.line.unwrap_or(0)));
         }
         written.into()
     }
@@ -71,13 +71,13 @@ impl Prefixes {
     }
 
     /// Whether an address has one of the prefixes, to be asked often; `None` if there are none.
-    pub(crate) fn outline(&self) -> io::Result<Option<Outline>> {
+    pub(crate) fn outline(&self) -> io::Result<Option<PrefixSet>> {
         self.outline_by(|place| place.is_some())
     }
 
     /// Yes or no for every address, by the place in the list of the longest prefix that has it.
-    pub(super) fn outline_by(&self, says: impl Fn(Option<usize>) -> bool) -> io::Result<Option<Outline>> {
-        (!self.is_empty()).then(|| Outline::new(self.table.outline(says))).transpose()
+    pub(super) fn outline_by(&self, says: impl Fn(Option<usize>) -> bool) -> io::Result<Option<PrefixSet>> {
+        (!self.is_empty()).then(|| PrefixSet::new(self.table.outline(says))).transpose()
     }
 
     /// Whether there is none.
@@ -91,15 +91,15 @@ impl Prefixes {
     }
 
     fn get(&self, index: usize) -> Option<Listed<'_>> {
-        let Entry(prefix, name, line) = *self.written.entries.get(index)?;
+        let WrittenPrefix(prefix, name, line) = *self.written.entries.get(index)?;
         let name = self.written.names.get(usize::try_from(name).ok()?)?;
-        Some(Listed { prefix, place: Place { name, line: (line > 0).then_some(line) } })
+        Some(Listed { prefix, place: WrittenAt { name, line: (line > 0).then_some(line) } })
     }
 }
 
 impl From<Written> for Prefixes {
     fn from(written: Written) -> Self {
-        let table = Table::new(written.entries.iter().map(|entry| entry.0));
+        let table = PrefixTable::new(written.entries.iter().map(|entry| entry.0));
         Prefixes { written, table }
     }
 }
@@ -119,7 +119,7 @@ impl PartialEq for Prefixes {
 
 impl Eq for Prefixes {}
 
-impl fmt::Display for Place<'_> {
+impl fmt::Display for WrittenAt<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.line {
             Some(line) => write!(f, "{}:{line}", self.name),

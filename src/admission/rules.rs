@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::prefixes::Place;
-use super::{Listed, Outline, Prefix, Prefixes};
+use super::prefixes::WrittenAt;
+use super::{Listed, Prefix, PrefixSet, Prefixes};
 
 /// The rules of a service, ready to be asked.
 ///
@@ -34,7 +34,7 @@ pub(crate) struct Rule<'a> {
     /// It.
     pub(crate) prefix: Prefix,
     /// Where it was written.
-    pub(crate) place: Place<'a>,
+    pub(crate) place: WrittenAt<'a>,
 }
 
 /// What meets an address.
@@ -71,7 +71,7 @@ impl Rules {
     }
 
     /// Whether an address gets in, to be asked often; `None` if everybody does.
-    pub(crate) fn outline(&self) -> io::Result<Option<Outline>> {
+    pub(crate) fn outline(&self) -> io::Result<Option<PrefixSet>> {
         self.list.outline_by(|place| match place {
             Some(place) => place >= self.denied,
             None => !self.denies_the_rest(),
@@ -115,7 +115,9 @@ mod tests {
 
     fn listed(texts: &[&str], name: &'static str) -> Vec<Listed<'static>> {
         let prefixes = texts.iter().map(|text| text.parse().unwrap()).zip(1..);
-        prefixes.map(|(prefix, line)| Listed { prefix, place: Place { name, line: Some(line) } }).collect()
+        prefixes
+            .map(|(prefix, line)| Listed { prefix, place: WrittenAt { name, line: Some(line) } })
+            .collect()
     }
 
     fn rules(allow: &[&str], deny: &[&str]) -> Rules {
@@ -271,7 +273,7 @@ mod tests {
                 (0..number).map(|_| random.prefix()).collect::<Vec<_>>()
             });
             let [allow, deny] = &lists;
-            let place = Place { name: "x", line: None };
+            let place = WrittenAt { name: "x", line: None };
             let listed =
                 |list: &[Prefix]| list.iter().map(|&prefix| Listed { prefix, place }).collect::<Vec<_>>();
             let rules = Rules::new(listed(allow), listed(deny));
@@ -302,7 +304,7 @@ mod tests {
                 )
             })
             .collect();
-        let place = Place { name: "x", line: None };
+        let place = WrittenAt { name: "x", line: None };
         let rules = Rules::new([], prefixes.iter().map(|&prefix| Listed { prefix, place }));
         assert!(prefixes.iter().all(|&prefix| !rules.decide(edges(prefix)[0]).allowed));
     }

@@ -7,14 +7,14 @@ use std::cmp::Reverse;
 use std::net::IpAddr;
 
 use super::Prefix;
-use super::outline::{Changes, Draft};
+use super::prefix_set::{Changes, Draft};
 
 /// Decides for the addresses that no prefix has.
 const NOBODY: u32 = u32::MAX;
 
 /// For each address, the longest of the prefixes that have it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Table {
+pub(super) struct PrefixTable {
     v4: Ranges<u32>,
     v6: Ranges<u128>,
 }
@@ -26,7 +26,7 @@ struct Ranges<A> {
     owners: Vec<u32>,
 }
 
-impl Table {
+impl PrefixTable {
     /// The table of these prefixes, which it knows by their places in the list. Of two equal ones the first counts.
     pub(super) fn new(prefixes: impl Iterator<Item = Prefix>) -> Self {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
@@ -38,7 +38,7 @@ impl Table {
         let v4 = cut(v4);
         // What begins after the last address of IPv4 is of nobody.
         let starts = v4.starts.into_iter().map_while(|start| u32::try_from(start).ok());
-        Table { v4: Ranges { starts: starts.collect(), owners: v4.owners }, v6: cut(v6) }
+        PrefixTable { v4: Ranges { starts: starts.collect(), owners: v4.owners }, v6: cut(v6) }
     }
 
     /// Yes or no for every address, by the place of the longest prefix that has it.

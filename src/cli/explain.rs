@@ -3,9 +3,8 @@
 use std::fmt::{self, Display, Formatter};
 use std::net::IpAddr;
 
-use crate::admission::Prefix;
 use crate::admission::rules::Decision;
-use crate::config::admission::Overload;
+use crate::admission::{Overload, Prefix};
 use crate::config::{Address, Service};
 
 /// An address, from the command line.

@@ -21,8 +21,8 @@ use clap::error::ErrorKind;
 use clap::{Arg, ArgMatches, Command, value_parser};
 
 use crate::config::DEFAULT_CONTROL_SOCKET;
-use crate::worker::{self, plan};
-use crate::{exit, supervisor, sys};
+use crate::ipc::orders;
+use crate::{exit, supervisor, sys, worker};
 
 /// Runs the `preforkd` command with this process's arguments and environment.
 ///
@@ -31,7 +31,7 @@ use crate::{exit, supervisor, sys};
 #[must_use]
 pub fn main() -> ExitCode {
     // Before anything is allocated that a worker does not need: each of its children copies it.
-    if std::env::args_os().nth(1).is_some_and(|command| command == plan::COMMAND) {
+    if std::env::args_os().nth(1).is_some_and(|command| command == orders::COMMAND) {
         return ExitCode::from(worker::run());
     }
     if std::env::args_os().nth(1).is_some_and(|command| command == supervisor::TRIAL_COMMAND) {

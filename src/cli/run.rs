@@ -9,7 +9,7 @@ use super::check;
 use super::output::complain;
 use crate::config::DEFAULT_PATH;
 use crate::exit;
-use crate::supervisor::{self, Resumed, Source};
+use crate::supervisor::{self, ConfigSource, Resumed};
 
 /// `run [--config PATH] [--control PATH]`.
 pub(super) fn command() -> Command {
@@ -29,7 +29,7 @@ pub(super) fn command() -> Command {
 pub(super) fn run(matches: &ArgMatches) -> ExitCode {
     let path = matches.get_one("config").cloned().unwrap_or_else(|| PathBuf::from(DEFAULT_PATH));
     let control: Option<PathBuf> = matches.get_one("control").cloned();
-    let source = Source::File { path, control };
+    let source = ConfigSource::File { path, control };
     let source = match supervisor::take_up(source, false) {
         Resumed::Ended(result) => return super::ended(result),
         Resumed::NotAnUpgrade(source) => source,

@@ -7,11 +7,11 @@ use clap::ArgMatches;
 use super::output::complain;
 use super::{check, serve_args};
 use crate::exit;
-use crate::supervisor::{self, Resumed, Source};
+use crate::supervisor::{self, ConfigSource, Resumed};
 
 /// Serves until told to end.
 pub(super) fn run(matches: &ArgMatches) -> ExitCode {
-    let source = match supervisor::take_up(Source::CommandLine, false) {
+    let source = match supervisor::take_up(ConfigSource::CommandLine, false) {
         Resumed::Ended(result) => return super::ended(result),
         Resumed::NotAnUpgrade(source) => source,
     };

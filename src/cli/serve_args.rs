@@ -4,11 +4,10 @@ use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
 
-use crate::config::Diagnostics;
 use crate::config::flags::{Given, from_flags};
 use crate::config::key::{Kind, Part};
 use crate::config::keys::{Flag, flags};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Diagnostics};
 
 const ADDRESS: &str = "ADDRESS";
 const HANDLER: &str = "HANDLER";
@@ -102,7 +101,8 @@ fn with_hint(mut problems: Diagnostics, matches: &ArgMatches) -> Diagnostics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Builtin, Job, Level};
+    use crate::config::{Builtin, Job};
+    use crate::journal::Level;
 
     fn parse(words: &str) -> Result<Config, String> {
         let words = ["serve"].into_iter().chain(words.split_whitespace());

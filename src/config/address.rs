@@ -16,7 +16,7 @@ pub(crate) enum Address {
     /// `unix:/run/x.sock`; the path is absolute.
     Unix(PathBuf),
     /// `fd:NAME`: a listening socket that systemd passes under that name.
-    Passed(String),
+    Activated(String),
 }
 
 impl fmt::Display for Address {
@@ -24,7 +24,7 @@ impl fmt::Display for Address {
         match self {
             Address::Tcp(address) => write!(f, "{address}"),
             Address::Unix(path) => write!(f, "unix:{}", path.display()),
-            Address::Passed(name) => write!(f, "fd:{name}"),
+            Address::Activated(name) => write!(f, "fd:{name}"),
         }
     }
 }
@@ -68,7 +68,7 @@ fn passed(name: &str) -> Result<Address, AddressError> {
             "\"fd:\" is followed by the FileDescriptorName= of a systemd socket, as in \"fd:web\"".into(),
         ));
     }
-    Ok(Address::Passed(name.to_owned()))
+    Ok(Address::Activated(name.to_owned()))
 }
 
 fn tcp_hint(text: &str) -> String {

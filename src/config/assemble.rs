@@ -10,7 +10,8 @@ use super::keys::{LOG, LogDraft, SERVICE, SUPERVISOR, SupervisorDraft};
 use super::service::{self, Machine};
 use super::source::Origin;
 use super::value::{Fault, find_nul};
-use super::{Address, Config, Level, Log, LogTarget, Supervisor};
+use super::{Address, Config, Supervisor};
+use crate::journal::{Level, LogSettings, LogTarget};
 
 /// All sections, checked one by one and against each other; what is wrong goes to `problems`.
 pub(crate) fn assemble(sections: &Sections<'_>, machine: &Machine<'_>, problems: &mut Diagnostics) -> Config {
@@ -42,7 +43,10 @@ pub(crate) fn assemble(sections: &Sections<'_>, machine: &Machine<'_>, problems:
             control_socket: supervisor.control_socket,
             drain_timeout: supervisor.drain_timeout.unwrap_or(std::time::Duration::from_secs(30)),
         },
-        log: Log { target: log.target.unwrap_or(LogTarget::Auto), level: log.level.unwrap_or(Level::Info) },
+        log: LogSettings {
+            target: log.target.unwrap_or(LogTarget::Auto),
+            level: log.level.unwrap_or(Level::Info),
+        },
         services,
     }
 }
@@ -102,7 +106,7 @@ fn unknown<D>(name: &str, span: std::ops::Range<usize>, keys: &[Key<D>], header:
 }
 
 /// An address that a service has.
-struct Taken {
+struct TakenAddress {
     address: Address,
     service: String,
     place: Place,
@@ -113,7 +117,7 @@ fn take(
     name: &str,
     origin: Origin<'_>,
     draft: &ServiceDraft,
-    taken: &mut Vec<Taken>,
+    taken: &mut Vec<TakenAddress>,
     problems: &mut Diagnostics,
 ) {
     for address in &draft.listen {
@@ -130,7 +134,7 @@ fn take(
                 .help("every address can be used once");
             problems.push(origin.error(fault));
         }
-        taken.push(Taken { address: address.get_ref().clone(), service: name.to_owned(), place });
+        taken.push(TakenAddress { address: address.get_ref().clone(), service: name.to_owned(), place });
     }
 }
 

@@ -6,7 +6,7 @@ use std::ops::Range;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::Diagnostics;
-use super::source::{Origin, Source, syntax};
+use super::source::{ConfigFile, Origin, syntax};
 use super::value::{Fault, Faults};
 
 /// One table of keys, and where it came from.
@@ -42,7 +42,7 @@ pub(crate) struct Sections<'a> {
 }
 
 /// The file as a tree, as far as its syntax lets one make out.
-pub(crate) fn parse<'a>(source: &'a Source, problems: &mut Diagnostics) -> Tree<'a> {
+pub(crate) fn parse<'a>(source: &'a ConfigFile, problems: &mut Diagnostics) -> Tree<'a> {
     let origin = Origin::File(source);
     let (root, errors) = DeTable::parse_recoverable(&source.whole);
     let faults: Faults = source.mended.iter().cloned().chain(errors.iter().map(syntax)).collect();

@@ -10,9 +10,9 @@ use toml::de::DeValue;
 use super::address::AddressError;
 use super::diagnostic::nearest;
 use super::value::{
-    Fault, Faults, Value, choice, collect, decode, name_or_number, one_or_more, set, text, whole,
+    self, Fault, Faults, Value, choice, collect, decode, name_or_number, one_or_more, set, text, whole,
 };
-use super::{Address, Builtin, Limit, OWN_VARIABLES, Stderr, admission, limits as limit_table, value};
+use super::{Address, Builtin, Limit, OWN_VARIABLES, Stderr, admission, limits as limit_table};
 
 /// What the keys of a section said.
 #[derive(Debug, Default)]
@@ -37,7 +37,7 @@ pub(crate) struct ServiceDraft {
     pub(crate) nodelay: Option<bool>,
     pub(crate) keepalive: Option<bool>,
     pub(crate) count_bytes: Option<bool>,
-    pub(super) admission: admission::draft::Admission,
+    pub(super) admission: admission::draft::PolicyDraft,
 }
 
 /// `exec`.

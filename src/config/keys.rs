@@ -6,7 +6,7 @@ use super::admission::keys as admission;
 use super::draft::{self, ServiceDraft};
 use super::key::{Apply, Decoder, Key, Kind, Part};
 use super::value::{choice, duration, set};
-use super::{Level, LogTarget};
+use crate::journal::{Level, LogTarget};
 
 /// `[supervisor]` as written.
 #[derive(Debug, Default)]
@@ -145,7 +145,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 37] = [
         placeholder: "N",
         default: Some("1000"),
         example: "1000",
-        doc: "Live connections of the service, over all its workers",
+        doc: "Children connections of the service, over all its workers",
         apply: Apply::Set(draft::max_connections),
     },
     admission::OVERLOAD,

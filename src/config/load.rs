@@ -7,7 +7,7 @@ use super::assemble::assemble;
 use super::diagnostic::{Diagnostic, Diagnostics, Place, Severity};
 use super::document::{parse, sections};
 use super::service::Machine;
-use super::source::{Source, read};
+use super::source::{ConfigFile, read};
 use super::{Config, DEFAULT_CONTROL_SOCKET};
 
 /// A configuration that can be used.
@@ -47,7 +47,7 @@ pub(crate) fn load_text(path: &Path, text: &[u8], machine: &Machine<'_>) -> Resu
 /// What the files say, checked; `problems` has what could not be read.
 fn check(
     path: &Path,
-    sources: &[Source],
+    sources: &[ConfigFile],
     machine: &Machine<'_>,
     mut problems: Diagnostics,
 ) -> Result<Loaded, Diagnostics> {

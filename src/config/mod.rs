@@ -28,8 +28,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::admission::Policy;
+use crate::journal::LogSettings;
+
 pub(crate) use address::Address;
-pub(crate) use admission::{Admission, SourceLimits};
 pub(crate) use diagnostic::Diagnostics;
 pub(crate) use document::make_name;
 pub(crate) use draft::HANDLERS;
@@ -70,7 +72,7 @@ pub(crate) struct Config {
     /// `[supervisor]`.
     pub(crate) supervisor: Supervisor,
     /// `[log]`.
-    pub(crate) log: Log,
+    pub(crate) log: LogSettings,
     /// `[service.NAME]`, in the order of their names.
     pub(crate) services: Vec<Service>,
 }
@@ -82,46 +84,6 @@ pub(crate) struct Supervisor {
     pub(crate) control_socket: Option<PathBuf>,
     /// How long connections may go on after `TERM` before they are ended.
     pub(crate) drain_timeout: Duration,
-}
-
-/// `[log]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Log {
-    /// Where records go.
-    pub(crate) target: LogTarget,
-    /// The least important level that is still written.
-    pub(crate) level: Level,
-}
-
-/// Where log records go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum LogTarget {
-    /// The journal if stderr is connected to it (`$JOURNAL_STREAM`), else stderr.
-    Auto,
-    /// journald's native protocol.
-    Journal,
-    /// Standard error.
-    Stderr,
-    /// RFC 5424 to `/dev/log`.
-    Syslog,
-}
-
-/// How important a record is; the numbers are syslog's severities.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[repr(u8)]
-pub(crate) enum Level {
-    /// Something does not work and somebody must act.
-    Error = 3,
-    /// Something is wrong; preforkd goes on by itself.
-    Warning = 4,
-    /// Normal, and rare enough to be noticed.
-    Notice = 5,
-    /// Normal: one record per connection.
-    Info = 6,
-    /// For those who look for a fault.
-    Debug = 7,
 }
 
 /// `[service.NAME]`: what is served, where, and how its connection processes look.
@@ -141,10 +103,10 @@ pub(crate) struct Service {
     pub(crate) spare: u32,
     /// Connections that one of them serves before it is renewed; 0 for as many as come.
     pub(crate) connections_per_child: u32,
-    /// Live connections over all workers; 1 to 1,000,000.
+    /// Children connections over all workers; 1 to 1,000,000.
     pub(crate) max_connections: u32,
     /// Who gets in, how many of them, and how long they may stay.
-    pub(crate) admission: Admission,
+    pub(crate) admission: Policy,
     /// Who a connection process is and where it stands.
     pub(crate) identity: Identity,
     /// Added to what a program finds in its environment.

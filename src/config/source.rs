@@ -17,7 +17,7 @@ const MAX_FILE: u64 = 16 * 1024 * 1024;
 
 /// The text of a file.
 #[derive(Debug)]
-pub(crate) struct Source {
+pub(crate) struct ConfigFile {
     /// Its path, as messages show it.
     pub(crate) path: PathBuf,
     /// Its text.
@@ -30,7 +30,7 @@ pub(crate) struct Source {
     pub(crate) order: usize,
 }
 
-impl Source {
+impl ConfigFile {
     /// The place of a span.
     pub(crate) fn place(&self, span: &Range<usize>) -> Place {
         // Spans come from the parser and fall on character boundaries, but a wrong marker is better than a panic.
@@ -56,7 +56,7 @@ fn floor(text: &str, offset: usize) -> usize {
 }
 
 /// Reads the main file and the drop-ins beside it; what cannot be read is reported and left out.
-pub(crate) fn read(main: &Path, problems: &mut Diagnostics) -> Vec<Source> {
+pub(crate) fn read(main: &Path, problems: &mut Diagnostics) -> Vec<ConfigFile> {
     let mut sources = Vec::new();
     let drop_ins = main.parent().unwrap_or(Path::new("")).join("preforkd.d");
     let mut paths = vec![main.to_owned()];
@@ -140,10 +140,10 @@ fn whole_file(path: &Path, order: usize, severity: Severity, message: String) ->
 }
 
 /// The bytes as text; TOML is UTF-8.
-pub(super) fn decode(path: PathBuf, order: usize, bytes: &[u8], problems: &mut Diagnostics) -> Source {
+pub(super) fn decode(path: PathBuf, order: usize, bytes: &[u8], problems: &mut Diagnostics) -> ConfigFile {
     let text = String::from_utf8_lossy(bytes).into_owned();
     let (whole, mended) = mend(&text);
-    let source = Source { path, text, whole, mended, order };
+    let source = ConfigFile { path, text, whole, mended, order };
     if let Err(error) = std::str::from_utf8(bytes) {
         let at = error.valid_up_to();
         let fault = Fault::new(at..at + char::REPLACEMENT_CHARACTER.len_utf8(), "this is not UTF-8")
@@ -181,7 +181,7 @@ pub(crate) fn syntax(error: &toml::de::Error) -> Fault {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Origin<'a> {
     /// In a file; spans are byte offsets.
-    File(&'a Source),
+    File(&'a ConfigFile),
     /// On a command line; spans are numbers in this list of flags.
     Flags(&'a [String]),
 }

@@ -24,7 +24,7 @@ pub(crate) struct Server {
     listener: UnixListener,
     path: PathBuf,
     inode: u64,
-    clients: BTreeMap<ClientId, Client>,
+    clients: BTreeMap<ClientId, Session>,
     next: ClientId,
     first_token: u64,
     /// Whether newcomers are accepted; not before it is in force, nor while there is no room.
@@ -35,7 +35,7 @@ pub(crate) struct Server {
 }
 
 #[derive(Debug)]
-struct Client {
+struct Session {
     stream: UnixStream,
     request: Vec<u8>,
     asked: bool,
@@ -163,7 +163,7 @@ impl Server {
 
     /// The descriptors of clients of whose request nothing has been read.
     pub(crate) fn newcomers(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let is_new = |client: &&Client| !client.asked && client.request.is_empty();
+        let is_new = |client: &&Session| !client.asked && client.request.is_empty();
         self.clients.values().filter(is_new).map(|client| client.stream.as_fd())
     }
 
@@ -194,7 +194,7 @@ impl Server {
         let id = self.next;
         self.next += 1;
         let stream = UnixStream::from(socket);
-        self.clients.insert(id, Client { stream, request: Vec::new(), asked: true, answer: Vec::new() });
+        self.clients.insert(id, Session { stream, request: Vec::new(), asked: true, answer: Vec::new() });
         id
     }
 
@@ -228,7 +228,7 @@ impl Server {
                 && stream.set_nonblocking(true).is_ok()
                 && poller.add(stream.as_fd(), Interest::Read, id).is_ok();
             if watched {
-                let client = Client { stream, request: Vec::new(), asked: false, answer: Vec::new() };
+                let client = Session { stream, request: Vec::new(), asked: false, answer: Vec::new() };
                 self.clients.insert(id, client);
             }
         }
@@ -306,7 +306,7 @@ pub(crate) fn understand(bytes: &[u8]) -> Result<Option<Request>, Gone> {
     }
 }
 
-impl Client {
+impl Session {
     fn read(&mut self) -> Result<Option<Request>, Gone> {
         let mut buffer = [0; 4096];
         loop {

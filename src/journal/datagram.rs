@@ -9,20 +9,20 @@ use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg, setsockopt, 
 
 /// Why a record was not taken.
 #[derive(Debug)]
-pub(super) enum Refusal {
+pub(super) enum SendError {
     /// Who takes records is there but cannot keep up, or memory ran out: the record is lost.
     Full,
     /// Nobody is there.
     Away(io::Error),
 }
 
-impl From<io::Error> for Refusal {
+impl From<io::Error> for SendError {
     fn from(error: io::Error) -> Self {
         match error.raw_os_error() {
             Some(
                 libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM | libc::EMSGSIZE | libc::EMFILE | libc::ENFILE,
-            ) => Refusal::Full,
-            _ => Refusal::Away(error),
+            ) => SendError::Full,
+            _ => SendError::Away(error),
         }
     }
 }

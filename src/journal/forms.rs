@@ -1,16 +1,15 @@
 //! The forms of remote text, for the fuzz targets.
 
-pub(crate) use super::escape::{LONGEST, is_special};
+pub(crate) use crate::journal::escape::{LONGEST, is_special};
 
 use super::escape::Escaper;
 use super::record::{Body, Entry};
-use super::{Buffer, OutputLine, native};
-use crate::config::Level;
-use crate::sys::private::OwnBusiness;
+use super::{Buffer, Level, OutputLine, native};
+use crate::sys::dontfork::DontForkAlloc;
 
 /// Bytes as they stand in a record; `newline` joins the lines of an event.
 pub(crate) fn escaped(bytes: &[u8], newline: Option<&str>) -> Vec<u8> {
-    let mut out = Buffer::new_in(OwnBusiness);
+    let mut out = Buffer::new_in(DontForkAlloc);
     let mut escaper = Escaper::new(&mut out, newline);
     escaper.bytes(bytes);
     escaper.finish();
@@ -19,7 +18,7 @@ pub(crate) fn escaped(bytes: &[u8], newline: Option<&str>) -> Vec<u8> {
 
 /// A line of a program as journald gets it.
 pub(crate) fn datagram(line: &OutputLine<'_>) -> Vec<u8> {
-    let mut out = Buffer::new_in(OwnBusiness);
+    let mut out = Buffer::new_in(DontForkAlloc);
     let entry = Entry { level: Level::Info, id: None, service: Some(line.service), body: Body::Output(line) };
     native::format(&entry, &mut out);
     out.to_vec()

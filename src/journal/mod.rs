@@ -10,6 +10,7 @@ pub(crate) mod forms;
 mod message_id;
 mod native;
 mod record;
+mod settings;
 mod stderr;
 mod syslog;
 #[cfg(test)]
@@ -22,24 +23,25 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use self::datagram::Refusal;
-use self::native::Native;
-use self::record::{Body, Entry};
-use self::stderr::Stderr;
-use self::syslog::Syslog;
-use crate::config::{self, Level, LogTarget};
-use crate::sys::private::OwnBusiness;
+use crate::sys::dontfork::DontForkAlloc;
 
-pub(crate) use self::message_id::MessageId;
+use datagram::SendError;
+use native::Native;
+use record::{Body, Entry};
+use stderr::Stderr;
+use syslog::Syslog;
+
+pub(crate) use crate::journal::message_id::MessageId;
 #[cfg(test)]
-pub(crate) use self::record::Remote;
-pub(crate) use self::record::{ConnectionRecord, Exit, OutputLine};
+pub(crate) use crate::journal::record::Remote;
+pub(crate) use crate::journal::record::{ConnectionRecord, Exit, OutputLine};
+pub(crate) use crate::journal::settings::{Level, LogSettings, LogTarget};
 
 /// How often lost records are reported at most: while the target is full, a report only takes the place of a record.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 /// In which records are formatted. A worker writes it for every connection, and its children have no use for it.
-type Buffer = allocator_api2::vec::Vec<u8, OwnBusiness>;
+type Buffer = allocator_api2::vec::Vec<u8, DontForkAlloc>;
 
 /// The log of one process; each opens its own after it was exec'ed.
 pub(crate) struct Log {
@@ -50,14 +52,14 @@ pub(crate) struct Log {
 
 impl Log {
     /// Never fails: what cannot be opened falls back to stderr and says so.
-    pub(crate) fn open(settings: config::Log) -> Log {
+    pub(crate) fn open(settings: LogSettings) -> Log {
         let stderr = io::stderr();
         let journal_stream = std::env::var("JOURNAL_STREAM").ok();
         Log::open_at(settings, &Places::real(stderr.as_fd(), journal_stream.as_deref()))
     }
 
     /// Goes on with other settings; the count of lost records stays.
-    pub(crate) fn reopen(&self, settings: config::Log) {
+    pub(crate) fn reopen(&self, settings: LogSettings) {
         let mut sink = Log::open(settings).sink.into_inner();
         if let Ok(mut old) = self.sink.try_borrow_mut() {
             sink.reported = old.reported;
@@ -66,7 +68,7 @@ impl Log {
         self.level.set(settings.level);
     }
 
-    fn open_at(settings: config::Log, places: &Places<'_>) -> Log {
+    fn open_at(settings: LogSettings, places: &Places<'_>) -> Log {
         let (sink, problem) = Sink::open(settings.target, places);
         let log = Log { level: Cell::new(settings.level), dropped: Cell::new(0), sink: RefCell::new(sink) };
         if let Some(problem) = problem {
@@ -189,7 +191,7 @@ impl Sink {
             Err(error) => (Target::Stderr, Some(format!("cannot make a socket for the log: {error}"))),
         };
         let stderr = Stderr::open(places.stderr, journal);
-        let buffer = Buffer::with_capacity_in(1024, OwnBusiness);
+        let buffer = Buffer::with_capacity_in(1024, DontForkAlloc);
         (Sink { target, stderr, buffer, away: false, reported: 0, reported_at: None }, problem)
     }
 
@@ -205,8 +207,8 @@ impl Sink {
                 self.away = false;
                 true
             }
-            Err(Refusal::Full) => false,
-            Err(Refusal::Away(error)) => self.write_elsewhere(entry, &error),
+            Err(SendError::Full) => false,
+            Err(SendError::Away(error)) => self.write_elsewhere(entry, &error),
         }
     }
 

@@ -10,7 +10,7 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::Buffer;
-use super::datagram::{Datagram, Refusal};
+use super::datagram::{Datagram, SendError};
 use super::record::Entry;
 
 /// The journal.
@@ -27,7 +27,7 @@ impl Native {
         self.socket.path()
     }
 
-    pub(super) fn send(&self, entry: &Entry<'_>, buffer: &mut Buffer) -> Result<(), Refusal> {
+    pub(super) fn send(&self, entry: &Entry<'_>, buffer: &mut Buffer) -> Result<(), SendError> {
         buffer.clear();
         format(entry, buffer);
         match self.socket.send(buffer) {

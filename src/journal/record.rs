@@ -4,11 +4,10 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::Buffer;
-use super::MessageId;
 use super::escape::Escaper;
-use crate::config::Level;
-use crate::shared::{Caller, ConnectionId, Deadline};
+use super::{Buffer, Level, MessageId};
+use crate::admission::Deadline;
+use crate::client::{Client, ConnectionId};
 use crate::sys::socket::Peer;
 use crate::sys::time;
 use crate::sys::wait::{Ended, Ending, Pid};
@@ -104,16 +103,16 @@ impl<'a> ConnectionRecord<'a> {
     pub(crate) fn new(
         service: &'a str,
         id: ConnectionId,
-        caller: &Caller,
+        client: &Client,
         ended: &Ended,
         exit: Exit<'a>,
     ) -> Self {
-        let usec = time::monotonic_usec().saturating_sub(caller.accepted_usec);
+        let usec = time::monotonic_usec().saturating_sub(client.accepted_usec);
         ConnectionRecord {
             service,
             id,
             pid: ended.pid,
-            remote: Remote::from(caller.peer),
+            remote: Remote::from(client.peer),
             duration: Duration::from_micros(usec),
             exit,
             bytes: None,
@@ -204,7 +203,7 @@ impl Entry<'_> {
         text.finish();
     }
 
-    /// Calls `field` with the name and value of everything that interface.md promises beside the message.
+    /// SpareEvents `field` with the name and value of everything that interface.md promises beside the message.
     pub(super) fn fields(&self, field: &mut dyn FnMut(&'static str, fmt::Arguments<'_>)) {
         if let Some(service) = self.service {
             field("PREFORKD_SERVICE", format_args!("{service}"));

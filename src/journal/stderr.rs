@@ -19,10 +19,9 @@ use nix::sys::socket::{MsgFlags, send};
 use nix::sys::stat::fstat;
 use time::macros::format_description;
 
-use super::Buffer;
-use super::datagram::Refusal;
+use super::datagram::SendError;
 use super::record::Entry;
-use crate::config::Level;
+use super::{Buffer, Level};
 
 /// How to write without waiting, and without making fd 2 non-blocking for everybody who shares it: the flag belongs
 /// to the open file description, which may be a shell's terminal.
@@ -76,7 +75,7 @@ impl Stderr {
     }
 
     /// Writes a record with one system call, or not at all if that would wait.
-    pub(super) fn send(&mut self, entry: &Entry<'_>, buffer: &mut Buffer) -> Result<(), Refusal> {
+    pub(super) fn send(&mut self, entry: &Entry<'_>, buffer: &mut Buffer) -> Result<(), SendError> {
         buffer.clear();
         if self.torn {
             buffer.push(b'\n');
@@ -170,14 +169,14 @@ mod tests {
     use std::io::{Read as _, Seek as _};
     use std::os::unix::net::UnixStream;
 
-    use super::super::record::Body;
     use super::*;
-    use crate::sys::private::OwnBusiness;
+    use crate::journal::record::Body;
+    use crate::sys::dontfork::DontForkAlloc;
 
-    fn send_text(stderr: &mut Stderr, text: &str) -> Result<(), Refusal> {
+    fn send_text(stderr: &mut Stderr, text: &str) -> Result<(), SendError> {
         let body = Body::Event(format_args!("{text}"));
         let entry = Entry { level: Level::Warning, id: None, service: Some("echo"), body };
-        stderr.send(&entry, &mut Buffer::new_in(OwnBusiness))
+        stderr.send(&entry, &mut Buffer::new_in(DontForkAlloc))
     }
 
     #[test]

@@ -8,10 +8,9 @@ use std::path::Path;
 
 use syslog::{Facility, Formatter5424, LogFormat as _, Severity};
 
-use super::Buffer;
-use super::datagram::{Datagram, Refusal};
+use super::datagram::{Datagram, SendError};
 use super::record::Entry;
-use crate::config::Level;
+use super::{Buffer, Level};
 
 /// The name of our structured data; 32473 is the enterprise number for whoever has none (RFC 5612).
 const STRUCTURED_DATA: &str = "preforkd@32473";
@@ -38,7 +37,7 @@ impl Syslog {
         self.socket.path()
     }
 
-    pub(super) fn send(&mut self, entry: &Entry<'_>, buffer: &mut Buffer) -> Result<(), Refusal> {
+    pub(super) fn send(&mut self, entry: &Entry<'_>, buffer: &mut Buffer) -> Result<(), SendError> {
         buffer.clear();
         // RFC 5424 allows newlines, many a daemon and reader of its files does not.
         entry.message(buffer, None);
@@ -56,7 +55,7 @@ impl Syslog {
         let id = entry.id.map_or(0, super::MessageId::number);
         self.line.clear();
         if self.formatter.format(&mut self.line, severity(entry.level), (id, data, message)).is_err() {
-            return Err(Refusal::Full);
+            return Err(SendError::Full);
         }
         Ok(self.socket.send(&self.line)?)
     }

@@ -4,16 +4,15 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use super::Supervisor;
-use super::crew::WorkerProcess;
 use super::ending::Phase;
 use super::listeners::Listener;
 use super::rollout::Purpose;
 use super::service::Service;
-use crate::config;
+use super::workers::WorkerProcess;
 use crate::control::server::{ClientId, Server};
 use crate::control::{Answer, WorkerState};
 use crate::journal::MessageId;
-use crate::shared::Owner;
+use crate::scoreboard::Owner;
 
 impl Supervisor {
     /// The new generation accepts: it is in force, and the old one retires.
@@ -24,7 +23,7 @@ impl Supervisor {
             self.services.extend(old.remove_entry(&name));
         }
         for (name, service) in rollout.fresh {
-            service.floor.board.set_limit(service.config.max_connections);
+            service.service_state.scoreboard.set_limit(service.config.max_connections);
             for listener in &service.listeners {
                 listener.set_options(service.config.socket);
             }
@@ -32,13 +31,13 @@ impl Supervisor {
             let mine = |(serial, worker): (u32, &WorkerProcess)| {
                 (worker.service == name && worker.generation != service.generation).then_some(serial)
             };
-            let old = self.crew.iter().filter_map(mine);
+            let old = self.workers.iter().filter_map(mine);
             old.for_each(|serial| service.recount(Owner::worker(serial)));
             self.services.insert(name, service);
         }
         let closing = self.close_unused(&old);
         let services = &self.services;
-        for (_, worker) in self.crew.iter_mut() {
+        for (_, worker) in self.workers.iter_mut() {
             let current =
                 services.get(&worker.service).is_some_and(|service| service.generation == worker.generation);
             if !current && worker.state != WorkerState::Draining {
@@ -80,7 +79,7 @@ impl Supervisor {
         self.phase = Phase::Running;
         let summary = self.summary();
         self.log.event(
-            config::Level::Notice,
+            crate::journal::Level::Notice,
             Some(MessageId::Started),
             None,
             format_args!("serving: {summary}"),
@@ -102,7 +101,7 @@ impl Supervisor {
         };
         let text = format!("{what}; generation {} is in force", self.generation);
         self.log.event(
-            config::Level::Notice,
+            crate::journal::Level::Notice,
             Some(MessageId::ReloadDone),
             None,
             format_args!("{what}: {}", self.summary()),

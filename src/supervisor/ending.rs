@@ -4,12 +4,11 @@ use std::time::{Duration, Instant};
 
 use super::Supervisor;
 use super::status::plural;
-use crate::config::Level;
 use crate::control::State;
-use crate::journal::MessageId;
+use crate::ipc::orders::Order;
+use crate::journal::{Level, MessageId};
 use crate::sys::signal::Signal;
 use crate::sys::{process, wait};
-use crate::worker::plan::Order;
 
 /// How long connections have between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(2);
@@ -103,7 +102,7 @@ impl Supervisor {
         for service in self.services.values_mut() {
             service.listeners.clear();
         }
-        for (_, worker) in self.crew.iter_mut() {
+        for (_, worker) in self.workers.iter_mut() {
             worker.retire(&closing);
         }
     }
@@ -161,7 +160,7 @@ impl Supervisor {
     fn end_by(&mut self, means: Means, now: Instant) {
         self.systemd.extend(EXTENSION);
         self.phase = Phase::Ending { means, next: now + GRACE };
-        for (_, worker) in self.crew.iter() {
+        for (_, worker) in self.workers.iter() {
             match means {
                 Means::Term => worker.order(&Order::End { at_once: false }),
                 Means::Kill => worker.order(&Order::End { at_once: true }),
@@ -174,16 +173,16 @@ impl Supervisor {
     /// Ends the connections of dead workers as those of live ones are being ended.
     pub(super) fn signal_adopted(&self) {
         match self.phase {
-            Phase::Ending { means: Means::Term, .. } => self.orphans.signal(Signal::SIGTERM),
-            Phase::Ending { .. } => self.orphans.signal(Signal::SIGKILL),
+            Phase::Ending { means: Means::Term, .. } => self.adopted.signal(Signal::SIGTERM),
+            Phase::Ending { .. } => self.adopted.signal(Signal::SIGKILL),
             _ => {}
         }
     }
 
     pub(super) fn has_ended(&self) -> bool {
         matches!(self.phase, Phase::Draining { .. } | Phase::Ending { .. })
-            && self.crew.is_empty()
-            && self.orphans.is_empty()
+            && self.workers.is_empty()
+            && self.adopted.is_empty()
     }
 
     /// Ends and reaps every process that is left below this one: workers of a start that failed, and what connection

@@ -12,13 +12,15 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::admission::sources::SlotIndex;
+use crate::client::Client;
 use crate::config;
 use crate::control::{Reloads, WorkerState};
-use crate::shared::{Caller, Place, Totals};
+use crate::scoreboard::Counts;
 use crate::sys::fd;
 use crate::sys::wait::Pid;
 
-/// The version of this ledger, of the board's layout and of the messages to workers. It changes when a program of
+/// The version of this ledger, of the scoreboard's layout and of the messages to workers. It changes when a program of
 /// another version could misread one of them; then a restart is needed.
 const VERSION: u32 = 3;
 
@@ -34,14 +36,14 @@ pub(super) struct Ledger {
     pub(super) upgrades: u64,
     pub(super) started_usec: u64,
     pub(super) settings: config::Supervisor,
-    pub(super) log: config::Log,
+    pub(super) log: crate::journal::LogSettings,
     pub(super) control: Option<ControlEntry>,
     pub(super) passed: BTreeMap<String, Vec<Descriptor>>,
     pub(super) listeners: Vec<ListenerEntry>,
-    pub(super) floors: Vec<FloorEntry>,
+    pub(super) service_states: Vec<ServiceStateEntry>,
     pub(super) services: Vec<ServiceEntry>,
     pub(super) workers: Vec<WorkerEntry>,
-    pub(super) orphans: Vec<OrphanEntry>,
+    pub(super) adopted: Vec<OrphanEntry>,
     pub(super) late: Vec<LateEntry>,
 }
 
@@ -69,12 +71,12 @@ pub(super) struct ListenerEntry {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct FloorEntry {
+pub(super) struct ServiceStateEntry {
     pub(super) service: String,
-    pub(super) board: Descriptor,
+    pub(super) scoreboard: Descriptor,
     pub(super) bell: Descriptor,
     pub(super) sources: Descriptor,
-    pub(super) gone: Totals,
+    pub(super) gone: Counts,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -92,10 +94,10 @@ pub(super) struct WorkerEntry {
     pub(super) generation: u64,
     pub(super) state: WorkerState,
     pub(super) spares: u32,
-    pub(super) is_worn: bool,
+    pub(super) needs_renewal: bool,
     pub(super) listeners: Vec<usize>,
     pub(super) link: Descriptor,
-    pub(super) tally: Descriptor,
+    pub(super) counters: Descriptor,
     pub(super) calls: Descriptor,
 }
 
@@ -104,8 +106,8 @@ pub(super) struct OrphanEntry {
     pub(super) pid: Pid,
     pub(super) service: String,
     pub(super) worker: u32,
-    pub(super) slot: Place,
-    pub(super) caller: Caller,
+    pub(super) slot: SlotIndex,
+    pub(super) client: Client,
 }
 
 /// A dead worker of which spares wait.
@@ -117,8 +119,8 @@ pub(super) struct LateEntry {
 }
 
 impl Ledger {
-    /// A ledger of this version, for the caller to fill.
-    pub(super) fn new(run: u32, settings: config::Supervisor, log: config::Log) -> Self {
+    /// A ledger of this version, for the client to fill.
+    pub(super) fn new(run: u32, settings: config::Supervisor, log: crate::journal::LogSettings) -> Self {
         Ledger {
             version: VERSION,
             run,
@@ -133,10 +135,10 @@ impl Ledger {
             control: None,
             passed: BTreeMap::new(),
             listeners: Vec::new(),
-            floors: Vec::new(),
+            service_states: Vec::new(),
             services: Vec::new(),
             workers: Vec::new(),
-            orphans: Vec::new(),
+            adopted: Vec::new(),
             late: Vec::new(),
         }
     }
@@ -184,9 +186,9 @@ impl<'a> Kept<'a> {
 
 /// The descriptors that came over the exec, each to be taken once.
 #[derive(Debug, Default)]
-pub(super) struct Taken(HashSet<Descriptor>);
+pub(super) struct InheritedFds(HashSet<Descriptor>);
 
-impl Taken {
+impl InheritedFds {
     /// Takes one over.
     ///
     /// # Errors

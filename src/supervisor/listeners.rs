@@ -10,9 +10,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
 
-use super::holder;
 use super::ledger::{Descriptor, Kept, ListenerEntry};
-use super::systemd::{Passed, Systemd};
+use super::port_owner;
+use super::systemd::{ActivatedSockets, Systemd};
 use crate::config::{Address, Service, SocketOptions};
 use crate::sys::{fd, socket};
 
@@ -90,7 +90,7 @@ impl Listener {
     }
 
     fn is_ours(&self) -> bool {
-        !matches!(self.address, Address::Passed(_))
+        !matches!(self.address, Address::Activated(_))
     }
 
     fn remove_file(&self) {
@@ -193,13 +193,13 @@ impl fmt::Display for ListenError {
 pub(crate) struct Listeners {
     /// By address, so that a reload finds what is open. A listener that no service uses any more is closed.
     open: HashMap<Address, Vec<Weak<Listener>>>,
-    passed: Passed,
+    passed: ActivatedSockets,
     systemd: Systemd,
 }
 
 impl Listeners {
     /// With the sockets that systemd passed, by their names.
-    pub(crate) fn new(passed: Passed, systemd: Systemd) -> Self {
+    pub(crate) fn new(passed: ActivatedSockets, systemd: Systemd) -> Self {
         Listeners { open: HashMap::new(), passed, systemd }
     }
 
@@ -213,7 +213,7 @@ impl Listeners {
         for listener in listeners {
             open.entry(listener.address.clone()).or_default().push(Rc::downgrade(listener));
         }
-        Listeners { open, passed: Passed { named, stored: HashMap::new() }, systemd }
+        Listeners { open, passed: ActivatedSockets { named, stored: HashMap::new() }, systemd }
     }
 
     /// What systemd passed, for the ledger.
@@ -241,7 +241,7 @@ impl Listeners {
             }),
             // Somebody may have removed the file, and then nobody can connect.
             Address::Unix(path) => path.exists() && socket::local_path(socket.as_fd()).as_ref() == Some(path),
-            Address::Passed(_) => false,
+            Address::Activated(_) => false,
         };
         // A worker that waits in accept hears nothing else.
         let is_usable = is_right
@@ -282,7 +282,7 @@ impl Listeners {
     fn make(&mut self, address: &Address, options: SocketOptions) -> Result<Vec<Rc<Listener>>, ListenError> {
         let failed = |cause| ListenError { address: address.clone(), cause };
         let io_failed = |error: io::Error| match error.kind() {
-            io::ErrorKind::AddrInUse => failed(Cause::InUse(holder::of(address))),
+            io::ErrorKind::AddrInUse => failed(Cause::InUse(port_owner::of(address))),
             _ => failed(Cause::Io(error)),
         };
         let left = self.left(address);
@@ -304,7 +304,7 @@ impl Listeners {
                 std::fs::set_permissions(path, mode).map_err(io_failed)?;
                 (vec![socket], Some((path.clone(), inode)))
             }
-            Address::Passed(name) => (self.passed(name).map_err(failed)?, None),
+            Address::Activated(name) => (self.passed(name).map_err(failed)?, None),
         };
         let wrap = |socket: OwnedFd| {
             let bound = socket::local_address(socket.as_fd()).ok().flatten();

@@ -2,13 +2,12 @@
 //!
 //! It never reads a byte of a connection, and what it reads from memory that workers can write it checks first.
 
+mod adopted;
 mod commit;
-mod crew;
 mod ending;
-mod holder;
 mod ledger;
 mod listeners;
-mod orphans;
+mod port_owner;
 mod reaping;
 mod reload;
 mod resume;
@@ -19,7 +18,8 @@ mod status;
 mod systemd;
 mod unban;
 mod upgrade;
-mod watch;
+mod watchdog;
+mod workers;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -31,23 +31,23 @@ use crate::config::{self, Diagnostics, Loaded};
 use crate::control::server::{ClientId, Server};
 use crate::control::{Answer, Reloads, Request, WorkerState};
 use crate::exit;
+use crate::ipc::orders::{Heard, WorkerReport};
 use crate::journal::{Log, MessageId};
-use crate::shared::Owner;
+use crate::scoreboard::Owner;
 use crate::sys::epoll::Poller;
 use crate::sys::signal::{Signal, Signals, Wakers};
 use crate::sys::time;
-use crate::worker::plan::{Heard, Report};
 
-use crew::Crew;
+use adopted::AdoptedConnections;
 use ending::{After, Phase};
 use listeners::Listeners;
-use orphans::Orphans;
 use rollout::Rollout;
-use service::{Floor, Service};
+use service::{Service, ServiceState};
 use status::seconds;
 use systemd::Systemd;
 use upgrade::Trial;
-use watch::Watch;
+use watchdog::Watchdog;
+use workers::Workers;
 
 pub(crate) use start::{Resumed, run, take_up};
 pub(crate) use upgrade::{TRIAL_COMMAND, trial};
@@ -78,7 +78,7 @@ const HANDLED: [Signal; 7] = [
 
 /// Where the configuration comes from.
 #[derive(Debug)]
-pub(crate) enum Source {
+pub(crate) enum ConfigSource {
     /// A file and its drop-ins, read again on reload.
     File {
         /// The main file.
@@ -90,10 +90,10 @@ pub(crate) enum Source {
     CommandLine,
 }
 
-impl Source {
+impl ConfigSource {
     /// Reads it; for the command line there is nothing to read.
     pub(crate) fn load(&self) -> Result<Loaded, Diagnostics> {
-        let Source::File { path, control } = self else { return Err(Diagnostics::default()) };
+        let ConfigSource::File { path, control } = self else { return Err(Diagnostics::default()) };
         let mut loaded = config::load(path)?;
         if let Some(control) = control {
             loaded.config.supervisor.control_socket = Some(control.clone());
@@ -124,12 +124,12 @@ impl Fatal {
 }
 
 struct Supervisor {
-    source: Source,
+    source: ConfigSource,
     announce: bool,
     /// The file that this process runs, and after an upgrade will run.
     program: PathBuf,
     settings: config::Supervisor,
-    log_settings: config::Log,
+    log_settings: crate::journal::LogSettings,
     log: Log,
     signals: Signals,
     poller: Poller,
@@ -137,9 +137,9 @@ struct Supervisor {
     listeners: Listeners,
     services: BTreeMap<String, Service>,
     /// By service, those of removed services included while a worker or connection of theirs lives.
-    floors: BTreeMap<String, Weak<Floor>>,
-    crew: Crew,
-    orphans: Orphans,
+    service_states: BTreeMap<String, Weak<ServiceState>>,
+    workers: Workers,
+    adopted: AdoptedConnections,
     control: Option<Server>,
     controls_opened: u64,
     rollout: Option<Rollout>,
@@ -153,7 +153,7 @@ struct Supervisor {
     reloads: Reloads,
     upgrades: u64,
     last_reload_failed: bool,
-    watch: Option<Watch>,
+    watch: Option<Watchdog>,
     phase: Phase,
     /// Why there is no going on.
     fatal: Option<Fatal>,
@@ -189,7 +189,7 @@ impl Supervisor {
                 return Err(fatal);
             }
         }
-        self.log.event(config::Level::Notice, Some(MessageId::Stopped), None, format_args!("ended"));
+        self.log.event(crate::journal::Level::Notice, Some(MessageId::Stopped), None, format_args!("ended"));
         Ok(())
     }
 
@@ -219,16 +219,16 @@ impl Supervisor {
     /// The earliest time at which something is due without an event.
     fn next_deadline(&mut self) -> Option<Instant> {
         let on_its_way = self.rollout.as_ref().map(|rollout| rollout.generation);
-        let overdue = self.crew.end_overdue(on_its_way, Instant::now());
-        let orphans = self.end_overdue_orphans();
+        let overdue = self.workers.end_overdue(on_its_way, Instant::now());
+        let adopted = self.end_overdue_orphans();
         let back_off = self.services.values().filter_map(|service| service.back_off.until());
         let rollout = self.rollout.as_ref().map(Rollout::deadline);
-        let renewal = self.crew.next_renewal();
+        let renewal = self.workers.next_renewal();
         let trial = self.trial.as_ref().map(Trial::deadline);
-        let watch = self.watch.as_ref().map(Watch::next);
+        let watch = self.watch.as_ref().map(Watchdog::next);
         back_off
             .chain(overdue)
-            .chain(orphans)
+            .chain(adopted)
             .chain(rollout)
             .chain(renewal)
             .chain(watch)
@@ -242,13 +242,13 @@ impl Supervisor {
         let services = &self.services;
         let lifetime = |name: &str| services.get(name)?.config.admission.deadlines.lifetime;
         let now = time::monotonic_usec();
-        let next = self.orphans.end_overdue(now, lifetime)?;
+        let next = self.adopted.end_overdue(now, lifetime)?;
         Some(Instant::now() + Duration::from_micros(next.saturating_sub(now)))
     }
 
     fn listen_to(&mut self, serial: u32) {
         for _ in 0..REPORTS {
-            let Some(worker) = self.crew.get_mut(serial) else { return };
+            let Some(worker) = self.workers.get_mut(serial) else { return };
             match worker.hear() {
                 Heard::Silence => return,
                 Heard::End => {
@@ -261,35 +261,35 @@ impl Supervisor {
                     return;
                 }
                 Heard::Nonsense => return worker.kill(),
-                Heard::Message(Report::Ready) if worker.state == WorkerState::Starting => {
+                Heard::Message(WorkerReport::Ready) if worker.state == WorkerState::Starting => {
                     worker.state = WorkerState::Ready;
                 }
-                Heard::Message(Report::Accepting) => {
+                Heard::Message(WorkerReport::Accepting) => {
                     if worker.state != WorkerState::Draining {
                         worker.state = WorkerState::Accepting;
                     }
                     let (name, generation) = (worker.service.clone(), worker.generation);
-                    self.crew.relieve(&name, generation);
+                    self.workers.relieve(&name, generation);
                     if let Some(service) = self.services.get_mut(&name).filter(|s| s.generation == generation)
                     {
                         service.back_off.succeeded();
                     }
                 }
-                Heard::Message(Report::Retired) => {
+                Heard::Message(WorkerReport::Retired) => {
                     worker.state = WorkerState::Draining;
                     // A removed address must be free again although an old connection lives on.
                     worker.listeners.clear();
                     let service = worker.service.clone();
-                    self.crew.look(&service);
+                    self.workers.look(&service);
                     // It may have taken some since the new generation came into force.
                     if let Some(service) = self.services.get(&service) {
                         service.recount(Owner::worker(serial));
                     }
                 }
-                Heard::Message(Report::Failed(complaint)) => worker.complaint = Some(complaint),
-                Heard::Message(Report::Worn) => worker.is_worn = true,
-                Heard::Message(Report::Well) => worker.is_asked = false,
-                Heard::Message(Report::Ready) => {}
+                Heard::Message(WorkerReport::Failed(complaint)) => worker.complaint = Some(complaint),
+                Heard::Message(WorkerReport::NeedsRenewal) => worker.needs_renewal = true,
+                Heard::Message(WorkerReport::Well) => worker.is_asked = false,
+                Heard::Message(WorkerReport::Ready) => {}
             }
         }
     }
@@ -331,11 +331,11 @@ impl Supervisor {
         let names: Vec<_> = self.services.keys().cloned().collect();
         for name in names {
             while let Some(service) = self.services.get_mut(&name) {
-                let present = self.crew.serving(&name, service.generation);
+                let present = self.workers.serving(&name, service.generation);
                 if present >= usize::from(service.config.workers) || !service.back_off.is_over(now) {
                     break;
                 }
-                if let Err(error) = self.crew.spawn(service, self.log_settings, true, &self.poller) {
+                if let Err(error) = self.workers.spawn(service, self.log_settings, true, &self.poller) {
                     let pause = service.back_off.failed(now);
                     self.log.error(
                         Some(&name),

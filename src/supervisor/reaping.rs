@@ -3,16 +3,15 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use super::crew::WorkerProcess;
+use super::adopted::Dead;
 use super::ending::Phase;
-use super::orphans::Dead;
 use super::status::seconds;
+use super::workers::WorkerProcess;
 use super::{LATE_CALLS, Supervisor};
-use crate::config::Level;
 use crate::control::WorkerState;
 use crate::exit;
-use crate::journal::MessageId;
-use crate::shared::Owner;
+use crate::journal::{Level, MessageId};
+use crate::scoreboard::Owner;
 use crate::sys::epoll::Interest;
 use crate::sys::process;
 use crate::sys::wait::{self, Ended, Ending, Pid};
@@ -22,25 +21,25 @@ impl Supervisor {
     pub(super) fn reap(&mut self) {
         let mut reaped = HashMap::new();
         while let Some(pid) = wait::ended() {
-            if self.orphans.has(pid) {
+            if self.adopted.has(pid) {
                 process::kill_rest_of_group(pid);
             }
             let Ok(Some(ended)) = wait::wait_for(pid) else { break };
             reaped.insert(pid, ended);
         }
-        let workers: Vec<Pid> = reaped.keys().copied().filter(|pid| self.crew.has(*pid)).collect();
+        let workers: Vec<Pid> = reaped.keys().copied().filter(|pid| self.workers.has(*pid)).collect();
         for pid in workers {
-            if let (Some(ended), Some((serial, worker))) = (reaped.remove(&pid), self.crew.remove(pid)) {
+            if let (Some(ended), Some((serial, worker))) = (reaped.remove(&pid), self.workers.remove(pid)) {
                 self.bury(serial, worker, &ended, &mut reaped);
             }
         }
         self.hear_late_calls();
         for ended in reaped.values() {
-            if let Some(service) = self.orphans.service_of_spare(ended.pid) {
+            if let Some(service) = self.adopted.service_of_spare(ended.pid) {
                 // The one connection that it was woken for may still be queued.
-                self.crew.look(service);
+                self.workers.look(service);
             }
-            if !self.orphans.ended(ended, &self.log) {
+            if !self.adopted.ended(ended, &self.log) {
                 // A process that a connection process left behind.
                 self.log.debug(None, format_args!("reaped process {}, {}", ended.pid, ended.ending));
             }
@@ -48,7 +47,7 @@ impl Supervisor {
     }
 
     pub(super) fn hear_late_calls(&mut self) {
-        for service in self.orphans.hear_late_calls() {
+        for service in self.adopted.hear_late_calls() {
             self.recount_adopted(&service);
         }
     }
@@ -72,20 +71,20 @@ impl Supervisor {
         let dead = Dead {
             serial,
             service: &worker.service,
-            floor: &worker.floor,
+            service_state: &worker.service_state,
             calls: &worker.calls,
-            counted: worker.tally.totals(),
+            counted: worker.counters.totals(),
         };
-        let crew = &self.crew;
-        let adopted = self.orphans.adopt(&dead, reaped, |pid| crew.has(pid), &self.log);
+        let workers = &self.workers;
+        let adopted = self.adopted.adopt(&dead, reaped, |pid| workers.has(pid), &self.log);
         self.signal_adopted();
-        if self.orphans.waits(serial) {
+        if self.adopted.waits(serial) {
             // It may be long before the next process ends. By edge: the end of the pipe is no news.
             let _ = self.poller.add(worker.calls.descriptor(), Interest::ReadEdge, LATE_CALLS);
         }
         self.recount_adopted(&worker.service);
         // The one connection that it was woken for may still be queued.
-        self.crew.look(&worker.service);
+        self.workers.look(&worker.service);
         if ended.ending == Ending::Exited(exit::OK) && worker.state == WorkerState::Draining {
             return;
         }

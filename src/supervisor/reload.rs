@@ -2,8 +2,7 @@
 
 use super::ending::Phase;
 use super::rollout::Purpose;
-use super::{Fatal, Source, Supervisor};
-use crate::config;
+use super::{ConfigSource, Fatal, Supervisor};
 use crate::control::Answer;
 use crate::control::server::ClientId;
 use crate::exit;
@@ -21,7 +20,7 @@ impl Supervisor {
             self.reload_wanted.get_or_insert_default().extend(clients);
             return;
         }
-        if matches!(self.source, Source::CommandLine) {
+        if matches!(self.source, ConfigSource::CommandLine) {
             self.refuse_all(
                 clients,
                 "this preforkd was configured on the command line; there is no file to reload",
@@ -66,7 +65,7 @@ impl Supervisor {
         self.reloads.failed += 1;
         self.last_reload_failed = true;
         self.log.event(
-            config::Level::Error,
+            crate::journal::Level::Error,
             Some(MessageId::ReloadRejected),
             None,
             format_args!("reload rejected, generation {} stays in force: {reason}", self.generation),

@@ -6,30 +6,32 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
-use super::crew::Crew;
+use super::adopted::AdoptedConnections;
 use super::ending::Phase;
-use super::ledger::{ControlEntry, FloorEntry, Kept, LateEntry, Ledger, ListenerEntry, ServiceEntry, Taken};
+use super::ledger::{
+    ControlEntry, InheritedFds, Kept, LateEntry, Ledger, ListenerEntry, ServiceEntry, ServiceStateEntry,
+};
 use super::listeners::{Listener, Listeners};
-use super::orphans::Orphans;
-use super::service::{Floor, Service};
+use super::service::{Service, ServiceState};
 use super::systemd::Systemd;
+use super::workers::Workers;
 use super::{CONTROLS, LATE_CALLS, Supervisor};
 use crate::config;
 use crate::control::Reloads;
 use crate::control::server::{ClientId, Server};
-use crate::shared::Calls;
+use crate::spare::events::SpareEvents;
 use crate::sys::epoll::{Interest, Poller};
 use crate::sys::time;
 
 /// What survives an upgrade, or is made at the start.
 pub(super) struct Parts {
     pub(super) settings: config::Supervisor,
-    pub(super) log_settings: config::Log,
+    pub(super) log_settings: crate::journal::LogSettings,
     pub(super) listeners: Listeners,
     pub(super) services: BTreeMap<String, Service>,
-    pub(super) floors: BTreeMap<String, Weak<Floor>>,
-    pub(super) crew: Crew,
-    pub(super) orphans: Orphans,
+    pub(super) service_states: BTreeMap<String, Weak<ServiceState>>,
+    pub(super) workers: Workers,
+    pub(super) adopted: AdoptedConnections,
     pub(super) control: Option<Server>,
     pub(super) generation: u64,
     pub(super) reloads: Reloads,
@@ -41,9 +43,9 @@ pub(super) struct Parts {
 impl Supervisor {
     /// All that the next program must know. `kept` are the descriptors that it names.
     pub(super) fn write_ledger<'a>(&'a self, kept: &mut Kept<'a>, clients: &[ClientId]) -> Ledger {
-        let mut ledger = Ledger::new(self.crew.run(), self.settings.clone(), self.log_settings);
-        ledger.next_serial = self.crew.next_serial();
-        ledger.descriptor_limit = self.crew.descriptor_limit();
+        let mut ledger = Ledger::new(self.workers.run(), self.settings.clone(), self.log_settings);
+        ledger.next_serial = self.workers.next_serial();
+        ledger.descriptor_limit = self.workers.descriptor_limit();
         ledger.generation = self.generation;
         ledger.reloads = self.reloads;
         ledger.upgrades = self.upgrades;
@@ -70,30 +72,31 @@ impl Supervisor {
                 listeners: listeners.indices(&service.listeners),
             })
             .collect();
-        for (name, floor) in &self.floors {
-            // Borrowed from the workers, orphans and services that hold it, so that it outlives this borrow of self.
-            let holder = self.floor_holder(name);
-            if let Some(held) = holder.filter(|held| std::ptr::eq(Rc::as_ptr(held), floor.as_ptr())) {
-                ledger.floors.push(FloorEntry {
+        for (name, service_state) in &self.service_states {
+            // Borrowed from the workers, adopted and services that hold it, so that it outlives this borrow of self.
+            let holder = self.service_state_holder(name);
+            if let Some(held) = holder.filter(|held| std::ptr::eq(Rc::as_ptr(held), service_state.as_ptr())) {
+                ledger.service_states.push(ServiceStateEntry {
                     service: name.clone(),
-                    board: kept.keep(held.file.as_fd()),
-                    bell: kept.keep(held.board.bell()),
+                    scoreboard: kept.keep(held.file.as_fd()),
+                    bell: kept.keep(held.scoreboard.bell()),
                     sources: kept.keep(held.sources_file.as_fd()),
                     gone: held.gone.get(),
                 });
             }
         }
-        ledger.workers = self.crew.entries(&mut |list| listeners.indices(list), kept);
-        ledger.orphans = self.orphans.entries();
-        ledger.late = self.orphans.late_entries(kept);
+        ledger.workers = self.workers.entries(&mut |list| listeners.indices(list), kept);
+        ledger.adopted = self.adopted.entries();
+        ledger.late = self.adopted.late_entries(kept);
         ledger.listeners = listeners.0.into_iter().map(|listener| listener.entry(kept)).collect();
         ledger
     }
 
-    fn floor_holder(&self, name: &str) -> Option<&Rc<Floor>> {
-        let of_service = self.services.get(name).map(|service| &service.floor);
-        let of_worker = || self.crew.iter().find(|(_, worker)| worker.service == name).map(|(_, w)| &w.floor);
-        of_service.or_else(of_worker).or_else(|| self.orphans.floor_of(name))
+    fn service_state_holder(&self, name: &str) -> Option<&Rc<ServiceState>> {
+        let of_service = self.services.get(name).map(|service| &service.service_state);
+        let of_worker =
+            || self.workers.iter().find(|(_, worker)| worker.service == name).map(|(_, w)| &w.service_state);
+        of_service.or_else(of_worker).or_else(|| self.adopted.service_state_of(name))
     }
 }
 
@@ -116,7 +119,7 @@ impl<'a> ListenerTable<'a> {
 
 /// What a ledger says, taken over.
 pub(super) fn take_over(ledger: Ledger, poller: &Poller) -> io::Result<(Parts, Vec<ClientId>)> {
-    let mut taken = Taken::default();
+    let mut taken = InheritedFds::default();
     let mut passed: HashMap<String, Vec<OwnedFd>> = HashMap::new();
     for (name, descriptors) in ledger.passed {
         for descriptor in descriptors {
@@ -126,34 +129,34 @@ pub(super) fn take_over(ledger: Ledger, poller: &Poller) -> io::Result<(Parts, V
     let listeners: io::Result<Vec<_>> =
         ledger.listeners.into_iter().map(|entry| listener(entry, &mut taken)).collect();
     let listeners = listeners?;
-    let mut floors = BTreeMap::new();
-    for entry in ledger.floors {
-        let (board, bell) = (taken.take(entry.board)?, taken.take(entry.bell)?);
-        let floor = Floor::resume(board, bell, taken.take(entry.sources)?, entry.gone)?;
-        floors.insert(entry.service, floor);
+    let mut service_states = BTreeMap::new();
+    for entry in ledger.service_states {
+        let (scoreboard, bell) = (taken.take(entry.scoreboard)?, taken.take(entry.bell)?);
+        let service_state = ServiceState::resume(scoreboard, bell, taken.take(entry.sources)?, entry.gone)?;
+        service_states.insert(entry.service, service_state);
     }
     let mut services = BTreeMap::new();
     for entry in ledger.services {
         let name = entry.config.name.clone();
-        let floor = Rc::clone(floors.get(&name).ok_or_else(broken)?);
+        let service_state = Rc::clone(service_states.get(&name).ok_or_else(broken)?);
         let sockets = pick(&listeners, &entry.listeners)?;
-        services.insert(name, Service::new(entry.config, entry.generation, floor, sockets));
+        services.insert(name, Service::new(entry.config, entry.generation, service_state, sockets));
     }
-    let mut crew = Crew::resume(ledger.run, ledger.next_serial, ledger.descriptor_limit);
+    let mut workers = Workers::resume(ledger.run, ledger.next_serial, ledger.descriptor_limit);
     for entry in ledger.workers {
-        let floor = Rc::clone(floors.get(&entry.service).ok_or_else(broken)?);
+        let service_state = Rc::clone(service_states.get(&entry.service).ok_or_else(broken)?);
         let sockets = pick(&listeners, &entry.listeners)?;
-        crew.take_over(entry, floor, sockets, &mut taken, poller)?;
+        workers.take_over(entry, service_state, sockets, &mut taken, poller)?;
     }
-    let mut orphans = Orphans::new(ledger.run);
-    for entry in ledger.orphans {
-        let floor = Rc::clone(floors.get(&entry.service).ok_or_else(broken)?);
-        orphans.take_over(entry, floor);
+    let mut adopted = AdoptedConnections::new(ledger.run);
+    for entry in ledger.adopted {
+        let service_state = Rc::clone(service_states.get(&entry.service).ok_or_else(broken)?);
+        adopted.take_over(entry, service_state);
     }
     for LateEntry { service, worker, calls } in ledger.late {
-        let calls = Calls::open(taken.take(calls)?);
+        let calls = SpareEvents::open(taken.take(calls)?);
         poller.add(calls.descriptor(), Interest::ReadEdge, LATE_CALLS)?;
-        orphans.take_over_late(service, worker, Rc::new(calls));
+        adopted.take_over_late(service, worker, Rc::new(calls));
     }
     let mut waiting = Vec::new();
     let control = match ledger.control {
@@ -176,10 +179,13 @@ pub(super) fn take_over(ledger: Ledger, poller: &Poller) -> io::Result<(Parts, V
         settings: ledger.settings,
         log_settings: ledger.log,
         listeners: Listeners::resume(passed, &listeners, Systemd),
-        floors: floors.iter().map(|(name, floor)| (name.clone(), Rc::downgrade(floor))).collect(),
+        service_states: service_states
+            .iter()
+            .map(|(name, service_state)| (name.clone(), Rc::downgrade(service_state)))
+            .collect(),
         services,
-        crew,
-        orphans,
+        workers,
+        adopted,
         control,
         generation: ledger.generation,
         reloads: ledger.reloads,
@@ -190,7 +196,7 @@ pub(super) fn take_over(ledger: Ledger, poller: &Poller) -> io::Result<(Parts, V
     Ok((parts, waiting))
 }
 
-fn listener(entry: ListenerEntry, taken: &mut Taken) -> io::Result<Rc<Listener>> {
+fn listener(entry: ListenerEntry, taken: &mut InheritedFds) -> io::Result<Rc<Listener>> {
     let socket = taken.take(entry.socket)?;
     Ok(Rc::new(Listener::resume(socket, entry.address, entry.name, entry.file, Systemd)))
 }

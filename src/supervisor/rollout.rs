@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
-use super::service::{Floor, Service};
+use super::service::{Service, ServiceState};
 use super::{Fatal, Supervisor};
 use crate::config::{self, Config};
 use crate::control::server::{ClientId, Server};
 use crate::control::{Answer, WorkerState};
 use crate::exit;
-use crate::worker::plan::Order;
+use crate::ipc::orders::Order;
 
 /// How long a new generation may take to get ready.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -44,16 +44,16 @@ pub(super) struct Rollout {
     /// Names of services that stay as they are.
     pub(super) kept: Vec<String>,
     pub(super) settings: config::Supervisor,
-    pub(super) log_settings: config::Log,
+    pub(super) log_settings: crate::journal::LogSettings,
     pub(super) control: Option<Server>,
     pub(super) clients: Vec<ClientId>,
-    stage: Stage,
+    stage: RolloutStage,
     pub(super) deadline: Instant,
     losses: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum RolloutStage {
     /// Workers get ready.
     Preparing,
     /// Workers begin to accept.
@@ -92,7 +92,7 @@ impl Supervisor {
             log_settings: config.log,
             control,
             clients,
-            stage: Stage::Preparing,
+            stage: RolloutStage::Preparing,
             deadline: Instant::now() + PATIENCE,
             losses: 0,
         };
@@ -128,14 +128,14 @@ impl Supervisor {
                 rollout.kept.push(name);
                 continue;
             }
-            let floor = self.floor(&config)?;
+            let service_state = self.service_state(&config)?;
             let listeners = self.listeners.open(&config).map_err(|error| Fatal {
                 code: if error.is_permission() { exit::NOT_PERMITTED } else { exit::OS },
                 text: format!("service {name}: {error}"),
             })?;
-            let service = Service::new(config, rollout.generation, floor, listeners);
+            let service = Service::new(config, rollout.generation, service_state, listeners);
             for _ in 0..service.config.workers {
-                self.crew
+                self.workers
                     .spawn(&service, rollout.log_settings, false, &self.poller)
                     .map_err(|error| Fatal::os("cannot start a worker", &error))?;
             }
@@ -144,16 +144,16 @@ impl Supervisor {
         Ok(())
     }
 
-    /// The floor of a service: as long as a connection of it lives, the same, though the service was removed meanwhile.
-    fn floor(&mut self, config: &config::Service) -> Result<Rc<Floor>, Fatal> {
-        self.floors.retain(|_, floor| floor.strong_count() > 0);
-        if let Some(floor) = self.floors.get(&config.name).and_then(Weak::upgrade) {
-            return Ok(floor);
+    /// The service_state of a service: as long as a connection of it lives, the same, though the service was removed meanwhile.
+    fn service_state(&mut self, config: &config::Service) -> Result<Rc<ServiceState>, Fatal> {
+        self.service_states.retain(|_, service_state| service_state.strong_count() > 0);
+        if let Some(service_state) = self.service_states.get(&config.name).and_then(Weak::upgrade) {
+            return Ok(service_state);
         }
-        let floor = Floor::new(config.max_connections)
+        let service_state = ServiceState::new(config.max_connections)
             .map_err(|error| Fatal::os("cannot make the memory of a service", &error))?;
-        self.floors.insert(config.name.clone(), Rc::downgrade(&floor));
-        Ok(floor)
+        self.service_states.insert(config.name.clone(), Rc::downgrade(&service_state));
+        Ok(service_state)
     }
 
     /// Takes the rollout as far as it can go now.
@@ -162,17 +162,17 @@ impl Supervisor {
             self.begin_wanted_reload();
         }
         let Some(rollout) = &mut self.rollout else { return };
-        if rollout.stage == Stage::Preparing {
-            let mut new = self.crew.iter().filter(|(_, worker)| worker.generation == rollout.generation);
+        if rollout.stage == RolloutStage::Preparing {
+            let mut new = self.workers.iter().filter(|(_, worker)| worker.generation == rollout.generation);
             if new.all(|(_, worker)| worker.state == WorkerState::Ready) {
-                rollout.stage = Stage::Opening;
-                self.crew.order_generation(rollout.generation, &Order::Accept);
+                rollout.stage = RolloutStage::Opening;
+                self.workers.order_generation(rollout.generation, &Order::Accept);
             }
         }
-        let crew = &self.crew;
-        if rollout.stage == Stage::Opening
+        let workers = &self.workers;
+        if rollout.stage == RolloutStage::Opening
             && rollout.fresh.iter().all(|(name, service)| {
-                crew.accepting(name, service.generation) >= usize::from(service.config.workers)
+                workers.accepting(name, service.generation) >= usize::from(service.config.workers)
             })
         {
             self.complete();
@@ -192,10 +192,10 @@ impl Supervisor {
         if gave_up.is_some() || rollout.losses > LOSSES {
             return self.abort(reason, gave_up.unwrap_or(exit::OS));
         }
-        let begin = rollout.stage == Stage::Opening;
+        let begin = rollout.stage == RolloutStage::Opening;
         let log = rollout.log_settings;
         let Some(service) = rollout.fresh.get(service) else { return };
-        if let Err(error) = self.crew.spawn(service, log, begin, &self.poller) {
+        if let Err(error) = self.workers.spawn(service, log, begin, &self.poller) {
             self.abort(&format!("cannot start a worker: {error}"), exit::OS);
         }
     }
@@ -232,7 +232,7 @@ impl Supervisor {
     /// Workers that may have accepted already end with their connections. They lose their generation's number: the
     /// next rollout has the same one, and must neither wait for them nor fail with them.
     fn dismiss(&mut self, generation: u64) {
-        for (_, worker) in self.crew.iter_mut().filter(|(_, worker)| worker.generation == generation) {
+        for (_, worker) in self.workers.iter_mut().filter(|(_, worker)| worker.generation == generation) {
             worker.retire(&[]);
             worker.generation = NO_GENERATION;
         }

@@ -6,8 +6,9 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::listeners::Listener;
+use crate::admission::sources::Sources;
 use crate::config;
-use crate::shared::{Board, Owner, Sources, Totals};
+use crate::scoreboard::{Counts, Owner, Scoreboard};
 use crate::sys::socket::Peer;
 
 /// A service of a generation.
@@ -16,7 +17,7 @@ pub(super) struct Service {
     pub(super) config: config::Service,
     /// The generation that brought this configuration.
     pub(super) generation: u64,
-    pub(super) floor: Rc<Floor>,
+    pub(super) service_state: Rc<ServiceState>,
     pub(super) listeners: Vec<Rc<Listener>>,
     pub(super) back_off: BackOff,
 }
@@ -26,10 +27,10 @@ impl Service {
     pub(super) fn new(
         config: config::Service,
         generation: u64,
-        floor: Rc<Floor>,
+        service_state: Rc<ServiceState>,
         listeners: Vec<Rc<Listener>>,
     ) -> Self {
-        Service { config, generation, floor, listeners, back_off: BackOff::default() }
+        Service { config, generation, service_state, listeners, back_off: BackOff::default() }
     }
 
     /// Counts the connections of `owner` by source as this configuration wants it; they may have been counted by other
@@ -38,8 +39,8 @@ impl Service {
     pub(super) fn recount(&self, owner: Owner) {
         let limits = self.config.admission.source;
         if limits.max_connections.is_some() {
-            let sources = self.floor.board.sources();
-            self.floor.board.recount(owner, |caller| match caller.peer {
+            let sources = self.service_state.scoreboard.sources();
+            self.service_state.scoreboard.recount(owner, |client| match client.peer {
                 Peer::Ip(address) => Some(sources.source(limits.source_of(address.ip()))),
                 Peer::Unix(_) => None,
             });
@@ -49,36 +50,41 @@ impl Service {
 
 /// What a service keeps through all its generations: its slots, what it knows of its sources, and the counters of workers that are gone.
 #[derive(Debug)]
-pub(super) struct Floor {
-    pub(super) board: Rc<Board>,
+pub(super) struct ServiceState {
+    pub(super) scoreboard: Rc<Scoreboard>,
     pub(super) file: OwnedFd,
     pub(super) sources_file: OwnedFd,
-    pub(super) gone: std::cell::Cell<Totals>,
+    pub(super) gone: std::cell::Cell<Counts>,
 }
 
-impl Floor {
+impl ServiceState {
     /// With `limit` slots, all free.
     pub(super) fn new(limit: u32) -> io::Result<Rc<Self>> {
         let (sources, sources_file) = Sources::create()?;
-        let (board, file) = Board::create(sources)?;
-        board.set_limit(limit);
-        Ok(Rc::new(Floor { board: Rc::new(board), file, sources_file, gone: std::cell::Cell::default() }))
+        let (scoreboard, file) = Scoreboard::create(sources)?;
+        scoreboard.set_limit(limit);
+        Ok(Rc::new(ServiceState {
+            scoreboard: Rc::new(scoreboard),
+            file,
+            sources_file,
+            gone: std::cell::Cell::default(),
+        }))
     }
 
-    /// The floor that another program left to this one.
+    /// The service_state that another program left to this one.
     pub(super) fn resume(
         file: OwnedFd,
         bell: OwnedFd,
         sources_file: OwnedFd,
-        gone: Totals,
+        gone: Counts,
     ) -> io::Result<Rc<Self>> {
         let sources = Sources::open(sources_file.as_fd())?;
-        let board = Rc::new(Board::open(file.as_fd(), bell, sources)?);
-        Ok(Rc::new(Floor { board, file, sources_file, gone: std::cell::Cell::new(gone) }))
+        let scoreboard = Rc::new(Scoreboard::open(file.as_fd(), bell, sources)?);
+        Ok(Rc::new(ServiceState { scoreboard, file, sources_file, gone: std::cell::Cell::new(gone) }))
     }
 
     /// Adds to the counters of workers that are gone.
-    pub(super) fn add(&self, change: impl FnOnce(&mut Totals)) {
+    pub(super) fn add(&self, change: impl FnOnce(&mut Counts)) {
         let mut totals = self.gone.get();
         change(&mut totals);
         self.gone.set(totals);

@@ -5,15 +5,15 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use super::crew::Crew;
+use super::adopted::AdoptedConnections;
 use super::ending::Phase;
 use super::ledger::Ledger;
 use super::listeners::Listeners;
-use super::orphans::Orphans;
 use super::resume::{self, Parts};
-use super::systemd::{Passed, Systemd};
-use super::watch::Watch;
-use super::{Fatal, HANDLED, Source, Supervisor, upgrade};
+use super::systemd::{ActivatedSockets, Systemd};
+use super::watchdog::Watchdog;
+use super::workers::Workers;
+use super::{ConfigSource, Fatal, HANDLED, Supervisor, upgrade};
 use crate::config::Config;
 use crate::control::Reloads;
 use crate::journal::Log;
@@ -23,7 +23,7 @@ use crate::sys::{fd, process};
 
 /// Serves `config` until told to end; the whole life of the supervisor. With `announce`, prints to stdout where it
 /// listens once it serves.
-pub(crate) fn run(config: Config, source: Source, announce: bool) -> Result<(), Fatal> {
+pub(crate) fn run(config: Config, source: ConfigSource, announce: bool) -> Result<(), Fatal> {
     let poller = Poller::new().map_err(|error| Fatal::os("cannot make an epoll instance", &error))?;
     let parts = Parts::new(&config)?;
     let mut supervisor = Supervisor::new(parts, source, announce, poller)?;
@@ -38,18 +38,18 @@ pub(crate) enum Resumed {
     /// It did; this is how it ended.
     Ended(Result<(), Fatal>),
     /// It did not: this is a start.
-    NotAnUpgrade(Source),
+    NotAnUpgrade(ConfigSource),
 }
 
 /// Goes on where another program left this process to this one, if this is an upgrade.
-pub(crate) fn take_up(source: Source, announce: bool) -> Resumed {
+pub(crate) fn take_up(source: ConfigSource, announce: bool) -> Resumed {
     match upgrade::inherited_ledger() {
         None => Resumed::NotAnUpgrade(source),
         Some(file) => Resumed::Ended(go_on(file, source, announce)),
     }
 }
 
-fn go_on(file: io::Result<OwnedFd>, source: Source, announce: bool) -> Result<(), Fatal> {
+fn go_on(file: io::Result<OwnedFd>, source: ConfigSource, announce: bool) -> Result<(), Fatal> {
     let failed = |error: io::Error| Fatal::os("cannot go on after the upgrade", &error);
     let poller = Poller::new().map_err(failed)?;
     let ledger = file.and_then(Ledger::read).map_err(failed)?;
@@ -63,8 +63,8 @@ fn go_on(file: io::Result<OwnedFd>, source: Source, announce: bool) -> Result<()
 
 impl Parts {
     fn new(config: &Config) -> Result<Self, Fatal> {
-        let passed =
-            Passed::take(Systemd).map_err(|error| Fatal::os("cannot take over systemd's sockets", &error))?;
+        let passed = ActivatedSockets::take(Systemd)
+            .map_err(|error| Fatal::os("cannot take over systemd's sockets", &error))?;
         // Each worker takes some descriptors of the supervisor's.
         let descriptor_limit = process::raise_descriptor_limit()
             .map_err(|error| Fatal::os("cannot raise the limit of descriptors", &error))?;
@@ -74,9 +74,9 @@ impl Parts {
             log_settings: config.log,
             listeners: Listeners::new(passed, Systemd),
             services: BTreeMap::new(),
-            floors: BTreeMap::new(),
-            crew: Crew::new(run, descriptor_limit),
-            orphans: Orphans::new(run),
+            service_states: BTreeMap::new(),
+            workers: Workers::new(run, descriptor_limit),
+            adopted: AdoptedConnections::new(run),
             control: None,
             generation: 0,
             reloads: Reloads::default(),
@@ -88,7 +88,7 @@ impl Parts {
 }
 
 impl Supervisor {
-    fn new(parts: Parts, source: Source, announce: bool, poller: Poller) -> Result<Self, Fatal> {
+    fn new(parts: Parts, source: ConfigSource, announce: bool, poller: Poller) -> Result<Self, Fatal> {
         let failed = |what| move |error: io::Error| Fatal::os(what, &error);
         fd::fill_standard().map_err(failed("cannot open /dev/null"))?;
         let signals = Signals::install(&HANDLED).map_err(failed("cannot install signal handlers"))?;
@@ -105,9 +105,9 @@ impl Supervisor {
             systemd: Systemd,
             listeners: parts.listeners,
             services: parts.services,
-            floors: parts.floors,
-            crew: parts.crew,
-            orphans: parts.orphans,
+            service_states: parts.service_states,
+            workers: parts.workers,
+            adopted: parts.adopted,
             // An upgrade takes its control socket over as the first.
             controls_opened: u64::from(parts.control.is_some()),
             control: parts.control,
@@ -119,7 +119,7 @@ impl Supervisor {
             reloads: parts.reloads,
             upgrades: parts.upgrades,
             last_reload_failed: false,
-            watch: Watch::new(Systemd),
+            watch: Watchdog::new(Systemd),
             phase: parts.phase,
             fatal: None,
             started: parts.started,

@@ -5,22 +5,22 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::Supervisor;
-use super::service::{Floor, Service};
+use super::service::{Service, ServiceState};
 use crate::admission::Refusal;
 use crate::control::{Refused, ServiceStatus, Status, WorkerState, WorkerStatus};
-use crate::shared::{Count, Processes, Totals};
+use crate::scoreboard::{Count, Counts, Processes};
 
 impl Supervisor {
     pub(super) fn status(&self) -> Status {
         let mut dropped = self.log.dropped();
         let mut services = Vec::new();
-        for (name, floor) in self.floors() {
-            let totals = self.totals(name, &floor);
+        for (name, service_state) in self.service_states() {
+            let totals = self.totals(name, &service_state);
             dropped = dropped.wrapping_add(totals.get(Count::RecordsDropped));
             let service = self.services.get(name);
             // One that was removed is shown while connections of it live.
-            if service.is_some() || self.processes(name, &floor).connections > 0 {
-                services.push(self.service_status(name, service, &floor, totals));
+            if service.is_some() || self.processes(name, &service_state).connections > 0 {
+                services.push(self.service_status(name, service, &service_state, totals));
             }
         }
         Status {
@@ -37,38 +37,38 @@ impl Supervisor {
     }
 
     /// The counters of a service: those of workers that are gone, and of those that are there.
-    pub(super) fn totals(&self, name: &str, floor: &Floor) -> Totals {
-        let mut totals = floor.gone.get();
-        for (_, worker) in self.crew.iter().filter(|(_, worker)| worker.service == name) {
-            totals.add(worker.tally.totals());
+    pub(super) fn totals(&self, name: &str, service_state: &ServiceState) -> Counts {
+        let mut totals = service_state.gone.get();
+        for (_, worker) in self.workers.iter().filter(|(_, worker)| worker.service == name) {
+            totals.add(worker.counters.totals());
         }
         (0..self.unheard(name)).for_each(|_| totals.count(Count::Accepted));
         totals
     }
 
-    /// The processes of a service. The board says what it knows from workers; spares that were called while their worker
+    /// The processes of a service. The scoreboard says what it knows from workers; spares that were called while their worker
     /// sleeps are found in the pipe through which they said so.
-    fn processes(&self, name: &str, floor: &Floor) -> Processes {
-        let known = floor.board.processes();
+    fn processes(&self, name: &str, service_state: &ServiceState) -> Processes {
+        let known = service_state.scoreboard.processes();
         let called = self.unheard(name).min(known.spares);
         Processes { connections: known.connections + called, spares: known.spares - called }
     }
 
     fn unheard(&self, name: &str) -> u32 {
-        let workers = self.crew.iter().filter(|(_, worker)| worker.service == name);
-        workers.map(|(_, worker)| worker.calls.unread()).sum::<u32>() + self.orphans.called_late(name)
+        let workers = self.workers.iter().filter(|(_, worker)| worker.service == name);
+        workers.map(|(_, worker)| worker.calls.unread()).sum::<u32>() + self.adopted.called_late(name)
     }
 
     fn service_status(
         &self,
         name: &str,
         service: Option<&Service>,
-        floor: &Floor,
-        totals: Totals,
+        service_state: &ServiceState,
+        totals: Counts,
     ) -> ServiceStatus {
-        let processes = self.processes(name, floor);
+        let processes = self.processes(name, service_state);
         let listeners = service.map_or(&[][..], |service| &service.listeners);
-        let workers = self.crew.iter().filter(|(_, worker)| worker.service == name);
+        let workers = self.workers.iter().filter(|(_, worker)| worker.service == name);
         ServiceStatus {
             name: name.to_owned(),
             listen: listeners.iter().map(|listener| listener.name().to_owned()).collect(),
@@ -81,8 +81,8 @@ impl Supervisor {
                 .collect(),
             spares: processes.spares,
             active: processes.connections,
-            counted: floor.board.sources().counted(),
-            max_connections: floor.board.limit(),
+            counted: service_state.scoreboard.sources().counted(),
+            max_connections: service_state.scoreboard.limit(),
             queued: listeners.iter().map(|listener| u64::from(listener.queued())).sum(),
             accepted: totals.get(Count::Accepted),
             completed: totals.get(Count::Completed),
@@ -94,17 +94,21 @@ impl Supervisor {
 
     /// All live connections.
     pub(super) fn live(&self) -> u32 {
-        self.floors().map(|(name, floor)| self.processes(name, &floor).connections).sum()
+        self.service_states()
+            .map(|(name, service_state)| self.processes(name, &service_state).connections)
+            .sum()
     }
 
-    /// The floors of all services of which something lives, with their names.
-    pub(super) fn floors(&self) -> impl Iterator<Item = (&str, Rc<Floor>)> {
-        self.floors.iter().filter_map(|(name, floor)| Some((name.as_str(), floor.upgrade()?)))
+    /// The service_states of all services of which something lives, with their names.
+    pub(super) fn service_states(&self) -> impl Iterator<Item = (&str, Rc<ServiceState>)> {
+        self.service_states
+            .iter()
+            .filter_map(|(name, service_state)| Some((name.as_str(), service_state.upgrade()?)))
     }
 
     /// One line for `systemctl status` and the log.
     pub(super) fn summary(&self) -> String {
-        let workers = self.crew.iter().filter(|(_, worker)| worker.state != WorkerState::Draining).count();
+        let workers = self.workers.iter().filter(|(_, worker)| worker.state != WorkerState::Draining).count();
         let live = self.live();
         format!(
             "{} {}, {workers} {}, {live} {}, generation {}",
@@ -128,7 +132,7 @@ impl Supervisor {
     }
 }
 
-fn refused(totals: &Totals) -> Refused {
+fn refused(totals: &Counts) -> Refused {
     Refused {
         limit: totals.refused(Refusal::Limit),
         source_limit: totals.refused(Refusal::SourceLimit),

@@ -96,17 +96,17 @@ fn stored_address(name: &str) -> Option<Address> {
 
 /// The sockets that systemd passed to this process.
 #[derive(Debug, Default)]
-pub(crate) struct Passed {
+pub(crate) struct ActivatedSockets {
     /// Those of socket units, by their `FileDescriptorName=`.
     pub(crate) named: HashMap<String, Vec<OwnedFd>>,
     /// Those that a supervisor before this one left.
     pub(crate) stored: HashMap<Address, OwnedFd>,
 }
 
-impl Passed {
+impl ActivatedSockets {
     /// Takes them over. To be called once.
     pub(crate) fn take(systemd: Systemd) -> io::Result<Self> {
-        let mut passed = Passed::default();
+        let mut passed = ActivatedSockets::default();
         for (number, name) in sd_notify::listen_fds_with_names()? {
             let socket = fd::inherited(number)?;
             match stored_address(&name) {

@@ -2,9 +2,8 @@
 
 use super::Supervisor;
 use crate::admission::Prefix;
-use crate::config::Level;
 use crate::control::Answer;
-use crate::journal::MessageId;
+use crate::journal::{Level, MessageId};
 use crate::sys::time;
 
 impl Supervisor {
@@ -19,8 +18,11 @@ impl Supervisor {
         }
         let now = time::monotonic_usec().saturating_mul(1000);
         let mut lines = Vec::new();
-        for (name, floor) in self.floors().filter(|(name, _)| service.is_none_or(|wanted| wanted == *name)) {
-            let mut forgiven = floor.board.sources().forgive(now, |source| source.overlaps(&prefix));
+        for (name, service_state) in
+            self.service_states().filter(|(name, _)| service.is_none_or(|wanted| wanted == *name))
+        {
+            let mut forgiven =
+                service_state.scoreboard.sources().forgive(now, |source| source.overlaps(&prefix));
             forgiven.sort();
             for source in forgiven {
                 self.log.event(

@@ -15,17 +15,17 @@ use super::ending::Phase;
 use super::ledger::{self, Kept, Ledger};
 use super::rollout::Purpose;
 use super::{Supervisor, TRIAL};
-use crate::config::{Config, Level};
+use crate::config::Config;
 use crate::control::Answer;
 use crate::control::server::ClientId;
 use crate::exit;
-use crate::journal::MessageId;
+use crate::ipc::orders::{self, Heard, WorkerReport};
+use crate::journal::{Level, MessageId};
 use crate::sys::epoll::Interest;
 use crate::sys::fork::{Forked, fork};
 use crate::sys::signal::Signal;
 use crate::sys::wait::{self, Pid};
 use crate::sys::{fd, memory, message, process};
-use crate::worker::plan::{self, Heard, Report};
 
 /// The hidden command that tries a program.
 pub(crate) const TRIAL_COMMAND: &str = "upgrade-trial";
@@ -65,10 +65,10 @@ pub(crate) fn trial() -> u8 {
         return exit::USAGE;
     };
     let report = match Ledger::read(file) {
-        Ok(_) => Report::Ready,
-        Err(error) => Report::Failed(error.to_string()),
+        Ok(_) => WorkerReport::Ready,
+        Err(error) => WorkerReport::Failed(error.to_string()),
     };
-    let _ = plan::tell(link.as_fd(), &report);
+    let _ = orders::tell(link.as_fd(), &report);
     exit::OK
 }
 
@@ -142,9 +142,9 @@ impl Supervisor {
     /// The trial has something to say, or has ended, or its time is over.
     pub(super) fn advance_trial(&mut self, now: Instant) {
         let Some(trial) = &self.trial else { return self.begin_wanted_upgrade() };
-        let verdict = match plan::hear(trial.link.as_fd()) {
-            Heard::Message(Report::Ready) => Ok(()),
-            Heard::Message(Report::Failed(reason)) => Err(reason),
+        let verdict = match orders::hear(trial.link.as_fd()) {
+            Heard::Message(WorkerReport::Ready) => Ok(()),
+            Heard::Message(WorkerReport::Failed(reason)) => Err(reason),
             Heard::Silence if now < trial.deadline => return,
             Heard::Silence => Err(format!("it said nothing within {} s", PATIENCE.as_secs())),
             _ => Err("it did not say that it can go on from here; is it a preforkd at all?".to_owned()),

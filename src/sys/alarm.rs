@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::check;
 
 /// What is done when the alarm rings.
-pub(crate) trait Ring {
+pub(crate) trait OnAlarm {
     /// Runs in a signal handler: it may do what signal-safety(7) lists, and so neither allocate nor wait. Returns when to
     /// ring again, if ever.
     fn ring(&mut self) -> Option<Duration>;
@@ -30,7 +30,11 @@ thread_local! {
 /// # Errors
 ///
 /// The timer cannot be set; `work` has not run.
-pub(crate) fn during<T: Ring, R>(ringer: &mut T, first: Duration, work: impl FnOnce() -> R) -> io::Result<R> {
+pub(crate) fn during<T: OnAlarm, R>(
+    ringer: &mut T,
+    first: Duration,
+    work: impl FnOnce() -> R,
+) -> io::Result<R> {
     handle::<T>()?;
     let armed = Armed::new(ringer);
     set(Some(first))?;
@@ -42,7 +46,7 @@ pub(crate) fn during<T: Ring, R>(ringer: &mut T, first: Duration, work: impl FnO
 /// While it lives, the handler has the ringer for itself.
 struct Armed<'a, T>(PhantomData<&'a mut T>);
 
-impl<'a, T: Ring> Armed<'a, T> {
+impl<'a, T: OnAlarm> Armed<'a, T> {
     fn new(ringer: &'a mut T) -> Self {
         RINGER.set((&raw mut *ringer).cast());
         Armed(PhantomData)
@@ -57,8 +61,8 @@ impl<T> Drop for Armed<'_, T> {
     }
 }
 
-fn handle<T: Ring>() -> io::Result<()> {
-    extern "C" fn on_alarm<T: Ring>(_: c_int) {
+fn handle<T: OnAlarm>() -> io::Result<()> {
+    extern "C" fn on_alarm<T: OnAlarm>(_: c_int) {
         // SAFETY: the address of this thread's errno, which is valid as long as the thread is.
         let errno = unsafe { libc::__errno_location() };
         // SAFETY: as above.
@@ -78,7 +82,7 @@ fn handle<T: Ring>() -> io::Result<()> {
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = on_alarm::<T> as extern "C" fn(c_int) as libc::sighandler_t;
     action.sa_flags = libc::SA_RESTART;
-    // SAFETY: `action` is a live local; what the handler does is safe in a handler, see `Ring::ring`.
+    // SAFETY: `action` is a live local; what the handler does is safe in a handler, see `OnAlarm::ring`.
     check(unsafe { libc::sigaction(libc::SIGALRM, &action, std::ptr::null_mut()) })?;
     Ok(())
 }
@@ -104,9 +108,9 @@ fn set(after: Option<Duration>) -> io::Result<()> {
 mod tests {
     use std::io::{Read, Write};
 
-    use super::super::fd;
-    use super::super::fork::Forked;
     use super::*;
+    use crate::sys::fd;
+    use crate::sys::fork::Forked;
     use crate::sys::wait::{Ending, wait_for};
     use crate::sys::{process, signal};
 
@@ -115,7 +119,7 @@ mod tests {
         to: std::fs::File,
     }
 
-    impl Ring for Countdown {
+    impl OnAlarm for Countdown {
         fn ring(&mut self) -> Option<Duration> {
             self.left -= 1;
             if self.left == 0 {

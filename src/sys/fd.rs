@@ -86,12 +86,12 @@ pub(crate) fn hand_over(wanted: &[BorrowedFd<'_>]) -> io::Result<()> {
 
 /// A descriptor of this process, as its children find it: the same number in their copy of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Passed(RawFd);
+pub(crate) struct InheritedFd(RawFd);
 
-impl Passed {
+impl InheritedFd {
     /// Names `fd` for children that are forked while it is open.
     pub(crate) fn new(fd: BorrowedFd<'_>) -> Self {
-        Passed(fd.as_raw_fd())
+        InheritedFd(fd.as_raw_fd())
     }
 
     /// In a child: the descriptor, whose owner is the parent's and will never close it here.
@@ -112,31 +112,31 @@ impl Passed {
 /// what it needs.
 ///
 /// To copy a table costs a little for each descriptor in it, and to close them again in the child costs more. A worker
-/// has two for each program that runs. So a child of [`super::fork::Nursery::run_until_exec`] shares the table at first,
+/// has two for each program that runs. So a child of [`super::fork::ChildStack::run_until_exec`] shares the table at first,
 /// puts its two here, and copies only what lies below: `CLOSE_RANGE_UNSHARE`, close_range(2).
 #[derive(Debug)]
-pub(crate) struct Desk {
+pub(crate) struct ReservedFds {
     null: File,
     places: [OwnedFd; 2],
 }
 
-impl Desk {
+impl ReservedFds {
     /// Takes the numbers, when all that lives as long as the worker has its own.
     pub(crate) fn new() -> io::Result<Self> {
         let null = File::options().read(true).write(true).open("/dev/null")?;
         let places = [null.try_clone()?.into(), null.try_clone()?.into()];
-        Ok(Desk { null, places })
+        Ok(ReservedFds { null, places })
     }
 
     /// In a child that shares its parent's table, while that waits: leaves the parent's table for one of its own, with
     /// copies of these on the desk, in this order, and nothing that comes and goes.
-    pub(crate) fn own_table(&self, wanted: [Option<Passed>; 2]) -> io::Result<[Option<Passed>; 2]> {
+    pub(crate) fn own_table(&self, wanted: [Option<InheritedFd>; 2]) -> io::Result<[Option<InheritedFd>; 2]> {
         let mut found = [None; 2];
         for ((place, wanted), found) in self.places.iter().zip(wanted).zip(&mut found) {
             if let Some(wanted) = wanted {
                 // SAFETY: dup3 on numbers touches no memory; what was on the desk is nobody's.
                 check(unsafe { libc::dup3(wanted.0, place.as_raw_fd(), libc::O_CLOEXEC) })?;
-                *found = Some(Passed::new(place.as_fd()));
+                *found = Some(InheritedFd::new(place.as_fd()));
             }
         }
         let beyond = self.places.iter().map(AsRawFd::as_raw_fd).max().unwrap_or(RawFd::MAX - 1) + 1;
@@ -175,7 +175,7 @@ pub(crate) fn close_others_on_exec() -> io::Result<()> {
 }
 
 /// In a child: closes whatever is not 0, 1, 2 or among `kept`, owners or not. `kept` is in order.
-pub(crate) fn close_all_but(kept: &[Passed]) -> io::Result<()> {
+pub(crate) fn close_all_but(kept: &[InheritedFd]) -> io::Result<()> {
     debug_assert!(kept.is_sorted(), "what is kept is in order");
     let mut first = 3;
     for fd in kept.iter().map(|fd| fd.0).filter(|&fd| fd > 2) {

@@ -1,7 +1,7 @@
 //! Making a process.
 //!
-//! Three ways, all clone(2): [`fork`], for what happens once; [`Nursery::fork`], for every connection, where each page
-//! that both sides write costs a fault and a copy; and [`Nursery::run_until_exec`], which copies nothing at all.
+//! Three ways, all clone(2): [`fork`], for what happens once; [`ChildStack::fork`], for every connection, where each page
+//! that both sides write costs a fault and a copy; and [`ChildStack::run_until_exec`], which copies nothing at all.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
@@ -9,10 +9,9 @@ use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicI32;
 
-use super::check;
-use super::private::{self, Private};
-use super::title;
+use super::dontfork::{self, DontForkMapping};
 use super::wait::Pid;
+use super::{check, title};
 
 /// Which side of a fork this is.
 #[derive(Debug)]
@@ -59,9 +58,9 @@ pub(crate) fn fork() -> io::Result<Forked> {
 ///
 /// After a fork, the first write to each page of a stack is a fault and a copy, for parent and child; a parent that
 /// forks for every connection pays that for each page that its loop touches. With a stack for children, the parent's
-/// own can be [kept from them](keep_stacks), and only one page of this one is ever written by both.
+/// own can be [kept from them](exclude_stacks_from_fork), and only one page of this one is ever written by both.
 #[derive(Debug)]
-pub(crate) struct Nursery(Private);
+pub(crate) struct ChildStack(DontForkMapping);
 
 /// Untouched pages take no memory, but with vm.overcommit_memory=2 each process is charged for all of them.
 const STACK: usize = 1 << 20;
@@ -70,18 +69,18 @@ const STACK: usize = 1 << 20;
 const GUARD: usize = 1 << 20;
 
 /// What a child begins with, at the top of its stack.
-struct Start<T> {
+struct ChildStart<T> {
     run: fn(T) -> !,
     payload: T,
 }
 
-impl Nursery {
+impl ChildStack {
     /// An empty one.
     pub(crate) fn new() -> io::Result<Self> {
-        let memory = Private::new(GUARD + STACK)?;
+        let memory = DontForkMapping::new(GUARD + STACK)?;
         memory.forbid(0..GUARD)?;
         memory.give_to_children(GUARD..GUARD + STACK)?;
-        Ok(Nursery(memory))
+        Ok(ChildStack(memory))
     }
 
     /// Forks; the child does `run(payload)`, on a stack of its own, and never returns.
@@ -106,14 +105,14 @@ impl Nursery {
         payload: T,
     ) -> io::Result<Pid> {
         extern "C" fn begin<T: Copy>(start: *mut c_void) -> libc::c_int {
-            // SAFETY: the parent has put a Start<T> there, of which this process has a copy of its own.
-            let start = unsafe { start.cast::<Start<T>>().read() };
+            // SAFETY: the parent has put a ChildStart<T> there, of which this process has a copy of its own.
+            let start = unsafe { start.cast::<ChildStart<T>>().read() };
             (start.run)(start.payload)
         }
         assert_one_thread();
-        let start = self.place_for::<Start<T>>();
+        let start = self.place_for::<ChildStart<T>>();
         // SAFETY: inside the stack, aligned, and nobody else is using this stack in this process.
-        unsafe { start.write(Start { run, payload }) };
+        unsafe { start.write(ChildStart { run, payload }) };
         let child_tid = libc_tid();
         let flags = libc::SIGCHLD | child_tid_flags(child_tid);
         self.clone(begin::<T>, flags, start.cast(), record, child_tid)
@@ -123,11 +122,11 @@ impl Nursery {
     /// program or has ended: vfork(2), with a stack of its own. `work` must not return; if it does, the child exits.
     ///
     /// Signal handlers, working directory and identity are the child's own copies. What it writes to memory stays, and
-    /// what it does to descriptors, until [`super::fd::Desk::own_table`] gives it a table of its own.
+    /// what it does to descriptors, until [`super::fd::ReservedFds::own_table`] gives it a table of its own.
     ///
     /// # Errors
     ///
-    /// As [`Nursery::fork`].
+    /// As [`ChildStack::fork`].
     pub(crate) fn run_until_exec<F: FnMut()>(
         &self,
         record: Option<&AtomicI32>,
@@ -179,12 +178,12 @@ const HEADROOM: usize = 512;
 /// What of this process its children are to do without, so that forking them is cheaper: its stack, and the stack that
 /// std has set up for its handler of overflows, which a worker does not use.
 ///
-/// From now on only a [`Nursery`] can make children.
-pub(crate) fn keep_stacks() {
+/// From now on only a [`ChildStack`] can make children.
+pub(crate) fn exclude_stacks_from_fork() {
     // It is dearer if it fails, not wrong.
     let _ = title::keep_for_children();
-    let _ = private::keep_stack();
-    let _ = private::keep_signal_stack();
+    let _ = dontfork::keep_stack();
+    let _ = dontfork::keep_signal_stack();
     // The variables are at the top of the stack. A child that asked for one, as localtime(3) does for TZ, would die.
     // SAFETY: this process has one thread, and nobody refers to a variable.
     unsafe { libc::clearenv() };

@@ -14,7 +14,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 
 #[cfg(test)]
-pub(crate) use super::mortal::{AtomicU32, AtomicU64};
+pub(crate) use crate::sys::kill_points::{AtomicU32, AtomicU64};
 #[cfg(not(test))]
 pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64};
 
@@ -121,22 +121,22 @@ impl Drop for Mapping {
 /// Memory that nobody can write any more, not even who has it: a sealed file, mapped to be read. Children have it, too, and
 /// a fork copies nothing of it.
 #[derive(Debug)]
-pub(crate) struct Frozen {
+pub(crate) struct SealedMapping {
     start: NonNull<libc::c_void>,
     length: usize,
 }
 
-impl Frozen {
+impl SealedMapping {
     /// Memory with this content.
     pub(crate) fn new(name: &CStr, content: &[u8]) -> io::Result<Self> {
         let file = sealed(name, content)?;
         let Some(size) = NonZeroUsize::new(content.len()) else {
-            return Ok(Frozen { start: NonNull::dangling(), length: 0 });
+            return Ok(SealedMapping { start: NonNull::dangling(), length: 0 });
         };
         // A shared mapping of such a file is refused by kernels before 6.7, even to read, memfd_create(2).
         // SAFETY: a new mapping at an address of the kernel's choice; the seals keep it from raising SIGBUS.
         let start = unsafe { mmap(None, size, ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE, file, 0) }?;
-        Ok(Frozen { start, length: content.len() })
+        Ok(SealedMapping { start, length: content.len() })
     }
 
     /// `count` numbers from byte `offset` on; none if there are not so many.
@@ -149,7 +149,7 @@ impl Frozen {
         }
     }
 
-    /// As [`Frozen::numbers`], of 128 bits.
+    /// As [`SealedMapping::numbers`], of 128 bits.
     pub(crate) fn wide_numbers(&self, offset: usize, count: usize) -> &[u128] {
         match self.at(offset, count, size_of::<u128>()) {
             // SAFETY: as above.
@@ -166,7 +166,7 @@ impl Frozen {
     }
 }
 
-impl Drop for Frozen {
+impl Drop for SealedMapping {
     fn drop(&mut self) {
         if self.length > 0 {
             // SAFETY: as for Mapping.

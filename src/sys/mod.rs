@@ -3,15 +3,15 @@
 //! A function here takes and returns owned or borrowed descriptors, reports errno as `io::Error`, and decides nothing.
 
 pub(crate) mod alarm;
+pub(crate) mod dontfork;
 pub(crate) mod epoll;
 pub(crate) mod exec;
 pub(crate) mod fd;
 pub(crate) mod fork;
+#[cfg(test)]
+pub(crate) mod kill_points;
 pub(crate) mod memory;
 pub(crate) mod message;
-#[cfg(test)]
-pub(crate) mod mortal;
-pub(crate) mod private;
 pub(crate) mod process;
 pub(crate) mod signal;
 pub(crate) mod socket;

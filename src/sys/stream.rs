@@ -15,7 +15,7 @@ pub(crate) fn reset(connection: OwnedFd) {
 }
 
 /// Sends the last words and the end of the stream; does not block, and never raises SIGPIPE. What finds no room is lost.
-pub(crate) fn say_last(connection: BorrowedFd<'_>, words: &[u8]) -> io::Result<()> {
+pub(crate) fn send_last(connection: BorrowedFd<'_>, words: &[u8]) -> io::Result<()> {
     // With MSG_MORE both go in one packet, where there are packets.
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_MORE;
     nixsock::send(connection.as_raw_fd(), words, nixsock::MsgFlags::from_bits_retain(flags))?;
@@ -87,7 +87,7 @@ mod tests {
 
     fn last_words<S: Read + Write>(mut client: S, server: impl AsFd + Into<OwnedFd>, hang_up: impl Fn(&S)) {
         client.write_all(&[7; 100_000]).unwrap();
-        say_last(server.as_fd(), b"busy").unwrap();
+        send_last(server.as_fd(), b"busy").unwrap();
         let mut words = String::new();
         client.read_to_string(&mut words).unwrap();
         assert_eq!(words, "busy");

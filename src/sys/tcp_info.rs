@@ -41,14 +41,14 @@ pub(crate) struct TcpInfo {
     /// Of a listener, how many connections wait in its queue.
     pub(crate) unacked: u32,
     /// What tells whether the connection is in use, from Linux 4.1 on.
-    pub(crate) motion: Option<Motion>,
+    pub(crate) motion: Option<Activity>,
 }
 
 /// Two counters that only a living client moves, and when it was last heard.
 ///
 /// `tcpi_last_data_sent` would not do: it moves with each retransmission, so a client that is gone would look alive.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Motion {
+pub(crate) struct Activity {
     /// Bytes from the client, the end of its stream among them.
     pub(crate) received: u64,
     /// Bytes that the client has acknowledged.
@@ -79,7 +79,7 @@ impl TcpInfo {
         let end = u64::from(END_HAS_COME.contains(&raw.state));
         let unsent = u64::from(raw.notsent_bytes);
         let is_told = length as usize >= std::mem::offset_of!(Raw, segments);
-        let motion = is_told.then_some(Motion {
+        let motion = is_told.then_some(Activity {
             received: raw.bytes_received,
             acked: raw.bytes_acked,
             since_data_ms: raw.last_data_recv,

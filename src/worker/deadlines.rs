@@ -1,6 +1,6 @@
 //! The deadlines of a worker's connections: `first_byte_timeout` and `idle_timeout` of programs, whose connections it
 //! keeps copies of, and `max_lifetime` of all. A handler's process looks after its bytes itself, see
-//! [`crate::connection::deadline`].
+//! [`crate::child::watch`].
 //!
 //! TERM, then KILL, go to the process group. Each connection is in the [agenda](super::agenda); when nothing in it is due,
 //! nobody wakes up.
@@ -9,18 +9,17 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::Worker;
-use super::agenda::{Entry, Task};
-use super::live::Connection;
-use crate::config::admission::Deadlines;
+use super::children::Child;
+use super::timers::{Timer, TimerKind};
+use crate::admission::{ActivityWatch, Deadline, Deadlines, GRACE, Verdict};
+use crate::child::watch::EXIT_CODE as TIMED_OUT;
+use crate::client::Client;
 use crate::config::{Job, Service};
-use crate::connection::TIMED_OUT;
-use crate::connection::deadline::{GRACE, Verdict, Watch};
-use crate::shared::{Caller, Deadline};
 use crate::sys::signal::Signal;
 use crate::sys::socket::Peer;
 use crate::sys::tcp_info::TcpInfo;
-use crate::sys::wait::{Ended, Ending, Pid};
-use crate::sys::{process, stream, time, wait};
+use crate::sys::wait::{self, Ended, Ending, Pid};
+use crate::sys::{process, stream, time};
 
 /// Whether a copy of each connection is kept until its program has ended.
 pub(super) fn keeps_connections(service: &Service) -> bool {
@@ -36,17 +35,17 @@ impl Worker {
     /// Whether it has to know at once who was called.
     pub(super) fn must_hear(&self) -> bool {
         let deadlines = self.deadlines();
-        deadlines.lifetime.is_some() || (self.preparation.execs() && deadlines.are_of_bytes())
+        deadlines.lifetime.is_some() || (self.spec.execs() && deadlines.are_of_bytes())
     }
 
     /// A process has been given a connection, or will go on to it.
-    pub(super) fn watch(&mut self, pid: Pid, caller: &Caller) {
+    pub(super) fn watch(&mut self, pid: Pid, client: &Client) {
         if let Some(time) = self.deadlines().lifetime {
-            let several = self.live.get_mut(pid).is_some_and(|connection| connection.several);
+            let several = self.children.get_mut(pid).is_some_and(|connection| connection.several);
             // One that serves several knows when it begins another; told from outside, it could have begun it just now.
             let time = if several { time.saturating_add(GRACE) } else { time };
-            let at = caller.accepted_usec.saturating_add(usec(time));
-            self.plan_for(Entry { at, pid, number: caller.number, task: Task::End });
+            let at = client.accepted_usec.saturating_add(usec(time));
+            self.plan_for(Timer { at, pid, number: client.number, task: TimerKind::End });
         }
         self.watch_bytes(pid);
     }
@@ -54,39 +53,39 @@ impl Worker {
     /// Begins to watch a connection whose process is known to have it, and of which there is a copy.
     pub(super) fn watch_bytes(&mut self, pid: Pid) {
         let deadlines = self.deadlines().of_bytes();
-        let can_be_watched = |connection: &&mut Connection| {
-            let Connection { kept, waits, watch, caller, .. } = &**connection;
+        let can_be_watched = |connection: &&mut Child| {
+            let Child { kept, waits, watch, client, .. } = &**connection;
             // The kernel counts nothing of a Unix socket.
-            kept.is_some() && !waits && watch.is_none() && matches!(caller.peer, Peer::Ip(_))
+            kept.is_some() && !waits && watch.is_none() && matches!(client.peer, Peer::Ip(_))
         };
-        let Some(connection) = self.live.get_mut(pid).filter(can_be_watched) else { return };
-        let Caller { number, accepted_usec, .. } = connection.caller;
-        let watch = Watch::new(accepted_usec).behind(connection.header_length());
+        let Some(connection) = self.children.get_mut(pid).filter(can_be_watched) else { return };
+        let Client { number, accepted_usec, .. } = connection.client;
+        let watch = ActivityWatch::new(accepted_usec).behind(connection.header_length());
         if let Some(at) = watch.first_look(&deadlines) {
             connection.watch = Some(watch);
-            self.plan_for(Entry { at, pid, number, task: Task::Look });
+            self.plan_for(Timer { at, pid, number, task: TimerKind::Look });
         }
     }
 
-    fn plan_for(&mut self, entry: Entry) {
-        let live = &self.live;
-        self.agenda.put(entry, live.len(), |pid, number| live.expects(pid, number));
+    fn plan_for(&mut self, entry: Timer) {
+        let live = &self.children;
+        self.timers.put(entry, live.len(), |pid, number| live.expects(pid, number));
     }
 
     /// Until something is due.
     pub(super) fn next_deadline(&self) -> Option<Duration> {
-        let at = self.agenda.next()?;
+        let at = self.timers.next()?;
         Some(Duration::from_micros(at.saturating_sub(time::monotonic_usec())))
     }
 
     /// Does what is due.
     pub(super) fn keep_deadlines(&mut self) {
-        while self.agenda.next().is_some() {
-            let (now, live) = (time::monotonic_usec(), &self.live);
-            match self.agenda.take_due(now, |pid, number| live.expects(pid, number)) {
-                Some(Entry { pid, number, task: Task::Look, .. }) => self.look_at(pid, number, now),
-                Some(Entry { pid, number, task: Task::End, .. }) => self.end_of_life(pid, number),
-                Some(Entry { pid, task: Task::Kill, .. }) => process::signal_group(pid, Signal::SIGKILL),
+        while self.timers.next().is_some() {
+            let (now, live) = (time::monotonic_usec(), &self.children);
+            match self.timers.take_due(now, |pid, number| live.expects(pid, number)) {
+                Some(Timer { pid, number, task: TimerKind::Look, .. }) => self.look_at(pid, number, now),
+                Some(Timer { pid, number, task: TimerKind::End, .. }) => self.end_of_life(pid, number),
+                Some(Timer { pid, task: TimerKind::Kill, .. }) => process::signal_group(pid, Signal::SIGKILL),
                 None => return,
             }
         }
@@ -94,15 +93,15 @@ impl Worker {
 
     fn look_at(&mut self, pid: Pid, number: u64, now: u64) {
         let deadlines = self.deadlines().of_bytes();
-        let Some(connection) = self.live.get_mut(pid).filter(|connection| connection.timed_out.is_none())
+        let Some(connection) = self.children.get_mut(pid).filter(|connection| connection.timed_out.is_none())
         else {
             return;
         };
-        let Connection { kept: Some(kept), watch: Some(watch), .. } = connection else { return };
+        let Child { kept: Some(kept), watch: Some(watch), .. } = connection else { return };
         let motion = TcpInfo::of(kept.as_fd()).ok().and_then(|info| info.motion);
         match watch.judge(&deadlines, now, motion) {
             Verdict::Over(deadline) => self.expire(pid, number, deadline),
-            Verdict::LookAt(at) => self.plan_for(Entry { at, pid, number, task: Task::Look }),
+            Verdict::LookAt(at) => self.plan_for(Timer { at, pid, number, task: TimerKind::Look }),
             Verdict::Free => {}
         }
     }
@@ -110,8 +109,8 @@ impl Worker {
     fn end_of_life(&mut self, pid: Pid, number: u64) {
         // What it has served may have ended.
         self.hear_reports();
-        let is_it = |connection: &&mut Connection| connection.caller.number == number && !connection.waits;
-        let Some(connection) = self.live.get_mut(pid).filter(is_it) else { return };
+        let is_it = |connection: &&mut Child| connection.client.number == number && !connection.waits;
+        let Some(connection) = self.children.get_mut(pid).filter(is_it) else { return };
         if connection.several {
             // It should have ended itself.
             connection.timed_out = Some(Deadline::Lifetime);
@@ -122,7 +121,7 @@ impl Worker {
     }
 
     fn expire(&mut self, pid: Pid, number: u64, deadline: Deadline) {
-        let Some(connection) = self.live.get_mut(pid) else { return };
+        let Some(connection) = self.children.get_mut(pid) else { return };
         // One that has ended by itself was in time.
         if connection.timed_out.is_some() || wait::has_ended(pid) {
             return;
@@ -133,12 +132,12 @@ impl Worker {
         }
         process::signal_group(pid, Signal::SIGTERM);
         let at = time::monotonic_usec().saturating_add(usec(GRACE));
-        self.plan_for(Entry { at, pid, number, task: Task::Kill });
+        self.plan_for(Timer { at, pid, number, task: TimerKind::Kill });
     }
 
     /// Reaps one child. Of a program's process group nothing is left behind.
     pub(super) fn reap_one(&self) -> Option<Ended> {
-        if !self.preparation.execs() {
+        if !self.spec.execs() {
             return wait::reap().ok().flatten();
         }
         let pid = wait::ended()?;
@@ -147,7 +146,7 @@ impl Worker {
     }
 }
 
-impl Connection {
+impl Child {
     /// The deadline that has ended it, if one has.
     pub(super) fn timeout(&self, ending: Ending) -> Option<Deadline> {
         let said = self.said_timeout.filter(|_| ending == Ending::Exited(TIMED_OUT));

@@ -5,13 +5,11 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::Worker;
-use super::headers::{self, Newcomer};
-use crate::admission::Refusal;
-use crate::admission::proxy::Client;
-use crate::config::Level;
-use crate::connection::{Read, Reading, Seat};
-use crate::journal::MessageId;
-use crate::shared::Slot;
+use super::headers::{self, AwaitingHeader};
+use crate::admission::proxy::{ProxiedClient, Read, Reading};
+use crate::admission::{Refusal, Seat};
+use crate::journal::{Level, MessageId};
+use crate::scoreboard::Slot;
 use crate::sys::socket::{self, Peer};
 use crate::sys::time;
 
@@ -22,12 +20,12 @@ pub(super) struct Guest {
     pub(super) peer: Peer,
     pub(super) accepted_usec: u64,
     /// What a proxy has told.
-    pub(super) header: Option<Told>,
+    pub(super) header: Option<ProxyHeader>,
 }
 
 /// What the header of a proxy has told, and how long it was.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Told {
+pub(super) struct ProxyHeader {
     /// What the client has called.
     pub(super) called: Option<SocketAddr>,
     pub(super) length: usize,
@@ -37,11 +35,11 @@ impl Worker {
     /// Finds out whose connection this is, and begins with it if he gets in. Gives the slot back if nobody needs it.
     pub(super) fn greet(&mut self, slot: Slot, connection: OwnedFd, peer: Peer) -> Option<Slot> {
         let accepted_usec = time::monotonic_usec();
-        if !self.preparation.gate().is_proxy(peer) {
+        if !self.spec.gate().is_proxy(peer) {
             return self.welcome(slot, Guest { connection, peer, accepted_usec, header: None }, true);
         }
         let reading = Reading::default();
-        let mut newcomer = Newcomer { slot, connection, peer, accepted_usec, reading };
+        let mut newcomer = AwaitingHeader { slot, connection, peer, accepted_usec, reading };
         match newcomer.reading.advance(newcomer.connection.as_fd()) {
             Read::More => self.headers.add(newcomer, &self.poller),
             read => self.believe(newcomer, &read),
@@ -82,21 +80,21 @@ impl Worker {
         }
     }
 
-    fn believe(&mut self, newcomer: Newcomer, read: &Read) {
-        let Newcomer { slot, connection, peer, accepted_usec, .. } = newcomer;
+    fn believe(&mut self, newcomer: AwaitingHeader, read: &Read) {
+        let AwaitingHeader { slot, connection, peer, accepted_usec, .. } = newcomer;
         let for_itself = names_both_ends(read, &connection, peer);
         let guest = |peer, called, length| {
-            let header = Some(Told { called, length });
+            let header = Some(ProxyHeader { called, length });
             Guest { connection, peer, accepted_usec, header }
         };
         match *read {
-            Read::Client(Client::Tcp { source, destination }, length) if !for_itself => {
+            Read::ProxiedClient(ProxiedClient::Tcp { source, destination }, length) if !for_itself => {
                 // If he is not let in, the slot is free as of now.
                 self.welcome(slot, guest(Peer::Ip(source), Some(destination), length), true);
             }
             // The proxy itself, or somebody who has no address. It is trusted; its checks must not fail because of a
             // limit that is meant for clients.
-            Read::Client(_, length) => {
+            Read::ProxiedClient(_, length) => {
                 self.welcome(slot, guest(peer, None, length), false);
             }
             Read::Wrong(ref error) => self.disbelieve(peer, error),
@@ -109,9 +107,9 @@ impl Worker {
     }
 
     fn welcome(&mut self, slot: Slot, guest: Guest, limited: bool) -> Option<Slot> {
-        let seat = Seat { sources: self.board.sources(), place: slot.place() };
+        let seat = Seat { sources: self.scoreboard.sources(), place: slot.place() };
         let admitted = match limited {
-            true => self.preparation.gate().admit(guest.peer, guest.accepted_usec, Some(seat)),
+            true => self.spec.gate().admit(guest.peer, guest.accepted_usec, Some(seat)),
             false => Ok(()),
         };
         match admitted {
@@ -146,7 +144,7 @@ impl Worker {
 /// Whether a header names just the two ends of its own connection. Version 1 has no LOCAL, and HAProxy's checks say this
 /// instead. The source alone does not tell: a transparent proxy calls from the address of its client.
 fn names_both_ends(read: &Read, connection: &OwnedFd, peer: Peer) -> bool {
-    let Read::Client(Client::Tcp { source, destination }, _) = *read else { return false };
+    let Read::ProxiedClient(ProxiedClient::Tcp { source, destination }, _) = *read else { return false };
     let called = || socket::local_address(connection.as_fd()).ok().flatten();
     peer == Peer::Ip(source) && called() == Some(destination)
 }

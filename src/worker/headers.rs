@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::HEADERS;
-use crate::connection::Reading;
-use crate::shared::Slot;
+use crate::admission::proxy::Reading;
+use crate::scoreboard::Slot;
 use crate::sys::epoll::{Interest, Poller};
 use crate::sys::socket::Peer;
 
@@ -15,7 +15,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A connection that a proxy has made.
 #[derive(Debug)]
-pub(super) struct Newcomer {
+pub(super) struct AwaitingHeader {
     pub(super) slot: Slot,
     pub(super) connection: OwnedFd,
     /// The proxy.
@@ -26,7 +26,7 @@ pub(super) struct Newcomer {
 
 #[derive(Debug)]
 struct Waiting {
-    newcomer: Newcomer,
+    newcomer: AwaitingHeader,
     until: Instant,
     watched: bool,
 }
@@ -40,7 +40,7 @@ pub(super) struct Headers {
 
 impl Headers {
     /// One more waits. It is closed if it cannot be watched.
-    pub(super) fn add(&mut self, newcomer: Newcomer, poller: &Poller) {
+    pub(super) fn add(&mut self, newcomer: AwaitingHeader, poller: &Poller) {
         let token = HEADERS + self.made;
         self.made += 1;
         if poller.add(newcomer.connection.as_fd(), Interest::Read, token).is_ok() {
@@ -54,8 +54,8 @@ impl Headers {
         &mut self,
         token: u64,
         poller: &Poller,
-        read: impl FnOnce(&mut Newcomer) -> Option<T>,
-    ) -> Option<(Newcomer, T)> {
+        read: impl FnOnce(&mut AwaitingHeader) -> Option<T>,
+    ) -> Option<(AwaitingHeader, T)> {
         let read = read(&mut self.waiting.get_mut(&token)?.newcomer)?;
         Some((self.remove(token, poller)?, read))
     }
@@ -79,13 +79,13 @@ impl Headers {
     }
 
     /// One that has waited for too long.
-    pub(super) fn expired(&mut self, poller: &Poller) -> Option<Newcomer> {
+    pub(super) fn expired(&mut self, poller: &Poller) -> Option<AwaitingHeader> {
         let now = Instant::now();
         let token = *self.waiting.first_key_value().filter(|(_, waiting)| waiting.until <= now)?.0;
         self.remove(token, poller)
     }
 
-    fn remove(&mut self, token: u64, poller: &Poller) -> Option<Newcomer> {
+    fn remove(&mut self, token: u64, poller: &Poller) -> Option<AwaitingHeader> {
         let newcomer = self.waiting.remove(&token)?.newcomer;
         let _ = poller.remove(newcomer.connection.as_fd());
         Some(newcomer)

@@ -4,48 +4,49 @@
 //! nothing but the header of a proxy that it was told to believe. When its supervisor
 //! is gone it accepts no more and ends with its last connection.
 
-mod agenda;
+mod acceptor;
+mod children;
 mod deadlines;
-mod farewell;
 mod greeting;
 mod headers;
-mod intake;
-mod live;
+mod linger;
 mod output;
 mod overload;
 mod penalties;
 mod pending;
-pub(crate) mod plan;
-mod pool;
-mod refusals;
 mod serve;
 mod spares;
+mod timers;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use crate::admission::sources::Sources;
+use crate::admission::{Deadlines, Overload};
+use crate::child::ChildSpec;
 use crate::config::Service;
-use crate::config::admission::{Deadlines, Overload};
-use crate::connection::{Preparation, Report as Said, Reports};
 use crate::exit;
+use crate::ipc::reports::{ChildReport, Reports};
 use crate::journal::Log;
-use crate::shared::{Board, Calls, CallsToCome, Copies, Slot, Sources, Tally};
+use crate::scoreboard::{Counters, Scoreboard, Slot};
+use crate::spare::copies::Copies;
+use crate::spare::events::{SpareEvents, SpareEventsWriter};
 use crate::sys::epoll::{Interest, Poller};
-use crate::sys::fd::{Desk, Passed};
-use crate::sys::fork::{Forked, Nursery, fork, keep_stacks};
+use crate::sys::fd::{self, InheritedFd, ReservedFds};
+use crate::sys::fork::{ChildStack, Forked, exclude_stacks_from_fork, fork};
 use crate::sys::signal::{self, Signal, Signals, Wakers};
-use crate::sys::{fd, memory, process, wait};
+use crate::sys::{memory, process, wait};
 
-use agenda::Agenda;
-use farewell::Farewells;
+use crate::admission::Refusals;
+use crate::ipc::orders::{self, Heard, Order, Plan, WorkerFds, WorkerReport};
+use crate::spare::pool::Pool;
+use acceptor::Acceptor;
+use children::Children;
 use headers::Headers;
-use intake::Intake;
-use live::Live;
+use linger::LingeringCloses;
 use pending::Pending;
-use plan::{Handover, Heard, Order, Plan, Report};
-use pool::Pool;
-use refusals::Refusals;
+use timers::Timers;
 
 /// Tokens of the poller: the link, the bell, the doorbell of spares, listeners from 3 on, and from `OUTPUTS` on the pid of a connection
 /// process whose stderr has something to read.
@@ -57,7 +58,7 @@ const OUTPUTS: u64 = 1 << 32;
 /// From here on connections whose PROXY header has not come yet.
 const HEADERS: u64 = 1 << 48;
 /// From here on clients that were refused and have not hung up.
-const FAREWELLS: u64 = 1 << 49;
+const LINGERING: u64 = 1 << 49;
 
 /// How long the dead wait for who calls next. To be woken for each of them would delay the connection that follows; a
 /// program's end is not delayed, since its client waits for it.
@@ -68,7 +69,7 @@ const AT_ONCE: u32 = 8;
 
 /// Runs a worker; the whole life of its process. Returns the exit code.
 pub(crate) fn run() -> u8 {
-    let Ok(handover) = Handover::take() else {
+    let Ok(handover) = WorkerFds::take() else {
         return exit::USAGE;
     };
     let Ok(link) = handover.link.try_clone() else {
@@ -79,7 +80,7 @@ pub(crate) fn run() -> u8 {
         Ok(()) => exit::OK,
         Err(error) => {
             // If the supervisor is gone, there is nobody left to tell.
-            let _ = plan::tell(link.as_fd(), &Report::Failed(error.to_string()));
+            let _ = orders::tell(link.as_fd(), &WorkerReport::Failed(error.to_string()));
             if error.kind() == io::ErrorKind::PermissionDenied { exit::NOT_PERMITTED } else { exit::OS }
         }
     }
@@ -91,26 +92,26 @@ struct Worker {
     log: Log,
     poller: Poller,
     link: Option<OwnedFd>,
-    board: &'static Board,
-    tally: Tally,
-    preparation: &'static Preparation,
-    listeners: &'static [Passed],
+    scoreboard: &'static Scoreboard,
+    counters: Counters,
+    spec: &'static ChildSpec,
+    listeners: &'static [InheritedFd],
     /// What spares keep of this worker's descriptors.
-    kept: &'static [Passed],
+    kept: &'static [InheritedFd],
     /// The memory of the sources, for spares, if they need it.
-    sources: Option<Passed>,
-    nursery: Nursery,
-    desk: Desk,
+    sources: Option<InheritedFd>,
+    nursery: ChildStack,
+    desk: ReservedFds,
     reports: Reports,
     /// Of the connections of spares that become programs, if they are wanted.
     copies: Option<Copies>,
-    agenda: Agenda,
-    intake: Intake,
+    timers: Timers,
+    acceptor: Acceptor,
     pool: Pool,
     refusals: Refusals,
     headers: Headers,
-    farewells: Farewells,
-    live: Live,
+    lingering: LingeringCloses,
+    children: Children,
     /// For the next connection, in a service with spares: see [`Worker::has_room`].
     reserved: Option<Slot>,
     /// An accepted connection for which there was no process yet.
@@ -119,11 +120,11 @@ struct Worker {
     /// How many have called just now, without a pause; the next may be about to.
     in_a_row: u32,
     reported_retired: bool,
-    reported_worn: bool,
+    reported_renewal: bool,
 }
 
 impl Worker {
-    fn prepare(handover: Handover) -> io::Result<Self> {
+    fn prepare(handover: WorkerFds) -> io::Result<Self> {
         fd::fill_standard()?;
         signal::all_to_default();
         let signals = Signals::install(&[Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT])?;
@@ -132,65 +133,66 @@ impl Worker {
         let log = Log::open(plan.log);
         let sources = Sources::open(handover.sources.as_fd())?;
         let sources_file = for_ever(handover.sources);
-        let board = for_ever(Board::open(handover.board.as_fd(), handover.bell, sources)?);
-        let tally = Tally::open(handover.tally.as_fd())?;
-        let listeners: io::Result<Vec<_>> = (0..plan.listeners.len()).map(Handover::listener).collect();
+        let scoreboard = for_ever(Scoreboard::open(handover.scoreboard.as_fd(), handover.bell, sources)?);
+        let counters = Counters::open(handover.counters.as_fd())?;
+        let listeners: io::Result<Vec<_>> = (0..plan.listeners.len()).map(WorkerFds::listener).collect();
         let listeners = listeners?;
-        let numbers: Vec<_> = listeners.iter().map(|listener| Passed::new(listener.as_fd())).collect();
+        let numbers: Vec<_> = listeners.iter().map(|listener| InheritedFd::new(listener.as_fd())).collect();
         let reports = Reports::new()?;
-        let mut preparation = Preparation::new(&plan.service, signals, &reports)?;
-        rehearse(&plan.service, &preparation, &reports)?;
+        let mut spec = ChildSpec::new(&plan.service, signals, &reports)?;
+        rehearse(&plan.service, &spec, &reports)?;
         plan.service.admission.forget_lists();
-        preparation.approach();
+        spec.preapply();
         process::raise_descriptor_limit()?;
-        if !preparation.execs() {
+        if !spec.execs() {
             signal::ignore_broken_pipes();
         }
-        let (calls, to_come) = (Calls::open(handover.calls), CallsToCome::open(handover.calls_to_come));
+        let (calls, to_come) =
+            (SpareEvents::open(handover.calls), SpareEventsWriter::open(handover.calls_to_come));
         let all_ring = plan.service.admission.overload != Overload::Queue;
         let pool = Pool::new(plan.spares, all_ring, calls, to_come)?;
         let sends_copies = plan.spares > 0 && deadlines::keeps_connections(&plan.service);
         let copies = sends_copies.then(Copies::new).transpose()?;
-        let sources = preparation.gate().knows_sources().then(|| Passed::new(sources_file.as_fd()));
+        let sources = spec.gate().knows_sources().then(|| InheritedFd::new(sources_file.as_fd()));
         let optional: Vec<_> = sources.into_iter().chain(copies.as_ref().map(Copies::descriptor)).collect();
-        let mut kept = [&numbers[..], &pool.numbers(), &[preparation.reporter()], &optional].concat();
+        let mut kept = [&numbers[..], &pool.numbers(), &[spec.reporter()], &optional].concat();
         kept.sort_unstable();
         let poller = Poller::new()?;
         poller.add(handover.link.as_fd(), Interest::Read, LINK)?;
-        poller.add(board.bell(), Interest::ReadEdge, BELL)?;
+        poller.add(scoreboard.bell(), Interest::ReadEdge, BELL)?;
         poller.add(pool.doorbell(), Interest::ReadEdge, DOORBELL)?;
-        let nursery = Nursery::new()?;
-        keep_stacks();
+        let nursery = ChildStack::new()?;
+        exclude_stacks_from_fork();
         memory::trim();
-        plan::tell(handover.link.as_fd(), &Report::Ready)?;
+        orders::tell(handover.link.as_fd(), &WorkerReport::Ready)?;
         Ok(Worker {
             copies,
-            agenda: Agenda::new(plan.service.admission.deadlines != Deadlines::default()),
-            live: Live::with_room_for(plan.service.max_connections),
+            timers: Timers::new(plan.service.admission.deadlines != Deadlines::default()),
+            children: Children::with_room_for(plan.service.max_connections),
             plan,
             log,
             poller,
             link: Some(handover.link),
-            board,
-            tally,
-            preparation: for_ever(preparation),
+            scoreboard,
+            counters,
+            spec: for_ever(spec),
             listeners: Vec::leak(numbers),
             kept: Vec::leak(kept),
             sources,
             nursery,
-            desk: Desk::new()?,
+            desk: ReservedFds::new()?,
             reports,
-            intake: Intake::new(listeners),
+            acceptor: Acceptor::new(listeners),
             pool,
             refusals: Refusals::default(),
             headers: Headers::default(),
-            farewells: Farewells::new(),
+            lingering: LingeringCloses::new(),
             reserved: None,
             pending: None,
             connections: 0,
             in_a_row: 0,
             reported_retired: false,
-            reported_worn: false,
+            reported_renewal: false,
         })
     }
 
@@ -202,36 +204,36 @@ impl Worker {
                 self.report_retirement();
             }
             let held_up = self.pending.is_some() || self.pool.waits() || !self.has_room();
-            self.intake.watch(&self.poller, held_up)?;
+            self.acceptor.watch(&self.poller, held_up)?;
             let called = self.wait()?;
-            let signals = self.preparation.signals();
+            let signals = self.spec.signals();
             if signals.take(Signal::SIGQUIT) {
                 self.end_connections(true);
             }
             if signals.take(Signal::SIGTERM) | signals.take(Signal::SIGINT) {
                 self.retire(&[]);
             }
-            self.refusals.report(&self.log, &self.plan.service.name);
+            self.report_refusals(false);
             self.reap();
             self.keep_deadlines();
             self.retry_pending();
             self.tend_proxies();
-            self.farewells.tend(&self.poller);
+            self.lingering.tend(&self.poller);
             self.accept_unasked();
             if !called {
                 self.make_spare();
             }
             self.report_retirement();
         }
-        self.refusals.report_all(&self.log, &self.plan.service.name);
+        self.report_refusals(true);
         Ok(())
     }
 
     /// Waits for what comes next, and does what it asks for; true if it was a connection.
     fn wait(&mut self) -> io::Result<bool> {
-        let signals = self.preparation.signals();
+        let signals = self.spec.signals();
         let hurry = self.timeout();
-        let patient = self.in_a_row > 0 && self.intake.is_watched() && hurry != Some(Duration::ZERO);
+        let patient = self.in_a_row > 0 && self.acceptor.is_watched() && hurry != Some(Duration::ZERO);
         let (timeout, wakers) = match patient {
             true => (Some(hurry.map_or(PATIENCE, |hurry| hurry.min(PATIENCE))), Wakers::NoChildren),
             false => (hurry, Wakers::All),
@@ -245,7 +247,7 @@ impl Worker {
                 LINK => self.follow_orders(),
                 BELL => self.slot_freed(),
                 DOORBELL => {}
-                refused if refused >= FAREWELLS => self.farewells.hear(refused, &self.poller),
+                refused if refused >= LINGERING => self.lingering.hear(refused, &self.poller),
                 proxy if proxy >= HEADERS => self.hear_proxy(proxy),
                 pid if pid >= OUTPUTS => self.read_output((pid - OUTPUTS) as wait::Pid),
                 listener => {
@@ -255,7 +257,7 @@ impl Worker {
             }
         }
         // A new process often waits for this one's processor: what can wait is done after it, for several at once.
-        self.in_a_row = if called && !self.preparation.execs() { self.in_a_row.wrapping_add(1) } else { 0 };
+        self.in_a_row = if called && !self.spec.execs() { self.in_a_row.wrapping_add(1) } else { 0 };
         if busy && self.in_a_row % AT_ONCE == 0 {
             signals.fetch_pending();
         }
@@ -263,39 +265,39 @@ impl Worker {
     }
 
     fn slot_freed(&mut self) {
-        self.intake.slot_freed();
+        self.acceptor.slot_freed();
         self.pool.slot_freed();
     }
 
     fn is_done(&self) -> bool {
-        let serves = !self.live.is_empty() || self.pending.is_some() || !self.headers.is_empty();
-        self.intake.is_closed() && !serves && self.farewells.is_empty()
+        let serves = !self.children.is_empty() || self.pending.is_some() || !self.headers.is_empty();
+        self.acceptor.is_closed() && !serves && self.lingering.is_empty()
     }
 
     fn timeout(&self) -> Option<Duration> {
         // Nothing is accepted while a connection waits for its process.
         let next = match &self.pending {
             Some(pending) => Some(pending.next_try()),
-            None => [self.intake.wakes_at(), self.next_spare(), self.refusals.report_at()]
+            None => [self.acceptor.wakes_at(), self.next_spare(), self.refusals.report_at()]
                 .into_iter()
                 .flatten()
                 .min(),
         };
-        let next = next.into_iter().chain(self.headers.expires_at()).chain(self.farewells.wakes_at()).min();
+        let next = next.into_iter().chain(self.headers.expires_at()).chain(self.lingering.wakes_at()).min();
         let next = next.map(|instant| instant.saturating_duration_since(Instant::now()));
         [next, self.next_deadline()].into_iter().flatten().min()
     }
 
     fn follow_orders(&mut self) {
         while let Some(link) = &self.link {
-            match plan::hear(link.as_fd()) {
+            match orders::hear(link.as_fd()) {
                 Heard::Message(Order::Accept) => {
-                    self.intake.open();
-                    self.report(&Report::Accepting);
+                    self.acceptor.open();
+                    self.report(&WorkerReport::Accepting);
                 }
                 Heard::Message(Order::Look) => self.look(),
                 Heard::Message(Order::Answer) => {
-                    self.report(&Report::Well);
+                    self.report(&WorkerReport::Well);
                     // Whoever was woken for a connection may be stopped or stuck.
                     self.look();
                 }
@@ -315,22 +317,22 @@ impl Worker {
         }
     }
 
-    fn report(&self, report: &Report) {
+    fn report(&self, report: &WorkerReport) {
         if let Some(link) = &self.link {
             // A supervisor that is gone is noticed by the end of the link.
-            let _ = plan::tell(link.as_fd(), report);
+            let _ = orders::tell(link.as_fd(), report);
         }
     }
 
     /// Sees whether something is queued that nobody was woken for.
     fn look(&mut self) {
-        self.intake.look();
+        self.acceptor.look();
         self.let_a_spare_look();
     }
 
     fn retire(&mut self, empty: &[usize]) {
         self.dismiss_spares();
-        self.intake.retire(empty, &self.poller);
+        self.acceptor.retire(empty, &self.poller);
     }
 
     fn dismiss_spares(&mut self) {
@@ -342,19 +344,19 @@ impl Worker {
 
     fn report_retirement(&mut self) {
         // An address is free when they have gone as well.
-        if self.intake.is_closed() && !self.pool.is_leaving() && !self.reported_retired {
+        if self.acceptor.is_closed() && !self.pool.is_leaving() && !self.reported_retired {
             self.reported_retired = true;
-            self.report(&Report::Retired);
+            self.report(&WorkerReport::Retired);
         }
     }
 
     fn end_connections(&mut self, at_once: bool) {
         self.dismiss_spares();
-        self.intake.close(&self.poller);
+        self.acceptor.close(&self.poller);
         self.headers.clear();
-        self.farewells.clear(&self.poller);
+        self.lingering.clear(&self.poller);
         let signal = if at_once { Signal::SIGKILL } else { Signal::SIGTERM };
-        for pid in self.live.pids() {
+        for pid in self.children.pids() {
             process::signal_group(pid, signal);
         }
         if let Some(pending) = self.pending.take() {
@@ -369,16 +371,19 @@ fn for_ever<T>(value: T) -> &'static T {
 }
 
 /// Goes once through what every connection process does before its handler or program.
-fn rehearse(service: &Service, preparation: &Preparation, reports: &Reports) -> io::Result<()> {
+fn rehearse(service: &Service, spec: &ChildSpec, reports: &Reports) -> io::Result<()> {
     let pid = match fork()? {
-        Forked::Child => preparation.rehearse(),
+        Forked::Child => spec.rehearse(),
         Forked::Parent(pid) => pid,
     };
     let ended = wait::wait_for(pid)?;
     let mut failure = None;
     reports.read(|_, said| match said {
-        Said::Failed(reason) => failure = Some(reason),
-        Said::Served(_) | Said::Ended(_) | Said::Refused(_) | Said::TimedOut(..) => {}
+        ChildReport::Failed(reason) => failure = Some(reason),
+        ChildReport::Served(_)
+        | ChildReport::Ended(_)
+        | ChildReport::Refused(_)
+        | ChildReport::TimedOut(..) => {}
     });
     match (failure, ended.map(|ended| ended.ending)) {
         (Some(failure), _) => Err(io::Error::new(failure.kind(), failure.explain(service))),

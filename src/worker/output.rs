@@ -19,7 +19,7 @@ pub(super) struct Output {
 
 /// What a reading left behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum PipeState {
     /// There is more to read now.
     More,
     /// Nothing for now; the program, or somebody who inherited from it, can still write.
@@ -38,25 +38,25 @@ impl Output {
     }
 
     /// Reads what is there, up to a bound, and hands on complete lines.
-    pub(super) fn read(&mut self, line: &mut impl FnMut(&[u8])) -> State {
+    pub(super) fn read(&mut self, line: &mut impl FnMut(&[u8])) -> PipeState {
         let mut buffer = [0; 4096];
         let mut total = 0;
         while total < AT_ONCE {
             match self.pipe.read(&mut buffer) {
                 Ok(0) => {
                     self.flush(line);
-                    return State::Closed;
+                    return PipeState::Closed;
                 }
                 Ok(length) => {
                     total += length;
                     self.take(buffer.get(..length).unwrap_or_default(), line);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return State::Empty,
-                Err(_) => return State::Closed,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return PipeState::Empty,
+                Err(_) => return PipeState::Closed,
             }
         }
-        State::More
+        PipeState::More
     }
 
     /// Reads what is left after the process has ended, with the last line even if it has no newline. What a descendant
@@ -64,7 +64,7 @@ impl Output {
     pub(super) fn drain(&mut self, line: &mut impl FnMut(&[u8])) {
         // A pipe holds 64 KiB unless somebody made it larger; a descendant that never stops must not hold us up.
         for _ in 0..4 {
-            if self.read(line) != State::More {
+            if self.read(line) != PipeState::More {
                 break;
             }
         }

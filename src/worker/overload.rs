@@ -8,13 +8,11 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use super::Worker;
-use super::intake::{self, Taken};
-use crate::admission::Refusal;
-use crate::config::admission::Overload;
-use crate::shared::{NoSlot, Slot};
+use super::acceptor::{self, Accepted};
+use crate::admission::{Overload, Refusal};
+use crate::scoreboard::{NoSlot, Slot};
 use crate::sys::socket::Peer;
-use crate::sys::stream;
-use crate::sys::time;
+use crate::sys::{stream, time};
 
 /// How long to wait before another try where a limit was lowered below what lives.
 const CROWDED: Duration = Duration::from_millis(50);
@@ -43,13 +41,15 @@ impl Worker {
     pub(super) fn wait_for_slot(&mut self, why: NoSlot) {
         match why {
             _ if self.never_waits() => {}
-            _ if self.refuses() && self.intake.is_due() => self.intake.pause_until_bell_or(Duration::ZERO),
+            _ if self.refuses() && self.acceptor.is_due() => {
+                self.acceptor.pause_until_bell_or(Duration::ZERO);
+            }
             _ if self.refuses() => {
                 let rest = if self.a_spare_waits() { GLANCE } else { LOOK };
-                self.intake.pause_until_bell_or(rest);
+                self.acceptor.pause_until_bell_or(rest);
             }
-            NoSlot::Full => self.intake.pause_until_bell(),
-            NoSlot::Crowded => self.intake.pause(CROWDED),
+            NoSlot::Full => self.acceptor.pause_until_bell(),
+            NoSlot::OverLoweredLimit => self.acceptor.pause(CROWDED),
         }
     }
 
@@ -61,52 +61,52 @@ impl Worker {
     /// Whether clients are refused rather than left in the queue. Not those of a listener that is about to be closed:
     /// they called while this was another service.
     fn refuses(&self) -> bool {
-        self.intake.is_open() && self.plan.service.admission.overload != Overload::Queue
+        self.acceptor.is_open() && self.plan.service.admission.overload != Overload::Queue
     }
 
     /// Every spare has a slot: as long as one waits, of whatever worker, there is room.
     fn a_spare_waits(&self) -> bool {
-        self.plan.service.spare > 0 && self.board.processes().spares > 0
+        self.plan.service.spare > 0 && self.scoreboard.processes().spares > 0
     }
 
     fn refuse_queued(&mut self, index: usize) -> Option<Slot> {
         // What has ended just now may have left a slot.
-        if !self.live.is_empty() {
-            self.preparation.signals().fetch_pending();
+        if !self.children.is_empty() {
+            self.spec.signals().fetch_pending();
             self.reap();
         }
         for _ in 0..AT_ONCE {
             if let Ok(slot) = self.claim() {
                 return Some(slot);
             }
-            match self.intake.accept(index) {
-                Taken::Connection(connection, peer) => self.turn_away(connection, peer),
-                Taken::Lost => {}
-                Taken::Nothing => {
-                    self.intake.nothing_more(index);
+            match self.acceptor.accept(index) {
+                Accepted::Connection(connection, peer) => self.turn_away(connection, peer),
+                Accepted::Lost => {}
+                Accepted::Nothing => {
+                    self.acceptor.nothing_more(index);
                     return None;
                 }
-                Taken::Exhausted(error) => {
+                Accepted::Exhausted(error) => {
                     self.exhausted(index, &error);
                     return None;
                 }
             }
         }
         if !self.never_waits() {
-            self.intake.more(index);
+            self.acceptor.more(index);
         }
         None
     }
 
     /// The kernel cannot give a connection now.
     pub(super) fn exhausted(&mut self, index: usize, error: &std::io::Error) {
-        self.intake.pause(intake::EXHAUSTED);
+        self.acceptor.pause(acceptor::EXHAUSTED);
         let address = self.plan.listeners.get(index).map_or("", String::as_str);
-        self.intake.complain(&self.log, &self.plan.service.name, address, error);
+        self.acceptor.complain(&self.log, &self.plan.service.name, address, error);
     }
 
     fn turn_away(&mut self, connection: OwnedFd, peer: Peer) {
-        let gate = self.preparation.gate();
+        let gate = self.spec.gate();
         // Who would not be let in anyway is told nothing.
         if !gate.is_proxy(peer) {
             if let Err(why) = gate.admit(peer, time::monotonic_usec(), None) {
@@ -116,7 +116,7 @@ impl Worker {
         self.refuse(Refusal::Limit);
         match &self.plan.service.admission.overload {
             Overload::Queue => {}
-            Overload::Refuse { message } => self.farewells.say(message.as_bytes(), connection, &self.poller),
+            Overload::Refuse { message } => self.lingering.say(message.as_bytes(), connection, &self.poller),
             Overload::Reset => stream::reset(connection),
         }
     }

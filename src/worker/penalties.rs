@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use super::Worker;
-use crate::admission::Prefix;
-use crate::config::Level;
-use crate::config::admission::Offence;
-use crate::journal::MessageId;
-use crate::shared::{Caller, ConnectionId, Punished};
+use crate::admission::sources::Punished;
+use crate::admission::{Offence, Prefix};
+use crate::client::{Client, ConnectionId};
+use crate::journal::{Level, MessageId};
 use crate::sys::time;
 use crate::sys::wait::Ending;
 
@@ -22,13 +21,13 @@ pub(super) fn offence(ending: Ending, timed_out: bool) -> Option<Offence> {
 
 impl Worker {
     /// Punishes the source of a connection if the service names this as an offence.
-    pub(super) fn punish(&self, caller: &Caller, offence: Option<Offence>) {
+    pub(super) fn punish(&self, client: &Client, offence: Option<Offence>) {
         let Some(offence) = offence else { return };
-        let sources = self.board.sources();
+        let sources = self.scoreboard.sources();
         let now = time::monotonic_usec();
-        let punished = self.preparation.gate().punish(caller.peer, offence, now, sources);
+        let punished = self.spec.gate().punish(client.peer, offence, now, sources);
         if let Some((source, amount, punished)) = punished {
-            self.log_penalty(self.id(caller.number), offence, source, amount, punished);
+            self.log_penalty(self.id(client.number), offence, source, amount, punished);
         }
     }
 

@@ -4,8 +4,9 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use super::greeting::Told;
-use crate::shared::{Caller, Slot};
+use super::greeting::ProxyHeader;
+use crate::client::Client;
+use crate::scoreboard::Slot;
 
 /// How long an accepted connection waits for a process before it is closed.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -17,8 +18,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 pub(super) struct Pending {
     pub(super) slot: Slot,
     pub(super) connection: OwnedFd,
-    pub(super) caller: Caller,
-    pub(super) header: Option<Told>,
+    pub(super) client: Client,
+    pub(super) header: Option<ProxyHeader>,
     trouble: Option<Trouble>,
 }
 
@@ -31,8 +32,8 @@ struct Trouble {
 }
 
 impl Pending {
-    pub(super) fn new(slot: Slot, connection: OwnedFd, caller: Caller, header: Option<Told>) -> Self {
-        Pending { slot, connection, caller, header, trouble: None }
+    pub(super) fn new(slot: Slot, connection: OwnedFd, client: Client, header: Option<ProxyHeader>) -> Self {
+        Pending { slot, connection, client, header, trouble: None }
     }
 
     /// Notes a failed try; false when it was the last.

@@ -4,30 +4,31 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
-use super::deadlines;
+use super::acceptor::Accepted;
+use super::children::Child;
 use super::greeting::Guest;
-use super::intake::Taken;
-use super::live::Connection;
-use super::output::{Output, State};
+use super::output::{Output, PipeState};
 use super::pending::Pending;
-use super::plan::Report;
-use super::{OUTPUTS, Worker, penalties};
+use super::{OUTPUTS, Worker, deadlines, penalties};
 use crate::admission::Refusal;
+use crate::child::{self, ChildSpec, Conn};
+use crate::client::{Client, ConnectionId};
 use crate::config::Stderr;
-use crate::connection::{self, Call, Preparation};
-use crate::journal::{ConnectionRecord, Exit, OutputLine};
-use crate::shared::{Caller, ConnectionId, Count, NoSlot, Owner, Slot};
+use crate::ipc::orders::WorkerReport;
+use crate::ipc::reports::FAILED_TO_BEGIN;
+use crate::journal::{ConnectionRecord, Exit, Level, MessageId, OutputLine};
+use crate::scoreboard::{Count, NoSlot, Owner, Slot};
 use crate::sys::epoll::Interest;
-use crate::sys::fd::Passed;
+use crate::sys::fd::{self, InheritedFd};
 use crate::sys::signal::Signal;
+use crate::sys::stream;
 use crate::sys::wait::{Ended, Ending, Pid};
-use crate::sys::{fd, stream};
 
 /// What a child forked for a connection begins with.
-type Start = (Call, &'static Preparation, Option<Passed>);
+type Start = (Conn, &'static ChildSpec, Option<InheritedFd>);
 
-fn serve_in_fork((call, preparation, stderr): Start) -> ! {
-    connection::serve_in_fork(preparation, &call, stderr)
+fn serve_in_fork((call, spec, stderr): Start) -> ! {
+    child::serve_in_fork(spec, &call, stderr)
 }
 
 impl Worker {
@@ -36,24 +37,24 @@ impl Worker {
     pub(super) fn accept_from(&mut self, index: usize) {
         if self.pending.is_some() {
             // Not forgotten: a listener that is being emptied is not watched.
-            return self.intake.more(index);
+            return self.acceptor.more(index);
         }
         let slot = match self.reserved.take().map_or_else(|| self.claim(), Ok) {
             Ok(slot) => slot,
-            Err(_) if self.intake.close_if_empty(index) => return,
+            Err(_) if self.acceptor.close_if_empty(index) => return,
             Err(why) => match self.overloaded(index, why) {
                 Some(slot) => slot,
                 None => return,
             },
         };
-        let left = match self.intake.accept(index) {
-            Taken::Connection(connection, peer) => self.greet(slot, connection, peer),
-            Taken::Lost => Some(slot),
-            Taken::Nothing => {
-                self.intake.nothing_more(index);
+        let left = match self.acceptor.accept(index) {
+            Accepted::Connection(connection, peer) => self.greet(slot, connection, peer),
+            Accepted::Lost => Some(slot),
+            Accepted::Nothing => {
+                self.acceptor.nothing_more(index);
                 Some(slot)
             }
-            Taken::Exhausted(error) => {
+            Accepted::Exhausted(error) => {
                 self.exhausted(index, &error);
                 Some(slot)
             }
@@ -66,13 +67,22 @@ impl Worker {
 
     /// Counts a connection that was not let in; it is closed already.
     pub(super) fn refuse(&mut self, why: Refusal) {
-        self.tally.count_refused(why);
+        self.counters.count_refused(why);
         self.refusals.collect(why);
+    }
+
+    /// Writes what was refused since the last report, if it is time or `at_once`.
+    pub(crate) fn report_refusals(&mut self, at_once: bool) {
+        let collected = if at_once { self.refusals.rest() } else { self.refusals.due() };
+        if let Some(collected) = collected {
+            let (id, service) = (Some(MessageId::Refused), Some(self.plan.service.name.as_str()));
+            self.log.event(Level::Notice, id, service, format_args!("{collected}"));
+        }
     }
 
     /// Whether a slot is claimed before a connection comes.
     fn reserves(&self) -> bool {
-        self.plan.service.spare > 0 && self.intake.is_open()
+        self.plan.service.spare > 0 && self.acceptor.is_open()
     }
 
     /// Whether this worker can take a connection if it is woken for one.
@@ -81,7 +91,7 @@ impl Worker {
     /// has robbed nobody. But slots may be taken by spares of other workers, which could have served; so where there are
     /// spares, who has no slot does not wait.
     pub(super) fn has_room(&mut self) -> bool {
-        if !self.reserves() || !self.intake.takes() || self.reserved.is_some() {
+        if !self.reserves() || !self.acceptor.takes() || self.reserved.is_some() {
             return true;
         }
         match self.claim() {
@@ -93,7 +103,7 @@ impl Worker {
 
     /// Has a spare see whether something is queued, if only spares have slots for it.
     pub(super) fn let_a_spare_look(&mut self) {
-        if self.pool.waits() && !self.intake.takes() && self.intake.is_queued() {
+        if self.pool.waits() && !self.acceptor.takes() && self.acceptor.is_queued() {
             self.pool.wake_one();
         }
     }
@@ -103,30 +113,30 @@ impl Worker {
         if self.pending.is_some() {
             return;
         }
-        for index in self.intake.due(Instant::now()) {
+        for index in self.acceptor.due(Instant::now()) {
             self.accept_from(index);
         }
     }
 
     pub(super) fn claim(&self) -> Result<Slot, NoSlot> {
         let owner = Owner::worker(self.plan.serial);
-        self.board.claim(owner).or_else(|why| {
+        self.scoreboard.claim(owner).or_else(|why| {
             if self.never_waits() {
                 return Err(why);
             }
-            self.board.want();
-            self.board.claim(owner)
+            self.scoreboard.want();
+            self.scoreboard.claim(owner)
         })
     }
 
     /// Begins with a client that has been let in.
     pub(super) fn begin(&mut self, slot: Slot, guest: Guest) {
         self.connections += 1;
-        self.tally.count(Count::Accepted);
-        let caller =
-            Caller { number: self.connections, accepted_usec: guest.accepted_usec, peer: guest.peer };
-        slot.note(&caller);
-        self.start(Pending::new(slot, guest.connection, caller, guest.header));
+        self.counters.count(Count::Accepted);
+        let client =
+            Client { number: self.connections, accepted_usec: guest.accepted_usec, peer: guest.peer };
+        slot.note(&client);
+        self.start(Pending::new(slot, guest.connection, client, guest.header));
     }
 
     /// Makes the connection process, or keeps the connection for another try.
@@ -135,34 +145,34 @@ impl Worker {
             Ok(output) => output,
             Err(error) => return self.keep(pending, error),
         };
-        let stderr = output.as_ref().map(|(_, write)| Passed::new(write.as_fd()));
-        let call = Call {
-            connection: Passed::new(pending.connection.as_fd()),
-            peer: pending.caller.peer,
-            accepted_usec: pending.caller.accepted_usec,
+        let stderr = output.as_ref().map(|(_, write)| InheritedFd::new(write.as_fd()));
+        let call = Conn {
+            connection: InheritedFd::new(pending.connection.as_fd()),
+            peer: pending.client.peer,
+            accepted_usec: pending.client.accepted_usec,
             called: pending.header.and_then(|header| header.called),
             header: pending.header.map_or(0, |header| header.length as u64),
-            id: self.id(pending.caller.number),
+            id: self.id(pending.client.number),
         };
-        let (record, preparation) = (pending.slot.pid_word(), self.preparation);
-        let made = if preparation.execs() && preparation.may_share_memory() {
-            let program = preparation.program(&call);
+        let (record, spec) = (pending.slot.pid_word(), self.spec);
+        let made = if spec.execs() && spec.may_share_memory() {
+            let program = spec.program(&call);
             let (program, desk) = (program.as_deref(), &self.desk);
-            let become_it = &mut || connection::serve_sharing(preparation, &call, stderr, program, desk);
+            let become_it = &mut || child::serve_sharing(spec, &call, stderr, program, desk);
             let made = self.nursery.run_until_exec(record, become_it);
             self.desk.clear();
             made
         } else {
-            self.nursery.fork(record, serve_in_fork, (call, preparation, stderr))
+            self.nursery.fork(record, serve_in_fork, (call, spec, stderr))
         };
         match made {
             Ok(pid) => {
-                let Pending { slot, connection, caller, header, .. } = pending;
+                let Pending { slot, connection, client, header, .. } = pending;
                 let output = output.map(|(read, _)| self.listen_to(pid, read));
                 // The worker's copy of the connection closes here, unless somebody has to ask about it.
                 let kept = Some(connection).filter(|_| deadlines::keeps_connections(&self.plan.service));
-                self.live.insert(pid, Connection { kept, header, ..Connection::new(slot, caller, output) });
-                self.watch(pid, &caller);
+                self.children.insert(pid, Child { kept, header, ..Child::new(slot, client, output) });
+                self.watch(pid, &client);
             }
             Err(error) => self.keep(pending, error),
         }
@@ -170,7 +180,7 @@ impl Worker {
 
     /// A pipe for what a program says on stderr, if that becomes records.
     pub(super) fn output_pipe(&self) -> io::Result<Option<(OwnedFd, OwnedFd)>> {
-        let wanted = self.preparation.execs() && self.plan.service.stderr == Stderr::Log;
+        let wanted = self.spec.execs() && self.plan.service.stderr == Stderr::Log;
         wanted.then(fd::pipe).transpose()
     }
 
@@ -198,13 +208,13 @@ impl Worker {
 
     /// Writes the record of a connection that never got a process, and closes it.
     pub(super) fn not_started(&mut self, pending: &Pending, reason: &str) {
-        self.tally.count(Count::Completed);
+        self.counters.count(Count::Completed);
         let nothing = Ended::default();
-        self.record(&pending.caller, &nothing, Exit::NotStarted(reason), None);
+        self.record(&pending.client, &nothing, Exit::NotStarted(reason), None);
     }
 
     pub(super) fn reap(&mut self) {
-        if !self.preparation.signals().take(Signal::SIGCHLD) {
+        if !self.spec.signals().take(Signal::SIGCHLD) {
             return;
         }
         while let Some(pid) = self.stopped_spare() {
@@ -217,12 +227,12 @@ impl Worker {
         while let Some(ended) = self.reap_one() {
             any = true;
             self.hear_reports();
-            if let Some(connection) = self.live.remove(ended.pid) {
+            if let Some(connection) = self.children.remove(ended.pid) {
                 self.finish(connection, &ended);
             }
         }
         if any {
-            self.tally.set(Count::RecordsDropped, self.log.dropped());
+            self.counters.set(Count::RecordsDropped, self.log.dropped());
             // What just ended may have left room for the process that is wanted.
             self.pool.slot_freed();
             if let Some(pending) = self.pending.take() {
@@ -232,64 +242,64 @@ impl Worker {
     }
 
     /// A connection process has ended: the last lines of its stderr, its record, and its slot back.
-    fn finish(&mut self, mut connection: Connection, ended: &Ended) {
+    fn finish(&mut self, mut connection: Child, ended: &Ended) {
         if let Some(output) = &mut connection.output {
             let _ = self.poller.remove(output.descriptor());
-            let id = self.id(connection.caller.number);
+            let id = self.id(connection.client.number);
             output.drain(&mut |text| self.write_line(id, ended.pid, text));
         }
         self.pool.remove(ended.pid);
         if connection.waits {
             return self.lose_spare(&connection, ended);
         }
-        self.tally.count(Count::Completed);
+        self.counters.count(Count::Completed);
         if ended.ending.is_crash() {
-            self.tally.count(Count::Crashes);
+            self.counters.count(Count::Crashes);
             // A program has a layout of its own, anew with each exec.
-            if !self.preparation.execs() && !std::mem::replace(&mut self.reported_worn, true) {
-                self.report(&Report::Worn);
+            if !self.spec.execs() && !std::mem::replace(&mut self.reported_renewal, true) {
+                self.report(&WorkerReport::NeedsRenewal);
             }
         }
         let bytes = connection.bytes();
         // The client is not to wait for the record, nor for a process that has left the group and kept the connection.
         connection.kept.take().inspect(|kept| stream::end(kept.as_fd()));
-        let failed = ended.ending == Ending::Exited(connection::FAILED_TO_BEGIN);
+        let failed = ended.ending == Ending::Exited(FAILED_TO_BEGIN);
         let failure = connection.failure.filter(|_| failed);
         let reason = failure.map(|failure| failure.explain(&self.plan.service));
-        let timeout = connection.timeout(ended.ending).inspect(|_| self.tally.count(Count::Timeouts));
+        let timeout = connection.timeout(ended.ending).inspect(|_| self.counters.count(Count::Timeouts));
         let exit = match (timeout, reason.as_deref()) {
             (Some(deadline), _) => Exit::TimedOut(deadline),
             (None, Some(reason)) => Exit::NotStarted(reason),
             (None, None) => Exit::Ended(ended.ending),
         };
-        self.record(&connection.caller, ended, exit, bytes);
+        self.record(&connection.client, ended, exit, bytes);
         // Nobody is punished for a check of a proxy, whose source may be that of others.
         if reason.is_none() && !connection.is_of_proxy() {
-            self.punish(&connection.caller, penalties::offence(ended.ending, timeout.is_some()));
+            self.punish(&connection.client, penalties::offence(ended.ending, timeout.is_some()));
         }
     }
 
     /// Lines from a program that is still running.
     pub(super) fn read_output(&mut self, pid: Pid) {
-        let Some(mut connection) = self.live.remove(pid) else { return };
-        let id = self.id(connection.caller.number);
+        let Some(mut connection) = self.children.remove(pid) else { return };
+        let id = self.id(connection.client.number);
         if let Some(mut output) = connection.output.take() {
-            if output.read(&mut |text| self.write_line(id, pid, text)) == State::Closed {
+            if output.read(&mut |text| self.write_line(id, pid, text)) == PipeState::Closed {
                 let _ = self.poller.remove(output.descriptor());
             } else {
                 connection.output = Some(output);
             }
         }
-        self.live.insert(pid, connection);
+        self.children.insert(pid, connection);
     }
 
     fn write_line(&self, id: ConnectionId, pid: Pid, text: &[u8]) {
         self.log.output(&OutputLine { service: &self.plan.service.name, id, pid, text });
     }
 
-    pub(super) fn record(&self, caller: &Caller, ended: &Ended, exit: Exit<'_>, bytes: Option<(u64, u64)>) {
-        let id = self.id(caller.number);
-        let record = ConnectionRecord::new(&self.plan.service.name, id, caller, ended, exit);
+    pub(super) fn record(&self, client: &Client, ended: &Ended, exit: Exit<'_>, bytes: Option<(u64, u64)>) {
+        let id = self.id(client.number);
+        let record = ConnectionRecord::new(&self.plan.service.name, id, client, ended, exit);
         self.log.connection(&ConnectionRecord { bytes, ..record });
     }
 

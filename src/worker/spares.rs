@@ -3,25 +3,26 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::live::Connection;
+use super::children::Child;
 use super::{Worker, penalties};
-use crate::config::Level;
-use crate::connection::spare::{self, Again, Post};
-use crate::connection::{Report, Served};
-use crate::journal::Exit;
-use crate::shared::{Caller, Copies, Count, NoSlot};
-use crate::sys::fd::Passed;
+use crate::client::Client;
+use crate::ipc::reports::{ChildReport, Served};
+use crate::journal::{Exit, Level};
+use crate::scoreboard::{Count, NoSlot};
+use crate::spare::copies::Copies;
+use crate::spare::process::{self, Again, SpareContext};
+use crate::sys::fd::InheritedFd;
 use crate::sys::wait::{self, Ended, Ending, Pid};
 
 impl Worker {
     /// When the next spare is to be made.
     pub(super) fn next_spare(&self) -> Option<Instant> {
-        self.pool.next().filter(|_| self.intake.is_open())
+        self.pool.next().filter(|_| self.acceptor.is_open())
     }
 
     /// Makes one spare, if one is missing. Not more: somebody may be calling.
     pub(super) fn make_spare(&mut self) {
-        if self.pending.is_some() || !self.intake.is_open() || !self.pool.is_due() {
+        if self.pending.is_some() || !self.acceptor.is_open() || !self.pool.is_due() {
             return;
         }
         let Some(lines) = self.pool.lines() else { return };
@@ -29,11 +30,11 @@ impl Worker {
         let slot = match self.reserved.take().map_or_else(|| self.claim(), Ok) {
             Ok(slot) => slot,
             Err(NoSlot::Full) => return self.pool.rest_until_bell(),
-            Err(NoSlot::Crowded) => return self.pool.rest(),
+            Err(NoSlot::OverLoweredLimit) => return self.pool.rest(),
         };
         let number = self.connections + 1;
-        let post = Post {
-            preparation: self.preparation,
+        let post = SpareContext {
+            spec: self.spec,
             listeners: self.listeners,
             kept: self.kept,
             leash: lines.leash,
@@ -44,17 +45,16 @@ impl Worker {
             id: self.id(number),
             again: self.again(),
             sources: self.sources.map(|memory| (memory, slot.place())),
-            stderr: output.as_ref().map(|(_, write)| Passed::new(write.as_fd())),
+            stderr: output.as_ref().map(|(_, write)| InheritedFd::new(write.as_fd())),
         };
-        match self.nursery.fork(slot.pid_word(), spare::wait, post) {
+        match self.nursery.fork(slot.pid_word(), process::wait, post) {
             Ok(pid) => {
                 self.connections = number;
                 self.pool.add(pid, &lines);
                 let output = output.map(|(read, _)| self.listen_to(pid, read));
-                let caller = Caller { number, ..Caller::NOBODY };
-                let connection = Connection::new(slot, caller, output);
-                self.live
-                    .insert(pid, Connection { waits: true, several: post.again.is_some(), ..connection });
+                let client = Client { number, ..Client::NOBODY };
+                let connection = Child::new(slot, client, output);
+                self.children.insert(pid, Child { waits: true, several: post.again.is_some(), ..connection });
             }
             Err(_) => self.pool.rest(),
         }
@@ -72,13 +72,13 @@ impl Worker {
 
     /// Learns what has become of connections from the processes that serve several.
     pub(super) fn hear_reports(&mut self) {
-        // Calls first: a report may be about one of them.
+        // SpareEvents first: a report may be about one of them.
         self.hear_spares();
         let (mut ended, mut refused) = (Vec::new(), Vec::new());
         self.reports.read(|pid, report| match report {
-            Report::Ended(served) => ended.push((pid, served)),
-            Report::Refused(why) => refused.push(why),
-            report => self.live.note(pid, report),
+            ChildReport::Ended(served) => ended.push((pid, served)),
+            ChildReport::Refused(why) => refused.push(why),
+            report => self.children.note(pid, report),
         });
         refused.into_iter().for_each(|why| self.refuse(why));
         for (pid, served) in ended {
@@ -87,15 +87,15 @@ impl Worker {
     }
 
     fn end_one_of_several(&mut self, pid: Pid, served: Served) {
-        let count_next = || self.tally.count(Count::Accepted);
-        let ended = self.live.end(pid, count_next).or_else(|| {
+        let count_next = || self.counters.count(Count::Accepted);
+        let ended = self.children.end(pid, count_next).or_else(|| {
             // It was called, and served, since we listened.
             self.hear_spares();
-            self.live.end(pid, || self.tally.count(Count::Accepted))
+            self.children.end(pid, || self.counters.count(Count::Accepted))
         });
         // The end of a connection that never began is a handler's lie.
-        let Some((caller, waits)) = ended else { return };
-        self.tally.count(Count::Completed);
+        let Some((client, waits)) = ended else { return };
+        self.counters.count(Count::Completed);
         if waits {
             self.pool.add_again(pid);
         }
@@ -103,30 +103,30 @@ impl Worker {
         let cpu = Duration::from_micros(served.cpu_usec);
         let bytes = (served.traffic.received, served.traffic.sent);
         let ended = Ended { pid, ending, cpu, ..Ended::default() };
-        self.record(&caller, &ended, Exit::Ended(ending), Some(bytes));
-        self.punish(&caller, penalties::offence(ending, false));
+        self.record(&client, &ended, Exit::Ended(ending), Some(bytes));
+        self.punish(&client, penalties::offence(ending, false));
     }
 
     /// Learns which spares have been called.
     fn hear_spares(&mut self) {
         // Counted before it is noted: a worker that dies in between has lost a connection, and not won one.
         let (has_deadlines, mut called, mut kept) = (self.must_hear(), Vec::new(), Vec::new());
-        self.pool.listen(|pid, caller| {
+        self.pool.listen(|pid, client| {
             if has_deadlines {
-                called.push((pid, *caller));
+                called.push((pid, *client));
             }
             // One that was stopped and let in somebody after all the others had gone: the supervisor counts anew.
             self.reported_retired = false;
-            self.live.call(pid, caller, || self.tally.count(Count::Accepted))
+            self.children.call(pid, client, || self.counters.count(Count::Accepted))
         });
         if let Some(copies) = &self.copies {
             copies.read(|pid, process, copy| {
-                if self.live.keep(pid, process, copy) && has_deadlines {
+                if self.children.keep(pid, process, copy) && has_deadlines {
                     kept.push(pid);
                 }
             });
         }
-        called.into_iter().for_each(|(pid, caller)| self.watch(pid, &caller));
+        called.into_iter().for_each(|(pid, client)| self.watch(pid, &client));
         kept.into_iter().for_each(|pid| self.watch_bytes(pid));
     }
 
@@ -136,7 +136,7 @@ impl Worker {
     }
 
     /// A spare has ended that nobody had called.
-    pub(super) fn lose_spare(&mut self, connection: &Connection, ended: &Ended) {
+    pub(super) fn lose_spare(&mut self, connection: &Child, ended: &Ended) {
         if self.pool.is_dismissed() || ended.ending == Ending::Exited(0) {
             return self.pool.has_left();
         }

@@ -5,10 +5,13 @@
 //! that peeks (`MSG_PEEK`) may offer more, and then takes [`Header::length`] bytes off the socket, no more; with
 //! `SO_RCVLOWAT` at what is there plus [`Parsed::NeedMore`] it is not woken before another look can tell anything.
 
+mod reader;
 mod v1;
 mod v2;
 
 use std::net::SocketAddr;
+
+pub(crate) use reader::{Read, Reading};
 
 /// The longest header of version 1, with its CR LF; also the shortest buffer that is of use.
 pub(crate) const LONGEST_V1: usize = 107;
@@ -29,14 +32,14 @@ pub(crate) enum Parsed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Header {
     /// Whose connection it is.
-    pub(crate) client: Client,
+    pub(crate) client: ProxiedClient,
     /// How many bytes it has.
     pub(crate) length: usize,
 }
 
 /// Whose connection it is, in the proxy's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Client {
+pub(crate) enum ProxiedClient {
     /// A TCP client's. IPv4-mapped addresses are IPv4 here.
     Tcp {
         /// The client.
@@ -124,9 +127,9 @@ fn need(bytes: &[u8], least: usize) -> Parsed {
 }
 
 /// A TCP client's.
-fn tcp(source: SocketAddr, destination: SocketAddr) -> Client {
+fn tcp(source: SocketAddr, destination: SocketAddr) -> ProxiedClient {
     let unmapped = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
-    Client::Tcp { source: unmapped(source), destination: unmapped(destination) }
+    ProxiedClient::Tcp { source: unmapped(source), destination: unmapped(destination) }
 }
 
 #[cfg(test)]

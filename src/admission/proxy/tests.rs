@@ -17,8 +17,8 @@ fn error(bytes: &[u8]) -> ProxyError {
     parse(bytes, LIMIT).map(|parsed| panic!("{parsed:?}: {}", bytes.escape_ascii())).unwrap_err()
 }
 
-fn from(source: &str, destination: &str) -> Client {
-    Client::Tcp { source: source.parse().unwrap(), destination: destination.parse().unwrap() }
+fn from(source: &str, destination: &str) -> ProxiedClient {
+    ProxiedClient::Tcp { source: source.parse().unwrap(), destination: destination.parse().unwrap() }
 }
 
 fn v2(command: u8, family: u8, block: &[u8]) -> Vec<u8> {
@@ -43,7 +43,7 @@ fn with_checksum(command: u8, family: u8, addresses: &[u8]) -> Vec<u8> {
 }
 
 /// Every kind of header that is right.
-fn good() -> Vec<(Vec<u8>, Client)> {
+fn good() -> Vec<(Vec<u8>, ProxiedClient)> {
     let text = |line: &str| format!("{line}\r\n").into_bytes();
     let mut unix = [0; 216];
     unix[..6].copy_from_slice(b"/run/x");
@@ -70,27 +70,27 @@ fn good() -> Vec<(Vec<u8>, Client)> {
             ),
         ),
         (text("PROXY TCP6 ::ffff:192.0.2.1 ::1 9 10"), from("192.0.2.1:9", "[::1]:10")),
-        (text("PROXY UNKNOWN"), Client::Unknown),
-        (text("PROXY UNKNOWN what ever\0it \u{e9} is"), Client::Unknown),
-        (text(&format!("PROXY UNKNOWN {}", "x".repeat(91))), Client::Unknown),
+        (text("PROXY UNKNOWN"), ProxiedClient::Unknown),
+        (text("PROXY UNKNOWN what ever\0it \u{e9} is"), ProxiedClient::Unknown),
+        (text(&format!("PROXY UNKNOWN {}", "x".repeat(91))), ProxiedClient::Unknown),
         (v2(1, 0x11, &TCP4), plain4),
         (v2(1, 0x11, &[&TCP4[..], &tlv(2, b"12345")].concat()), plain4),
         (v2(1, 0x11, &[&TCP4[..], &tlv(0xe0, &[3; 3000])].concat()), plain4),
         (v2(1, 0x21, &tcp6), from("[2001:db8::1]:65535", "[::1]:25")),
         (v2(1, 0x21, &mapped), from("192.0.2.1:1", "[::1]:2")),
-        (v2(1, 0x31, &unix), Client::Unix),
-        (v2(1, 0x00, &[]), Client::Unknown),
-        (v2(1, 0x00, &[1, 2]), Client::Unknown),
-        (v2(1, 0x10, &[]), Client::Unknown),
-        (v2(1, 0x01, &[]), Client::Unknown),
-        (v2(1, 0x12, &TCP4), Client::Unknown),
-        (v2(0, 0x00, &[]), Client::Local),
-        (v2(0, 0xff, &[3]), Client::Local),
-        (v2(0, 0x11, &TCP4), Client::Local),
+        (v2(1, 0x31, &unix), ProxiedClient::Unix),
+        (v2(1, 0x00, &[]), ProxiedClient::Unknown),
+        (v2(1, 0x00, &[1, 2]), ProxiedClient::Unknown),
+        (v2(1, 0x10, &[]), ProxiedClient::Unknown),
+        (v2(1, 0x01, &[]), ProxiedClient::Unknown),
+        (v2(1, 0x12, &TCP4), ProxiedClient::Unknown),
+        (v2(0, 0x00, &[]), ProxiedClient::Local),
+        (v2(0, 0xff, &[3]), ProxiedClient::Local),
+        (v2(0, 0x11, &TCP4), ProxiedClient::Local),
         (with_checksum(1, 0x11, &TCP4), plain4),
         (with_checksum(1, 0x21, &tcp6), from("[2001:db8::1]:65535", "[::1]:25")),
-        (with_checksum(0, 0x00, &[]), Client::Local),
-        (with_checksum(1, 0x31, &unix), Client::Unix),
+        (with_checksum(0, 0x00, &[]), ProxiedClient::Local),
+        (with_checksum(1, 0x31, &unix), ProxiedClient::Unix),
     ]
 }
 
@@ -326,7 +326,7 @@ fn random_bytes_harm_nothing() {
 /// A real address of the type that the rest of the program has.
 #[test]
 fn addresses_are_plain() {
-    let Client::Tcp { source, .. } = header(b"PROXY TCP6 ::ffff:1.2.3.4 ::1 5 6\r\n").client else {
+    let ProxiedClient::Tcp { source, .. } = header(b"PROXY TCP6 ::ffff:1.2.3.4 ::1 5 6\r\n").client else {
         panic!()
     };
     assert_eq!(source, "1.2.3.4:5".parse::<SocketAddr>().unwrap());
@@ -339,7 +339,7 @@ fn headers_of_haproxy_are_read() {
         hex.split(' ').map(|digits| u8::from_str_radix(digits, 16).unwrap()).collect()
     };
     let check = bytes("0d 0a 0d 0a 00 0d 0a 51 55 49 54 0a 20 00 00 07 03 00 04 a9 b8 7e 8f");
-    assert_eq!(header(&check), Header { client: Client::Local, length: 23 });
+    assert_eq!(header(&check), Header { client: ProxiedClient::Local, length: 23 });
     let mut unique = bytes(
         "0d 0a 0d 0a 00 0d 0a 51 55 49 54 0a 21 11 00 3a 7f 00 00 01 7f 00 00 01 89 8a 49 71 03 00 04 76 62 4a 2c \
          05 00 24 36 33 62 34 63 35 62 61 2d 63 61 63 65 2d 34 64 39 36 2d 62 35 39 61 2d 37 31 33 35 38 64 63 35 \

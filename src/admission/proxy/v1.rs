@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-use super::{Client, Header, LONGEST_V1, Parsed, ProxyError, need, tcp};
+use super::{Header, LONGEST_V1, Parsed, ProxiedClient, ProxyError, need, tcp};
 
 pub(super) const SIGNATURE: &[u8] = b"PROXY ";
 
@@ -50,11 +50,11 @@ fn shortest(text: &[u8]) -> Result<usize, ProxyError> {
 }
 
 /// Whose connection a line is about; it comes without its end.
-fn client(line: &[u8]) -> Result<Client, ProxyError> {
+fn client(line: &[u8]) -> Result<ProxiedClient, ProxyError> {
     let text = line.get(SIGNATURE.len()..).ok_or(ProxyError::LineEnd)?;
     // Whatever else is on such a line is to be ignored.
     if text == b"UNKNOWN" || text.starts_with(b"UNKNOWN ") {
-        return Ok(Client::Unknown);
+        return Ok(ProxiedClient::Unknown);
     }
     let text = std::str::from_utf8(text).map_err(|_| ProxyError::Words)?;
     let mut words = text.split(' ');

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::{Client, Header, Parsed, ProxyError, need, tcp};
+use super::{Header, Parsed, ProxiedClient, ProxyError, need, tcp};
 use crate::admission::crc32c;
 
 pub(super) const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -64,7 +64,7 @@ pub(super) fn parse(bytes: &[u8], limit: usize) -> Result<Parsed, ProxyError> {
         return Err(ProxyError::TooShort);
     }
     let Some(block) = rest.get(..announced) else { return Ok(need(bytes, length)) };
-    let client = if local == Some(true) { Client::Local } else { client(kind, block)? };
+    let client = if local == Some(true) { ProxiedClient::Local } else { client(kind, block)? };
     check(bytes.get(..length).unwrap_or_default(), kind)?;
     Ok(Parsed::Header(Header { client, length }))
 }
@@ -97,7 +97,7 @@ fn kind(byte: u8) -> Result<(Family, Protocol), ProxyError> {
     Ok((family, protocol))
 }
 
-fn client(kind: (Family, Protocol), block: &[u8]) -> Result<Client, ProxyError> {
+fn client(kind: (Family, Protocol), block: &[u8]) -> Result<ProxiedClient, ProxyError> {
     match kind {
         (Family::Inet, Protocol::Stream) => {
             let [source, destination] = pair::<4>(block)?;
@@ -115,9 +115,9 @@ fn client(kind: (Family, Protocol), block: &[u8]) -> Result<Client, ProxyError> 
                 SocketAddr::new(Ipv6Addr::from(destination).into(), to),
             ))
         }
-        (Family::Unix, Protocol::Stream) => Ok(Client::Unix),
+        (Family::Unix, Protocol::Stream) => Ok(ProxiedClient::Unix),
         // "not required to implement other ones, provided that it automatically falls back to the UNSPEC mode"
-        _ => Ok(Client::Unknown),
+        _ => Ok(ProxiedClient::Unknown),
     }
 }
 

@@ -2,17 +2,18 @@
 
 use clap::Command;
 
-use super::{Failure, commands, keys, messages};
+use super::{GenerateError, commands, keys, messages};
 use crate::config::keys::{LOG, SERVICE, SUPERVISOR};
 
 /// The page as scdoc(1) takes it.
-pub(super) fn page(name: &str, source: &str, preforkd: &Command) -> Result<String, Failure> {
+pub(super) fn page(name: &str, source: &str, preforkd: &Command) -> Result<String, GenerateError> {
     let mut page = String::with_capacity(2 * source.len());
     for line in source.lines() {
         match line.strip_prefix('@').and_then(|line| line.strip_suffix('@')) {
             Some(what) => {
                 let text = fill(what, preforkd);
-                let text = text.ok_or_else(|| Failure::Unknown { page: name.into(), line: line.into() })?;
+                let text =
+                    text.ok_or_else(|| GenerateError::Unknown { page: name.into(), line: line.into() })?;
                 page.push_str(text.trim_end());
             }
             None => page.push_str(&line.replace("@VERSION@", env!("CARGO_PKG_VERSION"))),

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use clap::{Arg, ArgMatches, Command, value_parser};
 use clap_complete::Shell;
 
-use super::output::complain;
+use crate::cli::output::complain;
 use crate::exit;
 
 /// Runs the `generate` command with this process's arguments.
@@ -54,7 +54,7 @@ fn command() -> Command {
         )
 }
 
-fn run(matches: &ArgMatches) -> Result<(), Failure> {
+fn run(matches: &ArgMatches) -> Result<(), GenerateError> {
     let path = |matches: &ArgMatches, name| matches.get_one::<PathBuf>(name).cloned().unwrap_or_default();
     match matches.subcommand() {
         Some(("man", matches)) => manual(&path(matches, "SOURCE"), &path(matches, "TARGET")),
@@ -65,7 +65,7 @@ fn run(matches: &ArgMatches) -> Result<(), Failure> {
 
 /// Why something was not written.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+enum GenerateError {
     /// A file or directory.
     #[error("{path}: {source}")]
     File {
@@ -84,9 +84,9 @@ enum Failure {
     },
 }
 
-fn at(path: &Path) -> impl FnOnce(io::Error) -> Failure {
+fn at(path: &Path) -> impl FnOnce(io::Error) -> GenerateError {
     let path = path.to_owned();
-    |source| Failure::File { path, source }
+    |source| GenerateError::File { path, source }
 }
 
 /// The command line as `preforkd --help` has it, with the names that usage texts need.
@@ -97,7 +97,7 @@ fn preforkd() -> Command {
 }
 
 /// Every `*.scd` of `source`, filled in, and for each command the name of its page.
-fn manual(source: &Path, target: &Path) -> Result<(), Failure> {
+fn manual(source: &Path, target: &Path) -> Result<(), GenerateError> {
     fs::create_dir_all(target).map_err(at(target))?;
     let preforkd = preforkd();
     for entry in fs::read_dir(source).map_err(at(source))? {
@@ -117,7 +117,7 @@ fn manual(source: &Path, target: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn completions(target: &Path) -> Result<(), Failure> {
+fn completions(target: &Path) -> Result<(), GenerateError> {
     fs::create_dir_all(target).map_err(at(target))?;
     for (shell, name) in
         [(Shell::Bash, "preforkd"), (Shell::Zsh, "_preforkd"), (Shell::Fish, "preforkd.fish")]

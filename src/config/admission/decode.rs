@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::draft::Policy;
-use super::{LONGEST_MESSAGE, Rate, RateUnit, penalties};
+use super::draft::OverloadWord;
+use super::penalties;
 use crate::admission::prefix::{Prefix, PrefixError};
+use crate::admission::{LONGEST_MESSAGE, Rate, RateUnit};
 use crate::config::draft::{ServiceDraft, table};
 use crate::config::value::{Fault, Faults, Value, choice, collect, duration, one_or_more, set, text, whole};
 
@@ -124,7 +125,8 @@ pub(in crate::config) fn penalty_exempt(draft: &mut ServiceDraft, value: &Value<
 
 /// `overload`
 pub(in crate::config) fn overload(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
-    let words = [("queue", Policy::Queue), ("refuse", Policy::Refuse), ("reset", Policy::Reset)];
+    let words =
+        [("queue", OverloadWord::Queue), ("refuse", OverloadWord::Refuse), ("reset", OverloadWord::Reset)];
     set(&mut draft.admission.overload, choice(value, &words))
 }
 

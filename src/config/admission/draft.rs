@@ -6,16 +6,17 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::{Deadlines, Offence, Overload, Penalties, Rate, SourceLimits};
 use crate::admission::prefix::Prefix;
-use crate::admission::prefixes::Place;
-use crate::admission::{Listed, Prefixes, Rules};
+use crate::admission::prefixes::WrittenAt;
+use crate::admission::{
+    Deadlines, Listed, Offence, Overload, Penalties, Policy, Prefixes, Rate, Rules, SourceLimits,
+};
 use crate::config::source::Origin;
 use crate::config::value::{Fault, Faults};
 
 /// What the keys of a section said about admission.
 #[derive(Debug, Default)]
-pub(in crate::config) struct Admission {
+pub(in crate::config) struct PolicyDraft {
     pub(in crate::config) allow: Vec<Spanned<Prefix>>,
     pub(in crate::config) deny: Vec<Spanned<Prefix>>,
     pub(in crate::config) proxies: Vec<Spanned<Prefix>>,
@@ -23,7 +24,7 @@ pub(in crate::config) struct Admission {
     pub(in crate::config) rate_per_source: Option<Rate>,
     pub(in crate::config) source_prefix_v4: Option<u8>,
     pub(in crate::config) source_prefix_v6: Option<u8>,
-    pub(in crate::config) overload: Option<Policy>,
+    pub(in crate::config) overload: Option<OverloadWord>,
     pub(in crate::config) refuse_message: Option<Spanned<String>>,
     pub(in crate::config) deadlines: Deadlines,
     pub(in crate::config) penalties: Vec<(Offence, Duration)>,
@@ -34,15 +35,15 @@ pub(in crate::config) struct Admission {
 
 /// A word of `overload`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::config) enum Policy {
+pub(in crate::config) enum OverloadWord {
     Queue,
     Refuse,
     Reset,
 }
 
-impl Admission {
+impl PolicyDraft {
     /// The checked values.
-    pub(in crate::config) fn check(self, origin: Origin<'_>) -> Result<super::Admission, Fault> {
+    pub(in crate::config) fn check(self, origin: Origin<'_>) -> Result<Policy, Fault> {
         let defaults = SourceLimits::default();
         let source = SourceLimits {
             prefix_v4: self.source_prefix_v4.unwrap_or(defaults.prefix_v4),
@@ -51,9 +52,9 @@ impl Admission {
             rate: self.rate_per_source,
         };
         let [allow, deny, proxies, exempt] = [&self.allow, &self.deny, &self.proxies, &self.penalty_exempt]
-            .map(|list| Written::new(list, origin));
+            .map(|list| AsWritten::new(list, origin));
         let penalties = self.penalties(Prefixes::new(exempt.listed()))?;
-        Ok(super::Admission {
+        Ok(Policy {
             rules: Rules::new(allow.listed(), deny.listed()),
             proxies: Prefixes::new(proxies.listed()),
             source,
@@ -124,35 +125,37 @@ fn first_of<'a>(list: &[&'a Spanned<Prefix>]) -> Option<(&'a Spanned<Prefix>, St
     Some((first, more))
 }
 
-fn overload(policy: Option<Policy>, message: Option<Spanned<String>>) -> Result<Overload, Fault> {
-    match (policy.unwrap_or(Policy::Queue), message) {
-        (Policy::Refuse, message) => {
+fn overload(policy: Option<OverloadWord>, message: Option<Spanned<String>>) -> Result<Overload, Fault> {
+    match (policy.unwrap_or(OverloadWord::Queue), message) {
+        (OverloadWord::Refuse, message) => {
             Ok(Overload::Refuse { message: message.map(Spanned::into_inner).unwrap_or_default() })
         }
         (_, Some(message)) => {
             Err(Fault::new(message.span(), "refuse_message is sent with overload = \"refuse\" only")
                 .help("add overload = \"refuse\", or remove refuse_message"))
         }
-        (Policy::Queue, None) => Ok(Overload::Queue),
-        (Policy::Reset, None) => Ok(Overload::Reset),
+        (OverloadWord::Queue, None) => Ok(Overload::Queue),
+        (OverloadWord::Reset, None) => Ok(Overload::Reset),
     }
 }
 
 /// A list of prefixes with the lines where they are.
-struct Written<'a> {
+struct AsWritten<'a> {
     name: Cow<'a, str>,
     prefixes: Vec<(Prefix, Option<u32>)>,
 }
 
-impl<'a> Written<'a> {
+impl<'a> AsWritten<'a> {
     fn new(list: &[Spanned<Prefix>], origin: Origin<'a>) -> Self {
         let start = list.first().map_or(0, |first| first.span().start);
         let lines = origin.lines(list.iter().map(|prefix| prefix.span().start));
         let prefixes = list.iter().map(|prefix| *prefix.get_ref()).zip(lines).collect();
-        Written { name: origin.name(start), prefixes }
+        AsWritten { name: origin.name(start), prefixes }
     }
 
     fn listed(&self) -> impl Iterator<Item = Listed<'_>> {
-        self.prefixes.iter().map(|&(prefix, line)| Listed { prefix, place: Place { name: &self.name, line } })
+        self.prefixes
+            .iter()
+            .map(|&(prefix, line)| Listed { prefix, place: WrittenAt { name: &self.name, line } })
     }
 }

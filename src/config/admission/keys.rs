@@ -58,7 +58,7 @@ pub(in crate::config) const MAX_CONNECTIONS_PER_SOURCE: Key<ServiceDraft> = Key 
     placeholder: "N",
     default: None,
     example: "10",
-    doc: "Live connections of one source, over all workers",
+    doc: "Children connections of one source, over all workers",
     apply: Apply::Set(decode::max_connections_per_source),
 };
 

@@ -4,9 +4,9 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::*;
+use crate::admission::{Deadlines, Overload, Rate, RateUnit, SourceLimits};
 use crate::config::admission::decode;
-use crate::config::admission::draft::{Admission as Draft, Policy};
-use crate::config::admission::{Deadlines, Overload, Rate, RateUnit, SourceLimits};
+use crate::config::admission::draft::{OverloadWord, PolicyDraft as Draft};
 use crate::config::draft::ServiceDraft;
 use crate::config::key::Decoder;
 use crate::config::source::Origin;
@@ -20,7 +20,7 @@ fn with(lines: &str) -> Result<Service, String> {
     Ok(loaded.config.services.remove(0))
 }
 
-fn admission(lines: &str) -> Admission {
+fn admission(lines: &str) -> Policy {
     with(lines).unwrap_or_else(|problems| panic!("{problems}")).admission
 }
 
@@ -64,7 +64,7 @@ fn wrong_prefixes_are_errors_with_their_places() {
     refused("allow = [\"fe80::1%eth0\"]", &["has a zone", "write \"fe80::1\""]);
     refused("deny = [1]", &["p.toml:4:9", "a string"]);
     refused("allow = []", &["everybody or nobody", "remove the key"]);
-    assert_eq!(admission("deny = []\nproxy_protocol_from = []"), Admission::default());
+    assert_eq!(admission("deny = []\nproxy_protocol_from = []"), Policy::default());
 }
 
 #[test]
@@ -212,9 +212,11 @@ fn decoded(decoder: Decoder<ServiceDraft>, value: &str) -> Result<Draft, Vec<Str
 
 #[test]
 fn overload_policies() {
-    for (text, policy) in
-        [("\"queue\"", Policy::Queue), ("\"refuse\"", Policy::Refuse), ("\"reset\"", Policy::Reset)]
-    {
+    for (text, policy) in [
+        ("\"queue\"", OverloadWord::Queue),
+        ("\"refuse\"", OverloadWord::Refuse),
+        ("\"reset\"", OverloadWord::Reset),
+    ] {
         assert_eq!(decoded(decode::overload, text).unwrap().overload, Some(policy));
     }
     assert_eq!(decoded(decode::overload, "\"drop\"").unwrap_err(), ["\"drop\" is no value of this key"]);
@@ -230,10 +232,10 @@ fn overload_policies() {
     };
     let refuse = |message: &str| Ok(Overload::Refuse { message: message.into() });
     assert_eq!(check(None, None), Ok(Overload::Queue));
-    assert_eq!(check(Some(Policy::Reset), None), Ok(Overload::Reset));
-    assert_eq!(check(Some(Policy::Refuse), None), refuse(""));
-    assert_eq!(check(Some(Policy::Refuse), Some("busy")), refuse("busy"));
-    for policy in [None, Some(Policy::Queue), Some(Policy::Reset)] {
+    assert_eq!(check(Some(OverloadWord::Reset), None), Ok(Overload::Reset));
+    assert_eq!(check(Some(OverloadWord::Refuse), None), refuse(""));
+    assert_eq!(check(Some(OverloadWord::Refuse), Some("busy")), refuse("busy"));
+    for policy in [None, Some(OverloadWord::Queue), Some(OverloadWord::Reset)] {
         assert!(check(policy, Some("busy")).unwrap_err().help.unwrap().contains("overload = \"refuse\""));
     }
     refused("refuse_message = \"busy\"", &["p.toml:4:18", "with overload = \"refuse\" only"]);

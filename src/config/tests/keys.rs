@@ -19,7 +19,7 @@ fn an_empty_service_has_the_defaults() {
         spare: 0,
         connections_per_child: 1,
         max_connections: 1000,
-        admission: Admission::default(),
+        admission: Policy::default(),
         identity: Identity::default(),
         environment: BTreeMap::new(),
         limits: vec![],

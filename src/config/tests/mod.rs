@@ -9,13 +9,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use super::accounts::tests::fake;
-use super::flags::{Given, from_flags_for};
-use super::key::{Apply, Kind, Part};
-use super::keys::{LOG, SERVICE, SUPERVISOR, flags};
-use super::load::{Loaded, load_for, load_on};
-use super::service::Machine;
 use super::*;
+use crate::config::accounts::tests::fake;
+use crate::config::flags::{Given, from_flags_for};
+use crate::config::key::{Apply, Kind, Part};
+use crate::config::keys::{LOG, SERVICE, SUPERVISOR, flags};
+use crate::config::load::{Loaded, load_for, load_on};
+use crate::config::service::Machine;
+use crate::journal::{Level, LogTarget};
 
 /// A machine with a configuration directory of its own.
 struct Place {

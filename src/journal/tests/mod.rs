@@ -16,7 +16,8 @@ use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
 use super::*;
-use crate::shared::{ConnectionId, Deadline};
+use crate::admission::Deadline;
+use crate::client::ConnectionId;
 use crate::sys::wait::Ending;
 
 const ID: ConnectionId = ConnectionId { run: 0x5f3a1c, worker: 7, number: 123 };
@@ -57,7 +58,7 @@ impl Machine {
             stderr: self.stderr.as_fd(),
             journal_stream,
         };
-        Log::open_at(config::Log { target, level }, &places)
+        Log::open_at(crate::journal::LogSettings { target, level }, &places)
     }
 
     /// What `$JOURNAL_STREAM` would be if this stderr went to the journal.

@@ -1,0 +1,173 @@
+//! What the configuration says about admission: the checked values.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Deadlines, Prefix, Prefixes, Rules};
+
+/// Who gets in, how many of them, and how long they may stay.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Policy {
+    /// `allow` and `deny`.
+    pub(crate) rules: Rules,
+    /// The proxies whose PROXY header is required and believed.
+    pub(crate) proxies: Prefixes,
+    /// What one source may take.
+    pub(crate) source: SourceLimits,
+    /// What a source is to suffer for what it does.
+    pub(crate) penalties: Penalties,
+    /// What meets a connection beyond `max_connections`.
+    pub(crate) overload: Overload,
+    /// How long a connection may take.
+    pub(crate) deadlines: Deadlines,
+}
+
+impl Policy {
+    /// Forgets the lists of prefixes, for who has what he needs of them.
+    pub(crate) fn forget_lists(&mut self) {
+        (self.rules, self.proxies) = (Rules::default(), Prefixes::default());
+        self.penalties.exempt = Prefixes::default();
+    }
+}
+
+/// What one source may take. A source is a prefix of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SourceLimits {
+    /// How much of an IPv4 address is its source, 1 to 32.
+    pub(crate) prefix_v4: u8,
+    /// How much of an IPv6 address is its source, 1 to 128.
+    pub(crate) prefix_v6: u8,
+    /// Children connections; 1 to 1,000,000.
+    pub(crate) max_connections: Option<u32>,
+    /// New connections.
+    pub(crate) rate: Option<Rate>,
+}
+
+/// A token bucket: it holds `burst` tokens, and gets `count` of them, evenly, in each `per`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Rate {
+    /// 1 to 1,000,000.
+    pub(crate) count: u32,
+    /// In what time.
+    pub(crate) per: RateUnit,
+    /// 1 to 1,000,000.
+    pub(crate) burst: u32,
+}
+
+/// The time of a rate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum RateUnit {
+    /// `/s`
+    Second,
+    /// `/m`
+    Minute,
+    /// `/h`
+    Hour,
+}
+
+/// What meets a connection beyond `max_connections`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Overload {
+    /// It waits in the backlog.
+    #[default]
+    Queue,
+    /// It is accepted, sent this, and closed.
+    Refuse {
+        /// At most [`LONGEST_MESSAGE`] bytes; may be empty.
+        message: String,
+    },
+    /// It is accepted and reset.
+    Reset,
+}
+
+/// The longest `refuse_message`: it must fit into the send buffer of a new socket, so that nobody waits for the client.
+pub(crate) const LONGEST_MESSAGE: usize = 512;
+
+impl SourceLimits {
+    /// The source that an address belongs to.
+    pub(crate) fn source_of(&self, address: IpAddr) -> Prefix {
+        let address = address.to_canonical();
+        Prefix::around(address, if address.is_ipv4() { self.prefix_v4 } else { self.prefix_v6 })
+    }
+}
+
+impl Default for SourceLimits {
+    fn default() -> Self {
+        SourceLimits { prefix_v4: 32, prefix_v6: 64, max_connections: None, rate: None }
+    }
+}
+
+impl RateUnit {
+    /// As a duration.
+    pub(crate) fn duration(self) -> Duration {
+        Duration::from_secs(match self {
+            RateUnit::Second => 1,
+            RateUnit::Minute => 60,
+            RateUnit::Hour => 3600,
+        })
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = match self.per {
+            RateUnit::Second => "s",
+            RateUnit::Minute => "m",
+            RateUnit::Hour => "h",
+        };
+        write!(f, "{}/{unit} burst {}", self.count, self.burst)
+    }
+}
+
+/// What a source has done that costs it something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) enum Offence {
+    /// Its connection process was killed by a fault of its own memory or code.
+    Crash,
+    /// A deadline ended its connection.
+    Timeout,
+    /// Its connection process exited with this status.
+    Exit(u8),
+}
+
+/// What offences cost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Penalties {
+    /// By offence, each once; empty if there are none.
+    pub(crate) amounts: Vec<(Offence, Duration)>,
+    /// How much has to come together before the source is refused.
+    pub(crate) threshold: Duration,
+    /// How much can come together.
+    pub(crate) longest: Duration,
+    /// Who never has any.
+    pub(crate) exempt: Prefixes,
+}
+
+impl Default for Penalties {
+    fn default() -> Self {
+        let (threshold, longest) = (Duration::from_secs(15), Duration::from_secs(600));
+        Penalties { amounts: Vec::new(), threshold, longest, exempt: Prefixes::default() }
+    }
+}
+
+impl Penalties {
+    /// What this costs, if anything.
+    pub(crate) fn amount(&self, offence: Offence) -> Option<Duration> {
+        self.amounts.iter().find(|(other, _)| *other == offence).map(|(_, amount)| *amount)
+    }
+}
+
+impl fmt::Display for Offence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Offence::Crash => f.write_str("crash"),
+            Offence::Timeout => f.write_str("timeout"),
+            Offence::Exit(status) => status.fmt(f),
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! Which sources are there: live connections of each, its tokens, its penalties. One memory for a whole service, so that
+//! all is exact over its workers and spares.
+//!
+//! Nobody holds a lock, and everybody may be killed between any two instructions. Children connections are counted by what
+//! is written in their slots ([`members`]); a count beside it only tells when it is worth counting. Tokens and penalties
+//! are times in tables of fixed size ([`table`]), one word each.
+//!
+//! A spare has this memory until it is called, and no stranger's code ever has it. It is input all the same: a number out
+//! of it can make a source wait, never longer than its limits say, and is no index.
+
+mod members;
+mod table;
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering::SeqCst;
+
+use serde::{Deserialize, Serialize};
+use siphasher::sip::SipHasher13;
+
+use super::Prefix;
+use crate::sys::memory::{self, AtomicU64, Mapping};
+use members::Members;
+use table::TimeTable;
+
+pub(crate) use members::Full;
+
+/// Where the parts are.
+const SECRET: usize = 0;
+const MEMBERS: usize = 4096;
+const TOKENS: usize = MEMBERS + Members::LENGTH;
+const PENALTIES: usize = TOKENS + TimeTable::length(TOKEN_SETS);
+const PREFIXES: usize = PENALTIES + TimeTable::length(PENALTY_SETS);
+const LENGTH: usize = PREFIXES + PENALTY_SETS * TimeTable::WAYS * PREFIX_WORDS * 8;
+
+/// Sources that have used up part of their burst; the memory is taken only when there are so many.
+const TOKEN_SETS: usize = 1 << 17;
+
+/// Sources that have a penalty.
+const PENALTY_SETS: usize = 1 << 13;
+
+/// An address, and the length of its prefix.
+const PREFIX_WORDS: usize = 3;
+
+/// The largest `max_connections`, and so the number of slots of every service.
+pub(crate) const MAX_SLOTS: u32 = 1_000_000;
+
+/// The slot of a connection: its row on the scoreboard, and where it is counted for its source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SlotIndex(u32);
+
+impl SlotIndex {
+    /// The slot with this number.
+    pub(crate) fn at(index: u32) -> Self {
+        SlotIndex(index)
+    }
+
+    pub(crate) fn index(self) -> u32 {
+        self.0
+    }
+}
+
+/// The memory, mapped.
+#[derive(Debug)]
+pub(crate) struct Sources(Mapping);
+
+/// A source under this memory's secret, so that nobody can choose addresses that meet in a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Source {
+    /// Never 0, and its lowest bit is.
+    key: u64,
+    prefix: Prefix,
+}
+
+/// A token bucket, as an interval: the generic cell rate algorithm (ITU-T I.371). It needs one time for each source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Bucket {
+    /// From one token to the next, in nanoseconds.
+    pub(crate) interval: u64,
+    /// How many it holds; at least 1.
+    pub(crate) burst: u32,
+}
+
+/// Nanoseconds of CLOCK_MONOTONIC.
+pub(crate) type Nanos = u64;
+
+/// Set in a penalty's time when it has grown so long that the source is to wait.
+const WAITS: u64 = 1;
+
+impl Sources {
+    /// New and empty, and its memory file to hand on.
+    pub(crate) fn create() -> io::Result<(Sources, OwnedFd)> {
+        let file = memory::create(c"preforkd-sources", LENGTH)?;
+        let sources = Sources::open(file.as_fd())?;
+        for word in sources.0.long_words(SECRET, 2) {
+            // Its keys are from getrandom(2).
+            word.store(RandomState::new().build_hasher().finish(), SeqCst);
+        }
+        Ok((sources, file))
+    }
+
+    /// Those in `file`.
+    pub(crate) fn open(file: BorrowedFd<'_>) -> io::Result<Sources> {
+        Mapping::new(file, LENGTH).map(Sources)
+    }
+
+    /// A source by its prefix.
+    pub(crate) fn source(&self, prefix: Prefix) -> Source {
+        let mut hasher = match self.0.long_words(SECRET, 2) {
+            [one, other] => SipHasher13::new_with_keys(one.load(SeqCst), other.load(SeqCst)),
+            _ => SipHasher13::new(),
+        };
+        match prefix.network() {
+            IpAddr::V4(ip) => hasher.write_u32(ip.to_bits()),
+            IpAddr::V6(ip) => hasher.write_u128(ip.to_bits()),
+        }
+        hasher.write_u8(prefix.length());
+        Source { key: (hasher.finish() & !members::APPLIES).max(2), prefix }
+    }
+
+    /// Counts the connection in this slot for its source, if that has fewer than `limit`.
+    pub(crate) fn enter(&self, place: SlotIndex, source: Source, limit: u32) -> Result<(), Full> {
+        self.members().enter(place.index(), source.key, limit)
+    }
+
+    /// Counts the connection in this slot for nobody any more.
+    pub(crate) fn leave(&self, place: SlotIndex) {
+        self.members().leave(place.index());
+    }
+
+    /// Counts it for another source, or for one at all; the configuration has changed. `still` tells whether the slot
+    /// still has the same connection.
+    pub(crate) fn move_to(&self, place: SlotIndex, source: Source, still: impl Fn() -> bool) {
+        self.members().move_to(place.index(), source.key, still);
+    }
+
+    /// How many connections are counted for a source, whichever.
+    pub(crate) fn counted(&self) -> u32 {
+        self.members().count()
+    }
+
+    /// Takes a token, if there is one.
+    pub(crate) fn take_token(&self, source: Source, bucket: Bucket, now: Nanos) -> bool {
+        let Some((_, time)) = self.tokens().claim(source.key, now) else { return true };
+        let full = now.saturating_add(bucket.interval.saturating_mul(bucket.burst.into()));
+        let mut taken = false;
+        let _ = time.fetch_update(SeqCst, SeqCst, |time| {
+            // Not later than a bucket can be empty: the rate may have been another when this was written.
+            let from = time.clamp(now, full);
+            let to = from.saturating_add(bucket.interval);
+            taken = to <= full;
+            if taken { Some(to) } else { (from < time).then_some(from) }
+        });
+        taken
+    }
+
+    /// Whether a source has to wait for the end of its penalty.
+    pub(crate) fn waits(&self, source: Source, now: Nanos) -> bool {
+        let penalty = self.penalties().find(source.key);
+        penalty.is_some_and(|(_, time)| is_waiting(time.load(SeqCst), now))
+    }
+
+    /// Adds to a source's penalty, up to `longest`; from `threshold` on, all in nanoseconds, it waits until the penalty
+    /// has gone. Returns how long it waits from now, if it did not before.
+    pub(crate) fn punish(&self, source: Source, penalty: &Penalty, now: Nanos) -> Punished {
+        let Some((index, time)) = self.penalties().claim(source.key, now) else {
+            return Punished::default();
+        };
+        let longest = now.saturating_add(penalty.longest);
+        let mut punished = Punished::default();
+        let _ = time.fetch_update(SeqCst, SeqCst, |time| {
+            let until = time.clamp(now, longest).saturating_add(penalty.amount).min(longest);
+            let waited = is_waiting(time, now);
+            let waits = waited || until - now >= penalty.threshold;
+            punished = Punished { total: until - now, waits, waited };
+            Some(if waits { until | WAITS } else { until & !WAITS })
+        });
+        self.note_prefix(index, source.prefix);
+        punished
+    }
+
+    /// Forgets the penalties of all sources that `which` picks; returns them.
+    pub(crate) fn forgive(&self, now: Nanos, which: impl Fn(Prefix) -> bool) -> Vec<Prefix> {
+        let mut forgiven = Vec::new();
+        for (index, key, time) in self.penalties().entries() {
+            let until = time.load(SeqCst);
+            let Some(prefix) = self.prefix_at(index).filter(|_| until > now) else { continue };
+            // It may be another's already.
+            if self.source(prefix).key == key && which(prefix) {
+                time.store(0, SeqCst);
+                forgiven.push(prefix);
+            }
+        }
+        forgiven
+    }
+
+    fn members(&self) -> Members<'_> {
+        Members::at(&self.0, MEMBERS)
+    }
+
+    fn tokens(&self) -> TimeTable<'_> {
+        TimeTable::at(&self.0, TOKENS, TOKEN_SETS)
+    }
+
+    fn penalties(&self) -> TimeTable<'_> {
+        TimeTable::at(&self.0, PENALTIES, PENALTY_SETS)
+    }
+
+    fn prefix_words(&self, index: usize) -> &[AtomicU64] {
+        self.0.long_words(PREFIXES + index * PREFIX_WORDS * 8, PREFIX_WORDS)
+    }
+
+    fn note_prefix(&self, index: usize, prefix: Prefix) {
+        let (family, address) = match prefix.network() {
+            IpAddr::V4(ip) => (4, u128::from(ip.to_bits())),
+            IpAddr::V6(ip) => (6, ip.to_bits()),
+        };
+        let words = [family << 8 | u64::from(prefix.length()), (address >> 64) as u64, address as u64];
+        for (place, word) in self.prefix_words(index).iter().zip(words) {
+            place.store(word, SeqCst);
+        }
+    }
+
+    fn prefix_at(&self, index: usize) -> Option<Prefix> {
+        let [family, high, low] = self.prefix_words(index) else { return None };
+        let (family, address) = (family.load(SeqCst), [high, low].map(|word| word.load(SeqCst)));
+        let address = match family >> 8 {
+            4 => IpAddr::from((address[1] as u32).to_be_bytes()),
+            6 => IpAddr::from((u128::from(address[0]) << 64 | u128::from(address[1])).to_be_bytes()),
+            _ => return None,
+        };
+        Some(Prefix::around(address, family as u8))
+    }
+}
+
+fn is_waiting(time: u64, now: Nanos) -> bool {
+    time & WAITS != 0 && time > now
+}
+
+/// What one offence costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Penalty {
+    /// How long.
+    pub(crate) amount: Nanos,
+    /// How much has to come together before the source waits.
+    pub(crate) threshold: Nanos,
+    /// How much can come together.
+    pub(crate) longest: Nanos,
+}
+
+/// What an offence has led to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Punished {
+    /// All that has come together.
+    pub(crate) total: Nanos,
+    /// The source waits until it has gone.
+    pub(crate) waits: bool,
+    /// It did so before.
+    pub(crate) waited: bool,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,82 @@
+//! A time for each of many sources, in a table that never grows.
+//!
+//! A source whose time has passed needs no place; when all places that it could have are taken, the one whose time
+//! passes first is forgotten. So newcomers always find a place, and who has most to wait for is forgotten last: an
+//! attacker with more prefixes than places loses what each of them would have to wait, a little early, and he had
+//! a fresh prefix anyway.
+
+use std::sync::atomic::Ordering::SeqCst;
+
+use super::Nanos;
+use crate::sys::memory::{AtomicU64, Mapping};
+
+/// How often one looks for a place.
+const TRIES: u32 = 16;
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TimeTable<'a>(&'a [AtomicU64]);
+
+/// Words of a set: its keys, then their times.
+const SET: usize = 2 * TimeTable::WAYS;
+
+impl<'a> TimeTable<'a> {
+    /// Places that a source can have; their keys are one cache line, their times the next.
+    pub(crate) const WAYS: usize = 8;
+
+    /// In bytes.
+    pub(crate) const fn length(sets: usize) -> usize {
+        sets * SET * size_of::<u64>()
+    }
+
+    pub(crate) fn at(memory: &'a Mapping, offset: usize, sets: usize) -> Self {
+        TimeTable(memory.long_words(offset, sets * SET))
+    }
+
+    fn set(&self, key: u64) -> impl Iterator<Item = (usize, &'a AtomicU64, &'a AtomicU64)> {
+        let number = (key >> 1) as usize % (self.0.len() / SET).max(1);
+        places(number, self.0.get(number * SET..(number + 1) * SET).unwrap_or_default())
+    }
+
+    /// The place of a source, if it has one.
+    pub(crate) fn find(&self, key: u64) -> Option<(usize, &'a AtomicU64)> {
+        let mut set = self.set(key);
+        set.find(|(_, other, _)| other.load(SeqCst) == key).map(|(index, _, time)| (index, time))
+    }
+
+    /// The place of a source, or a new one. `None` if others took it each time.
+    pub(crate) fn claim(&self, key: u64, now: Nanos) -> Option<(usize, &'a AtomicU64)> {
+        for _ in 0..TRIES {
+            if let Some(found) = self.find(key) {
+                return Some(found);
+            }
+            let (index, place, time) = self.set(key).min_by_key(|(_, _, time)| time.load(SeqCst))?;
+            let (other, until) = (place.load(SeqCst), time.load(SeqCst));
+            if place.compare_exchange(other, key, SeqCst, SeqCst).is_err() {
+                continue;
+            }
+            if until > now {
+                let _ = time.compare_exchange(until, 0, SeqCst, SeqCst);
+            }
+            // Somebody else may have found another place for it at the same time.
+            if self.set(key).all(|(other, place, _)| other == index || place.load(SeqCst) != key) {
+                return Some((index, time));
+            }
+            let _ = place.compare_exchange(key, 0, SeqCst, SeqCst);
+            std::thread::yield_now();
+        }
+        None
+    }
+
+    /// All that have a place: where, the key, and the time.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (usize, u64, &'a AtomicU64)> {
+        let sets = self.0.chunks_exact(SET).enumerate();
+        let all = sets.flat_map(|(number, set)| places(number, set));
+        all.map(|(index, key, time)| (index, key.load(SeqCst), time)).filter(|(_, key, _)| *key != 0)
+    }
+}
+
+/// The places of a set, each with its number in the table.
+fn places(number: usize, set: &[AtomicU64]) -> impl Iterator<Item = (usize, &AtomicU64, &AtomicU64)> {
+    let (keys, times) = set.split_at(set.len() / 2);
+    keys.iter().zip(times).zip(number * TimeTable::WAYS..).map(|((key, time), index)| (index, key, time))
+}

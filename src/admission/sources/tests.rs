@@ -1,0 +1,211 @@
+use super::*;
+use std::sync::atomic::AtomicU32;
+
+const SECOND: Nanos = 1_000_000_000;
+/// Any time; a machine that has just been started has an earlier one.
+const NOW: Nanos = 100_000 * SECOND;
+
+fn sources() -> Sources {
+    Sources::create().unwrap().0
+}
+
+fn source(sources: &Sources, text: &str) -> Source {
+    sources.source(text.parse().unwrap())
+}
+
+fn address(number: u32) -> Prefix {
+    Prefix::around(IpAddr::V4(number.into()), 32)
+}
+
+#[test]
+fn a_source_gets_in_as_often_as_its_limit_and_again_when_one_has_left() {
+    let sources = sources();
+    let (one, other) = (source(&sources, "192.0.2.1"), source(&sources, "192.0.2.2"));
+    for index in 0..3 {
+        sources.enter(SlotIndex::at(index), one, 3).unwrap();
+    }
+    assert_eq!(sources.enter(SlotIndex::at(3), one, 3), Err(Full));
+    sources.enter(SlotIndex::at(3), other, 3).unwrap();
+    sources.leave(SlotIndex::at(1));
+    sources.enter(SlotIndex::at(1), one, 3).unwrap();
+    assert_eq!(sources.enter(SlotIndex::at(4), one, 3), Err(Full));
+    assert_eq!(sources.counted(), 4);
+    (0..5).for_each(|index| sources.leave(SlotIndex::at(index)));
+    assert_eq!(sources.counted(), 0);
+}
+
+#[test]
+fn a_limit_can_change_in_both_directions() {
+    let sources = sources();
+    let one = source(&sources, "2001:db8::/64");
+    (0..5).for_each(|index| sources.enter(SlotIndex::at(index), one, 5).unwrap());
+    assert_eq!(sources.enter(SlotIndex::at(5), one, 2), Err(Full));
+    sources.enter(SlotIndex::at(5), one, 6).unwrap();
+    (0..5).for_each(|index| sources.leave(SlotIndex::at(index)));
+    sources.enter(SlotIndex::at(0), one, 2).unwrap();
+    assert_eq!(sources.enter(SlotIndex::at(1), one, 2), Err(Full));
+}
+
+#[test]
+fn a_rough_count_that_was_left_too_high_keeps_nobody_out() {
+    let sources = sources();
+    let one = source(&sources, "192.0.2.1");
+    for _ in 0..100 {
+        // What a worker leaves that is killed while it applies.
+        sources.members().apply_and_die(7, one.key);
+        sources.leave(SlotIndex::at(7));
+    }
+    sources.enter(SlotIndex::at(0), one, 2).unwrap();
+    sources.enter(SlotIndex::at(1), one, 2).unwrap();
+    assert_eq!(sources.enter(SlotIndex::at(2), one, 2), Err(Full));
+}
+
+/// Threads stand for the processes: the memory is the same, and nothing else is shared.
+#[test]
+fn however_many_apply_at_once_there_are_never_more_than_the_limit() {
+    const LIMIT: u32 = 3;
+    let (sources, file) = Sources::create().unwrap();
+    let one = source(&sources, "192.0.2.1");
+    let (inside, entered) = (AtomicU32::new(0), AtomicU32::new(0));
+    std::thread::scope(|scope| {
+        for index in 0..8 {
+            let (file, inside, entered) = (&file, &inside, &entered);
+            scope.spawn(move || {
+                let sources = Sources::open(file.as_fd()).unwrap();
+                for _ in 0..20_000 {
+                    if sources.enter(SlotIndex::at(index), one, LIMIT).is_ok() {
+                        assert!(inside.fetch_add(1, SeqCst) < LIMIT);
+                        entered.fetch_add(1, SeqCst);
+                        inside.fetch_sub(1, SeqCst);
+                        sources.leave(SlotIndex::at(index));
+                    }
+                }
+            });
+        }
+    });
+    assert!(entered.load(SeqCst) > 0);
+    assert_eq!(sources.counted(), 0);
+    (0..LIMIT).for_each(|index| sources.enter(SlotIndex::at(index), one, LIMIT).unwrap());
+}
+
+#[test]
+fn connections_move_to_another_source_unless_they_have_gone() {
+    let sources = sources();
+    let (narrow, wide) = (source(&sources, "192.0.2.1"), source(&sources, "192.0.2.0/24"));
+    sources.enter(SlotIndex::at(0), narrow, 9).unwrap();
+    sources.move_to(SlotIndex::at(0), wide, || true);
+    // One that was never counted.
+    sources.move_to(SlotIndex::at(1), wide, || true);
+    // One that has gone meanwhile.
+    sources.move_to(SlotIndex::at(2), wide, || false);
+    assert_eq!(sources.counted(), 2);
+    assert_eq!(sources.enter(SlotIndex::at(3), wide, 2), Err(Full));
+    (0..3).for_each(|index| sources.leave(SlotIndex::at(index)));
+    sources.enter(SlotIndex::at(0), wide, 1).unwrap();
+    assert_eq!(sources.enter(SlotIndex::at(1), wide, 1), Err(Full));
+}
+
+#[test]
+fn a_bucket_holds_its_burst_and_fills_with_its_rate() {
+    let sources = sources();
+    let bucket = Bucket { interval: SECOND / 10, burst: 20 };
+    let one = source(&sources, "192.0.2.1");
+    let take = |now| (0..100).filter(|_| sources.take_token(one, bucket, now)).count();
+    assert_eq!(take(NOW), 20);
+    assert_eq!(take(NOW + SECOND / 10 - 1), 0);
+    assert_eq!(take(NOW + SECOND / 10), 1);
+    assert_eq!(take(NOW + SECOND), 9);
+    assert_eq!(take(NOW + 100 * SECOND), 20);
+    assert!(sources.take_token(source(&sources, "192.0.2.2"), bucket, NOW));
+}
+
+#[test]
+fn a_slow_rate_of_before_does_not_outlive_a_reload() {
+    let sources = sources();
+    let one = source(&sources, "192.0.2.1");
+    let (slow, fast) = (Bucket { interval: 3600 * SECOND, burst: 5 }, Bucket { interval: SECOND, burst: 1 });
+    (0..5).for_each(|_| assert!(sources.take_token(one, slow, NOW)));
+    assert!(!sources.take_token(one, fast, NOW));
+    assert!(sources.take_token(one, fast, NOW + SECOND));
+}
+
+#[test]
+fn tokens_are_exact_for_many_at_once() {
+    let (_, file) = Sources::create().unwrap();
+    let bucket = Bucket { interval: 3600 * SECOND, burst: 1000 };
+    let taken = AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let sources = Sources::open(file.as_fd()).unwrap();
+                for round in 0..1000 {
+                    for number in 0..4 {
+                        if sources.take_token(sources.source(address(number)), bucket, NOW + round) {
+                            taken.fetch_add(1, SeqCst);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(taken.load(SeqCst), 4000);
+}
+
+#[test]
+fn millions_of_sources_lock_nobody_out_and_forget_the_worst_last() {
+    let sources = sources();
+    let bucket = Bucket { interval: 3600 * SECOND, burst: 3 };
+    let worst: Vec<_> = (0..100).map(|number| sources.source(address(number))).collect();
+    for source in &worst {
+        (0..3).for_each(|_| assert!(sources.take_token(*source, bucket, NOW)));
+    }
+    for number in 0..3_000_000 {
+        assert!(sources.take_token(sources.source(address(1_000_000 + number)), bucket, NOW + SECOND));
+    }
+    assert!(worst.iter().all(|source| !sources.take_token(*source, bucket, NOW + 2 * SECOND)));
+    assert!(sources.take_token(source(&sources, "203.0.113.1"), bucket, NOW + 2 * SECOND));
+}
+
+#[test]
+fn penalties_add_up_and_go_by() {
+    let sources = sources();
+    let one = source(&sources, "192.0.2.0/24");
+    let crash = Penalty { amount: 10 * SECOND, threshold: 15 * SECOND, longest: 30 * SECOND };
+    let punished = sources.punish(one, &crash, NOW);
+    assert_eq!(punished, Punished { total: 10 * SECOND, waits: false, waited: false });
+    assert!(!sources.waits(one, NOW));
+    let punished = sources.punish(one, &crash, NOW + SECOND);
+    assert_eq!(punished, Punished { total: 19 * SECOND, waits: true, waited: false });
+    assert!(sources.waits(one, NOW + 19 * SECOND));
+    // Not below the threshold, but when it has gone.
+    assert!(!sources.waits(one, NOW + 21 * SECOND));
+    (0..9).for_each(|_| _ = sources.punish(one, &crash, NOW + 2 * SECOND));
+    assert!(sources.waits(one, NOW + 31 * SECOND));
+    assert!(!sources.waits(one, NOW + 33 * SECOND));
+    assert!(!sources.waits(source(&sources, "192.0.3.0/24"), NOW));
+}
+
+#[test]
+fn penalties_can_be_forgiven() {
+    let sources = sources();
+    let penalty = Penalty { amount: 60 * SECOND, threshold: 0, longest: 60 * SECOND };
+    for text in ["192.0.2.1", "192.0.2.2", "2001:db8:1:2::/64"] {
+        assert!(sources.punish(source(&sources, text), &penalty, NOW).waits);
+    }
+    let forgiven = sources.forgive(NOW, |prefix| prefix == "192.0.2.2".parse().unwrap());
+    assert_eq!(forgiven, ["192.0.2.2".parse().unwrap()]);
+    assert!(!sources.waits(source(&sources, "192.0.2.2"), NOW));
+    assert!(sources.waits(source(&sources, "192.0.2.1"), NOW));
+    assert_eq!(sources.forgive(NOW, |_| true).len(), 2);
+    assert_eq!(sources.forgive(NOW, |_| true).len(), 0);
+}
+
+#[test]
+fn nonsense_in_the_memory_makes_nobody_wait_for_longer_than_he_could() {
+    let sources = sources();
+    let one = source(&sources, "192.0.2.1");
+    let bucket = Bucket { interval: SECOND, burst: 2 };
+    sources.tokens().claim(one.key, NOW).unwrap().1.store(u64::MAX, SeqCst);
+    assert!(!sources.take_token(one, bucket, NOW));
+    assert!(sources.take_token(one, bucket, NOW + SECOND));
+}

@@ -1,0 +1,127 @@
+//! Who a connection process is, where it stands, and what it may use.
+
+use std::io;
+use std::path::PathBuf;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::config::{self, Credentials, Identity, Limit};
+use crate::ipc::reports::Step;
+use crate::sys::process;
+
+/// What is set in every connection process before anything of a stranger runs.
+#[derive(Debug)]
+pub(crate) struct Confinement {
+    user: Option<Credentials>,
+    chroot: Option<PathBuf>,
+    /// `None` once the worker itself stands there.
+    directory: Option<PathBuf>,
+    /// `None` once the worker itself has it.
+    umask: Option<u32>,
+    nice: Option<i32>,
+    limits: Vec<(Resource, u64)>,
+    /// Whether there may be capabilities to give up.
+    is_privileged: bool,
+    /// The soft RLIMIT_NOFILE this worker was started with. A worker raises its own; a program that uses select(2)
+    /// breaks with descriptors above 1023, so it gets the old one back.
+    descriptors: Option<(u64, u64)>,
+}
+
+impl Confinement {
+    /// Prepares it, in a worker that has not raised its limits yet.
+    pub(crate) fn new(
+        identity: &Identity,
+        limits: &[Limit],
+        restore_descriptor_limit: bool,
+    ) -> io::Result<Self> {
+        let own = limits.iter().any(|limit| limit.resource == config::Resource::Nofile);
+        let descriptors = match restore_descriptor_limit && !own {
+            true => Some(getrlimit(Resource::RLIMIT_NOFILE)?),
+            false => None,
+        };
+        Ok(Confinement {
+            user: identity.user.clone(),
+            chroot: identity.chroot.clone(),
+            directory: Some(identity.working_directory.clone().unwrap_or_else(|| PathBuf::from("/"))),
+            umask: Some(identity.umask.unwrap_or(0o022)),
+            nice: identity.nice,
+            limits: limits.iter().map(|limit| (resource(limit.resource), limit.value)).collect(),
+            is_privileged: true,
+            descriptors,
+        })
+    }
+
+    /// Has the worker itself go where its children will, as far as that takes nothing from it, so that they need not.
+    pub(crate) fn preapply(&mut self) {
+        self.umask.take().into_iter().for_each(process::set_umask);
+        // A directory may be there for the user only, or only inside the chroot.
+        if self.user.is_none() && self.chroot.is_none() {
+            self.directory.take_if(|directory| std::env::set_current_dir(directory).is_ok());
+        }
+        self.is_privileged = process::has_capabilities();
+    }
+
+    /// Whether who enters it is somebody else than the worker.
+    pub(crate) fn is_somebody_else(&self) -> bool {
+        self.user.as_ref().is_some_and(|user| !process::is_user(user.uid))
+    }
+
+    /// Enters it, in a connection process, but for a low limit on descriptors. There is no way back.
+    pub(crate) fn enter(&self) -> Result<(), (Step, io::Error)> {
+        let at = |stage| move |error: io::Error| (stage, error);
+        process::new_group().map_err(at(Step::Group))?;
+        self.umask.into_iter().for_each(process::set_umask);
+        if let Some(nice) = self.nice {
+            process::set_nice(nice).map_err(at(Step::Nice))?;
+        }
+        for &(resource, value) in &self.limits {
+            // Last, when it serves.
+            if resource != Resource::RLIMIT_NOFILE || value >= UNTIL_SERVING {
+                process::set_limit(resource, value).map_err(at(Step::Limits))?;
+            }
+        }
+        if let Some(root) = &self.chroot {
+            process::change_root(root).map_err(at(Step::Root))?;
+        }
+        if let Some(user) = &self.user {
+            process::become_user(user.uid, user.gid, &user.groups).map_err(at(Step::User))?;
+        } else if self.is_privileged {
+            process::drop_capabilities();
+        }
+        // After the change of user: a directory that only root may enter is none to start a user's program in.
+        self.directory.as_ref().map_or(Ok(()), std::env::set_current_dir).map_err(at(Step::Directory))
+    }
+
+    /// Lowers the limit on descriptors: the last step. Before, accept(2) may need more than a handler or program gets.
+    pub(crate) fn limit_descriptors(&self) -> Result<(), (Step, io::Error)> {
+        let configured = self.limits.iter().find(|(name, _)| *name == Resource::RLIMIT_NOFILE);
+        match configured.map(|&(_, value)| (value, value)).or(self.descriptors) {
+            Some((soft, hard)) => {
+                setrlimit(Resource::RLIMIT_NOFILE, soft, hard).map_err(|errno| (Step::Limits, errno.into()))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Who may have fewer descriptors may not until it serves: to accept takes some.
+const UNTIL_SERVING: u64 = 256;
+
+fn resource(name: config::Resource) -> Resource {
+    match name {
+        config::Resource::As => Resource::RLIMIT_AS,
+        config::Resource::Core => Resource::RLIMIT_CORE,
+        config::Resource::Cpu => Resource::RLIMIT_CPU,
+        config::Resource::Data => Resource::RLIMIT_DATA,
+        config::Resource::Fsize => Resource::RLIMIT_FSIZE,
+        config::Resource::Memlock => Resource::RLIMIT_MEMLOCK,
+        config::Resource::Msgqueue => Resource::RLIMIT_MSGQUEUE,
+        config::Resource::Nice => Resource::RLIMIT_NICE,
+        config::Resource::Nofile => Resource::RLIMIT_NOFILE,
+        config::Resource::Nproc => Resource::RLIMIT_NPROC,
+        config::Resource::Rtprio => Resource::RLIMIT_RTPRIO,
+        config::Resource::Rttime => Resource::RLIMIT_RTTIME,
+        config::Resource::Sigpending => Resource::RLIMIT_SIGPENDING,
+        config::Resource::Stack => Resource::RLIMIT_STACK,
+    }
+}

@@ -1,0 +1,139 @@
+//! The built-in handlers.
+//!
+//! Each runs in a connection process of its own, on a blocking stream socket, TCP or Unix, and ends when the client has
+//! gone. How the client goes, by a close, a reset or silence, is its own business and no error.
+
+mod chargen;
+mod clock;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::cell::Cell;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{self, MsgFlags, Shutdown};
+
+use crate::client::Traffic;
+use crate::config::Builtin;
+use crate::exit;
+
+/// Serves one client to the end and closes the connection: at once, since when this process exits its memory comes
+/// first. The result is the exit code of this process, and what was moved.
+pub(crate) fn serve(builtin: Builtin, connection: OwnedFd) -> (u8, Traffic) {
+    let client = Connection { socket: connection, traffic: Cell::default() };
+    let served = match builtin {
+        Builtin::Echo => stream::echo(&client),
+        Builtin::Discard => stream::discard(&client),
+        Builtin::Chargen => chargen::serve(&client),
+        Builtin::Daytime => clock::daytime(&client),
+        Builtin::Time => clock::time(&client),
+    };
+    let code = match served {
+        Ok(()) => exit::OK,
+        Err(error) if client_is_gone(error) => exit::OK,
+        Err(_) => exit::OS,
+    };
+    (code, client.traffic.get())
+}
+
+/// What tcp(7), ip(7) and unix(7) report when the client or the way to it is no longer there.
+fn client_is_gone(error: Errno) -> bool {
+    matches!(
+        error,
+        Errno::EPIPE
+            | Errno::ECONNRESET
+            | Errno::ECONNABORTED
+            | Errno::ENOTCONN
+            | Errno::ETIMEDOUT
+            | Errno::EHOSTUNREACH
+            | Errno::EHOSTDOWN
+            | Errno::ENETUNREACH
+            | Errno::ENETDOWN
+    )
+}
+
+/// A connected stream socket; interrupted calls are repeated, and a client that is gone is never a SIGPIPE.
+struct Connection {
+    socket: OwnedFd,
+    traffic: Cell<Traffic>,
+}
+
+impl Connection {
+    /// Waits for bytes; 0 is the client's end of stream.
+    fn receive(&self, buffer: &mut [u8]) -> nix::Result<usize> {
+        self.receive_with(buffer, MsgFlags::empty())
+    }
+
+    fn receive_with(&self, buffer: &mut [u8], flags: MsgFlags) -> nix::Result<usize> {
+        let length = uninterrupted(|| socket::recv(self.socket.as_raw_fd(), buffer, flags))?;
+        let traffic = self.traffic.get();
+        self.traffic.set(Traffic { received: traffic.received + length as u64, ..traffic });
+        Ok(length)
+    }
+
+    /// Sends all of it, waiting for the client as long as it takes.
+    fn send(&self, mut bytes: &[u8]) -> nix::Result<()> {
+        while !bytes.is_empty() {
+            bytes = &bytes[self.send_with(bytes, MsgFlags::empty())?..];
+        }
+        Ok(())
+    }
+
+    fn send_with(&self, bytes: &[u8], flags: MsgFlags) -> nix::Result<usize> {
+        let flags = flags | MsgFlags::MSG_NOSIGNAL;
+        let length = uninterrupted(|| socket::send(self.socket.as_raw_fd(), bytes, flags))?;
+        let traffic = self.traffic.get();
+        self.traffic.set(Traffic { sent: traffic.sent + length as u64, ..traffic });
+        Ok(length)
+    }
+
+    /// Waits for one of `events`, an error or a hang-up; nothing came if the answer is empty.
+    fn wait(&self, events: PollFlags, timeout: PollTimeout) -> nix::Result<PollFlags> {
+        let mut fds = [PollFd::new(self.as_fd(), events)];
+        uninterrupted(|| poll(&mut fds, timeout))?;
+        Ok(fds[0].revents().unwrap_or(PollFlags::empty()))
+    }
+
+    /// Ends our half, then throws away what the client sends until it ends its half too, for two seconds at most.
+    ///
+    /// A close with input unread, or input that comes after it, makes the kernel answer with RST, and RST may overtake
+    /// the answer that is still on its way (RFC 1122, 4.2.2.13; RFC 2525, 2.17). `SO_LINGER` does not help: it waits
+    /// for acknowledgements, not for input. A client that reads to the end and closes costs us one round trip.
+    fn finish(&self) -> nix::Result<()> {
+        socket::shutdown(self.socket.as_raw_fd(), Shutdown::Write)?;
+        let deadline = Instant::now() + Duration::from_secs(2);
+        let mut scrap = [0; 1024];
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+            if left.is_zero() || self.wait(PollFlags::POLLIN, timeout)?.is_empty() {
+                return Ok(());
+            }
+            match self.receive_with(&mut scrap, MsgFlags::MSG_DONTWAIT) {
+                Ok(0) => return Ok(()),
+                // poll(2) may be wrong.
+                Ok(_) | Err(Errno::EAGAIN) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn uninterrupted<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            other => return other,
+        }
+    }
+}

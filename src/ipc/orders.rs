@@ -1,0 +1,168 @@
+//! What the supervisor hands to a worker, and what the two say to each other.
+//!
+//! A worker is exec'ed, so that it is small, has an address-space layout of its own, and knows one service. It finds
+//! its plan in a sealed memory file and its descriptors at fixed places.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config;
+use crate::sys::{fd, message};
+
+/// The hidden command that starts a worker.
+pub(crate) const COMMAND: &str = "worker";
+
+/// What a worker does.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Plan {
+    /// The service, checked.
+    pub(crate) service: config::Service,
+    /// What the listeners are called, in their order. An entry of `listen` can stand for several sockets of systemd's.
+    pub(crate) listeners: Vec<String>,
+    /// How many spares this worker keeps; the share of it in the service's.
+    pub(crate) spares: u32,
+    /// Where records go.
+    pub(crate) log: crate::journal::LogSettings,
+    /// The first part of connection ids.
+    pub(crate) run: u32,
+    /// The worker's serial number, never used twice under one supervisor.
+    pub(crate) serial: u32,
+}
+
+/// The descriptors of a worker, in the order of their numbers, from 3 on. Listeners follow.
+#[derive(Debug)]
+pub(crate) struct WorkerFds {
+    /// Messages to and from the supervisor; its end means that the supervisor is gone.
+    pub(crate) link: OwnedFd,
+    /// The [`Plan`].
+    pub(crate) plan: OwnedFd,
+    /// The scoreboard's memory.
+    pub(crate) scoreboard: OwnedFd,
+    /// The scoreboard's bell.
+    pub(crate) bell: OwnedFd,
+    /// The worker's counters.
+    pub(crate) counters: OwnedFd,
+    /// Where spares say that they have been called: the end to read, and the end to write.
+    pub(crate) calls: OwnedFd,
+    /// See `calls`.
+    pub(crate) calls_to_come: OwnedFd,
+    /// The memory of the sources.
+    pub(crate) sources: OwnedFd,
+}
+
+impl WorkerFds {
+    /// Takes them over, in a process that a supervisor has started.
+    pub(crate) fn take() -> io::Result<Self> {
+        Ok(WorkerFds {
+            link: fd::inherited(3)?,
+            plan: fd::inherited(4)?,
+            scoreboard: fd::inherited(5)?,
+            bell: fd::inherited(6)?,
+            counters: fd::inherited(7)?,
+            calls: fd::inherited(8)?,
+            calls_to_come: fd::inherited(9)?,
+            sources: fd::inherited(10)?,
+        })
+    }
+
+    /// The listener at place `index` of the plan.
+    pub(crate) fn listener(index: usize) -> io::Result<OwnedFd> {
+        let number = i32::try_from(index).ok().and_then(|index| index.checked_add(11));
+        fd::inherited(number.ok_or(io::ErrorKind::InvalidInput)?)
+    }
+}
+
+impl Plan {
+    /// As the content of a memory file.
+    pub(crate) fn encode(&self) -> io::Result<Vec<u8>> {
+        Ok(serde_json::to_vec(self)?)
+    }
+
+    /// From the memory file that the supervisor sealed.
+    pub(crate) fn read(file: OwnedFd) -> io::Result<Self> {
+        let mut text = Vec::new();
+        File::from(file).read_to_end(&mut text)?;
+        Ok(serde_json::from_slice(&text)?)
+    }
+}
+
+/// From the supervisor to a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Order {
+    /// Begin to accept: the generation is in force.
+    Accept,
+    /// Stop accepting and end when the connections have ended. Of the listeners at these places, take what
+    /// is queued first: they will be closed, and closing resets the queue.
+    Retire {
+        /// Places in the plan.
+        empty: Vec<usize>,
+    },
+    /// Say that you are well.
+    Answer,
+    /// See whether something is queued. A worker that retires may have been the only one that was woken for it.
+    Look,
+    /// End all connections with their process groups: politely, or at once.
+    End {
+        /// SIGKILL instead of SIGTERM.
+        at_once: bool,
+    },
+}
+
+/// From a worker to its supervisor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum WorkerReport {
+    /// Everything is in place; waiting for [`Order::Accept`].
+    Ready,
+    /// In the accept loop.
+    Accepting,
+    /// Well.
+    Well,
+    /// A handler that runs in a copy of this worker's memory was killed by a fault. Whoever caused it may be guessing
+    /// at addresses, and must not be given the same ones for long (Bittau et al., "Hacking Blind", 2014).
+    NeedsRenewal,
+    /// No listener is open any more; connections go on.
+    Retired,
+    /// It cannot work, and why.
+    Failed(String),
+}
+
+/// The longest message; both sides send far shorter ones.
+const LONGEST: usize = 16 * 1024;
+
+/// Sends an order or report.
+pub(crate) fn tell(link: BorrowedFd<'_>, message: &impl Serialize) -> io::Result<()> {
+    let text = serde_json::to_vec(message)?;
+    message::send(link, text.get(..LONGEST).unwrap_or(&text))
+}
+
+/// What came over a link.
+#[derive(Debug)]
+pub(crate) enum Heard<T> {
+    /// A message.
+    Message(T),
+    /// Nothing for now.
+    Silence,
+    /// The other side is gone.
+    End,
+    /// Something that is no message.
+    Nonsense,
+}
+
+/// Receives an order or report.
+pub(crate) fn hear<T: for<'de> Deserialize<'de>>(link: BorrowedFd<'_>) -> Heard<T> {
+    let mut buffer = [0; LONGEST];
+    match message::receive(link, &mut buffer) {
+        Ok(0) => Heard::End,
+        Ok(length) => match buffer.get(..length).map(serde_json::from_slice) {
+            Some(Ok(message)) => Heard::Message(message),
+            _ => Heard::Nonsense,
+        },
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+            Heard::Silence
+        }
+        Err(_) => Heard::End,
+    }
+}

@@ -1,0 +1,326 @@
+//! What a connection process tells its worker: why it could not become what it should, or what its handler has moved.
+//!
+//! One pipe for all of a worker's children, closed on exec: a message is smaller than PIPE_BUF, so two never mix, and it
+//! is read when somebody is reaped, so it wakes nobody. Nobody waits for room in it either. A handler keeps it, and what
+//! comes out of it is believed as far as a handler can be: it may lie about how much it has moved, even in the name of
+//! another, and that is all.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+
+use crate::admission::{Deadline, Refusal};
+use crate::client::Traffic;
+use crate::config::{Job, Service};
+use crate::sys::fd::{self, InheritedFd};
+use crate::sys::process;
+use crate::sys::wait::Pid;
+
+/// With this code a connection process ends that could not begin.
+pub(crate) const FAILED_TO_BEGIN: u8 = 126;
+
+/// What it was about to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Step {
+    /// setpgid(2).
+    Group = 1,
+    /// setpriority(2).
+    Nice,
+    /// setrlimit(2).
+    Limits,
+    /// chroot(2).
+    Root,
+    /// chdir(2).
+    Directory,
+    /// setgroups(2), setresgid(2), setresuid(2).
+    User,
+    /// dup2(2), close_range(2).
+    Descriptors,
+    /// sigprocmask(2).
+    Signals,
+    /// epoll_ctl(2), accept(2).
+    Wait,
+    /// execve(2).
+    Exec,
+}
+
+impl Step {
+    const ALL: [Step; 10] = [
+        Step::Group,
+        Step::Nice,
+        Step::Limits,
+        Step::Root,
+        Step::Directory,
+        Step::User,
+        Step::Descriptors,
+        Step::Signals,
+        Step::Wait,
+        Step::Exec,
+    ];
+
+    fn attempt(self) -> &'static str {
+        match self {
+            Step::Group => "cannot make a process group",
+            Step::Nice => "cannot set nice",
+            Step::Limits => "cannot set limits",
+            Step::Root => "cannot enter chroot",
+            Step::Directory => "cannot enter working_directory",
+            Step::User => "cannot become user",
+            Step::Descriptors => "cannot arrange descriptors",
+            Step::Signals => "cannot unblock signals",
+            Step::Wait => "cannot wait for a connection",
+            Step::Exec => "cannot start",
+        }
+    }
+}
+
+/// Why a connection process could not begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Failure {
+    stage: Step,
+    errno: i32,
+}
+
+impl Failure {
+    /// What kind of error it was.
+    pub(crate) fn kind(self) -> io::ErrorKind {
+        io::Error::from_raw_os_error(self.errno).kind()
+    }
+
+    /// For the record: what could not be done, to what, and why.
+    pub(crate) fn explain(self, service: &Service) -> String {
+        let identity = &service.identity;
+        let object = match (self.stage, &service.job) {
+            (Step::Exec, Job::Exec(program)) => Some(program.path.display().to_string()),
+            (Step::Root, _) => identity.chroot.as_ref().map(|path| path.display().to_string()),
+            (Step::Directory, _) => {
+                identity.working_directory.as_ref().map(|path| path.display().to_string())
+            }
+            (Step::User, _) => identity.user.as_ref().map(|user| user.name.clone()),
+            _ => None,
+        };
+        let reason = nix::errno::Errno::from_raw(self.errno).desc();
+        match object {
+            Some(object) => format!("{} {object}: {reason}", self.stage.attempt()),
+            None => format!("{}: {reason}", self.stage.attempt()),
+        }
+    }
+}
+
+/// A message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ChildReport {
+    /// It could not begin; it ends with [`FAILED_TO_BEGIN`].
+    Failed(Failure),
+    /// Its handler has come to its end, and the process with it.
+    Served(Traffic),
+    /// Its handler has come to its end; the process waits for the next connection.
+    Ended(Served),
+    /// A spare has closed a connection that is not let in, and goes on waiting.
+    Refused(Refusal),
+    /// Its handler had a deadline behind it; it ends, see [`super::TIMED_OUT`].
+    TimedOut(Deadline, Traffic),
+}
+
+/// How a connection ended whose process goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Served {
+    /// What the process would have exited with.
+    pub(crate) code: u8,
+    /// What the handler has moved.
+    pub(crate) traffic: Traffic,
+    /// User and system time of this connection, in microseconds.
+    pub(crate) cpu_usec: u64,
+}
+
+/// Sender, kind, code, and three numbers.
+const LENGTH: usize = 32;
+
+/// How often as many as fit the buffer are read at once: more than the 64 KiB that a pipe holds. A handler that never
+/// stops writing must not hold us up.
+const ROUNDS: usize = 100;
+
+/// The kinds of reports that are no failures.
+const SERVED: u8 = 0;
+const ENDED: u8 = u8::MAX;
+const REFUSED: u8 = u8::MAX - 1;
+const TIMED_OUT: u8 = u8::MAX - 2;
+
+impl ChildReport {
+    pub(crate) fn encode(self, sender: Pid) -> [u8; LENGTH] {
+        let (kind, code, numbers) = match self {
+            ChildReport::Served(traffic) => (SERVED, 0, [traffic.received, traffic.sent, 0]),
+            ChildReport::Ended(Served { code, traffic, cpu_usec }) => {
+                (ENDED, code, [traffic.received, traffic.sent, cpu_usec])
+            }
+            ChildReport::Refused(why) => (REFUSED, why as u8, [0; 3]),
+            ChildReport::TimedOut(deadline, traffic) => {
+                (TIMED_OUT, deadline as u8, [traffic.received, traffic.sent, 0])
+            }
+            ChildReport::Failed(failure) => {
+                (failure.stage as u8, 0, [u64::from(failure.errno.unsigned_abs()), 0, 0])
+            }
+        };
+        let mut message = [0; LENGTH];
+        message[..4].copy_from_slice(&sender.to_ne_bytes());
+        message[4..6].copy_from_slice(&[kind, code]);
+        for (place, number) in message[8..].chunks_exact_mut(8).zip(numbers) {
+            place.copy_from_slice(&number.to_ne_bytes());
+        }
+        message
+    }
+
+    pub(crate) fn decode(message: &[u8]) -> Option<(Pid, ChildReport)> {
+        let message = message.first_chunk::<LENGTH>()?;
+        let (pid, rest) = message.split_first_chunk::<4>()?;
+        let (&[kind, code, ..], rest) = rest.split_first_chunk::<4>()?;
+        let mut numbers = [0; 3];
+        for (number, bytes) in numbers.iter_mut().zip(rest.chunks_exact(8)) {
+            *number = u64::from_ne_bytes(*bytes.first_chunk()?);
+        }
+        let [first, second, third] = numbers;
+        let traffic = Traffic { received: first, sent: second };
+        let report = match kind {
+            SERVED => ChildReport::Served(traffic),
+            REFUSED => ChildReport::Refused(Refusal::from_number(code)?),
+            TIMED_OUT => ChildReport::TimedOut(*Deadline::ALL.get(usize::from(code))?, traffic),
+            ENDED => ChildReport::Ended(Served { code, traffic, cpu_usec: third }),
+            kind => {
+                let stage = Step::ALL.into_iter().find(|stage| *stage as u8 == kind)?;
+                ChildReport::Failed(Failure { stage, errno: i32::try_from(first).ok()? })
+            }
+        };
+        Some((Pid::from_ne_bytes(*pid), report))
+    }
+}
+
+/// The pipe, in the worker.
+#[derive(Debug)]
+pub(crate) struct Reports {
+    read: File,
+    write: OwnedFd,
+}
+
+impl Reports {
+    /// A new pipe.
+    pub(crate) fn new() -> io::Result<Self> {
+        let (read, write) = fd::pipe()?;
+        fd::set_nonblocking(write.as_fd(), true)?;
+        Ok(Reports { read: read.into(), write })
+    }
+
+    /// For those who are to report.
+    pub(crate) fn reporter(&self) -> Reporter {
+        Reporter(InheritedFd::new(self.write.as_fd()))
+    }
+
+    /// Hands on all that has come. A process reports before it ends, so its report is there when it is reaped.
+    pub(crate) fn read(&self, mut take: impl FnMut(Pid, ChildReport)) {
+        let mut buffer = [0; LENGTH * 32];
+        for _ in 0..ROUNDS {
+            let length = (&self.read).read(&mut buffer).unwrap_or(0);
+            let messages = buffer.get(..length).unwrap_or_default().chunks_exact(LENGTH);
+            messages.filter_map(ChildReport::decode).for_each(|(pid, report)| take(pid, report));
+            if length < buffer.len() {
+                return;
+            }
+        }
+    }
+}
+
+/// The pipe, in a connection process.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reporter(InheritedFd);
+
+impl Reporter {
+    pub(crate) fn descriptor(self) -> InheritedFd {
+        self.0
+    }
+
+    /// Says what went wrong. If not even that works, the exit code has to do.
+    pub(crate) fn failed(self, stage: Step, error: &io::Error) {
+        self.send(ChildReport::Failed(Failure { stage, errno: error.raw_os_error().unwrap_or(0) }));
+    }
+
+    /// Says what was moved. If the worker has let the pipe fill up, the record goes without.
+    pub(crate) fn served(self, traffic: Traffic) {
+        self.send(ChildReport::Served(traffic));
+    }
+
+    /// Says that a connection was not let in.
+    pub(crate) fn refused(self, why: Refusal) {
+        self.send(ChildReport::Refused(why));
+    }
+
+    /// Says that a connection has ended and the process goes on.
+    pub(crate) fn ended(self, served: Served) {
+        self.send(ChildReport::Ended(served));
+    }
+
+    /// Says that a deadline has passed; also in a signal handler.
+    pub(crate) fn timed_out(self, deadline: Deadline, traffic: Traffic) {
+        self.send(ChildReport::TimedOut(deadline, traffic));
+    }
+
+    fn send(self, report: ChildReport) {
+        let _ = nix::unistd::write(self.0.borrow(), &report.encode(process::id()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_come_through_whole() {
+        let reports = Reports::new().unwrap();
+        let reporter = reports.reporter();
+        let traffic = Traffic { received: u64::MAX, sent: 7 };
+        reporter.served(traffic);
+        reporter.failed(Step::Exec, &io::Error::from_raw_os_error(2));
+        let served = Served { code: 7, traffic, cpu_usec: 3 };
+        reporter.ended(served);
+        Deadline::ALL.into_iter().for_each(|deadline| reporter.timed_out(deadline, traffic));
+        let mut heard = Vec::new();
+        reports.read(|_, report| heard.push(report));
+        let failure = Failure { stage: Step::Exec, errno: 2 };
+        let first = [ChildReport::Served(traffic), ChildReport::Failed(failure), ChildReport::Ended(served)];
+        let last = Deadline::ALL.map(|deadline| ChildReport::TimedOut(deadline, traffic));
+        assert_eq!(heard, [first, last].concat());
+    }
+
+    #[test]
+    fn nobody_waits_for_a_worker_that_does_not_read() {
+        let reports = Reports::new().unwrap();
+        (0..10_000).for_each(|_| reports.reporter().served(Traffic::default()));
+    }
+
+    #[test]
+    fn a_process_that_never_stops_writing_holds_nobody_up() {
+        let reports = Reports::new().unwrap();
+        let mut pipe = File::from(reports.write.try_clone().unwrap());
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    let _ = io::Write::write(&mut pipe, &[7; 32 * 1024]);
+                }
+            });
+            (0..100).for_each(|_| reports.read(|_, _| ()));
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        // Nor does the end of its nonsense become the beginning of what others say.
+        reports.read(|_, _| ());
+        reports.reporter().served(Traffic { received: 1, sent: 2 });
+        let mut heard = Vec::new();
+        reports.read(|_, report| heard.push(report));
+        assert_eq!(heard, [ChildReport::Served(Traffic { received: 1, sent: 2 })]);
+    }
+
+    #[test]
+    fn nonsense_is_no_report() {
+        assert_eq!(ChildReport::decode(&[0x7f; LENGTH]), None);
+        assert_eq!(ChildReport::decode(&[0; LENGTH - 1]), None);
+    }
+}

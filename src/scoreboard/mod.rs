@@ -1,0 +1,10 @@
+//! The scoreboard of a service, in memory that its workers and the supervisor share: who holds which of its slots, and
+//! what each worker has counted.
+
+mod counters;
+#[cfg(test)]
+mod property;
+mod rows;
+
+pub(crate) use counters::{Count, Counters, Counts};
+pub(crate) use rows::{NoSlot, Owner, Processes, Scoreboard, Slot};

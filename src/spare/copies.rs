@@ -1,0 +1,96 @@
+//! Copies of connections, which spares that become programs send to their worker.
+//!
+//! What accepts has the connection, and only who has it can ask the kernel about it. The worker needs that for deadlines
+//! and for counts of bytes. It makes the pair of sockets itself, spares have one end until they exec, and nobody waits:
+//! if there is no room, the program goes on without.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::client::process_of;
+use crate::sys::fd::InheritedFd;
+use crate::sys::wait::Pid;
+use crate::sys::{message, stream};
+
+/// Both ends, in a worker.
+#[derive(Debug)]
+pub(crate) struct Copies {
+    read: OwnedFd,
+    write: OwnedFd,
+}
+
+/// Whose connection it is: a process, and the part of the connection's number that is the process's.
+const LENGTH: usize = 16;
+
+/// How many are taken before others have their turn.
+const AT_ONCE: usize = 4096;
+
+impl Copies {
+    /// A new pair.
+    pub(crate) fn new() -> io::Result<Self> {
+        let (write, read) = message::pair()?;
+        message::widen(write.as_fd());
+        Ok(Copies { read, write })
+    }
+
+    /// The end for spares.
+    pub(crate) fn descriptor(&self) -> InheritedFd {
+        InheritedFd::new(self.write.as_fd())
+    }
+
+    /// Hands on what has come. The numbers say nothing that the reader's own ledger does not confirm; that what came is a
+    /// connection over TCP was checked.
+    pub(crate) fn read(&self, mut take: impl FnMut(Pid, u64, OwnedFd)) {
+        let mut message = [0; LENGTH];
+        for _ in 0..AT_ONCE {
+            let Ok((length @ 1.., copy)) = message::receive_copy(self.read.as_fd(), &mut message) else {
+                return;
+            };
+            let copy = copy.filter(|copy| length == LENGTH && stream::is_tcp_connection(copy.as_fd()));
+            if let (Some((pid, number)), Some(copy)) = (decode(&message), copy) {
+                take(pid, number, copy);
+            }
+        }
+    }
+}
+
+/// In a spare: sends a copy of the connection that has called it.
+pub(crate) fn send_copy(copies: InheritedFd, pid: Pid, number: u64, connection: BorrowedFd<'_>) {
+    let mut message = [0; LENGTH];
+    message[..4].copy_from_slice(&pid.to_ne_bytes());
+    message[8..].copy_from_slice(&process_of(number).to_ne_bytes());
+    let _ = message::send_copy(copies.borrow(), &message, connection);
+}
+
+fn decode(message: &[u8; LENGTH]) -> Option<(Pid, u64)> {
+    let (pid, number) = (message.first_chunk()?, message.last_chunk()?);
+    Some((Pid::from_ne_bytes(*pid), u64::from_ne_bytes(*number)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn copies_come_with_their_names_and_nobody_waits() {
+        let copies = Copies::new().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        send_copy(copies.descriptor(), 7, 1 << 40 | 5, client.as_fd());
+        send_copy(copies.descriptor(), 8, 6, listener.as_fd());
+        message::send(copies.write.as_fd(), b"nonsense").unwrap();
+        for number in 0..2000 {
+            send_copy(copies.descriptor(), 9, number, client.as_fd());
+        }
+        let mut heard = Vec::new();
+        copies.read(|pid, number, _| heard.push((pid, number)));
+        assert_eq!(heard[0], (7, 5), "all connections of a process have the process's number in common");
+        assert_eq!(heard[1], (9, 0), "a listener and nonsense are no connections");
+        assert!(heard.len() > 100, "only {} had room", heard.len());
+        send_copy(copies.descriptor(), 10, 1, client.as_fd());
+        heard.clear();
+        copies.read(|pid, number, _| heard.push((pid, number)));
+        assert_eq!(heard, [(10, 1)]);
+    }
+}

@@ -1,0 +1,95 @@
+//! Who has an address: what /proc tells about the process that listens on it.
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+
+use crate::config::Address;
+
+/// The program and pid of who listens on `address`; `None` where /proc does not tell, as for other users' processes.
+pub(crate) fn of(address: &Address) -> Option<String> {
+    let inode = match address {
+        Address::Tcp(address) => tcp_inode(*address)?,
+        Address::Unix(path) => unix_inode(path)?,
+        Address::Activated(_) => return None,
+    };
+    let link = format!("socket:[{inode}]");
+    let (pid, name) = processes().find(|(pid, _)| holds(*pid, &link))?;
+    Some(format!("{name} (pid {pid})"))
+}
+
+/// The inode of a listening TCP socket that stands in the way of `wanted`, proc_net_tcp in the kernel's documentation.
+fn tcp_inode(wanted: SocketAddr) -> Option<u64> {
+    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        let Ok(text) = fs::read_to_string(table) else { continue };
+        for line in text.lines().skip(1) {
+            let fields: Vec<_> = line.split_ascii_whitespace().collect();
+            let (Some(local), Some(&"0A"), Some(inode)) = (fields.get(1), fields.get(3), fields.get(9))
+            else {
+                continue;
+            };
+            if local_address(local).is_some_and(|local| conflicts(local, wanted)) {
+                return inode.parse().ok();
+            }
+        }
+    }
+    None
+}
+
+fn conflicts(held: SocketAddr, wanted: SocketAddr) -> bool {
+    let same_ip = held.ip() == wanted.ip() || held.ip().is_unspecified() || wanted.ip().is_unspecified();
+    held.port() == wanted.port() && same_ip
+}
+
+/// `0100007F:1F90`: 32-bit words as the machine stores them, in hexadecimal.
+fn local_address(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = text.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let mut bytes = Vec::with_capacity(16);
+    for word in ip.as_bytes().chunks(8) {
+        let word = u32::from_str_radix(std::str::from_utf8(word).ok()?, 16).ok()?;
+        bytes.extend(word.to_ne_bytes());
+    }
+    let ip = match <[u8; 4]>::try_from(bytes.as_slice()) {
+        Ok(four) => IpAddr::from(four),
+        Err(_) => IpAddr::from(<[u8; 16]>::try_from(bytes.as_slice()).ok()?).to_canonical(),
+    };
+    Some(SocketAddr::new(ip, port))
+}
+
+fn unix_inode(path: &Path) -> Option<u64> {
+    let text = fs::read_to_string("/proc/net/unix").ok()?;
+    let path = path.to_str()?;
+    let line = text.lines().find(|line| line.split_ascii_whitespace().nth(7) == Some(path))?;
+    line.split_ascii_whitespace().nth(6)?.parse().ok()
+}
+
+/// Every process, with the name of its program.
+fn processes() -> impl Iterator<Item = (u32, String)> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let name = fs::read_to_string(entry.path().join("comm")).ok()?;
+        Some((pid, name.trim_end().to_owned()))
+    })
+}
+
+fn holds(pid: u32, link: &str) -> bool {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    entries.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|target| target.as_os_str() == link)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn finds_this_very_process() {
+        for ip in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = TcpListener::bind(ip).unwrap();
+            let holder = of(&Address::Tcp(listener.local_addr().unwrap())).unwrap();
+            assert!(holder.ends_with(&format!("(pid {})", std::process::id())), "{holder}");
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! The listeners of a worker, and when it takes connections from them.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use super::LISTENERS;
+use crate::journal::{Level, Log, MessageId};
+use crate::sys::epoll::{Interest, Poller};
+use crate::sys::socket::{self, Peer};
+
+/// How long accepting rests after the kernel had no descriptor or memory for a connection. The connection stays queued.
+pub(super) const EXHAUSTED: Duration = Duration::from_millis(100);
+
+/// How long until the same complaint is written again.
+const COMPLAINT: Duration = Duration::from_secs(10);
+
+/// What an accept brought.
+#[derive(Debug)]
+pub(super) enum Accepted {
+    /// A connection.
+    Connection(OwnedFd, Peer),
+    /// A client that was gone again, or a fault of the network that says nothing about the listener.
+    Lost,
+    /// The queue is empty.
+    Nothing,
+    /// The kernel cannot give a connection now.
+    Exhausted(io::Error),
+}
+
+#[derive(Debug)]
+struct WorkerListener {
+    /// `None` when this worker takes no more from it.
+    socket: Option<OwnedFd>,
+    watched: bool,
+    /// To be closed as soon as its queue is empty.
+    emptying: bool,
+    /// To be tried without waiting for epoll, until its queue is empty.
+    due: bool,
+}
+
+impl WorkerListener {
+    /// To learn by an accept that the queue is empty takes a slot, and until there is one the address would answer
+    /// nobody.
+    fn close_if_empty(&mut self) -> bool {
+        let is_empty = |socket: &OwnedFd| socket::is_queue_empty(socket.as_fd());
+        let close = self.emptying && self.socket.as_ref().is_none_or(is_empty);
+        if close {
+            self.socket = None;
+        }
+        close
+    }
+}
+
+/// The listeners, and what keeps them waiting.
+#[derive(Debug)]
+pub(super) struct Acceptor {
+    listeners: Vec<WorkerListener>,
+    open: bool,
+    full: bool,
+    /// When to look although the bell has not rung.
+    look_at: Option<Instant>,
+    paused_until: Option<Instant>,
+    silent_until: Option<Instant>,
+}
+
+impl Acceptor {
+    /// Takes nothing until [`Acceptor::open`].
+    pub(super) fn new(sockets: Vec<OwnedFd>) -> Self {
+        let listener =
+            |socket| WorkerListener { socket: Some(socket), watched: false, emptying: false, due: false };
+        Acceptor {
+            listeners: sockets.into_iter().map(listener).collect(),
+            open: false,
+            full: false,
+            look_at: None,
+            paused_until: None,
+            silent_until: None,
+        }
+    }
+
+    /// Begins to take connections.
+    pub(super) fn open(&mut self) {
+        self.open = true;
+    }
+
+    /// Whether connections are taken, now or when what is in the way has gone.
+    pub(super) fn is_open(&self) -> bool {
+        self.open
+    }
+
+    /// Whether connections are taken now.
+    pub(super) fn takes(&self) -> bool {
+        self.open && !self.full && self.paused_until.is_none()
+    }
+
+    /// Whether a connection waits at one of the listeners.
+    pub(super) fn is_queued(&self) -> bool {
+        let mut sockets = self.listeners.iter().filter_map(|listener| listener.socket.as_ref());
+        sockets.any(|socket| !socket::is_queue_empty(socket.as_fd()))
+    }
+
+    /// Whether a listener is to be tried without an event.
+    pub(super) fn is_due(&self) -> bool {
+        self.listeners.iter().any(|listener| listener.due)
+    }
+
+    /// Whether epoll tells when somebody calls.
+    pub(super) fn is_watched(&self) -> bool {
+        self.listeners.iter().any(|listener| listener.watched)
+    }
+
+    /// Whether nothing will be taken any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.listeners.iter().all(|listener| listener.socket.is_none())
+    }
+
+    /// Makes epoll watch exactly the listeners that may be accepted from now.
+    pub(super) fn watch(&mut self, poller: &Poller, held_up: bool) -> io::Result<()> {
+        let wanted = self.takes() && !held_up;
+        for (listener, token) in self.listeners.iter_mut().zip(LISTENERS..) {
+            let Some(socket) = &listener.socket else { continue };
+            // Written only when it changes: what is written here is another page to copy for the next child.
+            if wanted == listener.watched {
+                continue;
+            }
+            match wanted {
+                true => poller.add(socket.as_fd(), Interest::ReadExclusive, token)?,
+                false => poller.remove(socket.as_fd())?,
+            }
+            listener.watched = wanted;
+        }
+        Ok(())
+    }
+
+    /// Takes the next connection from a listener.
+    pub(super) fn accept(&mut self, index: usize) -> Accepted {
+        let Some(listener) = self.listeners.get_mut(index) else { return Accepted::Nothing };
+        let Some(socket) = &listener.socket else { return Accepted::Nothing };
+        if !self.open && !listener.emptying {
+            return Accepted::Nothing;
+        }
+        match socket::accept(socket.as_fd()) {
+            Ok((connection, peer)) => {
+                if listener.emptying {
+                    socket::make_hear(connection.as_fd());
+                }
+                Accepted::Connection(connection, peer)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if listener.emptying {
+                    // It is not watched any more, see `retire`.
+                    listener.socket = None;
+                }
+                Accepted::Nothing
+            }
+            Err(error) if socket::is_passing(&error) => Accepted::Lost,
+            Err(error) => Accepted::Exhausted(error),
+        }
+    }
+
+    /// Closes a listener that is being emptied if nothing is queued on it.
+    pub(super) fn close_if_empty(&mut self, index: usize) -> bool {
+        self.listeners.get_mut(index).is_some_and(WorkerListener::close_if_empty)
+    }
+
+    /// Its queue was empty: from now on epoll knows better.
+    pub(super) fn nothing_more(&mut self, index: usize) {
+        if let Some(listener) = self.listeners.get_mut(index).filter(|listener| listener.due) {
+            listener.due = false;
+        }
+    }
+
+    /// Tries this listener again before the next wait.
+    pub(super) fn more(&mut self, index: usize) {
+        if let Some(listener) = self.listeners.get_mut(index) {
+            listener.due = true;
+        }
+    }
+
+    /// All slots are taken.
+    pub(super) fn pause_until_bell(&mut self) {
+        self.full = true;
+    }
+
+    /// The same, but not for longer than this.
+    pub(super) fn pause_until_bell_or(&mut self, time: Duration) {
+        (self.full, self.look_at) = (true, Some(Instant::now() + time));
+    }
+
+    /// A slot may be free.
+    pub(super) fn slot_freed(&mut self) {
+        if std::mem::take(&mut self.full) {
+            self.look_at = None;
+            self.look();
+        }
+    }
+
+    /// Takes nothing for a while.
+    pub(super) fn pause(&mut self, time: Duration) {
+        self.paused_until = Some(Instant::now() + time);
+    }
+
+    /// When [`Acceptor::due`] will have something without an event.
+    pub(super) fn wakes_at(&self) -> Option<Instant> {
+        if self.is_due() && !self.full && self.paused_until.is_none() {
+            return Some(Instant::now());
+        }
+        [self.paused_until, self.look_at].into_iter().flatten().min()
+    }
+
+    /// The listeners to try now although epoll has not reported them.
+    pub(super) fn due(&mut self, now: Instant) -> Vec<usize> {
+        if self.paused_until.is_some_and(|end| end <= now) {
+            self.paused_until = None;
+            self.look();
+        }
+        if self.look_at.is_some_and(|at| at <= now) {
+            self.slot_freed();
+        }
+        if self.full || self.paused_until.is_some() {
+            return Vec::new();
+        }
+        let due = |(index, listener): (usize, &WorkerListener)| listener.due.then_some(index);
+        self.listeners.iter().enumerate().filter_map(due).collect()
+    }
+
+    /// Takes no more connections, but for what is queued on the listeners in `empty`.
+    pub(super) fn retire(&mut self, empty: &[usize], poller: &Poller) {
+        self.open = false;
+        for (index, listener) in self.listeners.iter_mut().enumerate() {
+            let Some(socket) = &listener.socket else { continue };
+            if std::mem::take(&mut listener.watched) {
+                // Closing would not do it: the listener lives on in other processes, epoll(7).
+                let _ = poller.remove(socket.as_fd());
+            }
+            if empty.contains(&index) {
+                (listener.emptying, listener.due) = (true, true);
+                listener.close_if_empty();
+            } else if !listener.emptying {
+                listener.socket = None;
+            }
+        }
+    }
+
+    /// Takes no more connections, queued or not.
+    pub(super) fn close(&mut self, poller: &Poller) {
+        self.retire(&[], poller);
+        for listener in &mut self.listeners {
+            listener.socket = None;
+        }
+    }
+
+    /// Writes why accepting rests, not more often than once in ten seconds.
+    pub(super) fn complain(&mut self, log: &Log, service: &str, address: &str, error: &io::Error) {
+        let now = Instant::now();
+        if self.silent_until.is_none_or(|end| end <= now) {
+            self.silent_until = Some(now + COMPLAINT);
+            log.event(
+                Level::Warning,
+                Some(MessageId::AcceptPaused),
+                Some(service),
+                format_args!("cannot accept on {address}: {error}; connections stay queued, trying again"),
+            );
+        }
+    }
+
+    /// Tries every listener before the next wait.
+    pub(super) fn look(&mut self) {
+        for listener in &mut self.listeners {
+            listener.due = true;
+        }
+    }
+}
