@@ -6,59 +6,110 @@ use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 use serde::{Deserialize, Serialize};
 
 use crate::sys::socket::{Peer, PeerCredentials};
+use crate::sys::time::Monotonic;
 
-/// What a worker notes about a connection, so that the record of it can be written when the worker is dead.
+/// Who is connected, and since when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Client {
-    /// The last part of its id; 0 in a slot whose connection has not been accepted yet.
-    pub(crate) number: u64,
-    /// When it was accepted: CLOCK_MONOTONIC in microseconds, one clock for all processes.
-    pub(crate) accepted_usec: u64,
-    /// Who it is.
+    /// Who it is: the other end of the connection, or whom a proxy that is believed has named.
     pub(crate) peer: Peer,
+    /// When the connection was accepted.
+    pub(crate) accepted: Monotonic,
+    /// The header that a proxy has sent before the client's first byte.
+    pub(crate) header: Option<ProxyHeader>,
+}
+
+/// What a proxy has told about a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProxyHeader {
+    /// How many bytes it had, which are none of the client's.
+    pub(crate) length: u16,
+    /// It names a client. Else the connection is the proxy's own, or of somebody who has no address.
+    pub(crate) names_client: bool,
+    /// What the client called; known as long as the connection is being begun, and not on the scoreboard.
+    pub(crate) called: Option<SocketAddr>,
 }
 
 impl Client {
-    /// No connection has been accepted yet.
-    pub(crate) const NOBODY: Client = Client { number: 0, accepted_usec: 0, peer: Peer::Unix(None) };
+    /// One that connects by itself, accepted just now.
+    pub(crate) fn now(peer: Peer) -> Self {
+        Client { peer, accepted: Monotonic::now(), header: None }
+    }
 
+    /// How many bytes came before the client's first.
+    pub(crate) fn header_length(&self) -> u64 {
+        self.header.map_or(0, |header| header.length.into())
+    }
+
+    /// Whether this is a proxy's own connection, such as its check of the service.
+    pub(crate) fn is_proxy(&self) -> bool {
+        self.header.is_some_and(|header| !header.names_client)
+    }
+}
+
+/// A connection that was accepted and let in, as its row on the scoreboard and a spare's event have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Connection {
+    /// The last part of its [`ConnectionId`]; never 0.
+    pub(crate) number: u64,
+    pub(crate) client: Client,
+    /// When `max_lifetime` is over that was in force when it was accepted; [`Monotonic::NEVER`] without one.
+    pub(crate) until: Monotonic,
+}
+
+/// In the word with the family: whether there was a header, and whether it named a client.
+const HAS_HEADER: u64 = 1 << 40;
+const NAMES_CLIENT: u64 = 1 << 41;
+
+impl Connection {
     /// How many words it takes in shared memory or in a pipe.
-    pub(crate) const WORDS: usize = 5;
+    pub(crate) const WORDS: usize = 6;
 
     /// As words, the number first.
-    pub(crate) fn to_words(self) -> [u64; Client::WORDS] {
-        let (tag, ip) = match self.peer {
+    pub(crate) fn to_words(self) -> [u64; Connection::WORDS] {
+        let Connection { number, client, until } = self;
+        let (family, ip) = match client.peer {
             Peer::Unix(None) => (0, 0),
             Peer::Unix(Some(peer)) => {
                 (1, u128::from(peer.pid as u32) << 64 | u128::from(peer.uid) << 32 | u128::from(peer.gid))
             }
-            Peer::Ip(address) => {
-                let family = if address.is_ipv4() { 4 } else { 6 };
-                let ip = match address {
-                    SocketAddr::V4(address) => address.ip().to_ipv6_mapped(),
-                    SocketAddr::V6(address) => *address.ip(),
-                };
-                (family << 16 | u64::from(address.port()), u128::from(ip))
-            }
+            Peer::Ip(SocketAddr::V4(address)) => (4, u128::from(address.ip().to_ipv6_mapped())),
+            Peer::Ip(SocketAddr::V6(address)) => (6, u128::from(*address.ip())),
         };
-        [self.number, self.accepted_usec, tag, (ip >> 64) as u64, ip as u64]
+        let port = match client.peer {
+            Peer::Ip(address) => address.port(),
+            Peer::Unix(_) => 0,
+        };
+        let header = client.header.map_or(0, |header| {
+            let names = if header.names_client { NAMES_CLIENT } else { 0 };
+            HAS_HEADER | names | u64::from(header.length) << 24
+        });
+        let about = header | family << 16 | u64::from(port);
+        [number, client.accepted.nanos(), about, (ip >> 64) as u64, ip as u64, until.nanos()]
     }
 
-    /// From words that anybody may have written.
-    pub(crate) fn from_words([number, accepted_usec, tag, high, low]: [u64; Client::WORDS]) -> Self {
+    /// From words that anybody may have written; `None` without a number.
+    pub(crate) fn from_words(words: [u64; Connection::WORDS]) -> Option<Self> {
+        let [number, accepted, about, high, low, until] = words;
         let ip = Ipv6Addr::from(u128::from(high) << 64 | u128::from(low));
-        let port = (tag & 0xffff) as u16;
-        let peer = match (tag >> 16, ip.to_ipv4_mapped()) {
+        let port = about as u16;
+        let peer = match (about >> 16 & 0xff, ip.to_ipv4_mapped()) {
             (4, Some(ip)) => Peer::Ip(SocketAddr::new(ip.into(), port)),
             (6, _) => Peer::Ip(SocketAddrV6::new(ip, port, 0, 0).into()),
-            (0, _) if tag == 1 => Peer::Unix(Some(PeerCredentials {
+            (1, _) => Peer::Unix(Some(PeerCredentials {
                 pid: high as i32,
                 uid: (low >> 32) as u32,
                 gid: low as u32,
             })),
             _ => Peer::Unix(None),
         };
-        Client { number, accepted_usec, peer }
+        let header = (about & HAS_HEADER != 0).then_some(ProxyHeader {
+            length: (about >> 24) as u16,
+            names_client: about & NAMES_CLIENT != 0,
+            called: None,
+        });
+        let client = Client { peer, accepted: Monotonic::from_nanos(accepted), header };
+        (number != 0).then_some(Connection { number, client, until: Monotonic::from_nanos(until) })
     }
 }
 

@@ -93,11 +93,11 @@ pub fn rules(bytes: &[u8]) {
     let rules = Rules::new(allow.iter().copied(), deny.iter().copied());
     let plan = serde_json::to_vec(&rules).unwrap_or_default();
     assert_eq!(serde_json::from_slice(&plan).ok().as_ref(), Some(&rules));
-    let outline = rules.outline().ok().flatten();
+    let prefix_set = rules.prefix_set().ok().flatten();
     for address in addresses {
         let decision = rules.decide(address);
         assert_eq!(
-            outline.as_ref().is_none_or(|outline| outline.says(address)),
+            prefix_set.as_ref().is_none_or(|prefix_set| prefix_set.says(address)),
             decision.allowed,
             "{address}"
         );

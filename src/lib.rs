@@ -15,6 +15,7 @@ mod exit;
 pub mod fuzzing;
 mod ipc;
 mod journal;
+mod pace;
 mod scoreboard;
 mod spare;
 mod supervisor;

@@ -1,14 +1,14 @@
-//! Who gets in. Asked by a worker, and by a spare before a stranger's code runs in it.
+//! The one decision: who gets in. A worker asks it, and a spare before a stranger's code runs in it.
 
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::Policy;
-
 use super::sources::{Bucket, Penalty, Punished, SlotIndex, Sources};
-use super::{Offence, Penalties, Prefix, PrefixSet, Prefixes, Refusal, SourceLimits};
+use super::{Offence, Penalties, Policy, Prefix, PrefixSet, Prefixes, Refusal, SourceLimits};
+use crate::client::Client;
 use crate::sys::socket::Peer;
+use crate::sys::time::Monotonic;
 
 /// The admission of a service, ready to be asked. Asking allocates nothing.
 #[derive(Debug)]
@@ -21,28 +21,19 @@ pub(crate) struct Admission {
     penalties: Penalties,
 }
 
-/// Where a connection is counted for its source.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Seat<'a> {
-    /// The sources of the service.
-    pub(crate) sources: &'a Sources,
-    /// The slot of the connection.
-    pub(crate) place: SlotIndex,
-}
-
 impl Admission {
-    pub(crate) fn new(admission: &Policy) -> io::Result<Self> {
-        let bucket = admission.source.rate.map(|rate| Bucket {
-            interval: (rate.per.duration().as_nanos() / u128::from(rate.count.max(1))) as u64,
-            burst: rate.burst,
-        });
+    pub(crate) fn new(policy: &Policy) -> io::Result<Self> {
+        let bucket = policy
+            .source
+            .rate
+            .map(|rate| Bucket { interval: rate.per.duration() / rate.count.max(1), burst: rate.burst });
         Ok(Admission {
-            rules: admission.rules.outline()?,
-            proxies: admission.proxies.outline()?,
-            exempt: admission.penalties.exempt.outline()?,
-            limits: admission.source,
+            rules: policy.rules.prefix_set()?,
+            proxies: policy.proxies.prefix_set()?,
+            exempt: policy.penalties.exempt.prefix_set()?,
+            limits: policy.source,
             bucket,
-            penalties: Penalties { exempt: Prefixes::default(), ..admission.penalties.clone() },
+            penalties: Penalties { exempt: Prefixes::default(), ..policy.penalties.clone() },
         })
     }
 
@@ -51,7 +42,7 @@ impl Admission {
         self.limits.max_connections.is_some() || self.bucket.is_some() || !self.penalties.amounts.is_empty()
     }
 
-    /// Whether this is a proxy that says for whom it calls.
+    /// Whether this is a proxy that says for whom it connects.
     pub(crate) fn is_proxy(&self, peer: Peer) -> bool {
         match peer {
             Peer::Ip(address) => self.proxies.as_ref().is_some_and(|proxies| proxies.says(address.ip())),
@@ -59,32 +50,39 @@ impl Admission {
         }
     }
 
-    /// Lets a client in, or not; if so it is counted for its source until [`Sources::leave`]. `usec` is CLOCK_MONOTONIC
-    /// in microseconds. Who comes through a Unix socket is let in by its directory.
-    pub(crate) fn admit(&self, peer: Peer, usec: u64, seat: Option<Seat<'_>>) -> Result<(), Refusal> {
-        let Peer::Ip(address) = peer else { return Ok(()) };
-        let address = address.ip();
-        if self.rules.as_ref().is_some_and(|rules| !rules.says(address)) {
+    /// Lets a client in, or not. With the sources of the service and the slot of the connection it is counted for its
+    /// source, if it gets in, until [`Sources::leave`]. A proxy that connects for itself is trusted: its checks must not
+    /// fail because of a limit that is meant for clients. Who comes through a Unix socket is let in by its directory.
+    pub(crate) fn check(
+        &self,
+        client: &Client,
+        counted: Option<(&Sources, SlotIndex)>,
+    ) -> Result<(), Refusal> {
+        let Peer::Ip(address) = client.peer else { return Ok(()) };
+        if client.is_proxy() {
+            return Ok(());
+        }
+        if self.rules.as_ref().is_some_and(|rules| !rules.says(address.ip())) {
             return Err(Refusal::Access);
         }
-        match seat.filter(|_| self.knows_sources()) {
-            Some(seat) => self.charge(address, usec, seat),
+        match counted.filter(|_| self.knows_sources()) {
+            Some((sources, slot)) => self.charge(address.ip(), sources, slot),
             None => Ok(()),
         }
     }
 
     /// Concurrency comes before the rate: who waits for his own connections to end does not lose tokens meanwhile.
-    fn charge(&self, address: IpAddr, usec: u64, Seat { sources, place }: Seat<'_>) -> Result<(), Refusal> {
+    fn charge(&self, address: IpAddr, sources: &Sources, slot: SlotIndex) -> Result<(), Refusal> {
         let source = sources.source(self.limits.source_of(address));
-        let now = usec.saturating_mul(1000);
-        if !self.penalties.amounts.is_empty() && sources.waits(source, now) && !self.is_exempt(address) {
+        let is_punished = || sources.waits(source, Monotonic::now()) && !self.is_exempt(address);
+        if !self.penalties.amounts.is_empty() && is_punished() {
             return Err(Refusal::Penalty);
         }
         if let Some(limit) = self.limits.max_connections {
-            sources.enter(place, source, limit).map_err(|_| Refusal::SourceLimit)?;
+            sources.enter(slot, source, limit).map_err(|_| Refusal::SourceLimit)?;
         }
-        if self.bucket.is_some_and(|bucket| !sources.take_token(source, bucket, now)) {
-            sources.leave(place);
+        if self.bucket.is_some_and(|bucket| !sources.take_token(source, bucket, Monotonic::now)) {
+            sources.leave(slot);
             return Err(Refusal::Rate);
         }
         Ok(())
@@ -94,28 +92,28 @@ impl Admission {
         self.exempt.as_ref().is_some_and(|exempt| exempt.says(address))
     }
 
-    /// Punishes the source of a client for an offence, if the service has a penalty for it. `usec` is now. Returns the
-    /// source, the penalty, and what has become of it.
-    pub(crate) fn punish(
-        &self,
-        peer: Peer,
-        offence: Offence,
-        usec: u64,
-        sources: &Sources,
-    ) -> Option<(Prefix, Duration, Punished)> {
-        let Peer::Ip(address) = peer else { return None };
+    /// Punishes the source of a client for an offence, if the service has a penalty for it. A proxy is not punished for
+    /// its own connection, since its prefix may be that of clients.
+    pub(crate) fn punish(&self, client: &Client, offence: Offence, sources: &Sources) -> Option<Sentence> {
+        let Peer::Ip(address) = client.peer else { return None };
         let amount = self.penalties.amount(offence)?;
-        if self.is_exempt(address.ip()) {
+        if client.is_proxy() || self.is_exempt(address.ip()) {
             return None;
         }
-        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let penalty = Penalty {
-            amount: nanos(amount),
-            threshold: nanos(self.penalties.threshold),
-            longest: nanos(self.penalties.longest),
-        };
+        let Penalties { threshold, longest, .. } = self.penalties;
         let source = self.limits.source_of(address.ip());
-        let punished = sources.punish(sources.source(source), &penalty, usec.saturating_mul(1000));
-        Some((source, amount, punished))
+        let penalty = Penalty { amount, threshold, longest };
+        let punished = sources.punish(sources.source(source), &penalty, Monotonic::now);
+        Some(Sentence { source, offence, amount, threshold, punished })
     }
+}
+
+/// What a source has to suffer, for the log.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sentence {
+    pub(crate) source: Prefix,
+    pub(crate) offence: Offence,
+    pub(crate) amount: Duration,
+    pub(crate) threshold: Duration,
+    pub(crate) punished: Punished,
 }

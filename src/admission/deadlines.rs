@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::client::Client;
 use crate::sys::tcp_info::Activity;
+use crate::sys::time::Monotonic;
 
 /// How long a connection may take; `None` is for ever.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +24,11 @@ impl Deadlines {
     /// Those that only the connection itself can tell about.
     pub(crate) fn of_bytes(self) -> Deadlines {
         Deadlines { lifetime: None, ..self }
+    }
+
+    /// When the lifetime of a client's connection is over.
+    pub(crate) fn until(&self, client: &Client) -> Monotonic {
+        self.lifetime.map_or(Monotonic::NEVER, |time| client.accepted + time)
     }
 
     /// Whether there are such.
@@ -43,8 +50,12 @@ pub(crate) enum Deadline {
 }
 
 impl Deadline {
-    /// All of them, at the places that their numbers say.
-    pub(crate) const ALL: [Deadline; 3] = [Deadline::FirstByte, Deadline::Idle, Deadline::Lifetime];
+    const ALL: [Deadline; 3] = [Deadline::FirstByte, Deadline::Idle, Deadline::Lifetime];
+
+    /// The one with this number.
+    pub(crate) fn from_number(number: u8) -> Option<Self> {
+        Deadline::ALL.get(usize::from(number)).copied()
+    }
 }
 
 impl fmt::Display for Deadline {
@@ -65,16 +76,16 @@ pub(crate) const GRACE: Duration = Duration::from_secs(5);
 /// connection too early.
 const TICK_MS: u64 = 10;
 
-/// What is known of a connection that is watched. Times are CLOCK_MONOTONIC in microseconds.
+/// What is known of a connection that is watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ActivityWatch {
-    pub(crate) began: u64,
+    began: Monotonic,
     /// When a byte moved last: never earlier than it did.
-    active: u64,
+    active: Monotonic,
     received: u64,
     acked: u64,
     /// Bytes that were a proxy's and not the client's.
-    pub(crate) header: u64,
+    header: u64,
 }
 
 /// What a look at a connection has shown.
@@ -83,26 +94,22 @@ pub(crate) enum Verdict {
     /// A deadline has passed.
     Over(Deadline),
     /// None can pass before this time.
-    LookAt(u64),
+    LookAt(Monotonic),
     /// None can pass any more.
     Free,
 }
 
 impl ActivityWatch {
-    /// A connection that was accepted at this time.
-    pub(crate) fn new(accepted: u64) -> Self {
-        ActivityWatch { began: accepted, active: accepted, received: 0, acked: 0, header: 0 }
-    }
-
-    /// The same connection, if it began with so many bytes of a proxy's header.
-    pub(crate) fn behind(self, header: u64) -> Self {
-        ActivityWatch { received: header, header, ..self }
+    /// The connection of this client.
+    pub(crate) fn new(client: &Client) -> Self {
+        let (began, header) = (client.accepted, client.header_length());
+        ActivityWatch { began, active: began, received: header, acked: 0, header }
     }
 
     /// When to look first; `None` if there is nothing to look for.
-    pub(crate) fn first_look(&self, deadlines: &Deadlines) -> Option<u64> {
+    pub(crate) fn first_look(&self, deadlines: &Deadlines) -> Option<Monotonic> {
         let times = [deadlines.first_byte, deadlines.idle, deadlines.lifetime];
-        times.into_iter().flatten().min().map(|time| after(self.began, time))
+        times.into_iter().flatten().min().map(|time| self.began + time)
     }
 
     /// Judges what the kernel says. Without it, as of a Unix socket, there is only a lifetime.
@@ -111,25 +118,30 @@ impl ActivityWatch {
     /// in each `idle_timeout`. What the kernel tells is the time of the last data or acknowledgement of any kind, which
     /// may be later than that of the byte that moved the counter: then the end comes later, by less than one more
     /// `idle_timeout`.
-    pub(crate) fn judge(&mut self, deadlines: &Deadlines, now: u64, motion: Option<Activity>) -> Verdict {
+    pub(crate) fn judge(
+        &mut self,
+        deadlines: &Deadlines,
+        now: Monotonic,
+        activity: Option<Activity>,
+    ) -> Verdict {
         let mut passed = None;
-        let mut next: Option<u64> = None;
-        let mut meet = |due: u64, deadline: Deadline| {
+        let mut next: Option<Monotonic> = None;
+        let mut meet = |due: Monotonic, deadline: Deadline| {
             if due <= now {
                 passed = passed.or(Some(deadline));
             }
             next = Some(next.map_or(due, |next| next.min(due)));
         };
         if let Some(time) = deadlines.lifetime {
-            meet(after(self.began, time), Deadline::Lifetime);
+            meet(self.began + time, Deadline::Lifetime);
         }
-        if let Some(motion) = motion {
-            self.note(now, motion);
-            if let Some(time) = deadlines.first_byte.filter(|_| motion.received <= self.header) {
-                meet(after(self.began, time), Deadline::FirstByte);
+        if let Some(activity) = activity {
+            self.note(now, activity);
+            if let Some(time) = deadlines.first_byte.filter(|_| activity.received <= self.header) {
+                meet(self.began + time, Deadline::FirstByte);
             }
             if let Some(time) = deadlines.idle {
-                meet(after(self.active, time), Deadline::Idle);
+                meet(self.active + time, Deadline::Idle);
             }
         }
         match (passed, next) {
@@ -139,27 +151,34 @@ impl ActivityWatch {
         }
     }
 
-    fn note(&mut self, now: u64, motion: Activity) {
-        let data = (motion.received != self.received).then_some(motion.since_data_ms);
-        let acknowledgement = (motion.acked != self.acked).then_some(motion.since_ack_ms);
+    fn note(&mut self, now: Monotonic, activity: Activity) {
+        let data = (activity.received != self.received).then_some(activity.since_data_ms);
+        let acknowledgement = (activity.acked != self.acked).then_some(activity.since_ack_ms);
         if let Some(ms) = data.into_iter().chain(acknowledgement).min() {
-            let age = u64::from(ms).saturating_sub(TICK_MS) * 1000;
-            self.active = self.active.max(now.saturating_sub(age));
+            let age = Duration::from_millis(u64::from(ms).saturating_sub(TICK_MS));
+            self.active = self.active.max(now - age);
         }
-        (self.received, self.acked) = (motion.received, motion.acked);
+        (self.received, self.acked) = (activity.received, activity.acked);
     }
-}
-
-fn after(time: u64, duration: Duration) -> u64 {
-    time.saturating_add(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::ProxyHeader;
+    use crate::sys::socket::Peer;
 
-    const SECOND: u64 = 1_000_000;
-    const START: u64 = 1000 * SECOND;
+    const SECOND: Duration = Duration::from_secs(1);
+    const START: Monotonic = Monotonic::from_nanos(1_000_000_000_000);
+
+    fn fresh() -> ActivityWatch {
+        behind(0)
+    }
+
+    fn behind(length: u16) -> ActivityWatch {
+        let header = Some(ProxyHeader { length, names_client: true, called: None });
+        ActivityWatch::new(&Client { peer: Peer::Unix(None), accepted: START, header })
+    }
 
     fn deadlines(first_byte: u64, idle: u64, lifetime: u64) -> Deadlines {
         let time = |seconds: u64| (seconds > 0).then(|| Duration::from_secs(seconds));
@@ -173,7 +192,7 @@ mod tests {
 
     #[test]
     fn the_first_look_is_at_the_first_deadline() {
-        let first = |deadlines| ActivityWatch::new(START).first_look(&deadlines);
+        let first = |deadlines| fresh().first_look(&deadlines);
         assert_eq!(first(deadlines(0, 0, 0)), None);
         assert_eq!(first(deadlines(5, 60, 90)), Some(START + 5 * SECOND));
         assert_eq!(first(deadlines(50, 6, 0)), Some(START + 6 * SECOND));
@@ -182,9 +201,9 @@ mod tests {
     #[test]
     fn a_silent_client_has_until_the_first_deadline() {
         let deadlines = deadlines(5, 60, 0);
-        let mut watch = ActivityWatch::new(START);
+        let mut watch = fresh();
         let silent = motion(0, 0, 4999, 4999);
-        let early = watch.judge(&deadlines, START + 5 * SECOND - 1, silent);
+        let early = watch.judge(&deadlines, START + 5 * SECOND - Duration::from_nanos(1), silent);
         assert_eq!(early, Verdict::LookAt(START + 5 * SECOND));
         let due = watch.judge(&deadlines, START + 5 * SECOND, silent);
         assert_eq!(due, Verdict::Over(Deadline::FirstByte));
@@ -193,18 +212,17 @@ mod tests {
     #[test]
     fn what_the_service_says_is_no_first_byte_and_is_activity() {
         let deadlines = deadlines(5, 3, 0);
-        let mut watch = ActivityWatch::new(START);
+        let mut watch = fresh();
         let greeted = watch.judge(&deadlines, START + 3 * SECOND, motion(0, 20, 2990, 2010));
         assert_eq!(greeted, Verdict::LookAt(START + 4 * SECOND));
-        let mut watch = ActivityWatch::new(START);
+        let mut watch = fresh();
         let greeted = watch.judge(&deadlines, START + 5 * SECOND, motion(0, 20, 4990, 10));
         assert_eq!(greeted, Verdict::Over(Deadline::FirstByte));
     }
 
     #[test]
     fn after_its_first_byte_a_client_without_other_deadlines_is_free() {
-        let verdict =
-            ActivityWatch::new(START).judge(&deadlines(5, 0, 0), START + 5 * SECOND, motion(1, 0, 10, 10));
+        let verdict = fresh().judge(&deadlines(5, 0, 0), START + 5 * SECOND, motion(1, 0, 10, 10));
         assert_eq!(verdict, Verdict::Free);
     }
 
@@ -212,7 +230,7 @@ mod tests {
     fn the_header_of_a_proxy_is_no_first_byte() {
         let deadlines = deadlines(5, 0, 0);
         let judge = |received| {
-            let mut watch = ActivityWatch::new(START).behind(28);
+            let mut watch = behind(28);
             watch.judge(&deadlines, START + 5 * SECOND, motion(received, 0, 10, 10))
         };
         assert_eq!(judge(28), Verdict::Over(Deadline::FirstByte));
@@ -222,7 +240,7 @@ mod tests {
     #[test]
     fn idle_is_counted_from_the_last_byte_and_not_from_the_look() {
         let deadlines = deadlines(0, 10, 0);
-        let mut watch = ActivityWatch::new(START);
+        let mut watch = fresh();
         // A byte came after 4 s.
         let look = watch.judge(&deadlines, START + 10 * SECOND, motion(1, 0, 6010, 6010));
         assert_eq!(look, Verdict::LookAt(START + 14 * SECOND));
@@ -235,7 +253,7 @@ mod tests {
     fn either_direction_is_activity_and_the_later_counts() {
         let deadlines = deadlines(0, 10, 0);
         for (later, earlier) in [(2010, 9010), (9010, 2010)] {
-            let mut watch = ActivityWatch::new(START);
+            let mut watch = fresh();
             let verdict = watch.judge(&deadlines, START + 10 * SECOND, motion(1, 1, later, earlier));
             assert_eq!(verdict, Verdict::LookAt(START + 18 * SECOND));
         }
@@ -244,7 +262,7 @@ mod tests {
     #[test]
     fn acknowledgements_that_move_no_byte_are_no_activity() {
         let deadlines = deadlines(0, 10, 0);
-        let mut watch = ActivityWatch::new(START);
+        let mut watch = fresh();
         watch.judge(&deadlines, START + SECOND, motion(7, 9, 10, 10));
         // Keepalives and window probes are answered, and data that was there before is sent again.
         let verdict = watch.judge(&deadlines, START + 11 * SECOND, motion(7, 9, 0, 0));
@@ -254,10 +272,10 @@ mod tests {
     #[test]
     fn who_looks_late_still_finds_out() {
         let deadlines = deadlines(0, 10, 0);
-        let mut watch = ActivityWatch::new(START);
+        let mut watch = fresh();
         let verdict = watch.judge(&deadlines, START + 100 * SECOND, motion(1, 0, 50_000, 50_000));
         assert_eq!(verdict, Verdict::Over(Deadline::Idle));
-        let mut watch = ActivityWatch::new(START);
+        let mut watch = fresh();
         let verdict = watch.judge(&deadlines, START + 100 * SECOND, motion(1, 0, 1010, 1010));
         assert_eq!(verdict, Verdict::LookAt(START + 109 * SECOND));
     }
@@ -265,7 +283,7 @@ mod tests {
     #[test]
     fn a_lifetime_needs_no_kernel_and_comes_first() {
         let deadlines = deadlines(5, 5, 5);
-        let mut watch = ActivityWatch::new(START);
+        let mut watch = fresh();
         assert_eq!(watch.judge(&deadlines, START + SECOND, None), Verdict::LookAt(START + 5 * SECOND));
         let verdict = watch.judge(&deadlines, START + 5 * SECOND, motion(0, 0, 0, 0));
         assert_eq!(verdict, Verdict::Over(Deadline::Lifetime));
@@ -284,26 +302,28 @@ mod tests {
         for _ in 0..500 {
             let idle = 1 + next(20);
             let deadlines = deadlines(0, idle, 0);
-            let mut moved: Vec<u64> = Vec::new();
+            let mut moved: Vec<Monotonic> = Vec::new();
             let mut time = START;
             for _ in 0..next(30) {
-                time += next(2 * idle * SECOND);
+                time = time + Duration::from_micros(next(2_000_000 * idle));
                 moved.push(time);
             }
-            let mut watch = ActivityWatch::new(START);
+            let mut watch = fresh();
             let mut look = watch.first_look(&deadlines).unwrap();
             let over = loop {
                 // Who looks may have been held up.
-                let now = look + next(3 * SECOND);
+                let now = look + Duration::from_micros(next(3_000_000));
                 let so_far: Vec<_> = moved.iter().copied().filter(|&at| at <= now).collect();
                 let last = so_far.last().copied().unwrap_or(START);
                 // In ticks of 4 ms, rounded the wrong way.
-                let ms = ((now / 4000 - last / 4000) * 4) as u32;
+                let tick = |at: Monotonic| at.nanos() / 4_000_000;
+                let ms = ((tick(now) - tick(last)) * 4) as u32;
                 match watch.judge(&deadlines, now, motion(so_far.len() as u64, 0, ms, ms)) {
                     Verdict::Over(deadline) => {
                         assert_eq!(deadline, Deadline::Idle);
-                        assert!(now - last >= idle * SECOND, "{now} is too early after {last}, {idle} s");
-                        assert!(now - last <= idle * SECOND + 3 * SECOND + 10_000, "late");
+                        let idle = idle as u32 * SECOND;
+                        assert!(now - last >= idle, "{now:?} is too early after {last:?}, {idle:?}");
+                        assert!(now - last <= idle + 3 * SECOND + Duration::from_millis(10), "late");
                         break now;
                     }
                     Verdict::LookAt(next) => look = next,

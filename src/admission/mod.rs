@@ -17,7 +17,7 @@ pub(crate) mod rules;
 pub(crate) mod sources;
 mod table;
 
-pub(crate) use admit::{Admission, Seat};
+pub(crate) use admit::{Admission, Sentence};
 pub(crate) use deadlines::{ActivityWatch, Deadline, Deadlines, GRACE, Verdict};
 pub(crate) use policy::{
     LONGEST_MESSAGE, Offence, Overload, Penalties, Policy, Rate, RateUnit, SourceLimits,

@@ -71,13 +71,16 @@ impl Prefixes {
     }
 
     /// Whether an address has one of the prefixes, to be asked often; `None` if there are none.
-    pub(crate) fn outline(&self) -> io::Result<Option<PrefixSet>> {
-        self.outline_by(|place| place.is_some())
+    pub(crate) fn prefix_set(&self) -> io::Result<Option<PrefixSet>> {
+        self.prefix_set_by(|place| place.is_some())
     }
 
     /// Yes or no for every address, by the place in the list of the longest prefix that has it.
-    pub(super) fn outline_by(&self, says: impl Fn(Option<usize>) -> bool) -> io::Result<Option<PrefixSet>> {
-        (!self.is_empty()).then(|| PrefixSet::new(self.table.outline(says))).transpose()
+    pub(super) fn prefix_set_by(
+        &self,
+        says: impl Fn(Option<usize>) -> bool,
+    ) -> io::Result<Option<PrefixSet>> {
+        (!self.is_empty()).then(|| PrefixSet::new(self.table.prefix_set(says))).transpose()
     }
 
     /// Whether there is none.

@@ -1,24 +1,32 @@
 //! Connections that were refused: counted one by one, reported together.
 
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Refusal;
+use crate::pace::Every;
+use crate::sys::time::Monotonic;
 
 /// How long refusals are collected before they are reported.
 const TOGETHER: Duration = Duration::from_secs(10);
 
 /// What has been refused since the last report.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Refusals {
     collected: Collected,
-    report_at: Option<Instant>,
-    silent_until: Option<Instant>,
+    report_at: Option<Monotonic>,
+    complaint: Every,
 }
 
 /// How many, by reason.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Collected([u64; Refusal::ALL.len()]);
+
+impl Default for Refusals {
+    fn default() -> Self {
+        Refusals { collected: Collected::default(), report_at: None, complaint: Every::new(TOGETHER) }
+    }
+}
 
 impl Refusals {
     /// One was refused.
@@ -27,28 +35,23 @@ impl Refusals {
             *count += 1;
         }
         // The first is reported at once: who tries out a rule looks for it.
-        self.report_at.get_or_insert_with(Instant::now);
+        self.report_at.get_or_insert_with(Monotonic::now);
     }
 
     /// Whether to say more about this one. Not about each.
     pub(crate) fn complains(&mut self) -> bool {
-        let now = Instant::now();
-        let complains = self.silent_until.is_none_or(|end| end <= now);
-        if complains {
-            self.silent_until = Some(now + TOGETHER);
-        }
-        complains
+        self.complaint.is_due(Monotonic::now())
     }
 
     /// When the next report is due.
-    pub(crate) fn report_at(&self) -> Option<Instant> {
+    pub(crate) fn report_at(&self) -> Option<Monotonic> {
         self.report_at
     }
 
     /// What is to be reported now, if it is time. Without a refusal in the meantime there is no report, and nothing to
     /// wake up for.
     pub(crate) fn due(&mut self) -> Option<Collected> {
-        self.report_at.filter(|at| *at <= Instant::now())?;
+        self.report_at.filter(|at| *at <= Monotonic::now())?;
         self.rest()
     }
 
@@ -56,7 +59,7 @@ impl Refusals {
     pub(crate) fn rest(&mut self) -> Option<Collected> {
         let collected = std::mem::take(&mut self.collected);
         let any = collected.0.iter().any(|count| *count > 0);
-        self.report_at = any.then(|| Instant::now() + TOGETHER);
+        self.report_at = any.then(|| Monotonic::now() + TOGETHER);
         any.then_some(collected)
     }
 }

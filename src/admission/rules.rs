@@ -71,8 +71,8 @@ impl Rules {
     }
 
     /// Whether an address gets in, to be asked often; `None` if everybody does.
-    pub(crate) fn outline(&self) -> io::Result<Option<PrefixSet>> {
-        self.list.outline_by(|place| match place {
+    pub(crate) fn prefix_set(&self) -> io::Result<Option<PrefixSet>> {
+        self.list.prefix_set_by(|place| match place {
             Some(place) => place >= self.denied,
             None => !self.denies_the_rest(),
         })
@@ -277,14 +277,14 @@ mod tests {
             let listed =
                 |list: &[Prefix]| list.iter().map(|&prefix| Listed { prefix, place }).collect::<Vec<_>>();
             let rules = Rules::new(listed(allow), listed(deny));
-            let outline = rules.outline().unwrap();
+            let prefix_set = rules.prefix_set().unwrap();
             let random_ones: Vec<IpAddr> = (0..50).map(|_| random.address()).collect();
             for address in lists.iter().flatten().flat_map(|&prefix| edges(prefix)).chain(random_ones) {
                 let decision = rules.decide(address);
-                let says = outline.as_ref().is_none_or(|outline| outline.says(address));
+                let says = prefix_set.as_ref().is_none_or(|prefix_set| prefix_set.says(address));
                 assert_eq!(
                     says, decision.allowed,
-                    "PREFORKD_SEED={seed}, round {round}: outline of {address}"
+                    "PREFORKD_SEED={seed}, round {round}: prefix_set of {address}"
                 );
                 let found = (decision.allowed, decision.rule.map(|rule| rule.prefix));
                 let wanted = naive(allow, deny, address.to_canonical());

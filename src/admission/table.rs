@@ -42,7 +42,7 @@ impl PrefixTable {
     }
 
     /// Yes or no for every address, by the place of the longest prefix that has it.
-    pub(super) fn outline(&self, says: impl Fn(Option<usize>) -> bool) -> Draft {
+    pub(super) fn prefix_set(&self, says: impl Fn(Option<usize>) -> bool) -> Draft {
         let says = |owner: u32| says(if owner == NOBODY { None } else { usize::try_from(owner).ok() });
         Draft { v4: self.v4.changes(says), v6: self.v6.changes(says) }
     }

@@ -93,7 +93,7 @@ impl Confinement {
     }
 
     /// Lowers the limit on descriptors: the last step. Before, accept(2) may need more than a handler or program gets.
-    pub(crate) fn limit_descriptors(&self) -> Result<(), (Step, io::Error)> {
+    pub(crate) fn seal(&self) -> Result<(), (Step, io::Error)> {
         let configured = self.limits.iter().find(|(name, _)| *name == Resource::RLIMIT_NOFILE);
         match configured.map(|&(_, value)| (value, value)).or(self.descriptors) {
             Some((soft, hard)) => {

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 
 use super::Conn;
@@ -27,11 +28,10 @@ pub(crate) fn constant(service: &str, configured: &BTreeMap<String, String>) -> 
 
 /// The part that tells about one connection. A value that is unknown is not set: UCSPI programs take an empty variable
 /// for a known one.
-pub(crate) fn describe(call: &Conn, image: &mut Image) {
+pub(crate) fn describe(conn: &Conn, connection: BorrowedFd<'_>, image: &mut Image) {
     image.clear();
-    image.set("PREFORKD_CONNECTION", call.id);
-    let connection = call.connection.borrow();
-    match call.peer {
+    image.set("PREFORKD_CONNECTION", conn.id);
+    match conn.client.peer {
         Peer::Ip(remote) => {
             image.set("PROTO", "TCP");
             image.set("TCPREMOTEIP", remote.ip());
@@ -39,7 +39,7 @@ pub(crate) fn describe(call: &Conn, image: &mut Image) {
             image.set("REMOTE_ADDR", remote.ip());
             image.set("REMOTE_PORT", remote.port());
             let local = || socket::local_address(connection).ok().flatten();
-            if let Some(local) = call.called.or_else(local) {
+            if let Some(local) = conn.client.header.and_then(|header| header.called).or_else(local) {
                 image.set("TCPLOCALIP", local.ip());
                 image.set("TCPLOCALPORT", local.port());
             }

@@ -1,67 +1,70 @@
-//! A connection process: gets its identity and its limits, runs one handler or program, exits.
+//! A connection process: gets its identity and its limits, runs one handler or program, exits. Nothing here runs elsewhere.
 //!
-//! It is made with all signals blocked and its parent's descriptors, for a connection or [ahead of one](spare). The order
-//! of the steps matters: what needs privilege comes before the change of user, what the parent still owns is closed
-//! before anything of a stranger runs.
+//! It is made with all signals blocked and its parent's descriptors, for a connection or [ahead of one](crate::spare). The
+//! order of the steps matters:
+//!
+//! | step | | why then |
+//! |---|---|---|
+//! | map | a spare maps the memory of the sources | its limits may leave no room for it |
+//! | enter | process group, umask, nice, limits, chroot, user, capabilities, working directory | what needs privilege comes first, in the order in which each takes away what the next does without |
+//! | | stderr, signals to their defaults, unblocked | the worker's handlers would swallow a signal that is meant for this process |
+//! | | a spare waits, accepts, and is asked by [`crate::admission`] | |
+//! | close | what the parent still owns, or on exec all but 0, 1, 2 | nothing of a stranger has run yet |
+//! | seal | the limit of descriptors | accept(2) takes some that a handler or program need not have |
+//! | run | the handler, or execve(2) | |
+//!
+//! All but the last is rehearsed by each worker before it is ready, for a fork, an exec and a spare alike.
 
 mod confine;
 mod environment;
 pub(crate) mod handler;
 pub(crate) mod watch;
 
-use std::cell::{Ref, RefCell};
 use std::ffi::CString;
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::admission::{ActivityWatch, Admission, Deadlines};
-use crate::client::ConnectionId;
+use crate::admission::Deadlines;
+use crate::client::{Client, ConnectionId, Traffic};
 use crate::config::{Builtin, Job, Service, Stderr};
 use crate::ipc::reports::{self, Reporter, Reports, Step};
 use crate::sys::exec::Image;
-use crate::sys::fd::{self, InheritedFd, ReservedFds};
+use crate::sys::fd::{self, ReservedFds};
+use crate::sys::fork::{ForkedChild, SharingChild};
 use crate::sys::process;
 use crate::sys::signal::{self, Signals};
-use crate::sys::socket::Peer;
 
 use confine::Confinement;
 
 /// All that can be prepared before there is a connection. Made once by each worker, and kept for its whole life.
 #[derive(Debug)]
 pub(crate) struct ChildSpec {
-    pub(crate) confinement: Confinement,
-    pub(crate) job: PreparedJob,
+    confinement: Confinement,
+    job: PreparedJob,
     null: Option<OwnedFd>,
-    signals: Signals,
-    pub(crate) reporter: Reporter,
-    gate: Admission,
-    pub(crate) deadlines: Deadlines,
+    signals: &'static Signals,
+    reporter: Reporter,
+    deadlines: Deadlines,
 }
 
 #[derive(Debug)]
-pub(crate) enum PreparedJob {
+enum PreparedJob {
     Handler(Builtin),
-    Exec(RefCell<Image>),
+    /// Never waited for: there is one thread. A cell would keep children from having it, see [`crate::sys::fork`].
+    Exec(Mutex<Image>),
 }
 
-/// One connection, as its process finds it.
+/// One connection, as its process finds it beside its descriptor.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Conn {
-    /// The socket; blocking.
-    pub(crate) connection: InheritedFd,
-    /// Who called.
-    pub(crate) peer: Peer,
-    /// When it was accepted: CLOCK_MONOTONIC in microseconds.
-    pub(crate) accepted_usec: u64,
-    /// What it called, if a proxy has said so.
-    pub(crate) called: Option<SocketAddr>,
-    /// How many bytes of it were the header of that proxy, and have been taken.
-    pub(crate) header: u64,
-    /// Its name.
     pub(crate) id: ConnectionId,
+    pub(crate) client: Client,
 }
+
+/// At which step it went wrong, and how.
+pub(crate) type Failed = (Step, io::Error);
 
 impl ChildSpec {
     /// Prepares for the connections of `service`, in a worker. `signals` are those that the worker handles.
@@ -69,7 +72,7 @@ impl ChildSpec {
     /// # Errors
     ///
     /// A NUL byte in a path, argument or variable; a `/dev/null` that cannot be opened.
-    pub(crate) fn new(service: &Service, signals: Signals, reports: &Reports) -> io::Result<Self> {
+    pub(crate) fn new(service: &Service, signals: &'static Signals, reports: &Reports) -> io::Result<Self> {
         let (job, restore_descriptor_limit) = match &service.job {
             Job::Handler(builtin) => (PreparedJob::Handler(*builtin), false),
             Job::Exec(program) => {
@@ -77,7 +80,7 @@ impl ChildSpec {
                 let arguments: Result<_, _> =
                     program.arguments.iter().map(|text| CString::new(text.as_str())).collect();
                 let constant = environment::constant(&service.name, &service.environment)?;
-                (PreparedJob::Exec(RefCell::new(Image::new(path, arguments?, constant))), true)
+                (PreparedJob::Exec(Mutex::new(Image::new(path, arguments?, constant))), true)
             }
         };
         let null = match service.stderr {
@@ -85,11 +88,11 @@ impl ChildSpec {
             Stderr::Log | Stderr::Inherit => None,
         };
         let confinement = Confinement::new(&service.identity, &service.limits, restore_descriptor_limit)?;
-        let (gate, deadlines) = (Admission::new(&service.admission)?, service.admission.deadlines);
-        Ok(ChildSpec { confinement, job, null, signals, reporter: reports.reporter(), gate, deadlines })
+        let deadlines = service.admission.deadlines;
+        Ok(ChildSpec { confinement, job, null, signals, reporter: reports.reporter(), deadlines })
     }
 
-    /// Whether connections are for a program, which says things on stderr.
+    /// Whether connections are for a program.
     pub(crate) fn execs(&self) -> bool {
         matches!(self.job, PreparedJob::Exec(_))
     }
@@ -100,26 +103,27 @@ impl ChildSpec {
         !self.confinement.is_somebody_else()
     }
 
-    /// Who gets in.
-    pub(crate) fn gate(&self) -> &Admission {
-        &self.gate
+    /// How long a connection may take.
+    pub(crate) fn deadlines(&self) -> Deadlines {
+        self.deadlines
     }
 
     /// Where its children report.
-    pub(crate) fn reporter(&self) -> InheritedFd {
-        self.reporter.descriptor()
+    pub(crate) fn reporter(&self) -> Reporter {
+        self.reporter
     }
 
-    /// The signals that the worker handles.
-    pub(crate) fn signals(&self) -> &Signals {
-        &self.signals
+    /// In a forked child: does all that a connection process does before its handler or program, for a connection that
+    /// there is not, and exits. So a user that cannot be taken or a limit that cannot be set is known before the first.
+    pub(crate) fn rehearse(&self, child: ForkedChild) -> u8 {
+        let ready = self.enter(None).and_then(|()| self.close(child, None)).and_then(|()| self.seal());
+        self.rehearsed(ready)
     }
 
-    /// In a forked child: becomes what a connection process would be, and exits. So a user that cannot be taken or a
-    /// limit that cannot be set is known before the first connection.
-    pub(crate) fn rehearse(&self) -> ! {
-        match self.confinement.enter().and_then(|()| self.confinement.limit_descriptors()) {
-            Ok(()) => process::exit(0),
+    /// How a rehearsal ends.
+    pub(crate) fn rehearsed(&self, ready: Result<(), Failed>) -> u8 {
+        match ready {
+            Ok(()) => 0,
             Err(failed) => self.fail(&failed),
         }
     }
@@ -129,103 +133,115 @@ impl ChildSpec {
         self.confinement.preapply();
     }
 
-    /// In a child: all that needs no connection.
-    pub(crate) fn confine(&self, stderr: Option<InheritedFd>) -> Result<(), Failed> {
+    /// In a child: the first phase, all that needs privilege and no connection.
+    pub(crate) fn enter(&self, stderr: Option<BorrowedFd<'_>>) -> Result<(), Failed> {
         self.confinement.enter()?;
-        if let Some(stderr) = self.null.as_ref().map(AsFd::as_fd).or(stderr.map(InheritedFd::borrow)) {
+        if let Some(stderr) = self.null.as_ref().map(AsFd::as_fd).or(stderr) {
             fd::standard_error(stderr).map_err(|error| (Step::Descriptors, error))?;
         }
         // Before they are unblocked: the worker's handler would swallow a SIGTERM that is meant for this process.
         // Ignored signals there are none, the worker has seen to that.
-        signal::forget_handlers(&self.signals);
+        signal::forget_handlers(self.signals);
         signal::unblock_all().map_err(|error| (Step::Signals, error))
     }
 
-    /// The program for this connection, unless a handler serves it.
-    pub(crate) fn program(&self, call: &Conn) -> Option<Ref<'_, Image>> {
-        let PreparedJob::Exec(image) = &self.job else { return None };
-        environment::describe(call, &mut image.borrow_mut());
-        Some(image.borrow())
-    }
-
-    /// In a child that has settled: serves one connection, and exits.
-    pub(crate) fn run(&self, call: &Conn, program: Option<&Image>) -> ! {
-        let failed = match (program, &self.job) {
-            (Some(image), _) => self.become_program(image, call),
-            (None, PreparedJob::Handler(builtin)) => self.handle(*builtin, call),
-            (None, PreparedJob::Exec(_)) => (Step::Exec, io::ErrorKind::NotFound.into()),
+    /// In a child: leaves it the connection and what it reports by, or on exec nothing but its standard descriptors.
+    fn close(&self, child: ForkedChild, connection: Option<BorrowedFd<'_>>) -> Result<(), Failed> {
+        let closed = match self.job {
+            PreparedJob::Handler(_) => {
+                let reporter = self.reporter.descriptor();
+                let mut kept = [connection.unwrap_or(reporter), reporter];
+                kept.sort_unstable_by_key(AsRawFd::as_raw_fd);
+                fd::close_all_but(child, &kept)
+            }
+            PreparedJob::Exec(_) => {
+                connection.map_or(Ok(()), fd::standard).and_then(|()| fd::close_others_on_exec())
+            }
         };
-        self.fail(&failed)
+        closed.map_err(|error| (Step::Descriptors, error))
     }
 
-    fn handle(&self, builtin: Builtin, call: &Conn) -> Failed {
-        let (connection, reporter) = (call.connection, self.reporter.descriptor());
-        let kept = [connection.min(reporter), connection.max(reporter)];
-        if let Err(error) = fd::close_all_but(&kept) {
-            return (Step::Descriptors, error);
-        }
-        if let Err(failed) = self.confinement.limit_descriptors() {
-            return failed;
-        }
-        // Its lifetime is its worker's matter.
-        let deadlines = self.deadlines.of_bytes();
-        let watch = ActivityWatch::new(call.accepted_usec).behind(call.header);
-        let (code, traffic) = watch::serve(builtin, call.connection.take(), watch, deadlines, self.reporter);
-        self.reporter.served(traffic);
-        process::exit(code)
+    /// In a child: the second phase, the last step before a handler or program.
+    pub(crate) fn seal(&self) -> Result<(), Failed> {
+        self.confinement.seal()
     }
 
-    fn become_program(&self, image: &Image, call: &Conn) -> Failed {
-        let descriptors = fd::standard(call.connection.borrow()).and_then(|()| fd::close_others_on_exec());
-        if let Err(error) = descriptors {
-            return (Step::Descriptors, error);
+    /// The program for this connection, unless a handler serves it.
+    pub(crate) fn program(&self, conn: &Conn, connection: BorrowedFd<'_>) -> Option<MutexGuard<'_, Image>> {
+        let PreparedJob::Exec(image) = &self.job else { return None };
+        let mut image = image.lock().unwrap_or_else(PoisonError::into_inner);
+        environment::describe(conn, connection, &mut image);
+        Some(image)
+    }
+
+    /// In a child that has entered: serves one connection, and exits.
+    pub(crate) fn run(&self, child: ForkedChild, connection: OwnedFd, conn: &Conn) -> ! {
+        if let Err(failed) = self.close(child, Some(connection.as_fd())).and_then(|()| self.seal()) {
+            self.fail(&failed);
         }
-        match self.confinement.limit_descriptors() {
-            Ok(()) => (Step::Exec, image.exec()),
-            Err(failed) => failed,
+        match self.job {
+            PreparedJob::Handler(builtin) => {
+                // Its lifetime is its worker's matter.
+                let deadlines = self.deadlines.of_bytes();
+                let (code, traffic) =
+                    watch::serve(builtin, connection, &conn.client, deadlines, self.reporter);
+                self.reporter.served(traffic);
+                process::exit(code)
+            }
+            PreparedJob::Exec(_) => {
+                let error = self.program(conn, connection.as_fd()).map(|image| image.exec());
+                self.fail(&(Step::Exec, error.unwrap_or(io::ErrorKind::NotFound.into())))
+            }
         }
     }
 
-    pub(crate) fn fail(&self, (stage, error): &Failed) -> ! {
-        self.reporter.failed(*stage, error);
+    /// In a child that has entered: serves one connection of several, with a handler. What it leaves behind in this
+    /// process, the next will find: that is what was asked for. `None` if it is for a program.
+    pub(crate) fn run_once_more(&self, connection: OwnedFd, client: &Client) -> Option<(u8, Traffic)> {
+        match self.job {
+            PreparedJob::Handler(builtin) => {
+                Some(watch::serve(builtin, connection, client, self.deadlines, self.reporter))
+            }
+            PreparedJob::Exec(_) => None,
+        }
+    }
+
+    /// In a child: says at which step it went wrong, and exits.
+    pub(crate) fn fail(&self, (step, error): &Failed) -> ! {
+        self.reporter.failed(*step, error);
         process::exit(reports::FAILED_TO_BEGIN)
     }
 }
 
-pub(crate) type Failed = (Step, io::Error);
-
-/// Serves one connection with a program, in a child that shares the worker's memory and descriptors, while that waits.
+/// Serves one connection with `program`, in a child that shares the worker's memory and descriptors, while that waits.
+/// `stderr` is where lines go that shall become records, `program` what [`ChildSpec::program`] has told.
 pub(crate) fn serve_sharing(
+    child: SharingChild,
     spec: &ChildSpec,
-    call: &Conn,
-    stderr: Option<InheritedFd>,
-    program: Option<&Image>,
-    desk: &ReservedFds,
+    connection: BorrowedFd<'_>,
+    stderr: Option<BorrowedFd<'_>>,
+    program: &Image,
+    reserved: &ReservedFds,
 ) -> ! {
-    match desk.own_table([Some(call.connection), stderr]) {
-        Ok([connection, stderr]) => {
-            let call = Conn { connection: connection.unwrap_or(call.connection), ..*call };
-            serve(spec, &call, stderr, program)
+    let ready = match reserved.own_table(child, [Some(connection), stderr]) {
+        Ok((child, [connection, stderr])) => {
+            spec.enter(stderr).and_then(|()| spec.close(child, connection)).and_then(|()| spec.seal())
         }
-        Err(error) => spec.fail(&(Step::Descriptors, error)),
-    }
+        Err(error) => Err((Step::Descriptors, error)),
+    };
+    spec.fail(&ready.err().unwrap_or_else(|| (Step::Exec, program.exec())))
 }
 
 /// Serves one connection, in a child with memory of its own, and exits.
-pub(crate) fn serve_in_fork(spec: &ChildSpec, call: &Conn, stderr: Option<InheritedFd>) -> ! {
-    serve(spec, call, stderr, spec.program(call).as_deref())
-}
-
-/// Serves one connection, in a child that was made for it, and exits. `stderr` is where lines go that shall become
-/// records, `program` what [`ChildSpec::program`] has told about this connection.
-pub(crate) fn serve(
+pub(crate) fn serve_in_fork(
+    child: ForkedChild,
     spec: &ChildSpec,
-    call: &Conn,
-    stderr: Option<InheritedFd>,
-    program: Option<&Image>,
+    connection: OwnedFd,
+    conn: &Conn,
+    stderr: Option<BorrowedFd<'_>>,
 ) -> ! {
-    match spec.confine(stderr) {
-        Ok(()) => spec.run(call, program),
+    match spec.enter(stderr) {
+        Ok(()) => spec.run(child, connection, conn),
         Err(failed) => spec.fail(&failed),
     }
 }

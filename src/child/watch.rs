@@ -3,46 +3,47 @@
 //! Of a program's connection the worker keeps a copy and asks the kernel about it. Of a handler's it keeps none: each fork
 //! would copy them all. So a handler's process has a timer, see [`alarm`], and costs its worker nothing.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use super::handler;
 use crate::admission::{ActivityWatch, Deadlines, GRACE, Verdict};
-use crate::client::Traffic;
+use crate::client::{Client, Traffic};
 use crate::config::Builtin;
 use crate::ipc::reports::Reporter;
 use crate::sys::alarm::{self, OnAlarm};
-use crate::sys::fd::InheritedFd;
 use crate::sys::tcp_info::TcpInfo;
-use crate::sys::{process, stream, time};
+use crate::sys::time::Monotonic;
+use crate::sys::{process, stream};
 
 /// With this code a handler's process ends that has found a deadline behind it: timeout(1)'s.
-pub(crate) const EXIT_CODE: u8 = 124;
+pub(crate) const TIMED_OUT: u8 = 124;
 
 /// A process that watches its own connection.
-struct SelfWatch {
-    connection: InheritedFd,
+struct SelfWatch<'a> {
+    connection: BorrowedFd<'a>,
+    header_length: u64,
     reporter: Reporter,
     deadlines: Deadlines,
     watch: ActivityWatch,
 }
 
-impl OnAlarm for SelfWatch {
+impl OnAlarm for SelfWatch<'_> {
     fn ring(&mut self) -> Option<Duration> {
-        let now = time::monotonic_usec();
-        // Closed already, or no TCP.
-        let info = TcpInfo::of(self.connection.borrow()).ok();
-        match self.watch.judge(&self.deadlines, now, info.and_then(|info| info.motion)) {
+        let now = Monotonic::now();
+        // It fails if this is no TCP.
+        let info = TcpInfo::of(self.connection).ok();
+        match self.watch.judge(&self.deadlines, now, info.and_then(|info| info.activity)) {
             Verdict::Over(deadline) => {
                 let traffic = info.map(|info| Traffic {
-                    received: info.received.saturating_sub(self.watch.header),
+                    received: info.received.saturating_sub(self.header_length),
                     sent: info.sent,
                 });
                 self.reporter.timed_out(deadline, traffic.unwrap_or_default());
-                stream::give_up_after(self.connection.borrow(), GRACE);
-                process::exit(EXIT_CODE)
+                stream::give_up_after(self.connection, GRACE);
+                process::exit(TIMED_OUT)
             }
-            Verdict::LookAt(next) => Some(Duration::from_micros(next.saturating_sub(now))),
+            Verdict::LookAt(next) => Some(next - now),
             Verdict::Free => None,
         }
     }
@@ -54,16 +55,19 @@ impl OnAlarm for SelfWatch {
 pub(crate) fn serve(
     builtin: Builtin,
     connection: OwnedFd,
-    watch: ActivityWatch,
+    client: &Client,
     deadlines: Deadlines,
     reporter: Reporter,
 ) -> (u8, Traffic) {
-    // A connection has just been accepted: no clock, and no question to the kernel, is needed yet.
-    let first = watch.first_look(&deadlines).map(|at| at.saturating_sub(watch.began));
-    let Some(first) = first.map(Duration::from_micros) else { return handler::serve(builtin, connection) };
-    let passed = InheritedFd::new(connection.as_fd());
-    let mut watcher = SelfWatch { connection: passed, reporter, deadlines, watch };
+    let watch = ActivityWatch::new(client);
+    // It has just been accepted: no clock, and no question to the kernel, is needed yet.
+    let Some(first) = watch.first_look(&deadlines).map(|at| at - client.accepted) else {
+        return handler::serve(builtin, connection);
+    };
+    let (connection_fd, header_length) = (connection.as_fd(), client.header_length());
+    let mut watcher = SelfWatch { connection: connection_fd, header_length, reporter, deadlines, watch };
     // Who cannot be watched is not served for ever.
-    alarm::during(&mut watcher, first, || handler::serve(builtin, connection))
-        .unwrap_or((crate::exit::OS, Traffic::default()))
+    let served = alarm::during(&mut watcher, first, || handler::serve_on(builtin, connection.as_fd()));
+    drop(connection);
+    served.unwrap_or((crate::exit::OS, Traffic::default()))
 }

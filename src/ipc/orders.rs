@@ -41,14 +41,14 @@ pub(crate) struct WorkerFds {
     pub(crate) plan: OwnedFd,
     /// The scoreboard's memory.
     pub(crate) scoreboard: OwnedFd,
-    /// The scoreboard's bell.
-    pub(crate) bell: OwnedFd,
+    /// The eventfd that tells of free slots.
+    pub(crate) slot_freed: OwnedFd,
     /// The worker's counters.
     pub(crate) counters: OwnedFd,
-    /// Where spares say that they have been called: the end to read, and the end to write.
-    pub(crate) calls: OwnedFd,
-    /// See `calls`.
-    pub(crate) calls_to_come: OwnedFd,
+    /// Where spares say that they have been taken: the end to read, and the end to write.
+    pub(crate) spare_events: OwnedFd,
+    /// See `spare_events`.
+    pub(crate) spare_events_writer: OwnedFd,
     /// The memory of the sources.
     pub(crate) sources: OwnedFd,
 }
@@ -60,10 +60,10 @@ impl WorkerFds {
             link: fd::inherited(3)?,
             plan: fd::inherited(4)?,
             scoreboard: fd::inherited(5)?,
-            bell: fd::inherited(6)?,
+            slot_freed: fd::inherited(6)?,
             counters: fd::inherited(7)?,
-            calls: fd::inherited(8)?,
-            calls_to_come: fd::inherited(9)?,
+            spare_events: fd::inherited(8)?,
+            spare_events_writer: fd::inherited(9)?,
             sources: fd::inherited(10)?,
         })
     }

@@ -7,14 +7,13 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::admission::{Deadline, Refusal};
-use crate::client::Traffic;
+use crate::client::{Connection, Traffic};
 use crate::config::{Job, Service};
-use crate::sys::fd::{self, InheritedFd};
-use crate::sys::process;
 use crate::sys::wait::Pid;
+use crate::sys::{fd, process};
 
 /// With this code a connection process ends that could not begin.
 pub(crate) const FAILED_TO_BEGIN: u8 = 126;
@@ -78,7 +77,7 @@ impl Step {
 /// Why a connection process could not begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Failure {
-    stage: Step,
+    step: Step,
     errno: i32,
 }
 
@@ -91,7 +90,7 @@ impl Failure {
     /// For the record: what could not be done, to what, and why.
     pub(crate) fn explain(self, service: &Service) -> String {
         let identity = &service.identity;
-        let object = match (self.stage, &service.job) {
+        let object = match (self.step, &service.job) {
             (Step::Exec, Job::Exec(program)) => Some(program.path.display().to_string()),
             (Step::Root, _) => identity.chroot.as_ref().map(|path| path.display().to_string()),
             (Step::Directory, _) => {
@@ -102,8 +101,8 @@ impl Failure {
         };
         let reason = nix::errno::Errno::from_raw(self.errno).desc();
         match object {
-            Some(object) => format!("{} {object}: {reason}", self.stage.attempt()),
-            None => format!("{}: {reason}", self.stage.attempt()),
+            Some(object) => format!("{} {object}: {reason}", self.step.attempt()),
+            None => format!("{}: {reason}", self.step.attempt()),
         }
     }
 }
@@ -123,9 +122,11 @@ pub(crate) enum ChildReport {
     TimedOut(Deadline, Traffic),
 }
 
-/// How a connection ended whose process goes on.
+/// A connection that has ended, and whose process goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Served {
+    /// Which; what its row says by then may be about another.
+    pub(crate) connection: Connection,
     /// What the process would have exited with.
     pub(crate) code: u8,
     /// What the handler has moved.
@@ -134,8 +135,9 @@ pub(crate) struct Served {
     pub(crate) cpu_usec: u64,
 }
 
-/// Sender, kind, code, and three numbers.
-const LENGTH: usize = 32;
+/// Sender, kind and code; three numbers; a connection.
+const LENGTH: usize = 8 + NUMBERS * 8;
+const NUMBERS: usize = 3 + Connection::WORDS;
 
 /// How often as many as fit the buffer are read at once: more than the 64 KiB that a pipe holds. A handler that never
 /// stops writing must not hold us up.
@@ -149,23 +151,26 @@ const TIMED_OUT: u8 = u8::MAX - 2;
 
 impl ChildReport {
     pub(crate) fn encode(self, sender: Pid) -> [u8; LENGTH] {
+        let mut connection = [0; Connection::WORDS];
         let (kind, code, numbers) = match self {
             ChildReport::Served(traffic) => (SERVED, 0, [traffic.received, traffic.sent, 0]),
-            ChildReport::Ended(Served { code, traffic, cpu_usec }) => {
-                (ENDED, code, [traffic.received, traffic.sent, cpu_usec])
+            ChildReport::Ended(served) => {
+                connection = served.connection.to_words();
+                (ENDED, served.code, [served.traffic.received, served.traffic.sent, served.cpu_usec])
             }
             ChildReport::Refused(why) => (REFUSED, why as u8, [0; 3]),
             ChildReport::TimedOut(deadline, traffic) => {
                 (TIMED_OUT, deadline as u8, [traffic.received, traffic.sent, 0])
             }
             ChildReport::Failed(failure) => {
-                (failure.stage as u8, 0, [u64::from(failure.errno.unsigned_abs()), 0, 0])
+                (failure.step as u8, 0, [u64::from(failure.errno.unsigned_abs()), 0, 0])
             }
         };
         let mut message = [0; LENGTH];
         message[..4].copy_from_slice(&sender.to_ne_bytes());
         message[4..6].copy_from_slice(&[kind, code]);
-        for (place, number) in message[8..].chunks_exact_mut(8).zip(numbers) {
+        let words = numbers.into_iter().chain(connection);
+        for (place, number) in message[8..].chunks_exact_mut(8).zip(words) {
             place.copy_from_slice(&number.to_ne_bytes());
         }
         message
@@ -175,20 +180,23 @@ impl ChildReport {
         let message = message.first_chunk::<LENGTH>()?;
         let (pid, rest) = message.split_first_chunk::<4>()?;
         let (&[kind, code, ..], rest) = rest.split_first_chunk::<4>()?;
-        let mut numbers = [0; 3];
-        for (number, bytes) in numbers.iter_mut().zip(rest.chunks_exact(8)) {
-            *number = u64::from_ne_bytes(*bytes.first_chunk()?);
+        let mut words = [0; NUMBERS];
+        for (word, bytes) in words.iter_mut().zip(rest.chunks_exact(8)) {
+            *word = u64::from_ne_bytes(*bytes.first_chunk()?);
         }
-        let [first, second, third] = numbers;
+        let [first, second, third, connection @ ..] = words;
         let traffic = Traffic { received: first, sent: second };
         let report = match kind {
             SERVED => ChildReport::Served(traffic),
             REFUSED => ChildReport::Refused(Refusal::from_number(code)?),
-            TIMED_OUT => ChildReport::TimedOut(*Deadline::ALL.get(usize::from(code))?, traffic),
-            ENDED => ChildReport::Ended(Served { code, traffic, cpu_usec: third }),
+            TIMED_OUT => ChildReport::TimedOut(Deadline::from_number(code)?, traffic),
+            ENDED => {
+                let connection = Connection::from_words(connection)?;
+                ChildReport::Ended(Served { connection, code, traffic, cpu_usec: third })
+            }
             kind => {
-                let stage = Step::ALL.into_iter().find(|stage| *stage as u8 == kind)?;
-                ChildReport::Failed(Failure { stage, errno: i32::try_from(first).ok()? })
+                let step = Step::ALL.into_iter().find(|step| *step as u8 == kind)?;
+                ChildReport::Failed(Failure { step, errno: i32::try_from(first).ok()? })
             }
         };
         Some((Pid::from_ne_bytes(*pid), report))
@@ -199,7 +207,7 @@ impl ChildReport {
 #[derive(Debug)]
 pub(crate) struct Reports {
     read: File,
-    write: OwnedFd,
+    write: BorrowedFd<'static>,
 }
 
 impl Reports {
@@ -207,12 +215,12 @@ impl Reports {
     pub(crate) fn new() -> io::Result<Self> {
         let (read, write) = fd::pipe()?;
         fd::set_nonblocking(write.as_fd(), true)?;
-        Ok(Reports { read: read.into(), write })
+        Ok(Reports { read: read.into(), write: fd::for_ever(write) })
     }
 
     /// For those who are to report.
     pub(crate) fn reporter(&self) -> Reporter {
-        Reporter(InheritedFd::new(self.write.as_fd()))
+        Reporter(self.write)
     }
 
     /// Hands on all that has come. A process reports before it ends, so its report is there when it is reaped.
@@ -231,16 +239,16 @@ impl Reports {
 
 /// The pipe, in a connection process.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Reporter(InheritedFd);
+pub(crate) struct Reporter(BorrowedFd<'static>);
 
 impl Reporter {
-    pub(crate) fn descriptor(self) -> InheritedFd {
+    pub(crate) fn descriptor(self) -> BorrowedFd<'static> {
         self.0
     }
 
     /// Says what went wrong. If not even that works, the exit code has to do.
-    pub(crate) fn failed(self, stage: Step, error: &io::Error) {
-        self.send(ChildReport::Failed(Failure { stage, errno: error.raw_os_error().unwrap_or(0) }));
+    pub(crate) fn failed(self, step: Step, error: &io::Error) {
+        self.send(ChildReport::Failed(Failure { step, errno: error.raw_os_error().unwrap_or(0) }));
     }
 
     /// Says what was moved. If the worker has let the pipe fill up, the record goes without.
@@ -264,13 +272,16 @@ impl Reporter {
     }
 
     fn send(self, report: ChildReport) {
-        let _ = nix::unistd::write(self.0.borrow(), &report.encode(process::id()));
+        let _ = nix::unistd::write(self.0, &report.encode(process::id()));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::Client;
+    use crate::sys::socket::Peer;
+    use crate::sys::time::Monotonic;
 
     #[test]
     fn reports_come_through_whole() {
@@ -279,14 +290,17 @@ mod tests {
         let traffic = Traffic { received: u64::MAX, sent: 7 };
         reporter.served(traffic);
         reporter.failed(Step::Exec, &io::Error::from_raw_os_error(2));
-        let served = Served { code: 7, traffic, cpu_usec: 3 };
+        let client = Client { peer: Peer::Unix(None), accepted: Monotonic::from_nanos(5), header: None };
+        let connection = Connection { number: 9, client, until: Monotonic::NEVER };
+        let served = Served { connection, code: 7, traffic, cpu_usec: 3 };
         reporter.ended(served);
-        Deadline::ALL.into_iter().for_each(|deadline| reporter.timed_out(deadline, traffic));
+        let deadlines = [Deadline::FirstByte, Deadline::Idle, Deadline::Lifetime];
+        deadlines.into_iter().for_each(|deadline| reporter.timed_out(deadline, traffic));
         let mut heard = Vec::new();
         reports.read(|_, report| heard.push(report));
-        let failure = Failure { stage: Step::Exec, errno: 2 };
+        let failure = Failure { step: Step::Exec, errno: 2 };
         let first = [ChildReport::Served(traffic), ChildReport::Failed(failure), ChildReport::Ended(served)];
-        let last = Deadline::ALL.map(|deadline| ChildReport::TimedOut(deadline, traffic));
+        let last = deadlines.map(|deadline| ChildReport::TimedOut(deadline, traffic));
         assert_eq!(heard, [first, last].concat());
     }
 
@@ -299,7 +313,7 @@ mod tests {
     #[test]
     fn a_process_that_never_stops_writing_holds_nobody_up() {
         let reports = Reports::new().unwrap();
-        let mut pipe = File::from(reports.write.try_clone().unwrap());
+        let mut pipe = File::from(reports.write.try_clone_to_owned().unwrap());
         let stop = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {

@@ -9,7 +9,7 @@ use super::{Buffer, Level, MessageId};
 use crate::admission::Deadline;
 use crate::client::{Client, ConnectionId};
 use crate::sys::socket::Peer;
-use crate::sys::time;
+use crate::sys::time::Monotonic;
 use crate::sys::wait::{Ended, Ending, Pid};
 
 /// Who is at the other end of a connection.
@@ -107,13 +107,12 @@ impl<'a> ConnectionRecord<'a> {
         ended: &Ended,
         exit: Exit<'a>,
     ) -> Self {
-        let usec = time::monotonic_usec().saturating_sub(client.accepted_usec);
         ConnectionRecord {
             service,
             id,
             pid: ended.pid,
             remote: Remote::from(client.peer),
-            duration: Duration::from_micros(usec),
+            duration: Monotonic::now() - client.accepted,
             exit,
             bytes: None,
             cpu: ended.cpu,

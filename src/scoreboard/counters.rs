@@ -32,6 +32,18 @@ const REFUSED: usize = Count::Timeouts as usize + 1;
 /// How many counters there are.
 const COUNTS: usize = REFUSED + Refusal::ALL.len();
 
+/// Where something is counted: in a worker's counters, or in the supervisor's sum of those of the dead.
+pub(crate) trait CountUp {
+    /// Counts one more.
+    fn count(&self, what: Count);
+}
+
+impl CountUp for Counters {
+    fn count(&self, what: Count) {
+        self.count_at(what as usize);
+    }
+}
+
 /// The counters of one worker, mapped.
 #[derive(Debug)]
 pub(crate) struct Counters(Mapping);
@@ -46,11 +58,6 @@ impl Counters {
     /// The counters in `file`.
     pub(crate) fn open(file: BorrowedFd<'_>) -> io::Result<Counters> {
         Mapping::new(file, LENGTH).map(Counters)
-    }
-
-    /// Counts one more.
-    pub(crate) fn count(&self, what: Count) {
-        self.count_at(what as usize);
     }
 
     /// Counts one more that was not let in.

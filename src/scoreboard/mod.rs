@@ -6,5 +6,5 @@ mod counters;
 mod property;
 mod rows;
 
-pub(crate) use counters::{Count, Counters, Counts};
-pub(crate) use rows::{NoSlot, Owner, Processes, Scoreboard, Slot};
+pub(crate) use counters::{Count, CountUp, Counters, Counts};
+pub(crate) use rows::{NoSlot, Overdue, Owner, Processes, Row, RowState, Scoreboard, Slot};

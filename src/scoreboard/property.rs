@@ -6,15 +6,18 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
 
 use super::{Owner, Scoreboard, Slot};
 use crate::admission::Prefix;
 use crate::admission::sources::{Bucket, SlotIndex, Sources};
-use crate::client::Client;
+use crate::client::{Client, Connection};
 use crate::sys::kill_points;
 use crate::sys::socket::Peer;
+use crate::sys::time::Monotonic;
 
-const SECOND: u64 = 1_000_000_000;
+const SECOND: Duration = Duration::from_secs(1);
+const START: Monotonic = Monotonic::from_nanos(1_000_000_000_000);
 const BUCKET: Bucket = Bucket { interval: SECOND, burst: 6 };
 /// No limit here reaches up to these slots.
 const PROBES: u32 = 40;
@@ -60,9 +63,9 @@ struct Process {
     worker: u32,
     gate: ModelRules,
     /// As its worker holds it; `None` when it is the supervisor's.
-    slot: Option<Slot>,
-    client: Option<Client>,
-    /// Whether the scoreboard knows of its client.
+    slot: Option<Slot<&'static Scoreboard>>,
+    connection: Option<Connection>,
+    /// Whether the scoreboard knows of it.
     noted: bool,
     counted: Option<Prefix>,
 }
@@ -78,9 +81,9 @@ struct World {
     dying: Vec<(SlotIndex, u32)>,
     gate: ModelRules,
     made: u32,
-    now: u64,
+    now: Monotonic,
     /// When the bucket of a source is full again, at the earliest and at the latest.
-    tokens: HashMap<Prefix, (u64, u64)>,
+    tokens: HashMap<Prefix, (Monotonic, Monotonic)>,
 }
 
 impl World {
@@ -91,7 +94,7 @@ impl World {
         let gate = ModelRules { prefix: 32, limit: Some(3), rate: false };
         let (workers, processes, dead, dying) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let tokens = HashMap::new();
-        let (made, now) = (0, 1_000 * SECOND);
+        let (made, now) = (0, START);
         let random = Random(seed);
         let mut world = Self { random, scoreboard, workers, processes, dead, dying, gate, made, now, tokens };
         (0..3).for_each(|_| world.hire());
@@ -99,7 +102,7 @@ impl World {
     }
 
     fn step(&mut self) -> String {
-        self.now += self.random.next() % SECOND;
+        self.now = self.now + Duration::from_nanos(self.random.next() % 1_000_000_000);
         // Most turns take fewer writes than this.
         let writes = (self.random.below(4) == 0).then(|| self.random.below(14) as u32);
         let pick = self.random.next() as usize;
@@ -151,10 +154,10 @@ impl World {
         (surely, surely + self.dead.len() as u32)
     }
 
-    fn claim(&self, serial: u32) -> Option<Slot> {
+    fn claim(&self, serial: u32) -> Option<Slot<&'static Scoreboard>> {
         let (least, most) = self.taken();
         let limit = self.scoreboard.limit();
-        let claimed = self.scoreboard.claim(Owner::worker(serial));
+        let claimed = Slot::claim(self.scoreboard, Owner::worker(serial));
         if !kill_points::has_died() {
             match &claimed {
                 Ok(_) => assert!(least < limit, "a slot, {least} taken"),
@@ -164,16 +167,22 @@ impl World {
         claimed.ok()
     }
 
-    fn client(&mut self) -> Client {
+    fn connection(&mut self) -> Connection {
         self.made += 1;
         let [third, fourth] = [2, 3].map(|bound| self.random.below(bound) as u8);
         let ip = Ipv4Addr::new(192, 0, third, fourth);
         let peer = Peer::Ip(SocketAddr::new(ip.into(), 80));
-        Client { number: self.made.into(), accepted_usec: self.now / 1000, peer }
+        let client = Client { peer, accepted: self.now, header: None };
+        Connection { number: self.made.into(), client, until: Monotonic::NEVER }
     }
 
     /// As a connection's gate does it: what it is counted for, if it gets in.
-    fn admit(&mut self, gate: ModelRules, place: SlotIndex, client: &Client) -> Result<Option<Prefix>, ()> {
+    fn admit(
+        &mut self,
+        gate: ModelRules,
+        place: SlotIndex,
+        client: &Connection,
+    ) -> Result<Option<Prefix>, ()> {
         let prefix = source_of(client, gate);
         let sources = self.scoreboard.sources();
         let source = sources.source(prefix);
@@ -189,11 +198,12 @@ impl World {
             entered.map_err(|_| ())?;
         }
         if gate.rate {
-            let full = self.now + BUCKET.interval * u64::from(BUCKET.burst);
-            let (least, most) = *self.tokens.get(&prefix).unwrap_or(&(0, 0));
-            let after = |from: u64| from.max(self.now) + BUCKET.interval;
+            let full = self.now + BUCKET.interval * BUCKET.burst;
+            let (least, most) =
+                *self.tokens.get(&prefix).unwrap_or(&(Monotonic::default(), Monotonic::default()));
+            let after = |from: Monotonic| from.max(self.now) + BUCKET.interval;
             let died = kill_points::has_died();
-            let taken = sources.take_token(source, BUCKET, self.now);
+            let taken = sources.take_token(source, BUCKET, || self.now);
             if died || kill_points::has_died() {
                 self.tokens.insert(prefix, (least, if after(most) <= full { after(most) } else { most }));
             } else if taken {
@@ -201,7 +211,8 @@ impl World {
                 self.tokens.insert(prefix, (after(least), after(most).min(full)));
             } else {
                 assert!(after(most) > full, "{prefix} got no token");
-                self.tokens.insert(prefix, (least.max(full - BUCKET.interval + 1), most));
+                self.tokens
+                    .insert(prefix, (least.max(full - BUCKET.interval + Duration::from_nanos(1)), most));
                 sources.leave(place);
                 return Err(());
             }
@@ -217,38 +228,38 @@ impl World {
     }
 
     /// The dead do not fork.
-    fn fork(&mut self, serial: u32, gate: ModelRules, slot: Slot) -> bool {
+    fn fork(&mut self, serial: u32, gate: ModelRules, slot: Slot<&'static Scoreboard>) -> bool {
         if kill_points::has_died() {
             return false;
         }
         self.made += 1;
-        let (pid, place) = (self.made as i32, slot.place());
+        let (pid, place) = (self.made as i32, slot.index());
         slot.pid_word().unwrap().store(pid, SeqCst);
-        let (client, noted, counted) = (None, false, None);
+        let (connection, noted, counted) = (None, false, None);
         let slot = Some(slot);
-        self.processes.push(Process { pid, place, worker: serial, gate, slot, client, noted, counted });
+        self.processes.push(Process { pid, place, worker: serial, gate, slot, connection, noted, counted });
         true
     }
 
     fn accept(&mut self, pick: usize, writes: Option<u32>) -> String {
         let Some((serial, gate)) = self.current(pick) else { return "nobody accepts".to_owned() };
-        let client = self.client();
+        let client = self.connection();
         kill_points::live_for(writes);
         let mut result = "no slot";
         if let Some(slot) = self.claim(serial) {
             result = "refused";
-            if let Ok(counted) = self.admit(gate, slot.place(), &client) {
+            if let Ok(counted) = self.admit(gate, slot.index(), &client) {
                 result = "served";
-                slot.note(&client);
+                slot.note(Some(&client));
                 // Fork fails now and then; then the slot is given back as it is after a refusal.
                 if pick % 7 != 0 && self.fork(serial, gate, slot) {
                     let process = self.processes.last_mut().unwrap();
-                    (process.client, process.noted, process.counted) = (Some(client), true, counted);
+                    (process.connection, process.noted, process.counted) = (Some(client), true, counted);
                 }
             }
         }
         let died = self.after(serial);
-        format!("worker {serial} accepts {:?}: {result}, dies: {died}", client.peer)
+        format!("worker {serial} accepts {:?}: {result}, dies: {died}", client.client.peer)
     }
 
     fn make_spare(&mut self, pick: usize, writes: Option<u32>) -> String {
@@ -266,10 +277,10 @@ impl World {
 
     /// Also one of a worker that is gone, or does not know that there is another generation.
     fn call_spare(&mut self, pick: usize, writes: Option<u32>) -> String {
-        let Some(index) = self.pick(pick, |process| process.client.is_none()) else {
+        let Some(index) = self.pick(pick, |process| process.connection.is_none()) else {
             return "no spare to call".to_owned();
         };
-        let client = self.client();
+        let client = self.connection();
         let (place, gate) = (self.processes[index].place, self.processes[index].gate);
         kill_points::live_for(writes);
         let admitted = self.admit(gate, place, &client);
@@ -281,13 +292,13 @@ impl World {
             if process.slot.is_none() && self.dead.contains(&process.worker) {
                 self.dying.push((place, process.worker));
             } else if process.slot.is_none() {
-                self.scoreboard.release(place);
+                drop(Slot::adopt(self.scoreboard, place));
             }
         } else if let Ok(counted) = admitted {
             let process = &mut self.processes[index];
-            (process.client, process.counted) = (Some(client), counted);
+            (process.connection, process.counted) = (Some(client), counted);
         }
-        format!("a spare is called by {:?}: {}, dies: {died}", client.peer, admitted.is_ok())
+        format!("a spare is called by {:?}: {}, dies: {died}", client.client.peer, admitted.is_ok())
     }
 
     /// A worker, or for a dead one the supervisor, hears that a spare was called.
@@ -295,19 +306,19 @@ impl World {
         let dead = self.dead.clone();
         let unheard = |process: &Process| {
             let heard = process.noted || process.slot.is_none() && dead.contains(&process.worker);
-            process.client.is_some() && !heard
+            process.connection.is_some() && !heard
         };
         let Some(index) = self.pick(pick, unheard) else { return "nothing to hear".to_owned() };
         let process = &mut self.processes[index];
-        let (serial, place, client) = (process.worker, process.place, process.client.unwrap());
+        let (serial, place, client) = (process.worker, process.place, process.connection.unwrap());
         let Some(slot) = &process.slot else {
-            self.scoreboard.note(place, &client);
+            as_supervisor(self.scoreboard, place, |slot| slot.note(Some(&client)));
             process.noted = true;
             self.recount(Owner::SUPERVISOR);
             return "the supervisor hears".to_owned();
         };
         kill_points::live_for(writes);
-        slot.note(&client);
+        slot.note(Some(&client));
         // It may have died with its last word, or before.
         process.noted = !kill_points::has_died();
         let died = self.after(serial);
@@ -321,7 +332,7 @@ impl World {
         let Some(index) = self.pick(pick, reapable) else { return "nobody to end".to_owned() };
         let process = self.processes.swap_remove(index);
         let Some(slot) = process.slot else {
-            self.scoreboard.release(process.place);
+            drop(Slot::adopt(self.scoreboard, process.place));
             return "the supervisor reaps".to_owned();
         };
         kill_points::live_for(writes);
@@ -336,10 +347,10 @@ impl World {
         let Some(index) = self.pick(pick, several) else { return "nobody to wait again".to_owned() };
         let process = &mut self.processes[index];
         self.scoreboard.sources().leave(process.place);
-        (process.client, process.noted, process.counted) = (None, false, None);
+        (process.connection, process.noted, process.counted) = (None, false, None);
         let serial = process.worker;
         kill_points::live_for(writes);
-        process.slot.as_ref().unwrap().note(&Client::NOBODY);
+        process.slot.as_ref().unwrap().note(None);
         let died = self.after(serial);
         format!("one of worker {serial} waits again, dies: {died}")
     }
@@ -349,16 +360,16 @@ impl World {
         let Some(serial) = self.dead.pop() else { return "nobody to bury".to_owned() };
         let mut its: Vec<&mut Process> =
             self.processes.iter_mut().filter(|process| process.worker == serial).collect();
-        for (place, pid, _) in self.scoreboard.held_by(Owner::worker(serial)) {
-            match its.iter().position(|process| process.place == place && pid == Some(process.pid)) {
+        for row in self.scoreboard.held_by(Owner::worker(serial)) {
+            let is_it = |process: &&mut Process| process.place == row.slot && row.pid == Some(process.pid);
+            match its.iter().position(&is_it) {
                 Some(index) => {
                     let process = its.swap_remove(index);
-                    let client = process.client.unwrap_or(Client::NOBODY);
-                    self.scoreboard.note(place, &client);
-                    process.noted = process.client.is_some();
-                    self.scoreboard.hand_on(place, Owner::SUPERVISOR);
+                    let connection = process.connection;
+                    as_supervisor(self.scoreboard, row.slot, |slot| slot.note(connection.as_ref()));
+                    process.noted = process.connection.is_some();
                 }
-                None => self.scoreboard.release(place),
+                None => drop(Slot::adopt(self.scoreboard, row.slot)),
             }
         }
         assert!(its.is_empty(), "the scoreboard has lost {its:?}");
@@ -391,7 +402,7 @@ impl World {
         }
         let sources = self.scoreboard.sources();
         self.scoreboard.recount(owner, |client| {
-            matches!(client.peer, Peer::Ip(_)).then(|| sources.source(source_of(client, gate)))
+            matches!(client.client.peer, Peer::Ip(_)).then(|| sources.source(source_of(client, gate)))
         });
         for process in &mut self.processes {
             let its = match &process.slot {
@@ -400,7 +411,7 @@ impl World {
                 None => Owner::SUPERVISOR,
             };
             if its == owner && process.noted {
-                process.counted = process.client.map(|client| source_of(&client, gate));
+                process.counted = process.connection.map(|client| source_of(&client, gate));
             }
         }
     }
@@ -410,7 +421,8 @@ impl World {
         let mut owners: HashMap<u32, Vec<(u32, Option<i32>, u64)>> = HashMap::new();
         for process in self.processes.iter().filter(|process| !self.dead.contains(&process.worker)) {
             let owner = if process.slot.is_some() { process.worker } else { u32::MAX };
-            let number = process.client.filter(|_| process.noted).map_or(0, |client| client.number);
+            let number =
+                process.connection.filter(|_| process.noted).map_or(0, |connection| connection.number);
             owners.entry(owner).or_default().push((process.place.index(), Some(process.pid), number));
         }
         for owner in self.workers.iter().map(|worker| worker.serial).chain([u32::MAX]) {
@@ -418,15 +430,17 @@ impl World {
             wanted.sort_unstable();
             let owner = if owner == u32::MAX { Owner::SUPERVISOR } else { Owner::worker(owner) };
             let held = self.scoreboard.held_by(owner);
-            let held: Vec<_> =
-                held.iter().map(|(place, pid, client)| (place.index(), *pid, client.number)).collect();
+            let held: Vec<_> = held
+                .iter()
+                .map(|row| (row.slot.index(), row.pid, row.connection.map_or(0, |c| c.number)))
+                .collect();
             assert_eq!(held, wanted, "what {owner:?} holds");
         }
         let counted = self.processes.iter().filter(|process| process.counted.is_some()).count() as u32;
         let unsure = (self.dead.len() + self.dying.len()) as u32;
         let found = self.scoreboard.sources().counted();
         assert!((counted..=counted + unsure).contains(&found), "{found} counted, not {counted}");
-        let client = self.client();
+        let client = self.connection();
         let prefix = source_of(&client, self.gate);
         let limit = self.gate.limit.unwrap_or(5);
         let (least, most) = self.living(prefix);
@@ -462,14 +476,25 @@ impl World {
             [32, 24, 16].into_iter().for_each(|length| assert_eq!(self.room(source(length), 3), 3));
         }
         self.scoreboard.set_limit(30);
-        let all: Vec<_> = std::iter::from_fn(|| self.scoreboard.claim(Owner::worker(1)).ok()).collect();
+        let all: Vec<_> =
+            std::iter::from_fn(|| Slot::claim(self.scoreboard, Owner::worker(1)).ok()).collect();
         assert_eq!(all.len(), 30);
     }
 }
 
-fn source_of(client: &Client, gate: ModelRules) -> Prefix {
-    let Peer::Ip(address) = client.peer else { unreachable!() };
+fn source_of(connection: &Connection, gate: ModelRules) -> Prefix {
+    let Peer::Ip(address) = connection.client.peer else { unreachable!() };
     Prefix::around(address.ip(), gate.prefix)
+}
+
+/// What the supervisor does to a slot that it goes on holding.
+fn as_supervisor(
+    scoreboard: &'static Scoreboard,
+    place: SlotIndex,
+    change: impl FnOnce(&Slot<&'static Scoreboard>),
+) {
+    let slot = std::mem::ManuallyDrop::new(Slot::adopt(scoreboard, place));
+    change(&slot);
 }
 
 /// Says what has led to a failure.

@@ -2,123 +2,139 @@
 //!
 //! While some wait, the worker leaves the listeners to them. When none is left it accepts itself and forks on accept,
 //! and makes new spares only when nobody is queued: a burst that is larger than the pool costs what it would without.
-//! A spare that is called says so in a pipe, which wakes nobody. Only some ring: so many that one has rung before half
-//! of them are gone, since those that have waited longest are called first. The others are seen when the worker wakes
-//! for another reason, such as the end of a process.
+//! A spare that is taken says so in a pipe, which wakes nobody. Only some wake the worker: so many that one has done so
+//! before half of them are gone, since those that have waited longest are taken first. The others are heard when the worker
+//! wakes for another reason, such as the end of a process.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use allocator_api2::vec::Vec;
 
+use super::copies::Copies;
 use super::events::{SpareEvents, SpareEventsWriter};
-use crate::client::Client;
+use super::process::{self, SpareContext, SpareSpec};
+use crate::admission::Admission;
+use crate::child::ChildSpec;
+use crate::client::{Connection, ConnectionId};
+use crate::pace::Backoff;
+use crate::scoreboard::{Scoreboard, Slot};
 use crate::sys::dontfork::DontForkAlloc;
-use crate::sys::fd::{self, InheritedFd};
-use crate::sys::memory;
+use crate::sys::fork::{ChildStack, fork};
+use crate::sys::time::Monotonic;
 use crate::sys::wait::Pid;
+use crate::sys::{fd, memory};
 
-/// The pool.
+/// The spares of a worker: who waits, and when there are to be more.
 #[derive(Debug)]
 pub(crate) struct Pool {
     /// How many are to wait.
     size: u64,
-    /// Those that wait, as far as the worker knows, and whether they ring.
+    /// Those that wait, as far as the worker knows, and whether they wake it.
     waiting: Vec<(Pid, bool), DontForkAlloc>,
-    /// How many were made since the last that rings.
+    /// How many were made since the last that wakes.
     silent: u64,
-    /// Who is refused depends on whether a spare waits: then everybody must know at once.
-    all_ring: bool,
-    calls: SpareEvents,
-    to_come: SpareEventsWriter,
-    /// `None` when all have been told to go.
-    leash: Option<Leash>,
-    doorbell: OwnedFd,
-    rest: Rest,
+    /// The worker must know at once who has been taken.
+    all_wake: bool,
+    spec: &'static SpareSpec,
+    events: SpareEvents,
+    copies: Option<Copies>,
+    /// The end that children close, or it would not end with us; `None` when all have been told to go.
+    leash: Option<OwnedFd>,
+    backoff: Backoff,
+    /// One has been made since something went wrong, and has not died yet.
+    on_trial: bool,
+    /// There is no slot for one.
+    until_slot_freed: bool,
     /// How many were told to go and have not gone yet.
     leaving: u64,
 }
 
-/// The pipe that holds them: see [`crate::spare::process`].
+/// What a pool is made from.
 #[derive(Debug)]
-struct Leash {
-    held: OwnedFd,
-    /// Children close it, or it would not end with us.
-    holder: OwnedFd,
+pub(crate) struct Setup {
+    /// How many spares are to wait.
+    pub(crate) size: u32,
+    /// How many connections each serves; 0 for as many as come.
+    pub(crate) connections: u32,
+    /// Whether each wakes the worker when it is taken.
+    pub(crate) all_wake: bool,
+    pub(crate) child: &'static ChildSpec,
+    pub(crate) admission: &'static Admission,
+    pub(crate) listeners: std::vec::Vec<BorrowedFd<'static>>,
+    pub(crate) sources: Option<BorrowedFd<'static>>,
+    pub(crate) events: SpareEvents,
+    pub(crate) writer: SpareEventsWriter,
+    /// Whether the worker wants a copy of each connection.
+    pub(crate) sends_copies: bool,
 }
-
-/// The descriptors of a spare, beside the listeners.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Lines {
-    pub(crate) leash: InheritedFd,
-    pub(crate) calls: InheritedFd,
-    pub(crate) bell: InheritedFd,
-    /// Whether it rings when it is called.
-    pub(crate) rings: bool,
-}
-
-/// When the next spare may be made, after it has gone wrong: one at a time and ever more seldom, until they live again.
-#[derive(Debug, Default)]
-struct Rest {
-    until: Option<Instant>,
-    pause: Duration,
-    /// One has been made since, and has not died yet.
-    on_trial: bool,
-    /// There is no slot; the scoreboard's bell will tell.
-    until_bell: bool,
-}
-
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 impl Pool {
-    /// Nobody waits yet. With `all_ring` every spare wakes the worker when it is called.
-    pub(crate) fn new(
-        size: u32,
-        all_ring: bool,
-        calls: SpareEvents,
-        to_come: SpareEventsWriter,
-    ) -> io::Result<Self> {
-        let (held, holder) = fd::pipe()?;
-        fd::set_nonblocking(holder.as_fd(), true)?;
+    /// Nobody waits yet.
+    pub(crate) fn new(setup: Setup) -> io::Result<Self> {
+        let Setup { size, connections, all_wake, child, admission, listeners, sources, events, .. } = setup;
+        let (held, leash) = fd::pipe()?;
+        fd::set_nonblocking(leash.as_fd(), true)?;
+        let (leash_end, writer, wake) =
+            (fd::for_ever(held), setup.writer.for_ever(), fd::for_ever(memory::event()?));
+        let copies = (size > 0 && setup.sends_copies).then(Copies::new).transpose()?;
+        let sending = copies.as_ref().map(Copies::descriptor);
+        let mut kept = [&listeners[..], &[leash_end, writer, wake, child.reporter().descriptor()]].concat();
+        kept.extend(sources.into_iter().chain(sending));
+        kept.sort_unstable_by_key(AsRawFd::as_raw_fd);
+        let spec = SpareSpec {
+            child,
+            admission,
+            listeners,
+            kept,
+            leash: leash_end,
+            events: writer,
+            wake,
+            copies: sending,
+            sources,
+            connections,
+        };
         Ok(Pool {
             size: size.into(),
-            waiting: Vec::with_capacity_in(size as usize, DontForkAlloc),
+            waiting: Vec::with_capacity_in(size as usize, DontForkAlloc::new()),
             silent: 0,
-            all_ring,
-            calls,
-            to_come,
-            leash: Some(Leash { held, holder }),
-            doorbell: memory::event()?,
-            rest: Rest::default(),
+            all_wake,
+            spec: Box::leak(Box::new(spec)),
+            events,
+            copies,
+            leash: Some(leash),
+            backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(10)),
+            on_trial: false,
+            until_slot_freed: false,
             leaving: 0,
         })
     }
 
-    /// Readable, by a new edge, when few spares are left.
-    pub(crate) fn doorbell(&self) -> BorrowedFd<'_> {
-        self.doorbell.as_fd()
+    /// Forks a process that does all that a spare does but wait, if there are to be spares.
+    pub(crate) fn rehearse(&self) -> Option<io::Result<Pid>> {
+        let spec = self.spec;
+        (self.size > 0).then(|| fork(move |child| process::rehearse(child, spec)))
     }
 
-    /// Readable, by a new edge, whenever a spare is called.
-    pub(crate) fn calls(&self) -> BorrowedFd<'_> {
-        self.calls.descriptor()
+    /// Whether there are to be spares.
+    pub(crate) fn is_used(&self) -> bool {
+        self.size > 0
     }
 
-    /// The descriptors that spares keep.
-    pub(crate) fn numbers(&self) -> [InheritedFd; 3] {
-        let leash = self.leash.as_ref().map_or(self.doorbell.as_fd(), |leash| leash.held.as_fd());
-        [leash, self.to_come.descriptor(), self.doorbell.as_fd()].map(InheritedFd::new)
+    /// Whether each serves more than one connection.
+    pub(crate) fn serves_several(&self) -> bool {
+        self.spec.connections != 1
     }
 
-    /// What the next spare needs to wait; `None` when all have been told to go.
-    pub(crate) fn lines(&self) -> Option<Lines> {
-        let leash = InheritedFd::new(self.leash.as_ref()?.held.as_fd());
-        let calls = InheritedFd::new(self.to_come.descriptor());
-        let rings =
-            self.all_ring || self.silent + 1 >= self.size / 2 || self.waiting.iter().all(|(_, rings)| !rings);
-        Some(Lines { leash, calls, bell: InheritedFd::new(self.doorbell.as_fd()), rings })
+    /// An eventfd: a new edge when few spares are left, or something is to be heard at once.
+    pub(crate) fn wake(&self) -> BorrowedFd<'static> {
+        self.spec.wake
+    }
+
+    /// A pipe: a new edge whenever a spare is taken.
+    pub(crate) fn events(&self) -> BorrowedFd<'_> {
+        self.events.descriptor()
     }
 
     /// Whether spares wait, as far as the worker knows.
@@ -126,47 +142,68 @@ impl Pool {
         !self.is_dismissed() && !self.waiting.is_empty()
     }
 
-    /// Listens for who has been called: `call` confirms it.
-    pub(crate) fn listen(&mut self, mut call: impl FnMut(Pid, &Client) -> bool) {
+    /// Hears which spares have been taken: `taken` confirms it. `copied` gets the connections that they have sent.
+    pub(crate) fn hear(
+        &mut self,
+        mut taken: impl FnMut(Pid, &Connection) -> bool,
+        copied: impl FnMut(Pid, u64, OwnedFd),
+    ) {
         if self.size == 0 {
             return;
         }
         let waiting = &mut self.waiting;
-        self.calls.read(|pid, client| {
-            if call(pid, &client) {
+        self.events.read(|pid, connection| {
+            if taken(pid, &connection) {
                 waiting.retain(|&(other, _)| other != pid);
             }
         });
+        if let Some(copies) = &self.copies {
+            copies.read(copied);
+        }
     }
 
     /// When to make one more, if one is missing.
-    pub(crate) fn next(&self) -> Option<Instant> {
+    pub(crate) fn next(&self) -> Option<Monotonic> {
         let missing =
-            self.leash.is_some() && (self.waiting.len() as u64) < self.size && !self.rest.until_bell;
-        missing.then(|| self.rest.until.unwrap_or_else(Instant::now))
+            self.leash.is_some() && (self.waiting.len() as u64) < self.size && !self.until_slot_freed;
+        missing.then(|| self.backoff.until().unwrap_or(Monotonic::from_nanos(0)))
     }
 
-    /// Whether to make one more now.
-    pub(crate) fn is_due(&self) -> bool {
-        self.next().is_some_and(|next| self.rest.until.is_none() || next <= Instant::now())
+    /// Makes one more for this slot. `id` is what its first connection will be called.
+    pub(crate) fn make(
+        &mut self,
+        slot: &Slot<&'static Scoreboard>,
+        id: ConnectionId,
+        stderr: Option<OwnedFd>,
+        stack: &ChildStack,
+    ) -> io::Result<Pid> {
+        let wakes =
+            self.all_wake || self.silent + 1 >= self.size / 2 || self.waiting.iter().all(|(_, wakes)| !wakes);
+        let mut context = SpareContext { spec: self.spec, id, slot: slot.index(), wakes, stderr };
+        let made = stack.fork(slot.pid_word(), process::wait, &mut context);
+        match made {
+            Ok(pid) => self.add(pid, wakes),
+            Err(_) => self.failed(),
+        }
+        made
     }
 
-    /// A new one waits.
-    pub(crate) fn add(&mut self, pid: Pid, lines: &Lines) {
-        self.waiting.push((pid, lines.rings));
-        self.silent = if lines.rings { 0 } else { self.silent + 1 };
-        if std::mem::replace(&mut self.rest.on_trial, true) {
+    fn add(&mut self, pid: Pid, wakes: bool) {
+        self.waiting.push((pid, wakes));
+        self.silent = if wakes { 0 } else { self.silent + 1 };
+        if self.backoff.until().is_none() {
+            return;
+        }
+        let now = Monotonic::now();
+        match std::mem::replace(&mut self.on_trial, true) {
             // The one before has lived through its pause.
-            self.rest.pause /= 2;
+            true => self.backoff.recovers(now),
+            false => self.backoff.tries(now),
         }
-        if self.rest.pause < FIRST_PAUSE {
-            self.rest = Rest { until_bell: self.rest.until_bell, ..Rest::default() };
-        } else {
-            self.rest.until = Some(Instant::now() + self.rest.pause);
-        }
+        self.on_trial = self.backoff.until().is_some();
     }
 
-    /// One has ended, called or not, or is stopped and answers nobody. Returns whether it waited.
+    /// One has ended, taken or not, or is stopped and answers nobody. Returns whether it waited.
     pub(crate) fn remove(&mut self, pid: Pid) -> bool {
         let before = self.waiting.len();
         self.waiting.retain(|&(waiting, _)| waiting != pid);
@@ -176,8 +213,7 @@ impl Pool {
     /// One waits again. When a burst has left twice as many as there should be, one is told to go.
     pub(crate) fn add_again(&mut self, pid: Pid) {
         self.waiting.push((pid, false));
-        let leash = self.leash.as_ref().filter(|_| self.waiting.len() as u64 > self.size * 2 + self.leaving);
-        if leash.is_some_and(|leash| nix::unistd::write(&leash.holder, &[0]).is_ok()) {
+        if self.waiting.len() as u64 > self.size * 2 + self.leaving && self.wake_one() {
             self.leaving += 1;
         }
     }
@@ -187,41 +223,38 @@ impl Pool {
         self.leaving = self.leaving.saturating_sub(1);
     }
 
-    /// There is no slot for one until the bell rings.
-    pub(crate) fn rest_until_bell(&mut self) {
-        self.rest.until_bell = true;
+    /// There is no slot for one until one is freed.
+    pub(crate) fn wait_for_slot(&mut self) {
+        self.until_slot_freed = true;
     }
 
     /// There may be a slot.
     pub(crate) fn slot_freed(&mut self) {
-        self.rest.until_bell = false;
+        self.until_slot_freed = false;
     }
 
     /// None can be made for a while, longer each time.
-    pub(crate) fn rest(&mut self) {
-        let now = Instant::now();
-        if !std::mem::take(&mut self.rest.on_trial) && self.rest.until.is_some_and(|until| now < until) {
+    pub(crate) fn failed(&mut self) {
+        let now = Monotonic::now();
+        if !std::mem::take(&mut self.on_trial) && self.backoff.until().is_some_and(|until| now < until) {
             // It was made before the pause: whoever killed one has killed several.
             return;
         }
-        self.rest.pause = (self.rest.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
-        self.rest.until = Some(now + self.rest.pause);
+        self.backoff.failed(now);
     }
 
     /// Tells one to look for a connection, and to go if there is none.
-    pub(crate) fn wake_one(&self) {
-        if let Some(leash) = &self.leash {
-            // It can only be full of others that have not been read.
-            let _ = nix::unistd::write(&leash.holder, &[0]);
-        }
+    pub(crate) fn wake_one(&self) -> bool {
+        // It can only be full of others that have not been read.
+        self.leash.as_ref().is_some_and(|leash| nix::unistd::write(leash, &[0]).is_ok())
     }
 
-    /// Tells all to go. Until they have gone, they may be called.
+    /// Tells all to go. Until they have gone, they may be taken.
     pub(crate) fn dismiss(&mut self) {
         self.leash = None;
     }
 
-    /// Whether some have been told to go, and have not gone yet nor been called. They still have the listeners.
+    /// Whether some have been told to go, and have not gone yet nor been taken. They still have the listeners.
     pub(crate) fn is_leaving(&self) -> bool {
         self.is_dismissed() && !self.waiting.is_empty()
     }

@@ -6,56 +6,58 @@
 //! be the only one that was woken for a connection.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
 
 use super::{copies, events};
+use crate::admission::Admission;
 use crate::admission::sources::{SlotIndex, Sources};
-use crate::admission::{ActivityWatch, Seat};
-use crate::child::{ChildSpec, Conn, Failed, PreparedJob, watch};
-use crate::client::{Client, ConnectionId};
+use crate::child::{ChildSpec, Conn, Failed};
+use crate::client::{Client, Connection, ConnectionId};
 use crate::ipc::reports::{Served, Step};
 use crate::sys::epoll::{Interest, Poller};
-use crate::sys::fd::{self, InheritedFd};
+use crate::sys::fork::ForkedChild;
 use crate::sys::socket::{self, Peer};
-use crate::sys::{memory, process, time};
+use crate::sys::time::{self, Monotonic};
+use crate::sys::{fd, memory, process};
 
-/// What a spare is told before it begins to wait.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct SpareContext {
+/// What is the same for all spares of a worker.
+#[derive(Debug)]
+pub(crate) struct SpareSpec {
     /// What every connection process of the service needs.
-    pub(crate) spec: &'static ChildSpec,
-    /// Where it waits.
-    pub(crate) listeners: &'static [InheritedFd],
-    /// All descriptors that it needs, in the order of their numbers.
-    pub(crate) kept: &'static [InheritedFd],
+    pub(crate) child: &'static ChildSpec,
+    pub(crate) admission: &'static Admission,
+    /// Where they wait.
+    pub(crate) listeners: Vec<BorrowedFd<'static>>,
+    /// All descriptors that they need, in the order of their numbers.
+    pub(crate) kept: Vec<BorrowedFd<'static>>,
     /// The end that a spare watches.
-    pub(crate) leash: InheritedFd,
-    /// Where it says that it has been called.
-    pub(crate) calls: InheritedFd,
+    pub(crate) leash: BorrowedFd<'static>,
+    /// Where a spare says that it has been taken.
+    pub(crate) events: BorrowedFd<'static>,
     /// An eventfd that wakes the worker.
-    pub(crate) bell: InheritedFd,
-    /// Whether it rings when it is called; not every spare does.
-    pub(crate) rings: bool,
-    /// Where it sends a copy of its connection, if it becomes a program.
-    pub(crate) copies: Option<InheritedFd>,
-    /// The name of its first connection.
-    pub(crate) id: ConnectionId,
-    /// Whether it serves more than one.
-    pub(crate) again: Option<Again>,
-    /// The memory of the sources and its slot, if who gets in depends on them.
-    pub(crate) sources: Option<(InheritedFd, SlotIndex)>,
-    /// Where its program's stderr goes.
-    pub(crate) stderr: Option<InheritedFd>,
+    pub(crate) wake: BorrowedFd<'static>,
+    /// Where a spare sends a copy of its connection, if it becomes a program.
+    pub(crate) copies: Option<BorrowedFd<'static>>,
+    /// The memory of the sources, if who gets in depends on them.
+    pub(crate) sources: Option<BorrowedFd<'static>>,
+    /// How many connections a spare serves, one after the other.
+    pub(crate) connections: u32,
 }
 
-/// How a spare goes on after its first connection.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Again {
-    /// How many connections it serves; `None` for as many as come.
-    pub(crate) connections: Option<u32>,
+/// What a spare is told before it begins to wait.
+#[derive(Debug)]
+pub(crate) struct SpareContext {
+    pub(crate) spec: &'static SpareSpec,
+    /// The name of its first connection.
+    pub(crate) id: ConnectionId,
+    pub(crate) slot: SlotIndex,
+    /// Whether it wakes the worker when it is taken; not every spare does.
+    pub(crate) wakes: bool,
+    /// Where its program's stderr goes.
+    pub(crate) stderr: Option<OwnedFd>,
 }
 
 const LEASH: u64 = u64::MAX;
@@ -63,83 +65,98 @@ const LEASH: u64 = u64::MAX;
 /// How long a spare rests when the kernel has no descriptor or memory for a connection.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 
+/// How many connections that are not let in a spare takes from a queue before it goes; others may have forgotten them.
+const LAST_LOOKS: usize = 4096;
+
 /// Waits for a connection and serves it, or for one after the other; the whole life of a spare.
-pub(crate) fn wait(post: SpareContext) -> ! {
-    let spec = post.spec;
-    let begun = spec.confine(post.stderr).and_then(|()| Spare::begin(post));
-    let result = begun.and_then(|mut spare| match post.again {
-        None => spare.serve_once(),
-        Some(again) => spare.serve_several(again),
+pub(crate) fn wait(child: ForkedChild, context: SpareContext) -> u8 {
+    let spec = context.spec;
+    let begun = Spare::begin(child, context);
+    let result = begun.and_then(|mut spare| match spec.connections {
+        1 => spare.serve_once(),
+        connections => spare.serve_several(connections),
     });
     match result {
-        Ok(()) => process::exit(0),
-        Err(failed) => spec.fail(&failed),
+        Ok(()) => 0,
+        Err(failed) => spec.child.fail(&failed),
     }
 }
 
-/// A connection, who called, and when.
-type Accepted = (OwnedFd, Peer, u64);
+/// In a forked child: does all that a spare does but wait for a connection.
+pub(crate) fn rehearse(child: ForkedChild, spec: &'static SpareSpec) -> u8 {
+    let id = ConnectionId { run: 0, worker: 0, number: 0 };
+    let context = SpareContext { spec, id, slot: SlotIndex::at(0), wakes: false, stderr: None };
+    spec.child.rehearsed(Spare::begin(child, context).and_then(|_| spec.child.seal()))
+}
+
+/// What a try to accept has led to.
+enum Attempt {
+    /// A client that is let in.
+    Taken(OwnedFd, Connection),
+    /// One that is not, or that is gone again; there may be more.
+    Other,
+    /// Nobody.
+    Nothing,
+}
 
 struct Spare {
-    post: SpareContext,
+    child: ForkedChild,
+    context: SpareContext,
     poller: Poller,
-    sources: Option<(Sources, SlotIndex)>,
+    sources: Option<Sources>,
     /// The next connection is the last, or there is none.
     leaves: bool,
 }
 
 impl Spare {
-    fn begin(post: SpareContext) -> Result<Self, Failed> {
+    fn begin(child: ForkedChild, mut context: SpareContext) -> Result<Self, Failed> {
         let failed = |error| (Step::Wait, error);
-        fd::close_all_but(post.kept).map_err(failed)?;
+        let spec = context.spec;
+        // Before the limits, which may have no room for it.
+        let sources = spec.sources.map(Sources::open).transpose().map_err(failed)?;
+        let stderr = context.stderr.take();
+        spec.child.enter(stderr.as_ref().map(AsFd::as_fd))?;
+        // Its number is 2 by now, and is closed with the others.
+        drop(stderr);
+        fd::close_all_but(child, &spec.kept).map_err(failed)?;
         let poller = Poller::new().map_err(failed)?;
-        for (listener, token) in post.listeners.iter().zip(0..) {
-            poller.add(listener.borrow(), Interest::ReadExclusive, token).map_err(failed)?;
+        for (listener, token) in spec.listeners.iter().zip(0..) {
+            poller.add(*listener, Interest::ReadExclusive, token).map_err(failed)?;
         }
-        poller.add(post.leash.borrow(), Interest::ReadExclusive, LEASH).map_err(failed)?;
+        poller.add(spec.leash, Interest::ReadExclusive, LEASH).map_err(failed)?;
         // So that the pages with the clock are there when a connection comes.
-        time::monotonic_usec();
-        let open = |(memory, place): (InheritedFd, SlotIndex)| Ok((Sources::open(memory.borrow())?, place));
-        let sources = post.sources.map(open).transpose().map_err(failed)?;
-        Ok(Spare { post, poller, sources, leaves: false })
+        Monotonic::now();
+        Ok(Spare { child, context, poller, sources, leaves: false })
     }
 
-    /// Returns if it was told to go and nobody had called.
+    /// Returns if it was told to go and nobody had come.
     fn serve_once(&mut self) -> Result<(), Failed> {
-        let Some((connection, peer, accepted_usec)) = self.wait(0)? else { return Ok(()) };
-        let call = Conn {
-            connection: InheritedFd::new(connection.as_fd()),
-            peer,
-            accepted_usec,
-            called: None,
-            header: 0,
-            id: self.post.id,
-        };
+        let Some((socket, connection)) = self.wait(0)? else { return Ok(()) };
         // Nothing of a stranger runs where this memory is.
         self.sources = None;
-        let spec = self.post.spec;
-        spec.run(&call, spec.program(&call).as_deref())
+        let conn = Conn { id: self.context.id, client: connection.client };
+        self.context.spec.child.run(self.child, socket, &conn)
     }
 
-    /// Serves connections until it was told to go, or has had enough. What one leaves behind in this process, the next
-    /// will find: that is what was asked for.
-    fn serve_several(&mut self, again: Again) -> Result<(), Failed> {
-        let spec = self.post.spec;
-        spec.confinement.limit_descriptors()?;
-        let PreparedJob::Handler(builtin) = spec.job else { return self.serve_once() };
+    /// Serves connections until it was told to go, or has served `connections` (0 for as many as come).
+    fn serve_several(&mut self, connections: u32) -> Result<(), Failed> {
+        let child = self.context.spec.child;
+        child.seal()?;
+        let most = if connections == 0 { ConnectionId::PER_PROCESS } else { connections };
         let mut cpu = time::cpu_usec();
-        for n in 0..again.connections.unwrap_or(u32::MAX).min(ConnectionId::PER_PROCESS) {
-            let Some((connection, _, accepted_usec)) = self.wait(n)? else { return Ok(()) };
-            let (deadlines, reporter) = (spec.deadlines, spec.reporter);
-            let (code, traffic) =
-                watch::serve(builtin, connection, ActivityWatch::new(accepted_usec), deadlines, reporter);
-            if let Some((sources, place)) = &self.sources {
-                sources.leave(*place);
+        for n in 0..most.min(ConnectionId::PER_PROCESS) {
+            let Some((socket, connection)) = self.wait(n)? else { return Ok(()) };
+            let served = child.run_once_more(socket, &connection.client);
+            let Some((code, traffic)) = served else {
+                return Err((Step::Exec, io::ErrorKind::Unsupported.into()));
+            };
+            if let Some(sources) = &self.sources {
+                sources.leave(self.context.slot);
             }
             let now = time::cpu_usec();
-            reporter.ended(Served { code, traffic, cpu_usec: now.saturating_sub(cpu) });
-            memory::ring(self.post.bell.borrow());
-            cpu = now;
+            let cpu_usec = now.saturating_sub(std::mem::replace(&mut cpu, now));
+            child.reporter().ended(Served { connection, code, traffic, cpu_usec });
+            memory::ring(self.context.spec.wake);
             // Nobody was woken in its place while it served.
             if self.leaves || self.is_told_to_go() {
                 return Ok(());
@@ -148,8 +165,8 @@ impl Spare {
         Ok(())
     }
 
-    /// Waits for its `n`th connection; `None` if it was told to go and nobody had called.
-    fn wait(&mut self, n: u32) -> Result<Option<Accepted>, Failed> {
+    /// Waits for its `n`th connection; `None` if it was told to go and nobody had come.
+    fn wait(&mut self, n: u32) -> Result<Option<(OwnedFd, Connection)>, Failed> {
         let failed = |error| (Step::Wait, error);
         loop {
             match self.poller.wait_for_one().map_err(failed)? {
@@ -157,9 +174,10 @@ impl Spare {
                 Some(LEASH) if self.is_told_to_go() => return self.look_once_more(n).map_err(failed),
                 Some(LEASH) => {}
                 Some(token) => {
-                    let listener = self.post.listeners.get(token as usize).copied();
-                    if let Some(taken) = listener.and_then(|listener| self.accept(listener, n)) {
-                        return Ok(Some(taken));
+                    let listener = self.context.spec.listeners.get(token as usize).copied();
+                    let attempt = listener.map_or(Attempt::Nothing, |listener| self.accept(listener, n));
+                    if let Attempt::Taken(socket, connection) = attempt {
+                        return Ok(Some((socket, connection)));
                     }
                 }
             }
@@ -167,7 +185,7 @@ impl Spare {
     }
 
     fn is_told_to_go(&self) -> bool {
-        match nix::unistd::read(self.post.leash.borrow(), &mut [0]) {
+        match nix::unistd::read(self.context.spec.leash, &mut [0]) {
             Ok(_) => true,
             // Another was faster.
             Err(error) => !matches!(error, Errno::EAGAIN | Errno::EINTR),
@@ -175,51 +193,60 @@ impl Spare {
     }
 
     /// Not watched any more, a listener wakes somebody else for who comes from now on.
-    fn look_once_more(&mut self, n: u32) -> io::Result<Option<Accepted>> {
+    fn look_once_more(&mut self, n: u32) -> io::Result<Option<(OwnedFd, Connection)>> {
         self.leaves = true;
-        for listener in self.post.listeners {
-            self.poller.remove(listener.borrow())?;
-            if let Some(accepted) = self.accept(*listener, n) {
-                // The listener may be about to be closed.
-                socket::make_hear(accepted.0.as_fd());
-                return Ok(Some(accepted));
+        for listener in &self.context.spec.listeners {
+            self.poller.remove(*listener)?;
+            for _ in 0..LAST_LOOKS {
+                match self.accept(*listener, n) {
+                    Attempt::Taken(socket, connection) => {
+                        // The listener may be about to be closed.
+                        socket::make_hear(socket.as_fd());
+                        return Ok(Some((socket, connection)));
+                    }
+                    Attempt::Other => {}
+                    Attempt::Nothing => break,
+                }
             }
         }
         Ok(None)
     }
 
-    fn accept(&self, listener: InheritedFd, n: u32) -> Option<Accepted> {
-        match socket::accept(listener.borrow()) {
-            Ok((connection, peer)) => {
-                let accepted_usec = time::monotonic_usec();
-                let seat = self.sources.as_ref().map(|(sources, place)| Seat { sources, place: *place });
-                if let Err(why) = self.post.spec.gate().admit(peer, accepted_usec, seat) {
-                    self.post.spec.reporter.refused(why);
-                    memory::ring(self.post.bell.borrow());
-                    return None;
+    fn accept(&self, listener: BorrowedFd<'_>, n: u32) -> Attempt {
+        let SpareContext { spec, slot, .. } = &self.context;
+        match socket::accept(listener) {
+            Ok((socket, peer)) => {
+                let client = Client::now(peer);
+                let counted = self.sources.as_ref().map(|sources| (sources, *slot));
+                if let Err(why) = spec.admission.check(&client, counted) {
+                    spec.child.reporter().refused(why);
+                    memory::ring(spec.wake);
+                    return Attempt::Other;
                 }
-                self.note(&connection, peer, accepted_usec, n);
-                Some((connection, peer, accepted_usec))
+                let number = self.context.id.nth(n).number;
+                let until = spec.child.deadlines().until(&client);
+                let connection = Connection { number, client, until };
+                self.tell(socket.as_fd(), &connection);
+                Attempt::Taken(socket, connection)
             }
-            Err(error) => {
-                if error.kind() != io::ErrorKind::WouldBlock && !socket::is_passing(&error) {
-                    std::thread::sleep(EXHAUSTED);
-                }
-                None
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Attempt::Nothing,
+            Err(error) if socket::is_passing(&error) => Attempt::Other,
+            Err(_) => {
+                std::thread::sleep(EXHAUSTED);
+                Attempt::Nothing
             }
         }
     }
 
     /// Killed before this, it has died waiting, and the connection with it.
-    fn note(&self, connection: &OwnedFd, peer: Peer, accepted_usec: u64, n: u32) {
-        let number = self.post.id.nth(n).number;
-        let client = Client { number, accepted_usec, peer };
-        events::call(self.post.calls, process::id(), &client);
-        if let (Some(copies), Peer::Ip(_)) = (self.post.copies, peer) {
-            copies::send_copy(copies, process::id(), number, connection.as_fd());
+    fn tell(&self, socket: BorrowedFd<'_>, connection: &Connection) {
+        let spec = self.context.spec;
+        events::tell(spec.events, process::id(), connection);
+        if let (Some(copies), Peer::Ip(_)) = (spec.copies, connection.client.peer) {
+            copies::send_copy(copies, process::id(), connection.number, socket);
         }
-        if self.post.rings {
-            memory::ring(self.post.bell.borrow());
+        if self.context.wakes {
+            memory::ring(spec.wake);
         }
     }
 }

@@ -1,173 +1,138 @@
 //! Connections whose worker has died: they go on, and the supervisor, their subreaper, counts and reaps them.
 
-use std::collections::HashMap;
 use std::rc::Rc;
-use std::time::Duration;
 
-use super::ledger::{Kept, LateEntry, OrphanEntry};
-use super::service::ServiceState;
-use crate::admission::sources::SlotIndex;
-use crate::admission::{Deadline, GRACE};
-use crate::client::{Client, ConnectionId};
-use crate::journal::{ConnectionRecord, Exit, Log};
-use crate::scoreboard::{Count, Counts, Owner};
+use super::ledger::{AdoptedEntry, Kept, LateEntry};
+use super::service::{Adopter, ServiceState};
+use crate::admission::{Admission, Deadlines};
+use crate::client::ConnectionId;
+use crate::journal::Log;
+use crate::scoreboard::{Count, CountUp, Counts, Owner, RowState, Slot};
 use crate::spare::events::SpareEvents;
+use crate::sys::epoll::Poller;
 use crate::sys::process;
 use crate::sys::signal::Signal;
+use crate::sys::time::Monotonic;
 use crate::sys::wait::{Ended, Pid};
+use crate::worker::children::{Books, Child, Children};
 
-/// The supervisor's own ledger of connections. The scoreboard only says where to look; what is kept here was checked.
+/// The adopted connections. The scoreboard says where to look; what is kept here was checked.
 #[derive(Debug)]
 pub(super) struct AdoptedConnections {
     run: u32,
-    by_pid: HashMap<Pid, Adopted>,
-    /// Of dead workers whose spares have not all gone or been called.
-    late: Vec<LateCalls>,
+    children: Children<Adopter>,
+    /// What spares say whose workers are dead, as long as some wait.
+    late: Vec<LateEvents>,
 }
 
 #[derive(Debug)]
-struct LateCalls {
+struct LateEvents {
     service: String,
     worker: u32,
-    calls: Rc<SpareEvents>,
-}
-
-#[derive(Debug)]
-struct Adopted {
-    service: String,
-    worker: u32,
-    service_state: Rc<ServiceState>,
-    slot: SlotIndex,
-    client: Client,
-    stage: Stage,
-}
-
-/// How far the end of an adopted by `max_lifetime` has come. Times are CLOCK_MONOTONIC in microseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Lives,
-    /// It was told to end, at this time.
-    Told(u64),
-    Killed,
+    events: Rc<SpareEvents>,
 }
 
 /// A worker that has died.
 #[derive(Debug)]
 pub(super) struct Dead<'a> {
     pub(super) serial: u32,
-    pub(super) service: &'a str,
     pub(super) service_state: &'a Rc<ServiceState>,
     /// What its spares have said since it last listened.
-    pub(super) calls: &'a Rc<SpareEvents>,
+    pub(super) events: &'a Rc<SpareEvents>,
+    /// How many connections each of its processes serves.
+    pub(super) connections: u32,
     /// What it has counted.
     pub(super) counted: Counts,
 }
 
 impl AdoptedConnections {
     pub(super) fn new(run: u32) -> Self {
-        AdoptedConnections { run, by_pid: HashMap::new(), late: Vec::new() }
+        AdoptedConnections { run, children: Children::new(0, Deadlines::default()), late: Vec::new() }
     }
 
-    /// Takes over what a dead worker held. `reaped` are the processes that were reaped together with it: when a worker
-    /// dies its children become the supervisor's in the same instant, so none of them can have been reaped earlier.
-    /// `is_worker` tells pids that cannot be connections. Returns how many connections go on.
+    /// Takes over what a dead worker held. `is_worker` tells pids that cannot be connections. To be called before anything
+    /// that it left is reaped. Returns how many connections go on.
     pub(super) fn adopt(
         &mut self,
         dead: &Dead<'_>,
-        reaped: &mut HashMap<Pid, Ended>,
         is_worker: impl Fn(Pid) -> bool,
+        admission: Option<&Admission>,
         log: &Log,
     ) -> usize {
-        let scoreboard = &dead.service_state.scoreboard;
-        let mut called = HashMap::new();
-        dead.calls.read(|pid, client| {
-            called.insert(pid, client);
-        });
+        let state = dead.service_state;
+        let books = Books { service: &state.name, log, counters: &**state, admission, config: None };
         let (mut going_on, mut ours) = (0, 0);
-        for (slot, pid, mut client) in scoreboard.held_by(Owner::worker(dead.serial)) {
+        for row in state.scoreboard.held_by(Owner::worker(dead.serial)) {
             // What it had counted as accepted and had not completed.
-            ours += u64::from(client.number != 0);
-            // A spare that the dead worker took for one that waits.
-            if let Some(late) = pid.and_then(|pid| called.remove(&pid)).filter(|_| client.number == 0) {
-                client = late;
-                scoreboard.note(slot, &client);
-                dead.service_state.add(|totals| totals.count(Count::Accepted));
-            }
-            let service_state = Rc::clone(dead.service_state);
-            let adopted = Adopted {
-                service: dead.service.to_owned(),
-                worker: dead.serial,
-                service_state,
-                slot,
-                client,
-                stage: Stage::Lives,
-            };
-            let ended = pid.and_then(|pid| reaped.remove(&pid));
-            let is_ours = |pid| !is_worker(pid) && !self.by_pid.contains_key(&pid) && process::is_child(pid);
-            match (pid, ended) {
-                (_, Some(ended)) => self.finish(&adopted, &ended, Exit::Ended(ended.ending), log),
-                // Its number is from shared memory: it counts only if the kernel says that it is ours to reap.
-                (Some(pid), None) if is_ours(pid) => {
-                    scoreboard.hand_on(slot, Owner::SUPERVISOR);
-                    going_on += usize::from(client.number != 0);
-                    self.by_pid.insert(pid, adopted);
+            ours += u64::from(matches!(row.state(), RowState::Serving | RowState::Ending));
+            let slot = Slot::adopt(Adopter(Rc::clone(state)), row.slot);
+            let id = self.id(dead.serial, 0);
+            // Its number is from shared memory: it counts only if the kernel says that it is ours to reap.
+            let is_ours = |&pid: &Pid| !is_worker(pid) && !self.has(pid) && process::is_child(pid);
+            match (row.pid.filter(is_ours), row.connection) {
+                (Some(pid), connection) => {
+                    going_on += usize::from(connection.is_some());
+                    self.children.insert(pid, Child::adopted(slot, id, dead.connections, &row));
                 }
                 // The worker died before it had accepted.
-                _ if client.number == 0 => scoreboard.release(slot),
+                (None, None) => {}
                 // It died before it forked, or after it had reaped: nobody is left who knows how that ended.
-                (pid, None) => {
-                    let unknown = Ended { pid: pid.unwrap_or(0), ..Ended::default() };
-                    self.finish(&adopted, &unknown, Exit::Lost, log);
+                (None, Some(connection)) => {
+                    let id = self.id(dead.serial, connection.number);
+                    books.lost(id, &connection.client, row.pid.unwrap_or(0), &slot);
                 }
             }
-        }
-        if self.waits(dead.serial) {
-            let (service, calls) = (dead.service.to_owned(), Rc::clone(dead.calls));
-            self.late.push(LateCalls { service, worker: dead.serial, calls });
         }
         // It may have died between counting a connection as completed and giving its slot back, or between counting it
         // as accepted and noting it. So what it accepted and is not ours to complete, it has completed.
         let mut counted = dead.counted;
         counted.set(Count::Completed, counted.get(Count::Accepted).saturating_sub(ours));
-        dead.service_state.add(|totals| totals.add(counted));
-        // It may have died between freeing a slot and ringing.
-        scoreboard.ring();
+        state.add(|counts| counts.add(counted));
+        self.late.push(LateEvents {
+            service: state.name.clone(),
+            worker: dead.serial,
+            events: Rc::clone(dead.events),
+        });
+        going_on += self.hear_late().len();
+        self.forget_late();
+        // It may have died between freeing a slot and saying so.
+        state.scoreboard.wake_all();
         going_on
     }
 
-    /// Whether spares of this dead worker wait. They go by themselves, unless they are called before they know.
+    fn id(&self, worker: u32, number: u64) -> ConnectionId {
+        ConnectionId { run: self.run, worker, number }
+    }
+
+    /// Whether spares of this dead worker wait. They go by themselves, unless they are taken before they know.
     pub(super) fn waits(&self, worker: u32) -> bool {
-        self.by_pid.values().any(|adopted| adopted.worker == worker && adopted.client.number == 0)
+        self.children.iter().any(|(_, child)| child.id().worker == worker && child.waits())
     }
 
     /// The service of a spare that waited when its worker died.
     pub(super) fn service_of_spare(&self, pid: Pid) -> Option<&str> {
-        let adopted = self.by_pid.get(&pid).filter(|adopted| adopted.client.number == 0);
-        adopted.map(|adopted| adopted.service.as_str())
+        let spare = self.children.get(pid).filter(|child| child.waits());
+        spare.map(|child| child.slot().scoreboard().0.name.as_str())
     }
 
-    /// How many spares of dead workers have said that they were called, and were not heard yet.
-    pub(super) fn called_late(&self, service: &str) -> u32 {
-        self.late.iter().filter(|late| late.service == service).map(|late| late.calls.unread()).sum()
+    /// How many spares of dead workers have said that they were taken, and were not heard yet.
+    pub(super) fn unheard(&self, service: &str) -> u32 {
+        self.late.iter().filter(|late| late.service == service).map(|late| late.events.unread()).sum()
     }
 
     /// Whether this process is one of them.
     pub(super) fn has(&self, pid: Pid) -> bool {
-        self.by_pid.contains_key(&pid)
+        self.children.get(pid).is_some()
     }
 
-    /// Learns which spares of dead workers have been called; returns of which services.
-    pub(super) fn hear_late_calls(&mut self) -> Vec<String> {
-        let mut heard = Vec::new();
+    /// Hears which spares of dead workers have been taken; returns of which services.
+    pub(super) fn hear_late(&mut self) -> Vec<String> {
+        let (mut heard, children) = (Vec::new(), &mut self.children);
         for late in &self.late {
-            late.calls.read(|pid, client| {
-                let adopted = self.by_pid.get_mut(&pid);
-                let waits =
-                    |adopted: &&mut Adopted| adopted.worker == late.worker && adopted.client.number == 0;
-                if let Some(adopted) = adopted.filter(waits) {
-                    adopted.client = client;
-                    adopted.service_state.scoreboard.note(adopted.slot, &client);
-                    adopted.service_state.add(|totals| totals.count(Count::Accepted));
+            late.events.read(|pid, connection| {
+                let child = children.get(pid).filter(|child| child.id().worker == late.worker);
+                let Some(state) = child.map(|child| Rc::clone(&child.slot().scoreboard().0)) else { return };
+                if children.taken(pid, &connection, || state.count(Count::Accepted)) {
                     heard.push(late.service.clone());
                 }
             });
@@ -175,123 +140,86 @@ impl AdoptedConnections {
         heard
     }
 
-    /// A process has been reaped, and what it had to say was heard; false if it was no adopted.
-    pub(super) fn ended(&mut self, ended: &Ended, log: &Log) -> bool {
-        match self.by_pid.remove(&ended.pid) {
-            Some(adopted) => {
-                let exit = match adopted.stage {
-                    Stage::Lives => Exit::Ended(ended.ending),
-                    Stage::Told(_) | Stage::Killed => Exit::TimedOut(Deadline::Lifetime),
-                };
-                self.finish(&adopted, ended, exit, log);
-                if !self.waits(adopted.worker) {
-                    self.late.retain(|late| late.worker != adopted.worker);
-                }
-                true
-            }
-            None => false,
-        }
+    fn forget_late(&mut self) {
+        let late = std::mem::take(&mut self.late);
+        self.late = late.into_iter().filter(|late| self.waits(late.worker)).collect();
     }
 
-    fn finish(&self, adopted: &Adopted, ended: &Ended, exit: Exit<'_>, log: &Log) {
-        adopted.service_state.scoreboard.release(adopted.slot);
-        let client = adopted.client;
-        if client.number == 0 {
-            // A spare that nobody has called.
-            return;
-        }
-        adopted.service_state.add(|totals| {
-            totals.count(Count::Completed);
-            if ended.ending.is_crash() {
-                totals.count(Count::Crashes);
-            }
-            if matches!(exit, Exit::TimedOut(_)) {
-                totals.count(Count::Timeouts);
-            }
-        });
-        let id = ConnectionId { run: self.run, worker: adopted.worker, number: client.number };
-        log.connection(&ConnectionRecord::new(&adopted.service, id, &client, ended, exit));
-    }
-
-    /// Ends those that have lived for as long as `lifetime` says of their service, as their worker would have. Returns when
-    /// to look again.
-    pub(super) fn end_overdue(
+    /// A process has been reaped, and what it had to say was heard; false if it was none of them. `admission` tells what is
+    /// in force for a service.
+    pub(super) fn ended<'a>(
         &mut self,
-        now: u64,
-        lifetime: impl Fn(&str) -> Option<Duration>,
-    ) -> Option<u64> {
-        let usec = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let mut next: Option<u64> = None;
-        for (pid, adopted) in self.by_pid.iter_mut().filter(|(_, adopted)| adopted.client.number != 0) {
-            let Some(lifetime) = lifetime(&adopted.service) else { continue };
-            let due = match adopted.stage {
-                Stage::Lives => adopted.client.accepted_usec.saturating_add(usec(lifetime)),
-                Stage::Told(at) => at.saturating_add(usec(GRACE)),
-                Stage::Killed => continue,
-            };
-            let due = if due > now {
-                due
-            } else if adopted.stage == Stage::Lives {
-                process::signal_group(*pid, Signal::SIGTERM);
-                adopted.stage = Stage::Told(now);
-                now.saturating_add(usec(GRACE))
-            } else {
-                process::signal_group(*pid, Signal::SIGKILL);
-                adopted.stage = Stage::Killed;
-                continue;
-            };
-            next = Some(next.map_or(due, |next| next.min(due)));
-        }
-        next
+        ended: &Ended,
+        admission: impl FnOnce(&str) -> Option<&'a Admission>,
+        log: &Log,
+        poller: &Poller,
+    ) -> bool {
+        let Some(child) = self.children.get(ended.pid) else { return false };
+        let state = Rc::clone(&child.slot().scoreboard().0);
+        let admission = admission(&state.name);
+        let books = Books { service: &state.name, log, counters: &*state, admission, config: None };
+        let _departed = self.children.ended(ended, &books, poller);
+        self.forget_late();
+        true
+    }
+
+    /// When a connection has to end.
+    pub(super) fn next_deadline(&self) -> Option<Monotonic> {
+        self.children.next_deadline()
+    }
+
+    /// Ends those whose time is over, as their worker would have.
+    pub(super) fn tend(&mut self) {
+        self.children.tend();
     }
 
     /// All of them, for the ledger.
-    pub(super) fn entries(&self) -> Vec<OrphanEntry> {
-        let entry = |(pid, adopted): (&Pid, &Adopted)| OrphanEntry {
-            pid: *pid,
-            service: adopted.service.clone(),
-            worker: adopted.worker,
-            slot: adopted.slot,
-            client: adopted.client,
+    pub(super) fn entries(&self) -> Vec<AdoptedEntry> {
+        let entry = |(pid, child): (Pid, &Child<Adopter>)| AdoptedEntry {
+            pid,
+            service: child.slot().scoreboard().0.name.clone(),
+            worker: child.id().worker,
+            slot: child.slot().index(),
+            connections: child.connections(),
         };
-        self.by_pid.iter().map(entry).collect()
+        self.children.iter().map(entry).collect()
     }
 
     /// The dead workers of which spares wait, for the ledger.
     pub(super) fn late_entries<'a>(&'a self, kept: &mut Kept<'a>) -> Vec<LateEntry> {
-        let entry = |late: &'a LateCalls| LateEntry {
+        let entry = |late: &'a LateEvents| LateEntry {
             service: late.service.clone(),
             worker: late.worker,
-            calls: kept.keep(late.calls.descriptor()),
+            calls: kept.keep(late.events.descriptor()),
         };
         self.late.iter().map(entry).collect()
     }
 
     /// Takes one of them over from the ledger, and its pipe.
-    pub(super) fn take_over_late(&mut self, service: String, worker: u32, calls: Rc<SpareEvents>) {
-        self.late.push(LateCalls { service, worker, calls });
+    pub(super) fn take_over_late(&mut self, service: String, worker: u32, events: Rc<SpareEvents>) {
+        self.late.push(LateEvents { service, worker, events });
     }
 
     /// Takes one over from the ledger.
-    pub(super) fn take_over(&mut self, entry: OrphanEntry, service_state: Rc<ServiceState>) {
-        let OrphanEntry { pid, service, worker, slot, client } = entry;
-        self.by_pid
-            .insert(pid, Adopted { service, worker, service_state, slot, client, stage: Stage::Lives });
+    pub(super) fn take_over(&mut self, entry: &AdoptedEntry, state: Rc<ServiceState>) {
+        let row = state.scoreboard.row(entry.slot);
+        let slot = Slot::adopt(Adopter(state), entry.slot);
+        let child = Child::adopted(slot, self.id(entry.worker, 0), entry.connections, &row);
+        self.children.insert(entry.pid, child);
     }
 
-    /// The service_state of a service, if a connection of it is here.
+    /// The state of a service, if a connection of it is here.
     pub(super) fn service_state_of(&self, service: &str) -> Option<&Rc<ServiceState>> {
-        self.by_pid.values().find(|adopted| adopted.service == service).map(|adopted| &adopted.service_state)
+        let mut states = self.children.iter().map(|(_, child)| &child.slot().scoreboard().0);
+        states.find(|state| state.name == service)
     }
 
     /// Signals them with their process groups.
     pub(super) fn signal(&self, signal: Signal) {
-        for pid in self.by_pid.keys() {
-            process::signal_group(*pid, signal);
-        }
+        self.children.signal(signal);
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.by_pid.is_empty()
+        self.children.is_empty()
     }
 }

@@ -13,7 +13,6 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::admission::sources::SlotIndex;
-use crate::client::Client;
 use crate::config;
 use crate::control::{Reloads, WorkerState};
 use crate::scoreboard::Counts;
@@ -22,7 +21,7 @@ use crate::sys::wait::Pid;
 
 /// The version of this ledger, of the scoreboard's layout and of the messages to workers. It changes when a program of
 /// another version could misread one of them; then a restart is needed.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// Everything.
 #[derive(Debug, Serialize, Deserialize)]
@@ -43,7 +42,7 @@ pub(super) struct Ledger {
     pub(super) service_states: Vec<ServiceStateEntry>,
     pub(super) services: Vec<ServiceEntry>,
     pub(super) workers: Vec<WorkerEntry>,
-    pub(super) adopted: Vec<OrphanEntry>,
+    pub(super) adopted: Vec<AdoptedEntry>,
     pub(super) late: Vec<LateEntry>,
 }
 
@@ -94,6 +93,7 @@ pub(super) struct WorkerEntry {
     pub(super) generation: u64,
     pub(super) state: WorkerState,
     pub(super) spares: u32,
+    pub(super) connections: u32,
     pub(super) needs_renewal: bool,
     pub(super) listeners: Vec<usize>,
     pub(super) link: Descriptor,
@@ -102,12 +102,13 @@ pub(super) struct WorkerEntry {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct OrphanEntry {
+pub(super) struct AdoptedEntry {
     pub(super) pid: Pid,
     pub(super) service: String,
     pub(super) worker: u32,
+    /// Its row has the rest.
     pub(super) slot: SlotIndex,
-    pub(super) client: Client,
+    pub(super) connections: u32,
 }
 
 /// A dead worker of which spares wait.
@@ -178,9 +179,8 @@ impl<'a> Kept<'a> {
         Descriptor(fd.as_raw_fd())
     }
 
-    /// Lets an exec keep them, or takes that back.
-    pub(super) fn set_inheritable(&self, on: bool) -> io::Result<()> {
-        self.0.iter().try_for_each(|fd| fd::set_inheritable(*fd, on))
+    pub(super) fn descriptors(&self) -> &[BorrowedFd<'a>] {
+        &self.0
     }
 }
 

@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::rc::Weak;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::config::{self, Diagnostics, Loaded};
 use crate::control::server::{ClientId, Server};
@@ -36,7 +36,7 @@ use crate::journal::{Log, MessageId};
 use crate::scoreboard::Owner;
 use crate::sys::epoll::Poller;
 use crate::sys::signal::{Signal, Signals, Wakers};
-use crate::sys::time;
+use crate::sys::time::Monotonic;
 
 use adopted::AdoptedConnections;
 use ending::{After, Phase};
@@ -63,7 +63,7 @@ const REPORTS: usize = 16;
 const TRIAL: u64 = CONTROLS - 1;
 
 /// The token of what spares of dead workers say.
-const LATE_CALLS: u64 = CONTROLS - 2;
+const LATE_EVENTS: u64 = CONTROLS - 2;
 
 /// The signals that mean something to the supervisor.
 const HANDLED: [Signal; 7] = [
@@ -173,13 +173,14 @@ impl Supervisor {
                     Ok(serial) => self.listen_to(serial),
                     // Heard below.
                     Err(_) if token == TRIAL => {}
-                    Err(_) if token == LATE_CALLS => self.hear_late_calls(),
+                    Err(_) if token == LATE_EVENTS => self.hear_late(),
                     Err(_) => self.serve_control(token),
                 }
             }
             self.signals.fetch_pending();
             self.obey_signals();
             self.reap();
+            self.adopted.tend();
             self.tend(Instant::now());
             self.watch(Instant::now());
             self.advance_rollout();
@@ -220,7 +221,7 @@ impl Supervisor {
     fn next_deadline(&mut self) -> Option<Instant> {
         let on_its_way = self.rollout.as_ref().map(|rollout| rollout.generation);
         let overdue = self.workers.end_overdue(on_its_way, Instant::now());
-        let adopted = self.end_overdue_orphans();
+        let adopted = self.adopted.next_deadline().map(|at| Instant::now() + (at - Monotonic::now()));
         let back_off = self.services.values().filter_map(|service| service.back_off.until());
         let rollout = self.rollout.as_ref().map(Rollout::deadline);
         let renewal = self.workers.next_renewal();
@@ -235,15 +236,6 @@ impl Supervisor {
             .chain(trial)
             .chain(self.phase.next())
             .min()
-    }
-
-    /// A worker that was killed does not end its connections any more when their time is over.
-    fn end_overdue_orphans(&mut self) -> Option<Instant> {
-        let services = &self.services;
-        let lifetime = |name: &str| services.get(name)?.config.admission.deadlines.lifetime;
-        let now = time::monotonic_usec();
-        let next = self.adopted.end_overdue(now, lifetime)?;
-        Some(Instant::now() + Duration::from_micros(next.saturating_sub(now)))
     }
 
     fn listen_to(&mut self, serial: u32) {

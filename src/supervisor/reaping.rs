@@ -1,13 +1,12 @@
 //! Every process that has ended, and what follows from it.
 
-use std::collections::HashMap;
 use std::time::Instant;
 
 use super::adopted::Dead;
 use super::ending::Phase;
 use super::status::seconds;
 use super::workers::WorkerProcess;
-use super::{LATE_CALLS, Supervisor};
+use super::{LATE_EVENTS, Supervisor};
 use crate::control::WorkerState;
 use crate::exit;
 use crate::journal::{Level, MessageId};
@@ -17,37 +16,51 @@ use crate::sys::process;
 use crate::sys::wait::{self, Ended, Ending, Pid};
 
 impl Supervisor {
-    /// Reaps all that have ended. Workers come first: with each, its children have become ours.
+    /// Reaps all that have ended.
+    ///
+    /// Workers come first, and of each what it left is adopted before anything of that is reaped. When a worker dies the
+    /// kernel makes its children ours and itself a zombie in one step; so whoever comes to us has a worker that can be
+    /// found here, or left one before.
     pub(super) fn reap(&mut self) {
-        let mut reaped = HashMap::new();
+        self.bury_workers();
         while let Some(pid) = wait::ended() {
-            if self.adopted.has(pid) {
+            if !self.adopted.has(pid) {
+                // A worker, or of one that has died since.
+                self.bury_workers();
+            }
+            let is_adopted = self.adopted.has(pid);
+            if is_adopted {
                 process::kill_rest_of_group(pid);
             }
-            let Ok(Some(ended)) = wait::wait_for(pid) else { break };
-            reaped.insert(pid, ended);
-        }
-        let workers: Vec<Pid> = reaped.keys().copied().filter(|pid| self.workers.has(*pid)).collect();
-        for pid in workers {
-            if let (Some(ended), Some((serial, worker))) = (reaped.remove(&pid), self.workers.remove(pid)) {
-                self.bury(serial, worker, &ended, &mut reaped);
-            }
-        }
-        self.hear_late_calls();
-        for ended in reaped.values() {
-            if let Some(service) = self.adopted.service_of_spare(ended.pid) {
+            // It may have been a worker, and is gone.
+            let Ok(Some(ended)) = wait::reap_one(pid) else { continue };
+            self.hear_late();
+            if let Some(service) = self.adopted.service_of_spare(pid) {
                 // The one connection that it was woken for may still be queued.
                 self.workers.look(service);
             }
-            if !self.adopted.ended(ended, &self.log) {
+            let services = &self.services;
+            let admission = |name: &str| services.get(name).map(|service| &service.admission);
+            if !self.adopted.ended(&ended, admission, &self.log, &self.poller) {
                 // A process that a connection process left behind.
-                self.log.debug(None, format_args!("reaped process {}, {}", ended.pid, ended.ending));
+                self.log.debug(None, format_args!("reaped process {pid}, {}", ended.ending));
             }
         }
     }
 
-    pub(super) fn hear_late_calls(&mut self) {
-        for service in self.adopted.hear_late_calls() {
+    fn bury_workers(&mut self) {
+        let dead: Vec<Pid> =
+            self.workers.iter().map(|(_, worker)| worker.pid).filter(|pid| wait::has_ended(*pid)).collect();
+        for pid in dead {
+            if let (Ok(Some(ended)), Some((serial, worker))) = (wait::reap_one(pid), self.workers.remove(pid))
+            {
+                self.bury(serial, worker, &ended);
+            }
+        }
+    }
+
+    pub(super) fn hear_late(&mut self) {
+        for service in self.adopted.hear_late() {
             self.recount_adopted(&service);
         }
     }
@@ -59,28 +72,23 @@ impl Supervisor {
         }
     }
 
-    fn bury(
-        &mut self,
-        serial: u32,
-        mut worker: WorkerProcess,
-        ended: &Ended,
-        reaped: &mut HashMap<Pid, Ended>,
-    ) {
+    fn bury(&mut self, serial: u32, mut worker: WorkerProcess, ended: &Ended) {
         worker.hear_last_words();
         let _ = self.poller.remove(worker.link());
         let dead = Dead {
             serial,
-            service: &worker.service,
             service_state: &worker.service_state,
-            calls: &worker.calls,
+            events: &worker.calls,
+            connections: worker.connections,
             counted: worker.counters.totals(),
         };
-        let workers = &self.workers;
-        let adopted = self.adopted.adopt(&dead, reaped, |pid| workers.has(pid), &self.log);
+        let (workers, services) = (&self.workers, &self.services);
+        let admission = services.get(&worker.service).map(|service| &service.admission);
+        let adopted = self.adopted.adopt(&dead, |pid| workers.has(pid), admission, &self.log);
         self.signal_adopted();
         if self.adopted.waits(serial) {
             // It may be long before the next process ends. By edge: the end of the pipe is no news.
-            let _ = self.poller.add(worker.calls.descriptor(), Interest::ReadEdge, LATE_CALLS);
+            let _ = self.poller.add(worker.calls.descriptor(), Interest::ReadEdge, LATE_EVENTS);
         }
         self.recount_adopted(&worker.service);
         // The one connection that it was woken for may still be queued.

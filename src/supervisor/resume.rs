@@ -15,7 +15,7 @@ use super::listeners::{Listener, Listeners};
 use super::service::{Service, ServiceState};
 use super::systemd::Systemd;
 use super::workers::Workers;
-use super::{CONTROLS, LATE_CALLS, Supervisor};
+use super::{CONTROLS, LATE_EVENTS, Supervisor};
 use crate::config;
 use crate::control::Reloads;
 use crate::control::server::{ClientId, Server};
@@ -79,7 +79,7 @@ impl Supervisor {
                 ledger.service_states.push(ServiceStateEntry {
                     service: name.clone(),
                     scoreboard: kept.keep(held.file.as_fd()),
-                    bell: kept.keep(held.scoreboard.bell()),
+                    bell: kept.keep(held.scoreboard.slot_freed()),
                     sources: kept.keep(held.sources_file.as_fd()),
                     gone: held.gone.get(),
                 });
@@ -132,7 +132,13 @@ pub(super) fn take_over(ledger: Ledger, poller: &Poller) -> io::Result<(Parts, V
     let mut service_states = BTreeMap::new();
     for entry in ledger.service_states {
         let (scoreboard, bell) = (taken.take(entry.scoreboard)?, taken.take(entry.bell)?);
-        let service_state = ServiceState::resume(scoreboard, bell, taken.take(entry.sources)?, entry.gone)?;
+        let service_state = ServiceState::resume(
+            entry.service.clone(),
+            scoreboard,
+            bell,
+            taken.take(entry.sources)?,
+            entry.gone,
+        )?;
         service_states.insert(entry.service, service_state);
     }
     let mut services = BTreeMap::new();
@@ -140,7 +146,7 @@ pub(super) fn take_over(ledger: Ledger, poller: &Poller) -> io::Result<(Parts, V
         let name = entry.config.name.clone();
         let service_state = Rc::clone(service_states.get(&name).ok_or_else(broken)?);
         let sockets = pick(&listeners, &entry.listeners)?;
-        services.insert(name, Service::new(entry.config, entry.generation, service_state, sockets));
+        services.insert(name, Service::new(entry.config, entry.generation, service_state, sockets)?);
     }
     let mut workers = Workers::resume(ledger.run, ledger.next_serial, ledger.descriptor_limit);
     for entry in ledger.workers {
@@ -151,11 +157,11 @@ pub(super) fn take_over(ledger: Ledger, poller: &Poller) -> io::Result<(Parts, V
     let mut adopted = AdoptedConnections::new(ledger.run);
     for entry in ledger.adopted {
         let service_state = Rc::clone(service_states.get(&entry.service).ok_or_else(broken)?);
-        adopted.take_over(entry, service_state);
+        adopted.take_over(&entry, service_state);
     }
     for LateEntry { service, worker, calls } in ledger.late {
         let calls = SpareEvents::open(taken.take(calls)?);
-        poller.add(calls.descriptor(), Interest::ReadEdge, LATE_CALLS)?;
+        poller.add(calls.descriptor(), Interest::ReadEdge, LATE_EVENTS)?;
         adopted.take_over_late(service, worker, Rc::new(calls));
     }
     let mut waiting = Vec::new();

@@ -133,7 +133,8 @@ impl Supervisor {
                 code: if error.is_permission() { exit::NOT_PERMITTED } else { exit::OS },
                 text: format!("service {name}: {error}"),
             })?;
-            let service = Service::new(config, rollout.generation, service_state, listeners);
+            let service = Service::new(config, rollout.generation, service_state, listeners)
+                .map_err(|error| Fatal::os("cannot make the memory of a service", &error))?;
             for _ in 0..service.config.workers {
                 self.workers
                     .spawn(&service, rollout.log_settings, false, &self.poller)
@@ -150,7 +151,7 @@ impl Supervisor {
         if let Some(service_state) = self.service_states.get(&config.name).and_then(Weak::upgrade) {
             return Ok(service_state);
         }
-        let service_state = ServiceState::new(config.max_connections)
+        let service_state = ServiceState::new(&config.name, config.max_connections)
             .map_err(|error| Fatal::os("cannot make the memory of a service", &error))?;
         self.service_states.insert(config.name.clone(), Rc::downgrade(&service_state));
         Ok(service_state)

@@ -1,14 +1,16 @@
 //! A service, as the supervisor keeps it.
 
 use std::io;
+use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::listeners::Listener;
+use crate::admission::Admission;
 use crate::admission::sources::Sources;
 use crate::config;
-use crate::scoreboard::{Counts, Owner, Scoreboard};
+use crate::scoreboard::{Count, CountUp, Counts, Owner, Scoreboard};
 use crate::sys::socket::Peer;
 
 /// A service of a generation.
@@ -18,6 +20,8 @@ pub(super) struct Service {
     /// The generation that brought this configuration.
     pub(super) generation: u64,
     pub(super) service_state: Rc<ServiceState>,
+    /// Who gets in, and what their connections' ends cost.
+    pub(super) admission: Admission,
     pub(super) listeners: Vec<Rc<Listener>>,
     pub(super) back_off: BackOff,
 }
@@ -29,8 +33,9 @@ impl Service {
         generation: u64,
         service_state: Rc<ServiceState>,
         listeners: Vec<Rc<Listener>>,
-    ) -> Self {
-        Service { config, generation, service_state, listeners, back_off: BackOff::default() }
+    ) -> io::Result<Self> {
+        let admission = Admission::new(&config.admission)?;
+        Ok(Service { config, generation, service_state, admission, listeners, back_off: BackOff::default() })
     }
 
     /// Counts the connections of `owner` by source as this configuration wants it; they may have been counted by other
@@ -40,7 +45,7 @@ impl Service {
         let limits = self.config.admission.source;
         if limits.max_connections.is_some() {
             let sources = self.service_state.scoreboard.sources();
-            self.service_state.scoreboard.recount(owner, |client| match client.peer {
+            self.service_state.scoreboard.recount(owner, |connection| match connection.client.peer {
                 Peer::Ip(address) => Some(sources.source(limits.source_of(address.ip()))),
                 Peer::Unix(_) => None,
             });
@@ -51,6 +56,7 @@ impl Service {
 /// What a service keeps through all its generations: its slots, what it knows of its sources, and the counters of workers that are gone.
 #[derive(Debug)]
 pub(super) struct ServiceState {
+    pub(super) name: String,
     pub(super) scoreboard: Rc<Scoreboard>,
     pub(super) file: OwnedFd,
     pub(super) sources_file: OwnedFd,
@@ -59,11 +65,12 @@ pub(super) struct ServiceState {
 
 impl ServiceState {
     /// With `limit` slots, all free.
-    pub(super) fn new(limit: u32) -> io::Result<Rc<Self>> {
+    pub(super) fn new(name: &str, limit: u32) -> io::Result<Rc<Self>> {
         let (sources, sources_file) = Sources::create()?;
         let (scoreboard, file) = Scoreboard::create(sources)?;
         scoreboard.set_limit(limit);
         Ok(Rc::new(ServiceState {
+            name: name.to_owned(),
             scoreboard: Rc::new(scoreboard),
             file,
             sources_file,
@@ -71,16 +78,17 @@ impl ServiceState {
         }))
     }
 
-    /// The service_state that another program left to this one.
+    /// What another program left to this one.
     pub(super) fn resume(
+        name: String,
         file: OwnedFd,
-        bell: OwnedFd,
+        slot_freed: OwnedFd,
         sources_file: OwnedFd,
         gone: Counts,
     ) -> io::Result<Rc<Self>> {
         let sources = Sources::open(sources_file.as_fd())?;
-        let scoreboard = Rc::new(Scoreboard::open(file.as_fd(), bell, sources)?);
-        Ok(Rc::new(ServiceState { scoreboard, file, sources_file, gone: std::cell::Cell::new(gone) }))
+        let scoreboard = Rc::new(Scoreboard::open(file.as_fd(), slot_freed, sources)?);
+        Ok(Rc::new(ServiceState { name, scoreboard, file, sources_file, gone: std::cell::Cell::new(gone) }))
     }
 
     /// Adds to the counters of workers that are gone.
@@ -88,6 +96,24 @@ impl ServiceState {
         let mut totals = self.gone.get();
         change(&mut totals);
         self.gone.set(totals);
+    }
+}
+
+impl CountUp for ServiceState {
+    fn count(&self, what: Count) {
+        self.add(|counts| counts.count(what));
+    }
+}
+
+/// A service as its adopted connections hold it.
+#[derive(Debug, Clone)]
+pub(super) struct Adopter(pub(super) Rc<ServiceState>);
+
+impl Deref for Adopter {
+    type Target = Scoreboard;
+
+    fn deref(&self) -> &Scoreboard {
+        &self.0.scoreboard
     }
 }
 

@@ -51,12 +51,16 @@ impl Supervisor {
     fn processes(&self, name: &str, service_state: &ServiceState) -> Processes {
         let known = service_state.scoreboard.processes();
         let called = self.unheard(name).min(known.spares);
-        Processes { connections: known.connections + called, spares: known.spares - called }
+        Processes {
+            connections: known.connections + called,
+            spares: known.spares - called,
+            claimed: known.claimed,
+        }
     }
 
     fn unheard(&self, name: &str) -> u32 {
         let workers = self.workers.iter().filter(|(_, worker)| worker.service == name);
-        workers.map(|(_, worker)| worker.calls.unread()).sum::<u32>() + self.adopted.called_late(name)
+        workers.map(|(_, worker)| worker.calls.unread()).sum::<u32>() + self.adopted.unheard(name)
     }
 
     fn service_status(

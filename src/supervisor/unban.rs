@@ -4,7 +4,7 @@ use super::Supervisor;
 use crate::admission::Prefix;
 use crate::control::Answer;
 use crate::journal::{Level, MessageId};
-use crate::sys::time;
+use crate::sys::time::Monotonic;
 
 impl Supervisor {
     /// Lifts the penalties of all sources that have an address in common with `prefix`, at one service or all.
@@ -16,7 +16,7 @@ impl Supervisor {
                 names.join(", ")
             ));
         }
-        let now = time::monotonic_usec().saturating_mul(1000);
+        let now = Monotonic::now();
         let mut lines = Vec::new();
         for (name, service_state) in
             self.service_states().filter(|(name, _)| service.is_none_or(|wanted| wanted == *name))

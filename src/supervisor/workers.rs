@@ -15,7 +15,7 @@ use crate::ipc::orders::{self, Heard, Order, Plan, WorkerReport};
 use crate::scoreboard::Counters;
 use crate::spare::events::SpareEvents;
 use crate::sys::epoll::{Interest, Poller};
-use crate::sys::fork::{Forked, fork};
+use crate::sys::fork::fork;
 use crate::sys::signal::Signal;
 use crate::sys::wait::Pid;
 use crate::sys::{fd, memory, message, process};
@@ -48,6 +48,8 @@ pub(super) struct WorkerProcess {
     pub(super) calls: Rc<SpareEvents>,
     /// How many spares it keeps.
     spares: u32,
+    /// How many connections each of its processes serves; 0 for as many as come.
+    pub(super) connections: u32,
     /// It asked to be replaced by one with another address-space layout.
     pub(super) needs_renewal: bool,
     /// It was asked whether it is well and has not answered.
@@ -165,6 +167,7 @@ impl Workers {
             generation: worker.generation,
             state: worker.state,
             spares: worker.spares,
+            connections: worker.connections,
             needs_renewal: worker.needs_renewal,
             listeners: indices(&worker.listeners),
             link: kept.keep(worker.link.as_fd()),
@@ -196,6 +199,7 @@ impl Workers {
             tally_file,
             calls: Rc::new(SpareEvents::open(taken.take(entry.calls)?)),
             spares: entry.spares,
+            connections: entry.connections,
             needs_renewal: entry.needs_renewal,
             is_asked: false,
             started: Instant::now(),
@@ -233,7 +237,7 @@ impl Workers {
             far_end.as_fd(),
             plan.as_fd(),
             service_state.file.as_fd(),
-            service_state.scoreboard.bell(),
+            service_state.scoreboard.slot_freed(),
             tally_file.as_fd(),
         ];
         handover.extend([calls.descriptor(), calls_to_come.descriptor(), service_state.sources_file.as_fd()]);
@@ -252,6 +256,7 @@ impl Workers {
             calls: Rc::new(calls),
             started: Instant::now(),
             spares,
+            connections: service.config.connections_per_child,
             needs_renewal: false,
             is_asked: false,
             complaint: None,
@@ -384,17 +389,14 @@ fn exec_worker(service: &str, handover: &[BorrowedFd<'_>], descriptor_limit: u64
             environment.push(CString::new(format!("{name}={value}"))?);
         }
     }
-    match fork()? {
-        Forked::Parent(pid) => Ok(pid),
-        Forked::Child => {
-            // What goes wrong here, the supervisor learns by the exit code.
-            let prepared = process::new_session()
-                .and_then(|()| fd::hand_over(handover))
-                .and_then(|()| process::restore_descriptor_limit(descriptor_limit));
-            if prepared.is_ok() {
-                let _ = process::exec(&program, &arguments, &environment);
-            }
-            process::exit(exit::OS)
+    fork(|child| {
+        // What goes wrong here, the supervisor learns by the exit code.
+        let prepared = process::new_session()
+            .and_then(|()| fd::hand_over(child, handover))
+            .and_then(|()| process::restore_descriptor_limit(descriptor_limit));
+        if prepared.is_ok() {
+            let _ = process::exec(&program, &arguments, &environment);
         }
-    }
+        exit::OS
+    })
 }

@@ -41,7 +41,7 @@ pub(crate) struct TcpInfo {
     /// Of a listener, how many connections wait in its queue.
     pub(crate) unacked: u32,
     /// What tells whether the connection is in use, from Linux 4.1 on.
-    pub(crate) motion: Option<Activity>,
+    pub(crate) activity: Option<Activity>,
 }
 
 /// Two counters that only a living client moves, and when it was last heard.
@@ -79,7 +79,7 @@ impl TcpInfo {
         let end = u64::from(END_HAS_COME.contains(&raw.state));
         let unsent = u64::from(raw.notsent_bytes);
         let is_told = length as usize >= std::mem::offset_of!(Raw, segments);
-        let motion = is_told.then_some(Activity {
+        let activity = is_told.then_some(Activity {
             received: raw.bytes_received,
             acked: raw.bytes_acked,
             since_data_ms: raw.last_data_recv,
@@ -89,7 +89,7 @@ impl TcpInfo {
             received: raw.bytes_received.saturating_sub(end),
             sent: raw.bytes_sent.saturating_sub(raw.bytes_retrans).saturating_add(unsent),
             unacked: raw.unacked,
-            motion,
+            activity,
         })
     }
 }
@@ -133,8 +133,8 @@ mod tests {
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut server, _) = listener.accept().unwrap();
         let counts = || {
-            let motion = TcpInfo::of(server.as_fd()).unwrap().motion.unwrap();
-            (motion.received, motion.acked)
+            let activity = TcpInfo::of(server.as_fd()).unwrap().activity.unwrap();
+            (activity.received, activity.acked)
         };
         assert_eq!(counts(), (0, 0), "a new connection has no past");
         client.write_all(&[0; 10]).unwrap();

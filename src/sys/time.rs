@@ -24,12 +24,12 @@ impl Monotonic {
     }
 
     /// The moment with this number, as [`Monotonic::nanos`] told it.
-    pub(crate) fn from_nanos(nanos: u64) -> Self {
+    pub(crate) const fn from_nanos(nanos: u64) -> Self {
         Monotonic(nanos)
     }
 
     /// Its number.
-    pub(crate) fn nanos(self) -> u64 {
+    pub(crate) const fn nanos(self) -> u64 {
         self.0
     }
 }

@@ -86,6 +86,11 @@ pub(crate) fn wait_for(pid: Pid) -> io::Result<Option<Ended>> {
     wait4(pid, 0)
 }
 
+/// Reaps the child `pid` if it has ended; `None` if it lives, or there is no such child.
+pub(crate) fn reap_one(pid: Pid) -> io::Result<Option<Ended>> {
+    wait4(pid, libc::WNOHANG)
+}
+
 /// A child that a signal has stopped since the last call.
 pub(crate) fn stopped() -> Option<Pid> {
     waitid(libc::P_ALL, 0, libc::WSTOPPED)

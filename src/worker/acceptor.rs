@@ -1,16 +1,20 @@
 //! The listeners of a worker, and when it takes connections from them.
 
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
-use super::LISTENERS;
+use super::Token;
 use crate::journal::{Level, Log, MessageId};
+use crate::pace::Every;
 use crate::sys::epoll::{Interest, Poller};
+use crate::sys::fd;
 use crate::sys::socket::{self, Peer};
+use crate::sys::time::Monotonic;
 
 /// How long accepting rests after the kernel had no descriptor or memory for a connection. The connection stays queued.
-pub(super) const EXHAUSTED: Duration = Duration::from_millis(100);
+const EXHAUSTED: Duration = Duration::from_millis(100);
 
 /// How long until the same complaint is written again.
 const COMPLAINT: Duration = Duration::from_secs(10);
@@ -31,7 +35,7 @@ pub(super) enum Accepted {
 #[derive(Debug)]
 struct WorkerListener {
     /// `None` when this worker takes no more from it.
-    socket: Option<OwnedFd>,
+    socket: Option<BorrowedFd<'static>>,
     watched: bool,
     /// To be closed as soon as its queue is empty.
     emptying: bool,
@@ -42,13 +46,18 @@ struct WorkerListener {
 impl WorkerListener {
     /// To learn by an accept that the queue is empty takes a slot, and until there is one the address would answer
     /// nobody.
-    fn close_if_empty(&mut self) -> bool {
-        let is_empty = |socket: &OwnedFd| socket::is_queue_empty(socket.as_fd());
-        let close = self.emptying && self.socket.as_ref().is_none_or(is_empty);
+    fn close_if_empty(&mut self, null: &File) -> bool {
+        let close = self.emptying && self.socket.is_none_or(socket::is_queue_empty);
         if close {
-            self.socket = None;
+            self.close(null);
         }
         close
+    }
+
+    /// Spares know its number, which must not become another's.
+    fn close(&mut self, null: &File) {
+        // It fails for no descriptors that are open.
+        let _ = self.socket.take().map(|socket| fd::replace(socket, null.as_fd()));
     }
 }
 
@@ -56,27 +65,32 @@ impl WorkerListener {
 #[derive(Debug)]
 pub(super) struct Acceptor {
     listeners: Vec<WorkerListener>,
+    null: File,
     open: bool,
     full: bool,
-    /// When to look although the bell has not rung.
-    look_at: Option<Instant>,
-    paused_until: Option<Instant>,
-    silent_until: Option<Instant>,
+    /// When to look although no slot was said to be free.
+    look_at: Option<Monotonic>,
+    paused_until: Option<Monotonic>,
+    complaint: Every,
+    /// How many have come just now, without a pause; the next may be about to.
+    in_a_row: u32,
 }
 
 impl Acceptor {
     /// Takes nothing until [`Acceptor::open`].
-    pub(super) fn new(sockets: Vec<OwnedFd>) -> Self {
+    pub(super) fn new(sockets: &[BorrowedFd<'static>]) -> io::Result<Self> {
         let listener =
-            |socket| WorkerListener { socket: Some(socket), watched: false, emptying: false, due: false };
-        Acceptor {
-            listeners: sockets.into_iter().map(listener).collect(),
+            |&socket| WorkerListener { socket: Some(socket), watched: false, emptying: false, due: false };
+        Ok(Acceptor {
+            listeners: sockets.iter().map(listener).collect(),
+            null: File::open("/dev/null")?,
             open: false,
             full: false,
             look_at: None,
             paused_until: None,
-            silent_until: None,
-        }
+            complaint: Every::new(COMPLAINT),
+            in_a_row: 0,
+        })
     }
 
     /// Begins to take connections.
@@ -96,8 +110,8 @@ impl Acceptor {
 
     /// Whether a connection waits at one of the listeners.
     pub(super) fn is_queued(&self) -> bool {
-        let mut sockets = self.listeners.iter().filter_map(|listener| listener.socket.as_ref());
-        sockets.any(|socket| !socket::is_queue_empty(socket.as_fd()))
+        let mut sockets = self.listeners.iter().filter_map(|listener| listener.socket);
+        sockets.any(|socket| !socket::is_queue_empty(socket))
     }
 
     /// Whether a listener is to be tried without an event.
@@ -105,9 +119,15 @@ impl Acceptor {
         self.listeners.iter().any(|listener| listener.due)
     }
 
-    /// Whether epoll tells when somebody calls.
-    pub(super) fn is_watched(&self) -> bool {
-        self.listeners.iter().any(|listener| listener.watched)
+    /// Whether connections have come without a pause, and epoll tells of the next.
+    pub(super) fn is_in_a_row(&self) -> bool {
+        self.in_a_row > 0 && self.listeners.iter().any(|listener| listener.watched)
+    }
+
+    /// One more has come without a pause, or none; returns how many have.
+    pub(super) fn count_in_a_row(&mut self, came: bool) -> u32 {
+        self.in_a_row = if came { self.in_a_row.wrapping_add(1) } else { 0 };
+        self.in_a_row
     }
 
     /// Whether nothing will be taken any more.
@@ -118,15 +138,15 @@ impl Acceptor {
     /// Makes epoll watch exactly the listeners that may be accepted from now.
     pub(super) fn watch(&mut self, poller: &Poller, held_up: bool) -> io::Result<()> {
         let wanted = self.takes() && !held_up;
-        for (listener, token) in self.listeners.iter_mut().zip(LISTENERS..) {
-            let Some(socket) = &listener.socket else { continue };
+        for (listener, index) in self.listeners.iter_mut().zip(0..) {
+            let Some(socket) = listener.socket else { continue };
             // Written only when it changes: what is written here is another page to copy for the next child.
             if wanted == listener.watched {
                 continue;
             }
             match wanted {
-                true => poller.add(socket.as_fd(), Interest::ReadExclusive, token)?,
-                false => poller.remove(socket.as_fd())?,
+                true => poller.add(socket, Interest::ReadExclusive, Token::Listener(index).into())?,
+                false => poller.remove(socket)?,
             }
             listener.watched = wanted;
         }
@@ -136,11 +156,11 @@ impl Acceptor {
     /// Takes the next connection from a listener.
     pub(super) fn accept(&mut self, index: usize) -> Accepted {
         let Some(listener) = self.listeners.get_mut(index) else { return Accepted::Nothing };
-        let Some(socket) = &listener.socket else { return Accepted::Nothing };
+        let Some(socket) = listener.socket else { return Accepted::Nothing };
         if !self.open && !listener.emptying {
             return Accepted::Nothing;
         }
-        match socket::accept(socket.as_fd()) {
+        match socket::accept(socket) {
             Ok((connection, peer)) => {
                 if listener.emptying {
                     socket::make_hear(connection.as_fd());
@@ -150,7 +170,7 @@ impl Acceptor {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 if listener.emptying {
                     // It is not watched any more, see `retire`.
-                    listener.socket = None;
+                    listener.close(&self.null);
                 }
                 Accepted::Nothing
             }
@@ -161,7 +181,7 @@ impl Acceptor {
 
     /// Closes a listener that is being emptied if nothing is queued on it.
     pub(super) fn close_if_empty(&mut self, index: usize) -> bool {
-        self.listeners.get_mut(index).is_some_and(WorkerListener::close_if_empty)
+        self.listeners.get_mut(index).is_some_and(|listener| listener.close_if_empty(&self.null))
     }
 
     /// Its queue was empty: from now on epoll knows better.
@@ -179,13 +199,13 @@ impl Acceptor {
     }
 
     /// All slots are taken.
-    pub(super) fn pause_until_bell(&mut self) {
+    pub(super) fn pause_until_slot_freed(&mut self) {
         self.full = true;
     }
 
     /// The same, but not for longer than this.
-    pub(super) fn pause_until_bell_or(&mut self, time: Duration) {
-        (self.full, self.look_at) = (true, Some(Instant::now() + time));
+    pub(super) fn pause_until_slot_freed_or(&mut self, time: Duration) {
+        (self.full, self.look_at) = (true, Some(Monotonic::now() + time));
     }
 
     /// A slot may be free.
@@ -198,19 +218,19 @@ impl Acceptor {
 
     /// Takes nothing for a while.
     pub(super) fn pause(&mut self, time: Duration) {
-        self.paused_until = Some(Instant::now() + time);
+        self.paused_until = Some(Monotonic::now() + time);
     }
 
     /// When [`Acceptor::due`] will have something without an event.
-    pub(super) fn wakes_at(&self) -> Option<Instant> {
+    pub(super) fn wakes_at(&self) -> Option<Monotonic> {
         if self.is_due() && !self.full && self.paused_until.is_none() {
-            return Some(Instant::now());
+            return Some(Monotonic::now());
         }
         [self.paused_until, self.look_at].into_iter().flatten().min()
     }
 
     /// The listeners to try now although epoll has not reported them.
-    pub(super) fn due(&mut self, now: Instant) -> Vec<usize> {
+    pub(super) fn due(&mut self, now: Monotonic) -> Vec<usize> {
         if self.paused_until.is_some_and(|end| end <= now) {
             self.paused_until = None;
             self.look();
@@ -229,16 +249,16 @@ impl Acceptor {
     pub(super) fn retire(&mut self, empty: &[usize], poller: &Poller) {
         self.open = false;
         for (index, listener) in self.listeners.iter_mut().enumerate() {
-            let Some(socket) = &listener.socket else { continue };
+            let Some(socket) = listener.socket else { continue };
             if std::mem::take(&mut listener.watched) {
                 // Closing would not do it: the listener lives on in other processes, epoll(7).
-                let _ = poller.remove(socket.as_fd());
+                let _ = poller.remove(socket);
             }
             if empty.contains(&index) {
                 (listener.emptying, listener.due) = (true, true);
-                listener.close_if_empty();
+                listener.close_if_empty(&self.null);
             } else if !listener.emptying {
-                listener.socket = None;
+                listener.close(&self.null);
             }
         }
     }
@@ -247,15 +267,14 @@ impl Acceptor {
     pub(super) fn close(&mut self, poller: &Poller) {
         self.retire(&[], poller);
         for listener in &mut self.listeners {
-            listener.socket = None;
+            listener.close(&self.null);
         }
     }
 
-    /// Writes why accepting rests, not more often than once in ten seconds.
-    pub(super) fn complain(&mut self, log: &Log, service: &str, address: &str, error: &io::Error) {
-        let now = Instant::now();
-        if self.silent_until.is_none_or(|end| end <= now) {
-            self.silent_until = Some(now + COMPLAINT);
+    /// The kernel cannot give a connection now: accepting rests. Writes why, not more often than once in ten seconds.
+    pub(super) fn exhausted(&mut self, log: &Log, service: &str, address: &str, error: &io::Error) {
+        self.pause(EXHAUSTED);
+        if self.complaint.is_due(Monotonic::now()) {
             log.event(
                 Level::Warning,
                 Some(MessageId::AcceptPaused),

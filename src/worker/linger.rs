@@ -1,15 +1,17 @@
-//! The last words for clients that get no process: said without waiting for them, and not lost on the way.
+//! The lingering close: the last words for clients that get no process, said without waiting for them, and not lost on the
+//! way.
 //!
 //! A client may have sent its request by then. To close on top of it makes the kernel answer with RST, which may overtake
 //! the words (RFC 2525, 2.17). So a few of these connections are kept for a moment, and what still comes is thrown away.
 //! Most clients hang up as soon as they have read; only who does not is worth the price of being watched.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::LINGERING;
+use super::Token;
 use crate::sys::epoll::{Interest, Poller};
 use crate::sys::stream;
+use crate::sys::time::Monotonic;
 
 /// How many are kept; the oldest goes when there are more.
 const PLACES: usize = 64;
@@ -20,19 +22,19 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a client has to hang up before it is watched.
 const MOMENT: Duration = Duration::from_millis(1);
 
-/// Those that were told and have not hung up. Children get no copy of this table, as long as it is on the stack.
+/// Those that were close and have not hung up. Children get no copy of this table, as long as it is on the stack.
 #[derive(Debug)]
 pub(super) struct LingeringCloses {
     places: [Option<LingeringClose>; PLACES],
     kept: usize,
     /// When to see whether those that are not watched have hung up.
-    look_at: Option<Instant>,
+    look_at: Option<Monotonic>,
 }
 
 #[derive(Debug)]
 struct LingeringClose {
     connection: OwnedFd,
-    until: Instant,
+    until: Monotonic,
     watched: bool,
 }
 
@@ -48,7 +50,7 @@ impl LingeringCloses {
         }
         let place = self.free_place(poller);
         if let Some(free) = self.places.get_mut(place) {
-            let now = Instant::now();
+            let now = Monotonic::now();
             self.look_at.get_or_insert(now + MOMENT);
             *free = Some(LingeringClose { connection, until: now + PATIENCE, watched: false });
             self.kept += 1;
@@ -56,8 +58,8 @@ impl LingeringCloses {
     }
 
     /// Something has come from one of them.
-    pub(super) fn hear(&mut self, token: u64, poller: &Poller) {
-        self.forget_if_gone((token - LINGERING) as usize, poller);
+    pub(super) fn hear(&mut self, place: usize, poller: &Poller) {
+        self.forget_if_gone(place, poller);
     }
 
     /// Hangs up on those that have done so, or were kept for long enough.
@@ -65,24 +67,24 @@ impl LingeringCloses {
         if self.kept == 0 {
             return;
         }
-        let now = Instant::now();
+        let now = Monotonic::now();
         let looks = self.look_at.take_if(|at| *at <= now).is_some();
         for place in 0..PLACES {
-            let Some(told) = self.places.get(place).and_then(Option::as_ref) else { continue };
-            if told.until <= now {
+            let Some(close) = self.places.get(place).and_then(Option::as_ref) else { continue };
+            if close.until <= now {
                 self.forget(place, poller);
-            } else if looks && !told.watched && !self.forget_if_gone(place, poller) {
+            } else if looks && !close.watched && !self.forget_if_gone(place, poller) {
                 self.watch(place, poller);
             }
         }
     }
 
     /// When to [`LingeringCloses::tend`] them.
-    pub(super) fn wakes_at(&self) -> Option<Instant> {
+    pub(super) fn wakes_at(&self) -> Option<Monotonic> {
         if self.kept == 0 {
             return None;
         }
-        self.places.iter().flatten().map(|told| told.until).chain(self.look_at).min()
+        self.places.iter().flatten().map(|close| close.until).chain(self.look_at).min()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -101,7 +103,7 @@ impl LingeringCloses {
         }
         if self.kept == PLACES {
             let until =
-                |place: &usize| self.places.get(*place).and_then(Option::as_ref).map(|told| told.until);
+                |place: &usize| self.places.get(*place).and_then(Option::as_ref).map(|close| close.until);
             (0..PLACES).min_by_key(until).into_iter().for_each(|oldest| self.forget(oldest, poller));
         }
         self.places.iter().position(Option::is_none).unwrap_or_default()
@@ -109,8 +111,8 @@ impl LingeringCloses {
 
     /// Throws away what one has sent. True if it has hung up.
     fn forget_if_gone(&mut self, place: usize, poller: &Poller) -> bool {
-        let told = self.places.get(place).and_then(Option::as_ref);
-        let gone = told.is_some_and(|told| stream::discard(told.connection.as_fd()));
+        let close = self.places.get(place).and_then(Option::as_ref);
+        let gone = close.is_some_and(|close| stream::discard(close.connection.as_fd()));
         if gone {
             self.forget(place, poller);
         }
@@ -118,18 +120,18 @@ impl LingeringCloses {
     }
 
     fn watch(&mut self, place: usize, poller: &Poller) {
-        if let Some(Some(told)) = self.places.get_mut(place) {
+        if let Some(Some(close)) = self.places.get_mut(place) {
             // Without it, the patience for it ends all the same.
-            let _ = poller.add(told.connection.as_fd(), Interest::Read, LINGERING + place as u64);
-            told.watched = true;
+            let _ = poller.add(close.connection.as_fd(), Interest::Read, Token::Lingering(place).into());
+            close.watched = true;
         }
     }
 
     fn forget(&mut self, place: usize, poller: &Poller) {
-        if let Some(told) = self.places.get_mut(place).and_then(Option::take) {
-            if told.watched {
+        if let Some(close) = self.places.get_mut(place).and_then(Option::take) {
+            if close.watched {
                 // A child may have a copy for a moment, epoll(7).
-                let _ = poller.remove(told.connection.as_fd());
+                let _ = poller.remove(close.connection.as_fd());
             }
             self.kept -= 1;
         }

@@ -4,221 +4,295 @@
 //! nothing but the header of a proxy that it was told to believe. When its supervisor
 //! is gone it accepts no more and ends with its last connection.
 
+mod accept;
 mod acceptor;
-mod children;
-mod deadlines;
-mod greeting;
+pub(crate) mod children;
+mod ended;
 mod headers;
 mod linger;
-mod output;
-mod overload;
-mod penalties;
-mod pending;
-mod serve;
-mod spares;
-mod timers;
+mod link;
+mod slots;
+mod starter;
 
+use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use crate::admission::sources::Sources;
-use crate::admission::{Deadlines, Overload};
+use crate::admission::{Admission, Overload, Refusals};
 use crate::child::ChildSpec;
-use crate::config::Service;
+use crate::client::{Client, ConnectionId};
+use crate::config::{Job, Service};
 use crate::exit;
+use crate::ipc::orders::{Heard, Order, Plan, WorkerFds, WorkerReport};
 use crate::ipc::reports::{ChildReport, Reports};
-use crate::journal::Log;
-use crate::scoreboard::{Counters, Scoreboard, Slot};
-use crate::spare::copies::Copies;
+use crate::journal::{Level, Log, MessageId};
+use crate::scoreboard::{Counters, Owner, Scoreboard, Slot};
 use crate::spare::events::{SpareEvents, SpareEventsWriter};
+use crate::spare::{Pool, Setup};
 use crate::sys::epoll::{Interest, Poller};
-use crate::sys::fd::{self, InheritedFd, ReservedFds};
-use crate::sys::fork::{ChildStack, Forked, exclude_stacks_from_fork, fork};
+use crate::sys::fork::{ChildStack, exclude_stacks_from_fork, fork};
 use crate::sys::signal::{self, Signal, Signals, Wakers};
-use crate::sys::{memory, process, wait};
+use crate::sys::time::Monotonic;
+use crate::sys::wait::{self, Pid};
+use crate::sys::{fd, memory, process};
 
-use crate::admission::Refusals;
-use crate::ipc::orders::{self, Heard, Order, Plan, WorkerFds, WorkerReport};
-use crate::spare::pool::Pool;
 use acceptor::Acceptor;
-use children::Children;
+use children::{Books, Children};
 use headers::Headers;
 use linger::LingeringCloses;
-use pending::Pending;
-use timers::Timers;
-
-/// Tokens of the poller: the link, the bell, the doorbell of spares, listeners from 3 on, and from `OUTPUTS` on the pid of a connection
-/// process whose stderr has something to read.
-const LINK: u64 = 0;
-const BELL: u64 = 1;
-const DOORBELL: u64 = 2;
-const LISTENERS: u64 = 3;
-const OUTPUTS: u64 = 1 << 32;
-/// From here on connections whose PROXY header has not come yet.
-const HEADERS: u64 = 1 << 48;
-/// From here on clients that were refused and have not hung up.
-const LINGERING: u64 = 1 << 49;
+use link::Link;
+use slots::Slots;
+use starter::Starter;
 
 /// How long the dead wait for who calls next. To be woken for each of them would delay the connection that follows; a
 /// program's end is not delayed, since its client waits for it.
 const PATIENCE: Duration = Duration::from_millis(2);
 
 /// While one after the other calls, the dead of so many connections are buried together.
-const AT_ONCE: u32 = 8;
+const BURIED_AT_ONCE: u32 = 8;
+
+/// What an event of the poller is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Token {
+    /// The link to the supervisor.
+    Link,
+    SlotFreed,
+    /// A spare was taken, or has more to say.
+    SpareTaken,
+    /// The listener at this place of the plan.
+    Listener(usize),
+    /// The stderr of a connection process.
+    Output(Pid),
+    /// A proxy whose header has not come yet.
+    Header(u64),
+    /// A client that was refused and has not hung up.
+    Lingering(usize),
+}
+
+/// The kind is in the upper bits.
+const KIND: u32 = 56;
+
+impl From<Token> for u64 {
+    fn from(token: Token) -> u64 {
+        let (kind, value) = match token {
+            Token::Link => (0, 0),
+            Token::SlotFreed => (1, 0),
+            Token::SpareTaken => (2, 0),
+            Token::Listener(index) => (3, index as u64),
+            Token::Output(pid) => (4, u64::from(pid.unsigned_abs())),
+            Token::Header(number) => (5, number),
+            Token::Lingering(place) => (6, place as u64),
+        };
+        kind << KIND | value
+    }
+}
+
+impl From<u64> for Token {
+    fn from(token: u64) -> Token {
+        let value = token & ((1 << KIND) - 1);
+        match token >> KIND {
+            0 => Token::Link,
+            1 => Token::SlotFreed,
+            2 => Token::SpareTaken,
+            3 => Token::Listener(value as usize),
+            4 => Token::Output(value as Pid),
+            5 => Token::Header(value),
+            _ => Token::Lingering(value as usize),
+        }
+    }
+}
 
 /// Runs a worker; the whole life of its process. Returns the exit code.
 pub(crate) fn run() -> u8 {
     let Ok(handover) = WorkerFds::take() else {
         return exit::USAGE;
     };
-    let Ok(link) = handover.link.try_clone() else {
+    let Ok(link) = handover.link.try_clone().map(Link::new) else {
         return exit::OS;
     };
-    let result = Worker::prepare(handover).and_then(|mut worker| worker.work());
-    match result {
+    match Worker::prepare(handover).and_then(|mut worker| worker.work()) {
         Ok(()) => exit::OK,
         Err(error) => {
-            // If the supervisor is gone, there is nobody left to tell.
-            let _ = orders::tell(link.as_fd(), &WorkerReport::Failed(error.to_string()));
+            link.report(&WorkerReport::Failed(error.to_string()));
             if error.kind() == io::ErrorKind::PermissionDenied { exit::NOT_PERMITTED } else { exit::OS }
         }
     }
 }
 
-/// What children use too lives for ever and is only borrowed here: their parent's stack, with this on it, is not theirs.
-struct Worker {
+/// A slot of a worker.
+type WorkerSlot = Slot<&'static Scoreboard>;
+
+/// A connection that has been accepted, and is not let in yet.
+#[derive(Debug)]
+struct Newcomer {
+    slot: WorkerSlot,
+    socket: OwnedFd,
+    client: Client,
+}
+
+/// What all parts of a worker need, and none changes.
+///
+/// What children use too lives for ever and is only borrowed: their parent's stack, with this on it, is not theirs.
+struct Context {
     plan: Plan,
     log: Log,
     poller: Poller,
-    link: Option<OwnedFd>,
-    scoreboard: &'static Scoreboard,
     counters: Counters,
+    scoreboard: &'static Scoreboard,
+    admission: &'static Admission,
     spec: &'static ChildSpec,
-    listeners: &'static [InheritedFd],
-    /// What spares keep of this worker's descriptors.
-    kept: &'static [InheritedFd],
-    /// The memory of the sources, for spares, if they need it.
-    sources: Option<InheritedFd>,
-    nursery: ChildStack,
-    desk: ReservedFds,
+    signals: &'static Signals,
+    /// Whether a copy of each connection is kept until its program has ended.
+    keeps_connections: bool,
+}
+
+impl Context {
+    /// What ends are entered in.
+    fn books(&self) -> Books<'_> {
+        let service = &self.plan.service;
+        Books {
+            service: &service.name,
+            log: &self.log,
+            counters: &self.counters,
+            admission: Some(self.admission),
+            config: Some(service),
+        }
+    }
+
+    fn id(&self, number: u64) -> ConnectionId {
+        ConnectionId { run: self.plan.run, worker: self.plan.serial, number }
+    }
+
+    fn event(&self, level: Level, id: Option<MessageId>, text: fmt::Arguments<'_>) {
+        self.log.event(level, id, Some(&self.plan.service.name), text);
+    }
+}
+
+/// A worker is made of owners: each keeps its own state, and is told what happens.
+struct Worker {
+    cx: Context,
+    link: Link,
+    /// What connection processes say.
     reports: Reports,
-    /// Of the connections of spares that become programs, if they are wanted.
-    copies: Option<Copies>,
-    timers: Timers,
     acceptor: Acceptor,
-    pool: Pool,
-    refusals: Refusals,
+    slots: Slots,
     headers: Headers,
+    refusals: Refusals,
     lingering: LingeringCloses,
-    children: Children,
-    /// For the next connection, in a service with spares: see [`Worker::has_room`].
-    reserved: Option<Slot>,
-    /// An accepted connection for which there was no process yet.
-    pending: Option<Pending>,
-    connections: u64,
-    /// How many have called just now, without a pause; the next may be about to.
-    in_a_row: u32,
-    reported_retired: bool,
-    reported_renewal: bool,
+    starter: Starter,
+    children: Children<&'static Scoreboard>,
+    pool: Pool,
 }
 
 impl Worker {
     fn prepare(handover: WorkerFds) -> io::Result<Self> {
         fd::fill_standard()?;
         signal::all_to_default();
-        let signals = Signals::install(&[Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT])?;
+        let handled = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];
+        let signals: &Signals = for_ever(Signals::install(&handled)?);
         process::set_name(c"preforkd-worker");
         let mut plan = Plan::read(handover.plan)?;
         let log = Log::open(plan.log);
-        let sources = Sources::open(handover.sources.as_fd())?;
-        let sources_file = for_ever(handover.sources);
-        let scoreboard = for_ever(Scoreboard::open(handover.scoreboard.as_fd(), handover.bell, sources)?);
+        let sources_file = fd::for_ever(handover.sources);
+        let sources = Sources::open(sources_file)?;
+        let scoreboard: &Scoreboard =
+            for_ever(Scoreboard::open(handover.scoreboard.as_fd(), handover.slot_freed, sources)?);
         let counters = Counters::open(handover.counters.as_fd())?;
-        let listeners: io::Result<Vec<_>> = (0..plan.listeners.len()).map(WorkerFds::listener).collect();
+        let listeners: io::Result<Vec<BorrowedFd<'static>>> =
+            (0..plan.listeners.len()).map(|index| Ok(fd::for_ever(WorkerFds::listener(index)?))).collect();
         let listeners = listeners?;
-        let numbers: Vec<_> = listeners.iter().map(|listener| InheritedFd::new(listener.as_fd())).collect();
         let reports = Reports::new()?;
-        let mut spec = ChildSpec::new(&plan.service, signals, &reports)?;
-        rehearse(&plan.service, &spec, &reports)?;
+        let admission: &Admission = for_ever(Admission::new(&plan.service.admission)?);
         plan.service.admission.forget_lists();
+        let mut spec = ChildSpec::new(&plan.service, signals, &reports)?;
+        let rehearsal = fork(|child| spec.rehearse(child))?;
+        passed(&plan.service, rehearsal, &reports)?;
         spec.preapply();
+        let spec: &ChildSpec = for_ever(spec);
+        let service = &plan.service;
+        let deadlines = service.admission.deadlines;
+        let execs = matches!(service.job, Job::Exec(_));
+        let keeps_connections = execs && (service.count_bytes || deadlines.are_of_bytes());
+        let pool = Pool::new(Setup {
+            size: plan.spares,
+            connections: service.connections_per_child,
+            // Who is refused, and when a connection has to end, depends on who was taken.
+            all_wake: service.admission.overload != Overload::Queue
+                || deadlines.lifetime.is_some()
+                || (execs && deadlines.are_of_bytes()),
+            child: spec,
+            admission,
+            listeners: listeners.clone(),
+            sources: admission.knows_sources().then_some(sources_file),
+            events: SpareEvents::open(handover.spare_events),
+            writer: SpareEventsWriter::open(handover.spare_events_writer),
+            sends_copies: keeps_connections,
+        })?;
+        if let Some(rehearsal) = pool.rehearse() {
+            passed(service, rehearsal?, &reports)?;
+        }
         process::raise_descriptor_limit()?;
-        if !spec.execs() {
+        if !execs {
             signal::ignore_broken_pipes();
         }
-        let (calls, to_come) =
-            (SpareEvents::open(handover.calls), SpareEventsWriter::open(handover.calls_to_come));
-        let all_ring = plan.service.admission.overload != Overload::Queue;
-        let pool = Pool::new(plan.spares, all_ring, calls, to_come)?;
-        let sends_copies = plan.spares > 0 && deadlines::keeps_connections(&plan.service);
-        let copies = sends_copies.then(Copies::new).transpose()?;
-        let sources = spec.gate().knows_sources().then(|| InheritedFd::new(sources_file.as_fd()));
-        let optional: Vec<_> = sources.into_iter().chain(copies.as_ref().map(Copies::descriptor)).collect();
-        let mut kept = [&numbers[..], &pool.numbers(), &[spec.reporter()], &optional].concat();
-        kept.sort_unstable();
         let poller = Poller::new()?;
-        poller.add(handover.link.as_fd(), Interest::Read, LINK)?;
-        poller.add(scoreboard.bell(), Interest::ReadEdge, BELL)?;
-        poller.add(pool.doorbell(), Interest::ReadEdge, DOORBELL)?;
-        let nursery = ChildStack::new()?;
-        exclude_stacks_from_fork();
+        poller.add(handover.link.as_fd(), Interest::Read, Token::Link.into())?;
+        poller.add(scoreboard.slot_freed(), Interest::ReadEdge, Token::SlotFreed.into())?;
+        poller.add(pool.wake(), Interest::ReadEdge, Token::SpareTaken.into())?;
+        let stack = ChildStack::new()?;
+        exclude_stacks_from_fork()?;
         memory::trim();
-        orders::tell(handover.link.as_fd(), &WorkerReport::Ready)?;
+        let link = Link::new(handover.link);
+        link.try_report(&WorkerReport::Ready)?;
         Ok(Worker {
-            copies,
-            timers: Timers::new(plan.service.admission.deadlines != Deadlines::default()),
-            children: Children::with_room_for(plan.service.max_connections),
-            plan,
-            log,
-            poller,
-            link: Some(handover.link),
-            scoreboard,
-            counters,
-            spec: for_ever(spec),
-            listeners: Vec::leak(numbers),
-            kept: Vec::leak(kept),
-            sources,
-            nursery,
-            desk: ReservedFds::new()?,
+            link,
             reports,
-            acceptor: Acceptor::new(listeners),
-            pool,
-            refusals: Refusals::default(),
+            acceptor: Acceptor::new(&listeners)?,
+            slots: Slots::new(scoreboard, Owner::worker(plan.serial)),
             headers: Headers::default(),
+            refusals: Refusals::default(),
             lingering: LingeringCloses::new(),
-            reserved: None,
-            pending: None,
-            connections: 0,
-            in_a_row: 0,
-            reported_retired: false,
-            reported_renewal: false,
+            starter: Starter::new(stack)?,
+            children: Children::new(plan.service.max_connections, deadlines),
+            pool,
+            cx: Context {
+                plan,
+                log,
+                poller,
+                counters,
+                scoreboard,
+                admission,
+                spec,
+                signals,
+                keeps_connections,
+            },
         })
     }
 
     fn work(&mut self) -> io::Result<()> {
         while !self.is_done() {
-            if self.plan.spares > 0 {
+            if self.pool.is_used() {
                 self.hear_reports();
-                // Before the next event, which may be long in coming: the last spare may just have been called.
+                // Before the next event, which may be long in coming: the last spare may just have been taken.
                 self.report_retirement();
             }
-            let held_up = self.pending.is_some() || self.pool.waits() || !self.has_room();
-            self.acceptor.watch(&self.poller, held_up)?;
+            let held_up = self.starter.is_busy() || self.pool.waits() || !self.has_room();
+            self.acceptor.watch(&self.cx.poller, held_up)?;
             let called = self.wait()?;
-            let signals = self.spec.signals();
-            if signals.take(Signal::SIGQUIT) {
+            if self.cx.signals.take(Signal::SIGQUIT) {
                 self.end_connections(true);
             }
-            if signals.take(Signal::SIGTERM) | signals.take(Signal::SIGINT) {
+            if self.cx.signals.take(Signal::SIGTERM) | self.cx.signals.take(Signal::SIGINT) {
                 self.retire(&[]);
             }
             self.report_refusals(false);
             self.reap();
             self.keep_deadlines();
-            self.retry_pending();
+            self.retry_start(false);
             self.tend_proxies();
-            self.lingering.tend(&self.poller);
+            self.lingering.tend(&self.cx.poller);
             self.accept_unasked();
             if !called {
                 self.make_spare();
@@ -231,9 +305,9 @@ impl Worker {
 
     /// Waits for what comes next, and does what it asks for; true if it was a connection.
     fn wait(&mut self) -> io::Result<bool> {
-        let signals = self.spec.signals();
+        let signals = self.cx.signals;
         let hurry = self.timeout();
-        let patient = self.in_a_row > 0 && self.acceptor.is_watched() && hurry != Some(Duration::ZERO);
+        let patient = self.acceptor.is_in_a_row() && hurry != Some(Duration::ZERO);
         let (timeout, wakers) = match patient {
             true => (Some(hurry.map_or(PATIENCE, |hurry| hurry.min(PATIENCE))), Wakers::NoChildren),
             false => (hurry, Wakers::All),
@@ -241,27 +315,38 @@ impl Worker {
         // Who does not really wait is not interrupted: without this signals would have no turn.
         let mut busy = timeout == Some(Duration::ZERO);
         let mut called = false;
-        for token in self.poller.wait(timeout, signals, wakers)? {
+        for token in self.cx.poller.wait(timeout, signals, wakers)? {
             busy = true;
-            match token {
-                LINK => self.follow_orders(),
-                BELL => self.slot_freed(),
-                DOORBELL => {}
-                refused if refused >= LINGERING => self.lingering.hear(refused, &self.poller),
-                proxy if proxy >= HEADERS => self.hear_proxy(proxy),
-                pid if pid >= OUTPUTS => self.read_output((pid - OUTPUTS) as wait::Pid),
-                listener => {
+            match Token::from(token) {
+                Token::Link => self.follow_orders(),
+                Token::SlotFreed => self.slot_freed(),
+                Token::SpareTaken => {}
+                Token::Lingering(place) => self.lingering.hear(place, &self.cx.poller),
+                Token::Header(number) => self.hear_proxy(number),
+                Token::Output(pid) => {
+                    self.children.read_output(pid, &self.cx.books(), &self.cx.poller);
+                }
+                Token::Listener(index) => {
                     called = true;
-                    self.accept_from((listener - LISTENERS) as usize);
+                    self.accept_from(index);
                 }
             }
         }
         // A new process often waits for this one's processor: what can wait is done after it, for several at once.
-        self.in_a_row = if called && !self.spec.execs() { self.in_a_row.wrapping_add(1) } else { 0 };
-        if busy && self.in_a_row % AT_ONCE == 0 {
+        let in_a_row = self.acceptor.count_in_a_row(called && !self.cx.spec.execs());
+        if busy && in_a_row % BURIED_AT_ONCE == 0 {
             signals.fetch_pending();
         }
         Ok(called)
+    }
+
+    fn keep_deadlines(&mut self) {
+        let is_due = self.children.next_deadline().is_some_and(|at| at <= Monotonic::now());
+        if is_due && self.pool.serves_several() {
+            // What one of several connections was to end for may be over.
+            self.hear_reports();
+        }
+        self.children.tend();
     }
 
     fn slot_freed(&mut self) {
@@ -270,34 +355,34 @@ impl Worker {
     }
 
     fn is_done(&self) -> bool {
-        let serves = !self.children.is_empty() || self.pending.is_some() || !self.headers.is_empty();
+        let serves = !self.children.is_empty() || self.starter.is_busy() || !self.headers.is_empty();
         self.acceptor.is_closed() && !serves && self.lingering.is_empty()
     }
 
     fn timeout(&self) -> Option<Duration> {
         // Nothing is accepted while a connection waits for its process.
-        let next = match &self.pending {
-            Some(pending) => Some(pending.next_try()),
-            None => [self.acceptor.wakes_at(), self.next_spare(), self.refusals.report_at()]
-                .into_iter()
-                .flatten()
-                .min(),
+        let next = match self.starter.next_try() {
+            Some(at) => Some(at),
+            None => {
+                let spare = self.pool.next().filter(|_| self.acceptor.is_open());
+                [self.acceptor.wakes_at(), spare, self.refusals.report_at()].into_iter().flatten().min()
+            }
         };
-        let next = next.into_iter().chain(self.headers.expires_at()).chain(self.lingering.wakes_at()).min();
-        let next = next.map(|instant| instant.saturating_duration_since(Instant::now()));
-        [next, self.next_deadline()].into_iter().flatten().min()
+        let others = [self.headers.expires_at(), self.lingering.wakes_at(), self.children.next_deadline()];
+        let next = next.into_iter().chain(others.into_iter().flatten()).min();
+        next.map(|at| at - Monotonic::now())
     }
 
     fn follow_orders(&mut self) {
-        while let Some(link) = &self.link {
-            match orders::hear(link.as_fd()) {
+        loop {
+            match self.link.hear() {
                 Heard::Message(Order::Accept) => {
                     self.acceptor.open();
-                    self.report(&WorkerReport::Accepting);
+                    self.link.report(&WorkerReport::Accepting);
                 }
                 Heard::Message(Order::Look) => self.look(),
                 Heard::Message(Order::Answer) => {
-                    self.report(&WorkerReport::Well);
+                    self.link.report(&WorkerReport::Well);
                     // Whoever was woken for a connection may be stopped or stuck.
                     self.look();
                 }
@@ -305,22 +390,17 @@ impl Worker {
                 Heard::Message(Order::End { at_once }) => self.end_connections(at_once),
                 Heard::Silence => return,
                 Heard::End | Heard::Nonsense => {
-                    let _ = self.poller.remove(link.as_fd());
-                    self.link = None;
-                    self.log.warning(
-                        Some(&self.plan.service.name),
-                        format_args!("the supervisor is gone; worker {} accepts no more", std::process::id()),
+                    let _ = self.link.descriptor().map(|link| self.cx.poller.remove(link));
+                    self.link.close();
+                    let pid = std::process::id();
+                    self.cx.event(
+                        Level::Warning,
+                        None,
+                        format_args!("the supervisor is gone; worker {pid} accepts no more"),
                     );
                     self.retire(&[]);
                 }
             }
-        }
-    }
-
-    fn report(&self, report: &WorkerReport) {
-        if let Some(link) = &self.link {
-            // A supervisor that is gone is noticed by the end of the link.
-            let _ = orders::tell(link.as_fd(), report);
         }
     }
 
@@ -332,35 +412,31 @@ impl Worker {
 
     fn retire(&mut self, empty: &[usize]) {
         self.dismiss_spares();
-        self.acceptor.retire(empty, &self.poller);
+        self.acceptor.retire(empty, &self.cx.poller);
     }
 
     fn dismiss_spares(&mut self) {
         self.pool.dismiss();
-        self.reserved = None;
+        self.slots.release();
         // From now on all of them are heard at once: whom they still let in, the supervisor has to count anew.
-        let _ = self.poller.add(self.pool.calls(), Interest::ReadEdge, DOORBELL);
+        let _ = self.cx.poller.add(self.pool.events(), Interest::ReadEdge, Token::SpareTaken.into());
     }
 
     fn report_retirement(&mut self) {
         // An address is free when they have gone as well.
-        if self.acceptor.is_closed() && !self.pool.is_leaving() && !self.reported_retired {
-            self.reported_retired = true;
-            self.report(&WorkerReport::Retired);
+        if self.acceptor.is_closed() && !self.pool.is_leaving() {
+            self.link.report_once(&WorkerReport::Retired);
         }
     }
 
     fn end_connections(&mut self, at_once: bool) {
         self.dismiss_spares();
-        self.acceptor.close(&self.poller);
+        self.acceptor.close(&self.cx.poller);
         self.headers.clear();
-        self.lingering.clear(&self.poller);
-        let signal = if at_once { Signal::SIGKILL } else { Signal::SIGTERM };
-        for pid in self.children.pids() {
-            process::signal_group(pid, signal);
-        }
-        if let Some(pending) = self.pending.take() {
-            self.not_started(&pending, "the service is ending");
+        self.lingering.clear(&self.cx.poller);
+        self.children.signal(if at_once { Signal::SIGKILL } else { Signal::SIGTERM });
+        if let Some(admitted) = self.starter.give_up() {
+            self.not_started(&admitted, "the service is ending");
         }
     }
 }
@@ -370,20 +446,14 @@ fn for_ever<T>(value: T) -> &'static T {
     Box::leak(Box::new(value))
 }
 
-/// Goes once through what every connection process does before its handler or program.
-fn rehearse(service: &Service, spec: &ChildSpec, reports: &Reports) -> io::Result<()> {
-    let pid = match fork()? {
-        Forked::Child => spec.rehearse(),
-        Forked::Parent(pid) => pid,
-    };
-    let ended = wait::wait_for(pid)?;
+/// Waits for a rehearsal, and says why it has failed.
+fn passed(service: &Service, rehearsal: Pid, reports: &Reports) -> io::Result<()> {
+    let ended = wait::wait_for(rehearsal)?;
     let mut failure = None;
-    reports.read(|_, said| match said {
-        ChildReport::Failed(reason) => failure = Some(reason),
-        ChildReport::Served(_)
-        | ChildReport::Ended(_)
-        | ChildReport::Refused(_)
-        | ChildReport::TimedOut(..) => {}
+    reports.read(|_, report| {
+        if let ChildReport::Failed(reason) = report {
+            failure = Some(reason);
+        }
     });
     match (failure, ended.map(|ended| ended.ending)) {
         (Some(failure), _) => Err(io::Error::new(failure.kind(), failure.explain(service))),

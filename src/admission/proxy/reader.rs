@@ -26,7 +26,7 @@ pub(crate) enum Read {
     /// The rest has not come yet.
     More,
     /// All of it has been taken: whose connection it is, and how many bytes that took.
-    ProxiedClient(ProxiedClient, usize),
+    Client(ProxiedClient, usize),
     /// It is no header.
     Wrong(ProxyError),
     /// The proxy has closed the connection, before it sent anything at all or later.
@@ -69,7 +69,7 @@ impl Reading {
             match (parsed, taken) {
                 (_, Err(_)) => return Read::Gone { begun: true },
                 (Ok(Parsed::Header(header)), Ok(_)) => {
-                    return Read::ProxiedClient(header.client, header.length);
+                    return Read::Client(header.client, header.length);
                 }
                 // The end of what was looked at may have been the end of the buffer.
                 _ => {}
@@ -121,7 +121,7 @@ mod tests {
             proxy.write_all(pieces.next().unwrap()).unwrap();
             match reading.advance(server.as_fd()) {
                 Read::More => {}
-                Read::ProxiedClient(client, length) => break (client, length),
+                Read::Client(client, length) => break (client, length),
                 other => panic!("{other:?}"),
             }
         };

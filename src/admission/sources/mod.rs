@@ -5,8 +5,8 @@
 //! is written in their slots ([`members`]); a count beside it only tells when it is worth counting. Tokens and penalties
 //! are times in tables of fixed size ([`table`]), one word each.
 //!
-//! A spare has this memory until it is called, and no stranger's code ever has it. It is input all the same: a number out
-//! of it can make a source wait, never longer than its limits say, and is no index.
+//! A spare has this memory until it is called; only a process that serves several connections keeps it. It is input: a
+//! number out of it can make a source wait, never longer than its limits say, and is no index.
 
 mod members;
 mod table;
@@ -16,12 +16,14 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 
 use super::Prefix;
 use crate::sys::memory::{self, AtomicU64, Mapping};
+use crate::sys::time::{Monotonic, nanos};
 use members::Members;
 use table::TimeTable;
 
@@ -77,14 +79,11 @@ pub(crate) struct Source {
 /// A token bucket, as an interval: the generic cell rate algorithm (ITU-T I.371). It needs one time for each source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Bucket {
-    /// From one token to the next, in nanoseconds.
-    pub(crate) interval: u64,
+    /// From one token to the next.
+    pub(crate) interval: Duration,
     /// How many it holds; at least 1.
     pub(crate) burst: u32,
 }
-
-/// Nanoseconds of CLOCK_MONOTONIC.
-pub(crate) type Nanos = u64;
 
 /// Set in a penalty's time when it has grown so long that the source is to wait.
 const WAITS: u64 = 1;
@@ -141,15 +140,18 @@ impl Sources {
         self.members().count()
     }
 
-    /// Takes a token, if there is one.
-    pub(crate) fn take_token(&self, source: Source, bucket: Bucket, now: Nanos) -> bool {
-        let Some((_, time)) = self.tokens().claim(source.key, now) else { return true };
-        let full = now.saturating_add(bucket.interval.saturating_mul(bucket.burst.into()));
+    /// Takes a token, if there is one. `clock` tells the present, not when the connection was accepted: who has kept
+    /// somebody waiting since must not turn the time back for all.
+    pub(crate) fn take_token(&self, source: Source, bucket: Bucket, clock: impl Fn() -> Monotonic) -> bool {
+        let Some((_, time)) = self.tokens().claim(source.key, clock()) else { return true };
         let mut taken = false;
         let _ = time.fetch_update(SeqCst, SeqCst, |time| {
-            // Not later than a bucket can be empty: the rate may have been another when this was written.
+            // After the word was read. Whoever wrote it had an earlier time, so what is beyond a full bucket was written
+            // when the rate was another, and only that is taken back.
+            let now = clock().nanos();
+            let full = now.saturating_add(nanos(bucket.interval).saturating_mul(bucket.burst.into()));
             let from = time.clamp(now, full);
-            let to = from.saturating_add(bucket.interval);
+            let to = from.saturating_add(nanos(bucket.interval));
             taken = to <= full;
             if taken { Some(to) } else { (from < time).then_some(from) }
         });
@@ -157,24 +159,31 @@ impl Sources {
     }
 
     /// Whether a source has to wait for the end of its penalty.
-    pub(crate) fn waits(&self, source: Source, now: Nanos) -> bool {
+    pub(crate) fn waits(&self, source: Source, now: Monotonic) -> bool {
         let penalty = self.penalties().find(source.key);
-        penalty.is_some_and(|(_, time)| is_waiting(time.load(SeqCst), now))
+        penalty.is_some_and(|(_, time)| is_waiting(time.load(SeqCst), now.nanos()))
     }
 
     /// Adds to a source's penalty, up to `longest`; from `threshold` on, all in nanoseconds, it waits until the penalty
     /// has gone. Returns how long it waits from now, if it did not before.
-    pub(crate) fn punish(&self, source: Source, penalty: &Penalty, now: Nanos) -> Punished {
-        let Some((index, time)) = self.penalties().claim(source.key, now) else {
+    pub(crate) fn punish(
+        &self,
+        source: Source,
+        penalty: &Penalty,
+        clock: impl Fn() -> Monotonic,
+    ) -> Punished {
+        let Some((index, time)) = self.penalties().claim(source.key, clock()) else {
             return Punished::default();
         };
-        let longest = now.saturating_add(penalty.longest);
         let mut punished = Punished::default();
         let _ = time.fetch_update(SeqCst, SeqCst, |time| {
-            let until = time.clamp(now, longest).saturating_add(penalty.amount).min(longest);
+            // As for tokens.
+            let now = clock().nanos();
+            let longest = now.saturating_add(nanos(penalty.longest));
+            let until = time.clamp(now, longest).saturating_add(nanos(penalty.amount)).min(longest);
             let waited = is_waiting(time, now);
-            let waits = waited || until - now >= penalty.threshold;
-            punished = Punished { total: until - now, waits, waited };
+            let waits = waited || until - now >= nanos(penalty.threshold);
+            punished = Punished { total: Duration::from_nanos(until - now), waits, waited };
             Some(if waits { until | WAITS } else { until & !WAITS })
         });
         self.note_prefix(index, source.prefix);
@@ -182,11 +191,11 @@ impl Sources {
     }
 
     /// Forgets the penalties of all sources that `which` picks; returns them.
-    pub(crate) fn forgive(&self, now: Nanos, which: impl Fn(Prefix) -> bool) -> Vec<Prefix> {
+    pub(crate) fn forgive(&self, now: Monotonic, which: impl Fn(Prefix) -> bool) -> Vec<Prefix> {
         let mut forgiven = Vec::new();
         for (index, key, time) in self.penalties().entries() {
             let until = time.load(SeqCst);
-            let Some(prefix) = self.prefix_at(index).filter(|_| until > now) else { continue };
+            let Some(prefix) = self.prefix_at(index).filter(|_| until > now.nanos()) else { continue };
             // It may be another's already.
             if self.source(prefix).key == key && which(prefix) {
                 time.store(0, SeqCst);
@@ -235,7 +244,7 @@ impl Sources {
     }
 }
 
-fn is_waiting(time: u64, now: Nanos) -> bool {
+fn is_waiting(time: u64, now: u64) -> bool {
     time & WAITS != 0 && time > now
 }
 
@@ -243,18 +252,18 @@ fn is_waiting(time: u64, now: Nanos) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Penalty {
     /// How long.
-    pub(crate) amount: Nanos,
+    pub(crate) amount: Duration,
     /// How much has to come together before the source waits.
-    pub(crate) threshold: Nanos,
+    pub(crate) threshold: Duration,
     /// How much can come together.
-    pub(crate) longest: Nanos,
+    pub(crate) longest: Duration,
 }
 
 /// What an offence has led to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Punished {
     /// All that has come together.
-    pub(crate) total: Nanos,
+    pub(crate) total: Duration,
     /// The source waits until it has gone.
     pub(crate) waits: bool,
     /// It did so before.

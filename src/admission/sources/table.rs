@@ -7,8 +7,8 @@
 
 use std::sync::atomic::Ordering::SeqCst;
 
-use super::Nanos;
 use crate::sys::memory::{AtomicU64, Mapping};
+use crate::sys::time::Monotonic;
 
 /// How often one looks for a place.
 const TRIES: u32 = 16;
@@ -44,7 +44,7 @@ impl<'a> TimeTable<'a> {
     }
 
     /// The place of a source, or a new one. `None` if others took it each time.
-    pub(crate) fn claim(&self, key: u64, now: Nanos) -> Option<(usize, &'a AtomicU64)> {
+    pub(crate) fn claim(&self, key: u64, now: Monotonic) -> Option<(usize, &'a AtomicU64)> {
         for _ in 0..TRIES {
             if let Some(found) = self.find(key) {
                 return Some(found);
@@ -54,7 +54,7 @@ impl<'a> TimeTable<'a> {
             if place.compare_exchange(other, key, SeqCst, SeqCst).is_err() {
                 continue;
             }
-            if until > now {
+            if until > now.nanos() {
                 let _ = time.compare_exchange(until, 0, SeqCst, SeqCst);
             }
             // Somebody else may have found another place for it at the same time.

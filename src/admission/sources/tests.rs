@@ -1,9 +1,9 @@
 use super::*;
 use std::sync::atomic::AtomicU32;
 
-const SECOND: Nanos = 1_000_000_000;
+const SECOND: Duration = Duration::from_secs(1);
 /// Any time; a machine that has just been started has an earlier one.
-const NOW: Nanos = 100_000 * SECOND;
+const NOW: Monotonic = Monotonic::from_nanos(100_000_000_000_000);
 
 fn sources() -> Sources {
     Sources::create().unwrap().0
@@ -110,13 +110,13 @@ fn a_bucket_holds_its_burst_and_fills_with_its_rate() {
     let sources = sources();
     let bucket = Bucket { interval: SECOND / 10, burst: 20 };
     let one = source(&sources, "192.0.2.1");
-    let take = |now| (0..100).filter(|_| sources.take_token(one, bucket, now)).count();
+    let take = |now| (0..100).filter(|_| sources.take_token(one, bucket, || now)).count();
     assert_eq!(take(NOW), 20);
-    assert_eq!(take(NOW + SECOND / 10 - 1), 0);
+    assert_eq!(take(NOW + SECOND / 10 - Duration::from_nanos(1)), 0);
     assert_eq!(take(NOW + SECOND / 10), 1);
     assert_eq!(take(NOW + SECOND), 9);
     assert_eq!(take(NOW + 100 * SECOND), 20);
-    assert!(sources.take_token(source(&sources, "192.0.2.2"), bucket, NOW));
+    assert!(sources.take_token(source(&sources, "192.0.2.2"), bucket, || NOW));
 }
 
 #[test]
@@ -124,9 +124,9 @@ fn a_slow_rate_of_before_does_not_outlive_a_reload() {
     let sources = sources();
     let one = source(&sources, "192.0.2.1");
     let (slow, fast) = (Bucket { interval: 3600 * SECOND, burst: 5 }, Bucket { interval: SECOND, burst: 1 });
-    (0..5).for_each(|_| assert!(sources.take_token(one, slow, NOW)));
-    assert!(!sources.take_token(one, fast, NOW));
-    assert!(sources.take_token(one, fast, NOW + SECOND));
+    (0..5).for_each(|_| assert!(sources.take_token(one, slow, || NOW)));
+    assert!(!sources.take_token(one, fast, || NOW));
+    assert!(sources.take_token(one, fast, || NOW + SECOND));
 }
 
 #[test]
@@ -140,7 +140,9 @@ fn tokens_are_exact_for_many_at_once() {
                 let sources = Sources::open(file.as_fd()).unwrap();
                 for round in 0..1000 {
                     for number in 0..4 {
-                        if sources.take_token(sources.source(address(number)), bucket, NOW + round) {
+                        if sources.take_token(sources.source(address(number)), bucket, || {
+                            NOW + Duration::from_nanos(round)
+                        }) {
                             taken.fetch_add(1, SeqCst);
                         }
                     }
@@ -157,13 +159,13 @@ fn millions_of_sources_lock_nobody_out_and_forget_the_worst_last() {
     let bucket = Bucket { interval: 3600 * SECOND, burst: 3 };
     let worst: Vec<_> = (0..100).map(|number| sources.source(address(number))).collect();
     for source in &worst {
-        (0..3).for_each(|_| assert!(sources.take_token(*source, bucket, NOW)));
+        (0..3).for_each(|_| assert!(sources.take_token(*source, bucket, || NOW)));
     }
     for number in 0..3_000_000 {
-        assert!(sources.take_token(sources.source(address(1_000_000 + number)), bucket, NOW + SECOND));
+        assert!(sources.take_token(sources.source(address(1_000_000 + number)), bucket, || NOW + SECOND));
     }
-    assert!(worst.iter().all(|source| !sources.take_token(*source, bucket, NOW + 2 * SECOND)));
-    assert!(sources.take_token(source(&sources, "203.0.113.1"), bucket, NOW + 2 * SECOND));
+    assert!(worst.iter().all(|source| !sources.take_token(*source, bucket, || NOW + 2 * SECOND)));
+    assert!(sources.take_token(source(&sources, "203.0.113.1"), bucket, || NOW + 2 * SECOND));
 }
 
 #[test]
@@ -171,15 +173,15 @@ fn penalties_add_up_and_go_by() {
     let sources = sources();
     let one = source(&sources, "192.0.2.0/24");
     let crash = Penalty { amount: 10 * SECOND, threshold: 15 * SECOND, longest: 30 * SECOND };
-    let punished = sources.punish(one, &crash, NOW);
+    let punished = sources.punish(one, &crash, || NOW);
     assert_eq!(punished, Punished { total: 10 * SECOND, waits: false, waited: false });
     assert!(!sources.waits(one, NOW));
-    let punished = sources.punish(one, &crash, NOW + SECOND);
+    let punished = sources.punish(one, &crash, || NOW + SECOND);
     assert_eq!(punished, Punished { total: 19 * SECOND, waits: true, waited: false });
     assert!(sources.waits(one, NOW + 19 * SECOND));
     // Not below the threshold, but when it has gone.
     assert!(!sources.waits(one, NOW + 21 * SECOND));
-    (0..9).for_each(|_| _ = sources.punish(one, &crash, NOW + 2 * SECOND));
+    (0..9).for_each(|_| _ = sources.punish(one, &crash, || NOW + 2 * SECOND));
     assert!(sources.waits(one, NOW + 31 * SECOND));
     assert!(!sources.waits(one, NOW + 33 * SECOND));
     assert!(!sources.waits(source(&sources, "192.0.3.0/24"), NOW));
@@ -188,9 +190,9 @@ fn penalties_add_up_and_go_by() {
 #[test]
 fn penalties_can_be_forgiven() {
     let sources = sources();
-    let penalty = Penalty { amount: 60 * SECOND, threshold: 0, longest: 60 * SECOND };
+    let penalty = Penalty { amount: 60 * SECOND, threshold: Duration::ZERO, longest: 60 * SECOND };
     for text in ["192.0.2.1", "192.0.2.2", "2001:db8:1:2::/64"] {
-        assert!(sources.punish(source(&sources, text), &penalty, NOW).waits);
+        assert!(sources.punish(source(&sources, text), &penalty, || NOW).waits);
     }
     let forgiven = sources.forgive(NOW, |prefix| prefix == "192.0.2.2".parse().unwrap());
     assert_eq!(forgiven, ["192.0.2.2".parse().unwrap()]);
@@ -206,6 +208,23 @@ fn nonsense_in_the_memory_makes_nobody_wait_for_longer_than_he_could() {
     let one = source(&sources, "192.0.2.1");
     let bucket = Bucket { interval: SECOND, burst: 2 };
     sources.tokens().claim(one.key, NOW).unwrap().1.store(u64::MAX, SeqCst);
-    assert!(!sources.take_token(one, bucket, NOW));
-    assert!(sources.take_token(one, bucket, NOW + SECOND));
+    assert!(!sources.take_token(one, bucket, || NOW));
+    assert!(sources.take_token(one, bucket, || NOW + SECOND));
+}
+
+#[test]
+fn who_comes_late_does_not_turn_the_time_back() {
+    let sources = sources();
+    let one = source(&sources, "192.0.2.1");
+    let bucket = Bucket { interval: SECOND, burst: 5 };
+    (0..5).for_each(|_| assert!(sources.take_token(one, bucket, || NOW)));
+    // The clock is asked after the word was read: what it says is never earlier than what was written by this rate.
+    let asked = std::cell::Cell::new(0);
+    let late = || {
+        asked.set(asked.get() + 1);
+        NOW
+    };
+    assert!(!sources.take_token(one, bucket, late));
+    assert!(asked.get() >= 2, "the time before the word was read does not count");
+    assert!(!sources.take_token(one, bucket, || NOW));
 }

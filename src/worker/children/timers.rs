@@ -7,6 +7,7 @@
 use allocator_api2::vec::Vec;
 
 use crate::sys::dontfork::DontForkAlloc;
+use crate::sys::time::Monotonic;
 use crate::sys::wait::Pid;
 
 /// What is to be done with a connection.
@@ -23,12 +24,11 @@ pub(super) enum TimerKind {
 /// One thing to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Timer {
-    /// CLOCK_MONOTONIC in microseconds.
-    pub(super) at: u64,
+    pub(super) at: Monotonic,
     pub(super) pid: Pid,
     /// The connection's: the kernel gives a pid again.
     pub(super) number: u64,
-    pub(super) task: TimerKind,
+    pub(super) kind: TimerKind,
 }
 
 /// All that is to be done.
@@ -44,7 +44,7 @@ const TIMERS_PER_CONNECTION: usize = 3;
 impl Timers {
     /// An empty one, with room if it will be needed.
     pub(super) fn new(is_needed: bool) -> Self {
-        Timers(Vec::with_capacity_in(if is_needed { 2 * SLACK } else { 0 }, DontForkAlloc))
+        Timers(Vec::with_capacity_in(if is_needed { 2 * SLACK } else { 0 }, DontForkAlloc::new()))
     }
 
     /// Adds an entry. `connections` live now, and `is_wanted` says whether one of an entry does.
@@ -58,7 +58,7 @@ impl Timers {
     }
 
     /// The next that is due; what is no longer wanted goes.
-    pub(super) fn take_due(&mut self, now: u64, is_wanted: impl Fn(Pid, u64) -> bool) -> Option<Timer> {
+    pub(super) fn take_due(&mut self, now: Monotonic, is_wanted: impl Fn(Pid, u64) -> bool) -> Option<Timer> {
         loop {
             let first = *self.0.first()?;
             let wanted = is_wanted(first.pid, first.number);
@@ -74,12 +74,12 @@ impl Timers {
     }
 
     /// When the next is due; exact after [`Timers::take_due`] had nothing.
-    pub(super) fn next(&self) -> Option<u64> {
+    pub(super) fn next(&self) -> Option<Monotonic> {
         self.0.first().map(|entry| entry.at)
     }
 
-    fn at(&self, index: usize) -> u64 {
-        self.0.get(index).map_or(u64::MAX, |entry| entry.at)
+    fn at(&self, index: usize) -> Monotonic {
+        self.0.get(index).map_or(Monotonic::NEVER, |entry| entry.at)
     }
 
     fn rise(&mut self, mut index: usize) {
@@ -106,59 +106,63 @@ impl Timers {
 mod tests {
     use super::*;
 
-    fn entry(at: u64, pid: Pid) -> Timer {
-        Timer { at, pid, number: pid as u64, task: TimerKind::Look }
+    fn at(nanos: u64) -> Monotonic {
+        Monotonic::from_nanos(nanos)
+    }
+
+    fn entry(nanos: u64, pid: Pid) -> Timer {
+        Timer { at: at(nanos), pid, number: pid as u64, kind: TimerKind::Look }
     }
 
     #[test]
     fn it_comes_in_the_order_of_time_and_not_before() {
-        let mut agenda = Timers::new(true);
+        let mut timers = Timers::new(true);
         let mut times: std::vec::Vec<u64> = (0..500).map(|number| number * 7919 % 500).collect();
-        for &at in &times {
-            agenda.put(entry(at, 1), 1000, |_, _| true);
+        for &nanos in &times {
+            timers.put(entry(nanos, 1), 1000, |_, _| true);
         }
         times.sort_unstable();
-        assert_eq!(agenda.next(), Some(0));
+        assert_eq!(timers.next(), Some(at(0)));
         let mut taken = std::vec::Vec::new();
-        while let Some(entry) = agenda.take_due(250, |_, _| true) {
-            taken.push(entry.at);
+        while let Some(entry) = timers.take_due(at(250), |_, _| true) {
+            taken.push(entry.at.nanos());
         }
         assert_eq!(taken, &times[..=250]);
-        assert_eq!(agenda.next(), Some(251));
+        assert_eq!(timers.next(), Some(at(251)));
     }
 
     #[test]
     fn what_has_ended_wakes_nobody() {
-        let mut agenda = Timers::new(false);
-        for (at, pid) in [(10, 1), (20, 2), (30, 3), (40, 2)] {
-            agenda.put(entry(at, pid), 10, |_, _| true);
+        let mut timers = Timers::new(false);
+        for (nanos, pid) in [(10, 1), (20, 2), (30, 3), (40, 2)] {
+            timers.put(entry(nanos, pid), 10, |_, _| true);
         }
-        assert_eq!(agenda.take_due(5, |pid, _| pid == 3), None);
-        assert_eq!(agenda.next(), Some(30));
-        assert_eq!(agenda.take_due(50, |pid, _| pid == 3), Some(entry(30, 3)));
-        assert_eq!(agenda.take_due(50, |pid, _| pid == 3), None);
-        assert_eq!(agenda.next(), None);
+        assert_eq!(timers.take_due(at(5), |pid, _| pid == 3), None);
+        assert_eq!(timers.next(), Some(at(30)));
+        assert_eq!(timers.take_due(at(50), |pid, _| pid == 3), Some(entry(30, 3)));
+        assert_eq!(timers.take_due(at(50), |pid, _| pid == 3), None);
+        assert_eq!(timers.next(), None);
     }
 
     #[test]
     fn a_pid_that_came_again_is_another_connection() {
-        let mut agenda = Timers::new(true);
-        agenda.put(Timer { number: 1, ..entry(10, 7) }, 1, |_, _| true);
-        agenda.put(Timer { number: 2, ..entry(20, 7) }, 1, |_, _| true);
-        let due = agenda.take_due(30, |pid, number| (pid, number) == (7, 2));
-        assert_eq!(due.map(|entry| entry.at), Some(20));
+        let mut timers = Timers::new(true);
+        timers.put(Timer { number: 1, ..entry(10, 7) }, 1, |_, _| true);
+        timers.put(Timer { number: 2, ..entry(20, 7) }, 1, |_, _| true);
+        let due = timers.take_due(at(30), |pid, number| (pid, number) == (7, 2));
+        assert_eq!(due.map(|entry| entry.at), Some(at(20)));
     }
 
     #[test]
     fn it_holds_no_more_than_a_few_times_what_lives() {
-        let mut agenda = Timers::new(true);
+        let mut timers = Timers::new(true);
         for number in 0..200_000 {
             // The last ten live, each with three entries that are far away.
             let is_wanted = |pid: Pid, _| pid > number - 10;
-            (0..3).for_each(|more| agenda.put(entry(1 << 40 | u64::from(more == 0), number), 10, is_wanted));
-            assert!(agenda.0.len() <= 4 * 10 + SLACK, "{}", agenda.0.len());
+            (0..3).for_each(|more| timers.put(entry(1 << 40 | u64::from(more == 0), number), 10, is_wanted));
+            assert!(timers.0.len() <= 4 * 10 + SLACK, "{}", timers.0.len());
         }
-        let all = std::iter::from_fn(|| agenda.take_due(u64::MAX, |_, _| true));
+        let all = std::iter::from_fn(|| timers.take_due(Monotonic::NEVER, |_, _| true));
         assert!(all.map(|entry| entry.at).is_sorted());
     }
 }

@@ -1,0 +1,457 @@
+//! Children by pid, and what becomes of their connections: those of a worker, and in the supervisor those that it has adopted
+//! from workers that are dead.
+//!
+//! The deadlines of a connection are kept here. Of a program's the worker keeps a copy of the connection and asks the
+//! kernel about it; a handler's process looks after its bytes itself, see [`crate::child::watch`]. TERM, then KILL, go to
+//! the process group. When no deadline has come, nobody wakes up.
+
+mod end;
+mod output;
+mod timers;
+
+use std::collections::VecDeque;
+use std::ops::Deref;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use hashbrown::HashMap;
+
+use crate::admission::{ActivityWatch, Deadline, Deadlines, GRACE, Verdict};
+use crate::child::watch::TIMED_OUT;
+use crate::client::{Connection, ConnectionId, Traffic, process_of};
+use crate::ipc::reports::{ChildReport, FAILED_TO_BEGIN, Failure, Served};
+use crate::journal::{Exit, OutputLine};
+use crate::scoreboard::{Overdue, Row, Scoreboard, Slot};
+use crate::sys::dontfork::DontForkAlloc;
+use crate::sys::epoll::Poller;
+use crate::sys::signal::Signal;
+use crate::sys::socket::Peer;
+use crate::sys::tcp_info::TcpInfo;
+use crate::sys::time::Monotonic;
+use crate::sys::wait::{self, Ended, Ending, Pid};
+use crate::sys::{process, stream};
+
+use end::{Finished, How};
+use output::{PipeState, Said};
+use timers::{Timer, TimerKind, Timers};
+
+pub(crate) use end::Books;
+pub(crate) use output::Output;
+
+/// A process that has, or waits for, a connection, and what is kept of it until it is reaped.
+#[derive(Debug)]
+pub(crate) struct Child<S: Deref<Target = Scoreboard>> {
+    slot: Slot<S>,
+    /// The name of its connection; of a spare, that of its first.
+    id: ConnectionId,
+    /// What it serves; `None` while it waits.
+    connection: Option<Connection>,
+    several: Option<Several>,
+    /// What it writes to stderr, if that becomes records.
+    output: Option<Output>,
+    /// The connection of a program, which does not count what it moves.
+    kept: Option<OwnedFd>,
+    /// What is known of the connection that is kept, if it has deadlines.
+    watch: Option<ActivityWatch>,
+    overdue: Option<Overdue>,
+    /// Why it could not begin, as it said itself.
+    failure: Option<Failure>,
+    /// What its handler said that it has moved.
+    traffic: Option<Traffic>,
+    /// The deadline that it said was behind it.
+    said_timeout: Option<Deadline>,
+}
+
+/// Of a process that serves one connection after the other.
+#[derive(Debug)]
+struct Several {
+    /// How many more it serves; `None` for as many as come.
+    left: Option<u32>,
+    /// What it has served, as what came after tells, and has not reported yet.
+    ended: VecDeque<Connection>,
+}
+
+/// More than the pipe of events holds no honest process can be ahead.
+const FURTHEST_AHEAD: usize = 1 << 16;
+
+impl<S: Deref<Target = Scoreboard>> Child<S> {
+    /// One that serves a connection, which its row shows.
+    pub(crate) fn serving(slot: Slot<S>, id: ConnectionId, connection: Connection) -> Self {
+        Child { connection: Some(connection), ..Child::spare(slot, id, 1) }
+    }
+
+    /// One that somebody else has made, as its row shows it.
+    pub(crate) fn adopted(slot: Slot<S>, worker: ConnectionId, connections: u32, row: &Row) -> Self {
+        let number = row.connection.map_or(0, |connection| connection.number);
+        let spare = Child::spare(slot, ConnectionId { number, ..worker }, connections);
+        Child { connection: row.connection, overdue: row.overdue, ..spare }
+    }
+
+    /// A spare that will serve so many connections, 0 for as many as come; its first will be called `id`, or is not known
+    /// if the number of that is 0.
+    pub(crate) fn spare(slot: Slot<S>, id: ConnectionId, connections: u32) -> Self {
+        let left = (connections != 0).then_some(connections);
+        let several = (connections != 1).then(|| Several { left, ended: VecDeque::new() });
+        Child {
+            slot,
+            id,
+            connection: None,
+            several,
+            output: None,
+            kept: None,
+            watch: None,
+            overdue: None,
+            failure: None,
+            traffic: None,
+            said_timeout: None,
+        }
+    }
+
+    /// The same, with what it writes to stderr.
+    pub(crate) fn with_output(self, output: Option<Output>) -> Self {
+        Child { output, ..self }
+    }
+
+    /// The same, with its connection.
+    pub(crate) fn with_kept(self, kept: Option<OwnedFd>) -> Self {
+        Child { kept, ..self }
+    }
+
+    pub(crate) fn slot(&self) -> &Slot<S> {
+        &self.slot
+    }
+
+    pub(crate) fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    /// How many connections it may still serve, with the one that it has; 0 for as many as come.
+    pub(crate) fn connections(&self) -> u32 {
+        self.several.as_ref().map_or(1, |several| several.left.map_or(0, |left| left.max(2)))
+    }
+
+    /// Whether it waits for a connection.
+    pub(crate) fn waits(&self) -> bool {
+        self.connection.is_none()
+    }
+
+    fn name(&self, connection: &Connection) -> ConnectionId {
+        ConnectionId { number: connection.number, ..self.id }
+    }
+
+    /// Bytes from and to the client, if somebody knows.
+    fn bytes(&self, connection: &Connection) -> Option<(u64, u64)> {
+        let said = self.traffic.map(|traffic| (traffic.received, traffic.sent));
+        let counted = || TcpInfo::of(self.kept.as_ref()?.as_fd()).ok();
+        let header = connection.client.header_length();
+        said.or_else(|| counted().map(|info| (info.received.saturating_sub(header), info.sent)))
+    }
+
+    fn how(&self, ending: Ending) -> How<'static> {
+        let said = self.said_timeout.filter(|_| ending == Ending::Exited(TIMED_OUT));
+        let failure = self.failure.filter(|_| ending == Ending::Exited(FAILED_TO_BEGIN));
+        match (self.overdue.map(|overdue| overdue.deadline).or(said), failure) {
+            (Some(deadline), _) => How::Exit(Exit::TimedOut(deadline)),
+            (None, Some(failure)) => How::Failed(failure),
+            (None, None) => How::Exit(Exit::Ended(ending)),
+        }
+    }
+
+    /// Enters those of its connections, before this one or all, of which no report will come.
+    fn enter_lost(&self, several: &mut Several, before: Option<u64>, books: &Books<'_>) {
+        while several.ended.front().is_some_and(|first| Some(first.number) != before) {
+            let Some(lost) = several.ended.pop_front() else { return };
+            let (ended, how) = (Ended::default(), How::Exit(Exit::Lost));
+            let (id, client) = (self.name(&lost), lost.client);
+            books.enter(&Finished { id, client, ended, how, bytes: None, slot: &self.slot });
+        }
+    }
+}
+
+/// What a process was that has ended.
+#[derive(Debug)]
+pub(crate) enum Departed {
+    /// It had a connection, which is entered in the books.
+    Connection,
+    /// A spare that nobody had taken.
+    Spare {
+        /// Why it could not begin, if it said so.
+        failure: Option<String>,
+        /// It had served as many connections as it may, and was not told to go.
+        is_spent: bool,
+    },
+}
+
+/// Children by pid: exactly those that have not been reaped.
+#[derive(Debug)]
+pub(crate) struct Children<S: Deref<Target = Scoreboard>> {
+    by_pid: HashMap<Pid, Child<S>, hashbrown::DefaultHashBuilder, DontForkAlloc>,
+    timers: Timers,
+    /// Those that the kernel is asked about.
+    deadlines: Deadlines,
+}
+
+/// Room that is made at the start, so that the path of a connection does not allocate in ordinary times.
+const ROOM: u32 = 4096;
+
+impl<S: Deref<Target = Scoreboard>> Children<S> {
+    /// With room for so many connections, which have these deadlines.
+    pub(crate) fn new(connections: u32, deadlines: Deadlines) -> Self {
+        Children {
+            by_pid: HashMap::with_capacity_in(connections.min(ROOM) as usize, DontForkAlloc::new()),
+            timers: Timers::new(deadlines != Deadlines::default()),
+            deadlines: deadlines.of_bytes(),
+        }
+    }
+
+    pub(crate) fn insert(&mut self, pid: Pid, child: Child<S>) {
+        self.by_pid.insert(pid, child);
+        self.plan(pid);
+    }
+
+    pub(crate) fn get(&self, pid: Pid) -> Option<&Child<S>> {
+        self.by_pid.get(&pid)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Pid, &Child<S>)> {
+        self.by_pid.iter().map(|(pid, child)| (*pid, child))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_pid.is_empty()
+    }
+
+    /// Signals all of them with their process groups.
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.by_pid.keys().for_each(|pid| process::signal_group(*pid, signal));
+    }
+
+    /// A spare says what it has taken; one that serves a single connection has said so before it served a stranger.
+    /// `begin` is called before that counts as a connection. False if this is no such spare.
+    pub(crate) fn taken(&mut self, pid: Pid, connection: &Connection, begin: impl FnOnce()) -> bool {
+        let process = process_of(connection.number);
+        let is_its_own = |child: &&mut Child<S>| [0, process].contains(&process_of(child.id.number));
+        let Some(child) = self.by_pid.get_mut(&pid).filter(is_its_own) else { return false };
+        match (child.connection, &mut child.several) {
+            (None, _) => {}
+            // It has come to the end of the one before, and the report of that is on its way.
+            (Some(before), Some(several)) if several.ended.len() < FURTHEST_AHEAD => {
+                several.ended.push_back(before);
+            }
+            _ => return false,
+        }
+        begin();
+        child.id.number = connection.number;
+        child.connection = Some(*connection);
+        child.slot.note(Some(connection));
+        self.plan(pid);
+        true
+    }
+
+    /// Keeps the connection of a program that was a spare, whether or not it is known yet that it was taken.
+    pub(crate) fn keep(&mut self, pid: Pid, process: u64, copy: OwnedFd) {
+        let is_its_own = |child: &&mut Child<S>| {
+            process_of(child.id.number) == process && child.several.is_none() && child.kept.is_none()
+        };
+        if let Some(child) = self.by_pid.get_mut(&pid).filter(is_its_own) {
+            child.kept = Some(copy);
+            self.watch_bytes(pid);
+        }
+    }
+
+    /// A process that serves several reports the end of one. Returns whether it waits for the next; `None` if nothing is
+    /// known of that connection, so that it is a lie, or was taken since somebody listened.
+    pub(crate) fn served(&mut self, pid: Pid, served: &Served, books: &Books<'_>) -> Option<bool> {
+        let number = served.connection.number;
+        let child = self.by_pid.get_mut(&pid)?;
+        let mut several = child.several.take()?;
+        let is_it = |connection: &Connection| connection.number == number;
+        let is_current = child.connection.as_ref().is_some_and(is_it);
+        let known = is_current || several.ended.iter().any(is_it);
+        if known {
+            child.enter_lost(&mut several, Some(number), books);
+        }
+        // What was heard counts, and not what a handler says that it was.
+        let connection = match (known, is_current) {
+            (false, _) => None,
+            (true, true) => child.connection.take(),
+            (true, false) => several.ended.pop_front(),
+        };
+        several.left = several.left.map(|left| left.saturating_sub(u32::from(known)));
+        let is_last = several.left == Some(0);
+        child.several = Some(several);
+        let connection = connection?;
+        let cpu = Duration::from_micros(served.cpu_usec);
+        let ended = Ended { pid, ending: Ending::Exited(served.code), cpu, ..Ended::default() };
+        let bytes = Some((served.traffic.received, served.traffic.sent));
+        let (id, client, slot) = (child.name(&connection), connection.client, &child.slot);
+        let how = How::Exit(Exit::Ended(ended.ending));
+        books.enter(&Finished { id, client, ended, how, bytes, slot });
+        if is_current {
+            child.slot.note(None);
+        }
+        Some(is_current && !is_last)
+    }
+
+    /// Notes what a process said about itself.
+    pub(crate) fn note(&mut self, pid: Pid, report: ChildReport) {
+        let Some(child) = self.by_pid.get_mut(&pid) else { return };
+        match report {
+            ChildReport::Failed(failure) => child.failure = Some(failure),
+            ChildReport::Served(traffic) => child.traffic = Some(traffic),
+            ChildReport::TimedOut(deadline, traffic) => {
+                (child.said_timeout, child.traffic) = (Some(deadline), Some(traffic));
+            }
+            ChildReport::Ended(_) | ChildReport::Refused(_) => {}
+        }
+    }
+
+    /// Lines from a program that is still running.
+    pub(crate) fn read_output(&mut self, pid: Pid, books: &Books<'_>, poller: &Poller) {
+        let Some(child) = self.by_pid.get_mut(&pid) else { return };
+        let id = child.connection.as_ref().map_or(child.id, |connection| child.name(connection));
+        let Some(output) = &mut child.output else { return };
+        let now = Monotonic::now();
+        if output.read(now, &mut |said| write(books, id, pid, said)) == PipeState::Closed {
+            let _ = poller.remove(output.descriptor());
+            child.output = None;
+        }
+    }
+
+    /// A process has been reaped: the last lines of its stderr, the record of its connection, and its slot back. `None` if
+    /// it was no child of these.
+    pub(crate) fn ended(&mut self, ended: &Ended, books: &Books<'_>, poller: &Poller) -> Option<Departed> {
+        let mut child = self.by_pid.remove(&ended.pid)?;
+        let bytes = child.connection.as_ref().and_then(|connection| child.bytes(connection));
+        // The client is not to wait for the record, nor for a process that has left the group and kept the connection.
+        child.kept.take().inspect(|kept| stream::end(kept.as_fd()));
+        let output = child.output.take();
+        let (mut several, child) = (child.several.take(), child);
+        if let Some(mut output) = output {
+            let id = child.connection.as_ref().map_or(child.id, |connection| child.name(connection));
+            let _ = poller.remove(output.descriptor());
+            output.drain(Monotonic::now(), &mut |said| write(books, id, ended.pid, said));
+        }
+        several.iter_mut().for_each(|several| child.enter_lost(several, None, books));
+        let Some(connection) = &child.connection else {
+            let failure = child.failure.map(|failure| books.explain(failure));
+            let is_spent = several.is_some_and(|several| several.left == Some(0));
+            return Some(Departed::Spare { failure, is_spent });
+        };
+        let (id, client, how) = (child.name(connection), connection.client, child.how(ended.ending));
+        books.enter(&Finished { id, client, ended: *ended, how, bytes, slot: &child.slot });
+        Some(Departed::Connection)
+    }
+
+    /// When something is due.
+    pub(crate) fn next_deadline(&self) -> Option<Monotonic> {
+        self.timers.next()
+    }
+
+    /// Does what is due: looks at connections, and ends those whose time is over.
+    pub(crate) fn tend(&mut self) {
+        while self.timers.next().is_some() {
+            let (now, by_pid) = (Monotonic::now(), &self.by_pid);
+            let due = self.timers.take_due(now, |pid, number| serves(by_pid.get(&pid), number));
+            let Some(Timer { pid, kind, .. }) = due else { return };
+            match kind {
+                TimerKind::Look => self.look_at(pid, now),
+                TimerKind::End => self.end(pid, Deadline::Lifetime, now),
+                TimerKind::Kill => process::signal_group(pid, Signal::SIGKILL),
+            }
+        }
+    }
+
+    /// Plans what the deadlines of a connection ask for, which has just begun or been taken over.
+    fn plan(&mut self, pid: Pid) {
+        let Some(child) = self.by_pid.get(&pid) else { return };
+        let Some(Connection { until, .. }) = child.connection else { return };
+        match child.overdue {
+            Some(overdue) => self.put(pid, overdue.kill_at, TimerKind::Kill),
+            // One that serves several knows when it begins another; told from outside, it could have begun it just now.
+            None if until != Monotonic::NEVER && child.several.is_some() => {
+                self.put(pid, until + GRACE, TimerKind::End);
+            }
+            None if until != Monotonic::NEVER => self.put(pid, until, TimerKind::End),
+            None => {}
+        }
+        self.watch_bytes(pid);
+    }
+
+    /// Begins to watch a connection that a process is known to have, and of which there is a copy.
+    fn watch_bytes(&mut self, pid: Pid) {
+        let can_be_watched = |child: &&mut Child<S>| {
+            // The kernel counts nothing of a Unix socket.
+            let is_ip = |connection: &Connection| matches!(connection.client.peer, Peer::Ip(_));
+            child.kept.is_some() && child.watch.is_none() && child.connection.as_ref().is_some_and(is_ip)
+        };
+        let Some(child) = self.by_pid.get_mut(&pid).filter(can_be_watched) else { return };
+        let watch = child.connection.as_ref().map(|connection| ActivityWatch::new(&connection.client));
+        let first = watch.and_then(|watch| watch.first_look(&self.deadlines));
+        if let Some(at) = first {
+            child.watch = watch;
+            self.put(pid, at, TimerKind::Look);
+        }
+    }
+
+    fn put(&mut self, pid: Pid, at: Monotonic, kind: TimerKind) {
+        let by_pid = &self.by_pid;
+        let number =
+            by_pid.get(&pid).and_then(|child| child.connection).map_or(0, |connection| connection.number);
+        let is_wanted = |pid, number| serves(by_pid.get(&pid), number);
+        self.timers.put(Timer { at, pid, number, kind }, by_pid.len(), is_wanted);
+    }
+
+    fn look_at(&mut self, pid: Pid, now: Monotonic) {
+        let Some(child) = self.by_pid.get_mut(&pid).filter(|child| child.overdue.is_none()) else { return };
+        let (Some(kept), Some(watch)) = (&child.kept, &mut child.watch) else { return };
+        let activity = TcpInfo::of(kept.as_fd()).ok().and_then(|info| info.activity);
+        match watch.judge(&self.deadlines, now, activity) {
+            Verdict::Over(deadline) => self.end(pid, deadline, now),
+            Verdict::LookAt(at) => self.put(pid, at, TimerKind::Look),
+            Verdict::Free => {}
+        }
+    }
+
+    /// Tells a process to end whose connection has a deadline behind it.
+    fn end(&mut self, pid: Pid, deadline: Deadline, now: Monotonic) {
+        let Some(child) = self.by_pid.get_mut(&pid) else { return };
+        // One that has ended by itself was in time.
+        if child.overdue.is_some() || wait::has_ended(pid) {
+            return;
+        }
+        // One that serves several should have ended itself.
+        let (signal, grace) = match child.several {
+            Some(_) => (Signal::SIGKILL, Duration::ZERO),
+            None => (Signal::SIGTERM, GRACE),
+        };
+        if let Some(kept) = &child.kept {
+            stream::give_up_after(kept.as_fd(), GRACE);
+        }
+        process::signal_group(pid, signal);
+        let overdue = Overdue { deadline, kill_at: now + grace };
+        child.overdue = Some(overdue);
+        child.slot.note_overdue(overdue);
+        self.put(pid, overdue.kill_at, TimerKind::Kill);
+    }
+}
+
+/// Whether this child serves the connection with this number.
+fn serves<S: Deref<Target = Scoreboard>>(child: Option<&Child<S>>, number: u64) -> bool {
+    child.and_then(|child| child.connection).is_some_and(|connection| connection.number == number)
+}
+
+fn write(books: &Books<'_>, id: ConnectionId, pid: Pid, said: Said<'_>) {
+    let service = books.service;
+    match said {
+        Said::Line(text) => books.log.output(&OutputLine { service, id, pid, text }),
+        Said::LeftOut(count) => {
+            let text = format!(
+                "[{count} lines more are left out: a connection has {} in {} s]",
+                output::LINES,
+                output::WINDOW.as_secs()
+            );
+            books.log.output(&OutputLine { service, id, pid, text: text.as_bytes() });
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! From a client that has been let in to a process that serves it, at once or in one of several tries: fork may say `EAGAIN`
+//! or `ENOMEM`.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use super::children::{Child, Output};
+use super::{Context, Newcomer, Token, WorkerSlot};
+use crate::child::{self, ChildSpec, Conn};
+use crate::client::Connection;
+use crate::config::Stderr;
+use crate::pace::Backoff;
+use crate::scoreboard::Scoreboard;
+use crate::spare::Pool;
+use crate::sys::epoll::Interest;
+use crate::sys::fd::{self, ReservedFds};
+use crate::sys::fork::{ChildStack, ForkedChild};
+use crate::sys::time::Monotonic;
+use crate::sys::wait::Pid;
+
+/// How long an accepted connection waits for a process before it is closed.
+const PATIENCE: Duration = Duration::from_secs(5);
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+
+/// Makes processes.
+#[derive(Debug)]
+pub(super) struct Starter {
+    stack: ChildStack,
+    reserved: ReservedFds,
+    /// How many connections and spares there were; each gets the next number.
+    numbers: u64,
+    waiting: Option<Waiting>,
+}
+
+/// A client that has been let in, and waits for its process. Meanwhile nobody else is.
+#[derive(Debug)]
+struct Waiting {
+    admitted: Admitted,
+    until: Monotonic,
+    backoff: Backoff,
+}
+
+/// A client that has been let in.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    pub(super) slot: WorkerSlot,
+    socket: OwnedFd,
+    pub(super) connection: Connection,
+}
+
+/// What has become of a try to start a process.
+#[derive(Debug)]
+pub(super) enum Started {
+    Process(Pid, Child<&'static Scoreboard>),
+    /// There will be another.
+    Later,
+    /// It was the last: why there is none.
+    Never(Admitted, String),
+}
+
+/// What a child forked for a connection begins with.
+type Start = (&'static ChildSpec, OwnedFd, Conn, Option<OwnedFd>);
+
+fn serve_in_fork(child: ForkedChild, (spec, socket, conn, stderr): Start) -> u8 {
+    child::serve_in_fork(child, spec, socket, &conn, stderr.as_ref().map(AsFd::as_fd))
+}
+
+impl Starter {
+    /// With a stack of its children's, and the numbers of descriptors that they need.
+    pub(super) fn new(stack: ChildStack) -> io::Result<Self> {
+        Ok(Starter { stack, reserved: ReservedFds::new()?, numbers: 0, waiting: None })
+    }
+
+    /// Whether somebody waits for a process.
+    pub(super) fn is_busy(&self) -> bool {
+        self.waiting.is_some()
+    }
+
+    /// When to [`Starter::retry`].
+    pub(super) fn next_try(&self) -> Option<Monotonic> {
+        self.waiting.as_ref()?.backoff.until()
+    }
+
+    /// Starts the process of a client that has been let in just now.
+    pub(super) fn begin(&mut self, newcomer: Newcomer, cx: &Context) -> Started {
+        let Newcomer { slot, socket, client } = newcomer;
+        self.numbers += 1;
+        let until = cx.plan.service.admission.deadlines.until(&client);
+        let connection = Connection { number: self.numbers, client, until };
+        slot.note(Some(&connection));
+        let admitted = Admitted { slot, socket, connection };
+        self.start(admitted, cx, |starter, admitted, _| starter.wait(admitted))
+    }
+
+    /// Tries again for who waits, if it is time or something has ended `just_now`.
+    pub(super) fn retry(&mut self, cx: &Context, just_now: bool) -> Option<Started> {
+        let now = Monotonic::now();
+        let waiting = self.waiting.take_if(|waiting| just_now || waiting.backoff.is_over(now))?;
+        let Waiting { admitted, until, mut backoff } = waiting;
+        Some(self.start(admitted, cx, |starter, admitted, error| {
+            if until <= now {
+                let reason = format!("no process could be made for {} s: {error}", PATIENCE.as_secs());
+                return Started::Never(admitted, reason);
+            }
+            backoff.failed(now);
+            starter.waiting = Some(Waiting { admitted, until, backoff });
+            Started::Later
+        }))
+    }
+
+    fn wait(&mut self, admitted: Admitted) -> Started {
+        let now = Monotonic::now();
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        backoff.failed(now);
+        self.waiting = Some(Waiting { admitted, until: now + PATIENCE, backoff });
+        Started::Later
+    }
+
+    /// Gives up who waits.
+    pub(super) fn give_up(&mut self) -> Option<Admitted> {
+        self.waiting.take().map(|waiting| waiting.admitted)
+    }
+
+    /// Starts it, or does what is to be done if that `failed`.
+    fn start(
+        &mut self,
+        admitted: Admitted,
+        cx: &Context,
+        failed: impl FnOnce(&mut Self, Admitted, io::Error) -> Started,
+    ) -> Started {
+        let (output, stderr) = match output_pipe(cx) {
+            Ok(output) => output.unzip(),
+            Err(error) => return failed(self, admitted, error),
+        };
+        let Admitted { slot, socket, connection } = admitted;
+        let (spec, id) = (cx.spec, cx.id(connection.number));
+        let conn = Conn { id, client: connection.client };
+        let (made, socket) = match spec.program(&conn, socket.as_fd()).filter(|_| spec.may_share_memory()) {
+            Some(program) => {
+                let (stderr, reserved) = (stderr.as_ref().map(AsFd::as_fd), &self.reserved);
+                let made = self.stack.run_until_exec(slot.pid_word(), &|child| {
+                    child::serve_sharing(child, spec, socket.as_fd(), stderr, &program, reserved)
+                });
+                self.reserved.clear();
+                (made, socket)
+            }
+            None => {
+                let mut start: Start = (spec, socket, conn, stderr);
+                let made = self.stack.fork(slot.pid_word(), serve_in_fork, &mut start);
+                (made, start.1)
+            }
+        };
+        match made {
+            Ok(pid) => {
+                let output = output.map(|pipe| listen_to(pid, pipe, cx));
+                // The worker's copy of the connection closes here, unless somebody has to ask about it.
+                let kept = Some(socket).filter(|_| cx.keeps_connections);
+                let child = Child::serving(slot, id, connection).with_output(output).with_kept(kept);
+                Started::Process(pid, child)
+            }
+            Err(error) => failed(self, Admitted { slot, socket, connection }, error),
+        }
+    }
+
+    /// Makes a spare.
+    pub(super) fn make_spare(
+        &mut self,
+        slot: WorkerSlot,
+        pool: &mut Pool,
+        cx: &Context,
+    ) -> io::Result<(Pid, Child<&'static Scoreboard>)> {
+        let (output, stderr) = output_pipe(cx)?.unzip();
+        let id = cx.id(self.numbers + 1);
+        let pid = pool.make(&slot, id, stderr, &self.stack)?;
+        self.numbers += 1;
+        let output = output.map(|pipe| listen_to(pid, pipe, cx));
+        let connections = cx.plan.service.connections_per_child;
+        Ok((pid, Child::spare(slot, id, connections).with_output(output)))
+    }
+}
+
+/// A pipe for what a program says on stderr, if that becomes records.
+fn output_pipe(cx: &Context) -> io::Result<Option<(OwnedFd, OwnedFd)>> {
+    let wanted = cx.spec.execs() && cx.plan.service.stderr == Stderr::Log;
+    wanted.then(fd::pipe).transpose()
+}
+
+fn listen_to(pid: Pid, pipe: OwnedFd, cx: &Context) -> Output {
+    let output = Output::new(pipe);
+    // Without it the lines are read when the process ends.
+    let _ = cx.poller.add(output.descriptor(), Interest::Read, Token::Output(pid).into());
+    output
+}
