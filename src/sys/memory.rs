@@ -81,34 +81,38 @@ impl Mapping {
 
     /// `count` 32-bit words from byte `offset`; shorter if the mapping ends before.
     pub(crate) fn words(&self, offset: usize, count: usize) -> &[AtomicU32] {
-        let (start, count) = self.bounded(offset, count, size_of::<AtomicU32>());
-        // SAFETY: inside the mapping, which lives as long as self; aligned; every bit pattern is a value; other
-        // processes write it only by atomic operations or not at all.
-        unsafe { std::slice::from_raw_parts(start.cast(), count) }
+        self.atomics(offset, count)
     }
 
     /// `count` 64-bit words from byte `offset`; shorter if the mapping ends before.
     pub(crate) fn long_words(&self, offset: usize, count: usize) -> &[AtomicU64] {
-        let (start, count) = self.bounded(offset, count, size_of::<AtomicU64>());
-        // SAFETY: as above.
-        unsafe { std::slice::from_raw_parts(start.cast(), count) }
+        self.atomics(offset, count)
     }
 
     /// The word at byte `offset`, for a pid that the kernel writes.
     pub(crate) fn signed_word(&self, offset: usize) -> Option<&AtomicI32> {
-        let (start, count) = self.bounded(offset, 1, size_of::<AtomicI32>());
-        // SAFETY: as above, if the word is inside at all.
-        (count == 1).then(|| unsafe { &*start.cast() })
+        self.atomics(offset, 1).first()
     }
 
-    fn bounded(&self, offset: usize, count: usize, size: usize) -> (*const u8, usize) {
+    fn atomics<T: Atomic>(&self, offset: usize, count: usize) -> &[T] {
+        let size = size_of::<T>();
         debug_assert_eq!(offset % size, 0, "words are aligned");
         let offset = (offset / size * size).min(self.length / size * size);
         let count = count.min((self.length - offset) / size);
         // SAFETY: `offset` is at most `length`, so this stays in the mapping or one past it.
-        (unsafe { self.start.as_ptr().cast::<u8>().add(offset) }, count)
+        let start = unsafe { self.start.as_ptr().cast::<u8>().add(offset) };
+        // SAFETY: inside the mapping, which lives as long as self; aligned; every bit pattern is a value. Other processes
+        // write it by atomic operations only. The kernel does, too, with one exception: a child's pid
+        // (CLONE_PARENT_SETTID), which it puts there by a plain store of the whole aligned word, never torn.
+        unsafe { std::slice::from_raw_parts(start.cast(), count) }
     }
 }
+
+/// What memory that others write at the same time can be seen as.
+trait Atomic {}
+impl Atomic for AtomicU32 {}
+impl Atomic for AtomicU64 {}
+impl Atomic for AtomicI32 {}
 
 impl Drop for Mapping {
     fn drop(&mut self) {
@@ -126,6 +130,16 @@ pub(crate) struct SealedMapping {
     length: usize,
 }
 
+// SAFETY: nobody writes it, and any thread may unmap it. Children have it.
+unsafe impl Send for SealedMapping {}
+// SAFETY: nobody writes it.
+unsafe impl Sync for SealedMapping {}
+
+/// A number of which every bit pattern is a value.
+trait Number {}
+impl Number for u32 {}
+impl Number for u128 {}
+
 impl SealedMapping {
     /// Memory with this content.
     pub(crate) fn new(name: &CStr, content: &[u8]) -> io::Result<Self> {
@@ -141,35 +155,32 @@ impl SealedMapping {
 
     /// `count` numbers from byte `offset` on; none if there are not so many.
     pub(crate) fn numbers(&self, offset: usize, count: usize) -> &[u32] {
-        match self.at(offset, count, size_of::<u32>()) {
-            // SAFETY: inside the mapping, which lives as long as self and which nobody can write; aligned, since mappings
-            // begin with a page; every bit pattern is a value.
-            Some(place) => unsafe { std::slice::from_raw_parts(place.cast(), count) },
-            None => &[],
-        }
+        self.at(offset, count)
     }
 
     /// As [`SealedMapping::numbers`], of 128 bits.
     pub(crate) fn wide_numbers(&self, offset: usize, count: usize) -> &[u128] {
-        match self.at(offset, count, size_of::<u128>()) {
-            // SAFETY: as above.
-            Some(place) => unsafe { std::slice::from_raw_parts(place.cast(), count) },
-            None => &[],
-        }
+        self.at(offset, count)
     }
 
-    fn at(&self, offset: usize, count: usize, size: usize) -> Option<*const u8> {
-        let end = count.checked_mul(size)?.checked_add(offset)?;
-        let is_inside = count > 0 && end <= self.length && offset % size == 0;
+    fn at<T: Number>(&self, offset: usize, count: usize) -> &[T] {
+        let end = count.checked_mul(size_of::<T>()).and_then(|length| length.checked_add(offset));
+        let is_inside = end.is_some_and(|end| end <= self.length) && offset % size_of::<T>() == 0;
+        if count == 0 || !is_inside {
+            return &[];
+        }
         // SAFETY: `offset` is inside the mapping.
-        is_inside.then(|| unsafe { self.start.as_ptr().cast::<u8>().add(offset).cast_const() })
+        let place = unsafe { self.start.as_ptr().cast::<u8>().add(offset) };
+        // SAFETY: inside the mapping, which lives as long as self and which nobody can write; aligned, since mappings
+        // begin with a page; every bit pattern is a value.
+        unsafe { std::slice::from_raw_parts(place.cast(), count) }
     }
 }
 
 impl Drop for SealedMapping {
     fn drop(&mut self) {
         if self.length > 0 {
-            // SAFETY: as for Mapping.
+            // SAFETY: maps exactly what `new` mapped, and no reference into it outlives self.
             let _ = unsafe { munmap(self.start, self.length) };
         }
     }

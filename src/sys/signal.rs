@@ -98,16 +98,20 @@ pub(crate) fn all_to_default() {
 
 /// Ignores SIGPIPE, as every Rust program does: a write says `EPIPE`. Children inherit it.
 pub(crate) fn ignore_broken_pipes() {
-    // SAFETY: SIG_IGN runs no code.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    set(Signal::SIGPIPE, libc::SIG_IGN);
 }
 
 /// In a child: its parent's handlers go. Signals must still be blocked.
 pub(crate) fn forget_handlers(signals: &Signals) {
     for (signal, _) in &signals.flags {
-        // SAFETY: as above.
-        unsafe { libc::signal(*signal as libc::c_int, libc::SIG_DFL) };
+        set(*signal, libc::SIG_DFL);
     }
+}
+
+fn set(signal: Signal, action: libc::sighandler_t) {
+    debug_assert!(matches!(action, libc::SIG_DFL | libc::SIG_IGN), "no handler is set here");
+    // SAFETY: neither action runs code of ours.
+    unsafe { libc::signal(signal as libc::c_int, action) };
 }
 
 /// Unblocks every signal: the last step before a program or a handler takes over.

@@ -125,9 +125,7 @@ fn set_least_ttl(socket: BorrowedFd<'_>, ttl: libc::c_int) {
 ///
 /// `WouldBlock` if none is queued; everything else that accept(2) lists.
 pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Peer)> {
-    // SAFETY: sockaddr_storage is plain data, for which zero is a value.
-    let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
-    let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    let (mut storage, mut length) = no_address();
     let address = (&raw mut storage).cast();
     // SAFETY: `address` and `length` describe live locals that the kernel writes.
     let fd = unsafe { libc::accept4(listener.as_raw_fd(), address, &mut length, libc::SOCK_CLOEXEC) };
@@ -166,9 +164,7 @@ pub(crate) fn is_passing(error: &io::Error) -> bool {
 
 /// The address at this end of a connection or listener; `None` if it is not TCP.
 pub(crate) fn local_address(socket: BorrowedFd<'_>) -> io::Result<Option<SocketAddr>> {
-    // SAFETY: as in `accept`.
-    let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
-    let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    let (mut storage, mut length) = no_address();
     // SAFETY: both describe live locals that the kernel writes.
     check(unsafe { libc::getsockname(socket.as_raw_fd(), (&raw mut storage).cast(), &mut length) })?;
     Ok(ip_of(&storage).map(unmapped))
@@ -204,6 +200,12 @@ pub(crate) fn queued(listener: BorrowedFd<'_>) -> u32 {
     TcpInfo::of(listener).map_or(0, |info| info.unacked)
 }
 
+/// Room for an address that the kernel writes, and its size.
+fn no_address() -> (libc::sockaddr_storage, libc::socklen_t) {
+    // SAFETY: sockaddr_storage is plain data, for which zero is a value.
+    (unsafe { std::mem::zeroed() }, size_of::<libc::sockaddr_storage>() as libc::socklen_t)
+}
+
 fn ip_of(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
     match i32::from(storage.ss_family) {
         libc::AF_INET => {
@@ -213,7 +215,7 @@ fn ip_of(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
             Some(SocketAddrV4::new(ip, u16::from_be(raw.sin_port)).into())
         }
         libc::AF_INET6 => {
-            // SAFETY: as above, for sockaddr_in6.
+            // SAFETY: the family says that this is a sockaddr_in6, which sockaddr_storage has room and alignment for.
             let raw = unsafe { &*(&raw const *storage).cast::<libc::sockaddr_in6>() };
             let (ip, port) = (raw.sin6_addr.s6_addr.into(), u16::from_be(raw.sin6_port));
             Some(SocketAddrV6::new(ip, port, raw.sin6_flowinfo, raw.sin6_scope_id).into())
