@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 
 use super::Conn;
@@ -27,10 +28,9 @@ pub(crate) fn constant(service: &str, configured: &BTreeMap<String, String>) -> 
 
 /// The part that tells about one connection. A value that is unknown is not set: UCSPI programs take an empty variable
 /// for a known one.
-pub(crate) fn describe(call: &Conn, image: &mut Image) {
+pub(crate) fn describe(call: &Conn, connection: BorrowedFd<'_>, image: &mut Image) {
     image.clear();
     image.set("PREFORKD_CONNECTION", call.id);
-    let connection = call.connection.borrow();
     match call.peer {
         Peer::Ip(remote) => {
             image.set("PROTO", "TCP");

@@ -9,19 +9,20 @@ mod environment;
 pub(crate) mod handler;
 pub(crate) mod watch;
 
-use std::cell::{Ref, RefCell};
 use std::ffi::CString;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::admission::{ActivityWatch, Admission, Deadlines};
 use crate::client::ConnectionId;
 use crate::config::{Builtin, Job, Service, Stderr};
 use crate::ipc::reports::{self, Reporter, Reports, Step};
 use crate::sys::exec::Image;
-use crate::sys::fd::{self, InheritedFd, ReservedFds};
+use crate::sys::fd::{self, ReservedFds};
+use crate::sys::fork::{ForkedChild, SharingChild};
 use crate::sys::process;
 use crate::sys::signal::{self, Signals};
 use crate::sys::socket::Peer;
@@ -43,14 +44,13 @@ pub(crate) struct ChildSpec {
 #[derive(Debug)]
 pub(crate) enum PreparedJob {
     Handler(Builtin),
-    Exec(RefCell<Image>),
+    /// Never waited for: there is one thread. A cell would keep children from having it, see [`crate::sys::fork`].
+    Exec(Mutex<Image>),
 }
 
 /// One connection, as its process finds it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Conn {
-    /// The socket; blocking.
-    pub(crate) connection: InheritedFd,
     /// Who called.
     pub(crate) peer: Peer,
     /// When it was accepted: CLOCK_MONOTONIC in microseconds.
@@ -77,7 +77,7 @@ impl ChildSpec {
                 let arguments: Result<_, _> =
                     program.arguments.iter().map(|text| CString::new(text.as_str())).collect();
                 let constant = environment::constant(&service.name, &service.environment)?;
-                (PreparedJob::Exec(RefCell::new(Image::new(path, arguments?, constant))), true)
+                (PreparedJob::Exec(Mutex::new(Image::new(path, arguments?, constant))), true)
             }
         };
         let null = match service.stderr {
@@ -106,7 +106,7 @@ impl ChildSpec {
     }
 
     /// Where its children report.
-    pub(crate) fn reporter(&self) -> InheritedFd {
+    pub(crate) fn reporter(&self) -> BorrowedFd<'static> {
         self.reporter.descriptor()
     }
 
@@ -130,9 +130,9 @@ impl ChildSpec {
     }
 
     /// In a child: all that needs no connection.
-    pub(crate) fn confine(&self, stderr: Option<InheritedFd>) -> Result<(), Failed> {
+    pub(crate) fn confine(&self, stderr: Option<BorrowedFd<'_>>) -> Result<(), Failed> {
         self.confinement.enter()?;
-        if let Some(stderr) = self.null.as_ref().map(AsFd::as_fd).or(stderr.map(InheritedFd::borrow)) {
+        if let Some(stderr) = self.null.as_ref().map(AsFd::as_fd).or(stderr) {
             fd::standard_error(stderr).map_err(|error| (Step::Descriptors, error))?;
         }
         // Before they are unblocked: the worker's handler would swallow a SIGTERM that is meant for this process.
@@ -142,26 +142,29 @@ impl ChildSpec {
     }
 
     /// The program for this connection, unless a handler serves it.
-    pub(crate) fn program(&self, call: &Conn) -> Option<Ref<'_, Image>> {
+    pub(crate) fn program(&self, call: &Conn, connection: BorrowedFd<'_>) -> Option<MutexGuard<'_, Image>> {
         let PreparedJob::Exec(image) = &self.job else { return None };
-        environment::describe(call, &mut image.borrow_mut());
-        Some(image.borrow())
+        let mut image = image.lock().unwrap_or_else(PoisonError::into_inner);
+        environment::describe(call, connection, &mut image);
+        Some(image)
     }
 
     /// In a child that has settled: serves one connection, and exits.
-    pub(crate) fn run(&self, call: &Conn, program: Option<&Image>) -> ! {
-        let failed = match (program, &self.job) {
-            (Some(image), _) => self.become_program(image, call),
-            (None, PreparedJob::Handler(builtin)) => self.handle(*builtin, call),
-            (None, PreparedJob::Exec(_)) => (Step::Exec, io::ErrorKind::NotFound.into()),
+    pub(crate) fn run(&self, child: ForkedChild, connection: OwnedFd, call: &Conn) -> ! {
+        let failed = match &self.job {
+            PreparedJob::Handler(builtin) => self.handle(child, *builtin, connection, call),
+            PreparedJob::Exec(_) => match self.program(call, connection.as_fd()) {
+                Some(image) => self.become_program(&image, connection.as_fd()),
+                None => (Step::Exec, io::ErrorKind::NotFound.into()),
+            },
         };
         self.fail(&failed)
     }
 
-    fn handle(&self, builtin: Builtin, call: &Conn) -> Failed {
-        let (connection, reporter) = (call.connection, self.reporter.descriptor());
-        let kept = [connection.min(reporter), connection.max(reporter)];
-        if let Err(error) = fd::close_all_but(&kept) {
+    fn handle(&self, child: ForkedChild, builtin: Builtin, connection: OwnedFd, call: &Conn) -> Failed {
+        let mut kept = [connection.as_fd(), self.reporter.descriptor()];
+        kept.sort_unstable_by_key(AsRawFd::as_raw_fd);
+        if let Err(error) = fd::close_all_but(child, &kept) {
             return (Step::Descriptors, error);
         }
         if let Err(failed) = self.confinement.limit_descriptors() {
@@ -170,13 +173,13 @@ impl ChildSpec {
         // Its lifetime is its worker's matter.
         let deadlines = self.deadlines.of_bytes();
         let watch = ActivityWatch::new(call.accepted_usec).behind(call.header);
-        let (code, traffic) = watch::serve(builtin, call.connection.take(), watch, deadlines, self.reporter);
+        let (code, traffic) = watch::serve(builtin, connection, watch, deadlines, self.reporter);
         self.reporter.served(traffic);
         process::exit(code)
     }
 
-    fn become_program(&self, image: &Image, call: &Conn) -> Failed {
-        let descriptors = fd::standard(call.connection.borrow()).and_then(|()| fd::close_others_on_exec());
+    fn become_program(&self, image: &Image, connection: BorrowedFd<'_>) -> Failed {
+        let descriptors = fd::standard(connection).and_then(|()| fd::close_others_on_exec());
         if let Err(error) = descriptors {
             return (Step::Descriptors, error);
         }
@@ -194,38 +197,37 @@ impl ChildSpec {
 
 pub(crate) type Failed = (Step, io::Error);
 
-/// Serves one connection with a program, in a child that shares the worker's memory and descriptors, while that waits.
+/// Serves one connection with `program`, in a child that shares the worker's memory and descriptors, while that waits.
+/// `stderr` is where lines go that shall become records, `program` what [`ChildSpec::program`] has told.
 pub(crate) fn serve_sharing(
+    child: SharingChild,
     spec: &ChildSpec,
-    call: &Conn,
-    stderr: Option<InheritedFd>,
+    connection: BorrowedFd<'_>,
+    stderr: Option<BorrowedFd<'_>>,
     program: Option<&Image>,
     desk: &ReservedFds,
 ) -> ! {
-    match desk.own_table([Some(call.connection), stderr]) {
-        Ok([connection, stderr]) => {
-            let call = Conn { connection: connection.unwrap_or(call.connection), ..*call };
-            serve(spec, &call, stderr, program)
-        }
-        Err(error) => spec.fail(&(Step::Descriptors, error)),
-    }
+    let failed = match (desk.own_table(child, [Some(connection), stderr]), program) {
+        (Ok((_, [Some(connection), stderr])), Some(image)) => match spec.confine(stderr) {
+            Ok(()) => spec.become_program(image, connection),
+            Err(failed) => failed,
+        },
+        (Err(error), _) => (Step::Descriptors, error),
+        _ => (Step::Exec, io::ErrorKind::NotFound.into()),
+    };
+    spec.fail(&failed)
 }
 
 /// Serves one connection, in a child with memory of its own, and exits.
-pub(crate) fn serve_in_fork(spec: &ChildSpec, call: &Conn, stderr: Option<InheritedFd>) -> ! {
-    serve(spec, call, stderr, spec.program(call).as_deref())
-}
-
-/// Serves one connection, in a child that was made for it, and exits. `stderr` is where lines go that shall become
-/// records, `program` what [`ChildSpec::program`] has told about this connection.
-pub(crate) fn serve(
+pub(crate) fn serve_in_fork(
+    child: ForkedChild,
     spec: &ChildSpec,
+    connection: OwnedFd,
     call: &Conn,
-    stderr: Option<InheritedFd>,
-    program: Option<&Image>,
+    stderr: Option<BorrowedFd<'_>>,
 ) -> ! {
     match spec.confine(stderr) {
-        Ok(()) => spec.run(call, program),
+        Ok(()) => spec.run(child, connection, call),
         Err(failed) => spec.fail(&failed),
     }
 }

@@ -7,12 +7,12 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::admission::{Deadline, Refusal};
 use crate::client::Traffic;
 use crate::config::{Job, Service};
-use crate::sys::fd::{self, InheritedFd};
+use crate::sys::fd;
 use crate::sys::process;
 use crate::sys::wait::Pid;
 
@@ -199,7 +199,7 @@ impl ChildReport {
 #[derive(Debug)]
 pub(crate) struct Reports {
     read: File,
-    write: OwnedFd,
+    write: BorrowedFd<'static>,
 }
 
 impl Reports {
@@ -207,12 +207,12 @@ impl Reports {
     pub(crate) fn new() -> io::Result<Self> {
         let (read, write) = fd::pipe()?;
         fd::set_nonblocking(write.as_fd(), true)?;
-        Ok(Reports { read: read.into(), write })
+        Ok(Reports { read: read.into(), write: fd::for_ever(write) })
     }
 
     /// For those who are to report.
     pub(crate) fn reporter(&self) -> Reporter {
-        Reporter(InheritedFd::new(self.write.as_fd()))
+        Reporter(self.write)
     }
 
     /// Hands on all that has come. A process reports before it ends, so its report is there when it is reaped.
@@ -231,10 +231,10 @@ impl Reports {
 
 /// The pipe, in a connection process.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Reporter(InheritedFd);
+pub(crate) struct Reporter(BorrowedFd<'static>);
 
 impl Reporter {
-    pub(crate) fn descriptor(self) -> InheritedFd {
+    pub(crate) fn descriptor(self) -> BorrowedFd<'static> {
         self.0
     }
 
@@ -264,7 +264,7 @@ impl Reporter {
     }
 
     fn send(self, report: ChildReport) {
-        let _ = nix::unistd::write(self.0.borrow(), &report.encode(process::id()));
+        let _ = nix::unistd::write(self.0, &report.encode(process::id()));
     }
 }
 
@@ -299,7 +299,7 @@ mod tests {
     #[test]
     fn a_process_that_never_stops_writing_holds_nobody_up() {
         let reports = Reports::new().unwrap();
-        let mut pipe = File::from(reports.write.try_clone().unwrap());
+        let mut pipe = File::from(reports.write.try_clone_to_owned().unwrap());
         let stop = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {

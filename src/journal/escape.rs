@@ -122,7 +122,7 @@ mod tests {
     use crate::sys::dontfork::DontForkAlloc;
 
     fn escaped(text: &[u8]) -> String {
-        let mut out = Buffer::new_in(DontForkAlloc);
+        let mut out = Buffer::new_in(DontForkAlloc::new());
         let mut escaper = Escaper::new(&mut out, None);
         escaper.bytes(text);
         escaper.finish();
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_newline_of_our_own_can_be_kept() {
-        let mut out = Buffer::new_in(DontForkAlloc);
+        let mut out = Buffer::new_in(DontForkAlloc::new());
         let mut escaper = Escaper::new(&mut out, Some("\n  "));
         fmt::Write::write_fmt(&mut escaper, format_args!("a\nb{}", "\r")).unwrap();
         escaper.finish();

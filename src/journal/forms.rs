@@ -9,7 +9,7 @@ use crate::sys::dontfork::DontForkAlloc;
 
 /// Bytes as they stand in a record; `newline` joins the lines of an event.
 pub(crate) fn escaped(bytes: &[u8], newline: Option<&str>) -> Vec<u8> {
-    let mut out = Buffer::new_in(DontForkAlloc);
+    let mut out = Buffer::new_in(DontForkAlloc::new());
     let mut escaper = Escaper::new(&mut out, newline);
     escaper.bytes(bytes);
     escaper.finish();
@@ -18,7 +18,7 @@ pub(crate) fn escaped(bytes: &[u8], newline: Option<&str>) -> Vec<u8> {
 
 /// A line of a program as journald gets it.
 pub(crate) fn datagram(line: &OutputLine<'_>) -> Vec<u8> {
-    let mut out = Buffer::new_in(DontForkAlloc);
+    let mut out = Buffer::new_in(DontForkAlloc::new());
     let entry = Entry { level: Level::Info, id: None, service: Some(line.service), body: Body::Output(line) };
     native::format(&entry, &mut out);
     out.to_vec()

@@ -191,7 +191,7 @@ impl Sink {
             Err(error) => (Target::Stderr, Some(format!("cannot make a socket for the log: {error}"))),
         };
         let stderr = Stderr::open(places.stderr, journal);
-        let buffer = Buffer::with_capacity_in(1024, DontForkAlloc);
+        let buffer = Buffer::with_capacity_in(1024, DontForkAlloc::new());
         (Sink { target, stderr, buffer, away: false, reported: 0, reported_at: None }, problem)
     }
 

@@ -176,7 +176,7 @@ mod tests {
     fn send_text(stderr: &mut Stderr, text: &str) -> Result<(), SendError> {
         let body = Body::Event(format_args!("{text}"));
         let entry = Entry { level: Level::Warning, id: None, service: Some("echo"), body };
-        stderr.send(&entry, &mut Buffer::new_in(DontForkAlloc))
+        stderr.send(&entry, &mut Buffer::new_in(DontForkAlloc::new()))
     }
 
     #[test]

@@ -8,15 +8,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::client::process_of;
-use crate::sys::fd::InheritedFd;
 use crate::sys::wait::Pid;
-use crate::sys::{message, stream};
+use crate::sys::{fd, message, stream};
 
 /// Both ends, in a worker.
 #[derive(Debug)]
 pub(crate) struct Copies {
     read: OwnedFd,
-    write: OwnedFd,
+    write: BorrowedFd<'static>,
 }
 
 /// Whose connection it is: a process, and the part of the connection's number that is the process's.
@@ -30,12 +29,12 @@ impl Copies {
     pub(crate) fn new() -> io::Result<Self> {
         let (write, read) = message::pair()?;
         message::widen(write.as_fd());
-        Ok(Copies { read, write })
+        Ok(Copies { read, write: fd::for_ever(write) })
     }
 
     /// The end for spares.
-    pub(crate) fn descriptor(&self) -> InheritedFd {
-        InheritedFd::new(self.write.as_fd())
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'static> {
+        self.write
     }
 
     /// Hands on what has come. The numbers say nothing that the reader's own ledger does not confirm; that what came is a
@@ -55,11 +54,11 @@ impl Copies {
 }
 
 /// In a spare: sends a copy of the connection that has called it.
-pub(crate) fn send_copy(copies: InheritedFd, pid: Pid, number: u64, connection: BorrowedFd<'_>) {
+pub(crate) fn send_copy(copies: BorrowedFd<'_>, pid: Pid, number: u64, connection: BorrowedFd<'_>) {
     let mut message = [0; LENGTH];
     message[..4].copy_from_slice(&pid.to_ne_bytes());
     message[8..].copy_from_slice(&process_of(number).to_ne_bytes());
-    let _ = message::send_copy(copies.borrow(), &message, connection);
+    let _ = message::send_copy(copies, &message, connection);
 }
 
 fn decode(message: &[u8; LENGTH]) -> Option<(Pid, u64)> {
@@ -79,7 +78,7 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         send_copy(copies.descriptor(), 7, 1 << 40 | 5, client.as_fd());
         send_copy(copies.descriptor(), 8, 6, listener.as_fd());
-        message::send(copies.write.as_fd(), b"nonsense").unwrap();
+        message::send(copies.write, b"nonsense").unwrap();
         for number in 0..2000 {
             send_copy(copies.descriptor(), 9, number, client.as_fd());
         }

@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::client::Client;
-use crate::sys::fd::{self, InheritedFd};
+use crate::sys::fd;
 use crate::sys::wait::Pid;
 
 /// The end that is read.
@@ -77,12 +77,17 @@ impl SpareEventsWriter {
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+
+    /// For spares, in a worker that makes them for as long as it is there.
+    pub(crate) fn for_ever(self) -> BorrowedFd<'static> {
+        fd::for_ever(self.0)
+    }
 }
 
 /// In a spare: says that it has been called. Smaller than `PIPE_BUF`, so it is said whole or, if the pipe is full
 /// because the worker has been stopped for long, not at all.
-pub(crate) fn call(calls: InheritedFd, pid: Pid, client: &Client) {
-    let _ = nix::unistd::write(calls.borrow(), &encode(pid, client));
+pub(crate) fn call(calls: BorrowedFd<'_>, pid: Pid, client: &Client) {
+    let _ = nix::unistd::write(calls, &encode(pid, client));
 }
 
 pub(crate) fn encode(pid: Pid, client: &Client) -> [u8; LENGTH] {
@@ -115,7 +120,7 @@ mod tests {
         let peer = Peer::Ip("192.0.2.1:80".parse().unwrap());
         let client = |number| Client { number, accepted_usec: 7, peer };
         for number in 1..=100 {
-            call(InheritedFd::new(to_come.descriptor()), 42, &client(number));
+            call(to_come.descriptor(), 42, &client(number));
         }
         assert_eq!(calls.unread(), 100);
         let mut heard = Vec::new();
@@ -127,7 +132,7 @@ mod tests {
     #[test]
     fn there_is_room_for_all_spares() {
         let (calls, to_come) = SpareEvents::create(5000).unwrap();
-        (0..5000).for_each(|_| call(InheritedFd::new(to_come.descriptor()), 42, &Client::NOBODY));
+        (0..5000).for_each(|_| call(to_come.descriptor(), 42, &Client::NOBODY));
         assert_eq!(calls.unread(), 5000);
     }
 }

@@ -15,7 +15,7 @@ use allocator_api2::vec::Vec;
 use super::events::{SpareEvents, SpareEventsWriter};
 use crate::client::Client;
 use crate::sys::dontfork::DontForkAlloc;
-use crate::sys::fd::{self, InheritedFd};
+use crate::sys::fd;
 use crate::sys::memory;
 use crate::sys::wait::Pid;
 
@@ -31,10 +31,10 @@ pub(crate) struct Pool {
     /// Who is refused depends on whether a spare waits: then everybody must know at once.
     all_ring: bool,
     calls: SpareEvents,
-    to_come: SpareEventsWriter,
+    to_come: BorrowedFd<'static>,
     /// `None` when all have been told to go.
     leash: Option<Leash>,
-    doorbell: OwnedFd,
+    doorbell: BorrowedFd<'static>,
     rest: Rest,
     /// How many were told to go and have not gone yet.
     leaving: u64,
@@ -43,7 +43,7 @@ pub(crate) struct Pool {
 /// The pipe that holds them: see [`crate::spare::process`].
 #[derive(Debug)]
 struct Leash {
-    held: OwnedFd,
+    held: BorrowedFd<'static>,
     /// Children close it, or it would not end with us.
     holder: OwnedFd,
 }
@@ -51,9 +51,9 @@ struct Leash {
 /// The descriptors of a spare, beside the listeners.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Lines {
-    pub(crate) leash: InheritedFd,
-    pub(crate) calls: InheritedFd,
-    pub(crate) bell: InheritedFd,
+    pub(crate) leash: BorrowedFd<'static>,
+    pub(crate) calls: BorrowedFd<'static>,
+    pub(crate) bell: BorrowedFd<'static>,
     /// Whether it rings when it is called.
     pub(crate) rings: bool,
 }
@@ -84,13 +84,13 @@ impl Pool {
         fd::set_nonblocking(holder.as_fd(), true)?;
         Ok(Pool {
             size: size.into(),
-            waiting: Vec::with_capacity_in(size as usize, DontForkAlloc),
+            waiting: Vec::with_capacity_in(size as usize, DontForkAlloc::new()),
             silent: 0,
             all_ring,
             calls,
-            to_come,
-            leash: Some(Leash { held, holder }),
-            doorbell: memory::event()?,
+            to_come: to_come.for_ever(),
+            leash: Some(Leash { held: fd::for_ever(held), holder }),
+            doorbell: fd::for_ever(memory::event()?),
             rest: Rest::default(),
             leaving: 0,
         })
@@ -98,7 +98,7 @@ impl Pool {
 
     /// Readable, by a new edge, when few spares are left.
     pub(crate) fn doorbell(&self) -> BorrowedFd<'_> {
-        self.doorbell.as_fd()
+        self.doorbell
     }
 
     /// Readable, by a new edge, whenever a spare is called.
@@ -107,18 +107,17 @@ impl Pool {
     }
 
     /// The descriptors that spares keep.
-    pub(crate) fn numbers(&self) -> [InheritedFd; 3] {
-        let leash = self.leash.as_ref().map_or(self.doorbell.as_fd(), |leash| leash.held.as_fd());
-        [leash, self.to_come.descriptor(), self.doorbell.as_fd()].map(InheritedFd::new)
+    pub(crate) fn descriptors(&self) -> [BorrowedFd<'static>; 3] {
+        let leash = self.leash.as_ref().map_or(self.doorbell, |leash| leash.held);
+        [leash, self.to_come, self.doorbell]
     }
 
     /// What the next spare needs to wait; `None` when all have been told to go.
     pub(crate) fn lines(&self) -> Option<Lines> {
-        let leash = InheritedFd::new(self.leash.as_ref()?.held.as_fd());
-        let calls = InheritedFd::new(self.to_come.descriptor());
+        let leash = self.leash.as_ref()?.held;
         let rings =
             self.all_ring || self.silent + 1 >= self.size / 2 || self.waiting.iter().all(|(_, rings)| !rings);
-        Some(Lines { leash, calls, bell: InheritedFd::new(self.doorbell.as_fd()), rings })
+        Some(Lines { leash, calls: self.to_come, bell: self.doorbell, rings })
     }
 
     /// Whether spares wait, as far as the worker knows.

@@ -6,7 +6,7 @@
 //! be the only one that was woken for a connection.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -18,37 +18,38 @@ use crate::child::{ChildSpec, Conn, Failed, PreparedJob, watch};
 use crate::client::{Client, ConnectionId};
 use crate::ipc::reports::{Served, Step};
 use crate::sys::epoll::{Interest, Poller};
-use crate::sys::fd::{self, InheritedFd};
+use crate::sys::fd;
+use crate::sys::fork::ForkedChild;
 use crate::sys::socket::{self, Peer};
 use crate::sys::{memory, process, time};
 
 /// What a spare is told before it begins to wait.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct SpareContext {
     /// What every connection process of the service needs.
     pub(crate) spec: &'static ChildSpec,
     /// Where it waits.
-    pub(crate) listeners: &'static [InheritedFd],
+    pub(crate) listeners: &'static [BorrowedFd<'static>],
     /// All descriptors that it needs, in the order of their numbers.
-    pub(crate) kept: &'static [InheritedFd],
+    pub(crate) kept: &'static [BorrowedFd<'static>],
     /// The end that a spare watches.
-    pub(crate) leash: InheritedFd,
+    pub(crate) leash: BorrowedFd<'static>,
     /// Where it says that it has been called.
-    pub(crate) calls: InheritedFd,
+    pub(crate) calls: BorrowedFd<'static>,
     /// An eventfd that wakes the worker.
-    pub(crate) bell: InheritedFd,
+    pub(crate) bell: BorrowedFd<'static>,
     /// Whether it rings when it is called; not every spare does.
     pub(crate) rings: bool,
     /// Where it sends a copy of its connection, if it becomes a program.
-    pub(crate) copies: Option<InheritedFd>,
+    pub(crate) copies: Option<BorrowedFd<'static>>,
     /// The name of its first connection.
     pub(crate) id: ConnectionId,
     /// Whether it serves more than one.
     pub(crate) again: Option<Again>,
     /// The memory of the sources and its slot, if who gets in depends on them.
-    pub(crate) sources: Option<(InheritedFd, SlotIndex)>,
+    pub(crate) sources: Option<(BorrowedFd<'static>, SlotIndex)>,
     /// Where its program's stderr goes.
-    pub(crate) stderr: Option<InheritedFd>,
+    pub(crate) stderr: Option<OwnedFd>,
 }
 
 /// How a spare goes on after its first connection.
@@ -64,15 +65,15 @@ const LEASH: u64 = u64::MAX;
 const EXHAUSTED: Duration = Duration::from_millis(100);
 
 /// Waits for a connection and serves it, or for one after the other; the whole life of a spare.
-pub(crate) fn wait(post: SpareContext) -> ! {
-    let spec = post.spec;
-    let begun = spec.confine(post.stderr).and_then(|()| Spare::begin(post));
-    let result = begun.and_then(|mut spare| match post.again {
+pub(crate) fn wait(child: ForkedChild, post: SpareContext) -> u8 {
+    let (spec, again) = (post.spec, post.again);
+    let begun = spec.confine(post.stderr.as_ref().map(AsFd::as_fd)).and_then(|()| Spare::begin(child, post));
+    let result = begun.and_then(|mut spare| match again {
         None => spare.serve_once(),
         Some(again) => spare.serve_several(again),
     });
     match result {
-        Ok(()) => process::exit(0),
+        Ok(()) => 0,
         Err(failed) => spec.fail(&failed),
     }
 }
@@ -81,6 +82,7 @@ pub(crate) fn wait(post: SpareContext) -> ! {
 type Accepted = (OwnedFd, Peer, u64);
 
 struct Spare {
+    child: ForkedChild,
     post: SpareContext,
     poller: Poller,
     sources: Option<(Sources, SlotIndex)>,
@@ -89,36 +91,31 @@ struct Spare {
 }
 
 impl Spare {
-    fn begin(post: SpareContext) -> Result<Self, Failed> {
+    fn begin(child: ForkedChild, mut post: SpareContext) -> Result<Self, Failed> {
         let failed = |error| (Step::Wait, error);
-        fd::close_all_but(post.kept).map_err(failed)?;
+        // Its number is 2 by now, and is closed with the others.
+        drop(post.stderr.take());
+        fd::close_all_but(child, post.kept).map_err(failed)?;
         let poller = Poller::new().map_err(failed)?;
         for (listener, token) in post.listeners.iter().zip(0..) {
-            poller.add(listener.borrow(), Interest::ReadExclusive, token).map_err(failed)?;
+            poller.add(*listener, Interest::ReadExclusive, token).map_err(failed)?;
         }
-        poller.add(post.leash.borrow(), Interest::ReadExclusive, LEASH).map_err(failed)?;
+        poller.add(post.leash, Interest::ReadExclusive, LEASH).map_err(failed)?;
         // So that the pages with the clock are there when a connection comes.
         time::monotonic_usec();
-        let open = |(memory, place): (InheritedFd, SlotIndex)| Ok((Sources::open(memory.borrow())?, place));
+        let open = |(memory, place): (BorrowedFd<'static>, SlotIndex)| Ok((Sources::open(memory)?, place));
         let sources = post.sources.map(open).transpose().map_err(failed)?;
-        Ok(Spare { post, poller, sources, leaves: false })
+        Ok(Spare { child, post, poller, sources, leaves: false })
     }
 
     /// Returns if it was told to go and nobody had called.
     fn serve_once(&mut self) -> Result<(), Failed> {
         let Some((connection, peer, accepted_usec)) = self.wait(0)? else { return Ok(()) };
-        let call = Conn {
-            connection: InheritedFd::new(connection.as_fd()),
-            peer,
-            accepted_usec,
-            called: None,
-            header: 0,
-            id: self.post.id,
-        };
+        let call = Conn { peer, accepted_usec, called: None, header: 0, id: self.post.id };
         // Nothing of a stranger runs where this memory is.
         self.sources = None;
         let spec = self.post.spec;
-        spec.run(&call, spec.program(&call).as_deref())
+        spec.run(self.child, connection, &call)
     }
 
     /// Serves connections until it was told to go, or has had enough. What one leaves behind in this process, the next
@@ -138,7 +135,7 @@ impl Spare {
             }
             let now = time::cpu_usec();
             reporter.ended(Served { code, traffic, cpu_usec: now.saturating_sub(cpu) });
-            memory::ring(self.post.bell.borrow());
+            memory::ring(self.post.bell);
             cpu = now;
             // Nobody was woken in its place while it served.
             if self.leaves || self.is_told_to_go() {
@@ -167,7 +164,7 @@ impl Spare {
     }
 
     fn is_told_to_go(&self) -> bool {
-        match nix::unistd::read(self.post.leash.borrow(), &mut [0]) {
+        match nix::unistd::read(self.post.leash, &mut [0]) {
             Ok(_) => true,
             // Another was faster.
             Err(error) => !matches!(error, Errno::EAGAIN | Errno::EINTR),
@@ -178,7 +175,7 @@ impl Spare {
     fn look_once_more(&mut self, n: u32) -> io::Result<Option<Accepted>> {
         self.leaves = true;
         for listener in self.post.listeners {
-            self.poller.remove(listener.borrow())?;
+            self.poller.remove(*listener)?;
             if let Some(accepted) = self.accept(*listener, n) {
                 // The listener may be about to be closed.
                 socket::make_hear(accepted.0.as_fd());
@@ -188,14 +185,14 @@ impl Spare {
         Ok(None)
     }
 
-    fn accept(&self, listener: InheritedFd, n: u32) -> Option<Accepted> {
-        match socket::accept(listener.borrow()) {
+    fn accept(&self, listener: BorrowedFd<'_>, n: u32) -> Option<Accepted> {
+        match socket::accept(listener) {
             Ok((connection, peer)) => {
                 let accepted_usec = time::monotonic_usec();
                 let seat = self.sources.as_ref().map(|(sources, place)| Seat { sources, place: *place });
                 if let Err(why) = self.post.spec.gate().admit(peer, accepted_usec, seat) {
                     self.post.spec.reporter.refused(why);
-                    memory::ring(self.post.bell.borrow());
+                    memory::ring(self.post.bell);
                     return None;
                 }
                 self.note(&connection, peer, accepted_usec, n);
@@ -219,7 +216,7 @@ impl Spare {
             copies::send_copy(copies, process::id(), number, connection.as_fd());
         }
         if self.post.rings {
-            memory::ring(self.post.bell.borrow());
+            memory::ring(self.post.bell);
         }
     }
 }

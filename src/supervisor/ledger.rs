@@ -178,9 +178,8 @@ impl<'a> Kept<'a> {
         Descriptor(fd.as_raw_fd())
     }
 
-    /// Lets an exec keep them, or takes that back.
-    pub(super) fn set_inheritable(&self, on: bool) -> io::Result<()> {
-        self.0.iter().try_for_each(|fd| fd::set_inheritable(*fd, on))
+    pub(super) fn descriptors(&self) -> &[BorrowedFd<'a>] {
+        &self.0
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -94,6 +94,28 @@ fn stored_address(name: &str) -> Option<Address> {
     name.strip_prefix(STORED)?.replace("%3A", ":").replace("%25", "%").parse().ok()
 }
 
+/// sd_listen_fds_with_names(3). sd-notify's own marks them as closed on exec, and so as taken: see [`fd::inherited`].
+fn listen_fds() -> io::Result<Vec<(RawFd, String)>> {
+    let invalid = |name| io::Error::new(io::ErrorKind::InvalidInput, format!("invalid {name}"));
+    let number = |name| match std::env::var(name) {
+        Ok(text) => text.parse::<u32>().map(Some).map_err(|_| invalid(name)),
+        Err(_) => Ok(None),
+    };
+    if number("LISTEN_PID")? != Some(std::process::id()) {
+        return Ok(Vec::new());
+    }
+    let count = number("LISTEN_FDS")?.unwrap_or(0);
+    let end = RawFd::try_from(count).ok().and_then(|count| count.checked_add(3));
+    let numbers = 3..end.ok_or_else(|| invalid("LISTEN_FDS"))?;
+    match std::env::var("LISTEN_FDNAMES") {
+        Err(_) => Ok(numbers.map(|number| (number, "unknown".to_owned())).collect()),
+        Ok(names) if names.split(':').count() == numbers.len() => {
+            Ok(numbers.zip(names.split(':').map(str::to_owned)).collect())
+        }
+        Ok(_) => Err(invalid("LISTEN_FDNAMES")),
+    }
+}
+
 /// The sockets that systemd passed to this process.
 #[derive(Debug, Default)]
 pub(crate) struct ActivatedSockets {
@@ -107,7 +129,7 @@ impl ActivatedSockets {
     /// Takes them over. To be called once.
     pub(crate) fn take(systemd: Systemd) -> io::Result<Self> {
         let mut passed = ActivatedSockets::default();
-        for (number, name) in sd_notify::listen_fds_with_names()? {
+        for (number, name) in listen_fds()? {
             let socket = fd::inherited(number)?;
             match stored_address(&name) {
                 Some(address) => {

@@ -22,7 +22,7 @@ use crate::exit;
 use crate::ipc::orders::{self, Heard, WorkerReport};
 use crate::journal::{Level, MessageId};
 use crate::sys::epoll::Interest;
-use crate::sys::fork::{Forked, fork};
+use crate::sys::fork::fork;
 use crate::sys::signal::Signal;
 use crate::sys::wait::{self, Pid};
 use crate::sys::{fd, memory, message, process};
@@ -76,8 +76,8 @@ pub(crate) fn trial() -> u8 {
 pub(super) fn inherited_ledger() -> Option<io::Result<OwnedFd>> {
     let number = std::env::var(LEDGER_VARIABLE).ok()?;
     Some(match number.parse() {
-        Ok(number) if number > 2 => fd::inherited(number),
-        _ => Err(io::ErrorKind::InvalidData.into()),
+        Ok(number) => fd::inherited(number),
+        Err(_) => Err(io::ErrorKind::InvalidData.into()),
     })
 }
 
@@ -125,15 +125,12 @@ impl Supervisor {
         let program = CString::new(self.program.as_os_str().as_bytes())?;
         let arguments = [CString::from(c"preforkd"), CString::new(TRIAL_COMMAND)?];
         let nothing: [CString; 0] = [];
-        let pid = match fork()? {
-            Forked::Parent(pid) => pid,
-            Forked::Child => {
-                if fd::hand_over(&[far_end.as_fd(), ledger.as_fd()]).is_ok() {
-                    let _ = process::exec(&program, &arguments, &nothing);
-                }
-                process::exit(exit::OS)
+        let pid = fork(|child| {
+            if fd::hand_over(child, &[far_end.as_fd(), ledger.as_fd()]).is_ok() {
+                let _ = process::exec(&program, &arguments, &nothing);
             }
-        };
+            exit::OS
+        })?;
         self.poller.add(link.as_fd(), Interest::Read, TRIAL)?;
         self.trial = Some(Trial { pid, link, deadline: Instant::now() + PATIENCE, clients });
         Ok(())
@@ -184,20 +181,17 @@ impl Supervisor {
     fn exec(&self, clients: &[ClientId]) -> io::Error {
         let mut kept = Kept::default();
         let ledger = self.write_ledger(&mut kept, clients);
-        let attempt = || -> io::Result<io::Error> {
+        let attempt = move || -> io::Result<io::Error> {
             let file = memory::sealed(c"preforkd-ledger", &ledger.encode()?)?;
             let program = CString::new(self.program.as_os_str().as_bytes())?;
             let arguments: Result<Vec<_>, _> =
                 std::env::args_os().map(|argument| CString::new(argument.into_vec())).collect();
             let environment = environment(&file)?;
-            fd::set_inheritable(file.as_fd(), true)?;
-            kept.set_inheritable(true)?;
-            Ok(process::exec(&program, &arguments?, &environment))
+            let mut kept = kept;
+            kept.keep(file.as_fd());
+            Ok(process::exec_keeping(kept.descriptors(), &program, &arguments?, &environment))
         };
-        let error = attempt().unwrap_or_else(|error| error);
-        // A worker or connection must not get them.
-        let _ = kept.set_inheritable(false);
-        error
+        attempt().unwrap_or_else(|error| error)
     }
 
     /// After the exec: everything is as it was; now new workers, of the new program.

@@ -15,7 +15,7 @@ use crate::ipc::orders::{self, Heard, Order, Plan, WorkerReport};
 use crate::scoreboard::Counters;
 use crate::spare::events::SpareEvents;
 use crate::sys::epoll::{Interest, Poller};
-use crate::sys::fork::{Forked, fork};
+use crate::sys::fork::fork;
 use crate::sys::signal::Signal;
 use crate::sys::wait::Pid;
 use crate::sys::{fd, memory, message, process};
@@ -384,17 +384,14 @@ fn exec_worker(service: &str, handover: &[BorrowedFd<'_>], descriptor_limit: u64
             environment.push(CString::new(format!("{name}={value}"))?);
         }
     }
-    match fork()? {
-        Forked::Parent(pid) => Ok(pid),
-        Forked::Child => {
-            // What goes wrong here, the supervisor learns by the exit code.
-            let prepared = process::new_session()
-                .and_then(|()| fd::hand_over(handover))
-                .and_then(|()| process::restore_descriptor_limit(descriptor_limit));
-            if prepared.is_ok() {
-                let _ = process::exec(&program, &arguments, &environment);
-            }
-            process::exit(exit::OS)
+    fork(|child| {
+        // What goes wrong here, the supervisor learns by the exit code.
+        let prepared = process::new_session()
+            .and_then(|()| fd::hand_over(child, handover))
+            .and_then(|()| process::restore_descriptor_limit(descriptor_limit));
+        if prepared.is_ok() {
+            let _ = process::exec(&program, &arguments, &environment);
         }
-    }
+        exit::OS
+    })
 }

@@ -110,9 +110,9 @@ mod tests {
 
     use super::*;
     use crate::sys::fd;
-    use crate::sys::fork::Forked;
+    use crate::sys::fork::fork;
+    use crate::sys::signal;
     use crate::sys::wait::{Ending, wait_for};
-    use crate::sys::{process, signal};
 
     struct Countdown {
         left: u8,
@@ -136,24 +136,11 @@ mod tests {
         fd::set_nonblocking(std::os::fd::AsFd::as_fd(&read), false).unwrap();
         let mut read = std::fs::File::from(read);
         let mut countdown = Countdown { left: 3, to: write.into() };
-        let pid = match fork_in_test() {
-            Forked::Child => {
-                let _ = signal::unblock_all();
-                let heard = during(&mut countdown, Duration::from_millis(1), || read.read(&mut [0]));
-                let well = matches!(heard, Ok(Ok(1))) && countdown.left == 0;
-                process::exit(if well { 0 } else { 1 });
-            }
-            Forked::Parent(pid) => pid,
-        };
-        assert_eq!(wait_for(pid).unwrap().unwrap().ending, Ending::Exited(0));
-    }
-
-    /// The child uses nothing that another thread may have locked.
-    fn fork_in_test() -> Forked {
-        // SAFETY: the child only makes system calls.
-        match unsafe { libc::fork() } {
-            0 => Forked::Child,
-            pid => Forked::Parent(pid),
-        }
+        let pid = fork(|_| {
+            let _ = signal::unblock_all();
+            let heard = during(&mut countdown, Duration::from_millis(1), || read.read(&mut [0]));
+            u8::from(!matches!(heard, Ok(Ok(1))) || countdown.left != 0)
+        });
+        assert_eq!(wait_for(pid.unwrap()).unwrap().unwrap().ending, Ending::Exited(0));
     }
 }

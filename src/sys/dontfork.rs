@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io;
+use std::marker::PhantomData;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -74,9 +75,15 @@ impl Drop for DontForkMapping {
 }
 
 /// An allocator for collections that are a worker's own business. Each allocation is a mapping of its own, so it is for
-/// few and large ones.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct DontForkAlloc;
+/// few and large ones. Not [`Send`], and so nothing that a child can be given: see [`super::fork`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DontForkAlloc(PhantomData<*mut ()>);
+
+impl DontForkAlloc {
+    pub(crate) const fn new() -> Self {
+        DontForkAlloc(PhantomData)
+    }
+}
 
 // SAFETY: each block is a mapping of its own, page-aligned, valid until it is deallocated, and the allocator has no
 // state, so that all its copies are the same.
@@ -134,7 +141,7 @@ mod tests {
 
     #[test]
     fn collections_work_in_it() {
-        let mut numbers = allocator_api2::vec::Vec::new_in(DontForkAlloc);
+        let mut numbers = allocator_api2::vec::Vec::new_in(DontForkAlloc::new());
         (0..10_000u32).for_each(|number| numbers.push(number));
         assert!(numbers.iter().copied().eq(0..10_000));
     }

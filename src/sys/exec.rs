@@ -21,6 +21,11 @@ pub(crate) struct Image {
     changing: Vec<u8>,
 }
 
+// SAFETY: what the pointers point to is its own, and changes only with it.
+unsafe impl Send for Image {}
+// SAFETY: by a shared reference, nothing of it is changed.
+unsafe impl Sync for Image {}
+
 /// Room that is made at once; more is made when it is needed.
 const ROOM: usize = 1024;
 const VARIABLES: usize = 32;

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 
 use super::check;
+use super::fork::{ForkedChild, SharingChild};
 
 /// A pipe, closed on exec: the end to read, which does not block, and the end to write, which does.
 pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -49,26 +50,54 @@ pub(crate) fn fill_standard() -> io::Result<()> {
 
 /// Takes over descriptor `number`, which this process was started with; closed on exec from now on.
 ///
+/// That mark says whose it is: all that this process opens is closed on exec, so what is not came over the exec that started
+/// it, and nobody has taken it yet.
+///
 /// # Errors
 ///
-/// `EBADF` if there is no such descriptor.
+/// `EBADF` if there is no such descriptor; `InvalidInput` if it has been taken, is of this process's own, or is a standard one.
 pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: fcntl with F_GETFD touches no memory, and changes nothing.
+    let flags = check(unsafe { libc::fcntl(number, libc::F_GETFD) })?;
+    if number <= 2 || flags & libc::FD_CLOEXEC != 0 {
+        let text = format!("this process was not started with descriptor {number}, or has taken it already");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
     // SAFETY: fcntl with F_SETFD touches no memory.
     check(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) })?;
-    // SAFETY: the call above shows that it is open; the caller is started with it for this purpose and takes it once.
+    // SAFETY: it is open, and nobody's: see above. Only `keep_over_exec` takes the mark from what has an owner, while it
+    // is borrowed and nothing else runs.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Whether an exec of this process keeps the descriptor.
-pub(crate) fn set_inheritable(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
-    let flags = if on { FdFlag::empty() } else { FdFlag::FD_CLOEXEC };
-    fcntl(fd, FcntlArg::F_SETFD(flags))?;
+/// Does `exec` with these kept open over it. It comes back only if that has failed; then all is as it was.
+pub(super) fn keep_over_exec(kept: &[BorrowedFd<'_>], exec: impl FnOnce() -> io::Error) -> io::Error {
+    let mark = |fd: &BorrowedFd<'_>, flags| fcntl(*fd, FcntlArg::F_SETFD(flags)).map(|_| ());
+    let unmarked = kept.iter().try_for_each(|fd| mark(fd, FdFlag::empty()));
+    let error = unmarked.map_or_else(Into::into, |()| exec());
+    for fd in kept {
+        // It fails for no descriptor that is open.
+        let _ = mark(fd, FdFlag::FD_CLOEXEC);
+    }
+    error
+}
+
+/// Keeps a descriptor open for as long as this process is there, so that children can be told of it.
+pub(crate) fn for_ever(fd: OwnedFd) -> BorrowedFd<'static> {
+    let owner: &'static OwnedFd = Box::leak(Box::new(fd));
+    owner.as_fd()
+}
+
+/// Lets go of what `place` stands for: from now on it is another of `by`, closed on exec. The number stays taken.
+pub(crate) fn replace(place: BorrowedFd<'_>, by: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: dup3 on numbers touches no memory. Both are open, and stay so.
+    check(unsafe { libc::dup3(by.as_raw_fd(), place.as_raw_fd(), libc::O_CLOEXEC) })?;
     Ok(())
 }
 
 /// In a child about to exec: makes the descriptor table exactly 0, 1, 2 as they are, `wanted` from 3 on in this order,
 /// and marks everything else closed on exec.
-pub(crate) fn hand_over(wanted: &[BorrowedFd<'_>]) -> io::Result<()> {
+pub(crate) fn hand_over(_: ForkedChild, wanted: &[BorrowedFd<'_>]) -> io::Result<()> {
     let first: RawFd = 3;
     let count = RawFd::try_from(wanted.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     let beyond = first + count;
@@ -78,34 +107,10 @@ pub(crate) fn hand_over(wanted: &[BorrowedFd<'_>]) -> io::Result<()> {
         copies.push(fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(beyond))?);
     }
     for (target, copy) in (first..).zip(copies) {
-        // SAFETY: dup2 on numbers touches no memory; what `target` was is not used in this process any more.
+        // SAFETY: dup2 on numbers touches no memory. Who owned `target` is a copy of one of the parent's: `ForkedChild`.
         check(unsafe { libc::dup2(copy, target) })?;
     }
     close_range(beyond, RawFd::MAX, libc::CLOSE_RANGE_CLOEXEC)
-}
-
-/// A descriptor of this process, as its children find it: the same number in their copy of the table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct InheritedFd(RawFd);
-
-impl InheritedFd {
-    /// Names `fd` for children that are forked while it is open.
-    pub(crate) fn new(fd: BorrowedFd<'_>) -> Self {
-        InheritedFd(fd.as_raw_fd())
-    }
-
-    /// In a child: the descriptor, whose owner is the parent's and will never close it here.
-    pub(crate) fn borrow(self) -> BorrowedFd<'static> {
-        // SAFETY: it was open when this process was forked. Nobody here owns it but the parent's values, which are
-        // never dropped in a child. `close_all_but` may have closed it, after which its caller has no use for it.
-        unsafe { BorrowedFd::borrow_raw(self.0) }
-    }
-
-    /// In a child: the descriptor, to be closed by whoever takes it.
-    pub(crate) fn take(self) -> OwnedFd {
-        // SAFETY: as above.
-        unsafe { OwnedFd::from_raw_fd(self.0) }
-    }
 }
 
 /// Two numbers that stay taken, below all that come and go in a worker: where a child that shares the worker's table finds
@@ -130,42 +135,46 @@ impl ReservedFds {
 
     /// In a child that shares its parent's table, while that waits: leaves the parent's table for one of its own, with
     /// copies of these on the desk, in this order, and nothing that comes and goes.
-    pub(crate) fn own_table(&self, wanted: [Option<InheritedFd>; 2]) -> io::Result<[Option<InheritedFd>; 2]> {
+    pub(crate) fn own_table(
+        &self,
+        child: SharingChild,
+        wanted: [Option<BorrowedFd<'_>>; 2],
+    ) -> io::Result<(ForkedChild, [Option<BorrowedFd<'_>>; 2])> {
         let mut found = [None; 2];
         for ((place, wanted), found) in self.places.iter().zip(wanted).zip(&mut found) {
             if let Some(wanted) = wanted {
-                // SAFETY: dup3 on numbers touches no memory; what was on the desk is nobody's.
-                check(unsafe { libc::dup3(wanted.0, place.as_raw_fd(), libc::O_CLOEXEC) })?;
-                *found = Some(InheritedFd::new(place.as_fd()));
+                replace(place.as_fd(), wanted)?;
+                *found = Some(place.as_fd());
             }
         }
         let beyond = self.places.iter().map(AsRawFd::as_raw_fd).max().unwrap_or(RawFd::MAX - 1) + 1;
         close_range(beyond, RawFd::MAX, libc::CLOSE_RANGE_UNSHARE)?;
-        Ok(found)
+        Ok((child.with_own_table(), found))
     }
 
     /// In the parent, when the child has gone: the desk must not keep what was on it.
     pub(crate) fn clear(&self) {
         for place in &self.places {
-            // SAFETY: as above. It fails for no descriptor that is open.
-            unsafe { libc::dup3(self.null.as_raw_fd(), place.as_raw_fd(), libc::O_CLOEXEC) };
+            // It fails for no descriptor that is open.
+            let _ = replace(place.as_fd(), self.null.as_fd());
         }
     }
 }
 
 /// In a connection process that execs: puts the connection on fds 0 and 1.
 pub(crate) fn standard(connection: BorrowedFd<'_>) -> io::Result<()> {
-    for number in 0..=1 {
-        // SAFETY: dup2 on numbers touches no memory.
-        check(unsafe { libc::dup2(connection.as_raw_fd(), number) })?;
-    }
-    Ok(())
+    (0..=1).try_for_each(|number| put(connection, number))
 }
 
 /// In a connection process: puts something else on fd 2.
 pub(crate) fn standard_error(stderr: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: as above.
-    check(unsafe { libc::dup2(stderr.as_raw_fd(), 2) })?;
+    put(stderr, 2)
+}
+
+/// Makes a standard descriptor a copy of this one, kept over an exec.
+fn put(fd: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
+    // SAFETY: dup2 on numbers touches no memory. The standard descriptors stay open, and nobody owns them.
+    check(unsafe { libc::dup2(fd.as_raw_fd(), number) })?;
     Ok(())
 }
 
@@ -175,10 +184,10 @@ pub(crate) fn close_others_on_exec() -> io::Result<()> {
 }
 
 /// In a child: closes whatever is not 0, 1, 2 or among `kept`, owners or not. `kept` is in order.
-pub(crate) fn close_all_but(kept: &[InheritedFd]) -> io::Result<()> {
-    debug_assert!(kept.is_sorted(), "what is kept is in order");
+pub(crate) fn close_all_but(_: ForkedChild, kept: &[BorrowedFd<'_>]) -> io::Result<()> {
+    debug_assert!(kept.is_sorted_by_key(AsRawFd::as_raw_fd), "what is kept is in order");
     let mut first = 3;
-    for fd in kept.iter().map(|fd| fd.0).filter(|&fd| fd > 2) {
+    for fd in kept.iter().map(AsRawFd::as_raw_fd).filter(|&fd| fd > 2) {
         if first < fd {
             close_range(first, fd - 1, 0)?;
         }
@@ -188,7 +197,7 @@ pub(crate) fn close_all_but(kept: &[InheritedFd]) -> io::Result<()> {
 }
 
 fn close_range(first: RawFd, last: RawFd, flags: libc::c_uint) -> io::Result<()> {
-    // SAFETY: touches no memory. Owners of these numbers exist in this child, but it ends without running their drop.
+    // SAFETY: touches no memory. What it closes for good has no owner but copies of the parent's: see `ForkedChild`.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
@@ -202,4 +211,46 @@ pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
     flags.set(OFlag::O_NONBLOCK, on);
     fcntl(fd, FcntlArg::F_SETFL(flags))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::IntoRawFd;
+
+    use super::*;
+
+    #[test]
+    fn what_came_over_an_exec_is_taken_once_and_nothing_else_is() {
+        let (own, _write) = pipe().unwrap();
+        assert_eq!(inherited(own.as_raw_fd()).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(inherited(2).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(inherited(RawFd::MAX).unwrap_err().raw_os_error(), Some(libc::EBADF));
+        // As an exec leaves it: open, kept, and without an owner.
+        let number = nix::unistd::dup(&own).unwrap().into_raw_fd();
+        let taken = inherited(number).unwrap();
+        assert_eq!(taken.as_raw_fd(), number);
+        assert_eq!(inherited(number).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn an_exec_that_fails_keeps_nothing() {
+        let (own, _write) = pipe().unwrap();
+        let error = keep_over_exec(&[own.as_fd()], || {
+            assert_eq!(fcntl(&own, FcntlArg::F_GETFD), Ok(0));
+            io::ErrorKind::NotFound.into()
+        });
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert_eq!(fcntl(&own, FcntlArg::F_GETFD), Ok(libc::FD_CLOEXEC));
+    }
+
+    #[test]
+    fn a_number_that_is_let_go_of_stays_taken() {
+        let (read, write) = pipe().unwrap();
+        let null = File::open("/dev/null").unwrap();
+        replace(write.as_fd(), null.as_fd()).unwrap();
+        // Children of other tests may have a copy for a moment.
+        set_nonblocking(read.as_fd(), false).unwrap();
+        assert_eq!(nix::unistd::read(&read, &mut [0]), Ok(0), "nobody can write to the pipe any more");
+        assert_eq!(fcntl(&write, FcntlArg::F_GETFD), Ok(libc::FD_CLOEXEC));
+    }
 }

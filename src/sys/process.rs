@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::ffi::CStr;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -11,8 +12,8 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid};
 
-use super::check;
 use super::wait::Pid;
+use super::{check, fd};
 
 /// Ends this process without running destructors or flushing: both belong to the parent it was forked from.
 #[inline]
@@ -115,6 +116,9 @@ pub(crate) fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> 
     Ok(())
 }
 
+/// linux/capability.h: the version with two words for each set, and 0 for this process.
+const CAPABILITIES: [u32; 2] = [0x2008_0522, 0];
+
 /// In a process that is not root: gives up all capabilities, those too that an exec would hand on.
 ///
 /// The ambient set is what matters: without it an exec by an ordinary user ends with none, capabilities(7). The rest may
@@ -123,14 +127,14 @@ pub(crate) fn drop_capabilities() {
     if nix::unistd::geteuid().is_root() {
         return;
     }
-    // linux/capability.h: the version with two words for each set, and 0 for this process; then effective, permitted and
-    // inheritable, twice.
-    let header: [u32; 2] = [0x2008_0522, 0];
+    let mut header = CAPABILITIES;
+    // Effective, permitted and inheritable, twice.
     let none = [0u32; 6];
     // SAFETY: prctl takes numbers only here.
     unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) };
-    // SAFETY: the kernel reads both arrays, which are as large as it expects for this version.
-    unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) };
+    // SAFETY: both arrays are as large as the kernel expects for this version. It reads them; to a header whose version it
+    // does not know, it writes the one that it wants, capset(2).
+    unsafe { libc::syscall(libc::SYS_capset, header.as_mut_ptr(), none.as_ptr()) };
 }
 
 /// Whether this process is not root and has a capability to give up; true if that cannot be found out.
@@ -138,11 +142,11 @@ pub(crate) fn has_capabilities() -> bool {
     if nix::unistd::geteuid().is_root() {
         return false;
     }
-    let header: [u32; 2] = [0x2008_0522, 0];
+    let mut header = CAPABILITIES;
     let mut sets = [0u32; 6];
-    // SAFETY: the kernel reads the header and writes both words of each set, capget(2). An ambient capability is
-    // permitted and inheritable too.
-    let result = unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), sets.as_mut_ptr()) };
+    // SAFETY: the kernel reads the header, or writes another version to it, and writes both words of each set, capget(2). An
+    // ambient capability is permitted and inheritable too.
+    let result = unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()) };
     result == -1 || sets.iter().any(|&set| set != 0)
 }
 
@@ -187,7 +191,17 @@ pub(crate) fn restore_descriptor_limit(soft: u64) -> io::Result<()> {
     Ok(setrlimit(Resource::RLIMIT_NOFILE, soft.min(hard), hard)?)
 }
 
-/// Replaces this process by the program `path`.
+/// Replaces this process by the program `path`, with these descriptors open in it too; returns only if that fails.
+pub(crate) fn exec_keeping(
+    kept: &[BorrowedFd<'_>],
+    path: &CStr,
+    arguments: &[impl AsRef<CStr>],
+    environment: &[impl AsRef<CStr>],
+) -> io::Error {
+    fd::keep_over_exec(kept, || exec(path, arguments, environment))
+}
+
+/// Replaces this process by the program `path`; returns only if that fails.
 pub(crate) fn exec(
     path: &CStr,
     arguments: &[impl AsRef<CStr>],

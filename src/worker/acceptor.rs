@@ -1,12 +1,14 @@
 //! The listeners of a worker, and when it takes connections from them.
 
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::LISTENERS;
 use crate::journal::{Level, Log, MessageId};
 use crate::sys::epoll::{Interest, Poller};
+use crate::sys::fd;
 use crate::sys::socket::{self, Peer};
 
 /// How long accepting rests after the kernel had no descriptor or memory for a connection. The connection stays queued.
@@ -31,7 +33,7 @@ pub(super) enum Accepted {
 #[derive(Debug)]
 struct WorkerListener {
     /// `None` when this worker takes no more from it.
-    socket: Option<OwnedFd>,
+    socket: Option<BorrowedFd<'static>>,
     watched: bool,
     /// To be closed as soon as its queue is empty.
     emptying: bool,
@@ -42,13 +44,18 @@ struct WorkerListener {
 impl WorkerListener {
     /// To learn by an accept that the queue is empty takes a slot, and until there is one the address would answer
     /// nobody.
-    fn close_if_empty(&mut self) -> bool {
-        let is_empty = |socket: &OwnedFd| socket::is_queue_empty(socket.as_fd());
-        let close = self.emptying && self.socket.as_ref().is_none_or(is_empty);
+    fn close_if_empty(&mut self, null: &File) -> bool {
+        let close = self.emptying && self.socket.is_none_or(socket::is_queue_empty);
         if close {
-            self.socket = None;
+            self.close(null);
         }
         close
+    }
+
+    /// Spares know its number, which must not become another's.
+    fn close(&mut self, null: &File) {
+        // It fails for no descriptors that are open.
+        let _ = self.socket.take().map(|socket| fd::replace(socket, null.as_fd()));
     }
 }
 
@@ -56,6 +63,7 @@ impl WorkerListener {
 #[derive(Debug)]
 pub(super) struct Acceptor {
     listeners: Vec<WorkerListener>,
+    null: File,
     open: bool,
     full: bool,
     /// When to look although the bell has not rung.
@@ -66,17 +74,18 @@ pub(super) struct Acceptor {
 
 impl Acceptor {
     /// Takes nothing until [`Acceptor::open`].
-    pub(super) fn new(sockets: Vec<OwnedFd>) -> Self {
+    pub(super) fn new(sockets: &[BorrowedFd<'static>]) -> io::Result<Self> {
         let listener =
-            |socket| WorkerListener { socket: Some(socket), watched: false, emptying: false, due: false };
-        Acceptor {
-            listeners: sockets.into_iter().map(listener).collect(),
+            |&socket| WorkerListener { socket: Some(socket), watched: false, emptying: false, due: false };
+        Ok(Acceptor {
+            listeners: sockets.iter().map(listener).collect(),
+            null: File::open("/dev/null")?,
             open: false,
             full: false,
             look_at: None,
             paused_until: None,
             silent_until: None,
-        }
+        })
     }
 
     /// Begins to take connections.
@@ -96,8 +105,8 @@ impl Acceptor {
 
     /// Whether a connection waits at one of the listeners.
     pub(super) fn is_queued(&self) -> bool {
-        let mut sockets = self.listeners.iter().filter_map(|listener| listener.socket.as_ref());
-        sockets.any(|socket| !socket::is_queue_empty(socket.as_fd()))
+        let mut sockets = self.listeners.iter().filter_map(|listener| listener.socket);
+        sockets.any(|socket| !socket::is_queue_empty(socket))
     }
 
     /// Whether a listener is to be tried without an event.
@@ -119,14 +128,14 @@ impl Acceptor {
     pub(super) fn watch(&mut self, poller: &Poller, held_up: bool) -> io::Result<()> {
         let wanted = self.takes() && !held_up;
         for (listener, token) in self.listeners.iter_mut().zip(LISTENERS..) {
-            let Some(socket) = &listener.socket else { continue };
+            let Some(socket) = listener.socket else { continue };
             // Written only when it changes: what is written here is another page to copy for the next child.
             if wanted == listener.watched {
                 continue;
             }
             match wanted {
-                true => poller.add(socket.as_fd(), Interest::ReadExclusive, token)?,
-                false => poller.remove(socket.as_fd())?,
+                true => poller.add(socket, Interest::ReadExclusive, token)?,
+                false => poller.remove(socket)?,
             }
             listener.watched = wanted;
         }
@@ -136,11 +145,11 @@ impl Acceptor {
     /// Takes the next connection from a listener.
     pub(super) fn accept(&mut self, index: usize) -> Accepted {
         let Some(listener) = self.listeners.get_mut(index) else { return Accepted::Nothing };
-        let Some(socket) = &listener.socket else { return Accepted::Nothing };
+        let Some(socket) = listener.socket else { return Accepted::Nothing };
         if !self.open && !listener.emptying {
             return Accepted::Nothing;
         }
-        match socket::accept(socket.as_fd()) {
+        match socket::accept(socket) {
             Ok((connection, peer)) => {
                 if listener.emptying {
                     socket::make_hear(connection.as_fd());
@@ -150,7 +159,7 @@ impl Acceptor {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 if listener.emptying {
                     // It is not watched any more, see `retire`.
-                    listener.socket = None;
+                    listener.close(&self.null);
                 }
                 Accepted::Nothing
             }
@@ -161,7 +170,7 @@ impl Acceptor {
 
     /// Closes a listener that is being emptied if nothing is queued on it.
     pub(super) fn close_if_empty(&mut self, index: usize) -> bool {
-        self.listeners.get_mut(index).is_some_and(WorkerListener::close_if_empty)
+        self.listeners.get_mut(index).is_some_and(|listener| listener.close_if_empty(&self.null))
     }
 
     /// Its queue was empty: from now on epoll knows better.
@@ -229,16 +238,16 @@ impl Acceptor {
     pub(super) fn retire(&mut self, empty: &[usize], poller: &Poller) {
         self.open = false;
         for (index, listener) in self.listeners.iter_mut().enumerate() {
-            let Some(socket) = &listener.socket else { continue };
+            let Some(socket) = listener.socket else { continue };
             if std::mem::take(&mut listener.watched) {
                 // Closing would not do it: the listener lives on in other processes, epoll(7).
-                let _ = poller.remove(socket.as_fd());
+                let _ = poller.remove(socket);
             }
             if empty.contains(&index) {
                 (listener.emptying, listener.due) = (true, true);
-                listener.close_if_empty();
+                listener.close_if_empty(&self.null);
             } else if !listener.emptying {
-                listener.socket = None;
+                listener.close(&self.null);
             }
         }
     }
@@ -247,7 +256,7 @@ impl Acceptor {
     pub(super) fn close(&mut self, poller: &Poller) {
         self.retire(&[], poller);
         for listener in &mut self.listeners {
-            listener.socket = None;
+            listener.close(&self.null);
         }
     }
 

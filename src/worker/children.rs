@@ -96,7 +96,7 @@ const ROOM: u32 = 4096;
 
 impl Children {
     pub(super) fn with_room_for(connections: u32) -> Self {
-        Children(ByPid::with_capacity_in(connections.min(ROOM) as usize, DontForkAlloc))
+        Children(ByPid::with_capacity_in(connections.min(ROOM) as usize, DontForkAlloc::new()))
     }
 
     pub(super) fn insert(&mut self, pid: Pid, connection: Child) {

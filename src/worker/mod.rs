@@ -19,7 +19,7 @@ mod spares;
 mod timers;
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use crate::admission::sources::Sources;
@@ -33,8 +33,8 @@ use crate::scoreboard::{Counters, Scoreboard, Slot};
 use crate::spare::copies::Copies;
 use crate::spare::events::{SpareEvents, SpareEventsWriter};
 use crate::sys::epoll::{Interest, Poller};
-use crate::sys::fd::{self, InheritedFd, ReservedFds};
-use crate::sys::fork::{ChildStack, Forked, exclude_stacks_from_fork, fork};
+use crate::sys::fd::{self, ReservedFds};
+use crate::sys::fork::{ChildStack, exclude_stacks_from_fork, fork};
 use crate::sys::signal::{self, Signal, Signals, Wakers};
 use crate::sys::{memory, process, wait};
 
@@ -95,11 +95,11 @@ struct Worker {
     scoreboard: &'static Scoreboard,
     counters: Counters,
     spec: &'static ChildSpec,
-    listeners: &'static [InheritedFd],
+    listeners: &'static [BorrowedFd<'static>],
     /// What spares keep of this worker's descriptors.
-    kept: &'static [InheritedFd],
+    kept: &'static [BorrowedFd<'static>],
     /// The memory of the sources, for spares, if they need it.
-    sources: Option<InheritedFd>,
+    sources: Option<BorrowedFd<'static>>,
     nursery: ChildStack,
     desk: ReservedFds,
     reports: Reports,
@@ -132,12 +132,12 @@ impl Worker {
         let mut plan = Plan::read(handover.plan)?;
         let log = Log::open(plan.log);
         let sources = Sources::open(handover.sources.as_fd())?;
-        let sources_file = for_ever(handover.sources);
+        let sources_file = fd::for_ever(handover.sources);
         let scoreboard = for_ever(Scoreboard::open(handover.scoreboard.as_fd(), handover.bell, sources)?);
         let counters = Counters::open(handover.counters.as_fd())?;
-        let listeners: io::Result<Vec<_>> = (0..plan.listeners.len()).map(WorkerFds::listener).collect();
+        let listeners: io::Result<Vec<_>> =
+            (0..plan.listeners.len()).map(|index| Ok(fd::for_ever(WorkerFds::listener(index)?))).collect();
         let listeners = listeners?;
-        let numbers: Vec<_> = listeners.iter().map(|listener| InheritedFd::new(listener.as_fd())).collect();
         let reports = Reports::new()?;
         let mut spec = ChildSpec::new(&plan.service, signals, &reports)?;
         rehearse(&plan.service, &spec, &reports)?;
@@ -153,16 +153,16 @@ impl Worker {
         let pool = Pool::new(plan.spares, all_ring, calls, to_come)?;
         let sends_copies = plan.spares > 0 && deadlines::keeps_connections(&plan.service);
         let copies = sends_copies.then(Copies::new).transpose()?;
-        let sources = spec.gate().knows_sources().then(|| InheritedFd::new(sources_file.as_fd()));
+        let sources = spec.gate().knows_sources().then_some(sources_file);
         let optional: Vec<_> = sources.into_iter().chain(copies.as_ref().map(Copies::descriptor)).collect();
-        let mut kept = [&numbers[..], &pool.numbers(), &[spec.reporter()], &optional].concat();
-        kept.sort_unstable();
+        let mut kept = [&listeners[..], &pool.descriptors(), &[spec.reporter()], &optional].concat();
+        kept.sort_unstable_by_key(AsRawFd::as_raw_fd);
         let poller = Poller::new()?;
         poller.add(handover.link.as_fd(), Interest::Read, LINK)?;
         poller.add(scoreboard.bell(), Interest::ReadEdge, BELL)?;
         poller.add(pool.doorbell(), Interest::ReadEdge, DOORBELL)?;
         let nursery = ChildStack::new()?;
-        exclude_stacks_from_fork();
+        exclude_stacks_from_fork()?;
         memory::trim();
         orders::tell(handover.link.as_fd(), &WorkerReport::Ready)?;
         Ok(Worker {
@@ -176,13 +176,13 @@ impl Worker {
             scoreboard,
             counters,
             spec: for_ever(spec),
-            listeners: Vec::leak(numbers),
+            acceptor: Acceptor::new(&listeners)?,
+            listeners: Vec::leak(listeners),
             kept: Vec::leak(kept),
             sources,
             nursery,
             desk: ReservedFds::new()?,
             reports,
-            acceptor: Acceptor::new(listeners),
             pool,
             refusals: Refusals::default(),
             headers: Headers::default(),
@@ -372,10 +372,7 @@ fn for_ever<T>(value: T) -> &'static T {
 
 /// Goes once through what every connection process does before its handler or program.
 fn rehearse(service: &Service, spec: &ChildSpec, reports: &Reports) -> io::Result<()> {
-    let pid = match fork()? {
-        Forked::Child => spec.rehearse(),
-        Forked::Parent(pid) => pid,
-    };
+    let pid = fork(|_| spec.rehearse())?;
     let ended = wait::wait_for(pid)?;
     let mut failure = None;
     reports.read(|_, said| match said {

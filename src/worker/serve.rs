@@ -19,16 +19,17 @@ use crate::ipc::reports::FAILED_TO_BEGIN;
 use crate::journal::{ConnectionRecord, Exit, Level, MessageId, OutputLine};
 use crate::scoreboard::{Count, NoSlot, Owner, Slot};
 use crate::sys::epoll::Interest;
-use crate::sys::fd::{self, InheritedFd};
+use crate::sys::fd;
+use crate::sys::fork::ForkedChild;
 use crate::sys::signal::Signal;
 use crate::sys::stream;
 use crate::sys::wait::{Ended, Ending, Pid};
 
 /// What a child forked for a connection begins with.
-type Start = (Conn, &'static ChildSpec, Option<InheritedFd>);
+type Start = (&'static ChildSpec, OwnedFd, Conn, Option<OwnedFd>);
 
-fn serve_in_fork((call, spec, stderr): Start) -> ! {
-    child::serve_in_fork(spec, &call, stderr)
+fn serve_in_fork(child: ForkedChild, (spec, connection, call, stderr): Start) -> u8 {
+    child::serve_in_fork(child, spec, connection, &call, stderr.as_ref().map(AsFd::as_fd))
 }
 
 impl Worker {
@@ -140,14 +141,12 @@ impl Worker {
     }
 
     /// Makes the connection process, or keeps the connection for another try.
-    fn start(&mut self, pending: Pending) {
-        let output = match self.output_pipe() {
-            Ok(output) => output,
+    fn start(&mut self, mut pending: Pending) {
+        let (output, stderr) = match self.output_pipe() {
+            Ok(output) => output.unzip(),
             Err(error) => return self.keep(pending, error),
         };
-        let stderr = output.as_ref().map(|(_, write)| InheritedFd::new(write.as_fd()));
         let call = Conn {
-            connection: InheritedFd::new(pending.connection.as_fd()),
             peer: pending.client.peer,
             accepted_usec: pending.client.accepted_usec,
             called: pending.header.and_then(|header| header.called),
@@ -156,19 +155,25 @@ impl Worker {
         };
         let (record, spec) = (pending.slot.pid_word(), self.spec);
         let made = if spec.execs() && spec.may_share_memory() {
-            let program = spec.program(&call);
+            let connection = pending.connection.as_fd();
+            let program = spec.program(&call, connection);
             let (program, desk) = (program.as_deref(), &self.desk);
-            let become_it = &mut || child::serve_sharing(spec, &call, stderr, program, desk);
-            let made = self.nursery.run_until_exec(record, become_it);
+            let stderr = stderr.as_ref().map(AsFd::as_fd);
+            let made = self.nursery.run_until_exec(record, &|child| {
+                child::serve_sharing(child, spec, connection, stderr, program, desk)
+            });
             self.desk.clear();
             made
         } else {
-            self.nursery.fork(record, serve_in_fork, (call, spec, stderr))
+            let mut start = (spec, pending.connection, call, stderr);
+            let made = self.nursery.fork(record, serve_in_fork, &mut start);
+            pending.connection = start.1;
+            made
         };
         match made {
             Ok(pid) => {
                 let Pending { slot, connection, client, header, .. } = pending;
-                let output = output.map(|(read, _)| self.listen_to(pid, read));
+                let output = output.map(|read| self.listen_to(pid, read));
                 // The worker's copy of the connection closes here, unless somebody has to ask about it.
                 let kept = Some(connection).filter(|_| deadlines::keeps_connections(&self.plan.service));
                 self.children.insert(pid, Child { kept, header, ..Child::new(slot, client, output) });

@@ -1,6 +1,5 @@
 //! Making spares, and losing them.
 
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::children::Child;
@@ -11,7 +10,6 @@ use crate::journal::{Exit, Level};
 use crate::scoreboard::{Count, NoSlot};
 use crate::spare::copies::Copies;
 use crate::spare::process::{self, Again, SpareContext};
-use crate::sys::fd::InheritedFd;
 use crate::sys::wait::{self, Ended, Ending, Pid};
 
 impl Worker {
@@ -33,7 +31,8 @@ impl Worker {
             Err(NoSlot::OverLoweredLimit) => return self.pool.rest(),
         };
         let number = self.connections + 1;
-        let post = SpareContext {
+        let (output, stderr) = output.unzip();
+        let mut post = SpareContext {
             spec: self.spec,
             listeners: self.listeners,
             kept: self.kept,
@@ -45,13 +44,13 @@ impl Worker {
             id: self.id(number),
             again: self.again(),
             sources: self.sources.map(|memory| (memory, slot.place())),
-            stderr: output.as_ref().map(|(_, write)| InheritedFd::new(write.as_fd())),
+            stderr,
         };
-        match self.nursery.fork(slot.pid_word(), process::wait, post) {
+        match self.nursery.fork(slot.pid_word(), process::wait, &mut post) {
             Ok(pid) => {
                 self.connections = number;
                 self.pool.add(pid, &lines);
-                let output = output.map(|(read, _)| self.listen_to(pid, read));
+                let output = output.map(|read| self.listen_to(pid, read));
                 let client = Client { number, ..Client::NOBODY };
                 let connection = Child::new(slot, client, output);
                 self.children.insert(pid, Child { waits: true, several: post.again.is_some(), ..connection });

@@ -44,7 +44,7 @@ const TIMERS_PER_CONNECTION: usize = 3;
 impl Timers {
     /// An empty one, with room if it will be needed.
     pub(super) fn new(is_needed: bool) -> Self {
-        Timers(Vec::with_capacity_in(if is_needed { 2 * SLACK } else { 0 }, DontForkAlloc))
+        Timers(Vec::with_capacity_in(if is_needed { 2 * SLACK } else { 0 }, DontForkAlloc::new()))
     }
 
     /// Adds an entry. `connections` live now, and `is_wanted` says whether one of an entry does.

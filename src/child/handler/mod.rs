@@ -24,6 +24,13 @@ use crate::exit;
 /// Serves one client to the end and closes the connection: at once, since when this process exits its memory comes
 /// first. The result is the exit code of this process, and what was moved.
 pub(crate) fn serve(builtin: Builtin, connection: OwnedFd) -> (u8, Traffic) {
+    let served = serve_on(builtin, connection.as_fd());
+    drop(connection);
+    served
+}
+
+/// The same, for whoever closes the connection itself.
+pub(crate) fn serve_on(builtin: Builtin, connection: BorrowedFd<'_>) -> (u8, Traffic) {
     let client = Connection { socket: connection, traffic: Cell::default() };
     let served = match builtin {
         Builtin::Echo => stream::echo(&client),
@@ -57,12 +64,12 @@ fn client_is_gone(error: Errno) -> bool {
 }
 
 /// A connected stream socket; interrupted calls are repeated, and a client that is gone is never a SIGPIPE.
-struct Connection {
-    socket: OwnedFd,
+struct Connection<'a> {
+    socket: BorrowedFd<'a>,
     traffic: Cell<Traffic>,
 }
 
-impl Connection {
+impl Connection<'_> {
     /// Waits for bytes; 0 is the client's end of stream.
     fn receive(&self, buffer: &mut [u8]) -> nix::Result<usize> {
         self.receive_with(buffer, MsgFlags::empty())
@@ -123,9 +130,9 @@ impl Connection {
     }
 }
 
-impl AsFd for Connection {
+impl AsFd for Connection<'_> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.socket
     }
 }
 
