@@ -3,6 +3,8 @@
 //! Data flows one way, `cli` → `config` → `supervisor` → `worker` → `connection`, and a lower layer knows nothing of a
 //! higher one. `sys` holds every system call that std does not wrap and is the only place with `unsafe`.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests have threads"))]
+
 mod admission;
 mod child;
 mod cli;

@@ -50,7 +50,7 @@ pub(crate) fn during<T: OnAlarm, R>(
         unsafe { &mut *who.cast::<T>() }.ring()
     }
     if !RINGER.with(|place| place.load(Ordering::Relaxed)).is_null() {
-        return Err(io::Error::new(io::ErrorKind::ResourceBusy, "the timer of this process is in use"));
+        return Err(io::ErrorKind::ResourceBusy.into());
     }
     handle()?;
     let ringer = Ringer { who: (&raw mut *ringer).cast(), ring: ring::<T> };

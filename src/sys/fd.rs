@@ -212,3 +212,45 @@ pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
     fcntl(fd, FcntlArg::F_SETFL(flags))?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::IntoRawFd;
+
+    use super::*;
+
+    #[test]
+    fn what_came_over_an_exec_is_taken_once_and_nothing_else_is() {
+        let (own, _write) = pipe().unwrap();
+        assert_eq!(inherited(own.as_raw_fd()).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(inherited(2).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(inherited(RawFd::MAX).unwrap_err().raw_os_error(), Some(libc::EBADF));
+        // As an exec leaves it: open, kept, and without an owner.
+        let number = nix::unistd::dup(&own).unwrap().into_raw_fd();
+        let taken = inherited(number).unwrap();
+        assert_eq!(taken.as_raw_fd(), number);
+        assert_eq!(inherited(number).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn an_exec_that_fails_keeps_nothing() {
+        let (own, _write) = pipe().unwrap();
+        let error = keep_over_exec(&[own.as_fd()], || {
+            assert_eq!(fcntl(&own, FcntlArg::F_GETFD), Ok(0));
+            io::ErrorKind::NotFound.into()
+        });
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert_eq!(fcntl(&own, FcntlArg::F_GETFD), Ok(libc::FD_CLOEXEC));
+    }
+
+    #[test]
+    fn a_number_that_is_let_go_of_stays_taken() {
+        let (read, write) = pipe().unwrap();
+        let null = File::open("/dev/null").unwrap();
+        replace(write.as_fd(), null.as_fd()).unwrap();
+        // Children of other tests may have a copy for a moment.
+        set_nonblocking(read.as_fd(), false).unwrap();
+        assert_eq!(nix::unistd::read(&read, &mut [0]), Ok(0), "nobody can write to the pipe any more");
+        assert_eq!(fcntl(&write, FcntlArg::F_GETFD), Ok(libc::FD_CLOEXEC));
+    }
+}

@@ -48,10 +48,7 @@ pub(crate) fn fork<F: FnOnce(ForkedChild) -> u8 + Send>(work: F) -> io::Result<P
     extern "C" fn begin<F: FnOnce(ForkedChild) -> u8>(work: &mut Option<F>) -> ! {
         process::exit(work.take().map_or(0, |work| work(ForkedChild(PhantomData))))
     }
-    must_have_one_thread()?;
-    if STACKS_ARE_EXCLUDED.load(Ordering::Relaxed) {
-        return Err(io::Error::other("this process has no stack for a plain fork, only one apart"));
-    }
+    may_fork().map_err(io::Error::other)?;
     let mut work = Some(work);
     let (no_record, no_tls, no_stack) = (0usize, 0usize, 0usize);
     let child_tid = libc_tid();
@@ -67,6 +64,14 @@ pub(crate) fn fork<F: FnOnce(ForkedChild) -> u8 + Send>(work: F) -> io::Result<P
         -1 => Err(io::Error::last_os_error()),
         0 => begin(&mut work),
         pid => Ok(pid as Pid),
+    }
+}
+
+fn may_fork() -> Result<(), &'static str> {
+    match (has_one_thread(), STACKS_ARE_EXCLUDED.load(Ordering::Relaxed)) {
+        (true, false) => Ok(()),
+        (true, true) => Err("children of this process need a stack of their own"),
+        (false, _) => Err(SECOND_THREAD),
     }
 }
 
@@ -241,11 +246,10 @@ fn libc_tid() -> usize {
     })
 }
 
+const SECOND_THREAD: &str = "only a process of one thread can make children";
+
 fn must_have_one_thread() -> io::Result<()> {
-    match has_one_thread() {
-        true => Ok(()),
-        false => Err(io::Error::other("only a process of one thread can make children here")),
-    }
+    if has_one_thread() { Ok(()) } else { Err(io::Error::other(SECOND_THREAD)) }
 }
 
 /// Whether this process has one thread: /proc/self/task has a link for each, and two of its own. True without /proc. Tests
@@ -253,4 +257,91 @@ fn must_have_one_thread() -> io::Result<()> {
 fn has_one_thread() -> bool {
     use std::os::unix::fs::MetadataExt;
     cfg!(test) || std::fs::metadata("/proc/self/task").map_or(true, |task| task.nlink() <= 3)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::{Read, Write};
+    use std::os::fd::OwnedFd;
+
+    use super::*;
+    use crate::sys::fd;
+    use crate::sys::wait::{Ending, wait_for};
+
+    /// Everything until the last writer has gone. Blocking: children of other tests may have a copy for a moment.
+    fn rest_of(pipe: OwnedFd) -> Vec<u8> {
+        fd::set_nonblocking(std::os::fd::AsFd::as_fd(&pipe), false).unwrap();
+        let mut heard = Vec::new();
+        File::from(pipe).read_to_end(&mut heard).unwrap();
+        heard
+    }
+
+    fn code(pid: io::Result<Pid>) -> Ending {
+        wait_for(pid.unwrap()).unwrap().unwrap().ending
+    }
+
+    #[test]
+    fn a_child_exits_with_what_it_returns_and_nothing_of_its_parent_is_dropped_there() {
+        struct Loud(File);
+        impl Drop for Loud {
+            fn drop(&mut self) {
+                let _ = self.0.write(b"dropped");
+            }
+        }
+        let (read, write) = fd::pipe().unwrap();
+        let loud = Loud(write.into());
+        assert_eq!(code(fork(|_| 7)), Ending::Exited(7));
+        assert_eq!(File::from(read).read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(loud);
+    }
+
+    #[test]
+    fn without_its_own_stack_a_process_does_not_fork_plainly() {
+        let child = fork(|_| {
+            STACKS_ARE_EXCLUDED.store(true, Ordering::Relaxed);
+            u8::from(may_fork().is_ok())
+        });
+        assert_eq!(code(child), Ending::Exited(0));
+        assert_eq!(may_fork(), Ok(()));
+    }
+
+    #[test]
+    fn both_own_their_copy_of_a_payload() {
+        let (read, write) = fd::pipe().unwrap();
+        let mut payload = (write, 7u8);
+        let say = |_: ForkedChild, (to, what): (OwnedFd, u8)| {
+            let written = File::from(to).write(&[what]);
+            u8::from(written.is_err())
+        };
+        let stack = ChildStack::new().unwrap();
+        let record = AtomicI32::new(0);
+        let pid = stack.fork(Some(&record), say, &mut payload).unwrap();
+        assert_eq!(record.load(Ordering::Relaxed), pid);
+        assert_eq!(code(Ok(pid)), Ending::Exited(0));
+        assert_eq!(File::from(payload.0).write(&[8]).unwrap(), 1, "the parent's is still open");
+        assert_eq!(rest_of(read), [7, 8]);
+    }
+
+    #[test]
+    fn a_child_that_shares_memory_is_waited_for_and_may_take_a_table_of_its_own() {
+        let (read, write) = fd::pipe().unwrap();
+        let desk = fd::ReservedFds::new().unwrap();
+        let (record, seen) = (AtomicI32::new(0), AtomicI32::new(0));
+        let work = |child| {
+            seen.store(process::id(), Ordering::Relaxed);
+            let wanted = [Some(std::os::fd::AsFd::as_fd(&write)), None];
+            match desk.own_table(child, wanted) {
+                Ok((_, [Some(write), None])) => u8::from(nix::unistd::write(write, b"x") != Ok(1)),
+                _ => 2,
+            }
+        };
+        let pid = ChildStack::new().unwrap().run_until_exec(Some(&record), &work).unwrap();
+        // It has ended, or this would not be reached.
+        assert_eq!((record.into_inner(), seen.load(Ordering::Relaxed)), (pid, pid));
+        assert_eq!(code(Ok(pid)), Ending::Exited(0));
+        desk.clear();
+        drop(write);
+        assert_eq!(rest_of(read), b"x", "the desk has let go of it");
+    }
 }

@@ -7,6 +7,7 @@
     clippy::panic,
     clippy::print_stdout,
     clippy::print_stderr,
+    clippy::disallowed_methods,
     reason = "a test that cannot go on says why and fails"
 )]
 
