@@ -299,8 +299,18 @@ impl Worker {
             self.reap();
         }
         for _ in 0..REFUSED_AT_ONCE {
+            // In this order: who was queued before there was seen to be no room may be refused. Who comes later may have
+            // seen that there is some again, and found a slot or a spare if he had come to another worker.
+            if self.acceptor.is_empty(index) {
+                self.acceptor.nothing_more(index);
+                return None;
+            }
             if let Ok(slot) = self.slots.take(!self.never_waits()) {
                 return Some(slot);
+            }
+            if self.room_elsewhere().is_some() {
+                self.wait_for_slot(NoSlot::Full);
+                return None;
             }
             match self.acceptor.accept(index) {
                 Accepted::Connection(socket, peer) => self.turn_away(socket, &Client::now(peer)),

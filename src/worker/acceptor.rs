@@ -179,6 +179,12 @@ impl Acceptor {
         }
     }
 
+    /// Whether nothing is queued on a listener.
+    pub(super) fn is_empty(&self, index: usize) -> bool {
+        let socket = self.listeners.get(index).and_then(|listener| listener.socket);
+        socket.is_none_or(socket::is_queue_empty)
+    }
+
     /// Closes a listener that is being emptied if nothing is queued on it.
     pub(super) fn close_if_empty(&mut self, index: usize) -> bool {
         self.listeners.get_mut(index).is_some_and(|listener| listener.close_if_empty(&self.null))
