@@ -29,7 +29,7 @@ fn shell(script: &str) -> [&str; 4] {
 }
 
 /// The record of this client's connection, which must have ended by this deadline.
-fn timed_out(server: &Running, client: SocketAddr, deadline: &str) -> String {
+pub(crate) fn timed_out(server: &Running, client: SocketAddr, deadline: &str) -> String {
     let from = format!(" from {client}: ");
     let record = server.log.wait("the record", |line| line.contains(&from));
     assert!(record.contains(&format!("{from}timeout {deadline} after ")), "{record}");
@@ -37,7 +37,7 @@ fn timed_out(server: &Running, client: SocketAddr, deadline: &str) -> String {
 }
 
 /// A client that says nothing more is disconnected, for this reason.
-fn is_ended(server: &Running, mut client: TcpStream, deadline: &str) -> String {
+pub(crate) fn is_ended(server: &Running, mut client: TcpStream, deadline: &str) -> String {
     let address = client.local_addr().unwrap();
     // What was sent before may come first.
     let mut scrap = [0; 65536];

@@ -15,6 +15,7 @@ mod support;
 
 mod accept;
 mod admission;
+mod adopted;
 mod attacks;
 mod cli;
 mod counts;
