@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
 
 use crate::support::client::{connect_from, exchange, try_echo};
 use crate::support::{Preforkd, Running, eventually};
@@ -194,4 +195,70 @@ fn a_check_earns_no_penalty_for_clients_beside_the_proxy() {
     assert_eq!(ask(server.address(), beside, 1000), "hello\n");
     server.log.wait("a penalty", |line| line.contains("127.0.0.0/24 has a penalty"));
     assert_eq!(ask(server.address(), beside, 1000), "");
+}
+
+/// Connections of a proxy that has not said anything yet, and that somebody has taken.
+fn silent(server: &Running, number: usize) -> Vec<TcpStream> {
+    let silent = (0..number).map(|_| connect_from(PROXY, server.address()).unwrap()).collect();
+    eventually("an empty queue", || server.count("queued") == 0);
+    silent
+}
+
+/// What the service answers on a connection of a proxy that sends its header only now; empty for who is refused.
+fn go_on(mut proxy: TcpStream, header: &[u8]) -> String {
+    let mut answer = String::new();
+    let sent = proxy.write_all(&[header, b"hello\n"].concat());
+    let _ = sent.and_then(|()| proxy.shutdown(Shutdown::Write)).map(|()| proxy.read_to_string(&mut answer));
+    answer
+}
+
+#[test]
+fn a_header_that_comes_late_brings_no_tokens() {
+    const RATE: f64 = 10.0;
+    const BURST: f64 = 20.0;
+    for workers in ["1", "2"] {
+        let server = server(&["--rate-per-source", "10/s burst 20", "--workers", workers], &["echo"]);
+        let late = silent(&server, 10);
+        // That they are late is what is tested; a header has 5 s.
+        std::thread::sleep(Duration::from_secs(3));
+        let (start, mut served) = (Instant::now(), 0.0);
+        let use_up = |served: &mut f64| {
+            while ask(server.address(), V1, 1000) == "hello\n" {
+                *served += 1.0;
+            }
+        };
+        use_up(&mut served);
+        for proxy in late {
+            if go_on(proxy, V1) == "hello\n" {
+                served += 1.0;
+            }
+            use_up(&mut served);
+        }
+        // No rate gives more than this, however slow the machine.
+        let most = BURST + RATE * start.elapsed().as_secs_f64() + 1.0;
+        assert!(served <= most, "{served} were served, and at most {most} may be");
+    }
+}
+
+#[test]
+fn a_header_that_comes_late_is_judged_by_the_penalties_of_now() {
+    const OBEDIENT: [&str; 4] = ["--", "/bin/sh", "-c", "read order; echo did $order; exit 7"];
+    let options = ["--penalties", "7=300ms", "--penalty-threshold", "0s"];
+    loop {
+        let server = server(&options, &OBEDIENT);
+        let late = silent(&server, 1);
+        assert_eq!(ask(server.address(), V1, 1000), "did hello\n");
+        server.log.wait("a penalty", |line| line.contains("192.0.2.7/32") && line.contains("refused for"));
+        let before = refused(&server, "penalty");
+        // It goes by, and nobody is asked whose end would bring another.
+        std::thread::sleep(Duration::from_millis(400));
+        let answers = late.into_iter().map(|late| go_on(late, V1)).collect::<Vec<_>>();
+        if refused(&server, "header") > 0 {
+            // The machine is so slow that the header came too late for anything.
+            continue;
+        }
+        assert_eq!(answers, ["did hello\n"], "his penalty has gone by");
+        assert_eq!(refused(&server, "penalty"), before);
+        break;
+    }
 }
