@@ -294,3 +294,114 @@ fn the_level_decides_what_is_written() {
     server.log.wait("a crash", |line| line.contains("killed SEGV"));
     assert_eq!(server.log.count(|line| line.contains("killed TERM")), 0, "{:?}", server.log.all());
 }
+
+/// A service that says its id, and then writes to stderr as many lines as it is asked for: of this word and a number, or
+/// empty ones. The log goes to a file, which takes everything.
+struct Writers {
+    server: Running,
+    address: std::net::SocketAddr,
+}
+
+impl Writers {
+    fn start(keys: &str) -> Self {
+        let script = "#!/bin/sh\necho $PREFORKD_CONNECTION\nread number what\n\
+            if [ \"$what\" ]; then seq -f \"$what %.0f\" $number >&2; else yes '' | head -n $number >&2; fi\n\
+            echo done\n";
+        let address = address::fresh();
+        let config = format!(
+            "[service.web]\nlisten = [\"{address}\"]\nexec = [\"DIR/writes\"]\nworkers = 1\n{keys}\n"
+        );
+        let server = Preforkd::run(&config).script("writes", script).after("exec 2>>DIR/log").start();
+        Self { server, address }
+    }
+
+    /// Connects; its id, and what waits until it has written all.
+    fn write(&self, order: &str) -> (String, impl FnOnce() + use<>) {
+        use std::io::{BufRead, BufReader, Write};
+        let mut stream = BufReader::new(connect(self.address));
+        let mut id = String::new();
+        stream.read_line(&mut id).unwrap();
+        stream.get_mut().write_all(format!("{order}\n").as_bytes()).unwrap();
+        let wait = move || {
+            // All the records of a flood may take longer than the patience of others.
+            stream.get_ref().set_read_timeout(None).unwrap();
+            let mut done = String::new();
+            stream.read_line(&mut done).unwrap();
+            assert_eq!(done, "done\n");
+        };
+        (id.trim_end().to_owned(), wait)
+    }
+
+    /// All that is said about this connection: the lines that became records of their own, and the rest.
+    fn said(&self, id: &str) -> (Vec<String>, Vec<String>) {
+        let log = text(&std::fs::read(self.server.dir().join("log")).unwrap());
+        let (mut lines, mut rest) = (Vec::new(), Vec::new());
+        for line in log.lines().filter_map(|line| Some(line.split_once(&format!("connection {id}"))?.1)) {
+            match line.strip_prefix(": stderr:") {
+                Some(written) => lines.push(written.trim_start().to_owned()),
+                None => rest.push(line.to_owned()),
+            }
+        }
+        (lines, rest)
+    }
+
+    /// Waits for the record of this connection; all that is said about it.
+    fn all_said(&self, id: &str) -> (Vec<String>, Vec<String>) {
+        eventually("its record", || self.said(id).1.iter().any(|line| line.contains(": exited 0 after")));
+        self.said(id)
+    }
+}
+
+/// How many lines were left out, by what else is said: the number before the word.
+fn left_out(said: &[String]) -> Vec<usize> {
+    let number = |line: &String| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let end = words.iter().position(|word| word.starts_with("line"))?;
+        words[..end].iter().rev().find_map(|word| word.replace(',', "").parse().ok())
+    };
+    said.iter().filter_map(number).collect()
+}
+
+#[test]
+fn a_program_that_writes_without_end_has_a_bounded_share_of_the_log() {
+    const FLOOD: usize = 1_000_000;
+    const MOST: usize = 10_000;
+    for keys in ["", "spare = 2"] {
+        for what in ["", "x"] {
+            let writers = Writers::start(keys);
+            let (flood, has_written) = writers.write(&format!("{FLOOD} {what}"));
+            // Others are heard as ever, by the same worker and while it lasts.
+            for _ in 0..3 {
+                let (other, has_written) = writers.write("500 other");
+                has_written();
+                let wanted: Vec<_> = (1..=500).map(|number| format!("other {number}")).collect();
+                assert_eq!(writers.all_said(&other).0, wanted);
+            }
+            has_written();
+            let (lines, rest) = writers.all_said(&flood);
+            assert!(lines.len() <= MOST, "{} records of one connection", lines.len());
+            let left_out = left_out(&rest);
+            let sum: usize = left_out.iter().sum();
+            assert_eq!(sum + lines.len(), FLOOD, "it says how many were left out: {rest:?}");
+            assert!(left_out.len() <= 100, "{} records only to say so", left_out.len());
+            // How it began is there.
+            let first = if what.is_empty() { "" } else { "x 1" };
+            assert_eq!(lines[0], first);
+        }
+    }
+}
+
+#[test]
+fn a_program_that_writes_a_normal_amount_loses_nothing() {
+    for keys in ["", "spare = 2"] {
+        let writers = Writers::start(keys);
+        let all: Vec<_> = (0..4).map(|_| writers.write("500 one")).collect();
+        for (id, has_written) in all {
+            has_written();
+            let wanted: Vec<_> = (1..=500).map(|number| format!("one {number}")).collect();
+            let (lines, rest) = writers.all_said(&id);
+            assert_eq!(lines, wanted);
+            assert_eq!(left_out(&rest), [0; 0], "{rest:?}");
+        }
+    }
+}
