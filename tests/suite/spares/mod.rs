@@ -243,3 +243,43 @@ fn nothing_wakes_up_when_nothing_happens() {
         before.len() == 11 && before == wakeups()
     });
 }
+
+/// Connections of the rest of this process's address that are served and held.
+fn held(server: &Running, number: usize) -> Vec<std::net::TcpStream> {
+    let mut held: Vec<_> = (0..number).map(|_| connect(server.address())).collect();
+    held.iter_mut().for_each(|stream| echo(stream, b"x"));
+    held
+}
+
+#[test]
+fn spares_can_begin_with_little_memory_also_where_sources_have_limits() {
+    let sources: [&[&str]; 4] = [
+        &["--max-connections-per-source", "5"],
+        &["--rate-per-source", "1/h burst 5"],
+        &["--penalties", "crash=10m", "--max-connections-per-source", "5"],
+        &["--max-connections-per-source", "5", "--connections-per-child", "0"],
+    ];
+    for (number, source) in sources.into_iter().enumerate() {
+        let options = [&["--spare", "4", "--workers", "1", "--limits", "as=24M"], source].concat();
+        for job in [&["echo"][..], &["--", "/bin/cat"]] {
+            if job.len() > 1 && number == 3 {
+                continue; // a program has its own process for each connection
+            }
+            let server = Preforkd::serve(&options, "127.0.0.1:0", job).start();
+            settled(&server, 4, 0);
+            let before = all_waiting(&server);
+            assert_eq!(before.len(), 4);
+            let held = held(&server, 5);
+            let mut sixth = connect(server.address());
+            // Who is refused may see a reset at either.
+            let _ = sixth.write_all(b"x");
+            assert!(!matches!(sixth.read(&mut [0]), Ok(1..)), "a sixth connection");
+            let clients: Vec<_> = held.iter().map(|stream| stream.local_addr().unwrap()).collect();
+            drop(held);
+            let pids: Vec<_> = clients.into_iter().map(|client| pid(&record(&server, client))).collect();
+            assert!(pids.iter().any(|pid| before.contains(pid)), "{pids:?} are not among {before:?}");
+            settled(&server, 4, 0);
+            assert_eq!(server.log.count(|line| line.contains("spare")), 0, "{:?}", server.log.all());
+        }
+    }
+}
