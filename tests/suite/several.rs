@@ -1,11 +1,13 @@
 //! Processes that serve several connections one after the other, for who asks for it.
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::Shutdown;
 
 use nix::sys::signal::Signal;
 
-use crate::support::client::{closed, connect, echo};
-use crate::support::{Preforkd, Running, address, eventually, proc};
+use crate::support::client::{closed, connect, connect_from, echo, silent_for};
+use crate::support::{A_WHILE, Preforkd, Running, address, eventually, proc};
 
 fn serve(more: &[&str]) -> Running {
     let options = [&["--workers", "1", "--spare", "2"], more].concat();
@@ -108,4 +110,43 @@ fn a_reload_replaces_them_when_their_connection_has_ended() {
     echo(&mut client, b"y");
     drop(client);
     eventually("only new ones", || server.count("spares") == 3 && server.workers().len() == 1);
+}
+
+#[test]
+fn every_connection_has_its_own_record_also_if_the_worker_could_not_listen_meanwhile() {
+    const CONNECTIONS: usize = 3000;
+    let options = ["--workers", "1", "--spare", "2", "--connections-per-child", "0"];
+    // To a file, which takes all records as fast as they come.
+    let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).after("exec 2>>DIR/log").start();
+    eventually("spares", || server.count("spares") == 2);
+    let worker = server.workers()[0];
+    proc::stop(worker);
+    let mut clients = Vec::new();
+    for number in 0..CONNECTIONS {
+        let source = address::source(u32::try_from(number).unwrap());
+        let mut stream = connect_from(source, server.address()).unwrap();
+        let (client, message) = (stream.local_addr().unwrap(), vec![b'x'; number % 100 + 1]);
+        stream.write_all(&message).unwrap();
+        if silent_for(&mut stream, A_WHILE) {
+            // They may wait for the worker, rather than say what nobody would hear.
+            proc::kill(worker, Signal::SIGCONT);
+        }
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        clients.push((client, message.len()));
+    }
+    proc::kill(worker, Signal::SIGCONT);
+    eventually("all are counted", || {
+        let service = server.service();
+        service["accepted"] == CONNECTIONS && service["completed"] == CONNECTIONS && service["active"] == 0
+    });
+    let log = std::fs::read_to_string(server.dir().join("log")).unwrap();
+    let records: Vec<_> = log.lines().filter(|line| line.contains(": exited 0 after")).collect();
+    assert_eq!(records.len(), CONNECTIONS);
+    for (client, length) in clients {
+        let from = format!(" from {client}: ");
+        let record = records.iter().find(|line| line.contains(&from)).unwrap_or_else(|| panic!("no{from}"));
+        assert!(record.contains(&format!(" {length} bytes in, {length} out")), "{length} bytes: {record}");
+    }
 }
