@@ -336,7 +336,9 @@ impl Writers {
     fn said(&self, id: &str) -> (Vec<String>, Vec<String>) {
         let log = text(&std::fs::read(self.server.dir().join("log")).unwrap());
         let (mut lines, mut rest) = (Vec::new(), Vec::new());
-        for line in log.lines().filter_map(|line| Some(line.split_once(&format!("connection {id}"))?.1)) {
+        let name = format!("connection {id}");
+        let of_it = |line: &&str| !line.starts_with(|next: char| next.is_ascii_digit());
+        for line in log.lines().filter_map(|line| Some(line.split_once(&name)?.1)).filter(of_it) {
             match line.strip_prefix(": stderr:") {
                 Some(written) => lines.push(written.trim_start().to_owned()),
                 None => rest.push(line.to_owned()),
