@@ -226,7 +226,7 @@ pub fn escape(bytes: &[u8]) {
     assert!(lines.all(|line| line.starts_with(b"  ") && !line.iter().any(u8::is_ascii_control)));
 
     let id = ConnectionId { run: 1, worker: 2, number: 3 };
-    let datagram = forms::datagram(&OutputLine { service: "x", id, pid: 4, text: bytes });
+    let datagram = forms::datagram(&OutputLine { service: "x", id, pid: 4, text: Ok(bytes) });
     let names = datagram.strip_suffix(b"\n").unwrap_or_default().split(|byte| *byte == b'\n');
     let names = names.map(|line| line.split(|byte| *byte == b'=').next().unwrap_or_default());
     let wanted = "MESSAGE PRIORITY SYSLOG_IDENTIFIER PREFORKD_SERVICE PREFORKD_CONNECTION PREFORKD_CHILD_PID";

@@ -1,9 +1,9 @@
 //! What a connection process tells its worker: why it could not become what it should, or what its handler has moved.
 //!
 //! One pipe for all of a worker's children, closed on exec: a message is smaller than PIPE_BUF, so two never mix, and it
-//! is read when somebody is reaped, so it wakes nobody. Nobody waits for room in it either. A handler keeps it, and what
-//! comes out of it is believed as far as a handler can be: it may lie about how much it has moved, even in the name of
-//! another, and that is all.
+//! is read when somebody is reaped, so it wakes nobody. Who ends does not wait for room in it either. A handler keeps it,
+//! and what comes out of it is believed as far as a handler can be: it may lie about how much it has moved, or that it has
+//! refused somebody, even in the name of another, and it may keep the pipe full, so that others are not heard.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -261,9 +261,11 @@ impl Reporter {
         self.send(ChildReport::Refused(why));
     }
 
-    /// Says that a connection has ended and the process goes on.
+    /// Says that a connection has ended and the process goes on. Waits for room: a report that is lost would be a
+    /// connection that never ended.
     pub(crate) fn ended(self, served: Served) {
-        self.send(ChildReport::Ended(served));
+        // The worker is gone if it fails, and the supervisor knows of its death.
+        let _ = fd::write_message(self.0, &ChildReport::Ended(served).encode(process::id()));
     }
 
     /// Says that a deadline has passed; also in a signal handler.

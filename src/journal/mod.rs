@@ -31,11 +31,11 @@ use record::{Body, Entry};
 use stderr::Stderr;
 use syslog::Syslog;
 
-pub(crate) use crate::journal::message_id::MessageId;
+pub(crate) use self::message_id::MessageId;
 #[cfg(test)]
-pub(crate) use crate::journal::record::Remote;
-pub(crate) use crate::journal::record::{ConnectionRecord, Exit, OutputLine};
-pub(crate) use crate::journal::settings::{Level, LogSettings, LogTarget};
+pub(crate) use self::record::Remote;
+pub(crate) use self::record::{ConnectionRecord, Exit, LeftOut, OutputLine};
+pub(crate) use self::settings::{Level, LogSettings, LogTarget};
 
 /// How often lost records are reported at most: while the target is full, a report only takes the place of a record.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
@@ -116,7 +116,7 @@ impl Log {
     /// A line that a program wrote to stderr.
     pub(crate) fn output(&self, line: &OutputLine<'_>) {
         self.write(&Entry {
-            level: Level::Info,
+            level: if line.text.is_ok() { Level::Info } else { Level::Warning },
             id: None,
             service: Some(line.service),
             body: Body::Output(line),

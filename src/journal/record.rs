@@ -163,8 +163,24 @@ pub(crate) struct OutputLine<'a> {
     pub(crate) id: ConnectionId,
     /// The connection process; who of its descendants wrote the line cannot be told.
     pub(crate) pid: Pid,
-    /// What it wrote, with or without the newline.
-    pub(crate) text: &'a [u8],
+    /// What it wrote, with or without the newline; or that so many lines are not in the log.
+    pub(crate) text: Result<&'a [u8], LeftOut>,
+}
+
+/// Lines that are not in the log, because a connection has so many in a time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LeftOut {
+    pub(crate) lines: u64,
+    pub(crate) allowed: u32,
+    pub(crate) per: Duration,
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let LeftOut { lines, allowed, per } = self;
+        let noun = if *lines == 1 { "line" } else { "lines" };
+        write!(f, "{lines} {noun} of its stderr left out; a connection has {allowed} in {} s", per.as_secs())
+    }
 }
 
 /// Whatever is written to the log.
@@ -194,9 +210,12 @@ impl Entry<'_> {
         match &self.body {
             Body::Event(event) => drop(text.write_fmt(*event)),
             Body::Connection(connection) => drop(write!(text, "{connection}")),
-            Body::Output(line) => {
-                let _ = write!(text, "connection {}: stderr: ", line.id);
-                text.bytes(line.text.trim_ascii_end());
+            Body::Output(OutputLine { id, text: Ok(line), .. }) => {
+                let _ = write!(text, "connection {id}: stderr: ");
+                text.bytes(line.trim_ascii_end());
+            }
+            Body::Output(OutputLine { id, text: Err(left_out), .. }) => {
+                let _ = write!(text, "connection {id}: {left_out}");
             }
         }
         text.finish();

@@ -84,10 +84,11 @@ impl SpareEventsWriter {
     }
 }
 
-/// In a spare: says that it has been taken. Smaller than `PIPE_BUF`, so it is said whole or, if the pipe is full because
-/// the worker has been stopped for long, not at all.
+/// In a spare: says that it has been taken. There is room for what each spare says once; one that serves several
+/// connections waits for room if the worker has not listened for long, rather than serve somebody who is not counted.
 pub(crate) fn tell(events: BorrowedFd<'_>, pid: Pid, connection: &Connection) {
-    let _ = nix::unistd::write(events, &encode(pid, connection));
+    // Nobody is left who reads it if it fails.
+    let _ = fd::write_message(events, &encode(pid, connection));
 }
 
 pub(crate) fn encode(pid: Pid, connection: &Connection) -> [u8; LENGTH] {

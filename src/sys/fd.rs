@@ -5,7 +5,10 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::check;
 use super::fork::{ForkedChild, SharingChild};
@@ -200,6 +203,28 @@ fn close_range(first: RawFd, last: RawFd, flags: libc::c_uint) -> io::Result<()>
     // SAFETY: touches no memory. What it closes for good has no owner but copies of the parent's: see `ForkedChild`.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Writes a message of at most `PIPE_BUF` bytes, whole: waits for room in a pipe that does not block.
+///
+/// # Errors
+///
+/// `EPIPE` if nobody can read it any more.
+pub(crate) fn write_message(pipe: BorrowedFd<'_>, message: &[u8]) -> io::Result<()> {
+    loop {
+        match nix::unistd::write(pipe, message) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EAGAIN) => {
+                let mut room = [PollFd::new(pipe, PollFlags::POLLOUT)];
+                match poll(&mut room, PollTimeout::NONE) {
+                    Ok(_) | Err(Errno::EINTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// Sets or clears O_NONBLOCK, which belongs to the open file description and so to all who share it.

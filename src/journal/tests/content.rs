@@ -99,7 +99,7 @@ fn a_program_cannot_forge_a_record_or_drive_a_terminal() {
     let machine = Machine::new();
     let journal = Machine::listen(&machine.journal);
     let text = b"bad\nMESSAGE=forged\n\x1b[2J\xff\r\n";
-    let line = OutputLine { service: "git", id: ID, pid: 5, text };
+    let line = OutputLine { service: "git", id: ID, pid: 5, text: Ok(text) };
 
     machine.log(LogTarget::Journal, Level::Info, None).output(&line);
     let fields = parse(&receive(&journal).unwrap());

@@ -20,7 +20,7 @@ use crate::admission::{ActivityWatch, Deadline, Deadlines, GRACE, Verdict};
 use crate::child::watch::TIMED_OUT;
 use crate::client::{Connection, ConnectionId, Traffic, process_of};
 use crate::ipc::reports::{ChildReport, FAILED_TO_BEGIN, Failure, Served};
-use crate::journal::{Exit, OutputLine};
+use crate::journal::{Exit, LeftOut, OutputLine};
 use crate::scoreboard::{Overdue, Row, Scoreboard, Slot};
 use crate::sys::dontfork::DontForkAlloc;
 use crate::sys::epoll::Poller;
@@ -443,15 +443,9 @@ fn serves<S: Deref<Target = Scoreboard>>(child: Option<&Child<S>>, number: u64) 
 
 fn write(books: &Books<'_>, id: ConnectionId, pid: Pid, said: Said<'_>) {
     let service = books.service;
-    match said {
-        Said::Line(text) => books.log.output(&OutputLine { service, id, pid, text }),
-        Said::LeftOut(count) => {
-            let text = format!(
-                "[{count} lines more are left out: a connection has {} in {} s]",
-                output::LINES,
-                output::WINDOW.as_secs()
-            );
-            books.log.output(&OutputLine { service, id, pid, text: text.as_bytes() });
-        }
-    }
+    let text = match said {
+        Said::Line(text) => Ok(text),
+        Said::LeftOut(lines) => Err(LeftOut { lines, allowed: output::LINES, per: output::WINDOW }),
+    };
+    books.log.output(&OutputLine { service, id, pid, text });
 }
