@@ -40,7 +40,7 @@ pub fn config(text: &[u8]) {
 fn load(text: &[u8], unfinished: bool) -> Result<Loaded, Diagnostics> {
     let none = Path::new("/proc/self/none");
     let accounts = Accounts { passwd: none.into(), group: none.into(), getent: None };
-    let machine = Machine { accounts: &accounts, current: None, unfinished };
+    let machine = Machine { accounts, unfinished, ..Machine::default() };
     config::load_text(Path::new("p.toml"), text, &machine)
 }
 

@@ -37,6 +37,9 @@ pub fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|command| command == supervisor::TRIAL_COMMAND) {
         return ExitCode::from(supervisor::trial());
     }
+    if std::env::args_os().nth(1).is_some_and(|command| command == supervisor::LOAD_COMMAND) {
+        return ExitCode::from(supervisor::load());
+    }
     if let Err(error) = sys::fd::fill_standard() {
         output::complain(format_args!("preforkd: cannot open /dev/null: {error}"));
         return ExitCode::from(exit::OS);

@@ -7,7 +7,7 @@ use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
 use crate::config::flags::{Given, from_flags};
 use crate::config::key::{Kind, Part};
 use crate::config::keys::{Flag, flags};
-use crate::config::{self, Config, Diagnostics};
+use crate::config::{self, Config, Diagnostics, Machine};
 
 const ADDRESS: &str = "ADDRESS";
 const HANDLER: &str = "HANDLER";
@@ -53,7 +53,8 @@ fn argument(flag: Flag) -> Arg {
 /// The configuration that a command line describes.
 pub(crate) fn config(matches: &ArgMatches) -> Result<Config, Diagnostics> {
     let current = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
-    from_flags(&name(matches), &given(matches), &current).map_err(|problems| with_hint(problems, matches))
+    let machine = Machine { current: Some(&current), ..Machine::default() };
+    from_flags(&name(matches), &given(matches), &machine).map_err(|problems| with_hint(problems, matches))
 }
 
 /// Everything that was given, in the order of the usage text.

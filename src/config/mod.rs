@@ -36,8 +36,9 @@ pub(crate) use diagnostic::Diagnostics;
 pub(crate) use document::make_name;
 pub(crate) use draft::HANDLERS;
 pub(crate) use load::{Loaded, load};
+pub(crate) use service::Machine;
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use {accounts::Accounts, load::load_text, service::Machine};
+pub(crate) use {accounts::Accounts, load::load_text};
 
 /// Where `preforkd run` looks without `--config`; the drop-ins are `preforkd.d/*.toml` beside it.
 pub(crate) const DEFAULT_PATH: &str = "/etc/preforkd/preforkd.toml";
@@ -67,7 +68,7 @@ pub(crate) const OWN_VARIABLES: [&str; 16] = [
 ];
 
 /// A whole configuration, checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Config {
     /// `[supervisor]`.
     pub(crate) supervisor: Supervisor,

@@ -1,11 +1,12 @@
 //! A service: what its section says, checked against the machine.
 
+use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 
 use toml::Spanned;
 
-use super::accounts::{Accounts, Group, User, id};
+use super::accounts::{Accounts, Group, Unanswered, User, id};
 use super::diagnostic::nearest;
 use super::document::Section;
 use super::draft::ServiceDraft;
@@ -14,14 +15,21 @@ use super::value::{Fault, Faults};
 use super::{Address, Credentials, Identity, Job, Service, SocketOptions, Stderr};
 
 /// The machine that a configuration is checked against.
-#[derive(Debug)]
 pub(crate) struct Machine<'a> {
     /// Its users and groups.
-    pub(crate) accounts: &'a Accounts,
+    pub(crate) accounts: Accounts,
     /// Where relative program paths start, on a command line.
     pub(crate) current: Option<&'a Path>,
     /// Whether keys that are refused yet are taken, for the tests of what will become of them.
     pub(crate) unfinished: bool,
+    /// Hears what will be waited for, before it is: a file server or another program may never answer.
+    pub(crate) waits_for: &'a dyn Fn(fmt::Arguments<'_>),
+}
+
+impl Default for Machine<'_> {
+    fn default() -> Self {
+        Machine { accounts: Accounts::default(), current: None, unfinished: false, waits_for: &|_| () }
+    }
 }
 
 /// The service, or what is wrong with it beyond the faults of single keys.
@@ -31,6 +39,7 @@ pub(crate) fn resolve(
     mut draft: ServiceDraft,
     machine: &Machine<'_>,
 ) -> Result<Service, Faults> {
+    (machine.waits_for)(format_args!("what the service {name} names: programs, directories, sockets"));
     let mut faults = Faults::new();
     let mut keep = |fault| faults.push(fault);
     if !section.partial && span(section, "listen").is_none() {
@@ -51,7 +60,7 @@ pub(crate) fn resolve(
         Some(path) if !broken_chroot => files::directory(path, root).map_err(&mut keep).ok(),
         _ => None,
     };
-    let user = credentials(&draft, machine.accounts).unwrap_or_else(|mut found| {
+    let user = credentials(&draft, machine).unwrap_or_else(|mut found| {
         found.drain(..).for_each(&mut keep);
         None
     });
@@ -164,7 +173,12 @@ fn spares(section: &Section<'_>, draft: &ServiceDraft, job: Option<&Job>) -> Res
 }
 
 /// Who the connection processes become.
-fn credentials(draft: &ServiceDraft, accounts: &Accounts) -> Result<Option<Credentials>, Faults> {
+fn credentials(draft: &ServiceDraft, machine: &Machine<'_>) -> Result<Option<Credentials>, Faults> {
+    let accounts = &machine.accounts;
+    for name in [&draft.user, &draft.group].into_iter().flatten() {
+        let name = name.get_ref();
+        (machine.waits_for)(format_args!("\"{name}\" in /etc/passwd, /etc/group and what getent asks"));
+    }
     let mut faults = Faults::new();
     let group = draft.group.as_ref().map(|name| find_group(name, accounts)).transpose();
     let group = group.unwrap_or_else(|fault| {
@@ -196,7 +210,8 @@ fn become_user(
     group_is_given: bool,
     accounts: &Accounts,
 ) -> Result<Credentials, Fault> {
-    let user = accounts.user(name.get_ref());
+    let unanswered = |why| unanswered(name, &why);
+    let user = accounts.user(name.get_ref()).map_err(unanswered)?;
     let (uid, gid) = match (&user, id(name.get_ref())) {
         (Some(user), _) => (user.uid, group.map_or(user.gid, |group| group.gid)),
         // A group that was not found has been reported; the number stands for it meanwhile.
@@ -207,11 +222,19 @@ fn become_user(
         }
         (None, None) => return Err(unknown_user(name, accounts)),
     };
-    let mut groups = user.map(|User { name, .. }| accounts.memberships(&name)).unwrap_or_default();
+    let mut groups = match user {
+        Some(User { name, .. }) => accounts.memberships(&name).map_err(unanswered)?,
+        None => Vec::new(),
+    };
     groups.push(gid);
     groups.sort_unstable();
     groups.dedup();
     Ok(Credentials { name: name.get_ref().clone(), uid, gid, groups })
+}
+
+fn unanswered(name: &Spanned<String>, why: &Unanswered) -> Fault {
+    Fault::new(name.span(), why.to_string())
+        .help("see whom nsswitch.conf(5) has it ask, and try getent on the command line")
 }
 
 fn unknown_user(name: &Spanned<String>, accounts: &Accounts) -> Fault {
@@ -222,7 +245,7 @@ fn unknown_user(name: &Spanned<String>, accounts: &Accounts) -> Fault {
 }
 
 fn find_group(name: &Spanned<String>, accounts: &Accounts) -> Result<Group, Fault> {
-    if let Some(group) = accounts.group(name.get_ref()) {
+    if let Some(group) = accounts.group(name.get_ref()).map_err(|why| unanswered(name, &why))? {
         return Ok(group);
     }
     if let Some(gid) = id(name.get_ref()) {

@@ -159,9 +159,7 @@ impl Supervisor {
 
     /// Takes the rollout as far as it can go now.
     pub(super) fn advance_rollout(&mut self) {
-        if self.rollout.is_none() {
-            self.begin_wanted_reload();
-        }
+        self.begin_wanted_reload();
         let Some(rollout) = &mut self.rollout else { return };
         if rollout.stage == RolloutStage::Preparing {
             let mut new = self.workers.iter().filter(|(_, worker)| worker.generation == rollout.generation);
@@ -180,7 +178,7 @@ impl Supervisor {
         } else if rollout.deadline <= Instant::now() {
             self.abort(&format!("its workers did not get ready within {} s", PATIENCE.as_secs()), exit::OS);
         }
-        if self.rollout.is_none() && self.reload_wanted.is_some() {
+        if !self.is_reloading() && self.reload_wanted.is_some() {
             // No event need come that would take it further: perhaps it has nothing to start and nothing to retire.
             self.advance_rollout();
         }
@@ -213,7 +211,8 @@ impl Supervisor {
 
     /// Gives the new generation up because everything ends.
     pub(super) fn give_up_rollout(&mut self, reason: &str) {
-        let under_way = self.drop_rollout().into_iter().flatten();
+        let loading = self.loader.take().map(|loader| loader.end(&self.poller)).into_iter().flatten();
+        let under_way = self.drop_rollout().into_iter().flatten().chain(loading);
         let waiting = self.reload_wanted.take().into_iter().flatten();
         for client in under_way.chain(waiting).collect::<Vec<_>>() {
             self.answer(client, &Answer::Refused(reason.to_owned()));

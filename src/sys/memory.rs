@@ -46,6 +46,23 @@ pub(crate) fn sealed(name: &CStr, content: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
+/// The content of a memory file of at most `longest` bytes that nobody can change any more, as [`sealed`] makes it.
+///
+/// # Errors
+///
+/// `InvalidData` if it can be changed or is longer.
+pub(crate) fn read_sealed(fd: OwnedFd, longest: u64) -> io::Result<Vec<u8>> {
+    use std::io::Read;
+    let seals = SealFlag::from_bits_truncate(fcntl(&fd, FcntlArg::F_GET_SEALS)?);
+    let mut file = File::from(fd);
+    if !seals.contains(SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW) || file.metadata()?.len() > longest {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the memory file is too long or not sealed"));
+    }
+    let mut content = Vec::new();
+    file.read_to_end(&mut content)?;
+    Ok(content)
+}
+
 /// A mapping of a memory file, shared with every process that maps the same file, absent from forked children.
 #[derive(Debug)]
 pub(crate) struct Mapping {

@@ -107,8 +107,8 @@ fn flags_equal_a_file() {
         given.push(Given { label: key.into(), part: Part::Service, key, kind: Kind::List, texts });
     }
     let accounts = fake(place.path());
-    let machine = Machine { accounts: &accounts, current: None, unfinished: false };
-    assert_eq!(from_flags_for("cat", &given, &machine).unwrap(), place.config());
+    let machine = Machine { accounts, ..Machine::default() };
+    assert_eq!(from_flags("cat", &given, &machine).unwrap(), place.config());
 }
 
 #[test]

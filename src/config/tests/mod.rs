@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::accounts::tests::fake;
-use crate::config::flags::{Given, from_flags_for};
+use crate::config::flags::{Given, from_flags};
 use crate::config::key::{Apply, Kind, Part};
 use crate::config::keys::{LOG, SERVICE, SUPERVISOR, flags};
-use crate::config::load::{Loaded, load_for, load_on};
+use crate::config::load::{Loaded, load};
 use crate::config::service::Machine;
 use crate::journal::{Level, LogTarget};
 
@@ -41,7 +41,11 @@ impl Place {
     }
 
     fn load(&self) -> Result<Loaded, Diagnostics> {
-        load_for(&self.path().join("p.toml"), &fake(self.path()))
+        self.load_on(&Machine { accounts: fake(self.path()), ..Machine::default() })
+    }
+
+    fn load_on(&self, machine: &Machine<'_>) -> Result<Loaded, Diagnostics> {
+        load(&self.path().join("p.toml"), machine)
     }
 
     fn config(&self) -> Config {
@@ -50,8 +54,7 @@ impl Place {
 
     /// With the keys that are refused yet.
     fn load_unfinished(&self) -> Result<Loaded, Diagnostics> {
-        let machine = Machine { accounts: &fake(self.path()), current: None, unfinished: true };
-        load_on(&self.path().join("p.toml"), &machine)
+        self.load_on(&Machine { accounts: fake(self.path()), unfinished: true, ..Machine::default() })
     }
 
     /// What is said, with the directory shown as DIR.
