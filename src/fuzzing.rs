@@ -7,6 +7,7 @@ use crate::admission::prefixes::WrittenAt;
 use crate::admission::proxy::{self, LONGEST_V1, LONGEST_V2, Parsed, ProxyError};
 use crate::admission::rules::Action;
 use crate::admission::{Listed, Prefix, Rules};
+use crate::child::handler;
 use crate::client::ConnectionId;
 use crate::config::{self, Accounts, Diagnostics, Loaded, Machine, Service};
 use crate::control::server::understand;
@@ -40,7 +41,7 @@ pub fn config(text: &[u8]) {
 fn load(text: &[u8], unfinished: bool) -> Result<Loaded, Diagnostics> {
     let none = Path::new("/proc/self/none");
     let accounts = Accounts { passwd: none.into(), group: none.into(), getent: None };
-    let machine = Machine { accounts, unfinished, ..Machine::default() };
+    let machine = Machine { accounts, unfinished, ..Machine::with(&handler::NAMES) };
     config::load_text(Path::new("p.toml"), text, &machine)
 }
 

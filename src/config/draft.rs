@@ -8,17 +8,16 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::address::AddressError;
-use super::diagnostic::nearest;
 use super::value::{
     self, Fault, Faults, Value, choice, collect, decode, name_or_number, one_or_more, set, text, whole,
 };
-use super::{Address, Builtin, Limit, OWN_VARIABLES, Stderr, admission, limits as limit_table};
+use super::{Address, Limit, OWN_VARIABLES, Stderr, admission, limits as limit_table};
 
 /// What the keys of a section said.
 #[derive(Debug, Default)]
 pub(crate) struct ServiceDraft {
     pub(crate) listen: Vec<Spanned<Address>>,
-    pub(crate) handler: Option<Builtin>,
+    pub(crate) handler: Option<Spanned<String>>,
     pub(crate) exec: Option<Exec>,
     pub(crate) workers: Option<u16>,
     pub(crate) spare: Option<u32>,
@@ -48,15 +47,6 @@ pub(crate) struct Exec {
     /// argv, not empty.
     pub(crate) arguments: Vec<String>,
 }
-
-/// The built-in handlers by name.
-pub(crate) const HANDLERS: [(&str, Builtin); 5] = [
-    ("echo", Builtin::Echo),
-    ("discard", Builtin::Discard),
-    ("chargen", Builtin::Chargen),
-    ("daytime", Builtin::Daytime),
-    ("time", Builtin::Time),
-];
 
 type Applied = Result<(), Faults>;
 
@@ -93,15 +83,8 @@ fn address(value: &Value<'_>) -> Result<Address, Fault> {
     })
 }
 
-pub(super) fn handler(value: &Value<'_>) -> Result<Builtin, Fault> {
-    let known = text(value)?;
-    choice(value, &HANDLERS).map_err(|_| {
-        let names: Vec<&str> = HANDLERS.iter().map(|(name, _)| *name).collect();
-        let guess = nearest(&known, names.iter().copied());
-        let guess = guess.map(|name| format!("did you mean \"{name}\"? ")).unwrap_or_default();
-        let help = format!("{guess}the handlers: {}; a program is run with exec", names.join(", "));
-        Fault::new(value.span(), format!("there is no handler \"{known}\"")).help(help)
-    })
+pub(super) fn handler(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+    set(&mut draft.handler, text(value).map(|name| spanned(value, name)))
 }
 
 pub(super) fn exec(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {

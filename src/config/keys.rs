@@ -106,7 +106,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 37] = [
         default: None,
         example: "\"echo\"",
         doc: "A built-in service: echo, discard, chargen, daytime or time",
-        apply: Apply::Set(|draft, value| set(&mut draft.handler, draft::handler(value))),
+        apply: Apply::Set(draft::handler),
     },
     Key {
         name: "exec",

@@ -34,7 +34,6 @@ use crate::journal::LogSettings;
 pub(crate) use address::Address;
 pub(crate) use diagnostic::Diagnostics;
 pub(crate) use document::make_name;
-pub(crate) use draft::HANDLERS;
 pub(crate) use load::{Loaded, load};
 pub(crate) use service::Machine;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -126,26 +125,10 @@ pub(crate) struct Service {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Job {
-    /// A built-in handler.
-    Handler(Builtin),
+    /// The handler with this name.
+    Handler(String),
     /// A program with the connection on its fds 0 and 1.
     Exec(Program),
-}
-
-/// The built-in handlers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Builtin {
-    /// RFC 862.
-    Echo,
-    /// RFC 863.
-    Discard,
-    /// RFC 864.
-    Chargen,
-    /// RFC 867.
-    Daytime,
-    /// RFC 868.
-    Time,
 }
 
 /// A program to exec.

@@ -18,6 +18,8 @@ use super::{Address, Credentials, Identity, Job, Service, SocketOptions, Stderr}
 pub(crate) struct Machine<'a> {
     /// Its users and groups.
     pub(crate) accounts: Accounts,
+    /// The names of its handlers.
+    pub(crate) handlers: &'a [&'a str],
     /// Where relative program paths start, on a command line.
     pub(crate) current: Option<&'a Path>,
     /// Whether keys that are refused yet are taken, for the tests of what will become of them.
@@ -26,9 +28,11 @@ pub(crate) struct Machine<'a> {
     pub(crate) waits_for: &'a dyn Fn(fmt::Arguments<'_>),
 }
 
-impl Default for Machine<'_> {
-    fn default() -> Self {
-        Machine { accounts: Accounts::default(), current: None, unfinished: false, waits_for: &|_| () }
+impl<'a> Machine<'a> {
+    /// This one, in a program with these handlers.
+    pub(crate) fn with(handlers: &'a [&'a str]) -> Self {
+        let accounts = Accounts::default();
+        Machine { accounts, handlers, current: None, unfinished: false, waits_for: &|_| () }
     }
 }
 
@@ -64,7 +68,8 @@ pub(crate) fn resolve(
         found.drain(..).for_each(&mut keep);
         None
     });
-    let job = if broken_chroot { Ok(None) } else { job(name, section, &draft, root) };
+    let handler = draft.handler.take().and_then(|name| handler(name, machine).map_err(&mut keep).ok());
+    let job = if broken_chroot { Ok(None) } else { job(name, section, handler, &draft, root) };
     let job = job.map_err(&mut keep).ok().flatten();
     let spare = spares(section, &draft, job.as_ref()).map_err(&mut keep).unwrap_or(0);
     let admission = std::mem::take(&mut draft.admission).check(section.origin).map_err(&mut keep).ok();
@@ -118,10 +123,21 @@ fn span(section: &Section<'_>, wanted: &str) -> Option<Range<usize>> {
     section.table.iter().find(|(key, _)| key.get_ref() == wanted).map(|(key, _)| key.span())
 }
 
+fn handler(name: Spanned<String>, machine: &Machine<'_>) -> Result<String, Fault> {
+    if machine.handlers.contains(&name.get_ref().as_str()) {
+        return Ok(name.into_inner());
+    }
+    let guess = nearest(name.get_ref(), machine.handlers.iter().copied());
+    let guess = guess.map(|name| format!("did you mean \"{name}\"? ")).unwrap_or_default();
+    let help = format!("{guess}the handlers: {}; a program is run with exec", machine.handlers.join(", "));
+    Err(Fault::new(name.span(), format!("there is no handler \"{}\"", name.get_ref())).help(help))
+}
+
 /// `None` if the key that says it has a fault of its own.
 fn job(
     name: &str,
     section: &Section<'_>,
+    handler: Option<String>,
     draft: &ServiceDraft,
     root: Root<'_>,
 ) -> Result<Option<Job>, Fault> {
@@ -137,7 +153,7 @@ fn job(
                 Fault::new(section.header.clone(), format!("service \"{name}\" does not say what it serves"));
             Err(fault.help("add handler = \"echo\" for a built-in service, or exec = [\"/PATH/OF/PROGRAM\"]"))
         }
-        (Some(_), None) => Ok(draft.handler.map(Job::Handler)),
+        (Some(_), None) => Ok(handler.map(Job::Handler)),
         (None, Some(_)) => match &draft.exec {
             Some(exec) => files::program(exec, &draft.environment, root).map(Job::Exec).map(Some),
             None => Ok(None),

@@ -128,8 +128,8 @@ fn cannot_be_read(error: &io::Error) -> String {
     format!("the checked configuration cannot be handed over: {error}")
 }
 
-/// Reads the configuration at the path that is the only argument: the whole life of such a process.
-pub(crate) fn load() -> u8 {
+/// Reads the configuration at the path that is the only argument, for a program with these handlers: the whole life of such a process.
+pub(crate) fn load(handlers: &[&str]) -> u8 {
     let (Ok(link), Some(path)) = (fd::inherited(3), std::env::args_os().nth(2)) else {
         return exit::USAGE;
     };
@@ -137,18 +137,18 @@ pub(crate) fn load() -> u8 {
     let sent = process::end_with_parent()
         // What is said must arrive, when the supervisor has the time.
         .and_then(|()| fd::set_nonblocking(link.as_fd(), false))
-        .and_then(|()| send(link.as_fd(), &outcome(path.as_ref(), link.as_fd())));
+        .and_then(|()| send(link.as_fd(), &outcome(path.as_ref(), handlers, link.as_fd())));
     if sent.is_ok() { exit::OK } else { exit::OS }
 }
 
-fn outcome(path: &Path, link: BorrowedFd<'_>) -> Outcome {
+fn outcome(path: &Path, handlers: &[&str], link: BorrowedFd<'_>) -> Outcome {
     let waits_for = |what: fmt::Arguments<'_>| {
         if message::send(link, what.to_string().as_bytes()).is_err() {
             // The supervisor is gone.
             process::exit(exit::OS);
         }
     };
-    let loaded = config::load(path, &Machine { waits_for: &waits_for, ..Machine::default() })
+    let loaded = config::load(path, &Machine { waits_for: &waits_for, ..Machine::with(handlers) })
         .map_err(|errors| errors.to_string())?;
     let warnings = loaded.warnings.iter().map(ToString::to_string).collect();
     Ok(Checked { config: loaded.config, warnings })

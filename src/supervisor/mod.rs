@@ -97,10 +97,10 @@ pub(crate) enum ConfigSource {
 }
 
 impl ConfigSource {
-    /// Reads it; for the command line there is nothing to read.
-    pub(crate) fn load(&self) -> Result<Loaded, Diagnostics> {
+    /// Reads it for a program with these handlers; for the command line there is nothing to read.
+    pub(crate) fn load(&self, handlers: &[&str]) -> Result<Loaded, Diagnostics> {
         let ConfigSource::File { path, .. } = self else { return Err(Diagnostics::default()) };
-        let mut loaded = config::load(path, &Machine::default())?;
+        let mut loaded = config::load(path, &Machine::with(handlers))?;
         self.adjust(&mut loaded.config);
         Ok(loaded)
     }

@@ -14,7 +14,7 @@ fn an_empty_service_has_the_defaults() {
     let expected = Service {
         name: "x".into(),
         listen: vec!["127.0.0.1:7".parse().unwrap()],
-        job: Job::Handler(Builtin::Echo),
+        job: Job::Handler("echo".into()),
         workers: u16::try_from(cpus).unwrap(),
         spare: 0,
         connections_per_child: 1,
@@ -107,7 +107,7 @@ fn flags_equal_a_file() {
         given.push(Given { label: key.into(), part: Part::Service, key, kind: Kind::List, texts });
     }
     let accounts = fake(place.path());
-    let machine = Machine { accounts, ..Machine::default() };
+    let machine = Machine { accounts, ..Machine::with(&HANDLERS) };
     assert_eq!(from_flags("cat", &given, &machine).unwrap(), place.config());
 }
 

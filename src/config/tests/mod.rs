@@ -18,6 +18,9 @@ use crate::config::load::{Loaded, load};
 use crate::config::service::Machine;
 use crate::journal::{Level, LogTarget};
 
+/// What a program with handlers may have.
+const HANDLERS: [&str; 5] = ["echo", "discard", "chargen", "daytime", "time"];
+
 /// A machine with a configuration directory of its own.
 struct Place {
     directory: tempfile::TempDir,
@@ -41,7 +44,7 @@ impl Place {
     }
 
     fn load(&self) -> Result<Loaded, Diagnostics> {
-        self.load_on(&Machine { accounts: fake(self.path()), ..Machine::default() })
+        self.load_on(&Machine { accounts: fake(self.path()), ..Machine::with(&HANDLERS) })
     }
 
     fn load_on(&self, machine: &Machine<'_>) -> Result<Loaded, Diagnostics> {
@@ -54,7 +57,7 @@ impl Place {
 
     /// With the keys that are refused yet.
     fn load_unfinished(&self) -> Result<Loaded, Diagnostics> {
-        self.load_on(&Machine { accounts: fake(self.path()), unfinished: true, ..Machine::default() })
+        self.load_on(&Machine { accounts: fake(self.path()), unfinished: true, ..Machine::with(&HANDLERS) })
     }
 
     /// What is said, with the directory shown as DIR.
