@@ -12,36 +12,31 @@ use crate::client::ConnectionId;
 use crate::config::{self, Accounts, Diagnostics, Loaded, Machine, Service};
 use crate::control::server::understand;
 use crate::ipc::reports::ChildReport;
-use crate::journal::{OutputLine, forms};
+use crate::journal::{OutputLine, forms, is_special};
 use crate::spare::events;
 
 /// A configuration's text is a configuration or is complained about, and both can be shown.
 ///
 /// A service survives the way to its worker, and a complaint does nothing to a terminal.
 pub fn config(text: &[u8]) {
-    let finished = load(text, false);
-    let unfinished = load(text, true);
-    assert!(finished.is_err() || unfinished.is_ok(), "a key that is taken is refused by a later version");
-    for outcome in [finished, unfinished] {
-        match outcome {
-            Ok(Loaded { config, warnings }) => {
-                assert!(!config.services.is_empty() && warnings.errors() == 0);
-                config.services.iter().for_each(check_service);
-                check_shown(&warnings);
-            }
-            Err(problems) => {
-                assert!(problems.errors() > 0);
-                check_shown(&problems);
-            }
+    match load(text) {
+        Ok(Loaded { config, warnings }) => {
+            assert!(!config.services.is_empty() && warnings.errors() == 0);
+            config.services.iter().for_each(check_service);
+            check_shown(&warnings);
+        }
+        Err(problems) => {
+            assert!(problems.errors() > 0);
+            check_shown(&problems);
         }
     }
 }
 
 /// On a machine without users, so that no file but programs and directories is looked for.
-fn load(text: &[u8], unfinished: bool) -> Result<Loaded, Diagnostics> {
+fn load(text: &[u8]) -> Result<Loaded, Diagnostics> {
     let none = Path::new("/proc/self/none");
     let accounts = Accounts { passwd: none.into(), group: none.into(), getent: None };
-    let machine = Machine { accounts, unfinished, ..Machine::with(&handler::NAMES) };
+    let machine = Machine { accounts, ..Machine::with(&handler::NAMES) };
     config::load_text(Path::new("p.toml"), text, &machine)
 }
 
@@ -55,7 +50,7 @@ fn check_service(service: &Service) {
 fn check_shown(problems: &Diagnostics) {
     let shown = problems.to_string();
     // What the log escapes, except the newlines and backslashes that are our own.
-    let obeyed = |c: char| c != '\\' && forms::is_special(c);
+    let obeyed = |c: char| c != '\\' && is_special(c);
     assert!(!shown.chars().any(|c| c != '\n' && obeyed(c)), "{shown:?}");
     assert!(!problems.first_line().chars().any(obeyed), "{shown:?}");
 }
@@ -236,7 +231,7 @@ pub fn escape(bytes: &[u8]) {
 
 fn check_escaped(bytes: &[u8]) {
     let shown = String::from_utf8(forms::escaped(bytes, None)).unwrap_or_else(|_| "\n".to_owned());
-    assert!(!shown.chars().any(|c| c != '\\' && forms::is_special(c)), "{shown:?}");
+    assert!(!shown.chars().any(|c| c != '\\' && is_special(c)), "{shown:?}");
     if unescape(&shown).as_deref() != Some(bytes) {
         let (kept, mark) = shown.rsplit_once("... [").unwrap_or_default();
         let kept = unescape(kept).unwrap_or_default();

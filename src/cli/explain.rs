@@ -98,10 +98,10 @@ impl Explained<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::tests::unfinished;
+    use crate::config::tests::service;
 
     fn explain(lines: &str, address: &str) -> String {
-        let service = unfinished(&format!("[service.x]\nhandler = \"echo\"\nlisten = \"fd:x\"\n{lines}\n"));
+        let service = service(&format!("[service.x]\nhandler = \"echo\"\nlisten = \"fd:x\"\n{lines}\n"));
         let text = Explained { service: &service, address: parse(address).unwrap() }.to_string();
         // The file is in a temporary directory.
         let words = text.split_inclusive(' ').map(|word| match word.rsplit_once("/p.toml") {

@@ -9,7 +9,8 @@ use toml::de::DeValue;
 
 use super::address::AddressError;
 use super::value::{
-    self, Fault, Faults, Value, choice, collect, decode, name_or_number, one_or_more, set, text, whole,
+    self, Applied, Fault, Faults, Value, choice, collect, decode, name_or_number, one_or_more, set, text,
+    whole,
 };
 use super::{Address, Limit, OWN_VARIABLES, Stderr, admission, limits as limit_table};
 
@@ -48,12 +49,6 @@ pub(crate) struct Exec {
     pub(crate) arguments: Vec<String>,
 }
 
-type Applied = Result<(), Faults>;
-
-fn one(fault: Fault) -> Faults {
-    vec![fault]
-}
-
 fn spanned<T>(value: &Value<'_>, inner: T) -> Spanned<T> {
     Spanned::new(value.span(), inner)
 }
@@ -61,7 +56,7 @@ fn spanned<T>(value: &Value<'_>, inner: T) -> Spanned<T> {
 pub(super) fn listen(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
     let entries = one_or_more(value);
     if entries.is_empty() {
-        return Err(one(Fault::new(value.span(), "the list is empty").help("a service listens somewhere")));
+        return Err(Fault::new(value.span(), "the list is empty").help("a service listens somewhere").into());
     }
     let mut faults = Faults::new();
     for entry in entries {
@@ -91,7 +86,7 @@ pub(super) fn exec(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
     const RIGHT: &str = "write a list, the program first, as in [\"/usr/bin/rsync\", \"--daemon\"]";
     let DeValue::Array(entries) = value.get_ref() else {
         let message = format!("{} where a list of strings is expected", value.get_ref().type_str());
-        return Err(one(Fault::new(value.span(), message).help(RIGHT)));
+        return Err(Fault::new(value.span(), message).help(RIGHT).into());
     };
     let arguments = collect(entries.iter(), text)?;
     match (arguments.first().map(String::as_str), entries.iter().next()) {
@@ -99,7 +94,7 @@ pub(super) fn exec(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
             draft.exec = Some(Exec { span: first.span(), arguments });
             Ok(())
         }
-        _ => Err(one(Fault::new(value.span(), "the program is missing").help(RIGHT))),
+        _ => Err(Fault::new(value.span(), "the program is missing").help(RIGHT).into()),
     }
 }
 
@@ -153,13 +148,13 @@ pub(super) fn environment(draft: &mut ServiceDraft, value: &Value<'_>) -> Applie
 
 pub(super) fn limits(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
     draft.limits = collect(table(value)?, |(key, value)| limit_table::limit(key, value))?;
-    draft.limits.sort_by_key(|limit| limit.resource);
+    draft.limits.sort_by_key(|limit| limit.kind.name);
     Ok(())
 }
 
 pub(super) fn table<'v, 'a>(value: &'v Value<'a>) -> Result<&'v toml::de::DeTable<'a>, Faults> {
     let what = value.get_ref().type_str();
-    let wrong = || one(Fault::new(value.span(), format!("{what} where a table is expected")));
+    let wrong = || Fault::new(value.span(), format!("{what} where a table is expected")).into();
     value.get_ref().as_table().ok_or_else(wrong)
 }
 

@@ -54,7 +54,17 @@ pub(crate) fn from_flags(name: &str, given: &[Given], machine: &Machine<'_>) -> 
     };
     let config = assemble(&sections, machine, &mut problems);
     problems.sort();
-    if problems.errors() == 0 { Ok(config) } else { Err(problems) }
+    match config {
+        Some(mut config) if problems.errors() == 0 => {
+            // Its default is for a file.
+            config
+                .supervisor
+                .control_socket
+                .take_if(|_| given.iter().all(|flag| flag.key != "control_socket"));
+            Ok(config)
+        }
+        _ => Err(problems),
+    }
 }
 
 /// The texts of a flag as the TOML value that a file would have.

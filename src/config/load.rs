@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
+use super::Config;
 use super::assemble::assemble;
 use super::diagnostic::{Diagnostic, Diagnostics, Place, Severity};
 use super::document::{parse, sections};
 use super::service::Machine;
 use super::source::{ConfigFile, read};
-use super::{Config, DEFAULT_CONTROL_SOCKET};
 
 /// A configuration that can be used.
 #[derive(Debug)]
@@ -44,14 +44,16 @@ fn check(
     let unreadable = problems.errors() > 0;
     let mut found = Diagnostics::default();
     let sections = sections(trees, &mut found);
-    let mut config = assemble(&sections, machine, &mut found);
+    let config = assemble(&sections, machine, &mut found);
     problems.add_elsewhere(found);
-    config.supervisor.control_socket.get_or_insert_with(|| DEFAULT_CONTROL_SOCKET.into());
     if sections.services.is_empty() && !unreadable {
         problems.push(nothing_to_do(path));
     }
     problems.sort();
-    if problems.errors() == 0 { Ok(Loaded { config, warnings: problems }) } else { Err(problems) }
+    match config {
+        Some(config) if problems.errors() == 0 => Ok(Loaded { config, warnings: problems }),
+        _ => Err(problems),
+    }
 }
 
 fn nothing_to_do(path: &Path) -> Diagnostic {

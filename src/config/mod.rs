@@ -3,6 +3,13 @@
 //! Everything in these types has been checked: users are resolved to ids, programs and directories exist. A worker gets
 //! its [`Service`] serialised, as the supervisor checked it, and never reads a file of the configuration itself.
 
+/// The one place that says it, as the literal that the table of keys needs.
+macro_rules! control_socket {
+    () => {
+        "/run/preforkd/control.sock"
+    };
+}
+
 mod accounts;
 pub(crate) mod address;
 pub(crate) mod admission;
@@ -34,6 +41,7 @@ use crate::journal::LogSettings;
 pub(crate) use address::Address;
 pub(crate) use diagnostic::Diagnostics;
 pub(crate) use document::make_name;
+pub(crate) use limits::LimitKind;
 pub(crate) use load::{Loaded, load};
 pub(crate) use service::Machine;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -42,7 +50,7 @@ pub(crate) use {accounts::Accounts, load::load_text};
 /// Where `preforkd run` looks without `--config`; the drop-ins are `preforkd.d/*.toml` beside it.
 pub(crate) const DEFAULT_PATH: &str = "/etc/preforkd/preforkd.toml";
 /// Where `preforkd run` listens for `reload` and `status`, and where these look for it.
-pub(crate) const DEFAULT_CONTROL_SOCKET: &str = "/run/preforkd/control.sock";
+pub(crate) const DEFAULT_CONTROL_SOCKET: &str = control_socket!();
 /// What an exec'ed program finds in `PATH` unless `environment` says otherwise.
 pub(crate) const DEFAULT_PROGRAM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -141,7 +149,7 @@ pub(crate) struct Program {
 }
 
 /// Who a connection process is and where it stands.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Identity {
     /// The user, group and supplementary groups to become; `None` keeps those of the supervisor.
     pub(crate) user: Option<Credentials>,
@@ -149,8 +157,8 @@ pub(crate) struct Identity {
     pub(crate) chroot: Option<PathBuf>,
     /// The working directory, inside `chroot` if there is one; `/` without it.
     pub(crate) working_directory: Option<PathBuf>,
-    /// The file mode creation mask; 022 without it.
-    pub(crate) umask: Option<u32>,
+    /// The file mode creation mask.
+    pub(crate) umask: u32,
     /// The nice value, -20 to 19.
     pub(crate) nice: Option<i32>,
 }
@@ -171,31 +179,10 @@ pub(crate) struct Credentials {
 /// One resource limit; soft and hard value are the same. `u64::MAX` is "unlimited".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Limit {
-    /// Which.
-    pub(crate) resource: Resource,
+    /// Of what.
+    pub(crate) kind: LimitKind,
     /// In setrlimit(2)'s unit.
     pub(crate) value: u64,
-}
-
-/// The resources of setrlimit(2), by the names that `limits` uses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[allow(missing_docs, reason = "the names are setrlimit(2)'s")]
-pub(crate) enum Resource {
-    As,
-    Core,
-    Cpu,
-    Data,
-    Fsize,
-    Memlock,
-    Msgqueue,
-    Nice,
-    Nofile,
-    Nproc,
-    Rtprio,
-    Rttime,
-    Sigpending,
-    Stack,
 }
 
 /// Where the stderr of a program goes.

@@ -12,7 +12,7 @@ use super::document::Section;
 use super::draft::ServiceDraft;
 use super::files::{self, Root};
 use super::value::{Fault, Faults};
-use super::{Address, Credentials, Identity, Job, Service, SocketOptions, Stderr};
+use super::{Address, Credentials, Identity, Job, Service, SocketOptions};
 
 /// The machine that a configuration is checked against.
 pub(crate) struct Machine<'a> {
@@ -22,8 +22,6 @@ pub(crate) struct Machine<'a> {
     pub(crate) handlers: &'a [&'a str],
     /// Where relative program paths start, on a command line.
     pub(crate) current: Option<&'a Path>,
-    /// Whether keys that are refused yet are taken, for the tests of what will become of them.
-    pub(crate) unfinished: bool,
     /// Hears what will be waited for, before it is: a file server or another program may never answer.
     pub(crate) waits_for: &'a dyn Fn(fmt::Arguments<'_>),
 }
@@ -32,17 +30,17 @@ impl<'a> Machine<'a> {
     /// This one, in a program with these handlers.
     pub(crate) fn with(handlers: &'a [&'a str]) -> Self {
         let accounts = Accounts::default();
-        Machine { accounts, handlers, current: None, unfinished: false, waits_for: &|_| () }
+        Machine { accounts, handlers, current: None, waits_for: &|_| () }
     }
 }
 
-/// The service, or what is wrong with it beyond the faults of single keys.
+/// The service, or what is wrong with it beyond the faults of single keys; `None` if it is those.
 pub(crate) fn resolve(
     name: &str,
     section: &Section<'_>,
     mut draft: ServiceDraft,
     machine: &Machine<'_>,
-) -> Result<Service, Faults> {
+) -> Result<Option<Service>, Faults> {
     (machine.waits_for)(format_args!("what the service {name} names: programs, directories, sockets"));
     let mut faults = Faults::new();
     let mut keep = |fault| faults.push(fault);
@@ -71,32 +69,37 @@ pub(crate) fn resolve(
     let handler = draft.handler.take().and_then(|name| handler(name, machine).map_err(&mut keep).ok());
     let job = if broken_chroot { Ok(None) } else { job(name, section, handler, &draft, root) };
     let job = job.map_err(&mut keep).ok().flatten();
-    let spare = spares(section, &draft, job.as_ref()).map_err(&mut keep).unwrap_or(0);
-    let admission = std::mem::take(&mut draft.admission).check(section.origin).map_err(&mut keep).ok();
+    let spare = spares(section, &draft, job.as_ref()).map_err(&mut keep).ok().flatten();
+    let admission =
+        std::mem::take(&mut draft.admission).check(section.origin).map_err(&mut keep).ok().flatten();
 
-    let (Some(job), Some(admission), true) = (job, admission, faults.is_empty()) else {
+    if !faults.is_empty() {
         return Err(faults);
+    }
+    // What is missing now is a key whose fault has been reported.
+    let service = || {
+        Some(Service {
+            name: name.to_owned(),
+            listen: draft.listen.into_iter().map(Spanned::into_inner).collect(),
+            job: job?,
+            workers: draft.workers.unwrap_or_else(cpus),
+            spare: spare?,
+            connections_per_child: draft.connections_per_child?,
+            max_connections: draft.max_connections?,
+            admission: admission?,
+            identity: Identity { user, chroot, working_directory, umask: draft.umask?, nice: draft.nice },
+            environment: draft.environment,
+            limits: draft.limits,
+            count_bytes: draft.count_bytes?,
+            stderr: draft.stderr?,
+            socket: SocketOptions {
+                backlog: draft.backlog?,
+                nodelay: draft.nodelay?,
+                keepalive: draft.keepalive?,
+            },
+        })
     };
-    Ok(Service {
-        name: name.to_owned(),
-        listen: draft.listen.into_iter().map(Spanned::into_inner).collect(),
-        job,
-        workers: draft.workers.unwrap_or_else(cpus),
-        spare,
-        connections_per_child: draft.connections_per_child.unwrap_or(1),
-        max_connections: draft.max_connections.unwrap_or(1000),
-        admission,
-        identity: Identity { user, chroot, working_directory, umask: draft.umask, nice: draft.nice },
-        environment: draft.environment,
-        limits: draft.limits,
-        count_bytes: draft.count_bytes.unwrap_or(true),
-        stderr: draft.stderr.unwrap_or(Stderr::Log),
-        socket: SocketOptions {
-            backlog: draft.backlog.unwrap_or(4096),
-            nodelay: draft.nodelay.unwrap_or(true),
-            keepalive: draft.keepalive.unwrap_or(false),
-        },
-    })
+    Ok(service())
 }
 
 /// What is no error, and does not do what its writer expects.
@@ -162,10 +165,10 @@ fn job(
 }
 
 /// How many connection processes are forked ahead. Those that serve more than one connection are spares by nature.
-fn spares(section: &Section<'_>, draft: &ServiceDraft, job: Option<&Job>) -> Result<u32, Fault> {
+fn spares(section: &Section<'_>, draft: &ServiceDraft, job: Option<&Job>) -> Result<Option<u32>, Fault> {
     let at = || span(section, "connections_per_child").unwrap_or_else(|| section.header.clone());
-    let wants_spares =
-        draft.spare.is_some_and(|spare| spare > 0) || draft.connections_per_child.unwrap_or(1) != 1;
+    let wants_spares = draft.spare.is_some_and(|spare| spare > 0)
+        || draft.connections_per_child.is_some_and(|connections| connections != 1);
     if wants_spares && !draft.admission.proxies.is_empty() {
         let at = span(section, "spare").unwrap_or_else(at);
         let message =
@@ -175,16 +178,17 @@ fn spares(section: &Section<'_>, draft: &ServiceDraft, job: Option<&Job>) -> Res
         );
     }
     match (draft.connections_per_child, draft.spare, job) {
-        (None | Some(1), spare, _) => Ok(spare.unwrap_or(0)),
+        (None | Some(1), spare, _) => Ok(spare),
         (Some(_), _, Some(Job::Exec(_))) => {
             let message = "a program serves one connection and ends; only handlers can serve more";
             Err(Fault::new(at(), message).help("remove the key, or write 1"))
         }
+        (Some(_), Some(0), _) if span(section, "spare").is_none() => Ok(Some(8)),
         (Some(_), Some(0), _) => {
             let message = "without spares there is no process that could serve more than one connection";
             Err(Fault::new(at(), message).help("add spare = 8, or remove this key"))
         }
-        (Some(_), spare, _) => Ok(spare.unwrap_or(8)),
+        (Some(_), spare, _) => Ok(spare),
     }
 }
 

@@ -58,6 +58,15 @@ impl Fault {
 /// All that is wrong with one value.
 pub(crate) type Faults = Vec<Fault>;
 
+/// What comes of keeping a value.
+pub(crate) type Applied = Result<(), Faults>;
+
+impl From<Fault> for Faults {
+    fn from(fault: Fault) -> Self {
+        vec![fault]
+    }
+}
+
 /// Deserialises one value, with the error at the part of it that is wrong.
 pub(crate) fn decode<'a, T: Deserialize<'a>>(value: &Value<'a>) -> Result<T, Fault> {
     T::deserialize(ValueDeserializer::from(value.clone())).map_err(|error| {
@@ -239,9 +248,10 @@ pub(crate) fn find_nul(value: &Value<'_>) -> Option<Range<usize>> {
     }
 }
 
-/// Keeps a decoded value.
-pub(crate) fn set<T>(place: &mut Option<T>, value: Result<T, Fault>) -> Result<(), Faults> {
-    *place = Some(value.map_err(|fault| vec![fault])?);
+/// Keeps a decoded value; where it is wrong, its default does not hold either.
+pub(crate) fn set<T>(place: &mut Option<T>, value: Result<T, Fault>) -> Applied {
+    *place = None;
+    *place = Some(value?);
     Ok(())
 }
 

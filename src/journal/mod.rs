@@ -31,6 +31,7 @@ use record::{Body, Entry};
 use stderr::Stderr;
 use syslog::Syslog;
 
+pub(crate) use crate::journal::escape::is_special;
 pub(crate) use crate::journal::message_id::MessageId;
 #[cfg(test)]
 pub(crate) use crate::journal::record::Remote;

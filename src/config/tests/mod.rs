@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::*;
 use crate::config::accounts::tests::fake;
 use crate::config::flags::{Given, from_flags};
-use crate::config::key::{Apply, Kind, Part};
+use crate::config::key::{Kind, Part};
 use crate::config::keys::{LOG, SERVICE, SUPERVISOR, flags};
 use crate::config::load::{Loaded, load};
 use crate::config::service::Machine;
@@ -44,20 +44,12 @@ impl Place {
     }
 
     fn load(&self) -> Result<Loaded, Diagnostics> {
-        self.load_on(&Machine { accounts: fake(self.path()), ..Machine::with(&HANDLERS) })
-    }
-
-    fn load_on(&self, machine: &Machine<'_>) -> Result<Loaded, Diagnostics> {
-        load(&self.path().join("p.toml"), machine)
+        let machine = Machine { accounts: fake(self.path()), ..Machine::with(&HANDLERS) };
+        load(&self.path().join("p.toml"), &machine)
     }
 
     fn config(&self) -> Config {
         self.load().unwrap_or_else(|problems| panic!("{problems}")).config
-    }
-
-    /// With the keys that are refused yet.
-    fn load_unfinished(&self) -> Result<Loaded, Diagnostics> {
-        self.load_on(&Machine { accounts: fake(self.path()), unfinished: true, ..Machine::with(&HANDLERS) })
     }
 
     /// What is said, with the directory shown as DIR.
@@ -66,12 +58,11 @@ impl Place {
     }
 }
 
-/// The first service of a configuration that may have keys which are refused yet.
-pub(crate) fn unfinished(text: &str) -> Service {
+/// The first service of a configuration.
+pub(crate) fn service(text: &str) -> Service {
     let place = Place::new();
     place.write("p.toml", text);
-    let loaded = place.load_unfinished();
-    loaded.unwrap_or_else(|problems| panic!("{problems}")).config.services.remove(0)
+    place.config().services.remove(0)
 }
 
 /// The first line about a service with one more line.
