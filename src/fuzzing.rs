@@ -1,12 +1,13 @@
 //! What the targets in `fuzz/` call: each takes any bytes and panics if a property does not hold.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use crate::admission::prefixes::WrittenAt;
 use crate::admission::proxy::{self, LONGEST_V1, LONGEST_V2, Parsed, ProxyError};
 use crate::admission::rules::Action;
-use crate::admission::{Listed, Prefix, Rules};
+use crate::admission::{Listed, Prefix, PrefixSets, Prefixes, Rules};
 use crate::child::handler;
 use crate::client::ConnectionId;
 use crate::config::{self, Accounts, Diagnostics, Loaded, Machine, Service};
@@ -89,14 +90,12 @@ pub fn rules(bytes: &[u8]) {
     let rules = Rules::new(allow.iter().copied(), deny.iter().copied());
     let plan = serde_json::to_vec(&rules).unwrap_or_default();
     assert_eq!(serde_json::from_slice(&plan).ok().as_ref(), Some(&rules));
-    let prefix_set = rules.prefix_set().ok().flatten();
+    let none = Prefixes::default();
+    let file = PrefixSets::freeze(&rules, &none, &none);
+    let Ok(sets) = file.and_then(|file| PrefixSets::open(file.as_fd())) else { unreachable!("no memory") };
     for address in addresses {
         let decision = rules.decide(address);
-        assert_eq!(
-            prefix_set.as_ref().is_none_or(|prefix_set| prefix_set.says(address)),
-            decision.allowed,
-            "{address}"
-        );
+        assert_eq!(sets.allow(address), decision.allowed, "{address}");
         let found = decision.rule.map(|rule| (rule.action, rule.prefix, rule.place.line));
         let (allowed, rule) = naive(&allow, &deny, address);
         assert_eq!((decision.allowed, found), (allowed, rule), "{address}");

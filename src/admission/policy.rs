@@ -26,10 +26,20 @@ pub(crate) struct Policy {
 }
 
 impl Policy {
-    /// Forgets the lists of prefixes, for who has what he needs of them.
-    pub(crate) fn forget_lists(&mut self) {
-        (self.rules, self.proxies) = (Rules::default(), Prefixes::default());
-        self.penalties.exempt = Prefixes::default();
+    /// Without the lists of prefixes, for who has them as [`PrefixSets`](super::PrefixSets).
+    pub(crate) fn without_lists(&self) -> Self {
+        Policy {
+            rules: Rules::default(),
+            proxies: Prefixes::default(),
+            source: self.source,
+            penalties: Penalties {
+                amounts: self.penalties.amounts.clone(),
+                exempt: Prefixes::default(),
+                ..self.penalties
+            },
+            overload: self.overload.clone(),
+            deadlines: self.deadlines,
+        }
     }
 }
 

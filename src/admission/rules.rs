@@ -1,12 +1,12 @@
 //! `allow` and `deny`: the longest prefix decides, deny on a tie.
 
-use std::io;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::prefix_set::ListDraft;
 use super::prefixes::WrittenAt;
-use super::{Listed, Prefix, PrefixSet, Prefixes};
+use super::{Listed, Prefix, Prefixes};
 
 /// The rules of a service, ready to be asked.
 ///
@@ -70,9 +70,9 @@ impl Rules {
         Decision { allowed, rule }
     }
 
-    /// Whether an address gets in, to be asked often; `None` if everybody does.
-    pub(crate) fn prefix_set(&self) -> io::Result<Option<PrefixSet>> {
-        self.list.prefix_set_by(|place| match place {
+    /// Whether an address gets in, to be asked often.
+    pub(super) fn answers(&self) -> ListDraft {
+        self.list.answers_by(|place| match place {
             Some(place) => place >= self.denied,
             None => !self.denies_the_rest(),
         })
@@ -111,7 +111,10 @@ impl Action {
 mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
 
+    use std::os::fd::AsFd;
+
     use super::*;
+    use crate::admission::PrefixSets;
 
     fn listed(texts: &[&str], name: &'static str) -> Vec<Listed<'static>> {
         let prefixes = texts.iter().map(|text| text.parse().unwrap()).zip(1..);
@@ -277,15 +280,15 @@ mod tests {
             let listed =
                 |list: &[Prefix]| list.iter().map(|&prefix| Listed { prefix, place }).collect::<Vec<_>>();
             let rules = Rules::new(listed(allow), listed(deny));
-            let prefix_set = rules.prefix_set().unwrap();
+            let none = Prefixes::default();
+            let file = PrefixSets::freeze(&rules, &none, &none).unwrap();
+            let sets = PrefixSets::open(file.as_fd()).unwrap();
             let random_ones: Vec<IpAddr> = (0..50).map(|_| random.address()).collect();
             for address in lists.iter().flatten().flat_map(|&prefix| edges(prefix)).chain(random_ones) {
                 let decision = rules.decide(address);
-                let says = prefix_set.as_ref().is_none_or(|prefix_set| prefix_set.says(address));
-                assert_eq!(
-                    says, decision.allowed,
-                    "PREFORKD_SEED={seed}, round {round}: prefix_set of {address}"
-                );
+                let says = (sets.allow(address), sets.has_proxy(address), sets.exempt(address));
+                let wanted = (decision.allowed, false, false);
+                assert_eq!(says, wanted, "PREFORKD_SEED={seed}, round {round}: the set and {address}");
                 let found = (decision.allowed, decision.rule.map(|rule| rule.prefix));
                 let wanted = naive(allow, deny, address.to_canonical());
                 assert_eq!(found, wanted, "PREFORKD_SEED={seed}, round {round}: {address} in {lists:?}");

@@ -129,6 +129,22 @@ pub(crate) struct Service {
     pub(crate) socket: SocketOptions,
 }
 
+impl Service {
+    /// Without the lists of its admission.
+    pub(crate) fn without_lists(&self) -> Self {
+        Service {
+            admission: self.admission.without_lists(),
+            name: self.name.clone(),
+            listen: self.listen.clone(),
+            job: self.job.clone(),
+            identity: self.identity.clone(),
+            environment: self.environment.clone(),
+            limits: self.limits.clone(),
+            ..*self
+        }
+    }
+}
+
 /// What serves a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -224,7 +224,7 @@ impl Workers {
         let (counters, tally_file) = Counters::create()?;
         let (calls, calls_to_come) = SpareEvents::create(spares)?;
         let plan = Plan {
-            service: service.config.clone(),
+            service: service.for_workers.clone(),
             listeners: service.listeners.iter().map(|listener| listener.name().to_owned()).collect(),
             spares,
             log,
@@ -241,6 +241,7 @@ impl Workers {
             tally_file.as_fd(),
         ];
         handover.extend([calls.descriptor(), calls_to_come.descriptor(), service_state.sources_file.as_fd()]);
+        handover.push(service.prefixes.as_fd());
         handover.extend(service.listeners.iter().map(|listener| listener.descriptor()));
         let pid = exec_worker(&service.config.name, &handover, self.descriptor_limit)?;
         self.next += 1;
