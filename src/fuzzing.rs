@@ -10,7 +10,7 @@ use crate::admission::rules::Action;
 use crate::admission::{Listed, Prefix, PrefixSets, Prefixes, Rules};
 use crate::child::handler;
 use crate::client::ConnectionId;
-use crate::config::{self, Accounts, Diagnostics, Loaded, Machine, Service};
+use crate::config::{self, Accounts, Diagnostics, Loaded, Machine, ServiceConfig};
 use crate::control::server::understand;
 use crate::ipc::reports::ChildReport;
 use crate::journal::{OutputLine, forms, is_special};
@@ -41,9 +41,9 @@ fn load(text: &[u8]) -> Result<Loaded, Diagnostics> {
     config::load_text(Path::new("p.toml"), text, &machine)
 }
 
-fn check_service(service: &Service) {
+fn check_service(service: &ServiceConfig) {
     let plan = serde_json::to_vec(service).unwrap_or_default();
-    assert_eq!(serde_json::from_slice::<Service>(&plan).as_ref().ok(), Some(service));
+    assert_eq!(serde_json::from_slice::<ServiceConfig>(&plan).as_ref().ok(), Some(service));
     assert!((1..=1024).contains(&service.workers) && (1..=1_000_000).contains(&service.max_connections));
     assert!(service.name.len() <= 64 && !service.listen.is_empty());
 }

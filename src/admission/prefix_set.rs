@@ -41,7 +41,7 @@ impl<A> Changes<A> {
 /// How many lists a policy has: rules, proxies, and who has no penalties.
 const LISTS: usize = 3;
 
-/// The file begins with 32-bit numbers, three for each [`Place`]: those of IPv6, list by list, then those of IPv4. The
+/// The file begins with 32-bit numbers, three for each [`Family`]: those of IPv6, list by list, then those of IPv4. The
 /// changes follow in the same order. There are as many numbers as make all of them aligned.
 const HEAD: usize = (LISTS * 2 * 3).next_multiple_of(size_of::<u128>() / size_of::<u32>());
 
@@ -58,13 +58,13 @@ pub(crate) struct PrefixSets {
 /// Where the answers of one list are.
 #[derive(Debug, Clone, Copy)]
 struct PrefixSet {
-    v4: Place,
-    v6: Place,
+    v4: Family,
+    v6: Family,
 }
 
 /// The answer before the first change, the offset of the changes in bytes, and how many there are.
 #[derive(Debug, Clone, Copy)]
-struct Place {
+struct Family {
     first: bool,
     offset: usize,
     count: usize,
@@ -101,14 +101,14 @@ impl PrefixSets {
     /// `InvalidData` if it is something else.
     pub(crate) fn open(file: BorrowedFd<'_>) -> io::Result<Self> {
         let memory = SealedMapping::open(file)?;
-        let place = |index: usize, holds: &dyn Fn(Place) -> bool| {
+        let family = |index: usize, holds: &dyn Fn(Family) -> bool| {
             let number = |at: usize| usize::try_from(*memory.numbers(0, HEAD).get(index * 3 + at)?).ok();
-            let place = Place { first: number(0)? == 1, offset: number(1)?, count: number(2)? };
-            holds(place).then_some(place)
+            let family = Family { first: number(0)? == 1, offset: number(1)?, count: number(2)? };
+            holds(family).then_some(family)
         };
         let set = |list: usize| {
-            let v6 = place(list, &|v6| memory.wide_numbers(v6.offset, v6.count).len() == v6.count)?;
-            let v4 = place(LISTS + list, &|v4| memory.numbers(v4.offset, v4.count).len() == v4.count)?;
+            let v6 = family(list, &|v6| memory.wide_numbers(v6.offset, v6.count).len() == v6.count)?;
+            let v4 = family(LISTS + list, &|v4| memory.numbers(v4.offset, v4.count).len() == v4.count)?;
             Some(PrefixSet { v4, v6 })
         };
         let (Some(rules), Some(proxies), Some(exempt)) = (set(0), set(1), set(2)) else {
@@ -123,7 +123,7 @@ impl PrefixSets {
         self.says(self.rules, address)
     }
 
-    /// Whether a proxy calls from an address.
+    /// Whether a proxy connects from an address.
     pub(crate) fn has_proxy(&self, address: IpAddr) -> bool {
         self.says(self.proxies, address)
     }
@@ -136,7 +136,7 @@ impl PrefixSets {
     /// It costs one binary search, and allocates nothing.
     fn says(&self, set: PrefixSet, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        let Place { first, offset, count } = if address.is_ipv4() { set.v4 } else { set.v6 };
+        let Family { first, offset, count } = if address.is_ipv4() { set.v4 } else { set.v6 };
         let Some(memory) = &self.memory else { return first };
         first
             ^ match address {

@@ -28,7 +28,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::admission::Deadlines;
 use crate::client::{Client, ConnectionId, Traffic};
-use crate::config::{Job, Service, Stderr};
+use crate::config::{Job, ServiceConfig, StderrTarget};
 use crate::ipc::reports::{self, Reporter, Reports, Step};
 use crate::sys::exec::Image;
 use crate::sys::fd::{self, ReservedFds};
@@ -73,7 +73,11 @@ impl ChildSpec {
     /// # Errors
     ///
     /// A handler that this program does not have; a NUL byte in a path, argument or variable; a `/dev/null` that cannot be opened.
-    pub(crate) fn new(service: &Service, signals: &'static Signals, reports: &Reports) -> io::Result<Self> {
+    pub(crate) fn new(
+        service: &ServiceConfig,
+        signals: &'static Signals,
+        reports: &Reports,
+    ) -> io::Result<Self> {
         let (job, restore_descriptor_limit) = match &service.job {
             Job::Handler(name) => {
                 let unknown = || io::Error::other(format!("this program has no handler \"{name}\""));
@@ -88,8 +92,8 @@ impl ChildSpec {
             }
         };
         let null = match service.stderr {
-            Stderr::Null => Some(std::fs::File::options().write(true).open("/dev/null")?.into()),
-            Stderr::Log | Stderr::Inherit => None,
+            StderrTarget::Null => Some(std::fs::File::options().write(true).open("/dev/null")?.into()),
+            StderrTarget::Log | StderrTarget::Inherit => None,
         };
         let confinement = Confinement::new(&service.identity, &service.limits, restore_descriptor_limit)?;
         let deadlines = service.admission.deadlines;

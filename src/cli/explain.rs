@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use crate::admission::rules::Decision;
 use crate::admission::{Overload, Prefix};
-use crate::config::{Address, Service};
+use crate::config::{Address, ServiceConfig};
 
 /// An address, from the command line.
 pub(crate) fn parse(text: &str) -> Result<IpAddr, String> {
@@ -18,7 +18,7 @@ pub(crate) fn parse(text: &str) -> Result<IpAddr, String> {
 
 /// What would meet the address at a service.
 pub(crate) struct Explained<'a> {
-    pub(crate) service: &'a Service,
+    pub(crate) service: &'a ServiceConfig,
     pub(crate) address: IpAddr,
 }
 

@@ -14,7 +14,7 @@ use super::keys::{LOG, LogDraft, SERVICE, SUPERVISOR, SupervisorDraft};
 use super::service::{self, Machine};
 use super::source::Origin;
 use super::value::{Fault, find_nul};
-use super::{Address, Config, Supervisor};
+use super::{Address, Config, SupervisorConfig};
 use crate::journal::LogSettings;
 
 /// All sections, checked one by one and against each other; what is wrong goes to `problems`, and then there may be none.
@@ -51,7 +51,7 @@ pub(crate) fn assemble(
     }
     services.sort_by(|a, b| a.name.cmp(&b.name));
     Some(Config {
-        supervisor: Supervisor {
+        supervisor: SupervisorConfig {
             control_socket: supervisor.control_socket,
             drain_timeout: supervisor.drain_timeout?,
         },

@@ -1,6 +1,6 @@
 //! What a key is.
 
-use super::value::{Applied, Value};
+use super::value::{Applied, TomlValue};
 
 /// A key of a section that is collected in a `D`.
 pub(crate) struct Key<D: 'static> {
@@ -39,7 +39,7 @@ pub(crate) enum Kind {
 }
 
 /// Decodes a value and keeps it.
-pub(crate) type Decoder<D> = fn(&mut D, &Value<'_>) -> Applied;
+pub(crate) type Decoder<D> = fn(&mut D, &TomlValue<'_>) -> Applied;
 
 /// The section that a flag belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use toml::de::DeValue;
 
 use super::Limit;
 use super::diagnostic::nearest;
-use super::value::{Fault, Value, parse_duration, parse_size, whole};
+use super::value::{Fault, TomlValue, parse_duration, parse_size, whole};
 
 /// In which unit setrlimit(2) counts, and so what else than a number may be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +70,10 @@ impl From<LimitKind> for &'static str {
 }
 
 /// One entry of the table.
-pub(crate) fn limit(key: &toml::Spanned<toml::de::DeString<'_>>, value: &Value<'_>) -> Result<Limit, Fault> {
+pub(crate) fn limit(
+    key: &toml::Spanned<toml::de::DeString<'_>>,
+    value: &TomlValue<'_>,
+) -> Result<Limit, Fault> {
     let name = key.get_ref().as_ref();
     let kind = LimitKind::named(name).map_err(|why| {
         let names = KINDS.map(|kind| kind.name);
@@ -85,7 +88,7 @@ pub(crate) fn limit(key: &toml::Spanned<toml::de::DeString<'_>>, value: &Value<'
         .map_err(|fault| Fault { help: Some(kind.unit.right(name)), ..fault })
 }
 
-fn amount(unit: Unit, value: &Value<'_>) -> Result<u64, Fault> {
+fn amount(unit: Unit, value: &TomlValue<'_>) -> Result<u64, Fault> {
     let DeValue::String(text) = value.get_ref() else {
         return whole::<0, { i64::MAX }, u64>(value);
     };

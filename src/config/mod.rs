@@ -1,7 +1,7 @@
 //! The configuration: from TOML text or `serve` flags to checked values.
 //!
 //! Everything in these types has been checked: users are resolved to ids, programs and directories exist. A worker gets
-//! its [`Service`] serialised, as the supervisor checked it, and never reads a file of the configuration itself.
+//! its [`ServiceConfig`] serialised, as the supervisor checked it, and never reads a file of the configuration itself.
 
 /// The one place that says it, as the literal that the table of keys needs.
 macro_rules! control_socket {
@@ -78,16 +78,16 @@ pub(crate) const OWN_VARIABLES: [&str; 16] = [
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Config {
     /// `[supervisor]`.
-    pub(crate) supervisor: Supervisor,
+    pub(crate) supervisor: SupervisorConfig,
     /// `[log]`.
     pub(crate) log: LogSettings,
     /// `[service.NAME]`, in the order of their names.
-    pub(crate) services: Vec<Service>,
+    pub(crate) services: Vec<ServiceConfig>,
 }
 
 /// `[supervisor]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Supervisor {
+pub(crate) struct SupervisorConfig {
     /// Where the control socket is; `None` means that there is none (`serve` without `--control`).
     pub(crate) control_socket: Option<PathBuf>,
     /// How long connections may go on after `TERM` before they are ended.
@@ -98,7 +98,7 @@ pub(crate) struct Supervisor {
 ///
 /// Two equal values need no new generation on reload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Service {
+pub(crate) struct ServiceConfig {
     /// The NAME: letters, digits, `-`, `_` and `.`, at most 64, starting with a letter or digit.
     pub(crate) name: String,
     /// At least one, none twice.
@@ -124,15 +124,15 @@ pub(crate) struct Service {
     /// Whether the connection of a program is kept until the program has ended, for its counts.
     pub(crate) count_bytes: bool,
     /// Where the stderr of a program goes.
-    pub(crate) stderr: Stderr,
+    pub(crate) stderr: StderrTarget,
     /// Socket options.
     pub(crate) socket: SocketOptions,
 }
 
-impl Service {
+impl ServiceConfig {
     /// Without the lists of its admission.
     pub(crate) fn without_lists(&self) -> Self {
-        Service {
+        ServiceConfig {
             admission: self.admission.without_lists(),
             name: self.name.clone(),
             listen: self.listen.clone(),
@@ -204,7 +204,7 @@ pub(crate) struct Limit {
 /// Where the stderr of a program goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Stderr {
+pub(crate) enum StderrTarget {
     /// Each line becomes a log record of the connection.
     Log,
     /// The stderr of the supervisor.

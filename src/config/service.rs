@@ -12,7 +12,7 @@ use super::document::Section;
 use super::draft::ServiceDraft;
 use super::files::{self, Root};
 use super::value::{Fault, Faults};
-use super::{Address, Credentials, Identity, Job, Service, SocketOptions};
+use super::{Address, Credentials, Identity, Job, ServiceConfig, SocketOptions};
 
 /// The machine that a configuration is checked against.
 pub(crate) struct Machine<'a> {
@@ -40,7 +40,7 @@ pub(crate) fn resolve(
     section: &Section<'_>,
     mut draft: ServiceDraft,
     machine: &Machine<'_>,
-) -> Result<Option<Service>, Faults> {
+) -> Result<Option<ServiceConfig>, Faults> {
     (machine.waits_for)(format_args!("what the service {name} names: programs, directories, sockets"));
     let mut faults = Faults::new();
     let mut keep = |fault| faults.push(fault);
@@ -78,7 +78,7 @@ pub(crate) fn resolve(
     }
     // What is missing now is a key whose fault has been reported.
     let service = || {
-        Some(Service {
+        Some(ServiceConfig {
             name: name.to_owned(),
             listen: draft.listen.into_iter().map(Spanned::into_inner).collect(),
             job: job?,

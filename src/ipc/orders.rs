@@ -19,7 +19,7 @@ pub(crate) const COMMAND: &str = "worker";
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Plan {
     /// The service, checked; the lists of its admission are not in it but among the [descriptors](WorkerFds).
-    pub(crate) service: config::Service,
+    pub(crate) service: config::ServiceConfig,
     /// What the listeners are called, in their order. An entry of `listen` can stand for several sockets of systemd's.
     pub(crate) listeners: Vec<String>,
     /// How many spares this worker keeps; the share of it in the service's.

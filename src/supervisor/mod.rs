@@ -139,7 +139,7 @@ struct Supervisor {
     announce: bool,
     /// The file that this process runs, and after an upgrade will run.
     program: PathBuf,
-    settings: config::Supervisor,
+    settings: config::SupervisorConfig,
     log_settings: crate::journal::LogSettings,
     log: Log,
     signals: Signals,

@@ -43,7 +43,7 @@ pub(super) struct Rollout {
     pub(super) fresh: BTreeMap<String, Service>,
     /// Names of services that stay as they are.
     pub(super) kept: Vec<String>,
-    pub(super) settings: config::Supervisor,
+    pub(super) settings: config::SupervisorConfig,
     pub(super) log_settings: crate::journal::LogSettings,
     pub(super) control: Option<Server>,
     pub(super) clients: Vec<ClientId>,
@@ -117,7 +117,11 @@ impl Supervisor {
         }
     }
 
-    fn make_services(&mut self, services: Vec<config::Service>, rollout: &mut Rollout) -> Result<(), Fatal> {
+    fn make_services(
+        &mut self,
+        services: Vec<config::ServiceConfig>,
+        rollout: &mut Rollout,
+    ) -> Result<(), Fatal> {
         for config in services {
             let name = config.name.clone();
             let old = self.services.get(&name);
@@ -146,7 +150,7 @@ impl Supervisor {
     }
 
     /// The service_state of a service: as long as a connection of it lives, the same, though the service was removed meanwhile.
-    fn service_state(&mut self, config: &config::Service) -> Result<Rc<ServiceState>, Fatal> {
+    fn service_state(&mut self, config: &config::ServiceConfig) -> Result<Rc<ServiceState>, Fatal> {
         self.service_states.retain(|_, service_state| service_state.strong_count() > 0);
         if let Some(service_state) = self.service_states.get(&config.name).and_then(Weak::upgrade) {
             return Ok(service_state);

@@ -16,9 +16,9 @@ use crate::sys::socket::Peer;
 /// A service of a generation.
 #[derive(Debug)]
 pub(super) struct Service {
-    pub(super) config: config::Service,
+    pub(super) config: config::ServiceConfig,
     /// What its workers get of it: all but the lists of its admission.
-    pub(super) for_workers: config::Service,
+    pub(super) for_workers: config::ServiceConfig,
     /// Those, as all its workers map them.
     pub(super) prefixes: OwnedFd,
     /// The generation that brought this configuration.
@@ -33,7 +33,7 @@ pub(super) struct Service {
 impl Service {
     /// The service as `generation` has it; without workers yet.
     pub(super) fn new(
-        config: config::Service,
+        config: config::ServiceConfig,
         generation: u64,
         service_state: Rc<ServiceState>,
         listeners: Vec<Rc<Listener>>,

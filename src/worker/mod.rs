@@ -23,7 +23,7 @@ use crate::admission::sources::Sources;
 use crate::admission::{Admission, Overload, PrefixSets, Refusals};
 use crate::child::ChildSpec;
 use crate::client::{Client, ConnectionId};
-use crate::config::{Job, Service};
+use crate::config::{Job, ServiceConfig};
 use crate::exit;
 use crate::ipc::orders::{Heard, Order, Plan, WorkerFds, WorkerReport};
 use crate::ipc::reports::{ChildReport, Reports};
@@ -447,7 +447,7 @@ fn for_ever<T>(value: T) -> &'static T {
 }
 
 /// Waits for a rehearsal, and says why it has failed.
-fn passed(service: &Service, rehearsal: Pid, reports: &Reports) -> io::Result<()> {
+fn passed(service: &ServiceConfig, rehearsal: Pid, reports: &Reports) -> io::Result<()> {
     let ended = wait::wait_for(rehearsal)?;
     let mut failure = None;
     reports.read(|_, report| {

@@ -21,7 +21,7 @@ use crate::client::Traffic;
 use crate::exit;
 
 /// Serves a client until it is gone.
-pub(crate) type Handler = fn(&Connection<'_>) -> nix::Result<()>;
+pub(crate) type Handler = fn(&ClientStream<'_>) -> nix::Result<()>;
 
 /// The handlers by name. Nobody else knows which there are.
 const REGISTRY: [(&str, Handler); 5] = [
@@ -58,7 +58,7 @@ pub(crate) fn serve(handler: Handler, connection: OwnedFd) -> (u8, Traffic) {
 
 /// The same, for whoever closes the connection itself.
 pub(crate) fn serve_on(handler: Handler, connection: BorrowedFd<'_>) -> (u8, Traffic) {
-    let client = Connection { socket: connection, traffic: Cell::default() };
+    let client = ClientStream { socket: connection, traffic: Cell::default() };
     let code = match handler(&client) {
         Ok(()) => exit::OK,
         Err(error) if client_is_gone(error) => exit::OK,
@@ -84,12 +84,12 @@ fn client_is_gone(error: Errno) -> bool {
 }
 
 /// A connected stream socket; interrupted calls are repeated, and a client that is gone is never a SIGPIPE.
-pub(crate) struct Connection<'a> {
+pub(crate) struct ClientStream<'a> {
     socket: BorrowedFd<'a>,
     traffic: Cell<Traffic>,
 }
 
-impl Connection<'_> {
+impl ClientStream<'_> {
     /// Waits for bytes; 0 is the client's end of stream.
     fn receive(&self, buffer: &mut [u8]) -> nix::Result<usize> {
         self.receive_with(buffer, MsgFlags::empty())
@@ -150,7 +150,7 @@ impl Connection<'_> {
     }
 }
 
-impl AsFd for Connection<'_> {
+impl AsFd for ClientStream<'_> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket
     }

@@ -3,8 +3,8 @@
 use super::*;
 use crate::admission::{Deadlines, Overload, Rate, RateUnit, SourceLimits};
 
-fn with(lines: &str) -> Result<Service, String> {
-    let place = Place::new();
+fn with(lines: &str) -> Result<ServiceConfig, String> {
+    let place = Scratch::new();
     place.write("p.toml", &format!("[service.x]\nlisten = \"fd:x\"\nhandler = \"echo\"\n{lines}\n"));
     let shown =
         |problems: Diagnostics| problems.to_string().replace(&format!("{}/", place.path().display()), "");
@@ -68,7 +68,7 @@ fn every_wrong_prefix_of_a_list_is_named() {
 #[test]
 fn rules_that_are_probably_not_meant_are_warnings() {
     let warnings = |lines: &str| {
-        let place = Place::new();
+        let place = Scratch::new();
         place.write("p.toml", &format!("[service.x]\nlisten = \"fd:x\"\nhandler = \"echo\"\n{lines}\n"));
         let loaded = place.load().unwrap();
         loaded.warnings.to_string().replace(&format!("{}/", place.path().display()), "")
@@ -181,7 +181,7 @@ fn deadlines_are_longer_than_nothing() {
 #[test]
 fn deadlines_of_bytes_do_nothing_for_a_unix_socket() {
     let warnings = |listen: &str, keys: &str| {
-        let place = Place::new();
+        let place = Scratch::new();
         place.write("p.toml", &format!("[service.x]\nlisten = {listen}\nhandler = \"echo\"\n{keys}\n"));
         let loaded = place.load().unwrap();
         loaded.warnings.to_string().replace(&format!("{}/", place.path().display()), "")
@@ -235,7 +235,7 @@ fn a_plan_keeps_everything() {
          rate_per_source = \"5/m\"\nidle_timeout = \"10s\"",
     )
     .unwrap();
-    let again: Service = serde_json::from_slice(&serde_json::to_vec(&service).unwrap()).unwrap();
+    let again: ServiceConfig = serde_json::from_slice(&serde_json::to_vec(&service).unwrap()).unwrap();
     assert_eq!(again, service);
     assert!(again.admission.proxies.find("10.2.3.4".parse().unwrap()).is_some());
     assert!(!again.admission.rules.decide("10.1.3.4".parse().unwrap()).allowed);

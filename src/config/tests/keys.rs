@@ -5,14 +5,14 @@ use crate::admission::{Deadlines, Overload};
 
 #[test]
 fn an_empty_service_has_the_defaults() {
-    let place = Place::new();
+    let place = Scratch::new();
     place.write("p.toml", "[service.x]\nlisten = \"127.0.0.1:7\"\nhandler = \"echo\"\n");
     let config = place.config();
     assert_eq!(config.supervisor.control_socket.as_deref(), Some(Path::new(DEFAULT_CONTROL_SOCKET)));
     assert_eq!(config.supervisor.drain_timeout, Duration::from_secs(30));
     assert_eq!((config.log.target, config.log.level), (LogTarget::Auto, Level::Info));
     let cpus = std::thread::available_parallelism().unwrap().get();
-    let expected = Service {
+    let expected = ServiceConfig {
         name: "x".into(),
         listen: vec!["127.0.0.1:7".parse().unwrap()],
         job: Job::Handler("echo".into()),
@@ -25,7 +25,7 @@ fn an_empty_service_has_the_defaults() {
         environment: BTreeMap::new(),
         limits: vec![],
         count_bytes: true,
-        stderr: Stderr::Log,
+        stderr: StderrTarget::Log,
         socket: SocketOptions { backlog: 4096, nodelay: true, keepalive: false },
     };
     assert_eq!(config.services, [expected]);
@@ -82,7 +82,7 @@ const EVERY_KEY: [(&str, &str, &[&str]); 37] = [
 
 #[test]
 fn flags_equal_a_file() {
-    let place = Place::new();
+    let place = Scratch::new();
     let section = |part: Part| {
         let keys = flags().filter(move |flag| flag.part == part);
         let lines = keys.map(|flag| {
@@ -160,7 +160,7 @@ fn every_key_refuses_a_wrong_type_and_a_wrong_value() {
         .iter()
         .flat_map(|key| [(key.name, "1.5"), (key.name, "[[]]"), (key.name, "{ a = 1979-05-27 }")]);
     for (key, value) in wrong_types.chain(wrong_values) {
-        let place = Place::new();
+        let place = Scratch::new();
         place.write("p.toml", &format!("[service.x]\n{}{key} = {value}\n", base(key)));
         let problems = place.load().expect_err(key);
         let line = base(key).lines().count() + 2;
@@ -178,7 +178,7 @@ fn every_key_refuses_a_wrong_type_and_a_wrong_value() {
         SUPERVISOR.iter().map(|key| ("supervisor", key.name)).chain(LOG.iter().map(|key| ("log", key.name)));
     for (section, key) in others {
         for value in ["1.5", "\"wrong\""] {
-            let place = Place::new();
+            let place = Scratch::new();
             place.write(
                 "p.toml",
                 &format!("[service.x]\nlisten = \"fd:a\"\nhandler = \"echo\"\n[{section}]\n{key} = {value}"),
