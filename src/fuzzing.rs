@@ -1,52 +1,49 @@
 //! What the targets in `fuzz/` call: each takes any bytes and panics if a property does not hold.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use crate::admission::prefixes::WrittenAt;
 use crate::admission::proxy::{self, LONGEST_V1, LONGEST_V2, Parsed, ProxyError};
 use crate::admission::rules::Action;
-use crate::admission::{Listed, Prefix, Rules};
+use crate::admission::{Listed, Prefix, PrefixSets, Prefixes, Rules};
+use crate::child::handler;
 use crate::client::ConnectionId;
-use crate::config::{self, Accounts, Diagnostics, Loaded, Machine, Service};
+use crate::config::{self, Accounts, Diagnostics, Loaded, Machine, ServiceConfig};
 use crate::control::server::understand;
 use crate::ipc::reports::ChildReport;
-use crate::journal::{OutputLine, forms};
+use crate::journal::{OutputLine, forms, is_special};
 use crate::spare::events;
 
 /// A configuration's text is a configuration or is complained about, and both can be shown.
 ///
 /// A service survives the way to its worker, and a complaint does nothing to a terminal.
 pub fn config(text: &[u8]) {
-    let finished = load(text, false);
-    let unfinished = load(text, true);
-    assert!(finished.is_err() || unfinished.is_ok(), "a key that is taken is refused by a later version");
-    for outcome in [finished, unfinished] {
-        match outcome {
-            Ok(Loaded { config, warnings }) => {
-                assert!(!config.services.is_empty() && warnings.errors() == 0);
-                config.services.iter().for_each(check_service);
-                check_shown(&warnings);
-            }
-            Err(problems) => {
-                assert!(problems.errors() > 0);
-                check_shown(&problems);
-            }
+    match load(text) {
+        Ok(Loaded { config, warnings }) => {
+            assert!(!config.services.is_empty() && warnings.errors() == 0);
+            config.services.iter().for_each(check_service);
+            check_shown(&warnings);
+        }
+        Err(problems) => {
+            assert!(problems.errors() > 0);
+            check_shown(&problems);
         }
     }
 }
 
 /// On a machine without users, so that no file but programs and directories is looked for.
-fn load(text: &[u8], unfinished: bool) -> Result<Loaded, Diagnostics> {
+fn load(text: &[u8]) -> Result<Loaded, Diagnostics> {
     let none = Path::new("/proc/self/none");
     let accounts = Accounts { passwd: none.into(), group: none.into(), getent: None };
-    let machine = Machine { accounts: &accounts, current: None, unfinished };
+    let machine = Machine { accounts, ..Machine::with(&handler::NAMES) };
     config::load_text(Path::new("p.toml"), text, &machine)
 }
 
-fn check_service(service: &Service) {
+fn check_service(service: &ServiceConfig) {
     let plan = serde_json::to_vec(service).unwrap_or_default();
-    assert_eq!(serde_json::from_slice::<Service>(&plan).as_ref().ok(), Some(service));
+    assert_eq!(serde_json::from_slice::<ServiceConfig>(&plan).as_ref().ok(), Some(service));
     assert!((1..=1024).contains(&service.workers) && (1..=1_000_000).contains(&service.max_connections));
     assert!(service.name.len() <= 64 && !service.listen.is_empty());
 }
@@ -54,7 +51,7 @@ fn check_service(service: &Service) {
 fn check_shown(problems: &Diagnostics) {
     let shown = problems.to_string();
     // What the log escapes, except the newlines and backslashes that are our own.
-    let obeyed = |c: char| c != '\\' && forms::is_special(c);
+    let obeyed = |c: char| c != '\\' && is_special(c);
     assert!(!shown.chars().any(|c| c != '\n' && obeyed(c)), "{shown:?}");
     assert!(!problems.first_line().chars().any(obeyed), "{shown:?}");
 }
@@ -93,14 +90,12 @@ pub fn rules(bytes: &[u8]) {
     let rules = Rules::new(allow.iter().copied(), deny.iter().copied());
     let plan = serde_json::to_vec(&rules).unwrap_or_default();
     assert_eq!(serde_json::from_slice(&plan).ok().as_ref(), Some(&rules));
-    let prefix_set = rules.prefix_set().ok().flatten();
+    let none = Prefixes::default();
+    let file = PrefixSets::freeze(&rules, &none, &none);
+    let Ok(sets) = file.and_then(|file| PrefixSets::open(file.as_fd())) else { unreachable!("no memory") };
     for address in addresses {
         let decision = rules.decide(address);
-        assert_eq!(
-            prefix_set.as_ref().is_none_or(|prefix_set| prefix_set.says(address)),
-            decision.allowed,
-            "{address}"
-        );
+        assert_eq!(sets.allow(address), decision.allowed, "{address}");
         let found = decision.rule.map(|rule| (rule.action, rule.prefix, rule.place.line));
         let (allowed, rule) = naive(&allow, &deny, address);
         assert_eq!((decision.allowed, found), (allowed, rule), "{address}");
@@ -235,7 +230,7 @@ pub fn escape(bytes: &[u8]) {
 
 fn check_escaped(bytes: &[u8]) {
     let shown = String::from_utf8(forms::escaped(bytes, None)).unwrap_or_else(|_| "\n".to_owned());
-    assert!(!shown.chars().any(|c| c != '\\' && forms::is_special(c)), "{shown:?}");
+    assert!(!shown.chars().any(|c| c != '\\' && is_special(c)), "{shown:?}");
     if unescape(&shown).as_deref() != Some(bytes) {
         let (kept, mark) = shown.rsplit_once("... [").unwrap_or_default();
         let kept = unescape(kept).unwrap_or_default();

@@ -19,6 +19,8 @@ mod ipc;
 mod journal;
 mod pace;
 mod scoreboard;
+#[cfg(test)]
+mod seeded;
 mod spare;
 mod supervisor;
 mod sys;

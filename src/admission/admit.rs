@@ -1,11 +1,10 @@
 //! The one decision: who gets in. A worker asks it, and a spare before a stranger's code runs in it.
 
-use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use super::sources::{Bucket, Penalty, Punished, SlotIndex, Sources};
-use super::{Offence, Penalties, Policy, Prefix, PrefixSet, Prefixes, Refusal, SourceLimits};
+use super::{Offence, Penalties, Policy, Prefix, PrefixSets, Prefixes, Refusal, SourceLimits};
 use crate::client::Client;
 use crate::sys::socket::Peer;
 use crate::sys::time::Monotonic;
@@ -13,28 +12,21 @@ use crate::sys::time::Monotonic;
 /// The admission of a service, ready to be asked. Asking allocates nothing.
 #[derive(Debug)]
 pub(crate) struct Admission {
-    rules: Option<PrefixSet>,
-    proxies: Option<PrefixSet>,
-    exempt: Option<PrefixSet>,
+    prefixes: PrefixSets,
     limits: SourceLimits,
     bucket: Option<Bucket>,
     penalties: Penalties,
 }
 
 impl Admission {
-    pub(crate) fn new(policy: &Policy) -> io::Result<Self> {
+    /// By this policy, and its lists as [`PrefixSets::freeze`] has made them: those in the policy are not asked.
+    pub(crate) fn new(policy: &Policy, prefixes: PrefixSets) -> Self {
         let bucket = policy
             .source
             .rate
             .map(|rate| Bucket { interval: rate.per.duration() / rate.count.max(1), burst: rate.burst });
-        Ok(Admission {
-            rules: policy.rules.prefix_set()?,
-            proxies: policy.proxies.prefix_set()?,
-            exempt: policy.penalties.exempt.prefix_set()?,
-            limits: policy.source,
-            bucket,
-            penalties: Penalties { exempt: Prefixes::default(), ..policy.penalties.clone() },
-        })
+        let penalties = Penalties { exempt: Prefixes::default(), ..policy.penalties.clone() };
+        Admission { prefixes, limits: policy.source, bucket, penalties }
     }
 
     /// Whether it asks for more than the address.
@@ -45,7 +37,7 @@ impl Admission {
     /// Whether this is a proxy that says for whom it connects.
     pub(crate) fn is_proxy(&self, peer: Peer) -> bool {
         match peer {
-            Peer::Ip(address) => self.proxies.as_ref().is_some_and(|proxies| proxies.says(address.ip())),
+            Peer::Ip(address) => self.prefixes.has_proxy(address.ip()),
             Peer::Unix(_) => false,
         }
     }
@@ -62,7 +54,7 @@ impl Admission {
         if client.is_proxy() {
             return Ok(());
         }
-        if self.rules.as_ref().is_some_and(|rules| !rules.says(address.ip())) {
+        if !self.prefixes.allow(address.ip()) {
             return Err(Refusal::Access);
         }
         match counted.filter(|_| self.knows_sources()) {
@@ -89,7 +81,7 @@ impl Admission {
     }
 
     fn is_exempt(&self, address: IpAddr) -> bool {
-        self.exempt.as_ref().is_some_and(|exempt| exempt.says(address))
+        self.prefixes.exempt(address)
     }
 
     /// Punishes the source of a client for an offence, if the service has a penalty for it. A proxy is not punished for

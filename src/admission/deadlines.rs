@@ -292,13 +292,8 @@ mod tests {
     /// Against a model that knows when each byte moved: never too early, and not later than two idle times.
     #[test]
     fn no_look_ends_a_connection_early() {
-        let mut random = 0x2545_f491_4f6c_dd1d_u64;
-        let mut next = |below: u64| {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
-            random % below
-        };
+        let mut random = crate::seeded::random();
+        let mut next = |below: u64| random.u64(..below);
         for _ in 0..500 {
             let idle = 1 + next(20);
             let deadlines = deadlines(0, idle, 0);

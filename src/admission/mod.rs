@@ -23,7 +23,7 @@ pub(crate) use policy::{
     LONGEST_MESSAGE, Offence, Overload, Penalties, Policy, Rate, RateUnit, SourceLimits,
 };
 pub(crate) use prefix::Prefix;
-pub(crate) use prefix_set::PrefixSet;
+pub(crate) use prefix_set::PrefixSets;
 pub(crate) use prefixes::{Listed, Prefixes};
 pub(crate) use refusal::Refusal;
 pub(crate) use refusals::Refusals;

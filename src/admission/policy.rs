@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Deadlines, Prefix, Prefixes, Rules};
 
 /// Who gets in, how many of them, and how long they may stay.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Policy {
     /// `allow` and `deny`.
     pub(crate) rules: Rules,
@@ -26,10 +26,20 @@ pub(crate) struct Policy {
 }
 
 impl Policy {
-    /// Forgets the lists of prefixes, for who has what he needs of them.
-    pub(crate) fn forget_lists(&mut self) {
-        (self.rules, self.proxies) = (Rules::default(), Prefixes::default());
-        self.penalties.exempt = Prefixes::default();
+    /// Without the lists of prefixes, for who has them as [`PrefixSets`](super::PrefixSets).
+    pub(crate) fn without_lists(&self) -> Self {
+        Policy {
+            rules: Rules::default(),
+            proxies: Prefixes::default(),
+            source: self.source,
+            penalties: Penalties {
+                amounts: self.penalties.amounts.clone(),
+                exempt: Prefixes::default(),
+                ..self.penalties
+            },
+            overload: self.overload.clone(),
+            deadlines: self.deadlines,
+        }
     }
 }
 
@@ -70,11 +80,10 @@ pub(crate) enum RateUnit {
 }
 
 /// What meets a connection beyond `max_connections`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Overload {
     /// It waits in the backlog.
-    #[default]
     Queue,
     /// It is accepted, sent this, and closed.
     Refuse {
@@ -93,12 +102,6 @@ impl SourceLimits {
     pub(crate) fn source_of(&self, address: IpAddr) -> Prefix {
         let address = address.to_canonical();
         Prefix::around(address, if address.is_ipv4() { self.prefix_v4 } else { self.prefix_v6 })
-    }
-}
-
-impl Default for SourceLimits {
-    fn default() -> Self {
-        SourceLimits { prefix_v4: 32, prefix_v6: 64, max_connections: None, rate: None }
     }
 }
 
@@ -146,13 +149,6 @@ pub(crate) struct Penalties {
     pub(crate) longest: Duration,
     /// Who never has any.
     pub(crate) exempt: Prefixes,
-}
-
-impl Default for Penalties {
-    fn default() -> Self {
-        let (threshold, longest) = (Duration::from_secs(15), Duration::from_secs(600));
-        Penalties { amounts: Vec::new(), threshold, longest, exempt: Prefixes::default() }
-    }
 }
 
 impl Penalties {

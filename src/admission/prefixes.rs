@@ -1,13 +1,13 @@
 //! A list of prefixes from the configuration, each with the place where it was written.
 
 use std::fmt;
-use std::io;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::Prefix;
+use super::prefix_set::ListDraft;
 use super::table::PrefixTable;
-use super::{Prefix, PrefixSet};
 
 /// A prefix as it was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,17 +70,14 @@ impl Prefixes {
         Some((index, self.get(index)?))
     }
 
-    /// Whether an address has one of the prefixes, to be asked often; `None` if there are none.
-    pub(crate) fn prefix_set(&self) -> io::Result<Option<PrefixSet>> {
-        self.prefix_set_by(|place| place.is_some())
+    /// Whether an address has one of the prefixes, to be asked often.
+    pub(super) fn answers(&self) -> ListDraft {
+        self.answers_by(|place| place.is_some())
     }
 
     /// Yes or no for every address, by the place in the list of the longest prefix that has it.
-    pub(super) fn prefix_set_by(
-        &self,
-        says: impl Fn(Option<usize>) -> bool,
-    ) -> io::Result<Option<PrefixSet>> {
-        (!self.is_empty()).then(|| PrefixSet::new(self.table.prefix_set(says))).transpose()
+    pub(super) fn answers_by(&self, says: impl Fn(Option<usize>) -> bool) -> ListDraft {
+        self.table.answers(says)
     }
 
     /// Whether there is none.

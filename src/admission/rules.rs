@@ -1,12 +1,12 @@
 //! `allow` and `deny`: the longest prefix decides, deny on a tie.
 
-use std::io;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::prefix_set::ListDraft;
 use super::prefixes::WrittenAt;
-use super::{Listed, Prefix, PrefixSet, Prefixes};
+use super::{Listed, Prefix, Prefixes};
 
 /// The rules of a service, ready to be asked.
 ///
@@ -70,9 +70,9 @@ impl Rules {
         Decision { allowed, rule }
     }
 
-    /// Whether an address gets in, to be asked often; `None` if everybody does.
-    pub(crate) fn prefix_set(&self) -> io::Result<Option<PrefixSet>> {
-        self.list.prefix_set_by(|place| match place {
+    /// Whether an address gets in, to be asked often.
+    pub(super) fn answers(&self) -> ListDraft {
+        self.list.answers_by(|place| match place {
             Some(place) => place >= self.denied,
             None => !self.denies_the_rest(),
         })
@@ -111,7 +111,10 @@ impl Action {
 mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
 
+    use std::os::fd::AsFd;
+
     use super::*;
+    use crate::admission::PrefixSets;
 
     fn listed(texts: &[&str], name: &'static str) -> Vec<Listed<'static>> {
         let prefixes = texts.iter().map(|text| text.parse().unwrap()).zip(1..);
@@ -196,40 +199,22 @@ mod tests {
         }
     }
 
-    /// splitmix64 (Steele, Lea, Flood, 2014).
-    struct Random(u64);
-
-    impl Random {
-        fn next(&mut self) -> u64 {
-            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut z = self.0;
-            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            z ^ (z >> 31)
+    /// Few distinct values in each part, so that prefixes nest, touch and repeat.
+    fn address(random: &mut fastrand::Rng) -> IpAddr {
+        let mut part = || [0, 0, 1, 2, 127, 128, 254, 255][random.usize(..8)];
+        let bytes: [u8; 16] = std::array::from_fn(|_| part());
+        match bytes[0] {
+            0 | 255 => Ipv6Addr::from(bytes).into(),
+            1 => Ipv4Addr::from_bits(u32::from_be_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]))
+                .to_ipv6_mapped()
+                .into(),
+            _ => Ipv4Addr::new(bytes[1], bytes[2], bytes[3], bytes[4]).into(),
         }
+    }
 
-        fn below(&mut self, end: u64) -> u64 {
-            self.next() % end
-        }
-
-        /// Few distinct values in each part, so that prefixes nest, touch and repeat.
-        fn address(&mut self) -> IpAddr {
-            let mut part = || [0, 0, 1, 2, 127, 128, 254, 255][usize::try_from(self.next() % 8).unwrap()];
-            let bytes: [u8; 16] = std::array::from_fn(|_| part());
-            match bytes[0] {
-                0 | 255 => Ipv6Addr::from(bytes).into(),
-                1 => Ipv4Addr::from_bits(u32::from_be_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]))
-                    .to_ipv6_mapped()
-                    .into(),
-                _ => Ipv4Addr::new(bytes[1], bytes[2], bytes[3], bytes[4]).into(),
-            }
-        }
-
-        fn prefix(&mut self) -> Prefix {
-            let address = self.address().to_canonical();
-            let length = self.below(if address.is_ipv4() { 33 } else { 129 });
-            Prefix::around(address, u8::try_from(length).unwrap())
-        }
+    fn prefix(random: &mut fastrand::Rng) -> Prefix {
+        let address = address(random).to_canonical();
+        Prefix::around(address, random.u8(..if address.is_ipv4() { 33 } else { 129 }))
     }
 
     /// The interface's sentence, word for word, without a table.
@@ -261,48 +246,38 @@ mod tests {
 
     #[test]
     fn the_table_agrees_with_a_naive_matcher() {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        let seed = match std::env::var("PREFORKD_SEED") {
-            Ok(seed) => seed.parse().unwrap(),
-            Err(_) => u64::try_from(now.as_nanos() % u128::from(u64::MAX)).unwrap(),
-        };
-        let mut random = Random(seed);
+        let mut random = crate::seeded::random();
         for round in 0..300 {
             let lists = [(); 2].map(|()| {
-                let number = random.below(40);
-                (0..number).map(|_| random.prefix()).collect::<Vec<_>>()
+                let number = random.usize(..40);
+                (0..number).map(|_| prefix(&mut random)).collect::<Vec<_>>()
             });
             let [allow, deny] = &lists;
             let place = WrittenAt { name: "x", line: None };
             let listed =
                 |list: &[Prefix]| list.iter().map(|&prefix| Listed { prefix, place }).collect::<Vec<_>>();
             let rules = Rules::new(listed(allow), listed(deny));
-            let prefix_set = rules.prefix_set().unwrap();
-            let random_ones: Vec<IpAddr> = (0..50).map(|_| random.address()).collect();
+            let none = Prefixes::default();
+            let file = PrefixSets::freeze(&rules, &none, &none).unwrap();
+            let sets = PrefixSets::open(file.as_fd()).unwrap();
+            let random_ones: Vec<IpAddr> = (0..50).map(|_| address(&mut random)).collect();
             for address in lists.iter().flatten().flat_map(|&prefix| edges(prefix)).chain(random_ones) {
                 let decision = rules.decide(address);
-                let says = prefix_set.as_ref().is_none_or(|prefix_set| prefix_set.says(address));
-                assert_eq!(
-                    says, decision.allowed,
-                    "PREFORKD_SEED={seed}, round {round}: prefix_set of {address}"
-                );
+                let says = (sets.allow(address), sets.has_proxy(address), sets.exempt(address));
+                let wanted = (decision.allowed, false, false);
+                assert_eq!(says, wanted, "round {round}: the set and {address}");
                 let found = (decision.allowed, decision.rule.map(|rule| rule.prefix));
                 let wanted = naive(allow, deny, address.to_canonical());
-                assert_eq!(found, wanted, "PREFORKD_SEED={seed}, round {round}: {address} in {lists:?}");
+                assert_eq!(found, wanted, "round {round}: {address} in {lists:?}");
             }
         }
     }
 
     #[test]
     fn the_table_grows_with_the_rules_and_not_with_the_addresses() {
-        let random = &mut Random(7);
+        let mut random = fastrand::Rng::with_seed(7);
         let prefixes: Vec<Prefix> = (0..20_000)
-            .map(|_| {
-                Prefix::around(
-                    Ipv4Addr::from_bits(random.next() as u32).into(),
-                    24 + (random.next() % 9) as u8,
-                )
-            })
+            .map(|_| Prefix::around(Ipv4Addr::from_bits(random.u32(..)).into(), random.u8(24..=32)))
             .collect();
         let place = WrittenAt { name: "x", line: None };
         let rules = Rules::new([], prefixes.iter().map(|&prefix| Listed { prefix, place }));

@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::net::IpAddr;
 
 use super::Prefix;
-use super::prefix_set::{Changes, Draft};
+use super::prefix_set::{Changes, ListDraft};
 
 /// Decides for the addresses that no prefix has.
 const NOBODY: u32 = u32::MAX;
@@ -42,9 +42,9 @@ impl PrefixTable {
     }
 
     /// Yes or no for every address, by the place of the longest prefix that has it.
-    pub(super) fn prefix_set(&self, says: impl Fn(Option<usize>) -> bool) -> Draft {
+    pub(super) fn answers(&self, says: impl Fn(Option<usize>) -> bool) -> ListDraft {
         let says = |owner: u32| says(if owner == NOBODY { None } else { usize::try_from(owner).ok() });
-        Draft { v4: self.v4.changes(says), v6: self.v6.changes(says) }
+        ListDraft { v4: self.v4.changes(says), v6: self.v6.changes(says) }
     }
 
     /// The place in the list of the longest prefix that has the address.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::config::{self, Credentials, Identity, Limit};
+use crate::config::{Credentials, Identity, Limit};
 use crate::ipc::reports::Step;
 use crate::sys::process;
 
@@ -34,7 +34,7 @@ impl Confinement {
         limits: &[Limit],
         restore_descriptor_limit: bool,
     ) -> io::Result<Self> {
-        let own = limits.iter().any(|limit| limit.resource == config::Resource::Nofile);
+        let own = limits.iter().any(|limit| limit.kind.resource == Resource::RLIMIT_NOFILE);
         let descriptors = match restore_descriptor_limit && !own {
             true => Some(getrlimit(Resource::RLIMIT_NOFILE)?),
             false => None,
@@ -43,9 +43,9 @@ impl Confinement {
             user: identity.user.clone(),
             chroot: identity.chroot.clone(),
             directory: Some(identity.working_directory.clone().unwrap_or_else(|| PathBuf::from("/"))),
-            umask: Some(identity.umask.unwrap_or(0o022)),
+            umask: Some(identity.umask),
             nice: identity.nice,
-            limits: limits.iter().map(|limit| (resource(limit.resource), limit.value)).collect(),
+            limits: limits.iter().map(|limit| (limit.kind.resource, limit.value)).collect(),
             is_privileged: true,
             descriptors,
         })
@@ -106,22 +106,3 @@ impl Confinement {
 
 /// Who may have fewer descriptors may not until it serves: to accept takes some.
 const UNTIL_SERVING: u64 = 256;
-
-fn resource(name: config::Resource) -> Resource {
-    match name {
-        config::Resource::As => Resource::RLIMIT_AS,
-        config::Resource::Core => Resource::RLIMIT_CORE,
-        config::Resource::Cpu => Resource::RLIMIT_CPU,
-        config::Resource::Data => Resource::RLIMIT_DATA,
-        config::Resource::Fsize => Resource::RLIMIT_FSIZE,
-        config::Resource::Memlock => Resource::RLIMIT_MEMLOCK,
-        config::Resource::Msgqueue => Resource::RLIMIT_MSGQUEUE,
-        config::Resource::Nice => Resource::RLIMIT_NICE,
-        config::Resource::Nofile => Resource::RLIMIT_NOFILE,
-        config::Resource::Nproc => Resource::RLIMIT_NPROC,
-        config::Resource::Rtprio => Resource::RLIMIT_RTPRIO,
-        config::Resource::Rttime => Resource::RLIMIT_RTTIME,
-        config::Resource::Sigpending => Resource::RLIMIT_SIGPENDING,
-        config::Resource::Stack => Resource::RLIMIT_STACK,
-    }
-}

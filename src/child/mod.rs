@@ -28,7 +28,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::admission::Deadlines;
 use crate::client::{Client, ConnectionId, Traffic};
-use crate::config::{Builtin, Job, Service, Stderr};
+use crate::config::{Job, ServiceConfig, StderrTarget};
 use crate::ipc::reports::{self, Reporter, Reports, Step};
 use crate::sys::exec::Image;
 use crate::sys::fd::{self, ReservedFds};
@@ -37,6 +37,7 @@ use crate::sys::process;
 use crate::sys::signal::{self, Signals};
 
 use confine::Confinement;
+use handler::Handler;
 
 /// All that can be prepared before there is a connection. Made once by each worker, and kept for its whole life.
 #[derive(Debug)]
@@ -51,7 +52,7 @@ pub(crate) struct ChildSpec {
 
 #[derive(Debug)]
 enum PreparedJob {
-    Handler(Builtin),
+    Handler(Handler),
     /// Never waited for: there is one thread. A cell would keep children from having it, see [`crate::sys::fork`].
     Exec(Mutex<Image>),
 }
@@ -71,10 +72,17 @@ impl ChildSpec {
     ///
     /// # Errors
     ///
-    /// A NUL byte in a path, argument or variable; a `/dev/null` that cannot be opened.
-    pub(crate) fn new(service: &Service, signals: &'static Signals, reports: &Reports) -> io::Result<Self> {
+    /// A handler that this program does not have; a NUL byte in a path, argument or variable; a `/dev/null` that cannot be opened.
+    pub(crate) fn new(
+        service: &ServiceConfig,
+        signals: &'static Signals,
+        reports: &Reports,
+    ) -> io::Result<Self> {
         let (job, restore_descriptor_limit) = match &service.job {
-            Job::Handler(builtin) => (PreparedJob::Handler(*builtin), false),
+            Job::Handler(name) => {
+                let unknown = || io::Error::other(format!("this program has no handler \"{name}\""));
+                (PreparedJob::Handler(handler::find(name).ok_or_else(unknown)?), false)
+            }
             Job::Exec(program) => {
                 let path = CString::new(program.path.as_os_str().as_bytes())?;
                 let arguments: Result<_, _> =
@@ -84,8 +92,8 @@ impl ChildSpec {
             }
         };
         let null = match service.stderr {
-            Stderr::Null => Some(std::fs::File::options().write(true).open("/dev/null")?.into()),
-            Stderr::Log | Stderr::Inherit => None,
+            StderrTarget::Null => Some(std::fs::File::options().write(true).open("/dev/null")?.into()),
+            StderrTarget::Log | StderrTarget::Inherit => None,
         };
         let confinement = Confinement::new(&service.identity, &service.limits, restore_descriptor_limit)?;
         let deadlines = service.admission.deadlines;
@@ -180,11 +188,11 @@ impl ChildSpec {
             self.fail(&failed);
         }
         match self.job {
-            PreparedJob::Handler(builtin) => {
+            PreparedJob::Handler(handler) => {
                 // Its lifetime is its worker's matter.
                 let deadlines = self.deadlines.of_bytes();
                 let (code, traffic) =
-                    watch::serve(builtin, connection, &conn.client, deadlines, self.reporter);
+                    watch::serve(handler, connection, &conn.client, deadlines, self.reporter);
                 self.reporter.served(traffic);
                 process::exit(code)
             }
@@ -199,8 +207,8 @@ impl ChildSpec {
     /// process, the next will find: that is what was asked for. `None` if it is for a program.
     pub(crate) fn run_once_more(&self, connection: OwnedFd, client: &Client) -> Option<(u8, Traffic)> {
         match self.job {
-            PreparedJob::Handler(builtin) => {
-                Some(watch::serve(builtin, connection, client, self.deadlines, self.reporter))
+            PreparedJob::Handler(handler) => {
+                Some(watch::serve(handler, connection, client, self.deadlines, self.reporter))
             }
             PreparedJob::Exec(_) => None,
         }

@@ -6,10 +6,9 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use super::handler;
+use super::handler::{self, Handler};
 use crate::admission::{ActivityWatch, Deadlines, GRACE, Verdict};
 use crate::client::{Client, Traffic};
-use crate::config::Builtin;
 use crate::ipc::reports::Reporter;
 use crate::sys::alarm::{self, OnAlarm};
 use crate::sys::tcp_info::TcpInfo;
@@ -53,7 +52,7 @@ impl OnAlarm for SelfWatch<'_> {
 /// nothing.
 #[inline]
 pub(crate) fn serve(
-    builtin: Builtin,
+    handler: Handler,
     connection: OwnedFd,
     client: &Client,
     deadlines: Deadlines,
@@ -62,12 +61,12 @@ pub(crate) fn serve(
     let watch = ActivityWatch::new(client);
     // It has just been accepted: no clock, and no question to the kernel, is needed yet.
     let Some(first) = watch.first_look(&deadlines).map(|at| at - client.accepted) else {
-        return handler::serve(builtin, connection);
+        return handler::serve(handler, connection);
     };
     let (connection_fd, header_length) = (connection.as_fd(), client.header_length());
     let mut watcher = SelfWatch { connection: connection_fd, header_length, reporter, deadlines, watch };
     // Who cannot be watched is not served for ever.
-    let served = alarm::during(&mut watcher, first, || handler::serve_on(builtin, connection.as_fd()));
+    let served = alarm::during(&mut watcher, first, || handler::serve_on(handler, connection.as_fd()));
     drop(connection);
     served.unwrap_or((crate::exit::OS, Traffic::default()))
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use crate::admission::rules::Decision;
 use crate::admission::{Overload, Prefix};
-use crate::config::{Address, Service};
+use crate::config::{Address, ServiceConfig};
 
 /// An address, from the command line.
 pub(crate) fn parse(text: &str) -> Result<IpAddr, String> {
@@ -18,7 +18,7 @@ pub(crate) fn parse(text: &str) -> Result<IpAddr, String> {
 
 /// What would meet the address at a service.
 pub(crate) struct Explained<'a> {
-    pub(crate) service: &'a Service,
+    pub(crate) service: &'a ServiceConfig,
     pub(crate) address: IpAddr,
 }
 
@@ -98,10 +98,10 @@ impl Explained<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::tests::unfinished;
+    use crate::config::tests::service;
 
     fn explain(lines: &str, address: &str) -> String {
-        let service = unfinished(&format!("[service.x]\nhandler = \"echo\"\nlisten = \"fd:x\"\n{lines}\n"));
+        let service = service(&format!("[service.x]\nhandler = \"echo\"\nlisten = \"fd:x\"\n{lines}\n"));
         let text = Explained { service: &service, address: parse(address).unwrap() }.to_string();
         // The file is in a temporary directory.
         let words = text.split_inclusive(' ').map(|word| match word.rsplit_once("/p.toml") {

@@ -20,6 +20,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Arg, ArgMatches, Command, value_parser};
 
+use crate::child::handler;
 use crate::config::DEFAULT_CONTROL_SOCKET;
 use crate::ipc::orders;
 use crate::{exit, supervisor, sys, worker};
@@ -36,6 +37,9 @@ pub fn main() -> ExitCode {
     }
     if std::env::args_os().nth(1).is_some_and(|command| command == supervisor::TRIAL_COMMAND) {
         return ExitCode::from(supervisor::trial());
+    }
+    if std::env::args_os().nth(1).is_some_and(|command| command == supervisor::LOAD_COMMAND) {
+        return ExitCode::from(supervisor::load(&handler::NAMES));
     }
     if let Err(error) = sys::fd::fill_standard() {
         output::complain(format_args!("preforkd: cannot open /dev/null: {error}"));

@@ -7,6 +7,7 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 
 use super::check;
 use super::output::complain;
+use crate::child::handler;
 use crate::config::DEFAULT_PATH;
 use crate::exit;
 use crate::supervisor::{self, ConfigSource, Resumed};
@@ -34,7 +35,7 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
         Resumed::Ended(result) => return super::ended(result),
         Resumed::NotAnUpgrade(source) => source,
     };
-    match source.load() {
+    match source.load(&handler::NAMES) {
         Ok(loaded) => {
             check::show(&loaded.warnings);
             super::ended(supervisor::run(loaded.config, source, false))

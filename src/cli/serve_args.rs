@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
 
+use crate::child::handler;
 use crate::config::flags::{Given, from_flags};
 use crate::config::key::{Kind, Part};
 use crate::config::keys::{Flag, flags};
-use crate::config::{self, Config, Diagnostics};
+use crate::config::{self, Config, Diagnostics, Machine};
 
 const ADDRESS: &str = "ADDRESS";
 const HANDLER: &str = "HANDLER";
@@ -15,13 +16,12 @@ const PROGRAM: &str = "PROGRAM";
 
 /// `serve [OPTIONS] ADDRESS HANDLER` and `serve [OPTIONS] ADDRESS -- PROGRAM [ARG…]`.
 pub(crate) fn command() -> Command {
-    let names: Vec<&str> = config::HANDLERS.iter().map(|(name, _)| *name).collect();
     Command::new("serve")
         .about("Run one service without a configuration file")
         .override_usage("preforkd serve [OPTIONS] ADDRESS HANDLER\n       preforkd serve [OPTIONS] ADDRESS -- PROGRAM [ARG]...")
         .args(flags().map(argument))
         .arg(Arg::new(ADDRESS).required(true).help("IP:PORT, [IPV6]:PORT, unix:/PATH or fd:NAME; port 0 is any free port"))
-        .arg(Arg::new(HANDLER).help(format!("A built-in service: {}", names.join(", "))))
+        .arg(Arg::new(HANDLER).help(format!("A built-in service: {}", handler::NAMES.join(", "))))
         .arg(
             Arg::new(PROGRAM)
                 .last(true)
@@ -53,7 +53,8 @@ fn argument(flag: Flag) -> Arg {
 /// The configuration that a command line describes.
 pub(crate) fn config(matches: &ArgMatches) -> Result<Config, Diagnostics> {
     let current = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
-    from_flags(&name(matches), &given(matches), &current).map_err(|problems| with_hint(problems, matches))
+    let machine = Machine { current: Some(&current), ..Machine::with(&handler::NAMES) };
+    from_flags(&name(matches), &given(matches), &machine).map_err(|problems| with_hint(problems, matches))
 }
 
 /// Everything that was given, in the order of the usage text.
@@ -87,10 +88,9 @@ fn with_hint(mut problems: Diagnostics, matches: &ArgMatches) -> Diagnostics {
         return problems;
     };
     for problem in problems.iter_mut().filter(|problem| problem.place.name == HANDLER) {
-        let names: Vec<&str> = config::HANDLERS.iter().map(|(name, _)| *name).collect();
         problem.help = Some(format!(
             "the handlers are {}; a program goes after --, as in: preforkd serve {} -- {}",
-            names.join(", "),
+            handler::NAMES.join(", "),
             address.join(" "),
             handler.join(" ")
         ));
@@ -101,7 +101,7 @@ fn with_hint(mut problems: Diagnostics, matches: &ArgMatches) -> Diagnostics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Builtin, Job};
+    use crate::config::Job;
     use crate::journal::Level;
 
     fn parse(words: &str) -> Result<Config, String> {
@@ -122,7 +122,7 @@ mod tests {
         assert_eq!(echo.log.level, Level::Debug);
         assert_eq!(
             (echo.services[0].name.as_str(), &echo.services[0].job),
-            ("echo", &Job::Handler(Builtin::Echo))
+            ("echo", &Job::Handler("echo".into()))
         );
         assert_eq!((echo.services[0].workers, echo.services[0].identity.nice), (2, Some(-3)));
 

@@ -1,22 +1,46 @@
 //! Users and groups, without NSS.
 //!
 //! A statically linked glibc cannot load NSS modules safely, so files are read here, and what they do not have is asked
-//! of the program getent(1), which is linked dynamically.
+//! of the program getent(1), which is linked dynamically. Whom that asks may never answer, so there is a limit to waiting.
 
-use std::fs;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::cell::Cell;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use super::files;
+use crate::sys::answer::{self, Answered};
+use crate::sys::time::Monotonic;
+
+/// How long getent(1) may take for one answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long all answers of a configuration may take together.
+const ALL_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Where users and groups come from.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Accounts {
     /// passwd(5).
     pub(crate) passwd: PathBuf,
     /// group(5).
     pub(crate) group: PathBuf,
     /// getent(1), if it is to be asked.
-    pub(crate) getent: Option<PathBuf>,
+    pub(crate) getent: Option<Getent>,
 }
+
+/// getent(1), and what is left of the time that it may take.
+#[derive(Debug)]
+pub(crate) struct Getent {
+    program: PathBuf,
+    left: Cell<Duration>,
+}
+
+/// Why it is not known whether there is such a user or group.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Unanswered(String);
 
 /// One line of passwd(5), as far as it matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,31 +69,37 @@ impl Default for Accounts {
         Accounts {
             passwd: "/etc/passwd".into(),
             group: "/etc/group".into(),
-            getent: Some("/usr/bin/getent".into()),
+            getent: Some(Getent { program: "/usr/bin/getent".into(), left: Cell::new(ALL_PATIENCE) }),
         }
     }
 }
 
 impl Accounts {
     /// The user with this name or number.
-    pub(crate) fn user(&self, name: &str) -> Option<User> {
+    pub(crate) fn user(&self, name: &str) -> Result<Option<User>, Unanswered> {
         let is_it = |user: &User| user.name == name || id(name) == Some(user.uid);
-        self.users().into_iter().find(is_it).or_else(|| User::parse(&self.ask("passwd", name)?))
+        match self.users().into_iter().find(is_it) {
+            Some(user) => Ok(Some(user)),
+            None => Ok(self.ask("passwd", name, "user")?.and_then(|line| User::parse(&line))),
+        }
     }
 
     /// The group with this name or number.
-    pub(crate) fn group(&self, name: &str) -> Option<Group> {
+    pub(crate) fn group(&self, name: &str) -> Result<Option<Group>, Unanswered> {
         let is_it = |group: &Group| group.name == name || id(name) == Some(group.gid);
-        self.groups().into_iter().find(is_it).or_else(|| Group::parse(&self.ask("group", name)?))
+        match self.groups().into_iter().find(is_it) {
+            Some(group) => Ok(Some(group)),
+            None => Ok(self.ask("group", name, "group")?.and_then(|line| Group::parse(&line))),
+        }
     }
 
     /// The groups that have the user among their members.
-    pub(crate) fn memberships(&self, user: &str) -> Vec<u32> {
-        if let Some(answer) = self.ask("initgroups", user) {
-            return answer.split_whitespace().skip(1).filter_map(id).collect();
+    pub(crate) fn memberships(&self, user: &str) -> Result<Vec<u32>, Unanswered> {
+        if let Some(answer) = self.ask("initgroups", user, "the groups of user")? {
+            return Ok(answer.split_whitespace().skip(1).filter_map(id).collect());
         }
         let is_member = |group: &Group| group.members.iter().any(|member| member == user);
-        self.groups().into_iter().filter(is_member).map(|group| group.gid).collect()
+        Ok(self.groups().into_iter().filter(is_member).map(|group| group.gid).collect())
     }
 
     /// All users that passwd(5) names.
@@ -82,19 +112,38 @@ impl Accounts {
         lines(&self.group).lines().filter_map(Group::parse).collect()
     }
 
-    /// getent's first line; it exits with 2 when there is no such entry.
-    fn ask(&self, database: &str, name: &str) -> Option<String> {
-        if name.starts_with('-') || name.contains(['\0', ':']) {
-            return None;
+    /// getent's first line, or `None` if there is no such entry.
+    fn ask(&self, database: &str, name: &str, what: &str) -> Result<Option<String>, Unanswered> {
+        match &self.getent {
+            Some(getent) if !name.starts_with('-') && !name.contains(['\0', ':']) => {
+                getent.ask(database, name).map_err(|why| Unanswered(format!("{why} for {what} \"{name}\"")))
+            }
+            _ => Ok(None),
         }
-        let answer = Command::new(self.getent.as_ref()?)
-            .args([database, name])
-            .stdin(Stdio::null())
-            .stderr(Stdio::null())
-            .output()
-            .ok()
-            .filter(|answer| answer.status.success())?;
-        String::from_utf8_lossy(&answer.stdout).lines().next().map(str::to_owned)
+    }
+}
+
+impl Getent {
+    /// Once it has not answered it is asked no more.
+    fn ask(&self, database: &str, name: &str) -> Result<Option<String>, String> {
+        let limit = PATIENCE.min(self.left.get());
+        if limit.is_zero() {
+            return Err("getent, which is too slow or does not answer, was not asked".to_owned());
+        }
+        let start = Monotonic::now();
+        let answered = answer::of(Command::new(&self.program).args([database, name]), limit);
+        self.left.set(self.left.get().saturating_sub(Monotonic::now() - start));
+        match answered {
+            // It exits with 2 when there is no such entry.
+            Ok(Answered::Failed) => Ok(None),
+            Ok(Answered::Said(text)) => Ok(String::from_utf8_lossy(&text).lines().next().map(str::to_owned)),
+            Ok(Answered::Late) => {
+                self.left.set(Duration::ZERO);
+                Err(format!("getent did not answer within {} s", limit.as_secs_f32()))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(format!("cannot ask getent ({error})")),
+        }
     }
 }
 
@@ -105,8 +154,12 @@ pub(crate) fn id(text: &str) -> Option<u32> {
 }
 
 /// An unreadable file has no entries: the message about the missing user then says where it was looked for.
-fn lines(path: &PathBuf) -> String {
-    fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+fn lines(path: &Path) -> String {
+    let mut bytes = Vec::new();
+    match files::open(path).and_then(|mut file| file.read_to_end(&mut bytes)) {
+        Ok(_) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(_) => String::new(),
+    }
 }
 
 impl User {
@@ -136,6 +189,8 @@ fn name(field: &str) -> Option<String> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::fs;
+
     use super::*;
 
     /// A machine with users alice (1000, groups alice, www, video) and bob (1001, group users).
@@ -156,27 +211,36 @@ pub(crate) mod tests {
         Accounts { passwd, group, getent: None }
     }
 
+    /// With a getent(1) that is this script.
+    fn asking(directory: &Path, script: &str) -> Accounts {
+        let program = directory.join("getent");
+        // A shell writes it: were it open for writing here, a fork of another test would make it ETXTBSY.
+        let write = "printf '%s\n' \"$1\" > \"$2\" && chmod 755 \"$2\"";
+        let written =
+            Command::new("/bin/sh").args(["-c", write, "sh", script]).arg(&program).status().unwrap();
+        assert!(written.success());
+        Accounts { getent: Some(Getent { program, left: Cell::new(PATIENCE) }), ..fake(directory) }
+    }
+
     #[test]
     fn users_and_groups_are_found_by_name_and_number() {
         let directory = tempfile::tempdir().unwrap();
         let accounts = fake(directory.path());
-        let alice = User { name: "alice".into(), uid: 1000, gid: 1000 };
-        assert_eq!(accounts.user("alice"), Some(alice.clone()));
-        assert_eq!(accounts.user("1000"), Some(alice));
+        let alice = Ok(Some(User { name: "alice".into(), uid: 1000, gid: 1000 }));
+        assert_eq!(accounts.user("alice"), alice);
+        assert_eq!(accounts.user("1000"), alice);
         for nobody in ["carol", "broken", "+compat", "+1000", "4294967295", ""] {
-            assert_eq!(accounts.user(nobody), None, "{nobody}");
+            assert_eq!(accounts.user(nobody), Ok(None), "{nobody}");
         }
-        assert_eq!(accounts.group("www").map(|group| group.gid), Some(33));
-        assert_eq!(accounts.group("33").map(|group| group.name), Some("www".into()));
-        assert_eq!(accounts.memberships("alice"), [33, 44]);
-        assert_eq!(accounts.memberships("carol"), [0_u32; 0]);
+        let group = |name: &str| accounts.group(name).unwrap().unwrap();
+        assert_eq!((group("www").gid, group("33").name), (33, "www".into()));
+        assert_eq!(accounts.memberships("alice"), Ok(vec![33, 44]));
+        assert_eq!(accounts.memberships("carol"), Ok(Vec::new()));
     }
 
     #[test]
     fn what_the_files_do_not_have_is_asked_of_getent() {
         let directory = tempfile::tempdir().unwrap();
-        let getent = directory.path().join("getent");
-        // A shell writes it: were it open for writing here, a fork of another test would make it ETXTBSY.
         let script = r#"#!/bin/sh
 case "$1 $2" in
 'passwd carol') echo carol:x:2000:2001::/:/bin/sh;;
@@ -184,15 +248,30 @@ case "$1 $2" in
 'initgroups carol') echo 'carol   2001 2002';;
 *) exit 2;;
 esac"#;
-        let write = "printf '%s\n' \"$1\" > \"$2\" && chmod 755 \"$2\"";
-        let written =
-            Command::new("/bin/sh").args(["-c", write, "sh", script]).arg(&getent).status().unwrap();
-        assert!(written.success());
-        let accounts = Accounts { getent: Some(getent), ..fake(directory.path()) };
-        assert_eq!(accounts.user("carol"), Some(User { name: "carol".into(), uid: 2000, gid: 2001 }));
-        assert_eq!(accounts.group("2001").map(|group| group.name), Some("ldap".into()));
-        assert_eq!(accounts.memberships("carol"), [2001, 2002]);
-        assert_eq!(accounts.user("dave"), None);
-        assert_eq!(accounts.memberships("alice"), [33, 44], "getent knows nothing of alice, the file does");
+        let accounts = asking(directory.path(), script);
+        let carol = User { name: "carol".into(), uid: 2000, gid: 2001 };
+        assert_eq!(accounts.user("carol"), Ok(Some(carol)));
+        assert_eq!(accounts.group("2001").unwrap().unwrap().name, "ldap");
+        assert_eq!(accounts.memberships("carol"), Ok(vec![2001, 2002]));
+        assert_eq!(accounts.user("dave"), Ok(None));
+        assert_eq!(
+            accounts.memberships("alice"),
+            Ok(vec![33, 44]),
+            "getent knows nothing of alice, the file does"
+        );
+    }
+
+    #[test]
+    fn a_getent_that_does_not_answer_is_no_answer_and_is_asked_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let accounts = asking(directory.path(), "#!/bin/sh\necho asked >&2; exec sleep 1000");
+        accounts.getent.as_ref().unwrap().left.set(Duration::from_millis(200));
+        let late = accounts.user("carol").unwrap_err().to_string();
+        assert_eq!(late, "getent did not answer within 0.2 s for user \"carol\"");
+        let start = Monotonic::now();
+        let next = accounts.memberships("alice").unwrap_err().to_string();
+        assert!(next.contains("was not asked for the groups of user \"alice\""), "{next}");
+        assert!(Monotonic::now() - start < Duration::from_millis(200));
+        assert!(accounts.user("alice").is_ok(), "for her nobody needs to be asked");
     }
 }

@@ -1,73 +1,84 @@
 //! Sections → a checked configuration.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
+
+use toml::Spanned;
+use toml::de::DeValue;
 
 use super::diagnostic::{Diagnostics, Place, nearest};
 use super::document::{Section, Sections};
 use super::draft::ServiceDraft;
-use super::key::{Apply, Key, Kind};
+use super::key::{Key, Kind};
 use super::keys::{LOG, LogDraft, SERVICE, SUPERVISOR, SupervisorDraft};
 use super::service::{self, Machine};
 use super::source::Origin;
 use super::value::{Fault, find_nul};
-use super::{Address, Config, Supervisor};
-use crate::journal::{Level, LogSettings, LogTarget};
+use super::{Address, Config, SupervisorConfig};
+use crate::journal::LogSettings;
 
-/// All sections, checked one by one and against each other; what is wrong goes to `problems`.
-pub(crate) fn assemble(sections: &Sections<'_>, machine: &Machine<'_>, problems: &mut Diagnostics) -> Config {
+/// All sections, checked one by one and against each other; what is wrong goes to `problems`, and then there may be none.
+pub(crate) fn assemble(
+    sections: &Sections<'_>,
+    machine: &Machine<'_>,
+    problems: &mut Diagnostics,
+) -> Option<Config> {
     let mut supervisor = SupervisorDraft::default();
-    for section in &sections.supervisor {
-        apply(section, &SUPERVISOR, "[supervisor]", &mut supervisor, machine, problems);
+    for section in [&defaults(&SUPERVISOR)].into_iter().chain(&sections.supervisor) {
+        apply(section, &SUPERVISOR, "[supervisor]", &mut supervisor, problems);
     }
     let mut log = LogDraft::default();
-    for section in &sections.log {
-        apply(section, &LOG, "[log]", &mut log, machine, problems);
+    for section in [&defaults(&LOG)].into_iter().chain(&sections.log) {
+        apply(section, &LOG, "[log]", &mut log, problems);
     }
     let mut services = Vec::new();
     let mut taken = Vec::new();
+    let defaults = defaults(&SERVICE);
     for (name, section) in &sections.services {
         let mut draft = ServiceDraft::default();
-        apply(section, &SERVICE, &format!("[service.{name}]"), &mut draft, machine, problems);
+        let header = format!("[service.{name}]");
+        for section in [&defaults, section] {
+            apply(section, &SERVICE, &header, &mut draft, problems);
+        }
         let doubts =
             draft.admission.doubts(section.origin).into_iter().chain(service::doubts(section, &draft));
         doubts.for_each(|fault| problems.push(section.origin.error(fault).into_warning()));
         take(name, section.origin, &draft, &mut taken, problems);
         match service::resolve(name, section, draft, machine) {
-            Ok(service) => services.push(service),
+            Ok(service) => services.extend(service),
             Err(faults) => faults.into_iter().for_each(|fault| problems.push(section.origin.error(fault))),
         }
     }
     services.sort_by(|a, b| a.name.cmp(&b.name));
-    Config {
-        supervisor: Supervisor {
+    Some(Config {
+        supervisor: SupervisorConfig {
             control_socket: supervisor.control_socket,
-            drain_timeout: supervisor.drain_timeout.unwrap_or(std::time::Duration::from_secs(30)),
+            drain_timeout: supervisor.drain_timeout?,
         },
-        log: LogSettings {
-            target: log.target.unwrap_or(LogTarget::Auto),
-            level: log.level.unwrap_or(Level::Info),
-        },
+        log: LogSettings { target: log.target?, level: log.level? },
         services,
-    }
+    })
+}
+
+/// What holds where nothing is written, as if it were.
+fn defaults<D>(keys: &[Key<D>]) -> Section<'static> {
+    let written = keys.iter().filter_map(|key| {
+        let value = DeValue::parse(key.default?).ok()?.into_inner();
+        Some((Spanned::new(0..0, Cow::Borrowed(key.name)), Spanned::new(0..0, value)))
+    });
+    Section { origin: Origin::Flags(&[]), header: 0..0, partial: false, table: written.collect() }
 }
 
 /// Gives every key of a section to its function in the table.
-fn apply<D>(
-    section: &Section<'_>,
-    keys: &[Key<D>],
-    header: &str,
-    draft: &mut D,
-    machine: &Machine<'_>,
-    problems: &mut Diagnostics,
-) {
+fn apply<D>(section: &Section<'_>, keys: &[Key<D>], header: &str, draft: &mut D, problems: &mut Diagnostics) {
     for (name, value) in &section.table {
         let known = keys.iter().find(|key| key.name == name.get_ref().as_ref());
         let faults = match known {
             None => vec![unknown(name.get_ref(), name.span(), keys, header)],
-            Some(key) => match (key.decoder(machine.unfinished), find_nul(value)) {
+            Some(key) => match (key.decode, find_nul(value)) {
                 (None, _) => vec![later(key.name, name.span())],
                 (_, Some(span)) => vec![Fault::new(span, "a NUL byte cannot be passed on").help("remove it")],
-                (Some(set), None) => match set(draft, value) {
+                (Some(decode), None) => match decode(draft, value) {
                     Ok(()) => continue,
                     Err(faults) => faults.into_iter().map(|fault| help(fault, key, section.origin)).collect(),
                 },
@@ -97,7 +108,7 @@ fn later(name: &str, span: std::ops::Range<usize>) -> Fault {
 }
 
 fn unknown<D>(name: &str, span: std::ops::Range<usize>, keys: &[Key<D>], header: &str) -> Fault {
-    let names = || keys.iter().filter(|key| matches!(key.apply, Apply::Set(_))).map(|key| key.name);
+    let names = || keys.iter().filter(|key| key.decode.is_some()).map(|key| key.name);
     let help = match nearest(name, keys.iter().map(|key| key.name)) {
         Some(near) => format!("did you mean \"{near}\"?"),
         None => format!("the keys of {header} are {}", names().collect::<Vec<_>>().join(", ")),

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::journal::is_special;
+
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Severity {
@@ -176,18 +178,8 @@ fn escape(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
-            '\u{ad}'
-            | '\u{61c}'
-            | '\u{180e}'
-            | '\u{200b}'..='\u{200f}'
-            | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}'
-            | '\u{feff}'
-            | '\u{fff9}'..='\u{fffb}'
-            | '\u{e0000}'..='\u{e007f}' => {
-                safe.extend(c.escape_unicode());
-            }
-            c if c.is_control() => safe.extend(c.escape_default()),
+            '\\' => safe.push(c),
+            c if is_special(c) => safe.extend(c.escape_default()),
             c => safe.push(c),
         }
     }

@@ -8,17 +8,17 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::address::AddressError;
-use super::diagnostic::nearest;
 use super::value::{
-    self, Fault, Faults, Value, choice, collect, decode, name_or_number, one_or_more, set, text, whole,
+    self, Applied, Fault, Faults, TomlValue, choice, collect, decode, name_or_number, one_or_more, set, text,
+    whole,
 };
-use super::{Address, Builtin, Limit, OWN_VARIABLES, Stderr, admission, limits as limit_table};
+use super::{Address, Limit, OWN_VARIABLES, StderrTarget, admission, limits as limit_table};
 
 /// What the keys of a section said.
 #[derive(Debug, Default)]
 pub(crate) struct ServiceDraft {
     pub(crate) listen: Vec<Spanned<Address>>,
-    pub(crate) handler: Option<Builtin>,
+    pub(crate) handler: Option<Spanned<String>>,
     pub(crate) exec: Option<Exec>,
     pub(crate) workers: Option<u16>,
     pub(crate) spare: Option<u32>,
@@ -32,7 +32,7 @@ pub(crate) struct ServiceDraft {
     pub(crate) nice: Option<i32>,
     pub(crate) environment: BTreeMap<String, String>,
     pub(crate) limits: Vec<Limit>,
-    pub(crate) stderr: Option<Stderr>,
+    pub(crate) stderr: Option<StderrTarget>,
     pub(crate) backlog: Option<u32>,
     pub(crate) nodelay: Option<bool>,
     pub(crate) keepalive: Option<bool>,
@@ -49,29 +49,14 @@ pub(crate) struct Exec {
     pub(crate) arguments: Vec<String>,
 }
 
-/// The built-in handlers by name.
-pub(crate) const HANDLERS: [(&str, Builtin); 5] = [
-    ("echo", Builtin::Echo),
-    ("discard", Builtin::Discard),
-    ("chargen", Builtin::Chargen),
-    ("daytime", Builtin::Daytime),
-    ("time", Builtin::Time),
-];
-
-type Applied = Result<(), Faults>;
-
-fn one(fault: Fault) -> Faults {
-    vec![fault]
-}
-
-fn spanned<T>(value: &Value<'_>, inner: T) -> Spanned<T> {
+fn spanned<T>(value: &TomlValue<'_>, inner: T) -> Spanned<T> {
     Spanned::new(value.span(), inner)
 }
 
-pub(super) fn listen(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+pub(super) fn listen(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     let entries = one_or_more(value);
     if entries.is_empty() {
-        return Err(one(Fault::new(value.span(), "the list is empty").help("a service listens somewhere")));
+        return Err(Fault::new(value.span(), "the list is empty").help("a service listens somewhere").into());
     }
     let mut faults = Faults::new();
     for entry in entries {
@@ -84,7 +69,7 @@ pub(super) fn listen(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
     if faults.is_empty() { Ok(()) } else { Err(faults) }
 }
 
-fn address(value: &Value<'_>) -> Result<Address, Fault> {
+fn address(value: &TomlValue<'_>) -> Result<Address, Fault> {
     let text = text(value)?;
     text.parse().map_err(|why: AddressError| {
         let why = why.to_string();
@@ -93,22 +78,15 @@ fn address(value: &Value<'_>) -> Result<Address, Fault> {
     })
 }
 
-pub(super) fn handler(value: &Value<'_>) -> Result<Builtin, Fault> {
-    let known = text(value)?;
-    choice(value, &HANDLERS).map_err(|_| {
-        let names: Vec<&str> = HANDLERS.iter().map(|(name, _)| *name).collect();
-        let guess = nearest(&known, names.iter().copied());
-        let guess = guess.map(|name| format!("did you mean \"{name}\"? ")).unwrap_or_default();
-        let help = format!("{guess}the handlers: {}; a program is run with exec", names.join(", "));
-        Fault::new(value.span(), format!("there is no handler \"{known}\"")).help(help)
-    })
+pub(super) fn handler(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+    set(&mut draft.handler, text(value).map(|name| spanned(value, name)))
 }
 
-pub(super) fn exec(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+pub(super) fn exec(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     const RIGHT: &str = "write a list, the program first, as in [\"/usr/bin/rsync\", \"--daemon\"]";
     let DeValue::Array(entries) = value.get_ref() else {
         let message = format!("{} where a list of strings is expected", value.get_ref().type_str());
-        return Err(one(Fault::new(value.span(), message).help(RIGHT)));
+        return Err(Fault::new(value.span(), message).help(RIGHT).into());
     };
     let arguments = collect(entries.iter(), text)?;
     match (arguments.first().map(String::as_str), entries.iter().next()) {
@@ -116,24 +94,24 @@ pub(super) fn exec(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
             draft.exec = Some(Exec { span: first.span(), arguments });
             Ok(())
         }
-        _ => Err(one(Fault::new(value.span(), "the program is missing").help(RIGHT))),
+        _ => Err(Fault::new(value.span(), "the program is missing").help(RIGHT).into()),
     }
 }
 
-pub(super) fn connections_per_child(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+pub(super) fn connections_per_child(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     set(&mut draft.connections_per_child, whole::<0, 1_000_000, _>(value))
 }
 
-pub(super) fn user(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+pub(super) fn user(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     set(&mut draft.user, name_or_number(value).map(|name| spanned(value, name)))
 }
 
-pub(super) fn group(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+pub(super) fn group(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     set(&mut draft.group, name_or_number(value).map(|name| spanned(value, name)))
 }
 
 /// An absolute path.
-pub(super) fn path(value: &Value<'_>) -> Result<Spanned<PathBuf>, Fault> {
+pub(super) fn path(value: &TomlValue<'_>) -> Result<Spanned<PathBuf>, Fault> {
     let path = text(value)?;
     if path.starts_with('/') {
         return Ok(spanned(value, path.into()));
@@ -143,7 +121,7 @@ pub(super) fn path(value: &Value<'_>) -> Result<Spanned<PathBuf>, Fault> {
 }
 
 /// The path of the control socket; the same rules as for `unix:`.
-pub(super) fn socket_path(value: &Value<'_>) -> Result<PathBuf, Fault> {
+pub(super) fn socket_path(value: &TomlValue<'_>) -> Result<PathBuf, Fault> {
     let path = path(value)?;
     match format!("unix:{}", path.get_ref().display()).parse::<Address>() {
         Ok(_) => Ok(path.into_inner()),
@@ -151,7 +129,7 @@ pub(super) fn socket_path(value: &Value<'_>) -> Result<PathBuf, Fault> {
     }
 }
 
-pub(super) fn environment(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+pub(super) fn environment(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     const RIGHT: &str = "a name is not empty and has no \"=\"; a value is a string";
     let variables = collect(table(value)?, |(key, value)| {
         let name = key.get_ref().as_ref();
@@ -168,55 +146,56 @@ pub(super) fn environment(draft: &mut ServiceDraft, value: &Value<'_>) -> Applie
     Ok(())
 }
 
-pub(super) fn limits(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+pub(super) fn limits(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     draft.limits = collect(table(value)?, |(key, value)| limit_table::limit(key, value))?;
-    draft.limits.sort_by_key(|limit| limit.resource);
+    draft.limits.sort_by_key(|limit| limit.kind.name);
     Ok(())
 }
 
-pub(super) fn table<'v, 'a>(value: &'v Value<'a>) -> Result<&'v toml::de::DeTable<'a>, Faults> {
+pub(super) fn table<'v, 'a>(value: &'v TomlValue<'a>) -> Result<&'v toml::de::DeTable<'a>, Faults> {
     let what = value.get_ref().type_str();
-    let wrong = || one(Fault::new(value.span(), format!("{what} where a table is expected")));
+    let wrong = || Fault::new(value.span(), format!("{what} where a table is expected")).into();
     value.get_ref().as_table().ok_or_else(wrong)
 }
 
-pub(super) fn stderr(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
-    let words = [("log", Stderr::Log), ("inherit", Stderr::Inherit), ("null", Stderr::Null)];
+pub(super) fn stderr(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+    let words =
+        [("log", StderrTarget::Log), ("inherit", StderrTarget::Inherit), ("null", StderrTarget::Null)];
     set(&mut draft.stderr, choice(value, &words))
 }
 
-pub(super) fn workers(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+pub(super) fn workers(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     set(&mut draft.workers, whole::<1, 1024, _>(value))
 }
 
-pub(super) fn spare(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+pub(super) fn spare(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     set(&mut draft.spare, whole::<0, 1_000_000, _>(value))
 }
 
-pub(super) fn max_connections(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+pub(super) fn max_connections(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     set(&mut draft.max_connections, whole::<1, 1_000_000, _>(value))
 }
 
-pub(super) fn umask(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+pub(super) fn umask(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     set(&mut draft.umask, value::umask(value))
 }
 
-pub(super) fn nice(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+pub(super) fn nice(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     set(&mut draft.nice, whole::<-20, 19, _>(value))
 }
 
-pub(super) fn backlog(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+pub(super) fn backlog(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     set(&mut draft.backlog, whole::<1, { i32::MAX as i64 }, _>(value))
 }
 
-pub(super) fn nodelay(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+pub(super) fn nodelay(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     set(&mut draft.nodelay, decode(value))
 }
 
-pub(super) fn count_bytes(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+pub(super) fn count_bytes(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     set(&mut draft.count_bytes, decode(value))
 }
 
-pub(super) fn keepalive(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+pub(super) fn keepalive(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     set(&mut draft.keepalive, decode(value))
 }

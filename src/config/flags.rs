@@ -1,13 +1,11 @@
 //! The way from the command line of `serve` to a configuration.
 
 use std::borrow::Cow;
-use std::path::Path;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::Config;
-use super::accounts::Accounts;
 use super::assemble::assemble;
 use super::diagnostic::Diagnostics;
 use super::document::{Section, Sections};
@@ -31,21 +29,8 @@ pub(crate) struct Given {
     pub(crate) texts: Vec<String>,
 }
 
-/// A configuration of one service; relative program paths start at `current`.
-pub(crate) fn from_flags(name: &str, given: &[Given], current: &Path) -> Result<Config, Diagnostics> {
-    from_flags_for(
-        name,
-        given,
-        &Machine { accounts: &Accounts::default(), current: Some(current), unfinished: false },
-    )
-}
-
-/// [`from_flags`] with other users and groups.
-pub(super) fn from_flags_for(
-    name: &str,
-    given: &[Given],
-    machine: &Machine<'_>,
-) -> Result<Config, Diagnostics> {
+/// A configuration of one service.
+pub(crate) fn from_flags(name: &str, given: &[Given], machine: &Machine<'_>) -> Result<Config, Diagnostics> {
     let labels: Vec<String> = given.iter().map(|flag| flag.label.clone()).collect();
     let mut problems = Diagnostics::default();
     let mut part = |part| {
@@ -69,7 +54,17 @@ pub(super) fn from_flags_for(
     };
     let config = assemble(&sections, machine, &mut problems);
     problems.sort();
-    if problems.errors() == 0 { Ok(config) } else { Err(problems) }
+    match config {
+        Some(mut config) if problems.errors() == 0 => {
+            // Its default is for a file.
+            config
+                .supervisor
+                .control_socket
+                .take_if(|_| given.iter().all(|flag| flag.key != "control_socket"));
+            Ok(config)
+        }
+        _ => Err(problems),
+    }
 }
 
 /// The texts of a flag as the TOML value that a file would have.

@@ -1,6 +1,6 @@
 //! What a key is.
 
-use super::value::{Faults, Value};
+use super::value::{Applied, TomlValue};
 
 /// A key of a section that is collected in a `D`.
 pub(crate) struct Key<D: 'static> {
@@ -18,8 +18,9 @@ pub(crate) struct Key<D: 'static> {
     pub(crate) example: &'static str,
     /// What it means, in one sentence without its full stop.
     pub(crate) doc: &'static str,
-    /// What happens to a value.
-    pub(crate) apply: Apply<D>,
+    /// What takes its value. `None` if the key is in the documentation, and what it promises does not exist yet: it is
+    /// refused, because whoever writes it relies on it.
+    pub(crate) decode: Option<Decoder<D>>,
 }
 
 /// What kind of TOML value a key has.
@@ -37,17 +38,8 @@ pub(crate) enum Kind {
     Table,
 }
 
-/// What happens to a value.
-pub(crate) enum Apply<D: 'static> {
-    /// It is decoded and kept.
-    Set(Decoder<D>),
-    /// The key is in the documentation, and what it promises does not exist yet. It is refused, because whoever writes
-    /// it relies on it. What will decode it may be there already.
-    Later(Option<Decoder<D>>),
-}
-
 /// Decodes a value and keeps it.
-pub(crate) type Decoder<D> = fn(&mut D, &Value<'_>) -> Result<(), Faults>;
+pub(crate) type Decoder<D> = fn(&mut D, &TomlValue<'_>) -> Applied;
 
 /// The section that a flag belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::admission::keys as admission;
 use super::draft::{self, ServiceDraft};
-use super::key::{Apply, Decoder, Key, Kind, Part};
+use super::key::{Key, Kind, Part};
 use super::value::{choice, duration, set};
 use crate::journal::{Level, LogTarget};
 
@@ -29,10 +29,10 @@ pub(crate) static SUPERVISOR: [Key<SupervisorDraft>; 2] = [
         flag: Some("control"),
         kind: Kind::Text,
         placeholder: "PATH",
-        default: Some("\"/run/preforkd/control.sock\""),
+        default: Some(concat!("\"", control_socket!(), "\"")),
         example: "\"/run/preforkd/control.sock\"",
         doc: "The Unix socket on which the service answers reload, upgrade and status",
-        apply: Apply::Set(|draft, value| set(&mut draft.control_socket, draft::socket_path(value))),
+        decode: Some(|draft, value| set(&mut draft.control_socket, draft::socket_path(value))),
     },
     Key {
         name: "drain_timeout",
@@ -42,7 +42,7 @@ pub(crate) static SUPERVISOR: [Key<SupervisorDraft>; 2] = [
         default: Some("\"30s\""),
         example: "\"30s\"",
         doc: "How long connections may go on after TERM before they are ended",
-        apply: Apply::Set(|draft, value| set(&mut draft.drain_timeout, duration(value))),
+        decode: Some(|draft, value| set(&mut draft.drain_timeout, duration(value))),
     },
 ];
 
@@ -57,7 +57,7 @@ pub(crate) static LOG: [Key<LogDraft>; 2] = [
         example: "\"auto\"",
         doc: "Where records go: auto (the journal if systemd connected stderr to it, else stderr), journal, stderr or \
               syslog",
-        apply: Apply::Set(|draft, value| set(&mut draft.target, choice(value, &TARGETS))),
+        decode: Some(|draft, value| set(&mut draft.target, choice(value, &TARGETS))),
     },
     Key {
         name: "level",
@@ -67,7 +67,7 @@ pub(crate) static LOG: [Key<LogDraft>; 2] = [
         default: Some("\"info\""),
         example: "\"info\"",
         doc: "The least important level that is written: error, warning, notice, info or debug",
-        apply: Apply::Set(|draft, value| set(&mut draft.level, choice(value, &LEVELS))),
+        decode: Some(|draft, value| set(&mut draft.level, choice(value, &LEVELS))),
     },
 ];
 
@@ -96,7 +96,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 37] = [
         default: None,
         example: "\"127.0.0.1:7007\"",
         doc: "Where the service listens: IP:PORT, [IPV6]:PORT, unix:/PATH, or fd:NAME for a socket that systemd passes",
-        apply: Apply::Set(draft::listen),
+        decode: Some(draft::listen),
     },
     Key {
         name: "handler",
@@ -106,7 +106,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 37] = [
         default: None,
         example: "\"echo\"",
         doc: "A built-in service: echo, discard, chargen, daytime or time",
-        apply: Apply::Set(|draft, value| set(&mut draft.handler, draft::handler(value))),
+        decode: Some(draft::handler),
     },
     Key {
         name: "exec",
@@ -116,7 +116,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 37] = [
         default: None,
         example: "[\"/usr/bin/rsync\", \"--daemon\"]",
         doc: "A program and its arguments; it has the connection on its stdin and stdout",
-        apply: Apply::Set(draft::exec),
+        decode: Some(draft::exec),
     },
     Key {
         name: "workers",
@@ -126,7 +126,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 37] = [
         default: None,
         example: "4",
         doc: "Worker processes that share the listener; without it, the number of CPUs this process may use",
-        apply: Apply::Set(draft::workers),
+        decode: Some(draft::workers),
     },
     Key {
         name: "spare",
@@ -136,7 +136,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 37] = [
         default: Some("0"),
         example: "8",
         doc: "Connection processes forked ahead of their connection, for the whole service",
-        apply: Apply::Set(draft::spare),
+        decode: Some(draft::spare),
     },
     Key {
         name: "max_connections",
@@ -146,7 +146,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 37] = [
         default: Some("1000"),
         example: "1000",
         doc: "Children connections of the service, over all its workers",
-        apply: Apply::Set(draft::max_connections),
+        decode: Some(draft::max_connections),
     },
     admission::OVERLOAD,
     Key {
@@ -158,7 +158,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 37] = [
         example: "1",
         doc: "Connections that a spare serves one after the other before it is renewed, 0 for as many as come; more than \
               1 gives up what a process per connection protects",
-        apply: Apply::Set(draft::connections_per_child),
+        decode: Some(draft::connections_per_child),
     },
     Key {
         name: "user",
@@ -168,7 +168,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 37] = [
         default: None,
         example: "\"nobody\"",
         doc: "The user that connection processes become, a name or a number",
-        apply: Apply::Set(draft::user),
+        decode: Some(draft::user),
     },
     Key {
         name: "group",
@@ -178,7 +178,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 37] = [
         default: None,
         example: "\"nogroup\"",
         doc: "The group that connection processes become; without it, the primary group of the user",
-        apply: Apply::Set(draft::group),
+        decode: Some(draft::group),
     },
     Key {
         name: "chroot",
@@ -188,7 +188,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 37] = [
         default: None,
         example: "\"/srv/jail\"",
         doc: "The root directory of connection processes; exec and working_directory are inside it",
-        apply: Apply::Set(|draft, value| set(&mut draft.chroot, draft::path(value))),
+        decode: Some(|draft, value| set(&mut draft.chroot, draft::path(value))),
     },
     Key {
         name: "working_directory",
@@ -198,7 +198,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 37] = [
         default: None,
         example: "\"/srv/git\"",
         doc: "The working directory of connection processes; / without it",
-        apply: Apply::Set(|draft, value| set(&mut draft.working_directory, draft::path(value))),
+        decode: Some(|draft, value| set(&mut draft.working_directory, draft::path(value))),
     },
     Key {
         name: "umask",
@@ -208,7 +208,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 37] = [
         default: Some("\"022\""),
         example: "\"022\"",
         doc: "The file mode creation mask of connection processes, octal",
-        apply: Apply::Set(draft::umask),
+        decode: Some(draft::umask),
     },
     Key {
         name: "nice",
@@ -218,7 +218,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 37] = [
         default: None,
         example: "10",
         doc: "The nice value of connection processes, from -20 to 19",
-        apply: Apply::Set(draft::nice),
+        decode: Some(draft::nice),
     },
     Key {
         name: "environment",
@@ -228,7 +228,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 37] = [
         default: None,
         example: "{ TZ = \"UTC\" }",
         doc: "What programs find in their environment besides PATH and the connection's own variables",
-        apply: Apply::Set(draft::environment),
+        decode: Some(draft::environment),
     },
     Key {
         name: "limits",
@@ -238,7 +238,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 37] = [
         default: None,
         example: "{ nofile = 64, as = \"256M\", cpu = \"10s\" }",
         doc: "Resource limits of connection processes, by the names of setrlimit(2)",
-        apply: Apply::Set(draft::limits),
+        decode: Some(draft::limits),
     },
     Key {
         name: "stderr",
@@ -248,7 +248,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 37] = [
         default: Some("\"log\""),
         example: "\"log\"",
         doc: "Where programs' stderr goes: log (a record for each line), inherit (preforkd's own) or null",
-        apply: Apply::Set(draft::stderr),
+        decode: Some(draft::stderr),
     },
     Key {
         name: "backlog",
@@ -258,7 +258,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 37] = [
         default: Some("4096"),
         example: "4096",
         doc: "Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn",
-        apply: Apply::Set(draft::backlog),
+        decode: Some(draft::backlog),
     },
     Key {
         name: "nodelay",
@@ -268,7 +268,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 37] = [
         default: Some("true"),
         example: "true",
         doc: "Whether small writes are sent at once (TCP_NODELAY)",
-        apply: Apply::Set(draft::nodelay),
+        decode: Some(draft::nodelay),
     },
     Key {
         name: "keepalive",
@@ -278,7 +278,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 37] = [
         default: Some("false"),
         example: "true",
         doc: "Whether idle connections are probed (SO_KEEPALIVE)",
-        apply: Apply::Set(draft::keepalive),
+        decode: Some(draft::keepalive),
     },
     Key {
         name: "count_bytes",
@@ -289,7 +289,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 37] = [
         example: "false",
         doc: "Whether records of programs say how many bytes went in and out; if so, a connection ends with its program, \
               and not before if that closes it",
-        apply: Apply::Set(draft::count_bytes),
+        decode: Some(draft::count_bytes),
     },
     admission::REFUSE_MESSAGE,
     admission::ALLOW,
@@ -314,7 +314,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 37] = [
         default: None,
         example: "",
         doc: "",
-        apply: Apply::Later(None),
+        decode: None,
     },
 ];
 
@@ -345,17 +345,9 @@ pub(crate) fn flags() -> impl Iterator<Item = Flag> {
 }
 
 impl<D> Key<D> {
-    /// What decodes its values, if they are taken.
-    pub(crate) fn decoder(&self, unfinished: bool) -> Option<Decoder<D>> {
-        match self.apply {
-            Apply::Set(decoder) => Some(decoder),
-            Apply::Later(decoder) => decoder.filter(|_| unfinished),
-        }
-    }
-
     fn as_flag(&self, part: Part) -> Option<Flag> {
         let Key { name: key, kind, placeholder, default, doc, .. } = *self;
-        let flag = self.flag.filter(|_| matches!(self.apply, Apply::Set(_)));
+        let flag = self.flag.filter(|_| self.decode.is_some());
         flag.map(|name| Flag { name, part, key, kind, placeholder, default, doc })
     }
 }

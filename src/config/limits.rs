@@ -1,10 +1,13 @@
 //! The table `limits`.
 
+use nix::sys::resource::Resource;
+use serde::Serialize;
+use serde::de::{self, Deserialize, Deserializer};
 use toml::de::DeValue;
 
+use super::Limit;
 use super::diagnostic::nearest;
-use super::value::{Fault, Value, parse_duration, parse_size, whole};
-use super::{Limit, Resource};
+use super::value::{Fault, TomlValue, parse_duration, parse_size, whole};
 
 /// In which unit setrlimit(2) counts, and so what else than a number may be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,40 +18,77 @@ enum Unit {
     Count,
 }
 
-const RESOURCES: [(&str, Resource, Unit); 14] = [
-    ("as", Resource::As, Unit::Bytes),
-    ("core", Resource::Core, Unit::Bytes),
-    ("cpu", Resource::Cpu, Unit::Seconds),
-    ("data", Resource::Data, Unit::Bytes),
-    ("fsize", Resource::Fsize, Unit::Bytes),
-    ("memlock", Resource::Memlock, Unit::Bytes),
-    ("msgqueue", Resource::Msgqueue, Unit::Bytes),
-    ("nice", Resource::Nice, Unit::Count),
-    ("nofile", Resource::Nofile, Unit::Count),
-    ("nproc", Resource::Nproc, Unit::Count),
-    ("rtprio", Resource::Rtprio, Unit::Count),
-    ("rttime", Resource::Rttime, Unit::Micros),
-    ("sigpending", Resource::Sigpending, Unit::Count),
-    ("stack", Resource::Stack, Unit::Bytes),
+/// What setrlimit(2) limits. Its name stands for it in a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(into = "&'static str")]
+pub(crate) struct LimitKind {
+    /// In `limits`.
+    pub(crate) name: &'static str,
+    /// For the kernel.
+    pub(crate) resource: Resource,
+    unit: Unit,
+}
+
+const fn kind(name: &'static str, resource: Resource, unit: Unit) -> LimitKind {
+    LimitKind { name, resource, unit }
+}
+
+const KINDS: [LimitKind; 14] = [
+    kind("as", Resource::RLIMIT_AS, Unit::Bytes),
+    kind("core", Resource::RLIMIT_CORE, Unit::Bytes),
+    kind("cpu", Resource::RLIMIT_CPU, Unit::Seconds),
+    kind("data", Resource::RLIMIT_DATA, Unit::Bytes),
+    kind("fsize", Resource::RLIMIT_FSIZE, Unit::Bytes),
+    kind("memlock", Resource::RLIMIT_MEMLOCK, Unit::Bytes),
+    kind("msgqueue", Resource::RLIMIT_MSGQUEUE, Unit::Bytes),
+    kind("nice", Resource::RLIMIT_NICE, Unit::Count),
+    kind("nofile", Resource::RLIMIT_NOFILE, Unit::Count),
+    kind("nproc", Resource::RLIMIT_NPROC, Unit::Count),
+    kind("rtprio", Resource::RLIMIT_RTPRIO, Unit::Count),
+    kind("rttime", Resource::RLIMIT_RTTIME, Unit::Micros),
+    kind("sigpending", Resource::RLIMIT_SIGPENDING, Unit::Count),
+    kind("stack", Resource::RLIMIT_STACK, Unit::Bytes),
 ];
 
+impl LimitKind {
+    fn named(name: &str) -> Result<Self, String> {
+        let known = KINDS.into_iter().find(|kind| kind.name == name);
+        known.ok_or_else(|| format!("there is no limit \"{name}\""))
+    }
+}
+
+impl<'de> Deserialize<'de> for LimitKind {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        LimitKind::named(&String::deserialize(deserializer)?).map_err(de::Error::custom)
+    }
+}
+
+impl From<LimitKind> for &'static str {
+    fn from(kind: LimitKind) -> Self {
+        kind.name
+    }
+}
+
 /// One entry of the table.
-pub(crate) fn limit(key: &toml::Spanned<toml::de::DeString<'_>>, value: &Value<'_>) -> Result<Limit, Fault> {
+pub(crate) fn limit(
+    key: &toml::Spanned<toml::de::DeString<'_>>,
+    value: &TomlValue<'_>,
+) -> Result<Limit, Fault> {
     let name = key.get_ref().as_ref();
-    let Some((_, resource, unit)) = RESOURCES.iter().find(|(known, ..)| *known == name) else {
-        let names: Vec<&str> = RESOURCES.iter().map(|(name, ..)| *name).collect();
-        let help = match nearest(name, names.iter().copied()) {
+    let kind = LimitKind::named(name).map_err(|why| {
+        let names = KINDS.map(|kind| kind.name);
+        let help = match nearest(name, names) {
             Some(name) => format!("did you mean \"{name}\"?"),
             None => format!("the limits are those of setrlimit(2): {}", names.join(", ")),
         };
-        return Err(Fault::new(key.span(), format!("there is no limit \"{name}\"")).help(help));
-    };
-    amount(*unit, value)
-        .map(|value| Limit { resource: *resource, value })
-        .map_err(|fault| Fault { help: Some(unit.right(name)), ..fault })
+        Fault::new(key.span(), why).help(help)
+    })?;
+    amount(kind.unit, value)
+        .map(|value| Limit { kind, value })
+        .map_err(|fault| Fault { help: Some(kind.unit.right(name)), ..fault })
 }
 
-fn amount(unit: Unit, value: &Value<'_>) -> Result<u64, Fault> {
+fn amount(unit: Unit, value: &TomlValue<'_>) -> Result<u64, Fault> {
     let DeValue::String(text) = value.get_ref() else {
         return whole::<0, { i64::MAX }, u64>(value);
     };

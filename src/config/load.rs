@@ -2,13 +2,12 @@
 
 use std::path::Path;
 
-use super::accounts::Accounts;
+use super::Config;
 use super::assemble::assemble;
 use super::diagnostic::{Diagnostic, Diagnostics, Place, Severity};
 use super::document::{parse, sections};
 use super::service::Machine;
 use super::source::{ConfigFile, read};
-use super::{Config, DEFAULT_CONTROL_SOCKET};
 
 /// A configuration that can be used.
 #[derive(Debug)]
@@ -19,24 +18,14 @@ pub(crate) struct Loaded {
     pub(crate) warnings: Diagnostics,
 }
 
-/// Reads, and checks against this machine, the main file and its drop-ins; on failure, says everything that is wrong.
-pub(crate) fn load(path: &Path) -> Result<Loaded, Diagnostics> {
-    load_for(path, &Accounts::default())
-}
-
-/// [`load`] with other users and groups.
-pub(super) fn load_for(path: &Path, accounts: &Accounts) -> Result<Loaded, Diagnostics> {
-    load_on(path, &Machine { accounts, current: None, unfinished: false })
-}
-
-/// [`load`] on another machine.
-pub(super) fn load_on(path: &Path, machine: &Machine<'_>) -> Result<Loaded, Diagnostics> {
+/// Reads the main file and its drop-ins and checks them against a machine; on failure, says everything that is wrong.
+pub(crate) fn load(path: &Path, machine: &Machine<'_>) -> Result<Loaded, Diagnostics> {
     let mut problems = Diagnostics::default();
-    let sources = read(path, &mut problems);
+    let sources = read(path, machine, &mut problems);
     check(path, &sources, machine, problems)
 }
 
-/// [`load_on`] of a text; `path` is for messages.
+/// [`load`] of a text; `path` is for messages.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn load_text(path: &Path, text: &[u8], machine: &Machine<'_>) -> Result<Loaded, Diagnostics> {
     let mut problems = Diagnostics::default();
@@ -55,14 +44,16 @@ fn check(
     let unreadable = problems.errors() > 0;
     let mut found = Diagnostics::default();
     let sections = sections(trees, &mut found);
-    let mut config = assemble(&sections, machine, &mut found);
+    let config = assemble(&sections, machine, &mut found);
     problems.add_elsewhere(found);
-    config.supervisor.control_socket.get_or_insert_with(|| DEFAULT_CONTROL_SOCKET.into());
     if sections.services.is_empty() && !unreadable {
         problems.push(nothing_to_do(path));
     }
     problems.sort();
-    if problems.errors() == 0 { Ok(Loaded { config, warnings: problems }) } else { Err(problems) }
+    match config {
+        Some(config) if problems.errors() == 0 => Ok(Loaded { config, warnings: problems }),
+        _ => Err(problems),
+    }
 }
 
 fn nothing_to_do(path: &Path) -> Diagnostic {

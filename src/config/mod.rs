@@ -1,7 +1,14 @@
 //! The configuration: from TOML text or `serve` flags to checked values.
 //!
 //! Everything in these types has been checked: users are resolved to ids, programs and directories exist. A worker gets
-//! its [`Service`] serialised, as the supervisor checked it, and never reads a file of the configuration itself.
+//! its [`ServiceConfig`] serialised, as the supervisor checked it, and never reads a file of the configuration itself.
+
+/// The one place that says it, as the literal that the table of keys needs.
+macro_rules! control_socket {
+    () => {
+        "/run/preforkd/control.sock"
+    };
+}
 
 mod accounts;
 pub(crate) mod address;
@@ -34,15 +41,16 @@ use crate::journal::LogSettings;
 pub(crate) use address::Address;
 pub(crate) use diagnostic::Diagnostics;
 pub(crate) use document::make_name;
-pub(crate) use draft::HANDLERS;
+pub(crate) use limits::LimitKind;
 pub(crate) use load::{Loaded, load};
+pub(crate) use service::Machine;
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use {accounts::Accounts, load::load_text, service::Machine};
+pub(crate) use {accounts::Accounts, load::load_text};
 
 /// Where `preforkd run` looks without `--config`; the drop-ins are `preforkd.d/*.toml` beside it.
 pub(crate) const DEFAULT_PATH: &str = "/etc/preforkd/preforkd.toml";
 /// Where `preforkd run` listens for `reload` and `status`, and where these look for it.
-pub(crate) const DEFAULT_CONTROL_SOCKET: &str = "/run/preforkd/control.sock";
+pub(crate) const DEFAULT_CONTROL_SOCKET: &str = control_socket!();
 /// What an exec'ed program finds in `PATH` unless `environment` says otherwise.
 pub(crate) const DEFAULT_PROGRAM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -67,19 +75,19 @@ pub(crate) const OWN_VARIABLES: [&str; 16] = [
 ];
 
 /// A whole configuration, checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Config {
     /// `[supervisor]`.
-    pub(crate) supervisor: Supervisor,
+    pub(crate) supervisor: SupervisorConfig,
     /// `[log]`.
     pub(crate) log: LogSettings,
     /// `[service.NAME]`, in the order of their names.
-    pub(crate) services: Vec<Service>,
+    pub(crate) services: Vec<ServiceConfig>,
 }
 
 /// `[supervisor]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Supervisor {
+pub(crate) struct SupervisorConfig {
     /// Where the control socket is; `None` means that there is none (`serve` without `--control`).
     pub(crate) control_socket: Option<PathBuf>,
     /// How long connections may go on after `TERM` before they are ended.
@@ -90,7 +98,7 @@ pub(crate) struct Supervisor {
 ///
 /// Two equal values need no new generation on reload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Service {
+pub(crate) struct ServiceConfig {
     /// The NAME: letters, digits, `-`, `_` and `.`, at most 64, starting with a letter or digit.
     pub(crate) name: String,
     /// At least one, none twice.
@@ -116,35 +124,35 @@ pub(crate) struct Service {
     /// Whether the connection of a program is kept until the program has ended, for its counts.
     pub(crate) count_bytes: bool,
     /// Where the stderr of a program goes.
-    pub(crate) stderr: Stderr,
+    pub(crate) stderr: StderrTarget,
     /// Socket options.
     pub(crate) socket: SocketOptions,
+}
+
+impl ServiceConfig {
+    /// Without the lists of its admission.
+    pub(crate) fn without_lists(&self) -> Self {
+        ServiceConfig {
+            admission: self.admission.without_lists(),
+            name: self.name.clone(),
+            listen: self.listen.clone(),
+            job: self.job.clone(),
+            identity: self.identity.clone(),
+            environment: self.environment.clone(),
+            limits: self.limits.clone(),
+            ..*self
+        }
+    }
 }
 
 /// What serves a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Job {
-    /// A built-in handler.
-    Handler(Builtin),
+    /// The handler with this name.
+    Handler(String),
     /// A program with the connection on its fds 0 and 1.
     Exec(Program),
-}
-
-/// The built-in handlers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Builtin {
-    /// RFC 862.
-    Echo,
-    /// RFC 863.
-    Discard,
-    /// RFC 864.
-    Chargen,
-    /// RFC 867.
-    Daytime,
-    /// RFC 868.
-    Time,
 }
 
 /// A program to exec.
@@ -157,7 +165,7 @@ pub(crate) struct Program {
 }
 
 /// Who a connection process is and where it stands.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Identity {
     /// The user, group and supplementary groups to become; `None` keeps those of the supervisor.
     pub(crate) user: Option<Credentials>,
@@ -165,8 +173,8 @@ pub(crate) struct Identity {
     pub(crate) chroot: Option<PathBuf>,
     /// The working directory, inside `chroot` if there is one; `/` without it.
     pub(crate) working_directory: Option<PathBuf>,
-    /// The file mode creation mask; 022 without it.
-    pub(crate) umask: Option<u32>,
+    /// The file mode creation mask.
+    pub(crate) umask: u32,
     /// The nice value, -20 to 19.
     pub(crate) nice: Option<i32>,
 }
@@ -187,37 +195,16 @@ pub(crate) struct Credentials {
 /// One resource limit; soft and hard value are the same. `u64::MAX` is "unlimited".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Limit {
-    /// Which.
-    pub(crate) resource: Resource,
+    /// Of what.
+    pub(crate) kind: LimitKind,
     /// In setrlimit(2)'s unit.
     pub(crate) value: u64,
-}
-
-/// The resources of setrlimit(2), by the names that `limits` uses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[allow(missing_docs, reason = "the names are setrlimit(2)'s")]
-pub(crate) enum Resource {
-    As,
-    Core,
-    Cpu,
-    Data,
-    Fsize,
-    Memlock,
-    Msgqueue,
-    Nice,
-    Nofile,
-    Nproc,
-    Rtprio,
-    Rttime,
-    Sigpending,
-    Stack,
 }
 
 /// Where the stderr of a program goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Stderr {
+pub(crate) enum StderrTarget {
     /// Each line becomes a log record of the connection.
     Log,
     /// The stderr of the supervisor.

@@ -1,36 +1,47 @@
 //! A service: what its section says, checked against the machine.
 
+use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 
 use toml::Spanned;
 
-use super::accounts::{Accounts, Group, User, id};
+use super::accounts::{Accounts, Group, Unanswered, User, id};
 use super::diagnostic::nearest;
 use super::document::Section;
 use super::draft::ServiceDraft;
 use super::files::{self, Root};
 use super::value::{Fault, Faults};
-use super::{Address, Credentials, Identity, Job, Service, SocketOptions, Stderr};
+use super::{Address, Credentials, Identity, Job, ServiceConfig, SocketOptions};
 
 /// The machine that a configuration is checked against.
-#[derive(Debug)]
 pub(crate) struct Machine<'a> {
     /// Its users and groups.
-    pub(crate) accounts: &'a Accounts,
+    pub(crate) accounts: Accounts,
+    /// The names of its handlers.
+    pub(crate) handlers: &'a [&'a str],
     /// Where relative program paths start, on a command line.
     pub(crate) current: Option<&'a Path>,
-    /// Whether keys that are refused yet are taken, for the tests of what will become of them.
-    pub(crate) unfinished: bool,
+    /// Hears what will be waited for, before it is: a file server or another program may never answer.
+    pub(crate) waits_for: &'a dyn Fn(fmt::Arguments<'_>),
 }
 
-/// The service, or what is wrong with it beyond the faults of single keys.
+impl<'a> Machine<'a> {
+    /// This one, in a program with these handlers.
+    pub(crate) fn with(handlers: &'a [&'a str]) -> Self {
+        let accounts = Accounts::default();
+        Machine { accounts, handlers, current: None, waits_for: &|_| () }
+    }
+}
+
+/// The service, or what is wrong with it beyond the faults of single keys; `None` if it is those.
 pub(crate) fn resolve(
     name: &str,
     section: &Section<'_>,
     mut draft: ServiceDraft,
     machine: &Machine<'_>,
-) -> Result<Service, Faults> {
+) -> Result<Option<ServiceConfig>, Faults> {
+    (machine.waits_for)(format_args!("what the service {name} names: programs, directories, sockets"));
     let mut faults = Faults::new();
     let mut keep = |fault| faults.push(fault);
     if !section.partial && span(section, "listen").is_none() {
@@ -51,38 +62,44 @@ pub(crate) fn resolve(
         Some(path) if !broken_chroot => files::directory(path, root).map_err(&mut keep).ok(),
         _ => None,
     };
-    let user = credentials(&draft, machine.accounts).unwrap_or_else(|mut found| {
+    let user = credentials(&draft, machine).unwrap_or_else(|mut found| {
         found.drain(..).for_each(&mut keep);
         None
     });
-    let job = if broken_chroot { Ok(None) } else { job(name, section, &draft, root) };
+    let handler = draft.handler.take().and_then(|name| handler(name, machine).map_err(&mut keep).ok());
+    let job = if broken_chroot { Ok(None) } else { job(name, section, handler, &draft, root) };
     let job = job.map_err(&mut keep).ok().flatten();
-    let spare = spares(section, &draft, job.as_ref()).map_err(&mut keep).unwrap_or(0);
-    let admission = std::mem::take(&mut draft.admission).check(section.origin).map_err(&mut keep).ok();
+    let spare = spares(section, &draft, job.as_ref()).map_err(&mut keep).ok().flatten();
+    let admission =
+        std::mem::take(&mut draft.admission).check(section.origin).map_err(&mut keep).ok().flatten();
 
-    let (Some(job), Some(admission), true) = (job, admission, faults.is_empty()) else {
+    if !faults.is_empty() {
         return Err(faults);
+    }
+    // What is missing now is a key whose fault has been reported.
+    let service = || {
+        Some(ServiceConfig {
+            name: name.to_owned(),
+            listen: draft.listen.into_iter().map(Spanned::into_inner).collect(),
+            job: job?,
+            workers: draft.workers.unwrap_or_else(cpus),
+            spare: spare?,
+            connections_per_child: draft.connections_per_child?,
+            max_connections: draft.max_connections?,
+            admission: admission?,
+            identity: Identity { user, chroot, working_directory, umask: draft.umask?, nice: draft.nice },
+            environment: draft.environment,
+            limits: draft.limits,
+            count_bytes: draft.count_bytes?,
+            stderr: draft.stderr?,
+            socket: SocketOptions {
+                backlog: draft.backlog?,
+                nodelay: draft.nodelay?,
+                keepalive: draft.keepalive?,
+            },
+        })
     };
-    Ok(Service {
-        name: name.to_owned(),
-        listen: draft.listen.into_iter().map(Spanned::into_inner).collect(),
-        job,
-        workers: draft.workers.unwrap_or_else(cpus),
-        spare,
-        connections_per_child: draft.connections_per_child.unwrap_or(1),
-        max_connections: draft.max_connections.unwrap_or(1000),
-        admission,
-        identity: Identity { user, chroot, working_directory, umask: draft.umask, nice: draft.nice },
-        environment: draft.environment,
-        limits: draft.limits,
-        count_bytes: draft.count_bytes.unwrap_or(true),
-        stderr: draft.stderr.unwrap_or(Stderr::Log),
-        socket: SocketOptions {
-            backlog: draft.backlog.unwrap_or(4096),
-            nodelay: draft.nodelay.unwrap_or(true),
-            keepalive: draft.keepalive.unwrap_or(false),
-        },
-    })
+    Ok(service())
 }
 
 /// What is no error, and does not do what its writer expects.
@@ -109,10 +126,21 @@ fn span(section: &Section<'_>, wanted: &str) -> Option<Range<usize>> {
     section.table.iter().find(|(key, _)| key.get_ref() == wanted).map(|(key, _)| key.span())
 }
 
+fn handler(name: Spanned<String>, machine: &Machine<'_>) -> Result<String, Fault> {
+    if machine.handlers.contains(&name.get_ref().as_str()) {
+        return Ok(name.into_inner());
+    }
+    let guess = nearest(name.get_ref(), machine.handlers.iter().copied());
+    let guess = guess.map(|name| format!("did you mean \"{name}\"? ")).unwrap_or_default();
+    let help = format!("{guess}the handlers: {}; a program is run with exec", machine.handlers.join(", "));
+    Err(Fault::new(name.span(), format!("there is no handler \"{}\"", name.get_ref())).help(help))
+}
+
 /// `None` if the key that says it has a fault of its own.
 fn job(
     name: &str,
     section: &Section<'_>,
+    handler: Option<String>,
     draft: &ServiceDraft,
     root: Root<'_>,
 ) -> Result<Option<Job>, Fault> {
@@ -128,7 +156,7 @@ fn job(
                 Fault::new(section.header.clone(), format!("service \"{name}\" does not say what it serves"));
             Err(fault.help("add handler = \"echo\" for a built-in service, or exec = [\"/PATH/OF/PROGRAM\"]"))
         }
-        (Some(_), None) => Ok(draft.handler.map(Job::Handler)),
+        (Some(_), None) => Ok(handler.map(Job::Handler)),
         (None, Some(_)) => match &draft.exec {
             Some(exec) => files::program(exec, &draft.environment, root).map(Job::Exec).map(Some),
             None => Ok(None),
@@ -137,10 +165,10 @@ fn job(
 }
 
 /// How many connection processes are forked ahead. Those that serve more than one connection are spares by nature.
-fn spares(section: &Section<'_>, draft: &ServiceDraft, job: Option<&Job>) -> Result<u32, Fault> {
+fn spares(section: &Section<'_>, draft: &ServiceDraft, job: Option<&Job>) -> Result<Option<u32>, Fault> {
     let at = || span(section, "connections_per_child").unwrap_or_else(|| section.header.clone());
-    let wants_spares =
-        draft.spare.is_some_and(|spare| spare > 0) || draft.connections_per_child.unwrap_or(1) != 1;
+    let wants_spares = draft.spare.is_some_and(|spare| spare > 0)
+        || draft.connections_per_child.is_some_and(|connections| connections != 1);
     if wants_spares && !draft.admission.proxies.is_empty() {
         let at = span(section, "spare").unwrap_or_else(at);
         let message =
@@ -150,21 +178,27 @@ fn spares(section: &Section<'_>, draft: &ServiceDraft, job: Option<&Job>) -> Res
         );
     }
     match (draft.connections_per_child, draft.spare, job) {
-        (None | Some(1), spare, _) => Ok(spare.unwrap_or(0)),
+        (None | Some(1), spare, _) => Ok(spare),
         (Some(_), _, Some(Job::Exec(_))) => {
             let message = "a program serves one connection and ends; only handlers can serve more";
             Err(Fault::new(at(), message).help("remove the key, or write 1"))
         }
+        (Some(_), Some(0), _) if span(section, "spare").is_none() => Ok(Some(8)),
         (Some(_), Some(0), _) => {
             let message = "without spares there is no process that could serve more than one connection";
             Err(Fault::new(at(), message).help("add spare = 8, or remove this key"))
         }
-        (Some(_), spare, _) => Ok(spare.unwrap_or(8)),
+        (Some(_), spare, _) => Ok(spare),
     }
 }
 
 /// Who the connection processes become.
-fn credentials(draft: &ServiceDraft, accounts: &Accounts) -> Result<Option<Credentials>, Faults> {
+fn credentials(draft: &ServiceDraft, machine: &Machine<'_>) -> Result<Option<Credentials>, Faults> {
+    let accounts = &machine.accounts;
+    for name in [&draft.user, &draft.group].into_iter().flatten() {
+        let name = name.get_ref();
+        (machine.waits_for)(format_args!("\"{name}\" in /etc/passwd, /etc/group and what getent asks"));
+    }
     let mut faults = Faults::new();
     let group = draft.group.as_ref().map(|name| find_group(name, accounts)).transpose();
     let group = group.unwrap_or_else(|fault| {
@@ -196,7 +230,8 @@ fn become_user(
     group_is_given: bool,
     accounts: &Accounts,
 ) -> Result<Credentials, Fault> {
-    let user = accounts.user(name.get_ref());
+    let unanswered = |why| unanswered(name, &why);
+    let user = accounts.user(name.get_ref()).map_err(unanswered)?;
     let (uid, gid) = match (&user, id(name.get_ref())) {
         (Some(user), _) => (user.uid, group.map_or(user.gid, |group| group.gid)),
         // A group that was not found has been reported; the number stands for it meanwhile.
@@ -207,11 +242,19 @@ fn become_user(
         }
         (None, None) => return Err(unknown_user(name, accounts)),
     };
-    let mut groups = user.map(|User { name, .. }| accounts.memberships(&name)).unwrap_or_default();
+    let mut groups = match user {
+        Some(User { name, .. }) => accounts.memberships(&name).map_err(unanswered)?,
+        None => Vec::new(),
+    };
     groups.push(gid);
     groups.sort_unstable();
     groups.dedup();
     Ok(Credentials { name: name.get_ref().clone(), uid, gid, groups })
+}
+
+fn unanswered(name: &Spanned<String>, why: &Unanswered) -> Fault {
+    Fault::new(name.span(), why.to_string())
+        .help("see whom nsswitch.conf(5) has it ask, and try getent on the command line")
 }
 
 fn unknown_user(name: &Spanned<String>, accounts: &Accounts) -> Fault {
@@ -222,7 +265,7 @@ fn unknown_user(name: &Spanned<String>, accounts: &Accounts) -> Fault {
 }
 
 fn find_group(name: &Spanned<String>, accounts: &Accounts) -> Result<Group, Fault> {
-    if let Some(group) = accounts.group(name.get_ref()) {
+    if let Some(group) = accounts.group(name.get_ref()).map_err(|why| unanswered(name, &why))? {
         return Ok(group);
     }
     if let Some(gid) = id(name.get_ref()) {

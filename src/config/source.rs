@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 use super::diagnostic::{Diagnostic, Diagnostics, Place, Position, Severity};
+use super::files;
+use super::service::Machine;
 use super::value::{Fault, Faults};
 
 /// Larger files are a mistake, `/dev/zero` for instance.
@@ -56,15 +58,17 @@ fn floor(text: &str, offset: usize) -> usize {
 }
 
 /// Reads the main file and the drop-ins beside it; what cannot be read is reported and left out.
-pub(crate) fn read(main: &Path, problems: &mut Diagnostics) -> Vec<ConfigFile> {
+pub(crate) fn read(main: &Path, machine: &Machine<'_>, problems: &mut Diagnostics) -> Vec<ConfigFile> {
     let mut sources = Vec::new();
     let drop_ins = main.parent().unwrap_or(Path::new("")).join("preforkd.d");
     let mut paths = vec![main.to_owned()];
+    (machine.waits_for)(format_args!("{}", drop_ins.display()));
     match list(&drop_ins) {
         Ok(found) => paths.extend(found),
         Err(error) => problems.push(whole_file(&drop_ins, 1, Severity::Error, reason(&error))),
     }
     for (order, path) in paths.into_iter().enumerate() {
+        (machine.waits_for)(format_args!("{}", path.display()));
         match read_file(&path) {
             Ok((bytes, mode)) => {
                 if mode & 0o002 != 0 {
@@ -106,15 +110,7 @@ fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn read_file(path: &Path) -> io::Result<(Vec<u8>, u32)> {
-    // A pipe would block the supervisor for ever, even at open.
-    let kind = fs::metadata(path)?;
-    if kind.is_dir() {
-        return Err(io::ErrorKind::IsADirectory.into());
-    }
-    if !kind.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
-    let file = fs::File::open(path)?;
+    let file = files::open(path)?;
     let mode = file.metadata()?.mode();
     let mut bytes = Vec::new();
     file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;

@@ -12,7 +12,7 @@ use toml::de::{DeValue, ValueDeserializer};
 use super::diagnostic::{Diagnostic, Place, Severity, nearest};
 
 /// A TOML value and where it is.
-pub(crate) type Value<'a> = Spanned<DeValue<'a>>;
+pub(crate) type TomlValue<'a> = Spanned<DeValue<'a>>;
 
 /// What is wrong with a stretch of a section; [`super::source::Origin::error`] makes a diagnostic of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,8 +58,17 @@ impl Fault {
 /// All that is wrong with one value.
 pub(crate) type Faults = Vec<Fault>;
 
+/// What comes of keeping a value.
+pub(crate) type Applied = Result<(), Faults>;
+
+impl From<Fault> for Faults {
+    fn from(fault: Fault) -> Self {
+        vec![fault]
+    }
+}
+
 /// Deserialises one value, with the error at the part of it that is wrong.
-pub(crate) fn decode<'a, T: Deserialize<'a>>(value: &Value<'a>) -> Result<T, Fault> {
+pub(crate) fn decode<'a, T: Deserialize<'a>>(value: &TomlValue<'a>) -> Result<T, Fault> {
     T::deserialize(ValueDeserializer::from(value.clone())).map_err(|error| {
         let span = error.span().unwrap_or_else(|| value.span());
         let (message, help) = match error.message().split_once('\n') {
@@ -80,12 +89,12 @@ fn plain(message: &str) -> String {
 }
 
 /// A text.
-pub(crate) fn text(value: &Value<'_>) -> Result<String, Fault> {
+pub(crate) fn text(value: &TomlValue<'_>) -> Result<String, Fault> {
     decode(value)
 }
 
 /// The entries of an array; a single value is an array of one.
-pub(crate) fn one_or_more<'v, 'a>(value: &'v Value<'a>) -> Vec<&'v Value<'a>> {
+pub(crate) fn one_or_more<'v, 'a>(value: &'v TomlValue<'a>) -> Vec<&'v TomlValue<'a>> {
     match value.get_ref() {
         DeValue::Array(entries) => entries.iter().collect(),
         _ => vec![value],
@@ -108,7 +117,7 @@ pub(crate) fn collect<I, T>(
 }
 
 /// One of some words.
-pub(crate) fn choice<T: Copy>(value: &Value<'_>, words: &[(&'static str, T)]) -> Result<T, Fault> {
+pub(crate) fn choice<T: Copy>(value: &TomlValue<'_>, words: &[(&'static str, T)]) -> Result<T, Fault> {
     let text = text(value)?;
     if let Some((_, meaning)) = words.iter().find(|(word, _)| *word == text) {
         return Ok(*meaning);
@@ -151,7 +160,9 @@ impl<'de, const MIN: i64, const MAX: i64> Deserialize<'de> for Whole<MIN, MAX> {
 }
 
 /// A whole number in a range, as the type that holds the range.
-pub(crate) fn whole<const MIN: i64, const MAX: i64, T: TryFrom<i64>>(value: &Value<'_>) -> Result<T, Fault> {
+pub(crate) fn whole<const MIN: i64, const MAX: i64, T: TryFrom<i64>>(
+    value: &TomlValue<'_>,
+) -> Result<T, Fault> {
     let Whole(number) = decode::<Whole<MIN, MAX>>(value)?;
     T::try_from(number).map_err(|_| Fault::new(value.span(), format!("{number} is too large")))
 }
@@ -159,7 +170,7 @@ pub(crate) fn whole<const MIN: i64, const MAX: i64, T: TryFrom<i64>>(value: &Val
 /// `"500ms"`, `"30s"`, `"5m"`, `"1h"`.
 ///
 /// humantime knows more than that, "1M" for a month among it, which next to sizes is a trap.
-pub(crate) fn duration(value: &Value<'_>) -> Result<Duration, Fault> {
+pub(crate) fn duration(value: &TomlValue<'_>) -> Result<Duration, Fault> {
     const RIGHT: &str = "write a whole number and its unit, as in \"500ms\", \"30s\", \"5m\" or \"1h\"";
     let text = text(value).map_err(|fault| match value.get_ref() {
         DeValue::Integer(_) => Fault::new(value.span(), "a duration needs a unit").help(RIGHT),
@@ -203,7 +214,7 @@ fn split_number(text: &str) -> Option<(u64, &str)> {
 }
 
 /// A file mode creation mask. A decimal number is refused: 22 would be 026.
-pub(crate) fn umask(value: &Value<'_>) -> Result<u32, Fault> {
+pub(crate) fn umask(value: &TomlValue<'_>) -> Result<u32, Fault> {
     const RIGHT: &str = "write an octal number up to 777, as in \"022\" or 0o022";
     let digits: Cow<'_, str> = match value.get_ref() {
         DeValue::String(text) => text.strip_prefix("0o").unwrap_or(text).into(),
@@ -228,7 +239,7 @@ pub(crate) fn umask(value: &Value<'_>) -> Result<u32, Fault> {
 }
 
 /// The first NUL byte in a value, table keys included: no path, argument or name can have one.
-pub(crate) fn find_nul(value: &Value<'_>) -> Option<Range<usize>> {
+pub(crate) fn find_nul(value: &TomlValue<'_>) -> Option<Range<usize>> {
     match value.get_ref() {
         DeValue::String(text) => text.contains('\0').then(|| value.span()),
         DeValue::Array(entries) => entries.iter().find_map(find_nul),
@@ -239,14 +250,15 @@ pub(crate) fn find_nul(value: &Value<'_>) -> Option<Range<usize>> {
     }
 }
 
-/// Keeps a decoded value.
-pub(crate) fn set<T>(place: &mut Option<T>, value: Result<T, Fault>) -> Result<(), Faults> {
-    *place = Some(value.map_err(|fault| vec![fault])?);
+/// Keeps a decoded value; where it is wrong, its default does not hold either.
+pub(crate) fn set<T>(place: &mut Option<T>, value: Result<T, Fault>) -> Applied {
+    *place = None;
+    *place = Some(value?);
     Ok(())
 }
 
 /// A text that may also be a number, as user ids are.
-pub(crate) fn name_or_number(value: &Value<'_>) -> Result<String, Fault> {
+pub(crate) fn name_or_number(value: &TomlValue<'_>) -> Result<String, Fault> {
     match value.get_ref() {
         toml::de::DeValue::Integer(number) => Ok(number.to_string()),
         _ => text(value),
@@ -257,7 +269,7 @@ pub(crate) fn name_or_number(value: &Value<'_>) -> Result<String, Fault> {
 mod tests {
     use super::*;
 
-    fn value(text: &str) -> Value<'_> {
+    fn value(text: &str) -> TomlValue<'_> {
         DeValue::parse(text).unwrap()
     }
 

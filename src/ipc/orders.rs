@@ -18,8 +18,8 @@ pub(crate) const COMMAND: &str = "worker";
 /// What a worker does.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Plan {
-    /// The service, checked.
-    pub(crate) service: config::Service,
+    /// The service, checked; the lists of its admission are not in it but among the [descriptors](WorkerFds).
+    pub(crate) service: config::ServiceConfig,
     /// What the listeners are called, in their order. An entry of `listen` can stand for several sockets of systemd's.
     pub(crate) listeners: Vec<String>,
     /// How many spares this worker keeps; the share of it in the service's.
@@ -51,6 +51,8 @@ pub(crate) struct WorkerFds {
     pub(crate) spare_events_writer: OwnedFd,
     /// The memory of the sources.
     pub(crate) sources: OwnedFd,
+    /// The lists of the service's admission.
+    pub(crate) prefixes: OwnedFd,
 }
 
 impl WorkerFds {
@@ -65,12 +67,13 @@ impl WorkerFds {
             spare_events: fd::inherited(8)?,
             spare_events_writer: fd::inherited(9)?,
             sources: fd::inherited(10)?,
+            prefixes: fd::inherited(11)?,
         })
     }
 
     /// The listener at place `index` of the plan.
     pub(crate) fn listener(index: usize) -> io::Result<OwnedFd> {
-        let number = i32::try_from(index).ok().and_then(|index| index.checked_add(11));
+        let number = i32::try_from(index).ok().and_then(|index| index.checked_add(12));
         fd::inherited(number.ok_or(io::ErrorKind::InvalidInput)?)
     }
 }

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::admission::{Deadline, Refusal};
 use crate::client::{Connection, Traffic};
-use crate::config::{Job, Service};
+use crate::config::{Job, ServiceConfig};
 use crate::sys::wait::Pid;
 use crate::sys::{fd, process};
 
@@ -88,7 +88,7 @@ impl Failure {
     }
 
     /// For the record: what could not be done, to what, and why.
-    pub(crate) fn explain(self, service: &Service) -> String {
+    pub(crate) fn explain(self, service: &ServiceConfig) -> String {
         let identity = &service.identity;
         let object = match (self.step, &service.job) {
             (Step::Exec, Job::Exec(program)) => Some(program.path.display().to_string()),

@@ -1,6 +1,6 @@
 //! The forms of remote text, for the fuzz targets.
 
-pub(crate) use crate::journal::escape::{LONGEST, is_special};
+pub(crate) use crate::journal::escape::LONGEST;
 
 use super::escape::Escaper;
 use super::record::{Body, Entry};

@@ -31,6 +31,7 @@ use record::{Body, Entry};
 use stderr::Stderr;
 use syslog::Syslog;
 
+pub(crate) use self::escape::is_special;
 pub(crate) use self::message_id::MessageId;
 #[cfg(test)]
 pub(crate) use self::record::Remote;

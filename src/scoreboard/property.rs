@@ -22,22 +22,6 @@ const BUCKET: Bucket = Bucket { interval: SECOND, burst: 6 };
 /// No limit here reaches up to these slots.
 const PROBES: u32 = 40;
 
-/// Steele and others' SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-}
-
 /// What a generation says about sources.
 #[derive(Debug, Clone, Copy)]
 struct ModelRules {
@@ -71,7 +55,7 @@ struct Process {
 }
 
 struct World {
-    random: Random,
+    random: fastrand::Rng,
     scoreboard: &'static Scoreboard,
     workers: Vec<ModelWorker>,
     processes: Vec<Process>,
@@ -87,7 +71,7 @@ struct World {
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    fn new(random: fastrand::Rng) -> Self {
         let (scoreboard, _file) = Scoreboard::create(Sources::create().unwrap().0).unwrap();
         scoreboard.set_limit(20);
         let scoreboard = Box::leak(Box::new(scoreboard));
@@ -95,18 +79,17 @@ impl World {
         let (workers, processes, dead, dying) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let tokens = HashMap::new();
         let (made, now) = (0, START);
-        let random = Random(seed);
         let mut world = Self { random, scoreboard, workers, processes, dead, dying, gate, made, now, tokens };
         (0..3).for_each(|_| world.hire());
         world
     }
 
     fn step(&mut self) -> String {
-        self.now = self.now + Duration::from_nanos(self.random.next() % 1_000_000_000);
+        self.now = self.now + Duration::from_nanos(self.random.u64(..1_000_000_000));
         // Most turns take fewer writes than this.
-        let writes = (self.random.below(4) == 0).then(|| self.random.below(14) as u32);
-        let pick = self.random.next() as usize;
-        match self.random.below(20) {
+        let writes = (self.random.usize(..4) == 0).then(|| self.random.u32(..14));
+        let pick = self.random.usize(..);
+        match self.random.usize(..20) {
             0..6 => self.accept(pick, writes),
             6..9 => self.make_spare(pick, writes),
             9..12 => self.call_spare(pick, writes),
@@ -116,7 +99,7 @@ impl World {
             17 => self.bury(),
             18 => self.reload(),
             _ => {
-                let limit = 8 + self.random.below(20) as u32;
+                let limit = 8 + self.random.u32(..20);
                 self.scoreboard.set_limit(limit);
                 format!("limit {limit}")
             }
@@ -169,7 +152,7 @@ impl World {
 
     fn connection(&mut self) -> Connection {
         self.made += 1;
-        let [third, fourth] = [2, 3].map(|bound| self.random.below(bound) as u8);
+        let [third, fourth] = [2, 3].map(|bound| self.random.u8(..bound));
         let ip = Ipv4Addr::new(192, 0, third, fourth);
         let peer = Peer::Ip(SocketAddr::new(ip.into(), 80));
         let client = Client { peer, accepted: self.now, header: None };
@@ -381,9 +364,9 @@ impl World {
 
     /// Another generation: the workers of the last retire, and their spares go but for those that are called late.
     fn reload(&mut self) -> String {
-        let prefix = [32, 32, 24, 16][self.random.below(4)];
-        let limit = [None, Some(2), Some(3), Some(4)][self.random.below(4)];
-        self.gate = ModelRules { prefix, limit, rate: self.random.below(2) == 0 };
+        let prefix = [32, 32, 24, 16][self.random.usize(..4)];
+        let limit = [None, Some(2), Some(3), Some(4)][self.random.usize(..4)];
+        self.gate = ModelRules { prefix, limit, rate: self.random.usize(..2) == 0 };
         let old: Vec<u32> = self.workers.iter().map(|worker| worker.serial).collect();
         self.workers.iter_mut().for_each(|worker| worker.current = false);
         (0..2).for_each(|_| self.hire());
@@ -498,35 +481,27 @@ fn as_supervisor(
 }
 
 /// Says what has led to a failure.
-struct History {
-    seed: u64,
-    steps: Vec<String>,
-}
+struct History(Vec<String>);
 
-#[allow(clippy::print_stderr, reason = "the seed is for who repeats the test")]
+#[allow(clippy::print_stderr, reason = "cargo shows it with the failure")]
 impl Drop for History {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let last = &self.steps[self.steps.len().saturating_sub(30)..];
-            eprintln!("PREFORKD_SEED={}, the last steps:\n{}", self.seed, last.join("\n"));
+            eprintln!("the last steps:\n{}", self.0[self.0.len().saturating_sub(30)..].join("\n"));
         }
     }
 }
 
 #[test]
 fn the_counts_are_what_lives_after_any_sequence_and_any_death() {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    let seed = match std::env::var("PREFORKD_SEED") {
-        Ok(seed) => seed.parse().unwrap(),
-        Err(_) => u64::try_from(now.as_nanos() % u128::from(u64::MAX)).unwrap(),
-    };
-    let mut history = History { seed, steps: Vec::new() };
+    let mut random = crate::seeded::random();
+    let mut history = History(Vec::new());
     for round in 0..40 {
-        let mut world = World::new(seed ^ (round << 32));
-        history.steps.push(format!("round {round}"));
+        let mut world = World::new(random.fork());
+        history.0.push(format!("round {round}"));
         for _ in 0..400 {
             let step = world.step();
-            history.steps.push(step);
+            history.0.push(step);
             world.check();
         }
         world.finish();

@@ -34,7 +34,7 @@ pub(super) struct Ledger {
     pub(super) reloads: Reloads,
     pub(super) upgrades: u64,
     pub(super) started_usec: u64,
-    pub(super) settings: config::Supervisor,
+    pub(super) settings: config::SupervisorConfig,
     pub(super) log: crate::journal::LogSettings,
     pub(super) control: Option<ControlEntry>,
     pub(super) passed: BTreeMap<String, Vec<Descriptor>>,
@@ -80,7 +80,7 @@ pub(super) struct ServiceStateEntry {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct ServiceEntry {
-    pub(super) config: config::Service,
+    pub(super) config: config::ServiceConfig,
     pub(super) generation: u64,
     pub(super) listeners: Vec<usize>,
 }
@@ -121,7 +121,11 @@ pub(super) struct LateEntry {
 
 impl Ledger {
     /// A ledger of this version, for the client to fill.
-    pub(super) fn new(run: u32, settings: config::Supervisor, log: crate::journal::LogSettings) -> Self {
+    pub(super) fn new(
+        run: u32,
+        settings: config::SupervisorConfig,
+        log: crate::journal::LogSettings,
+    ) -> Self {
         Ledger {
             version: VERSION,
             run,

@@ -13,7 +13,7 @@ use std::rc::{Rc, Weak};
 use super::ledger::{Descriptor, Kept, ListenerEntry};
 use super::port_owner;
 use super::systemd::{ActivatedSockets, Systemd};
-use crate::config::{Address, Service, SocketOptions};
+use crate::config::{Address, ServiceConfig, SocketOptions};
 use crate::sys::{fd, socket};
 
 /// A listening socket. It closes when the last service that uses it lets go.
@@ -251,7 +251,7 @@ impl Listeners {
     }
 
     /// The listeners of `service`: those that are open already, and new ones. On an error none of the new ones stays.
-    pub(crate) fn open(&mut self, service: &Service) -> Result<Vec<Rc<Listener>>, ListenError> {
+    pub(crate) fn open(&mut self, service: &ServiceConfig) -> Result<Vec<Rc<Listener>>, ListenError> {
         self.open.retain(|_, listeners| listeners.iter().any(|listener| listener.strong_count() > 0));
         let mut all = Vec::new();
         for address in &service.listen {

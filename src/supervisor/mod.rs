@@ -7,6 +7,7 @@ mod commit;
 mod ending;
 mod ledger;
 mod listeners;
+mod loader;
 mod port_owner;
 mod reaping;
 mod reload;
@@ -27,7 +28,7 @@ use std::path::PathBuf;
 use std::rc::Weak;
 use std::time::Instant;
 
-use crate::config::{self, Diagnostics, Loaded};
+use crate::config::{self, Config, Diagnostics, Loaded, Machine};
 use crate::control::server::{ClientId, Server};
 use crate::control::{Answer, Reloads, Request, WorkerState};
 use crate::exit;
@@ -41,6 +42,7 @@ use crate::sys::time::Monotonic;
 use adopted::AdoptedConnections;
 use ending::{After, Phase};
 use listeners::Listeners;
+use loader::Loader;
 use rollout::Rollout;
 use service::{Service, ServiceState};
 use status::seconds;
@@ -49,6 +51,7 @@ use upgrade::Trial;
 use watchdog::Watchdog;
 use workers::Workers;
 
+pub(crate) use loader::{LOAD_COMMAND, load};
 pub(crate) use start::{Resumed, run, take_up};
 pub(crate) use upgrade::{TRIAL_COMMAND, trial};
 
@@ -64,6 +67,9 @@ const TRIAL: u64 = CONTROLS - 1;
 
 /// The token of what spares of dead workers say.
 const LATE_EVENTS: u64 = CONTROLS - 2;
+
+/// The token of the link to the process that reads the configuration.
+const LOADER: u64 = CONTROLS - 3;
 
 /// The signals that mean something to the supervisor.
 const HANDLED: [Signal; 7] = [
@@ -91,14 +97,19 @@ pub(crate) enum ConfigSource {
 }
 
 impl ConfigSource {
-    /// Reads it; for the command line there is nothing to read.
-    pub(crate) fn load(&self) -> Result<Loaded, Diagnostics> {
-        let ConfigSource::File { path, control } = self else { return Err(Diagnostics::default()) };
-        let mut loaded = config::load(path)?;
-        if let Some(control) = control {
-            loaded.config.supervisor.control_socket = Some(control.clone());
-        }
+    /// Reads it for a program with these handlers; for the command line there is nothing to read.
+    pub(crate) fn load(&self, handlers: &[&str]) -> Result<Loaded, Diagnostics> {
+        let ConfigSource::File { path, .. } = self else { return Err(Diagnostics::default()) };
+        let mut loaded = config::load(path, &Machine::with(handlers))?;
+        self.adjust(&mut loaded.config);
         Ok(loaded)
+    }
+
+    /// What the command line says, whatever the files say.
+    fn adjust(&self, config: &mut Config) {
+        if let ConfigSource::File { control: Some(control), .. } = self {
+            config.supervisor.control_socket = Some(control.clone());
+        }
     }
 }
 
@@ -128,7 +139,7 @@ struct Supervisor {
     announce: bool,
     /// The file that this process runs, and after an upgrade will run.
     program: PathBuf,
-    settings: config::Supervisor,
+    settings: config::SupervisorConfig,
     log_settings: crate::journal::LogSettings,
     log: Log,
     signals: Signals,
@@ -142,6 +153,8 @@ struct Supervisor {
     adopted: AdoptedConnections,
     control: Option<Server>,
     controls_opened: u64,
+    /// Reads the configuration for a reload.
+    loader: Option<Loader>,
     rollout: Option<Rollout>,
     /// Who asked for a reload while one was under way; they get one of their own.
     reload_wanted: Option<Vec<ClientId>>,
@@ -172,13 +185,15 @@ impl Supervisor {
                 match u32::try_from(token) {
                     Ok(serial) => self.listen_to(serial),
                     // Heard below.
-                    Err(_) if token == TRIAL => {}
+                    Err(_) if token == TRIAL || token == LOADER => {}
                     Err(_) if token == LATE_EVENTS => self.hear_late(),
                     Err(_) => self.serve_control(token),
                 }
             }
             self.signals.fetch_pending();
             self.obey_signals();
+            // Before it may be reaped: until then its process group is its own.
+            self.advance_loader(Monotonic::now());
             self.reap();
             self.adopted.tend();
             self.tend(Instant::now());
@@ -227,6 +242,8 @@ impl Supervisor {
         let renewal = self.workers.next_renewal();
         let trial = self.trial.as_ref().map(Trial::deadline);
         let watch = self.watch.as_ref().map(Watchdog::next);
+        let loader =
+            self.loader.as_ref().map(|loader| Instant::now() + (loader.deadline() - Monotonic::now()));
         back_off
             .chain(overdue)
             .chain(adopted)
@@ -234,6 +251,7 @@ impl Supervisor {
             .chain(renewal)
             .chain(watch)
             .chain(trial)
+            .chain(loader)
             .chain(self.phase.next())
             .min()
     }

@@ -25,7 +25,7 @@ use crate::sys::time;
 
 /// What survives an upgrade, or is made at the start.
 pub(super) struct Parts {
-    pub(super) settings: config::Supervisor,
+    pub(super) settings: config::SupervisorConfig,
     pub(super) log_settings: crate::journal::LogSettings,
     pub(super) listeners: Listeners,
     pub(super) services: BTreeMap<String, Service>,

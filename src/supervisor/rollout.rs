@@ -43,7 +43,7 @@ pub(super) struct Rollout {
     pub(super) fresh: BTreeMap<String, Service>,
     /// Names of services that stay as they are.
     pub(super) kept: Vec<String>,
-    pub(super) settings: config::Supervisor,
+    pub(super) settings: config::SupervisorConfig,
     pub(super) log_settings: crate::journal::LogSettings,
     pub(super) control: Option<Server>,
     pub(super) clients: Vec<ClientId>,
@@ -117,7 +117,11 @@ impl Supervisor {
         }
     }
 
-    fn make_services(&mut self, services: Vec<config::Service>, rollout: &mut Rollout) -> Result<(), Fatal> {
+    fn make_services(
+        &mut self,
+        services: Vec<config::ServiceConfig>,
+        rollout: &mut Rollout,
+    ) -> Result<(), Fatal> {
         for config in services {
             let name = config.name.clone();
             let old = self.services.get(&name);
@@ -146,7 +150,7 @@ impl Supervisor {
     }
 
     /// The service_state of a service: as long as a connection of it lives, the same, though the service was removed meanwhile.
-    fn service_state(&mut self, config: &config::Service) -> Result<Rc<ServiceState>, Fatal> {
+    fn service_state(&mut self, config: &config::ServiceConfig) -> Result<Rc<ServiceState>, Fatal> {
         self.service_states.retain(|_, service_state| service_state.strong_count() > 0);
         if let Some(service_state) = self.service_states.get(&config.name).and_then(Weak::upgrade) {
             return Ok(service_state);
@@ -159,9 +163,7 @@ impl Supervisor {
 
     /// Takes the rollout as far as it can go now.
     pub(super) fn advance_rollout(&mut self) {
-        if self.rollout.is_none() {
-            self.begin_wanted_reload();
-        }
+        self.begin_wanted_reload();
         let Some(rollout) = &mut self.rollout else { return };
         if rollout.stage == RolloutStage::Preparing {
             let mut new = self.workers.iter().filter(|(_, worker)| worker.generation == rollout.generation);
@@ -180,7 +182,7 @@ impl Supervisor {
         } else if rollout.deadline <= Instant::now() {
             self.abort(&format!("its workers did not get ready within {} s", PATIENCE.as_secs()), exit::OS);
         }
-        if self.rollout.is_none() && self.reload_wanted.is_some() {
+        if !self.is_reloading() && self.reload_wanted.is_some() {
             // No event need come that would take it further: perhaps it has nothing to start and nothing to retire.
             self.advance_rollout();
         }
@@ -213,7 +215,8 @@ impl Supervisor {
 
     /// Gives the new generation up because everything ends.
     pub(super) fn give_up_rollout(&mut self, reason: &str) {
-        let under_way = self.drop_rollout().into_iter().flatten();
+        let loading = self.loader.take().map(|loader| loader.end(&self.poller)).into_iter().flatten();
+        let under_way = self.drop_rollout().into_iter().flatten().chain(loading);
         let waiting = self.reload_wanted.take().into_iter().flatten();
         for client in under_way.chain(waiting).collect::<Vec<_>>() {
             self.answer(client, &Answer::Refused(reason.to_owned()));

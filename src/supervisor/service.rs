@@ -7,8 +7,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::listeners::Listener;
-use crate::admission::Admission;
 use crate::admission::sources::Sources;
+use crate::admission::{Admission, PrefixSets};
 use crate::config;
 use crate::scoreboard::{Count, CountUp, Counts, Owner, Scoreboard};
 use crate::sys::socket::Peer;
@@ -16,7 +16,11 @@ use crate::sys::socket::Peer;
 /// A service of a generation.
 #[derive(Debug)]
 pub(super) struct Service {
-    pub(super) config: config::Service,
+    pub(super) config: config::ServiceConfig,
+    /// What its workers get of it: all but the lists of its admission.
+    pub(super) for_workers: config::ServiceConfig,
+    /// Those, as all its workers map them.
+    pub(super) prefixes: OwnedFd,
     /// The generation that brought this configuration.
     pub(super) generation: u64,
     pub(super) service_state: Rc<ServiceState>,
@@ -29,13 +33,26 @@ pub(super) struct Service {
 impl Service {
     /// The service as `generation` has it; without workers yet.
     pub(super) fn new(
-        config: config::Service,
+        config: config::ServiceConfig,
         generation: u64,
         service_state: Rc<ServiceState>,
         listeners: Vec<Rc<Listener>>,
     ) -> io::Result<Self> {
-        let admission = Admission::new(&config.admission)?;
-        Ok(Service { config, generation, service_state, admission, listeners, back_off: BackOff::default() })
+        let policy = &config.admission;
+        let prefixes = PrefixSets::freeze(&policy.rules, &policy.proxies, &policy.penalties.exempt)?;
+        let for_workers = config.without_lists();
+        let admission = Admission::new(policy, PrefixSets::open(prefixes.as_fd())?);
+        let back_off = BackOff::default();
+        Ok(Service {
+            config,
+            for_workers,
+            prefixes,
+            generation,
+            service_state,
+            admission,
+            listeners,
+            back_off,
+        })
     }
 
     /// Counts the connections of `owner` by source as this configuration wants it; they may have been counted by other

@@ -111,6 +111,7 @@ impl Supervisor {
             // An upgrade takes its control socket over as the first.
             controls_opened: u64::from(parts.control.is_some()),
             control: parts.control,
+            loader: None,
             rollout: None,
             reload_wanted: None,
             trial: None,

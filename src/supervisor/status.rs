@@ -28,7 +28,7 @@ impl Supervisor {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             generation: self.generation,
             uptime_s: self.started.elapsed().as_secs(),
-            state: self.phase.state(self.rollout.is_some()),
+            state: self.phase.state(self.is_reloading()),
             reloads: self.reloads,
             upgrades: self.upgrades,
             log_records_dropped: dropped,

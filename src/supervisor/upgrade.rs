@@ -87,7 +87,7 @@ impl Supervisor {
         if !matches!(self.phase, Phase::Running) {
             return self.refuse_upgrade(clients, "preforkd is not running yet, or is ending");
         }
-        if self.rollout.is_some() || self.trial.is_some() {
+        if self.is_reloading() || self.trial.is_some() {
             self.upgrade_wanted.get_or_insert_default().extend(clients);
             return;
         }
@@ -98,7 +98,7 @@ impl Supervisor {
 
     /// Begins an upgrade that had to wait.
     pub(super) fn begin_wanted_upgrade(&mut self) {
-        if self.rollout.is_some() || self.trial.is_some() {
+        if self.is_reloading() || self.trial.is_some() {
             return;
         }
         if let Some(clients) = self.upgrade_wanted.take() {

@@ -1,7 +1,7 @@
 //! The worker processes: making them, and what is known of each.
 
 use std::collections::BTreeMap;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
@@ -224,7 +224,7 @@ impl Workers {
         let (counters, tally_file) = Counters::create()?;
         let (calls, calls_to_come) = SpareEvents::create(spares)?;
         let plan = Plan {
-            service: service.config.clone(),
+            service: service.for_workers.clone(),
             listeners: service.listeners.iter().map(|listener| listener.name().to_owned()).collect(),
             spares,
             log,
@@ -241,6 +241,7 @@ impl Workers {
             tally_file.as_fd(),
         ];
         handover.extend([calls.descriptor(), calls_to_come.descriptor(), service_state.sources_file.as_fd()]);
+        handover.push(service.prefixes.as_fd());
         handover.extend(service.listeners.iter().map(|listener| listener.descriptor()));
         let pid = exec_worker(&service.config.name, &handover, self.descriptor_limit)?;
         self.next += 1;
@@ -377,10 +378,9 @@ impl Workers {
     }
 }
 
-/// Forks and runs this program again as a worker, with `handover` from fd 3 on and every signal blocked.
+/// Runs this program again as a worker.
 fn exec_worker(service: &str, handover: &[BorrowedFd<'_>], descriptor_limit: u64) -> io::Result<Pid> {
-    let program = CString::from(c"/proc/self/exe");
-    let arguments = [CString::from(c"preforkd"), CString::new(orders::COMMAND)?, CString::new(service)?];
+    let arguments = [CString::new(orders::COMMAND)?, CString::new(service)?];
     // glibc's rseq(2) area is written by the kernel each time that a process is moved or interrupted, and is another
     // page to copy for every connection.
     let mut environment = vec![CString::from(c"GLIBC_TUNABLES=glibc.pthread.rseq=0")];
@@ -389,13 +389,26 @@ fn exec_worker(service: &str, handover: &[BorrowedFd<'_>], descriptor_limit: u64
             environment.push(CString::new(format!("{name}={value}"))?);
         }
     }
+    exec_self(&arguments, &environment, handover, descriptor_limit)
+}
+
+/// Forks and runs this program again, in a session of its own, with `handover` from fd 3 on and every signal blocked.
+pub(super) fn exec_self(
+    arguments: &[CString],
+    environment: &[CString],
+    handover: &[BorrowedFd<'_>],
+    descriptor_limit: u64,
+) -> io::Result<Pid> {
+    let program = CString::from(c"/proc/self/exe");
+    let arguments: Vec<&CStr> =
+        [c"preforkd"].into_iter().chain(arguments.iter().map(AsRef::as_ref)).collect();
     fork(|child| {
         // What goes wrong here, the supervisor learns by the exit code.
         let prepared = process::new_session()
             .and_then(|()| fd::hand_over(child, handover))
             .and_then(|()| process::restore_descriptor_limit(descriptor_limit));
         if prepared.is_ok() {
-            let _ = process::exec(&program, &arguments, &environment);
+            let _ = process::exec(&program, &arguments, environment);
         }
         exit::OS
     })

@@ -46,6 +46,29 @@ pub(crate) fn sealed(name: &CStr, content: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
+/// Whether nobody can change a memory file any more.
+fn is_sealed(fd: BorrowedFd<'_>) -> bool {
+    let wanted = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
+    fcntl(fd, FcntlArg::F_GET_SEALS).is_ok_and(|seals| SealFlag::from_bits_truncate(seals).contains(wanted))
+}
+
+/// The content of a memory file of at most `longest` bytes that nobody can change any more, as [`sealed`] makes it.
+///
+/// # Errors
+///
+/// `InvalidData` if it can be changed or is longer.
+pub(crate) fn read_sealed(fd: OwnedFd, longest: u64) -> io::Result<Vec<u8>> {
+    use std::io::Read;
+    let is_sealed = is_sealed(fd.as_fd());
+    let mut file = File::from(fd);
+    if !is_sealed || file.metadata()?.len() > longest {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the memory file is too long or not sealed"));
+    }
+    let mut content = Vec::new();
+    file.read_to_end(&mut content)?;
+    Ok(content)
+}
+
 /// A mapping of a memory file, shared with every process that maps the same file, absent from forked children.
 #[derive(Debug)]
 pub(crate) struct Mapping {
@@ -141,16 +164,19 @@ impl Number for u32 {}
 impl Number for u128 {}
 
 impl SealedMapping {
-    /// Memory with this content.
-    pub(crate) fn new(name: &CStr, content: &[u8]) -> io::Result<Self> {
-        let file = sealed(name, content)?;
-        let Some(size) = NonZeroUsize::new(content.len()) else {
-            return Ok(SealedMapping { start: NonNull::dangling(), length: 0 });
-        };
+    /// Maps a memory file that [`sealed`] has made.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidData` if it can be changed or is empty.
+    pub(crate) fn open(file: BorrowedFd<'_>) -> io::Result<Self> {
+        let size = nix::sys::stat::fstat(file)?.st_size;
+        let size = usize::try_from(size).ok().and_then(NonZeroUsize::new).filter(|_| is_sealed(file));
+        let size = size.ok_or(io::ErrorKind::InvalidData)?;
         // A shared mapping of such a file is refused by kernels before 6.7, even to read, memfd_create(2).
         // SAFETY: a new mapping at an address of the kernel's choice; the seals keep it from raising SIGBUS.
         let start = unsafe { mmap(None, size, ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE, file, 0) }?;
-        Ok(SealedMapping { start, length: content.len() })
+        Ok(SealedMapping { start, length: size.get() })
     }
 
     /// `count` numbers from byte `offset` on; none if there are not so many.
@@ -179,10 +205,8 @@ impl SealedMapping {
 
 impl Drop for SealedMapping {
     fn drop(&mut self) {
-        if self.length > 0 {
-            // SAFETY: maps exactly what `new` mapped, and no reference into it outlives self.
-            let _ = unsafe { munmap(self.start, self.length) };
-        }
+        // SAFETY: maps exactly what `open` mapped, and no reference into it outlives self.
+        let _ = unsafe { munmap(self.start, self.length) };
     }
 }
 

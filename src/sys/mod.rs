@@ -3,6 +3,7 @@
 //! A function here takes and returns owned or borrowed descriptors, reports errno as `io::Error`, and decides nothing.
 
 pub(crate) mod alarm;
+pub(crate) mod answer;
 pub(crate) mod dontfork;
 pub(crate) mod epoll;
 pub(crate) mod exec;

@@ -32,6 +32,11 @@ pub(crate) fn become_subreaper() -> io::Result<()> {
     Ok(nix::sys::prctl::set_child_subreaper(true)?)
 }
 
+/// Has the kernel kill this process when its parent ends from now on, prctl(2).
+pub(crate) fn end_with_parent() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?)
+}
+
 /// The name that ps(1) shows, at most 15 bytes.
 pub(crate) fn set_name(name: &CStr) {
     // Only a label: a failure changes nothing.

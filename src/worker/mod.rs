@@ -20,10 +20,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use crate::admission::sources::Sources;
-use crate::admission::{Admission, Overload, Refusals};
+use crate::admission::{Admission, Overload, PrefixSets, Refusals};
 use crate::child::ChildSpec;
 use crate::client::{Client, ConnectionId};
-use crate::config::{Job, Service};
+use crate::config::{Job, ServiceConfig};
 use crate::exit;
 use crate::ipc::orders::{Heard, Order, Plan, WorkerFds, WorkerReport};
 use crate::ipc::reports::{ChildReport, Reports};
@@ -193,7 +193,7 @@ impl Worker {
         let handled = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];
         let signals: &Signals = for_ever(Signals::install(&handled)?);
         process::set_name(c"preforkd-worker");
-        let mut plan = Plan::read(handover.plan)?;
+        let plan = Plan::read(handover.plan)?;
         let log = Log::open(plan.log);
         let sources_file = fd::for_ever(handover.sources);
         let sources = Sources::open(sources_file)?;
@@ -204,8 +204,8 @@ impl Worker {
             (0..plan.listeners.len()).map(|index| Ok(fd::for_ever(WorkerFds::listener(index)?))).collect();
         let listeners = listeners?;
         let reports = Reports::new()?;
-        let admission: &Admission = for_ever(Admission::new(&plan.service.admission)?);
-        plan.service.admission.forget_lists();
+        let prefixes = PrefixSets::open(handover.prefixes.as_fd())?;
+        let admission: &Admission = for_ever(Admission::new(&plan.service.admission, prefixes));
         let mut spec = ChildSpec::new(&plan.service, signals, &reports)?;
         let rehearsal = fork(|child| spec.rehearse(child))?;
         passed(&plan.service, rehearsal, &reports)?;
@@ -447,7 +447,7 @@ fn for_ever<T>(value: T) -> &'static T {
 }
 
 /// Waits for a rehearsal, and says why it has failed.
-fn passed(service: &Service, rehearsal: Pid, reports: &Reports) -> io::Result<()> {
+fn passed(service: &ServiceConfig, rehearsal: Pid, reports: &Reports) -> io::Result<()> {
     let ended = wait::wait_for(rehearsal)?;
     let mut failure = None;
     reports.read(|_, report| {

@@ -9,7 +9,7 @@ use super::children::{Child, Output};
 use super::{Context, Newcomer, Token, WorkerSlot};
 use crate::child::{self, ChildSpec, Conn};
 use crate::client::Connection;
-use crate::config::Stderr;
+use crate::config::StderrTarget;
 use crate::pace::Backoff;
 use crate::scoreboard::Scoreboard;
 use crate::spare::Pool;
@@ -183,7 +183,7 @@ impl Starter {
 
 /// A pipe for what a program says on stderr, if that becomes records.
 fn output_pipe(cx: &Context) -> io::Result<Option<(OwnedFd, OwnedFd)>> {
-    let wanted = cx.spec.execs() && cx.plan.service.stderr == Stderr::Log;
+    let wanted = cx.spec.execs() && cx.plan.service.stderr == StderrTarget::Log;
     wanted.then(fd::pipe).transpose()
 }
 

@@ -268,16 +268,8 @@ fn the_checksum_is_over_every_bit_of_the_header() {
 /// Every answer to random bytes, mutated headers and random cuts keeps the promises of [`parse`].
 #[test]
 fn random_bytes_harm_nothing() {
-    let mut state: u64 = match std::env::var("PREFORKD_SEED") {
-        Ok(seed) => seed.parse().unwrap(),
-        Err(_) => u64::from(std::process::id()),
-    };
-    let seed = state;
-    let mut random = |end: usize| {
-        // The constants of Knuth's MMIX.
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(state >> 33).unwrap() % end
-    };
+    let mut random = crate::seeded::random();
+    let mut random = |end: usize| random.usize(..end);
     let good = good();
     for round in 0..30_000 {
         let mut bytes = good[random(good.len())].0.clone();
@@ -290,7 +282,7 @@ fn random_bytes_harm_nothing() {
                 _ => bytes[at] = u8::try_from(random(256)).unwrap(),
             }
         }
-        let context = || format!("PREFORKD_SEED={seed}, round {round}: {}", bytes.escape_ascii());
+        let context = || format!("round {round}: {}", bytes.escape_ascii());
         let limit = [LIMIT, 16, 200][random(3)];
         let whole = parse(&bytes, limit);
         match whole {

@@ -4,7 +4,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFlags, PollTimeout};
 use nix::sys::socket::MsgFlags;
 
-use super::Connection;
+use super::ClientStream;
 
 /// Space to tilde.
 const PRINTABLE: usize = 95;
@@ -37,7 +37,7 @@ const fn pattern() -> [u8; LENGTH] {
 ///
 /// What it sends is thrown away, also while it does not read: if we waited in a send with its bytes unread, a client
 /// that writes before it reads would wait for us as we wait for it.
-pub(crate) fn serve(client: &Connection<'_>) -> nix::Result<()> {
+pub(crate) fn serve(client: &ClientStream<'_>) -> nix::Result<()> {
     let mut events = PollFlags::POLLOUT | PollFlags::POLLIN;
     let mut rest = PATTERN.as_slice();
     loop {
@@ -62,7 +62,7 @@ pub(crate) fn serve(client: &Connection<'_>) -> nix::Result<()> {
 ///
 /// Not inlined, to keep its buffer out of the frame of the other handlers.
 #[inline(never)]
-fn throw_away(client: &Connection<'_>) -> nix::Result<bool> {
+fn throw_away(client: &ClientStream<'_>) -> nix::Result<bool> {
     let mut scrap = [0; 4096];
     match client.receive_with(&mut scrap, MsgFlags::MSG_DONTWAIT) {
         Ok(length) => Ok(length > 0),

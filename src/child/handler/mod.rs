@@ -18,28 +18,48 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{self, MsgFlags, Shutdown};
 
 use crate::client::Traffic;
-use crate::config::Builtin;
 use crate::exit;
+
+/// Serves a client until it is gone.
+pub(crate) type Handler = fn(&ClientStream<'_>) -> nix::Result<()>;
+
+/// The handlers by name. Nobody else knows which there are.
+const REGISTRY: [(&str, Handler); 5] = [
+    ("echo", stream::echo),
+    ("discard", stream::discard),
+    ("chargen", chargen::serve),
+    ("daytime", clock::daytime),
+    ("time", clock::time),
+];
+
+/// The names that a configuration may give.
+pub(crate) static NAMES: [&str; REGISTRY.len()] = {
+    let mut names = [""; REGISTRY.len()];
+    let mut index = 0;
+    while index < names.len() {
+        names[index] = REGISTRY[index].0;
+        index += 1;
+    }
+    names
+};
+
+/// The handler with this name.
+pub(crate) fn find(name: &str) -> Option<Handler> {
+    REGISTRY.iter().find(|(known, _)| *known == name).map(|(_, handler)| *handler)
+}
 
 /// Serves one client to the end and closes the connection: at once, since when this process exits its memory comes
 /// first. The result is the exit code of this process, and what was moved.
-pub(crate) fn serve(builtin: Builtin, connection: OwnedFd) -> (u8, Traffic) {
-    let served = serve_on(builtin, connection.as_fd());
+pub(crate) fn serve(handler: Handler, connection: OwnedFd) -> (u8, Traffic) {
+    let served = serve_on(handler, connection.as_fd());
     drop(connection);
     served
 }
 
 /// The same, for whoever closes the connection itself.
-pub(crate) fn serve_on(builtin: Builtin, connection: BorrowedFd<'_>) -> (u8, Traffic) {
-    let client = Connection { socket: connection, traffic: Cell::default() };
-    let served = match builtin {
-        Builtin::Echo => stream::echo(&client),
-        Builtin::Discard => stream::discard(&client),
-        Builtin::Chargen => chargen::serve(&client),
-        Builtin::Daytime => clock::daytime(&client),
-        Builtin::Time => clock::time(&client),
-    };
-    let code = match served {
+pub(crate) fn serve_on(handler: Handler, connection: BorrowedFd<'_>) -> (u8, Traffic) {
+    let client = ClientStream { socket: connection, traffic: Cell::default() };
+    let code = match handler(&client) {
         Ok(()) => exit::OK,
         Err(error) if client_is_gone(error) => exit::OK,
         Err(_) => exit::OS,
@@ -64,12 +84,12 @@ fn client_is_gone(error: Errno) -> bool {
 }
 
 /// A connected stream socket; interrupted calls are repeated, and a client that is gone is never a SIGPIPE.
-struct Connection<'a> {
+pub(crate) struct ClientStream<'a> {
     socket: BorrowedFd<'a>,
     traffic: Cell<Traffic>,
 }
 
-impl Connection<'_> {
+impl ClientStream<'_> {
     /// Waits for bytes; 0 is the client's end of stream.
     fn receive(&self, buffer: &mut [u8]) -> nix::Result<usize> {
         self.receive_with(buffer, MsgFlags::empty())
@@ -130,7 +150,7 @@ impl Connection<'_> {
     }
 }
 
-impl AsFd for Connection<'_> {
+impl AsFd for ClientStream<'_> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket
     }

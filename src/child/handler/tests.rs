@@ -8,16 +8,16 @@ use std::thread::{self, JoinHandle};
 use super::*;
 
 /// Starts a handler and connects to it.
-fn tcp(builtin: Builtin) -> (TcpStream, JoinHandle<u8>) {
+fn tcp(served: Handler) -> (TcpStream, JoinHandle<u8>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (connection, _) = listener.accept().unwrap();
-    (client, thread::spawn(move || serve(builtin, connection.into()).0))
+    (client, thread::spawn(move || serve(served, connection.into()).0))
 }
 
-fn unix(builtin: Builtin) -> (UnixStream, JoinHandle<u8>) {
+fn unix(served: Handler) -> (UnixStream, JoinHandle<u8>) {
     let (client, connection) = UnixStream::pair().unwrap();
-    (client, thread::spawn(move || serve(builtin, connection.into()).0))
+    (client, thread::spawn(move || serve(served, connection.into()).0))
 }
 
 /// Closes with RST, as a client that crashes with input unread does.
@@ -35,7 +35,7 @@ fn read_all(mut client: impl Read) -> Vec<u8> {
 
 #[test]
 fn echo_answers_each_message() {
-    let (mut client, handler) = tcp(Builtin::Echo);
+    let (mut client, handler) = tcp(stream::echo);
     for message in [&b"0123456789abcdef"[..], b"x", &[7; 3000], b"after a large one"] {
         client.write_all(message).unwrap();
         let mut answer = vec![0; message.len()];
@@ -49,7 +49,7 @@ fn echo_answers_each_message() {
 #[test]
 fn echo_gives_all_back_after_a_half_close() {
     let everything: Vec<u8> = (0..3_000_000_u32).map(|number| (number % 251) as u8).collect();
-    let (client, handler) = tcp(Builtin::Echo);
+    let (client, handler) = tcp(stream::echo);
     let mut sender = client.try_clone().unwrap();
     let sent = everything.clone();
     let sender = thread::spawn(move || {
@@ -61,7 +61,7 @@ fn echo_gives_all_back_after_a_half_close() {
     assert_eq!(handler.join().unwrap(), exit::OK);
 
     for length in [0, 1, 2047, 2048, 2049, 4096, 66_000] {
-        let (mut client, handler) = unix(Builtin::Echo);
+        let (mut client, handler) = unix(stream::echo);
         client.write_all(&everything[..length]).unwrap();
         client.shutdown(Shutdown::Write).unwrap();
         assert!(read_all(client) == everything[..length], "{length}");
@@ -71,22 +71,22 @@ fn echo_gives_all_back_after_a_half_close() {
 
 #[test]
 fn a_client_that_resets_or_never_reads_is_no_error() {
-    for builtin in [Builtin::Echo, Builtin::Discard, Builtin::Chargen, Builtin::Daytime, Builtin::Time] {
-        let (mut client, handler) = tcp(builtin);
+    for (name, served) in REGISTRY {
+        let (mut client, handler) = tcp(served);
         let _ = client.write_all(&[b'x'; 10_000]);
         reset(client);
-        assert_eq!(handler.join().unwrap(), exit::OK, "{builtin:?}");
+        assert_eq!(handler.join().unwrap(), exit::OK, "{name}");
 
-        let (mut client, handler) = unix(builtin);
+        let (mut client, handler) = unix(served);
         let _ = client.write_all(&[b'x'; 10_000]);
         drop(client);
-        assert_eq!(handler.join().unwrap(), exit::OK, "{builtin:?}");
+        assert_eq!(handler.join().unwrap(), exit::OK, "{name}");
     }
 }
 
 #[test]
 fn discard_takes_all_and_says_nothing() {
-    let (mut client, handler) = tcp(Builtin::Discard);
+    let (mut client, handler) = tcp(stream::discard);
     client.write_all(&[1; 1_000_000]).unwrap();
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_all(client), b"");
@@ -95,7 +95,7 @@ fn discard_takes_all_and_says_nothing() {
 
 #[test]
 fn chargen_rotates_through_all_lines() {
-    let (mut client, handler) = tcp(Builtin::Chargen);
+    let (mut client, handler) = tcp(chargen::serve);
     let mut answer = vec![0; 74 * 95 * 9 + 1];
     client.read_exact(&mut answer).unwrap();
     let text = String::from_utf8(answer).unwrap();
@@ -111,7 +111,7 @@ fn chargen_rotates_through_all_lines() {
 
 #[test]
 fn chargen_goes_on_after_a_half_close_and_beside_a_client_that_writes_first() {
-    let (mut client, handler) = tcp(Builtin::Chargen);
+    let (mut client, handler) = tcp(chargen::serve);
     // More than the buffers of both sides hold.
     client.write_all(&vec![b'x'; 30_000_000]).unwrap();
     client.shutdown(Shutdown::Write).unwrap();
@@ -123,13 +123,13 @@ fn chargen_goes_on_after_a_half_close_and_beside_a_client_that_writes_first() {
 
 #[test]
 fn daytime_and_time_answer_once_and_close() {
-    let (client, handler) = tcp(Builtin::Daytime);
+    let (client, handler) = tcp(clock::daytime);
     let line = String::from_utf8(read_all(&client)).unwrap();
     assert!(line.is_ascii() && line.ends_with("-UTC\r\n") && line.matches('\n').count() == 1, "{line:?}");
     drop(client);
     assert_eq!(handler.join().unwrap(), exit::OK);
 
-    let (client, handler) = unix(Builtin::Time);
+    let (client, handler) = unix(clock::time);
     let seconds = u32::from_be_bytes(read_all(&client).try_into().unwrap());
     let unix_now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
     let now = ((unix_now + 2_208_988_800) % (1 << 32)) as u32;
@@ -140,7 +140,7 @@ fn daytime_and_time_answer_once_and_close() {
 
 #[test]
 fn an_answer_survives_input_that_nobody_wants() {
-    let (mut client, handler) = tcp(Builtin::Daytime);
+    let (mut client, handler) = tcp(clock::daytime);
     client.write_all(&[b'x'; 5000]).unwrap();
     thread::sleep(Duration::from_millis(50));
     client.write_all(b"more, after the answer").unwrap();
@@ -153,7 +153,7 @@ fn an_answer_survives_input_that_nobody_wants() {
 #[test]
 fn a_client_that_stays_is_left_in_bounded_time() {
     let begin = Instant::now();
-    let (client, handler) = tcp(Builtin::Time);
+    let (client, handler) = tcp(clock::time);
     assert_eq!(handler.join().unwrap(), exit::OK);
     assert!(begin.elapsed() < Duration::from_secs(10));
     assert_eq!(read_all(client).len(), 4);
@@ -162,7 +162,7 @@ fn a_client_that_stays_is_left_in_bounded_time() {
 #[test]
 fn what_is_no_socket_is_an_error_of_ours() {
     let file = tempfile::tempfile().unwrap();
-    assert_eq!(serve(Builtin::Echo, file.into()).0, exit::OS);
+    assert_eq!(serve(stream::echo, file.into()).0, exit::OS);
 }
 
 #[test]
@@ -172,6 +172,6 @@ fn what_was_moved_is_counted() {
     let (connection, _) = listener.accept().unwrap();
     client.write_all(&[7; 5000]).unwrap();
     client.shutdown(Shutdown::Write).unwrap();
-    let (_, traffic) = serve(Builtin::Echo, connection.into());
+    let (_, traffic) = serve(stream::echo, connection.into());
     assert_eq!(traffic, Traffic { received: 5000, sent: 5000 });
 }

@@ -3,12 +3,12 @@
 use std::fmt::Write;
 
 use super::markup::{bold, emphasis, plain, sentence};
-use crate::config::key::{Apply, Key, Kind};
+use crate::config::key::{Key, Kind};
 
 /// Every key of a section that there is: what it means, what it may be, its default and an example.
 pub(super) fn list<D>(keys: &[Key<D>]) -> String {
     let mut text = String::new();
-    for key in keys.iter().filter(|key| matches!(key.apply, Apply::Set(_))) {
+    for key in keys.iter().filter(|key| key.decode.is_some()) {
         let default = key.default.map(|value| format!(" Default: {}.", bold(value))).unwrap_or_default();
         let flag = key.flag.map(|flag| format!("++\nWith *serve*: {}", bold(&format!("--{flag}"))));
         // Writing to a String cannot fail.
@@ -38,6 +38,6 @@ fn kind(kind: Kind) -> &'static str {
 
 /// The keys that this version refuses.
 pub(super) fn to_come<D>(keys: &[Key<D>]) -> String {
-    let names = keys.iter().filter(|key| matches!(key.apply, Apply::Later(_))).map(|key| plain(key.name));
+    let names = keys.iter().filter(|key| key.decode.is_none()).map(|key| plain(key.name));
     names.collect::<Vec<_>>().join(", ")
 }

@@ -1,7 +1,6 @@
 //! The pages of packaging/man as they are.
 
 use super::*;
-use crate::config::key::Apply;
 use crate::config::keys::{LOG, SERVICE, SUPERVISOR};
 
 fn pages() -> Vec<(String, String)> {
@@ -35,12 +34,12 @@ fn every_command_has_a_page() {
 #[test]
 fn every_key_is_in_the_manual() {
     let page = page("preforkd.toml.5.scd");
-    let set = SERVICE.iter().filter(|key| matches!(key.apply, Apply::Set(_))).map(|key| key.name);
+    let set = SERVICE.iter().filter(|key| key.decode.is_some()).map(|key| key.name);
     for name in set.chain(SUPERVISOR.iter().map(|key| key.name)).chain(LOG.iter().map(|key| key.name)) {
         let heading = format!("\n*{}* = ", markup::plain(name));
         assert_eq!(page.matches(&heading).count(), 1, "{name}");
     }
-    for key in SERVICE.iter().filter(|key| matches!(key.apply, Apply::Later(_))) {
+    for key in SERVICE.iter().filter(|key| key.decode.is_none()) {
         assert!(page.contains(&markup::plain(key.name)), "{}", key.name);
     }
 }

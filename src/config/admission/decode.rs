@@ -9,39 +9,35 @@ use super::penalties;
 use crate::admission::prefix::{Prefix, PrefixError};
 use crate::admission::{LONGEST_MESSAGE, Rate, RateUnit};
 use crate::config::draft::{ServiceDraft, table};
-use crate::config::value::{Fault, Faults, Value, choice, collect, duration, one_or_more, set, text, whole};
-
-type Applied = Result<(), Faults>;
-
-fn one(fault: Fault) -> Faults {
-    vec![fault]
-}
+use crate::config::value::{
+    Applied, Fault, Faults, TomlValue, choice, collect, duration, one_or_more, set, text, whole,
+};
 
 /// `allow`
-pub(in crate::config) fn allow(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+pub(in crate::config) fn allow(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     draft.admission.allow = prefixes(value)?;
     if draft.admission.allow.is_empty() {
         let fault = Fault::new(value.span(), "the list is empty, which could mean everybody or nobody");
-        return Err(one(fault.help(
-            "remove the key to let everybody in, or write deny = [\"0.0.0.0/0\", \"::/0\"] for nobody",
-        )));
+        return Err(fault
+            .help("remove the key to let everybody in, or write deny = [\"0.0.0.0/0\", \"::/0\"] for nobody")
+            .into());
     }
     Ok(())
 }
 
 /// `deny`
-pub(in crate::config) fn deny(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+pub(in crate::config) fn deny(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     draft.admission.deny = prefixes(value)?;
     Ok(())
 }
 
 /// `proxy_protocol_from`
-pub(in crate::config) fn proxy_protocol_from(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+pub(in crate::config) fn proxy_protocol_from(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     draft.admission.proxies = prefixes(value)?;
     Ok(())
 }
 
-fn prefixes(value: &Value<'_>) -> Result<Vec<Spanned<Prefix>>, Faults> {
+fn prefixes(value: &TomlValue<'_>) -> Result<Vec<Spanned<Prefix>>, Faults> {
     collect(one_or_more(value), |entry| {
         let text = text(entry)?;
         let prefix = text.parse().map_err(|why: PrefixError| {
@@ -52,22 +48,25 @@ fn prefixes(value: &Value<'_>) -> Result<Vec<Spanned<Prefix>>, Faults> {
 }
 
 /// `max_connections_per_source`
-pub(in crate::config) fn max_connections_per_source(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+pub(in crate::config) fn max_connections_per_source(
+    draft: &mut ServiceDraft,
+    value: &TomlValue<'_>,
+) -> Applied {
     set(&mut draft.admission.max_connections_per_source, whole::<1, 1_000_000, _>(value))
 }
 
 /// `source_prefix_v4`
-pub(in crate::config) fn source_prefix_v4(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+pub(in crate::config) fn source_prefix_v4(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     set(&mut draft.admission.source_prefix_v4, whole::<1, 32, _>(value))
 }
 
 /// `source_prefix_v6`
-pub(in crate::config) fn source_prefix_v6(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+pub(in crate::config) fn source_prefix_v6(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     set(&mut draft.admission.source_prefix_v6, whole::<1, 128, _>(value))
 }
 
 /// `rate_per_source`
-pub(in crate::config) fn rate_per_source(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+pub(in crate::config) fn rate_per_source(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     const RIGHT: &str = "write a number, its unit s, m or h, and a burst if need be, as in \"10/s\" or \"600/m burst 50\"; \
          numbers are from 1 to 1000000";
     let rate = text(value).map_err(|fault| fault.help(RIGHT)).and_then(|text| {
@@ -101,37 +100,40 @@ fn number(text: &str) -> Option<u32> {
 }
 
 /// `penalties`
-pub(in crate::config) fn penalties(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+pub(in crate::config) fn penalties(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     draft.admission.penalties = collect(table(value)?, |(key, value)| penalties::entry(key, value))?;
     Ok(())
 }
 
 /// `penalty_threshold`
-pub(in crate::config) fn penalty_threshold(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
-    set(&mut draft.admission.penalty_threshold, penalties::amount(value))
+pub(in crate::config) fn penalty_threshold(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+    set(&mut draft.admission.penalty_threshold, spanned_amount(value))
 }
 
 /// `penalty_limit`
-pub(in crate::config) fn penalty_limit(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
-    let limit = penalties::amount(value).map(|limit| Spanned::new(value.span(), limit));
-    set(&mut draft.admission.penalty_limit, limit)
+pub(in crate::config) fn penalty_limit(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+    set(&mut draft.admission.penalty_limit, spanned_amount(value))
+}
+
+fn spanned_amount(value: &TomlValue<'_>) -> Result<Spanned<Duration>, Fault> {
+    penalties::amount(value).map(|amount| Spanned::new(value.span(), amount))
 }
 
 /// `penalty_exempt`
-pub(in crate::config) fn penalty_exempt(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+pub(in crate::config) fn penalty_exempt(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     draft.admission.penalty_exempt = prefixes(value)?;
     Ok(())
 }
 
 /// `overload`
-pub(in crate::config) fn overload(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+pub(in crate::config) fn overload(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     let words =
         [("queue", OverloadWord::Queue), ("refuse", OverloadWord::Refuse), ("reset", OverloadWord::Reset)];
     set(&mut draft.admission.overload, choice(value, &words))
 }
 
 /// `refuse_message`
-pub(in crate::config) fn refuse_message(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+pub(in crate::config) fn refuse_message(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     let message = text(value).and_then(|text| {
         if text.len() <= LONGEST_MESSAGE {
             return Ok(Spanned::new(value.span(), text));
@@ -145,22 +147,22 @@ pub(in crate::config) fn refuse_message(draft: &mut ServiceDraft, value: &Value<
 }
 
 /// `first_byte_timeout`
-pub(in crate::config) fn first_byte_timeout(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+pub(in crate::config) fn first_byte_timeout(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     set(&mut draft.admission.deadlines.first_byte, deadline(value))
 }
 
 /// `idle_timeout`
-pub(in crate::config) fn idle_timeout(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+pub(in crate::config) fn idle_timeout(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     set(&mut draft.admission.deadlines.idle, deadline(value))
 }
 
 /// `max_lifetime`
-pub(in crate::config) fn max_lifetime(draft: &mut ServiceDraft, value: &Value<'_>) -> Applied {
+pub(in crate::config) fn max_lifetime(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     set(&mut draft.admission.deadlines.lifetime, deadline(value))
 }
 
 /// Zero could mean at once or never.
-fn deadline(value: &Value<'_>) -> Result<Duration, Fault> {
+fn deadline(value: &TomlValue<'_>) -> Result<Duration, Fault> {
     match duration(value)? {
         Duration::ZERO => Err(Fault::new(value.span(), "a deadline of 0 would end every connection")
             .help("write a longer time, or remove the key for none")),

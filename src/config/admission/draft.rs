@@ -28,7 +28,7 @@ pub(in crate::config) struct PolicyDraft {
     pub(in crate::config) refuse_message: Option<Spanned<String>>,
     pub(in crate::config) deadlines: Deadlines,
     pub(in crate::config) penalties: Vec<(Offence, Duration)>,
-    pub(in crate::config) penalty_threshold: Option<Duration>,
+    pub(in crate::config) penalty_threshold: Option<Spanned<Duration>>,
     pub(in crate::config) penalty_limit: Option<Spanned<Duration>>,
     pub(in crate::config) penalty_exempt: Vec<Spanned<Prefix>>,
 }
@@ -42,44 +42,46 @@ pub(in crate::config) enum OverloadWord {
 }
 
 impl PolicyDraft {
-    /// The checked values.
-    pub(in crate::config) fn check(self, origin: Origin<'_>) -> Result<Policy, Fault> {
-        let defaults = SourceLimits::default();
-        let source = SourceLimits {
-            prefix_v4: self.source_prefix_v4.unwrap_or(defaults.prefix_v4),
-            prefix_v6: self.source_prefix_v6.unwrap_or(defaults.prefix_v6),
-            max_connections: self.max_connections_per_source,
-            rate: self.rate_per_source,
-        };
+    /// The checked values; `None` if one has a fault that has been reported.
+    pub(in crate::config) fn check(self, origin: Origin<'_>) -> Result<Option<Policy>, Fault> {
         let [allow, deny, proxies, exempt] = [&self.allow, &self.deny, &self.proxies, &self.penalty_exempt]
             .map(|list| AsWritten::new(list, origin));
         let penalties = self.penalties(Prefixes::new(exempt.listed()))?;
-        Ok(Policy {
-            rules: Rules::new(allow.listed(), deny.listed()),
-            proxies: Prefixes::new(proxies.listed()),
-            source,
-            penalties,
-            overload: overload(self.overload, self.refuse_message)?,
-            deadlines: self.deadlines,
-        })
+        let overload = overload(self.overload, self.refuse_message)?;
+        let policy = || {
+            Some(Policy {
+                rules: Rules::new(allow.listed(), deny.listed()),
+                proxies: Prefixes::new(proxies.listed()),
+                source: SourceLimits {
+                    prefix_v4: self.source_prefix_v4?,
+                    prefix_v6: self.source_prefix_v6?,
+                    max_connections: self.max_connections_per_source,
+                    rate: self.rate_per_source,
+                },
+                penalties: penalties?,
+                overload: overload?,
+                deadlines: self.deadlines,
+            })
+        };
+        Ok(policy())
     }
 
-    fn penalties(&self, exempt: Prefixes) -> Result<Penalties, Fault> {
-        let defaults = Penalties::default();
-        let penalties = Penalties {
-            amounts: self.penalties.clone(),
-            threshold: self.penalty_threshold.unwrap_or(defaults.threshold),
-            longest: self.penalty_limit.as_ref().map_or(defaults.longest, |limit| *limit.get_ref()),
-            exempt,
+    fn penalties(&self, exempt: Prefixes) -> Result<Option<Penalties>, Fault> {
+        let (Some(threshold), Some(limit)) = (&self.penalty_threshold, &self.penalty_limit) else {
+            return Ok(None);
         };
-        match &self.penalty_limit {
-            Some(limit) if penalties.longest < penalties.threshold => {
-                let message =
-                    "penalties can never come to penalty_threshold, so that nobody would be refused";
-                Err(Fault::new(limit.span(), message).help("write a longer time than penalty_threshold has"))
-            }
-            _ => Ok(penalties),
+        let (threshold_time, longest) = (*threshold.get_ref(), *limit.get_ref());
+        if longest < threshold_time {
+            let is_written = limit.span().end > 0;
+            let (at, help) = match is_written {
+                true => (limit, "write a longer time than penalty_threshold has"),
+                false => (threshold, "write a shorter time than penalty_limit has"),
+            };
+            let message = "penalties can never come to penalty_threshold, so that nobody would be refused";
+            return Err(Fault::new(at.span(), message).help(help));
         }
+        let amounts = self.penalties.clone();
+        Ok(Some(Penalties { amounts, threshold: threshold_time, longest, exempt }))
     }
 
     /// What is no error, and probably not meant.
@@ -125,18 +127,19 @@ fn first_of<'a>(list: &[&'a Spanned<Prefix>]) -> Option<(&'a Spanned<Prefix>, St
     Some((first, more))
 }
 
-fn overload(policy: Option<OverloadWord>, message: Option<Spanned<String>>) -> Result<Overload, Fault> {
-    match (policy.unwrap_or(OverloadWord::Queue), message) {
-        (OverloadWord::Refuse, message) => {
-            Ok(Overload::Refuse { message: message.map(Spanned::into_inner).unwrap_or_default() })
+fn overload(word: Option<OverloadWord>, message: Option<Spanned<String>>) -> Result<Option<Overload>, Fault> {
+    Ok(Some(match (word, message) {
+        (None, _) => return Ok(None),
+        (Some(OverloadWord::Refuse), message) => {
+            Overload::Refuse { message: message.map(Spanned::into_inner).unwrap_or_default() }
         }
         (_, Some(message)) => {
-            Err(Fault::new(message.span(), "refuse_message is sent with overload = \"refuse\" only")
-                .help("add overload = \"refuse\", or remove refuse_message"))
+            let fault = Fault::new(message.span(), "refuse_message is sent with overload = \"refuse\" only");
+            return Err(fault.help("add overload = \"refuse\", or remove refuse_message"));
         }
-        (OverloadWord::Queue, None) => Ok(Overload::Queue),
-        (OverloadWord::Reset, None) => Ok(Overload::Reset),
-    }
+        (Some(OverloadWord::Queue), None) => Overload::Queue,
+        (Some(OverloadWord::Reset), None) => Overload::Reset,
+    }))
 }
 
 /// A list of prefixes with the lines where they are.

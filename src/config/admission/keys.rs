@@ -1,10 +1,8 @@
 //! The keys of admission in the table of keys.
-//!
-//! A key is `Later` until a worker does what it promises, and `Set` from then on; nothing else has to change for it.
 
 use super::decode;
 use crate::config::draft::ServiceDraft;
-use crate::config::key::{Apply, Key, Kind};
+use crate::config::key::{Key, Kind};
 
 pub(in crate::config) const OVERLOAD: Key<ServiceDraft> = Key {
     name: "overload",
@@ -15,7 +13,7 @@ pub(in crate::config) const OVERLOAD: Key<ServiceDraft> = Key {
     example: "\"refuse\"",
     doc: "What meets a connection beyond max_connections: queue lets it wait in the backlog, refuse sends it refuse_message \
           and closes it, reset resets it",
-    apply: Apply::Set(decode::overload),
+    decode: Some(decode::overload),
 };
 
 pub(in crate::config) const REFUSE_MESSAGE: Key<ServiceDraft> = Key {
@@ -26,7 +24,7 @@ pub(in crate::config) const REFUSE_MESSAGE: Key<ServiceDraft> = Key {
     default: None,
     example: "\"busy, try again later\"",
     doc: "What is sent to a connection that overload = refuse closes; at most 512 bytes",
-    apply: Apply::Set(decode::refuse_message),
+    decode: Some(decode::refuse_message),
 };
 
 pub(in crate::config) const ALLOW: Key<ServiceDraft> = Key {
@@ -37,7 +35,7 @@ pub(in crate::config) const ALLOW: Key<ServiceDraft> = Key {
     default: None,
     example: "[\"192.0.2.0/24\", \"2001:db8::/32\"]",
     doc: "Who is let in, and with it nobody else; of allow and deny the longest prefix decides, and deny on a tie",
-    apply: Apply::Set(decode::allow),
+    decode: Some(decode::allow),
 };
 
 pub(in crate::config) const DENY: Key<ServiceDraft> = Key {
@@ -48,7 +46,7 @@ pub(in crate::config) const DENY: Key<ServiceDraft> = Key {
     default: None,
     example: "\"192.0.2.7\"",
     doc: "Who is refused; of allow and deny the longest prefix decides, and deny on a tie",
-    apply: Apply::Set(decode::deny),
+    decode: Some(decode::deny),
 };
 
 pub(in crate::config) const MAX_CONNECTIONS_PER_SOURCE: Key<ServiceDraft> = Key {
@@ -59,7 +57,7 @@ pub(in crate::config) const MAX_CONNECTIONS_PER_SOURCE: Key<ServiceDraft> = Key 
     default: None,
     example: "10",
     doc: "Children connections of one source, over all workers",
-    apply: Apply::Set(decode::max_connections_per_source),
+    decode: Some(decode::max_connections_per_source),
 };
 
 pub(in crate::config) const RATE_PER_SOURCE: Key<ServiceDraft> = Key {
@@ -70,7 +68,7 @@ pub(in crate::config) const RATE_PER_SOURCE: Key<ServiceDraft> = Key {
     default: None,
     example: "\"10/s burst 20\"",
     doc: "New connections of one source: a number per s, m or h, and how many may come at once",
-    apply: Apply::Set(decode::rate_per_source),
+    decode: Some(decode::rate_per_source),
 };
 
 pub(in crate::config) const SOURCE_PREFIX_V4: Key<ServiceDraft> = Key {
@@ -81,7 +79,7 @@ pub(in crate::config) const SOURCE_PREFIX_V4: Key<ServiceDraft> = Key {
     default: Some("32"),
     example: "24",
     doc: "How much of an IPv4 address is its source",
-    apply: Apply::Set(decode::source_prefix_v4),
+    decode: Some(decode::source_prefix_v4),
 };
 
 pub(in crate::config) const SOURCE_PREFIX_V6: Key<ServiceDraft> = Key {
@@ -92,7 +90,7 @@ pub(in crate::config) const SOURCE_PREFIX_V6: Key<ServiceDraft> = Key {
     default: Some("64"),
     example: "56",
     doc: "How much of an IPv6 address is its source",
-    apply: Apply::Set(decode::source_prefix_v6),
+    decode: Some(decode::source_prefix_v6),
 };
 
 pub(in crate::config) const PENALTIES: Key<ServiceDraft> = Key {
@@ -104,7 +102,7 @@ pub(in crate::config) const PENALTIES: Key<ServiceDraft> = Key {
     example: "{ crash = \"1m\", timeout = \"10s\", 77 = \"5m\" }",
     doc: "What a source has to wait for: crash (its connection process crashed), timeout (a deadline ended its connection), \
           or an exit status of its connection process",
-    apply: Apply::Set(decode::penalties),
+    decode: Some(decode::penalties),
 };
 
 pub(in crate::config) const PENALTY_THRESHOLD: Key<ServiceDraft> = Key {
@@ -115,7 +113,7 @@ pub(in crate::config) const PENALTY_THRESHOLD: Key<ServiceDraft> = Key {
     default: Some("\"15s\""),
     example: "\"0s\"",
     doc: "How much of penalties has to come together until a source is refused, then for as long as they last",
-    apply: Apply::Set(decode::penalty_threshold),
+    decode: Some(decode::penalty_threshold),
 };
 
 pub(in crate::config) const PENALTY_LIMIT: Key<ServiceDraft> = Key {
@@ -126,7 +124,7 @@ pub(in crate::config) const PENALTY_LIMIT: Key<ServiceDraft> = Key {
     default: Some("\"10m\""),
     example: "\"1h\"",
     doc: "How much of penalties can come together",
-    apply: Apply::Set(decode::penalty_limit),
+    decode: Some(decode::penalty_limit),
 };
 
 pub(in crate::config) const PENALTY_EXEMPT: Key<ServiceDraft> = Key {
@@ -137,7 +135,7 @@ pub(in crate::config) const PENALTY_EXEMPT: Key<ServiceDraft> = Key {
     default: None,
     example: "[\"192.0.2.0/24\"]",
     doc: "Who never has a penalty, such as monitoring, or many users behind one address",
-    apply: Apply::Set(decode::penalty_exempt),
+    decode: Some(decode::penalty_exempt),
 };
 
 pub(in crate::config) const FIRST_BYTE_TIMEOUT: Key<ServiceDraft> = Key {
@@ -148,7 +146,7 @@ pub(in crate::config) const FIRST_BYTE_TIMEOUT: Key<ServiceDraft> = Key {
     default: None,
     example: "\"10s\"",
     doc: "How long a client may take to send its first byte, over TCP",
-    apply: Apply::Set(decode::first_byte_timeout),
+    decode: Some(decode::first_byte_timeout),
 };
 
 pub(in crate::config) const IDLE_TIMEOUT: Key<ServiceDraft> = Key {
@@ -159,7 +157,7 @@ pub(in crate::config) const IDLE_TIMEOUT: Key<ServiceDraft> = Key {
     default: None,
     example: "\"5m\"",
     doc: "How long a connection may be without a byte in either direction, over TCP",
-    apply: Apply::Set(decode::idle_timeout),
+    decode: Some(decode::idle_timeout),
 };
 
 pub(in crate::config) const MAX_LIFETIME: Key<ServiceDraft> = Key {
@@ -170,7 +168,7 @@ pub(in crate::config) const MAX_LIFETIME: Key<ServiceDraft> = Key {
     default: None,
     example: "\"1h\"",
     doc: "How long a connection may take, all in all",
-    apply: Apply::Set(decode::max_lifetime),
+    decode: Some(decode::max_lifetime),
 };
 
 pub(in crate::config) const PROXY_PROTOCOL_FROM: Key<ServiceDraft> = Key {
@@ -181,5 +179,5 @@ pub(in crate::config) const PROXY_PROTOCOL_FROM: Key<ServiceDraft> = Key {
     default: None,
     example: "[\"192.0.2.10\", \"192.0.2.11\"]",
     doc: "The proxies whose PROXY header, version 1 or 2, is required and believed",
-    apply: Apply::Set(decode::proxy_protocol_from),
+    decode: Some(decode::proxy_protocol_from),
 };

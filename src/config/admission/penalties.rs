@@ -7,13 +7,16 @@ use toml::de::DeString;
 
 use crate::admission::Offence;
 use crate::config::diagnostic::nearest;
-use crate::config::value::{Fault, Value, duration};
+use crate::config::value::{Fault, TomlValue, duration};
 
 /// More than a day, in milliseconds, is not a penalty but a rule.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// One entry of the table.
-pub(super) fn entry(key: &Spanned<DeString<'_>>, value: &Value<'_>) -> Result<(Offence, Duration), Fault> {
+pub(super) fn entry(
+    key: &Spanned<DeString<'_>>,
+    value: &TomlValue<'_>,
+) -> Result<(Offence, Duration), Fault> {
     let name = key.get_ref().as_ref();
     let status = || name.parse().ok().filter(|_| !name.starts_with('+')).map(Offence::Exit);
     let offence = match name {
@@ -31,7 +34,7 @@ pub(super) fn entry(key: &Spanned<DeString<'_>>, value: &Value<'_>) -> Result<(O
 }
 
 /// How long a penalty may be.
-pub(super) fn amount(value: &Value<'_>) -> Result<Duration, Fault> {
+pub(super) fn amount(value: &TomlValue<'_>) -> Result<Duration, Fault> {
     let amount = duration(value)?;
     if amount <= LONGEST {
         return Ok(amount);

@@ -1,22 +1,14 @@
-//! Who gets in, how many, and how long: keys that this version refuses, decoded all the same.
-
-use toml::Spanned;
-use toml::de::DeValue;
+//! Who gets in, how many, and how long.
 
 use super::*;
 use crate::admission::{Deadlines, Overload, Rate, RateUnit, SourceLimits};
-use crate::config::admission::decode;
-use crate::config::admission::draft::{OverloadWord, PolicyDraft as Draft};
-use crate::config::draft::ServiceDraft;
-use crate::config::key::Decoder;
-use crate::config::source::Origin;
 
-fn with(lines: &str) -> Result<Service, String> {
-    let place = Place::new();
+fn with(lines: &str) -> Result<ServiceConfig, String> {
+    let place = Scratch::new();
     place.write("p.toml", &format!("[service.x]\nlisten = \"fd:x\"\nhandler = \"echo\"\n{lines}\n"));
     let shown =
         |problems: Diagnostics| problems.to_string().replace(&format!("{}/", place.path().display()), "");
-    let mut loaded = place.load_unfinished().map_err(shown)?;
+    let mut loaded = place.load().map_err(shown)?;
     Ok(loaded.config.services.remove(0))
 }
 
@@ -64,7 +56,7 @@ fn wrong_prefixes_are_errors_with_their_places() {
     refused("allow = [\"fe80::1%eth0\"]", &["has a zone", "write \"fe80::1\""]);
     refused("deny = [1]", &["p.toml:4:9", "a string"]);
     refused("allow = []", &["everybody or nobody", "remove the key"]);
-    assert_eq!(admission("deny = []\nproxy_protocol_from = []"), Policy::default());
+    assert_eq!(admission("deny = []\nproxy_protocol_from = []"), admission(""));
 }
 
 #[test]
@@ -76,9 +68,9 @@ fn every_wrong_prefix_of_a_list_is_named() {
 #[test]
 fn rules_that_are_probably_not_meant_are_warnings() {
     let warnings = |lines: &str| {
-        let place = Place::new();
+        let place = Scratch::new();
         place.write("p.toml", &format!("[service.x]\nlisten = \"fd:x\"\nhandler = \"echo\"\n{lines}\n"));
-        let loaded = place.load_unfinished().unwrap();
+        let loaded = place.load().unwrap();
         loaded.warnings.to_string().replace(&format!("{}/", place.path().display()), "")
     };
     for right in [
@@ -189,7 +181,7 @@ fn deadlines_are_longer_than_nothing() {
 #[test]
 fn deadlines_of_bytes_do_nothing_for_a_unix_socket() {
     let warnings = |listen: &str, keys: &str| {
-        let place = Place::new();
+        let place = Scratch::new();
         place.write("p.toml", &format!("[service.x]\nlisten = {listen}\nhandler = \"echo\"\n{keys}\n"));
         let loaded = place.load().unwrap();
         loaded.warnings.to_string().replace(&format!("{}/", place.path().display()), "")
@@ -203,42 +195,37 @@ fn deadlines_of_bytes_do_nothing_for_a_unix_socket() {
     assert_eq!(warnings("[\"127.0.0.1:7\", \"fd:x\"]", "idle_timeout = \"5s\""), "");
 }
 
-/// What a function of the table makes of a value; for `overload`, which is taken in part only.
-fn decoded(decoder: Decoder<ServiceDraft>, value: &str) -> Result<Draft, Vec<String>> {
-    let mut draft = ServiceDraft::default();
-    let result = decoder(&mut draft, &DeValue::parse(value).unwrap());
-    result.map(|()| draft.admission).map_err(|faults| faults.into_iter().map(|fault| fault.message).collect())
+#[test]
+fn penalties_can_come_to_what_refuses() {
+    let never = "penalties can never come to penalty_threshold";
+    refused("penalty_threshold = \"11m\"", &["p.toml:4:21", never, "a shorter time than penalty_limit"]);
+    refused("penalty_threshold = \"1m\"\npenalty_limit = \"59s\"", &["p.toml:5:17", never, "a longer time"]);
+    let penalties = admission("penalty_threshold = \"11m\"\npenalty_limit = \"11m\"").penalties;
+    assert_eq!((penalties.threshold, penalties.longest), (penalties.longest, Duration::from_secs(660)));
 }
 
 #[test]
 fn overload_policies() {
-    for (text, policy) in [
-        ("\"queue\"", OverloadWord::Queue),
-        ("\"refuse\"", OverloadWord::Refuse),
-        ("\"reset\"", OverloadWord::Reset),
+    let refuse = |message: &str| Overload::Refuse { message: message.into() };
+    let longest = "\u{e9}".repeat(256);
+    for (lines, policy) in [
+        ("", Overload::Queue),
+        ("overload = \"queue\"", Overload::Queue),
+        ("overload = \"reset\"", Overload::Reset),
+        ("overload = \"refuse\"", refuse("")),
+        ("overload = \"refuse\"\nrefuse_message = \"busy\"", refuse("busy")),
+        (&format!("overload = \"refuse\"\nrefuse_message = \"{longest}\""), refuse(&longest)),
     ] {
-        assert_eq!(decoded(decode::overload, text).unwrap().overload, Some(policy));
+        assert_eq!(admission(lines).overload, policy, "{lines}");
     }
-    assert_eq!(decoded(decode::overload, "\"drop\"").unwrap_err(), ["\"drop\" is no value of this key"]);
-
-    let message =
-        |bytes: usize| decoded(decode::refuse_message, &format!("\"{}\"", "\u{e9}".repeat(bytes / 2)));
-    assert_eq!(message(512).unwrap().refuse_message.unwrap().get_ref().len(), 512);
-    assert_eq!(message(514).unwrap_err(), ["the message has 514 bytes"]);
-
-    let check = |overload, message: Option<&str>| {
-        let refuse_message = message.map(|text| Spanned::new(0..0, text.to_owned()));
-        Draft { overload, refuse_message, ..Draft::default() }.check(Origin::Flags(&[])).map(|it| it.overload)
-    };
-    let refuse = |message: &str| Ok(Overload::Refuse { message: message.into() });
-    assert_eq!(check(None, None), Ok(Overload::Queue));
-    assert_eq!(check(Some(OverloadWord::Reset), None), Ok(Overload::Reset));
-    assert_eq!(check(Some(OverloadWord::Refuse), None), refuse(""));
-    assert_eq!(check(Some(OverloadWord::Refuse), Some("busy")), refuse("busy"));
-    for policy in [None, Some(OverloadWord::Queue), Some(OverloadWord::Reset)] {
-        assert!(check(policy, Some("busy")).unwrap_err().help.unwrap().contains("overload = \"refuse\""));
+    refused("overload = \"drop\"", &["\"drop\" is no value of this key"]);
+    refused("overload = \"drop\"\nrefuse_message = \"busy\"", &["\"drop\" is no value of this key"]);
+    let long = format!("overload = \"refuse\"\nrefuse_message = \"{longest}\u{e9}\"");
+    refused(&long, &["the message has 514 bytes"]);
+    for lines in ["", "overload = \"queue\"\n", "overload = \"reset\"\n"] {
+        let parts = [":18: error: refuse_message is sent with overload = \"refuse\" only", "add overload"];
+        refused(&format!("{lines}refuse_message = \"busy\""), &parts);
     }
-    refused("refuse_message = \"busy\"", &["p.toml:4:18", "with overload = \"refuse\" only"]);
 }
 
 #[test]
@@ -248,7 +235,7 @@ fn a_plan_keeps_everything() {
          rate_per_source = \"5/m\"\nidle_timeout = \"10s\"",
     )
     .unwrap();
-    let again: Service = serde_json::from_slice(&serde_json::to_vec(&service).unwrap()).unwrap();
+    let again: ServiceConfig = serde_json::from_slice(&serde_json::to_vec(&service).unwrap()).unwrap();
     assert_eq!(again, service);
     assert!(again.admission.proxies.find("10.2.3.4".parse().unwrap()).is_some());
     assert!(!again.admission.rules.decide("10.1.3.4".parse().unwrap()).allowed);

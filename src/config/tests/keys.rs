@@ -1,33 +1,43 @@
 //! Keys one by one.
 
 use super::*;
+use crate::admission::{Deadlines, Overload};
 
 #[test]
 fn an_empty_service_has_the_defaults() {
-    let place = Place::new();
+    let place = Scratch::new();
     place.write("p.toml", "[service.x]\nlisten = \"127.0.0.1:7\"\nhandler = \"echo\"\n");
     let config = place.config();
     assert_eq!(config.supervisor.control_socket.as_deref(), Some(Path::new(DEFAULT_CONTROL_SOCKET)));
     assert_eq!(config.supervisor.drain_timeout, Duration::from_secs(30));
     assert_eq!((config.log.target, config.log.level), (LogTarget::Auto, Level::Info));
     let cpus = std::thread::available_parallelism().unwrap().get();
-    let expected = Service {
+    let expected = ServiceConfig {
         name: "x".into(),
         listen: vec!["127.0.0.1:7".parse().unwrap()],
-        job: Job::Handler(Builtin::Echo),
+        job: Job::Handler("echo".into()),
         workers: u16::try_from(cpus).unwrap(),
         spare: 0,
         connections_per_child: 1,
         max_connections: 1000,
-        admission: Policy::default(),
-        identity: Identity::default(),
+        admission: config.services[0].admission.clone(),
+        identity: Identity { user: None, chroot: None, working_directory: None, umask: 0o022, nice: None },
         environment: BTreeMap::new(),
         limits: vec![],
         count_bytes: true,
-        stderr: Stderr::Log,
+        stderr: StderrTarget::Log,
         socket: SocketOptions { backlog: 4096, nodelay: true, keepalive: false },
     };
     assert_eq!(config.services, [expected]);
+    let admission = &config.services[0].admission;
+    assert_eq!((admission.overload.clone(), admission.deadlines), (Overload::Queue, Deadlines::default()));
+    let penalties = &admission.penalties;
+    assert_eq!((penalties.threshold.as_secs(), penalties.longest.as_secs()), (15, 600));
+    assert_eq!((admission.source.prefix_v4, admission.source.prefix_v6), (32, 64));
+    let text = |keys: &str| format!("[service.x]\nlisten = \"127.0.0.1:7\"\nhandler = \"echo\"\n{keys}");
+    let written: String =
+        SERVICE.iter().filter_map(|key| Some(format!("{} = {}\n", key.name, key.default?))).collect();
+    assert_eq!(service(&text(&written)), service(&text("")), "a default that is written changes nothing");
 }
 
 const EVERY_KEY: [(&str, &str, &[&str]); 37] = [
@@ -72,7 +82,7 @@ const EVERY_KEY: [(&str, &str, &[&str]); 37] = [
 
 #[test]
 fn flags_equal_a_file() {
-    let place = Place::new();
+    let place = Scratch::new();
     let section = |part: Part| {
         let keys = flags().filter(move |flag| flag.part == part);
         let lines = keys.map(|flag| {
@@ -107,8 +117,8 @@ fn flags_equal_a_file() {
         given.push(Given { label: key.into(), part: Part::Service, key, kind: Kind::List, texts });
     }
     let accounts = fake(place.path());
-    let machine = Machine { accounts: &accounts, current: None, unfinished: false };
-    assert_eq!(from_flags_for("cat", &given, &machine).unwrap(), place.config());
+    let machine = Machine { accounts, ..Machine::with(&HANDLERS) };
+    assert_eq!(from_flags("cat", &given, &machine).unwrap(), place.config());
 }
 
 #[test]
@@ -150,7 +160,7 @@ fn every_key_refuses_a_wrong_type_and_a_wrong_value() {
         .iter()
         .flat_map(|key| [(key.name, "1.5"), (key.name, "[[]]"), (key.name, "{ a = 1979-05-27 }")]);
     for (key, value) in wrong_types.chain(wrong_values) {
-        let place = Place::new();
+        let place = Scratch::new();
         place.write("p.toml", &format!("[service.x]\n{}{key} = {value}\n", base(key)));
         let problems = place.load().expect_err(key);
         let line = base(key).lines().count() + 2;
@@ -168,7 +178,7 @@ fn every_key_refuses_a_wrong_type_and_a_wrong_value() {
         SUPERVISOR.iter().map(|key| ("supervisor", key.name)).chain(LOG.iter().map(|key| ("log", key.name)));
     for (section, key) in others {
         for value in ["1.5", "\"wrong\""] {
-            let place = Place::new();
+            let place = Scratch::new();
             place.write(
                 "p.toml",
                 &format!("[service.x]\nlisten = \"fd:a\"\nhandler = \"echo\"\n[{section}]\n{key} = {value}"),
@@ -180,7 +190,7 @@ fn every_key_refuses_a_wrong_type_and_a_wrong_value() {
 
 #[test]
 fn what_is_promised_for_later_is_refused() {
-    for key in SERVICE.iter().filter(|key| matches!(key.apply, Apply::Later(_))) {
+    for key in SERVICE.iter().filter(|key| key.decode.is_none()) {
         let shown = complaint(&format!("{} = \"10s\"", key.name));
         assert!(shown.contains(&format!("\"{}\" is not supported by this version", key.name)), "{shown}");
     }
@@ -196,36 +206,5 @@ fn nul_bytes_are_refused_everywhere() {
         "chroot = \"/\\u0000\"",
     ] {
         assert!(complaint(line).contains("a NUL byte cannot be passed on"), "{line}");
-    }
-}
-
-#[test]
-fn a_default_is_what_holds_without_the_key() {
-    let with = |section: &str, line: &str| {
-        let place = Place::new();
-        place.write(
-            "p.toml",
-            &format!("[service.x]\nlisten = \"fd:a\"\nhandler = \"echo\"\n[{section}]\n{line}"),
-        );
-        place.config()
-    };
-    let service = |line: &str| {
-        let place = Place::new();
-        place.write("p.toml", &format!("[service.x]\nlisten = \"fd:a\"\nhandler = \"echo\"\n{line}"));
-        let mut service = place.load_unfinished().unwrap().config.services.remove(0);
-        // 022 stands for itself and for None.
-        service.identity.umask.get_or_insert(0o022);
-        service
-    };
-    for (name, default) in SUPERVISOR.iter().map(|key| (key.name, key.default)) {
-        let line = default.map(|value| format!("{name} = {value}")).unwrap_or_default();
-        assert_eq!(with("supervisor", &line), with("supervisor", ""), "{name}");
-    }
-    for (name, default) in LOG.iter().map(|key| (key.name, key.default)) {
-        let line = default.map(|value| format!("{name} = {value}")).unwrap_or_default();
-        assert_eq!(with("log", &line), with("log", ""), "{name}");
-    }
-    for (key, value) in SERVICE.iter().filter_map(|key| Some((key, key.default?))) {
-        assert_eq!(service(&format!("{} = {value}", key.name)), service(""), "{}", key.name);
     }
 }

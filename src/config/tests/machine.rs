@@ -13,7 +13,7 @@ fn identities_are_resolved() {
         ("user = 4711\ngroup = 4712", 4711, 4712, &[4712]),
         ("group = \"www\"", own, 33, &[33]),
     ] {
-        let place = Place::new();
+        let place = Scratch::new();
         place.write("p.toml", &format!("[service.x]\nlisten = \"fd:x\"\nhandler = \"echo\"\n{keys}\n"));
         let user = place.config().services.remove(0).identity.user.unwrap();
         let mut groups = groups.to_vec();
@@ -25,7 +25,7 @@ fn identities_are_resolved() {
 
 #[test]
 fn programs_are_looked_up_where_the_connection_process_will() {
-    let place = Place::new();
+    let place = Scratch::new();
     place.write("root/bin/tool", "");
     place.write("root/bin/data", "");
     fs::set_permissions(place.path().join("root/bin/tool"), fs::Permissions::from_mode(0o755)).unwrap();
@@ -71,7 +71,7 @@ fn every_file_that_is_shipped_is_right() {
                 directories.push(path);
                 continue;
             }
-            match load(&path) {
+            match load(&path, &Machine::with(&HANDLERS)) {
                 Ok(loaded) => assert!(!loaded.config.services.is_empty()),
                 Err(problems) => panic!("{problems}"),
             }
@@ -85,7 +85,7 @@ fn every_file_that_is_shipped_is_right() {
 #[test]
 fn what_the_default_configuration_has_in_comments_is_right() {
     let shipped = include_str!("../../../config/preforkd.toml");
-    let place = Place::new();
+    let place = Scratch::new();
     // Of an either-or, and of a directory that no machine has, the comment stays a comment.
     let is_code = |code: &str| {
         let is_key = code.split_once(" = ").is_some_and(|(key, _)| !key.trim().contains(' '));

@@ -11,21 +11,24 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::accounts::tests::fake;
-use crate::config::flags::{Given, from_flags_for};
-use crate::config::key::{Apply, Kind, Part};
+use crate::config::flags::{Given, from_flags};
+use crate::config::key::{Kind, Part};
 use crate::config::keys::{LOG, SERVICE, SUPERVISOR, flags};
-use crate::config::load::{Loaded, load_for, load_on};
+use crate::config::load::{Loaded, load};
 use crate::config::service::Machine;
 use crate::journal::{Level, LogTarget};
 
+/// What a program with handlers may have.
+const HANDLERS: [&str; 5] = ["echo", "discard", "chargen", "daytime", "time"];
+
 /// A machine with a configuration directory of its own.
-struct Place {
+struct Scratch {
     directory: tempfile::TempDir,
 }
 
-impl Place {
+impl Scratch {
     fn new() -> Self {
-        Place { directory: tempfile::tempdir().unwrap() }
+        Scratch { directory: tempfile::tempdir().unwrap() }
     }
 
     fn path(&self) -> &Path {
@@ -41,17 +44,12 @@ impl Place {
     }
 
     fn load(&self) -> Result<Loaded, Diagnostics> {
-        load_for(&self.path().join("p.toml"), &fake(self.path()))
+        let machine = Machine { accounts: fake(self.path()), ..Machine::with(&HANDLERS) };
+        load(&self.path().join("p.toml"), &machine)
     }
 
     fn config(&self) -> Config {
         self.load().unwrap_or_else(|problems| panic!("{problems}")).config
-    }
-
-    /// With the keys that are refused yet.
-    fn load_unfinished(&self) -> Result<Loaded, Diagnostics> {
-        let machine = Machine { accounts: &fake(self.path()), current: None, unfinished: true };
-        load_on(&self.path().join("p.toml"), &machine)
     }
 
     /// What is said, with the directory shown as DIR.
@@ -60,17 +58,16 @@ impl Place {
     }
 }
 
-/// The first service of a configuration that may have keys which are refused yet.
-pub(crate) fn unfinished(text: &str) -> Service {
-    let place = Place::new();
+/// The first service of a configuration.
+pub(crate) fn service(text: &str) -> ServiceConfig {
+    let place = Scratch::new();
     place.write("p.toml", text);
-    let loaded = place.load_unfinished();
-    loaded.unwrap_or_else(|problems| panic!("{problems}")).config.services.remove(0)
+    place.config().services.remove(0)
 }
 
 /// The first line about a service with one more line.
 fn complaint(line: &str) -> String {
-    let place = Place::new();
+    let place = Scratch::new();
     place.write("p.toml", &format!("[service.x]\nlisten = \"127.0.0.1:7\"\nhandler = \"echo\"\n{line}\n"));
     place.complaints()
 }
@@ -111,7 +108,7 @@ handler = "echo"
 /// `BLESS=1 cargo test` writes the text anew; read it before it is committed.
 #[test]
 fn all_errors_in_one_go() {
-    let place = Place::new();
+    let place = Scratch::new();
     place.write("p.toml", BROKEN);
     place.write("preforkd.d/more.toml", "[service.more]\nlisten \"fd:more\"\n[log]\nlevel = 1\n");
     let shown = place.complaints();
@@ -131,7 +128,7 @@ fn all_errors_in_one_go() {
 
 #[test]
 fn drop_ins_add_services_and_override_the_rest() {
-    let place = Place::new();
+    let place = Scratch::new();
     place.write(
         "p.toml",
         "[supervisor]\ndrain_timeout = \"1s\"\ncontrol_socket = \"/run/a\"\n[log]\nlevel = \"debug\"\n",
@@ -156,7 +153,7 @@ fn drop_ins_add_services_and_override_the_rest() {
 
 #[test]
 fn a_service_is_defined_once_and_an_address_used_once() {
-    let place = Place::new();
+    let place = Scratch::new();
     place.write(
         "p.toml",
         "[service.a]\nlisten = [\"127.0.0.1:7\", \"127.0.0.1:0\"]\nhandler = \"echo\"\n\
@@ -187,7 +184,7 @@ DIR/preforkd.d/y.toml:2:19: error: fd:y is listened on a second time
 
 #[test]
 fn files_that_cannot_be_read_are_named() {
-    let place = Place::new();
+    let place = Scratch::new();
     assert_eq!(
         place.complaints(),
         "DIR/p.toml: error: cannot read the configuration: there is no such file\n"
@@ -207,7 +204,7 @@ fn files_that_cannot_be_read_are_named() {
 
 #[test]
 fn a_file_that_everybody_may_write_to_is_a_warning() {
-    let place = Place::new();
+    let place = Scratch::new();
     place.write("p.toml", "[service.x]\nlisten = \"fd:x\"\nhandler = \"echo\"\n");
     assert!(place.load().unwrap().warnings.iter().next().is_none());
     fs::set_permissions(place.path().join("p.toml"), fs::Permissions::from_mode(0o666)).unwrap();
@@ -222,7 +219,7 @@ fn a_file_that_everybody_may_write_to_is_a_warning() {
 
 #[test]
 fn after_a_syntax_error_nothing_is_said_to_be_missing() {
-    let place = Place::new();
+    let place = Scratch::new();
     place.write("p.toml", "[service.x]\nlisten \"fd:x\"\nhandler = \"echo\"\n[service.y]\nworkers = 0\n");
     let problems = place.load().unwrap_err();
     let lines: Vec<_> =
@@ -242,7 +239,7 @@ fn sections_are_named() {
         ("[service.x\n", "TOML syntax"),
         ("[service.x]\nworkers =\n", "TOML syntax"),
     ] {
-        let place = Place::new();
+        let place = Scratch::new();
         place.write("p.toml", text);
         assert!(place.complaints().contains(shown), "{text}: {}", place.complaints());
     }
@@ -250,7 +247,7 @@ fn sections_are_named() {
 
 #[test]
 fn no_beginning_of_a_file_makes_a_panic() {
-    let place = Place::new();
+    let place = Scratch::new();
     for end in (0..BROKEN.len()).filter(|&end| BROKEN.is_char_boundary(end)) {
         place.write("p.toml", &BROKEN[..end]);
         assert!(!place.complaints().is_empty());

@@ -4,8 +4,8 @@ use super::*;
 
 #[test]
 fn a_connection_in_the_journal_has_every_promised_field() {
-    let machine = Machine::new();
-    let journal = Machine::listen(&machine.journal);
+    let machine = FakeMachine::new();
+    let journal = FakeMachine::listen(&machine.journal);
     let log = machine.log(LogTarget::Journal, Level::Info, None);
     log.connection(&ConnectionRecord { bytes: Some((3, 4)), ..connection(Exit::Ended(Ending::Exited(0))) });
 
@@ -38,8 +38,8 @@ fn a_connection_in_the_journal_has_every_promised_field() {
 
 #[test]
 fn how_a_connection_ended_sets_priority_and_message_id() {
-    let machine = Machine::new();
-    let journal = Machine::listen(&machine.journal);
+    let machine = FakeMachine::new();
+    let journal = FakeMachine::listen(&machine.journal);
     let log = machine.log(LogTarget::Journal, Level::Info, None);
     for (exit, priority, id, name, text) in [
         (Exit::Ended(Ending::Exited(1)), "6", MessageId::ConnectionEnded, "exited 1", "exited 1 after"),
@@ -96,8 +96,8 @@ fn remotes_read_as_people_write_them() {
 
 #[test]
 fn a_program_cannot_forge_a_record_or_drive_a_terminal() {
-    let machine = Machine::new();
-    let journal = Machine::listen(&machine.journal);
+    let machine = FakeMachine::new();
+    let journal = FakeMachine::listen(&machine.journal);
     let text = b"bad\nMESSAGE=forged\n\x1b[2J\xff\r\n";
     let line = OutputLine { service: "git", id: ID, pid: 5, text: Ok(text) };
 
@@ -114,8 +114,8 @@ fn a_program_cannot_forge_a_record_or_drive_a_terminal() {
 
 #[test]
 fn an_event_of_several_lines_stays_one_record() {
-    let machine = Machine::new();
-    let journal = Machine::listen(&machine.journal);
+    let machine = FakeMachine::new();
+    let journal = FakeMachine::listen(&machine.journal);
     let event = |log: &Log| {
         log.event(Level::Error, Some(MessageId::ReloadRejected), None, format_args!("no:\n{}", "a\n<0>b"));
     };
@@ -131,8 +131,8 @@ fn an_event_of_several_lines_stays_one_record() {
 
 #[test]
 fn a_syslog_line_has_the_form_of_rfc_5424() {
-    let machine = Machine::new();
-    let daemon = Machine::listen(&machine.syslog);
+    let machine = FakeMachine::new();
+    let daemon = FakeMachine::listen(&machine.syslog);
     let log = machine.log(LogTarget::Syslog, Level::Debug, None);
     log.connection(&connection(Exit::Ended(Ending::Killed(11))));
     let line = String::from_utf8(receive(&daemon).unwrap()).unwrap();

@@ -4,8 +4,8 @@ use super::*;
 
 #[test]
 fn auto_means_the_journal_only_if_stderr_goes_there() {
-    let machine = Machine::new();
-    let journal = Machine::listen(&machine.journal);
+    let machine = FakeMachine::new();
+    let journal = FakeMachine::listen(&machine.journal);
     machine.log(LogTarget::Auto, Level::Info, Some(&machine.stream())).event(
         Level::Notice,
         None,
@@ -29,7 +29,7 @@ fn what_is_below_the_level_is_not_even_formatted() {
             f.write_str("formatted")
         }
     }
-    let machine = Machine::new();
+    let machine = FakeMachine::new();
     let log = machine.log(LogTarget::Stderr, Level::Warning, None);
     let formatted = Cell::new(false);
     log.event(Level::Notice, None, None, format_args!("{}", Formatted(&formatted)));
@@ -41,8 +41,8 @@ fn what_is_below_the_level_is_not_even_formatted() {
 
 #[test]
 fn a_full_journal_is_not_waited_for_and_what_is_lost_is_reported() {
-    let machine = Machine::new();
-    let journal = Machine::listen(&machine.journal);
+    let machine = FakeMachine::new();
+    let journal = FakeMachine::listen(&machine.journal);
     let log = machine.log(LogTarget::Journal, Level::Info, None);
     let begin = Instant::now();
     let mut sent = 0;
@@ -70,7 +70,7 @@ fn a_full_journal_is_not_waited_for_and_what_is_lost_is_reported() {
 #[test]
 fn a_daemon_that_is_restarted_is_found_again() {
     for target in [LogTarget::Journal, LogTarget::Syslog] {
-        let machine = Machine::new();
+        let machine = FakeMachine::new();
         let path = if target == LogTarget::Journal { &machine.journal } else { &machine.syslog };
         let log = machine.log(target, Level::Info, None);
 
@@ -83,7 +83,7 @@ fn a_daemon_that_is_restarted_is_found_again() {
         assert!(lines[0].starts_with(&format!("warning: the log at {}: No such file", path.display())));
         assert_eq!(lines[1..], ["early", "too early"]);
 
-        let daemon = Machine::listen(path);
+        let daemon = FakeMachine::listen(path);
         log.event(Level::Info, None, None, format_args!("one"));
         assert!(receive(&daemon).is_some());
         drop(daemon);
@@ -93,7 +93,7 @@ fn a_daemon_that_is_restarted_is_found_again() {
         log.event(Level::Info, None, None, format_args!("three"));
         assert_eq!(machine.stderr(), "three\n");
 
-        let daemon = Machine::listen(path);
+        let daemon = FakeMachine::listen(path);
         log.event(Level::Info, None, None, format_args!("four"));
         let text = String::from_utf8(receive(&daemon).unwrap()).unwrap();
         assert!(text.contains("four"), "{text}");
@@ -103,8 +103,8 @@ fn a_daemon_that_is_restarted_is_found_again() {
 
 #[test]
 fn a_record_too_big_for_a_datagram_comes_as_a_sealed_file() {
-    let machine = Machine::new();
-    let journal = Machine::listen(&machine.journal);
+    let machine = FakeMachine::new();
+    let journal = FakeMachine::listen(&machine.journal);
     let log = machine.log(LogTarget::Journal, Level::Info, None);
     match &log.sink.borrow().target {
         Target::Journal(journal) => journal.shrink(),
@@ -132,7 +132,7 @@ fn a_record_too_big_for_a_datagram_comes_as_a_sealed_file() {
 
 #[test]
 fn a_full_stderr_is_not_waited_for_and_keeps_its_flags() {
-    let machine = Machine::new();
+    let machine = FakeMachine::new();
     let log = machine.log(LogTarget::Stderr, Level::Info, None);
     let text = "x".repeat(1000);
     while log.dropped() < 3 {
@@ -155,7 +155,7 @@ fn text_that_logs_while_it_is_formatted_does_no_harm() {
             f.write_str("outer")
         }
     }
-    let machine = Machine::new();
+    let machine = FakeMachine::new();
     let log = machine.log(LogTarget::Stderr, Level::Info, None);
     log.event(Level::Info, None, None, format_args!("{}", Logs(&log)));
     assert_eq!(log.dropped(), 1);

@@ -23,7 +23,7 @@ use crate::sys::wait::Ending;
 const ID: ConnectionId = ConnectionId { run: 0x5f3a1c, worker: 7, number: 123 };
 
 /// A machine with a journal, a syslog daemon and a stderr of its own.
-struct Machine {
+struct FakeMachine {
     _directory: tempfile::TempDir,
     journal: PathBuf,
     syslog: PathBuf,
@@ -31,12 +31,12 @@ struct Machine {
     stderr_reader: File,
 }
 
-impl Machine {
+impl FakeMachine {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let (reader, stderr) = nix::unistd::pipe().unwrap();
         fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
-        Machine {
+        FakeMachine {
             journal: directory.path().join("journal"),
             syslog: directory.path().join("log"),
             _directory: directory,

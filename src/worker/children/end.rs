@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::admission::sources::Punished;
 use crate::admission::{Admission, Offence, Sentence};
 use crate::client::{Client, ConnectionId};
-use crate::config::Service;
+use crate::config::ServiceConfig;
 use crate::ipc::reports::Failure;
 use crate::journal::{ConnectionRecord, Exit, Level, Log, MessageId};
 use crate::scoreboard::{Count, CountUp, Scoreboard, Slot};
@@ -22,7 +22,7 @@ pub(crate) struct Books<'a> {
     /// What is in force for the service; `None` if it was removed.
     pub(crate) admission: Option<&'a Admission>,
     /// What a failure is explained by, in a worker.
-    pub(crate) config: Option<&'a Service>,
+    pub(crate) config: Option<&'a ServiceConfig>,
 }
 
 /// A connection that has ended. Its slot goes with it, when all is entered.

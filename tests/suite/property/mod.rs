@@ -43,7 +43,7 @@ fn any_sequence(name: &str, user: u32, kind: Kind) {
     say(&format!("{name}: PREFORKD_SEED={seed}"));
     let user = root("to make fork fail").then_some(user);
     // Each kind has steps of its own.
-    let mut world = World::new(kind, Random(seed ^ u64::from(user.unwrap_or(0))), user);
+    let mut world = World::new(kind, Random::new(seed ^ u64::from(user.unwrap_or(0))), user);
     let mut history = History { seed, steps: Vec::new() };
     for number in 1..=STEPS {
         let step = world.step();
