@@ -71,6 +71,7 @@ fn a_restart_leaves_the_listeners_to_the_next_supervisor() {
     server.signal(Signal::SIGUSR1);
     assert_eq!(server.ending(), "0");
     server.wait_empty();
+    server.notify.wait("stopping", |line| line == "STOPPING=1");
     assert_eq!(server.notify.count(|line| line == "FDSTOREREMOVE=1"), 0);
     assert_eq!(server.notify.count(|line| line == "STOPPING=1"), 1);
 }
