@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::listeners::Standing;
 use crate::admission::sources::SlotIndex;
 use crate::client::Client;
 use crate::config;
@@ -22,7 +23,7 @@ use crate::sys::wait::Pid;
 
 /// The version of this ledger, of the scoreboard's layout and of the messages to workers. It changes when a program of
 /// another version could misread one of them; then a restart is needed.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// Everything.
 #[derive(Debug, Serialize, Deserialize)]
@@ -68,6 +69,7 @@ pub(super) struct ListenerEntry {
     pub(super) address: config::Address,
     pub(super) name: String,
     pub(super) file: Option<(PathBuf, u64)>,
+    pub(super) standing: Standing,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -198,7 +198,7 @@ pub(super) fn take_over(ledger: Ledger, poller: &Poller) -> io::Result<(Parts, V
 
 fn listener(entry: ListenerEntry, taken: &mut InheritedFds) -> io::Result<Rc<Listener>> {
     let socket = taken.take(entry.socket)?;
-    Ok(Rc::new(Listener::resume(socket, entry.address, entry.name, entry.file, Systemd)))
+    Ok(Rc::new(Listener::resume(socket, entry, Systemd)))
 }
 
 fn pick(listeners: &[Rc<Listener>], indices: &[usize]) -> io::Result<Vec<Rc<Listener>>> {

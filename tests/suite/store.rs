@@ -208,6 +208,30 @@ fn a_unix_socket_that_closes_over_an_upgrade_has_a_successor() {
     is_served_at(&server, &path, clients);
 }
 
+#[test]
+fn a_unix_socket_whose_file_somebody_removed_is_made_again_by_a_reload() {
+    let config = echo_service(address::fresh(), "workers = 1")
+        .replace("listen = [", "listen = [\"unix:DIR/service.sock\", ");
+    let server = Preforkd::run(&config).start();
+    let path = server.dir().join("service.sock");
+    let address = format!("unix:{}", path.display());
+    for change in ["", "max_connections = 7\n"] {
+        std::fs::remove_file(&path).unwrap();
+        server.configure(&(config.clone() + change));
+        server.reload_ok();
+        assert_eq!(exchange_unix(&path, b"x"), b"x");
+        eventually("systemd keeps it, once", || stored(&server).get(&name(&address)) == Some(&1));
+    }
+    // Somebody else's is not taken.
+    std::fs::remove_file(&path).unwrap();
+    let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    assert_eq!(server.reload().status.code(), Some(78));
+    assert!(path.exists());
+    drop(other);
+    server.reload_ok();
+    assert_eq!(exchange_unix(&path, b"x"), b"x");
+}
+
 /// What systemd takes as a name; all else is stored as "stored": `fdname_is_valid` in its src/basic/fd-util.c.
 fn systemd_takes(name: &str) -> bool {
     name.len() <= 255 && name.bytes().all(|byte| (b' '..=b'~').contains(&byte) && byte != b':')
