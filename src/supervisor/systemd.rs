@@ -1,14 +1,16 @@
 //! What systemd gives and is told. Only the supervisor may talk to it (`NotifyAccess=main`).
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 
 use crate::config::Address;
-use crate::sys::fd;
+use crate::sys::{fd, socket};
 
 /// Sends states to `$NOTIFY_SOCKET`; does nothing without it.
 #[derive(Debug, Clone, Copy)]
@@ -85,13 +87,64 @@ impl Systemd {
 /// Marks the names of descriptors that a supervisor before this one stored.
 const STORED: &str = "preforkd=";
 
-/// An address as the name of a stored descriptor, which must not contain a colon, sd_notify(3).
+/// Marks those among them that have the path of a Unix socket in hexadecimal, where escapes would be too long.
+const HEX: &str = "unix-hex=";
+
+/// What systemd calls descriptors that have no name, or one that it does not take.
+const NAMELESS: &str = "stored";
+
+/// The longest name that systemd takes, `FDNAME_MAX` in its src/basic/fd-util.h. A path in hexadecimal always fits.
+const LONGEST_NAME: usize = 255;
+
+/// Whether systemd takes this byte in a name: printable ASCII without the colon, `fdname_is_valid` in its
+/// src/basic/fd-util.c.
+fn is_valid_in_name(byte: u8) -> bool {
+    (b' '..=b'~').contains(&byte) && byte != b':'
+}
+
+/// An address as the name of a stored descriptor.
 fn stored_name(address: &Address) -> String {
-    format!("{STORED}{}", address.to_string().replace('%', "%25").replace(':', "%3A"))
+    let plain = |byte: u8| is_valid_in_name(byte) && byte != b'%';
+    let escaped = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    let name: String = address.to_string().bytes().map(escaped).collect();
+    match address {
+        Address::Unix(path) if STORED.len() + name.len() > LONGEST_NAME => {
+            let bytes = path.as_os_str().as_bytes().iter();
+            format!("{STORED}{HEX}{}", bytes.map(|byte| format!("{byte:02x}")).collect::<String>())
+        }
+        _ => format!("{STORED}{name}"),
+    }
 }
 
 fn stored_address(name: &str) -> Option<Address> {
-    name.strip_prefix(STORED)?.replace("%3A", ":").replace("%25", "%").parse().ok()
+    let name = name.strip_prefix(STORED)?;
+    let hex = |digits: &[u8]| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok();
+    let mut bytes = Vec::new();
+    if let Some(path) = name.strip_prefix(HEX) {
+        for digits in path.as_bytes().chunks(2) {
+            bytes.push(hex(digits)?);
+        }
+        return Some(Address::Unix(OsString::from_vec(bytes).into()));
+    }
+    let mut parts = name.as_bytes().split(|byte| *byte == b'%');
+    bytes.extend(parts.next()?);
+    for part in parts {
+        let (digits, rest) = part.split_at_checked(2)?;
+        bytes.push(hex(digits)?);
+        bytes.extend(rest);
+    }
+    String::from_utf8(bytes).ok()?.parse().ok()
+}
+
+/// The address of a socket whose name systemd did not take: that of a Unix socket with an odd path, stored by a preforkd
+/// that escaped nothing but percent signs and colons. A socket unit may have given another one that name on purpose.
+fn nameless_address(socket: BorrowedFd<'_>) -> Option<Address> {
+    let path = socket::local_path(socket)?;
+    let text = path.as_os_str().as_bytes();
+    let escapes = text.iter().filter(|byte| [b'%', b':'].contains(byte)).count();
+    let length = STORED.len() + "unix%3A".len() + text.len() + 2 * escapes;
+    let is_odd = !text.iter().all(|byte| is_valid_in_name(*byte) || *byte == b':') || length > LONGEST_NAME;
+    is_odd.then_some(Address::Unix(path))
 }
 
 /// The sockets that systemd passed to this process.
@@ -109,6 +162,12 @@ impl ActivatedSockets {
         let mut passed = ActivatedSockets::default();
         for (number, name) in sd_notify::listen_fds_with_names()? {
             let socket = fd::inherited(number)?;
+            if let Some(address) = nameless_address(socket.as_fd()).filter(|_| name == NAMELESS) {
+                // Whoever wants it stores it again.
+                systemd.forget_name(NAMELESS);
+                passed.stored.insert(address, socket);
+                continue;
+            }
             match stored_address(&name) {
                 Some(address) => {
                     passed.stored.insert(address, socket);
@@ -128,12 +187,17 @@ mod tests {
 
     #[test]
     fn the_name_of_a_stored_listener_says_its_address() {
-        for text in ["127.0.0.1:7", "[fe80::1%3]:9", "unix:/run/50%:3A", "fd:web"] {
+        let long = format!("unix:/{}", "\u{1}".repeat(106));
+        for text in
+            ["127.0.0.1:7", "[fe80::1%3]:9", "unix:/run/50%:3A", "fd:web", "unix:/run/ä b\n\u{7f}", &long]
+        {
             let address: Address = text.parse().unwrap();
             let name = stored_name(&address);
-            assert!(!name.contains(':'), "{name}");
+            assert!(name.len() <= LONGEST_NAME && name.bytes().all(is_valid_in_name), "{name}");
             assert_eq!(stored_address(&name), Some(address));
         }
-        assert_eq!(stored_address("web"), None);
+        for name in ["web", "preforkd=", "preforkd=127.0.0.1%3", "preforkd=unix%3A/%ä", "preforkd=%zz"] {
+            assert_eq!(stored_address(name), None, "{name}");
+        }
     }
 }

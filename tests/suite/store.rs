@@ -366,3 +366,21 @@ fn names_that_an_older_preforkd_gave_are_recognised() {
         assert_eq!(server.address(), server.passed_address());
     }
 }
+
+#[test]
+fn a_socket_that_systemd_stored_without_its_name_is_recognised_by_its_path() {
+    let dir = tempfile::tempdir().unwrap();
+    let listen = format!("unix:{}/ä.sock", dir.path().display());
+    let server = Preforkd::serve(&["--workers", "1"], &listen, &["echo"]).passing("stored", &listen).start();
+    assert_eq!(exchange_unix(listen["unix:".len()..].as_ref(), b"x"), b"x");
+    // It has a name from now on.
+    server.notify.wait("removed", |line| line == "FDNAME=stored");
+    eventually("stored", || stored(&server).len() == 1 && !stored(&server).contains_key("stored"));
+    drop(server);
+    // But somebody may have a socket unit of this name.
+    let listen = format!("unix:{}/plain.sock", dir.path().display());
+    let server =
+        Preforkd::serve(&["--workers", "1"], "fd:stored", &["echo"]).passing("stored", &listen).start();
+    assert_eq!(exchange_unix(listen["unix:".len()..].as_ref(), b"x"), b"x");
+    assert!(stored(&server).is_empty());
+}
