@@ -5,9 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 
 use serde::{Deserialize, Serialize};
@@ -322,7 +321,7 @@ impl Listeners {
             }
             Address::Unix(path) => {
                 let make = || {
-                    remove_stale(path)?;
+                    socket::remove_stale(path)?;
                     socket::listen_unix(path, options.backlog)
                 };
                 let socket = left.map_or_else(make, Ok).map_err(io_failed)?;
@@ -371,12 +370,4 @@ impl Listeners {
         }
         Ok(copies)
     }
-}
-
-/// Removes a Unix socket that nobody listens on any more; bind(2) would fail with it there.
-fn remove_stale(path: &Path) -> io::Result<()> {
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
-    let is_dead =
-        || UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
-    if is_socket && is_dead() { std::fs::remove_file(path) } else { Ok(()) }
 }

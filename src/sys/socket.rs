@@ -4,8 +4,10 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::sys::socket::{
     self as nixsock, AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, UnixAddr,
     setsockopt, sockopt,
@@ -60,6 +62,25 @@ pub(crate) fn listen_unix(path: &Path, backlog: u32) -> io::Result<OwnedFd> {
     nixsock::bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
     start_listening(socket.as_fd(), backlog)?;
     Ok(socket)
+}
+
+/// Removes the Unix socket at this path, if there is one and nobody listens at it any more; bind(2) would fail with it
+/// there. Never waits.
+///
+/// # Errors
+///
+/// `AddrInUse` if somebody may listen there; what unlink(2) says.
+pub(crate) fn remove_stale(path: &Path) -> io::Result<()> {
+    if !std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket()) {
+        return Ok(());
+    }
+    let probe = stream_socket(AddressFamily::Unix)?;
+    match nixsock::connect(probe.as_raw_fd(), &UnixAddr::new(path)?) {
+        Err(Errno::ECONNREFUSED) => std::fs::remove_file(path),
+        Err(Errno::ENOENT) => Ok(()),
+        // Also EAGAIN, unix(7): its queue is full, and a connect that blocks would sleep until its owner accepts one.
+        _ => Err(io::ErrorKind::AddrInUse.into()),
+    }
 }
 
 fn stream_socket(family: AddressFamily) -> io::Result<OwnedFd> {
@@ -230,5 +251,28 @@ fn unmapped(address: SocketAddr) -> SocketAddr {
             None => address,
         },
         IpAddr::V4(_) => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_unix_socket_at_which_nobody_listens_is_stale() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        remove_stale(&path).unwrap();
+        let listener = listen_unix(&path, 0).unwrap();
+        // Until its queue is full; one that blocked would sleep there.
+        for _ in 0..3 {
+            assert_eq!(remove_stale(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        }
+        drop(listener);
+        remove_stale(&path).unwrap();
+        assert!(!path.exists());
+        std::fs::write(&path, "").unwrap();
+        remove_stale(&path).unwrap();
+        assert!(path.exists(), "no socket");
     }
 }
