@@ -345,7 +345,7 @@ impl Listeners {
                 name,
                 file: file.clone(),
                 standing: Cell::new(Standing::Closing),
-                systemd: self.systemd,
+                systemd: self.systemd.clone(),
             };
             listener.put_to_use(options);
             Rc::new(listener)

@@ -180,6 +180,7 @@ impl Supervisor {
             self.signals.fetch_pending();
             self.obey_signals();
             self.reap();
+            self.systemd.deliver();
             self.tend(Instant::now());
             self.watch(Instant::now());
             self.advance_rollout();
@@ -226,6 +227,7 @@ impl Supervisor {
         let renewal = self.workers.next_renewal();
         let trial = self.trial.as_ref().map(Trial::deadline);
         let watch = self.watch.as_ref().map(Watchdog::next);
+        let systemd = self.systemd.next_try();
         back_off
             .chain(overdue)
             .chain(adopted)
@@ -233,6 +235,7 @@ impl Supervisor {
             .chain(renewal)
             .chain(watch)
             .chain(trial)
+            .chain(systemd)
             .chain(self.phase.next())
             .min()
     }

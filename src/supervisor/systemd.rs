@@ -1,87 +1,177 @@
 //! What systemd gives and is told. Only the supervisor may talk to it (`NotifyAccess=main`).
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::time::Duration;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
 use crate::config::Address;
-use crate::sys::{fd, socket};
+use crate::sys::{fd, message, socket};
+
+/// How often a systemd that does not read is tried again.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// How long it is tried when this process ends.
+const LAST_TRY: Duration = Duration::from_secs(1);
 
 /// Sends states to `$NOTIFY_SOCKET`; does nothing without it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Systemd;
+///
+/// It never waits: what systemd does not take now is kept in its order until it does. Of what is soon out of date nothing
+/// is kept, and of status lines the last.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Systemd(Rc<RefCell<Outbox>>);
+
+#[derive(Debug, Default)]
+struct Outbox {
+    notices: VecDeque<Notice>,
+    next_try: Option<Instant>,
+}
+
+/// What systemd has not taken yet.
+#[derive(Debug)]
+pub(super) struct Notice {
+    /// As sd_notify(3) has it.
+    pub(super) text: String,
+    /// What goes with it to the store.
+    pub(super) listener: Option<OwnedFd>,
+}
+
+/// What becomes of a notice that systemd does not take at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Kept,
+    Lost,
+}
 
 impl Systemd {
     /// Whether somebody listens.
-    pub(crate) fn is_there(self) -> bool {
+    pub(crate) fn is_there(&self) -> bool {
         std::env::var_os("NOTIFY_SOCKET").is_some()
     }
 
     /// The service serves.
-    pub(crate) fn ready(self, status: &str) {
-        self.tell(&[NotifyState::Ready]);
+    pub(crate) fn ready(&self, status: &str) {
+        self.tell(&[NotifyState::Ready], Fate::Kept);
         self.status(status);
     }
 
     /// A reload begins; [`Systemd::ready`] must follow, whatever comes of it.
-    pub(crate) fn reloading(self) {
+    pub(crate) fn reloading(&self) {
         match NotifyState::monotonic_usec_now() {
             // In one message: without the time systemd 253 and later wait for ever, sd_notify(3).
-            Ok(now) => self.tell(&[NotifyState::Reloading, now]),
-            Err(_) => self.tell(&[NotifyState::Reloading]),
+            Ok(now) => self.tell(&[NotifyState::Reloading, now], Fate::Kept),
+            Err(_) => self.tell(&[NotifyState::Reloading], Fate::Kept),
         }
     }
 
     /// The service ends.
-    pub(crate) fn stopping(self) {
-        self.tell(&[NotifyState::Stopping]);
+    pub(crate) fn stopping(&self) {
+        self.tell(&[NotifyState::Stopping], Fate::Kept);
     }
 
     /// One line for `systemctl status`.
-    pub(crate) fn status(self, line: &str) {
+    pub(crate) fn status(&self, line: &str) {
         let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(500).collect();
-        self.tell(&[NotifyState::Status(&line)]);
+        self.0.borrow_mut().notices.retain(|notice| !notice.text.starts_with("STATUS="));
+        self.tell(&[NotifyState::Status(&line)], Fate::Kept);
     }
 
     /// Stopping takes this much longer.
-    pub(crate) fn extend(self, time: Duration) {
-        self.tell(&[NotifyState::ExtendTimeoutUsec(u32::try_from(time.as_micros()).unwrap_or(u32::MAX))]);
+    pub(crate) fn extend(&self, time: Duration) {
+        let usec = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+        self.tell(&[NotifyState::ExtendTimeoutUsec(usec)], Fate::Lost);
     }
 
     /// How often systemd wants to hear that all is well, if it does.
-    pub(crate) fn watchdog(self) -> Option<Duration> {
+    pub(crate) fn watchdog(&self) -> Option<Duration> {
         sd_notify::watchdog_enabled()
     }
 
     /// All is well.
-    pub(crate) fn alive(self) {
-        self.tell(&[NotifyState::Watchdog]);
+    pub(crate) fn alive(&self) {
+        self.tell(&[NotifyState::Watchdog], Fate::Lost);
     }
 
     /// Gives systemd a listener to keep while there is no supervisor. One that it has already stays there once.
-    pub(crate) fn store(self, address: &Address, listener: BorrowedFd<'_>) {
+    pub(crate) fn store(&self, address: &Address, listener: BorrowedFd<'_>) {
         let name = stored_name(address);
-        let _ = sd_notify::notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(&name)], &[listener]);
+        self.send(&[NotifyState::FdStore, NotifyState::FdName(&name)], Some(listener), Fate::Kept);
     }
 
     /// Has systemd close a listener that it keeps.
-    pub(crate) fn forget(self, address: &Address) {
+    pub(crate) fn forget(&self, address: &Address) {
         self.forget_name(&stored_name(address));
     }
 
-    fn forget_name(self, name: &str) {
-        self.tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
+    fn forget_name(&self, name: &str) {
+        self.tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)], Fate::Kept);
     }
 
-    fn tell(self, states: &[NotifyState<'_>]) {
-        // Nobody who could be told that it failed.
-        let _ = sd_notify::notify(states);
+    fn tell(&self, states: &[NotifyState<'_>], fate: Fate) {
+        self.send(states, None, fate);
     }
+
+    fn send(&self, states: &[NotifyState<'_>], listener: Option<BorrowedFd<'_>>, fate: Fate) {
+        let text: String = states.iter().map(|state| format!("{state}\n")).collect();
+        self.deliver();
+        let mut outbox = self.0.borrow_mut();
+        if outbox.notices.is_empty() && is_done_with(&text, listener) || fate == Fate::Lost {
+            return;
+        }
+        // Without a descriptor for a copy it is as if systemd had no room for it.
+        if let Ok(listener) = listener.map(|listener| listener.try_clone_to_owned()).transpose() {
+            outbox.notices.push_back(Notice { text, listener });
+            outbox.next_try = Some(Instant::now() + RETRY);
+        }
+    }
+
+    /// Sends what was kept, as far as systemd takes it.
+    pub(super) fn deliver(&self) {
+        self.0.borrow_mut().deliver();
+    }
+
+    /// When to try [`Systemd::deliver`] next.
+    pub(super) fn next_try(&self) -> Option<Instant> {
+        self.0.borrow().next_try
+    }
+}
+
+impl Outbox {
+    fn deliver(&mut self) {
+        while let Some(notice) = self.notices.front() {
+            if !is_done_with(&notice.text, notice.listener.as_ref().map(AsFd::as_fd)) {
+                self.next_try = Some(Instant::now() + RETRY);
+                return;
+            }
+            self.notices.pop_front();
+        }
+        self.next_try = None;
+    }
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        let begun = Instant::now();
+        self.deliver();
+        while self.next_try.is_some() && begun.elapsed() < LAST_TRY {
+            std::thread::sleep(RETRY / 10);
+            self.deliver();
+        }
+    }
+}
+
+/// Whether systemd has taken it or never will. There is nobody who could be told of the latter.
+fn is_done_with(text: &str, listener: Option<BorrowedFd<'_>>) -> bool {
+    let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return true };
+    let later = [libc::EAGAIN, libc::ENOBUFS, libc::ENOMEM, libc::EMFILE, libc::ENFILE, libc::ETOOMANYREFS];
+    let sent = message::send_to(&socket, text.as_bytes(), listener);
+    !sent.is_err_and(|error| error.raw_os_error().is_some_and(|errno| later.contains(&errno)))
 }
 
 /// Marks the names of descriptors that a supervisor before this one stored.
@@ -158,7 +248,7 @@ pub(crate) struct ActivatedSockets {
 
 impl ActivatedSockets {
     /// Takes them over. To be called once.
-    pub(crate) fn take(systemd: Systemd) -> io::Result<Self> {
+    pub(crate) fn take(systemd: &Systemd) -> io::Result<Self> {
         let mut passed = ActivatedSockets::default();
         for (number, name) in sd_notify::listen_fds_with_names()? {
             let socket = fd::inherited(number)?;

@@ -43,11 +43,30 @@ pub(super) struct Trial {
     link: OwnedFd,
     deadline: Instant,
     clients: Vec<ClientId>,
+    /// It has said that it can go on from here.
+    has_passed: bool,
 }
 
 impl Trial {
     pub(super) fn deadline(&self) -> Instant {
         self.deadline
+    }
+
+    /// Whether it can go on from here, or why not; `None` as long as it has not said so.
+    fn verdict(&mut self, now: Instant) -> Option<Result<(), String>> {
+        if self.has_passed {
+            return Some(Ok(()));
+        }
+        Some(match orders::hear(self.link.as_fd()) {
+            Heard::Message(WorkerReport::Ready) => {
+                self.has_passed = true;
+                Ok(())
+            }
+            Heard::Message(WorkerReport::Failed(reason)) => Err(reason),
+            Heard::Silence if now < self.deadline => return None,
+            Heard::Silence => Err(format!("it said nothing within {} s", PATIENCE.as_secs())),
+            _ => Err("it did not say that it can go on from here; is it a preforkd at all?".to_owned()),
+        })
     }
 }
 
@@ -135,19 +154,25 @@ impl Supervisor {
             }
         };
         self.poller.add(link.as_fd(), Interest::Read, TRIAL)?;
-        self.trial = Some(Trial { pid, link, deadline: Instant::now() + PATIENCE, clients });
+        self.trial =
+            Some(Trial { pid, link, deadline: Instant::now() + PATIENCE, clients, has_passed: false });
         Ok(())
     }
 
     /// The trial has something to say, or has ended, or its time is over.
     pub(super) fn advance_trial(&mut self, now: Instant) {
-        let Some(trial) = &self.trial else { return self.begin_wanted_upgrade() };
-        let verdict = match orders::hear(trial.link.as_fd()) {
-            Heard::Message(WorkerReport::Ready) => Ok(()),
-            Heard::Message(WorkerReport::Failed(reason)) => Err(reason),
-            Heard::Silence if now < trial.deadline => return,
-            Heard::Silence => Err(format!("it said nothing within {} s", PATIENCE.as_secs())),
-            _ => Err("it did not say that it can go on from here; is it a preforkd at all?".to_owned()),
+        let Some(trial) = &mut self.trial else { return self.begin_wanted_upgrade() };
+        let verdict = match trial.verdict(now) {
+            None => return,
+            // It would be forgotten.
+            Some(Ok(())) if self.systemd.next_try().is_some() && now < trial.deadline => {
+                let _ = self.poller.remove(trial.link.as_fd());
+                return;
+            }
+            Some(Ok(())) if self.systemd.next_try().is_some() => {
+                Err("systemd does not read what it is told".to_owned())
+            }
+            Some(verdict) => verdict,
         };
         let clients = self.end_trial();
         let program = self.program.display().to_string();
