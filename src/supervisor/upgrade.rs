@@ -24,7 +24,7 @@ use crate::journal::{Level, MessageId};
 use crate::sys::epoll::Interest;
 use crate::sys::fork::{Forked, fork};
 use crate::sys::signal::Signal;
-use crate::sys::wait::{self, Pid};
+use crate::sys::wait::Pid;
 use crate::sys::{fd, memory, message, process};
 
 /// The hidden command that tries a program.
@@ -197,10 +197,10 @@ impl Supervisor {
     pub(super) fn end_trial(&mut self) -> Vec<ClientId> {
         let Some(trial) = self.trial.take() else { return Vec::new() };
         let _ = self.poller.remove(trial.link.as_fd());
-        // It may have been reaped already; then there is no such child, and its number belongs to nobody of ours.
+        // It may have been reaped already; then there is no such child, and its number belongs to nobody of ours. It is
+        // reaped with all others: who is killed may be long in ending.
         if process::is_child(trial.pid) {
             process::signal_process(trial.pid, Signal::SIGKILL);
-            let _ = wait::wait_for(trial.pid);
         }
         trial.clients
     }
