@@ -141,6 +141,10 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         self.settle();
+        if self.standing.get() != Standing::Left && self.is_ours() {
+            // systemd closes its copy when it comes to it.
+            socket::stop_listening(self.descriptor());
+        }
     }
 }
 
@@ -249,10 +253,17 @@ impl Listeners {
         named.map(|(name, sockets)| (name.clone(), sockets.iter().map(&mut keep).collect())).collect()
     }
 
-    /// Closes what the supervisor before this one left and no service wants.
+    /// Closes what the supervisor before this one left and no service wants. systemd closes its copy in a process that it
+    /// starts for it, `asynchronous_close` in its service_fd_store_unlink(), and until then clients would be let in to
+    /// wait for nobody.
     pub(crate) fn close_left(&mut self) {
-        for (address, _socket) in self.passed.stored.drain() {
+        for (address, listener) in self.passed.stored.drain() {
             self.systemd.forget(&address);
+            socket::stop_listening(listener.as_fd());
+            if let Address::Unix(path) = &address {
+                // Unless it is another's by now. Nothing depends on it: it is removed when somebody wants the path.
+                let _ = socket::remove_stale(path);
+            }
         }
     }
 

@@ -140,6 +140,15 @@ fn set_least_ttl(socket: BorrowedFd<'_>, ttl: libc::c_int) {
     }
 }
 
+/// Makes a listener refuse whoever comes, though other processes have copies of it; what is queued is reset.
+///
+/// Closing it does so only with the last copy. shutdown(2) is of the socket itself: TCP leaves the listening state, and a
+/// Unix socket answers `ECONNREFUSED`.
+pub(crate) fn stop_listening(listener: BorrowedFd<'_>) {
+    // It can only fail for what does not listen.
+    let _ = nixsock::shutdown(listener.as_raw_fd(), nixsock::Shutdown::Read);
+}
+
 /// Takes the next connection from the queue. The connection is closed on exec and blocks, whatever the listener does.
 ///
 /// # Errors
@@ -257,6 +266,27 @@ fn unmapped(address: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_stops_listening_does_so_for_all_who_have_a_copy() {
+        let tcp = listen_tcp("127.0.0.1:0".parse().unwrap(), 8).unwrap();
+        let address = local_address(tcp.as_fd()).unwrap().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        let unix = listen_unix(&path, 8).unwrap();
+        let copies = [&tcp, &unix].map(|listener| listener.try_clone().unwrap());
+        let connect = || {
+            let tcp = std::net::TcpStream::connect(address).map(OwnedFd::from);
+            [tcp, std::os::unix::net::UnixStream::connect(&path).map(OwnedFd::from)]
+        };
+        let _queued = connect().map(Result::unwrap);
+        copies.iter().for_each(|copy| stop_listening(copy.as_fd()));
+        for refused in connect() {
+            assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        }
+        remove_stale(&path).unwrap();
+        assert!(!path.exists());
+    }
 
     #[test]
     fn only_a_unix_socket_at_which_nobody_listens_is_stale() {

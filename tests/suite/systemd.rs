@@ -5,7 +5,7 @@ use std::os::unix::net::UnixDatagram;
 use nix::sys::signal::Signal;
 
 use crate::life::echo_service;
-use crate::support::client::{connect, echo, exchange};
+use crate::support::client::{connect, echo, exchange, refused};
 use crate::support::{A_WHILE, PATIENCE, Preforkd, address, eventually, proc, text};
 
 const WATCHDOG: (&str, &str) = ("WATCHDOG_USEC", "2000000");
@@ -97,6 +97,27 @@ fn a_stored_listener_that_nobody_wants_is_closed() {
     server.notify.wait("removed", |line| line == "FDNAME=preforkd=127.0.0.1%3A9");
     let stale = proc::descriptors(server.pid()).into_iter().filter(|(number, _)| *number == 3).count();
     assert!(stale == 0 || server.address() != server.passed_address());
+}
+
+#[test]
+fn nobody_can_connect_to_what_nobody_wants_though_systemd_is_slow_to_close_it() {
+    // Who has a copy for as long as that takes.
+    let slow = "exec 4<&0; sleep 1000 <&4 & exec 4<&-";
+    let server = Preforkd::serve(&["--workers", "1"], "127.0.0.1:0", &["echo"])
+        .after(slow)
+        .passing("preforkd=127.0.0.1%3A9", "127.0.0.1:0")
+        .start();
+    assert!(refused(server.passed_address()));
+    drop(server);
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x");
+    let server = Preforkd::serve(&["--workers", "1"], "127.0.0.1:0", &["echo"])
+        .after(slow)
+        .passing(&format!("preforkd=unix%3A{}", path.display()), &format!("unix:{}", path.display()))
+        .start();
+    assert!(!path.exists());
+    drop(server);
 }
 
 #[test]
