@@ -200,6 +200,7 @@ impl Supervisor {
             self.signals.fetch_pending();
             self.obey_signals();
             self.reap();
+            self.workers.send_looks();
             self.systemd.deliver();
             self.tend(Instant::now());
             self.watch(Instant::now());
