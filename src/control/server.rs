@@ -79,9 +79,10 @@ impl Server {
     /// it; a socket that a dead supervisor left there is replaced.
     pub(crate) fn open(path: &Path, first_token: u64) -> Result<Self, OpenError> {
         let failed = |source| OpenError::Io { path: path.display().to_string(), source };
-        if UnixStream::connect(path).is_ok() {
-            return Err(OpenError::InUse(path.display().to_string()));
-        }
+        socket::remove_stale(path).map_err(|error| match error.kind() {
+            io::ErrorKind::AddrInUse => OpenError::InUse(path.display().to_string()),
+            _ => failed(error),
+        })?;
         let listener = bind(path).map_err(failed)?;
         let inode = std::fs::symlink_metadata(path).map_err(failed)?.ino();
         Ok(Server {
@@ -277,12 +278,8 @@ fn reserve() -> Option<OwnedFd> {
 }
 
 fn bind(path: &Path) -> io::Result<UnixListener> {
-    use std::os::unix::fs::FileTypeExt;
     if let Some(parent) = path.parent() {
         std::fs::DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
-    }
-    if std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket()) {
-        std::fs::remove_file(path)?;
     }
     let listener = UnixListener::bind(path)?;
     // Who connects between these two lines is asked for its user all the same.

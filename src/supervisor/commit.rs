@@ -25,7 +25,7 @@ impl Supervisor {
         for (name, service) in rollout.fresh {
             service.service_state.scoreboard.set_limit(service.config.max_connections);
             for listener in &service.listeners {
-                listener.set_options(service.config.socket);
+                listener.put_to_use(service.config.socket);
             }
             service.recount(Owner::SUPERVISOR);
             let mine = |(serial, worker): (u32, &WorkerProcess)| {

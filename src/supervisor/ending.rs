@@ -19,8 +19,12 @@ const TICK: Duration = Duration::from_secs(1);
 /// How much longer each telling makes systemd wait.
 const EXTENSION: Duration = Duration::from_secs(15);
 
-/// How often the children of what was killed are killed in turn, before somebody forks faster than we kill.
-const ROUNDS: u32 = 1000;
+/// How long what is left at the end may take to die: somebody may fork faster than we kill, or be in a system call that no
+/// signal ends.
+const LAST_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often it is looked after.
+const LAST_TICK: Duration = Duration::from_millis(1);
 
 /// Where the supervisor is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -186,17 +190,22 @@ impl Supervisor {
     }
 
     /// Ends and reaps every process that is left below this one: workers of a start that failed, and what connection
-    /// processes have left behind. It goes with us, as it does when systemd ends a unit.
+    /// processes have left behind. It goes with us, as it does when systemd ends a unit. The children of what is killed
+    /// become ours, and are killed in turn.
     pub(super) fn leave_nothing(&mut self) {
-        for _ in 0..ROUNDS {
+        let begun = Instant::now();
+        loop {
             let children = process::children();
             if children.is_empty() {
                 break;
             }
-            for pid in children {
-                process::signal_process(pid, Signal::SIGKILL);
-                let _ = wait::wait_for(pid);
+            if begun.elapsed() > LAST_PATIENCE {
+                self.log.warning(None, format_args!("processes that do not die are left: {children:?}"));
+                break;
             }
+            children.iter().for_each(|pid| process::signal_process(*pid, Signal::SIGKILL));
+            while let Ok(Some(_)) = wait::reap() {}
+            std::thread::sleep(LAST_TICK);
         }
         if let Some(control) = &mut self.control {
             control.close(&self.poller);

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::listeners::Standing;
 use crate::admission::sources::SlotIndex;
 use crate::config;
 use crate::control::{Reloads, WorkerState};
@@ -67,6 +68,7 @@ pub(super) struct ListenerEntry {
     pub(super) address: config::Address,
     pub(super) name: String,
     pub(super) file: Option<(PathBuf, u64)>,
+    pub(super) standing: Standing,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::rc::{Rc, Weak};
+
+use serde::{Deserialize, Serialize};
 
 use super::ledger::{Descriptor, Kept, ListenerEntry};
 use super::port_owner;
@@ -24,9 +25,19 @@ pub(crate) struct Listener {
     name: String,
     /// The file of a Unix socket that we made, and its inode.
     file: Option<(PathBuf, u64)>,
-    /// What is to be done about its file and its copy at systemd has been done, or is for the supervisor after us.
-    is_settled: Cell<bool>,
+    standing: Cell<Standing>,
     systemd: Systemd,
+}
+
+/// What a listener is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Standing {
+    /// Services have it or will, and systemd keeps a copy.
+    Open,
+    /// Its file is gone, systemd keeps no copy, and workers take what is queued. A TCP listener can be taken back.
+    Closing,
+    /// It is for the supervisor after us, which gets it from systemd.
+    Left,
 }
 
 impl Listener {
@@ -46,18 +57,14 @@ impl Listener {
             address: self.address.clone(),
             name: self.name.clone(),
             file: self.file.clone(),
+            standing: self.standing.get(),
         }
     }
 
-    /// From the ledger.
-    pub(super) fn resume(
-        socket: OwnedFd,
-        address: Address,
-        name: String,
-        file: Option<(PathBuf, u64)>,
-        systemd: Systemd,
-    ) -> Self {
-        Listener { socket, address, name, file, is_settled: Cell::new(false), systemd }
+    /// From the ledger; `entry` without its descriptor.
+    pub(super) fn resume(socket: OwnedFd, entry: ListenerEntry, systemd: Systemd) -> Self {
+        let ListenerEntry { socket: _, address, name, file, standing } = entry;
+        Listener { socket, address, name, file, standing: Cell::new(standing), systemd }
     }
 
     /// How many connections wait to be accepted.
@@ -69,7 +76,7 @@ impl Listener {
     /// False if it should be left as it is: systemd's sockets stay open beyond us, and what is queued on them is served
     /// by who comes next.
     fn turn_newcomers_away(&self) -> bool {
-        if let Address::Tcp(_) = self.address {
+        if self.is_tcp() {
             socket::make_deaf(self.descriptor());
         }
         self.settle();
@@ -78,14 +85,17 @@ impl Listener {
 
     /// Leaves it to the supervisor after this one, which gets it from systemd.
     pub(crate) fn leave(&self) {
-        self.is_settled.set(true);
+        self.standing.set(Standing::Left);
     }
 
     /// Takes back what others know of it.
     fn settle(&self) {
-        if self.is_ours() && !self.is_settled.replace(true) {
-            self.remove_file();
-            self.systemd.forget(&self.address);
+        if self.standing.get() == Standing::Open {
+            self.standing.set(Standing::Closing);
+            if self.is_ours() {
+                self.remove_file();
+                self.systemd.forget(&self.address);
+            }
         }
     }
 
@@ -93,18 +103,28 @@ impl Listener {
         !matches!(self.address, Address::Activated(_))
     }
 
+    fn is_tcp(&self) -> bool {
+        matches!(self.address, Address::Tcp(_))
+    }
+
+    /// Whether clients find it. A Unix socket whose file somebody has removed or replaced has none any more.
+    pub(super) fn is_reachable(&self) -> bool {
+        let is_there = |(path, inode): &(PathBuf, u64)| {
+            std::fs::symlink_metadata(path).is_ok_and(|file| file.ino() == *inode)
+        };
+        self.file.as_ref().is_none_or(is_there)
+    }
+
     fn remove_file(&self) {
-        if let Some((path, inode)) = &self.file {
-            // Another preforkd may have taken the path over.
-            if std::fs::symlink_metadata(path).is_ok_and(|file| file.ino() == *inode) {
-                let _ = std::fs::remove_file(path);
-            }
+        // Another preforkd may have taken the path over.
+        if let Some((path, _)) = self.file.as_ref().filter(|_| self.is_reachable()) {
+            let _ = std::fs::remove_file(path);
         }
     }
 
-    /// Sets what a reload may change.
-    pub(crate) fn set_options(&self, options: SocketOptions) {
-        if matches!(self.address, Address::Tcp(_)) {
+    /// Has a service use it from now on, as a reload may have changed it; it may have been closing.
+    pub(crate) fn put_to_use(&self, options: SocketOptions) {
+        if self.is_tcp() {
             socket::make_hear(self.descriptor());
         }
         // Neither can fail on a socket that listens, and a service is not worse without them.
@@ -112,12 +132,19 @@ impl Listener {
         if self.file.is_none() {
             let _ = socket::set_inherited_options(self.descriptor(), options.nodelay, options.keepalive);
         }
+        if self.standing.replace(Standing::Open) != Standing::Open && self.is_ours() {
+            self.systemd.store(&self.address, self.descriptor());
+        }
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
         self.settle();
+        if self.standing.get() != Standing::Left && self.is_ours() {
+            // systemd closes its copy when it comes to it.
+            socket::stop_listening(self.descriptor());
+        }
     }
 }
 
@@ -210,7 +237,10 @@ impl Listeners {
         systemd: Systemd,
     ) -> Self {
         let mut open: HashMap<Address, Vec<Weak<Listener>>> = HashMap::new();
-        for listener in listeners {
+        // A Unix socket that is closing has no way to it any more; its path is for another.
+        let is_to_be_found =
+            |listener: &&Rc<Listener>| listener.is_tcp() || listener.standing.get() == Standing::Open;
+        for listener in listeners.iter().filter(is_to_be_found) {
             open.entry(listener.address.clone()).or_default().push(Rc::downgrade(listener));
         }
         Listeners { open, passed: ActivatedSockets { named, stored: HashMap::new() }, systemd }
@@ -223,10 +253,17 @@ impl Listeners {
         named.map(|(name, sockets)| (name.clone(), sockets.iter().map(&mut keep).collect())).collect()
     }
 
-    /// Closes what the supervisor before this one left and no service wants.
+    /// Closes what the supervisor before this one left and no service wants. systemd closes its copy in a process that it
+    /// starts for it, `asynchronous_close` in its service_fd_store_unlink(), and until then clients would be let in to
+    /// wait for nobody.
     pub(crate) fn close_left(&mut self) {
-        for (address, _socket) in self.passed.stored.drain() {
+        for (address, listener) in self.passed.stored.drain() {
             self.systemd.forget(&address);
+            socket::stop_listening(listener.as_fd());
+            if let Address::Unix(path) = &address {
+                // Unless it is another's by now. Nothing depends on it: it is removed when somebody wants the path.
+                let _ = socket::remove_stale(path);
+            }
         }
     }
 
@@ -255,8 +292,11 @@ impl Listeners {
         self.open.retain(|_, listeners| listeners.iter().any(|listener| listener.strong_count() > 0));
         let mut all = Vec::new();
         for address in &service.listen {
-            let known: Vec<_> =
+            let mut known: Vec<_> =
                 self.open.get(address).into_iter().flatten().filter_map(Weak::upgrade).collect();
+            // Before another of the same name is stored.
+            known.iter().filter(|listener| !listener.is_reachable()).for_each(|lost| lost.settle());
+            known.retain(|listener| listener.is_reachable());
             if !known.is_empty() {
                 all.extend(known);
                 continue;
@@ -272,8 +312,7 @@ impl Listeners {
     /// before the last worker is done with it gets the same TCP listener again, since nobody could bind another.
     /// False if the socket outlives us and should be left as it is.
     pub(super) fn close(&mut self, listener: &Rc<Listener>) -> bool {
-        let is_tcp = matches!(listener.address, Address::Tcp(_));
-        if let Some(open) = self.open.get_mut(&listener.address).filter(|_| !is_tcp) {
+        if let Some(open) = self.open.get_mut(&listener.address).filter(|_| !listener.is_tcp()) {
             open.retain(|other| !std::ptr::eq(other.as_ptr(), Rc::as_ptr(listener)));
         }
         listener.turn_newcomers_away()
@@ -293,7 +332,7 @@ impl Listeners {
             }
             Address::Unix(path) => {
                 let make = || {
-                    remove_stale(path)?;
+                    socket::remove_stale(path)?;
                     socket::listen_unix(path, options.backlog)
                 };
                 let socket = left.map_or_else(make, Ok).map_err(io_failed)?;
@@ -316,13 +355,10 @@ impl Listeners {
                 address: address.clone(),
                 name,
                 file: file.clone(),
-                is_settled: Cell::new(false),
-                systemd: self.systemd,
+                standing: Cell::new(Standing::Closing),
+                systemd: self.systemd.clone(),
             };
-            listener.set_options(options);
-            if listener.is_ours() {
-                self.systemd.store(address, listener.descriptor());
-            }
+            listener.put_to_use(options);
             Rc::new(listener)
         };
         Ok(sockets.into_iter().map(wrap).collect())
@@ -345,12 +381,4 @@ impl Listeners {
         }
         Ok(copies)
     }
-}
-
-/// Removes a Unix socket that nobody listens on any more; bind(2) would fail with it there.
-fn remove_stale(path: &Path) -> io::Result<()> {
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
-    let is_dead =
-        || UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
-    if is_socket && is_dead() { std::fs::remove_file(path) } else { Ok(()) }
 }

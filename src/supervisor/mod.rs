@@ -173,6 +173,26 @@ struct Supervisor {
     started: Instant,
 }
 
+// What the supervisor calls, and for whom it may wait there. It has one thread: while it waits, nobody is reaped, answered
+// or obeyed, and systemd's watchdog runs. Who adds a call adds a line.
+//
+// | call                                    | waits for                     | at most                                    |
+// |-----------------------------------------|-------------------------------|--------------------------------------------|
+// | epoll_pwait(2)                          | events and signals            | the next deadline                          |
+// | read(2), write(2) of the control socket | clients                       | never: they do not block                   |
+// | send(2), recv(2) of links to workers    | workers                       | never; who takes no orders is killed       |
+// | read(2) of what spares say              | workers and spares            | never: the pipes do not block              |
+// | sendmsg(2) to the log                   | journald, syslog, stderr      | never; what is not taken is lost, counted  |
+// | sendmsg(2) to systemd                   | systemd                       | never; kept, and for 1 s at the very end   |
+// | connect(2) to see who is at a path      | the owner of a Unix socket    | never: EAGAIN is an answer                 |
+// | wait4(2)                                | children                      | never: only for who has ended              |
+// | the same, at the very end               | children that were killed     | 5 s                                        |
+// | fork(2), execve(2) for an upgrade       | the kernel; the program's file| as long as a local file system takes       |
+// | stat(2), unlink(2), bind(2), chmod(2)   | the file system of a Unix     | as long as it takes: it should be a local  |
+// | of Unix sockets and the control socket  | socket                        | one, and /run is                           |
+// | /proc, when bind(2) says EADDRINUSE     | the kernel                    | as long as it has processes and sockets    |
+// | open(2), read(2), getent(1) in a reload | file systems, name services   | as long as it takes                        |
+// | write(2) to stdout, once, at the start  | whoever started `serve`       | as long as he does not read                |
 impl Supervisor {
     fn supervise(&mut self) -> Result<(), Fatal> {
         while !self.has_ended() {
@@ -196,6 +216,8 @@ impl Supervisor {
             self.advance_loader(Monotonic::now());
             self.reap();
             self.adopted.tend();
+            self.workers.send_looks();
+            self.systemd.deliver();
             self.tend(Instant::now());
             self.watch(Instant::now());
             self.advance_rollout();
@@ -244,6 +266,7 @@ impl Supervisor {
         let watch = self.watch.as_ref().map(Watchdog::next);
         let loader =
             self.loader.as_ref().map(|loader| Instant::now() + (loader.deadline() - Monotonic::now()));
+        let systemd = self.systemd.next_try();
         back_off
             .chain(overdue)
             .chain(adopted)
@@ -252,6 +275,7 @@ impl Supervisor {
             .chain(watch)
             .chain(trial)
             .chain(loader)
+            .chain(systemd)
             .chain(self.phase.next())
             .min()
     }

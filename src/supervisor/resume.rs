@@ -25,6 +25,7 @@ use crate::sys::time;
 
 /// What survives an upgrade, or is made at the start.
 pub(super) struct Parts {
+    pub(super) systemd: Systemd,
     pub(super) settings: config::SupervisorConfig,
     pub(super) log_settings: crate::journal::LogSettings,
     pub(super) listeners: Listeners,
@@ -119,6 +120,7 @@ impl<'a> ListenerTable<'a> {
 
 /// What a ledger says, taken over.
 pub(super) fn take_over(ledger: Ledger, poller: &Poller) -> io::Result<(Parts, Vec<ClientId>)> {
+    let systemd = Systemd::default();
     let mut taken = InheritedFds::default();
     let mut passed: HashMap<String, Vec<OwnedFd>> = HashMap::new();
     for (name, descriptors) in ledger.passed {
@@ -127,7 +129,7 @@ pub(super) fn take_over(ledger: Ledger, poller: &Poller) -> io::Result<(Parts, V
         }
     }
     let listeners: io::Result<Vec<_>> =
-        ledger.listeners.into_iter().map(|entry| listener(entry, &mut taken)).collect();
+        ledger.listeners.into_iter().map(|entry| listener(entry, &mut taken, &systemd)).collect();
     let listeners = listeners?;
     let mut service_states = BTreeMap::new();
     for entry in ledger.service_states {
@@ -182,9 +184,10 @@ pub(super) fn take_over(ledger: Ledger, poller: &Poller) -> io::Result<(Parts, V
     let age = Duration::from_micros(time::monotonic_usec().saturating_sub(ledger.started_usec));
     let now = Instant::now();
     let parts = Parts {
+        systemd: systemd.clone(),
         settings: ledger.settings,
         log_settings: ledger.log,
-        listeners: Listeners::resume(passed, &listeners, Systemd),
+        listeners: Listeners::resume(passed, &listeners, systemd),
         service_states: service_states
             .iter()
             .map(|(name, service_state)| (name.clone(), Rc::downgrade(service_state)))
@@ -202,9 +205,9 @@ pub(super) fn take_over(ledger: Ledger, poller: &Poller) -> io::Result<(Parts, V
     Ok((parts, waiting))
 }
 
-fn listener(entry: ListenerEntry, taken: &mut InheritedFds) -> io::Result<Rc<Listener>> {
+fn listener(entry: ListenerEntry, taken: &mut InheritedFds, systemd: &Systemd) -> io::Result<Rc<Listener>> {
     let socket = taken.take(entry.socket)?;
-    Ok(Rc::new(Listener::resume(socket, entry.address, entry.name, entry.file, Systemd)))
+    Ok(Rc::new(Listener::resume(socket, entry, systemd.clone())))
 }
 
 fn pick(listeners: &[Rc<Listener>], indices: &[usize]) -> io::Result<Vec<Rc<Listener>>> {

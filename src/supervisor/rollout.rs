@@ -125,8 +125,9 @@ impl Supervisor {
         for config in services {
             let name = config.name.clone();
             let old = self.services.get(&name);
-            let is_unchanged =
-                old.is_some_and(|old| old.config == config) && rollout.log_settings == self.log_settings;
+            let is_reachable = |old: &&Service| old.listeners.iter().all(|listener| listener.is_reachable());
+            let is_unchanged = old.filter(is_reachable).is_some_and(|old| old.config == config)
+                && rollout.log_settings == self.log_settings;
             // The workers of an older program must go, whatever they serve.
             if is_unchanged && rollout.purpose != Purpose::Upgrade {
                 rollout.kept.push(name);

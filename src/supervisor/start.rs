@@ -63,16 +63,18 @@ fn go_on(file: io::Result<OwnedFd>, source: ConfigSource, announce: bool) -> Res
 
 impl Parts {
     fn new(config: &Config) -> Result<Self, Fatal> {
-        let passed = ActivatedSockets::take(Systemd)
+        let systemd = Systemd::default();
+        let passed = ActivatedSockets::take(&systemd)
             .map_err(|error| Fatal::os("cannot take over systemd's sockets", &error))?;
         // Each worker takes some descriptors of the supervisor's.
         let descriptor_limit = process::raise_descriptor_limit()
             .map_err(|error| Fatal::os("cannot raise the limit of descriptors", &error))?;
         let run = run_tag();
         Ok(Parts {
+            systemd: systemd.clone(),
             settings: config.supervisor.clone(),
             log_settings: config.log,
-            listeners: Listeners::new(passed, Systemd),
+            listeners: Listeners::new(passed, systemd),
             services: BTreeMap::new(),
             service_states: BTreeMap::new(),
             workers: Workers::new(run, descriptor_limit),
@@ -102,7 +104,8 @@ impl Supervisor {
             log: Log::open(parts.log_settings),
             signals,
             poller,
-            systemd: Systemd,
+            watch: Watchdog::new(&parts.systemd),
+            systemd: parts.systemd,
             listeners: parts.listeners,
             services: parts.services,
             service_states: parts.service_states,
@@ -120,7 +123,6 @@ impl Supervisor {
             reloads: parts.reloads,
             upgrades: parts.upgrades,
             last_reload_failed: false,
-            watch: Watchdog::new(Systemd),
             phase: parts.phase,
             fatal: None,
             started: parts.started,

@@ -24,7 +24,7 @@ use crate::journal::{Level, MessageId};
 use crate::sys::epoll::Interest;
 use crate::sys::fork::fork;
 use crate::sys::signal::Signal;
-use crate::sys::wait::{self, Pid};
+use crate::sys::wait::Pid;
 use crate::sys::{fd, memory, message, process};
 
 /// The hidden command that tries a program.
@@ -43,11 +43,30 @@ pub(super) struct Trial {
     link: OwnedFd,
     deadline: Instant,
     clients: Vec<ClientId>,
+    /// It has said that it can go on from here.
+    has_passed: bool,
 }
 
 impl Trial {
     pub(super) fn deadline(&self) -> Instant {
         self.deadline
+    }
+
+    /// Whether it can go on from here, or why not; `None` as long as it has not said so.
+    fn verdict(&mut self, now: Instant) -> Option<Result<(), String>> {
+        if self.has_passed {
+            return Some(Ok(()));
+        }
+        Some(match orders::hear(self.link.as_fd()) {
+            Heard::Message(WorkerReport::Ready) => {
+                self.has_passed = true;
+                Ok(())
+            }
+            Heard::Message(WorkerReport::Failed(reason)) => Err(reason),
+            Heard::Silence if now < self.deadline => return None,
+            Heard::Silence => Err(format!("it said nothing within {} s", PATIENCE.as_secs())),
+            _ => Err("it did not say that it can go on from here; is it a preforkd at all?".to_owned()),
+        })
     }
 }
 
@@ -132,19 +151,25 @@ impl Supervisor {
             exit::OS
         })?;
         self.poller.add(link.as_fd(), Interest::Read, TRIAL)?;
-        self.trial = Some(Trial { pid, link, deadline: Instant::now() + PATIENCE, clients });
+        self.trial =
+            Some(Trial { pid, link, deadline: Instant::now() + PATIENCE, clients, has_passed: false });
         Ok(())
     }
 
     /// The trial has something to say, or has ended, or its time is over.
     pub(super) fn advance_trial(&mut self, now: Instant) {
-        let Some(trial) = &self.trial else { return self.begin_wanted_upgrade() };
-        let verdict = match orders::hear(trial.link.as_fd()) {
-            Heard::Message(WorkerReport::Ready) => Ok(()),
-            Heard::Message(WorkerReport::Failed(reason)) => Err(reason),
-            Heard::Silence if now < trial.deadline => return,
-            Heard::Silence => Err(format!("it said nothing within {} s", PATIENCE.as_secs())),
-            _ => Err("it did not say that it can go on from here; is it a preforkd at all?".to_owned()),
+        let Some(trial) = &mut self.trial else { return self.begin_wanted_upgrade() };
+        let verdict = match trial.verdict(now) {
+            None => return,
+            // It would be forgotten.
+            Some(Ok(())) if self.systemd.next_try().is_some() && now < trial.deadline => {
+                let _ = self.poller.remove(trial.link.as_fd());
+                return;
+            }
+            Some(Ok(())) if self.systemd.next_try().is_some() => {
+                Err("systemd does not read what it is told".to_owned())
+            }
+            Some(verdict) => verdict,
         };
         let clients = self.end_trial();
         let program = self.program.display().to_string();
@@ -169,10 +194,10 @@ impl Supervisor {
     pub(super) fn end_trial(&mut self) -> Vec<ClientId> {
         let Some(trial) = self.trial.take() else { return Vec::new() };
         let _ = self.poller.remove(trial.link.as_fd());
-        // It may have been reaped already; then there is no such child, and its number belongs to nobody of ours.
+        // It may have been reaped already; then there is no such child, and its number belongs to nobody of ours. It is
+        // reaped with all others: who is killed may be long in ending.
         if process::is_child(trial.pid) {
             process::signal_process(trial.pid, Signal::SIGKILL);
-            let _ = wait::wait_for(trial.pid);
         }
         trial.clients
     }

@@ -25,7 +25,7 @@ pub(super) struct Watchdog {
 impl Watchdog {
     /// As systemd wants it: asked at one interval, a worker that has not answered by the next is dead by the one after,
     /// and its successor has answered before systemd loses patience.
-    pub(super) fn new(systemd: Systemd) -> Option<Self> {
+    pub(super) fn new(systemd: &Systemd) -> Option<Self> {
         let now = Instant::now();
         let interval = systemd.watchdog()?.max(Duration::from_millis(40)) / 4;
         Some(Watchdog { interval, next: now, accepted: (0, now), told: String::new() })

@@ -1,6 +1,6 @@
 //! The worker processes: making them, and what is known of each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -125,6 +125,8 @@ impl WorkerProcess {
 #[derive(Debug)]
 pub(super) struct Workers {
     workers: BTreeMap<u32, WorkerProcess>,
+    /// Services whose workers are to look whether something is queued.
+    to_look: BTreeSet<String>,
     next: u32,
     run: u32,
     /// The soft RLIMIT_NOFILE that workers get: what the supervisor was started with.
@@ -139,7 +141,7 @@ impl Workers {
 
     /// Nobody yet, after an upgrade: `next` is the first serial number that no worker has had.
     pub(super) fn resume(run: u32, next: u32, descriptor_limit: u64) -> Self {
-        Workers { workers: BTreeMap::new(), next, run, descriptor_limit }
+        Workers { workers: BTreeMap::new(), to_look: BTreeSet::new(), next, run, descriptor_limit }
     }
 
     pub(super) fn run(&self) -> u32 {
@@ -361,10 +363,20 @@ impl Workers {
             .filter(move |worker| worker.generation == generation && worker.service == service)
     }
 
-    /// Has the workers of a service look whether something is queued.
-    pub(super) fn look(&self, service: &str) {
-        let accepting =
-            |worker: &&WorkerProcess| worker.service == service && worker.state == WorkerState::Accepting;
+    /// Will have the workers of a service look whether something is queued.
+    pub(super) fn look(&mut self, service: &str) {
+        if !self.to_look.contains(service) {
+            self.to_look.insert(service.to_owned());
+        }
+    }
+
+    /// Has them look: once, though a thousand spares have died. A link has room for a few hundred orders, and who takes
+    /// none is ended.
+    pub(super) fn send_looks(&mut self) {
+        let services = std::mem::take(&mut self.to_look);
+        let accepting = |worker: &&WorkerProcess| {
+            worker.state == WorkerState::Accepting && services.contains(&worker.service)
+        };
         for worker in self.workers.values().filter(accepting) {
             worker.order(&Order::Look);
         }

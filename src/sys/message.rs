@@ -1,10 +1,14 @@
-//! Pairs of sockets that carry messages between processes, and descriptors.
+//! Sockets that carry messages between processes, and descriptors.
 #![allow(unsafe_code)]
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 
-use nix::sys::socket::{self as nixsock, AddressFamily, SockFlag, SockType, setsockopt, sockopt};
+use nix::sys::socket::{
+    self as nixsock, AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, setsockopt, sockopt,
+};
 
 /// A pair of connected sockets that keep messages apart, do not block and are closed on exec.
 pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -20,13 +24,13 @@ pub(crate) fn widen(socket: BorrowedFd<'_>) {
 
 /// Sends one message; never raises SIGPIPE.
 pub(crate) fn send(socket: BorrowedFd<'_>, message: &[u8]) -> io::Result<()> {
-    nixsock::send(socket.as_raw_fd(), message, nixsock::MsgFlags::MSG_NOSIGNAL)?;
+    nixsock::send(socket.as_raw_fd(), message, MsgFlags::MSG_NOSIGNAL)?;
     Ok(())
 }
 
 /// Receives one message; 0 bytes are the end. What does not fit is lost.
 pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
-    Ok(nixsock::recv(socket.as_raw_fd(), buffer, nixsock::MsgFlags::empty())?)
+    Ok(nixsock::recv(socket.as_raw_fd(), buffer, MsgFlags::empty())?)
 }
 
 /// Sends one message with a copy of a descriptor, unix(7); never raises SIGPIPE.
@@ -37,8 +41,28 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<u
 pub(crate) fn send_copy(socket: BorrowedFd<'_>, message: &[u8], copied: BorrowedFd<'_>) -> io::Result<()> {
     let descriptors = [copied.as_raw_fd()];
     let control = [nixsock::ControlMessage::ScmRights(&descriptors)];
-    let flags = nixsock::MsgFlags::MSG_NOSIGNAL;
+    let flags = MsgFlags::MSG_NOSIGNAL;
     nixsock::sendmsg::<()>(socket.as_raw_fd(), &[io::IoSlice::new(message)], &control, flags, None)?;
+    Ok(())
+}
+
+/// Sends one datagram to the socket at this path, or of the abstract name after `@`, with a copy of a descriptor if there
+/// is one to send. Never waits.
+///
+/// # Errors
+///
+/// `WouldBlock` if the other side reads nothing; `ETOOMANYREFS` as for [`send_copy`].
+pub(crate) fn send_to(name: &OsStr, message: &[u8], copied: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    let address = match name.as_bytes().strip_prefix(b"@") {
+        Some(name) => UnixAddr::new_abstract(name)?,
+        None => UnixAddr::new(name)?,
+    };
+    let socket = nixsock::socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    let descriptors: Vec<_> = copied.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [nixsock::ControlMessage::ScmRights(&descriptors)];
+    let control = if descriptors.is_empty() { &[][..] } else { &rights[..] };
+    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    nixsock::sendmsg(socket.as_raw_fd(), &[io::IoSlice::new(message)], control, flags, Some(&address))?;
     Ok(())
 }
 
@@ -47,7 +71,7 @@ pub(crate) fn receive_copy(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
 ) -> io::Result<(usize, Option<OwnedFd>)> {
-    let flags = nixsock::MsgFlags::MSG_CMSG_CLOEXEC | nixsock::MsgFlags::MSG_DONTWAIT;
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
     let mut room = nix::cmsg_space!(libc::c_int);
     let mut parts = [io::IoSliceMut::new(buffer)];
     let received = nixsock::recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut room), flags)?;

@@ -4,8 +4,10 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::sys::socket::{
     self as nixsock, AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, UnixAddr,
     setsockopt, sockopt,
@@ -60,6 +62,25 @@ pub(crate) fn listen_unix(path: &Path, backlog: u32) -> io::Result<OwnedFd> {
     nixsock::bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
     start_listening(socket.as_fd(), backlog)?;
     Ok(socket)
+}
+
+/// Removes the Unix socket at this path, if there is one and nobody listens at it any more; bind(2) would fail with it
+/// there. Never waits.
+///
+/// # Errors
+///
+/// `AddrInUse` if somebody may listen there; what unlink(2) says.
+pub(crate) fn remove_stale(path: &Path) -> io::Result<()> {
+    if !std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket()) {
+        return Ok(());
+    }
+    let probe = stream_socket(AddressFamily::Unix)?;
+    match nixsock::connect(probe.as_raw_fd(), &UnixAddr::new(path)?) {
+        Err(Errno::ECONNREFUSED) => std::fs::remove_file(path),
+        Err(Errno::ENOENT) => Ok(()),
+        // Also EAGAIN, unix(7): its queue is full, and a connect that blocks would sleep until its owner accepts one.
+        _ => Err(io::ErrorKind::AddrInUse.into()),
+    }
 }
 
 fn stream_socket(family: AddressFamily) -> io::Result<OwnedFd> {
@@ -117,6 +138,15 @@ fn set_least_ttl(socket: BorrowedFd<'_>, ttl: libc::c_int) {
         // SAFETY: the value is a live local that the kernel reads.
         unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const ttl).cast(), length) };
     }
+}
+
+/// Makes a listener refuse whoever comes, though other processes have copies of it; what is queued is reset.
+///
+/// Closing it does so only with the last copy. shutdown(2) is of the socket itself: TCP leaves the listening state, and a
+/// Unix socket answers `ECONNREFUSED`.
+pub(crate) fn stop_listening(listener: BorrowedFd<'_>) {
+    // It can only fail for what does not listen.
+    let _ = nixsock::shutdown(listener.as_raw_fd(), nixsock::Shutdown::Read);
 }
 
 /// Takes the next connection from the queue. The connection is closed on exec and blocks, whatever the listener does.
@@ -232,5 +262,49 @@ fn unmapped(address: SocketAddr) -> SocketAddr {
             None => address,
         },
         IpAddr::V4(_) => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_stops_listening_does_so_for_all_who_have_a_copy() {
+        let tcp = listen_tcp("127.0.0.1:0".parse().unwrap(), 8).unwrap();
+        let address = local_address(tcp.as_fd()).unwrap().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        let unix = listen_unix(&path, 8).unwrap();
+        let copies = [&tcp, &unix].map(|listener| listener.try_clone().unwrap());
+        let connect = || {
+            let tcp = std::net::TcpStream::connect(address).map(OwnedFd::from);
+            [tcp, std::os::unix::net::UnixStream::connect(&path).map(OwnedFd::from)]
+        };
+        let _queued = connect().map(Result::unwrap);
+        copies.iter().for_each(|copy| stop_listening(copy.as_fd()));
+        for refused in connect() {
+            assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        }
+        remove_stale(&path).unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn only_a_unix_socket_at_which_nobody_listens_is_stale() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        remove_stale(&path).unwrap();
+        let listener = listen_unix(&path, 0).unwrap();
+        // Until its queue is full; one that blocked would sleep there.
+        for _ in 0..3 {
+            assert_eq!(remove_stale(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        }
+        drop(listener);
+        remove_stale(&path).unwrap();
+        assert!(!path.exists());
+        std::fs::write(&path, "").unwrap();
+        remove_stale(&path).unwrap();
+        assert!(path.exists(), "no socket");
     }
 }

@@ -38,5 +38,6 @@ mod several;
 mod sources;
 mod spares;
 mod stop;
+mod store;
 mod systemd;
 mod upgrade;

@@ -1,10 +1,12 @@
 //! What systemd is told and gives, with the test in its place. The tests on real systemd are in tests/systemd.
 
+use std::os::unix::net::UnixDatagram;
+
 use nix::sys::signal::Signal;
 
 use crate::life::echo_service;
-use crate::support::client::{connect, echo, exchange};
-use crate::support::{Preforkd, address, eventually, proc};
+use crate::support::client::{connect, echo, exchange, refused};
+use crate::support::{A_WHILE, PATIENCE, Preforkd, address, eventually, proc, text};
 
 const WATCHDOG: (&str, &str) = ("WATCHDOG_USEC", "2000000");
 
@@ -71,6 +73,7 @@ fn a_restart_leaves_the_listeners_to_the_next_supervisor() {
     server.signal(Signal::SIGUSR1);
     assert_eq!(server.ending(), "0");
     server.wait_empty();
+    server.notify.wait("stopping", |line| line == "STOPPING=1");
     assert_eq!(server.notify.count(|line| line == "FDSTOREREMOVE=1"), 0);
     assert_eq!(server.notify.count(|line| line == "STOPPING=1"), 1);
 }
@@ -94,4 +97,68 @@ fn a_stored_listener_that_nobody_wants_is_closed() {
     server.notify.wait("removed", |line| line == "FDNAME=preforkd=127.0.0.1%3A9");
     let stale = proc::descriptors(server.pid()).into_iter().filter(|(number, _)| *number == 3).count();
     assert!(stale == 0 || server.address() != server.passed_address());
+}
+
+#[test]
+fn nobody_can_connect_to_what_nobody_wants_though_systemd_is_slow_to_close_it() {
+    // Who has a copy for as long as that takes.
+    let slow = "exec 4<&0; sleep 1000 <&4 & exec 4<&-";
+    let server = Preforkd::serve(&["--workers", "1"], "127.0.0.1:0", &["echo"])
+        .after(slow)
+        .passing("preforkd=127.0.0.1%3A9", "127.0.0.1:0")
+        .start();
+    assert!(refused(server.passed_address()));
+    drop(server);
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x");
+    let server = Preforkd::serve(&["--workers", "1"], "127.0.0.1:0", &["echo"])
+        .after(slow)
+        .passing(&format!("preforkd=unix%3A{}", path.display()), &format!("unix:{}", path.display()))
+        .start();
+    assert!(!path.exists());
+    drop(server);
+}
+
+#[test]
+fn what_systemd_does_not_read_holds_up_nobody_and_is_said_when_it_does() {
+    let server = Preforkd::serve(&["--workers", "1"], "127.0.0.1:0", &["echo"]);
+    let path = server.dir().join("deaf");
+    let deaf = UnixDatagram::bind(&path).unwrap();
+    let full = UnixDatagram::unbound().unwrap();
+    full.set_nonblocking(true).unwrap();
+    while full.send_to(b"full", &path).is_ok() {}
+    let server = server.env("WATCHDOG_USEC", "200000").after("export NOTIFY_SOCKET=DIR/deaf").start();
+    assert_eq!(exchange(server.address(), b"x"), b"x");
+    for worker in server.workers() {
+        server.replace_worker(worker);
+    }
+    deaf.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut said = Vec::new();
+    while !said.iter().any(|message: &String| message.starts_with("STATUS=")) {
+        let mut message = [0; 4096];
+        let length = deaf.recv(&mut message).unwrap();
+        said.push(text(&message[..length]));
+    }
+    let said = said.split_off(said.iter().position(|message| message != "full").unwrap());
+    let name = format!("preforkd={}", server.address().to_string().replace(':', "%3A"));
+    let name = name.replace(&server.address().port().to_string(), "0");
+    assert_eq!(said[..2], [format!("FDSTORE=1\nFDNAME={name}\n"), "READY=1\n".to_owned()], "{said:?}");
+    // An upgrade would forget it, and waits.
+    while full.send_to(b"full", &path).is_ok() {}
+    let mut news = connect(server.address());
+    echo(&mut news, b"x");
+    std::thread::sleep(A_WHILE);
+    std::thread::scope(|scope| {
+        let upgrade = scope.spawn(|| server.upgrade());
+        std::thread::sleep(A_WHILE);
+        assert!(!upgrade.is_finished() && server.status()["upgrades"] == 0);
+        deaf.set_nonblocking(true).unwrap();
+        eventually("what is there is read", || {
+            while deaf.recv(&mut [0; 4096]).is_ok() {}
+            upgrade.is_finished()
+        });
+        assert!(upgrade.join().unwrap().status.success());
+    });
+    assert_eq!(server.status()["upgrades"], 1);
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 use nix::errno::Errno;
@@ -32,7 +33,7 @@ pub(crate) struct Orders {
     pub(crate) command: Vec<String>,
     /// The whole environment.
     pub(crate) environment: BTreeMap<String, String>,
-    /// An address to listen on for the command, which gets the listener as its fd 0.
+    /// An address, or `unix:PATH`, to listen on for the command, which gets the listener as its fd 0.
     pub(crate) listen: Option<String>,
 }
 
@@ -124,7 +125,9 @@ fn be_the_fence(orders: &Orders) -> ! {
     nix::sys::prctl::set_child_subreaper(true).unwrap();
     let mut command = Command::new(&orders.command[0]);
     command.args(&orders.command[1..]).env_clear().envs(&orders.environment).stdin(Stdio::null());
-    if let Some(address) = &orders.listen {
+    if let Some(path) = orders.listen.as_ref().and_then(|address| address.strip_prefix("unix:")) {
+        command.stdin(OwnedFd::from(UnixListener::bind(path).unwrap()));
+    } else if let Some(address) = &orders.listen {
         let listener = TcpListener::bind(address).unwrap();
         println!("{LISTENER}{}", listener.local_addr().unwrap());
         command.stdin(OwnedFd::from(listener));

@@ -119,11 +119,12 @@ impl Preforkd {
         self
     }
 
-    /// Passes it a socket that listens on this address, as systemd does for `FileDescriptorName=NAME`.
+    /// Passes it a socket that listens on this address, or at `unix:PATH`, as systemd does for
+    /// `FileDescriptorName=NAME`.
     pub(crate) fn passing(mut self, name: &str, address: &str) -> Self {
         self.listen = Some(address.to_owned());
         // sd_listen_fds(3): the sockets start at 3, and LISTEN_PID says for whom they are.
-        self.after(&format!("exec 3<&0 0</dev/null; export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES={name}"))
+        self.env("LISTEN_FDNAMES", name).after("exec 3<&0 0</dev/null; export LISTEN_PID=$$ LISTEN_FDS=1")
     }
 
     /// Starts it and waits until it serves.
