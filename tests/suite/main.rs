@@ -39,5 +39,6 @@ mod sources;
 mod spares;
 mod stop;
 mod store;
+mod stuck;
 mod systemd;
 mod upgrade;
