@@ -77,7 +77,9 @@ impl Asked {
 impl Drop for Asked {
     fn drop(&mut self) {
         if let Some(mut child) = self.0.take() {
-            let _ = child.kill();
+            // timeout(1) has made a process group of its own, with all that hangs.
+            let group = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+            let _ = nix::sys::signal::killpg(group, Signal::SIGKILL);
             let _ = child.wait();
         }
     }
