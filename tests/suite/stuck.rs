@@ -408,3 +408,16 @@ fn a_control_client_that_reads_nothing_holds_up_nobody() {
     }
     goes_on(&server, server.address());
 }
+#[test]
+fn a_service_manager_that_does_not_read_holds_up_nobody() {
+    let server = Preforkd::serve(&["--workers", "1"], "127.0.0.1:0", &["echo"]);
+    let path = server.dir().join("deaf");
+    let deaf = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    // As much as it takes, and then the question whether all is well comes often.
+    let full = std::os::unix::net::UnixDatagram::unbound().unwrap();
+    full.set_nonblocking(true).unwrap();
+    while full.send_to(b"STATUS=full", &path).is_ok() {}
+    let server = server.env("WATCHDOG_USEC", "200000").after("export NOTIFY_SOCKET=DIR/deaf").start();
+    goes_on(&server, server.address());
+    drop(deaf);
+}
