@@ -371,3 +371,29 @@ fn a_second_service_on_the_same_control_socket_is_refused() {
     assert!(text(&output.stderr).contains(server.control()), "{}", text(&output.stderr));
     assert_eq!(server.status()["pid"].as_i64(), Some(server.pid().into()), "the first still answers");
 }
+
+#[test]
+fn a_service_with_thousands_of_addresses_lets_go_of_all_of_them_and_serves_who_was_queued() {
+    const ADDRESSES: u16 = 5000;
+    let (one, other) = (address::fresh(), address::fresh());
+    let all: Vec<SocketAddr> =
+        (0..ADDRESSES).map(|number| SocketAddr::new(one.ip(), 10_000 + number)).collect();
+    let listen = all.iter().map(|address| format!("\"{address}\"")).collect::<Vec<_>>().join(", ");
+    let without = says(other, "other").replace(".echo", ".other") + "workers = 1\n";
+    let many = format!(
+        "[service.many]\nlisten = [{listen}]\nhandler = \"echo\"\nworkers = 1\nmax_connections = 1\n{without}"
+    );
+    let server = Preforkd::run(&many).start();
+    let mut first = connect(all[0]);
+    echo(&mut first, b"x");
+    let queued: Vec<_> = all.iter().step_by(500).map(|address| connect(*address)).collect();
+    server.configure(&without);
+    server.reload_ok();
+    drop(first);
+    for client in queued {
+        assert_eq!(finish(client, b"y"), b"y");
+    }
+    eventually("all are free", || all.iter().step_by(100).all(|address| refused(*address)));
+    assert_eq!(server.log.count(|line| line.contains("is gone") || line.contains("killed")), 0);
+    assert_eq!(listen_to(other), "other\n");
+}
