@@ -31,12 +31,12 @@ pub(super) struct Starter {
     reserved: ReservedFds,
     /// How many connections and spares there were; each gets the next number.
     numbers: u64,
-    waiting: Option<Waiting>,
+    waiting: Option<Unstarted>,
 }
 
 /// A client that has been let in, and waits for its process. Meanwhile nobody else is.
 #[derive(Debug)]
-struct Waiting {
+struct Unstarted {
     admitted: Admitted,
     until: Monotonic,
     backoff: Backoff,
@@ -98,14 +98,14 @@ impl Starter {
     pub(super) fn retry(&mut self, cx: &Context, just_now: bool) -> Option<Started> {
         let now = Monotonic::now();
         let waiting = self.waiting.take_if(|waiting| just_now || waiting.backoff.is_over(now))?;
-        let Waiting { admitted, until, mut backoff } = waiting;
+        let Unstarted { admitted, until, mut backoff } = waiting;
         Some(self.start(admitted, cx, |starter, admitted, error| {
             if until <= now {
                 let reason = format!("no process could be made for {} s: {error}", PATIENCE.as_secs());
                 return Started::Never(admitted, reason);
             }
             backoff.failed(now);
-            starter.waiting = Some(Waiting { admitted, until, backoff });
+            starter.waiting = Some(Unstarted { admitted, until, backoff });
             Started::Later
         }))
     }
@@ -114,7 +114,7 @@ impl Starter {
         let now = Monotonic::now();
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         backoff.failed(now);
-        self.waiting = Some(Waiting { admitted, until: now + PATIENCE, backoff });
+        self.waiting = Some(Unstarted { admitted, until: now + PATIENCE, backoff });
         Started::Later
     }
 

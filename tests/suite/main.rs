@@ -39,6 +39,7 @@ mod sources;
 mod spares;
 mod stop;
 mod store;
+mod structure;
 mod stuck;
 mod systemd;
 mod upgrade;

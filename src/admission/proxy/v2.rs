@@ -15,7 +15,7 @@ const CRC32C: u8 = 0x03;
 
 /// The upper half of the 14th byte.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Family {
+enum AddressFamily {
     Unspecified,
     Inet,
     Inet6,
@@ -30,14 +30,14 @@ enum Protocol {
     Datagram,
 }
 
-impl Family {
+impl AddressFamily {
     /// The bytes of both addresses, with their ports.
     fn width(self) -> usize {
         match self {
-            Family::Unspecified => 0,
-            Family::Inet => 12,
-            Family::Inet6 => 36,
-            Family::Unix => 216,
+            AddressFamily::Unspecified => 0,
+            AddressFamily::Inet => 12,
+            AddressFamily::Inet6 => 36,
+            AddressFamily::Unix => 216,
         }
     }
 }
@@ -47,7 +47,7 @@ pub(super) fn parse(bytes: &[u8], limit: usize) -> Result<Parsed, ProxyError> {
     // Of LOCAL the family is ignored.
     let kind = match (local, bytes.get(13)) {
         (Some(false), Some(byte)) => kind(*byte)?,
-        _ => (Family::Unspecified, Protocol::Unspecified),
+        _ => (AddressFamily::Unspecified, Protocol::Unspecified),
     };
     let Some((fixed, rest)) = bytes.split_at_checked(FIXED) else {
         return Ok(need(bytes, FIXED));
@@ -80,12 +80,12 @@ fn is_local(byte: u8) -> Result<bool, ProxyError> {
 }
 
 /// The 14th byte.
-fn kind(byte: u8) -> Result<(Family, Protocol), ProxyError> {
+fn kind(byte: u8) -> Result<(AddressFamily, Protocol), ProxyError> {
     let family = match byte >> 4 {
-        0 => Family::Unspecified,
-        1 => Family::Inet,
-        2 => Family::Inet6,
-        3 => Family::Unix,
+        0 => AddressFamily::Unspecified,
+        1 => AddressFamily::Inet,
+        2 => AddressFamily::Inet6,
+        3 => AddressFamily::Unix,
         _ => return Err(ProxyError::Family(byte)),
     };
     let protocol = match byte & 0xf {
@@ -97,25 +97,25 @@ fn kind(byte: u8) -> Result<(Family, Protocol), ProxyError> {
     Ok((family, protocol))
 }
 
-fn client(kind: (Family, Protocol), block: &[u8]) -> Result<ProxiedClient, ProxyError> {
+fn client(kind: (AddressFamily, Protocol), block: &[u8]) -> Result<ProxiedClient, ProxyError> {
     match kind {
-        (Family::Inet, Protocol::Stream) => {
+        (AddressFamily::Inet, Protocol::Stream) => {
             let [source, destination] = pair::<4>(block)?;
-            let [from, to] = ports(block, Family::Inet)?;
+            let [from, to] = ports(block, AddressFamily::Inet)?;
             Ok(tcp(
                 SocketAddr::new(Ipv4Addr::from(source).into(), from),
                 SocketAddr::new(Ipv4Addr::from(destination).into(), to),
             ))
         }
-        (Family::Inet6, Protocol::Stream) => {
+        (AddressFamily::Inet6, Protocol::Stream) => {
             let [source, destination] = pair::<16>(block)?;
-            let [from, to] = ports(block, Family::Inet6)?;
+            let [from, to] = ports(block, AddressFamily::Inet6)?;
             Ok(tcp(
                 SocketAddr::new(Ipv6Addr::from(source).into(), from),
                 SocketAddr::new(Ipv6Addr::from(destination).into(), to),
             ))
         }
-        (Family::Unix, Protocol::Stream) => Ok(ProxiedClient::Unix),
+        (AddressFamily::Unix, Protocol::Stream) => Ok(ProxiedClient::Unix),
         // "not required to implement other ones, provided that it automatically falls back to the UNSPEC mode"
         _ => Ok(ProxiedClient::Unknown),
     }
@@ -129,7 +129,7 @@ fn pair<const WIDTH: usize>(block: &[u8]) -> Result<[[u8; WIDTH]; 2], ProxyError
 }
 
 /// The two ports that addresses end with.
-fn ports(block: &[u8], family: Family) -> Result<[u16; 2], ProxyError> {
+fn ports(block: &[u8], family: AddressFamily) -> Result<[u16; 2], ProxyError> {
     match block.get(..family.width()) {
         Some([.., a, b, c, d]) => Ok([u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d])]),
         _ => Err(ProxyError::TooShort),
@@ -137,13 +137,13 @@ fn ports(block: &[u8], family: Family) -> Result<[u16; 2], ProxyError> {
 }
 
 /// Walks over the TLVs after the addresses and verifies the checksum if there is one.
-fn check(header: &[u8], (family, protocol): (Family, Protocol)) -> Result<(), ProxyError> {
+fn check(header: &[u8], (family, protocol): (AddressFamily, Protocol)) -> Result<(), ProxyError> {
     let start = if protocol == Protocol::Unspecified { FIXED } else { FIXED + family.width() };
     match find_checksum(header, start) {
         Ok(None) => Ok(()),
         Ok(Some(at)) => verify(header, at),
         // What follows an unspecified address, or LOCAL, need not be TLVs: it is to be skipped.
-        Err(_) if protocol == Protocol::Unspecified || family == Family::Unspecified => Ok(()),
+        Err(_) if protocol == Protocol::Unspecified || family == AddressFamily::Unspecified => Ok(()),
         Err(error) => Err(error),
     }
 }

@@ -1,0 +1,132 @@
+//! What CONTRIBUTING.md says about the shape of the code.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// The parts of `src/` from top to bottom: each may use those below it, and none above.
+const ORDER: [&str; 15] = [
+    "cli",
+    "supervisor",
+    "worker",
+    "spare",
+    "child",
+    "control",
+    "ipc",
+    "scoreboard",
+    "config",
+    "journal",
+    "admission",
+    "client",
+    "pace",
+    "sys",
+    "exit",
+];
+
+/// What stands outside: it names the parts, or calls them for a tool.
+const OUTSIDE: [&str; 4] = ["main", "lib", "fuzzing", "seeded"];
+
+/// Every file of `src/` that is no test, by its path there, without its tests.
+fn sources() -> BTreeMap<PathBuf, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = BTreeMap::new();
+    let mut directories = vec![root.clone()];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_stem().unwrap().to_str().unwrap();
+            if ["tests", "property"].contains(&name) {
+                continue;
+            }
+            if path.is_dir() {
+                directories.push(path);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            let code = text.split("\n#[cfg(test)]\nmod ").next().unwrap().to_owned();
+            let uncommented = code.lines().map(|line| line.split("//").next().unwrap());
+            let uncommented = uncommented.collect::<Vec<_>>().join("\n");
+            found.insert(path.strip_prefix(&root).unwrap().to_owned(), uncommented);
+        }
+    }
+    found
+}
+
+/// The part that a file belongs to.
+fn part(path: &Path) -> String {
+    path.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs").to_owned()
+}
+
+/// The parts that a file names: `crate::PART` and `crate::{PART, …}`.
+fn named(text: &str) -> BTreeSet<String> {
+    let mut parts = BTreeSet::new();
+    for (at, _) in text.match_indices("crate::") {
+        let rest = &text[at + "crate::".len()..];
+        let list = rest.strip_prefix('{').map_or(rest, |list| list.split('}').next().unwrap());
+        let items = if rest.starts_with('{') { list.split(',').collect() } else { vec![list] };
+        for item in items {
+            let name: String =
+                item.trim().chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+            parts.insert(name);
+        }
+    }
+    parts
+}
+
+#[test]
+fn no_part_uses_one_above_it() {
+    let place = |part: &str| ORDER.iter().position(|known| *known == part);
+    let mut wrong = Vec::new();
+    for (path, text) in sources() {
+        let own = part(&path);
+        if OUTSIDE.contains(&own.as_str()) {
+            continue;
+        }
+        let Some(own_place) = place(&own) else {
+            wrong.push(format!("{} is in no part that has a place in the order", path.display()));
+            continue;
+        };
+        for used in named(&text).into_iter().filter(|used| *used != own) {
+            // Items of the crate's root begin with capitals, and macros are no parts.
+            if place(&used).is_some_and(|place| place <= own_place) {
+                wrong.push(format!("{} uses {used}, which is above {own}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn one_name_stands_for_one_type() {
+    let mut places: BTreeMap<String, BTreeSet<PathBuf>> = BTreeMap::new();
+    for (path, text) in sources() {
+        for line in text.lines() {
+            // Inside a function or block that is not the file's or a module's, names are nobody else's.
+            if line.starts_with("        ") {
+                continue;
+            }
+            let mut words = line.split_whitespace().skip_while(|word| word.starts_with("pub"));
+            if !matches!(words.next(), Some("struct" | "enum" | "union" | "trait" | "type")) {
+                continue;
+            }
+            let name = words.next().unwrap_or_default();
+            let name: String = name.chars().take_while(char::is_ascii_alphanumeric).collect();
+            // Of a trait's implementation.
+            if line.starts_with(' ') && line.trim_start().starts_with("type ") {
+                continue;
+            }
+            places.entry(name).or_default().insert(path.clone());
+        }
+    }
+    places.retain(|_, files| files.len() > 1);
+    assert!(places.is_empty(), "names of more than one type: {places:#?}");
+}
+
+#[test]
+fn unsafe_stands_in_sys_only() {
+    let elsewhere: Vec<_> = sources()
+        .into_iter()
+        .filter(|(path, text)| !path.starts_with("sys") && text.contains("unsafe "))
+        .map(|(path, _)| path)
+        .collect();
+    assert!(elsewhere.is_empty(), "{elsewhere:?}");
+}
