@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::{Answer, LONGEST_REQUEST, Request};
 use crate::exit;
@@ -14,6 +15,9 @@ use crate::sys::socket;
 
 /// More clients than this wait in the queue.
 const CLIENTS: usize = 32;
+
+/// How often it is tried to accept without a descriptor to accept with.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Names a client between its request and its answer.
 pub(crate) type ClientId = u64;
@@ -32,6 +36,7 @@ pub(crate) struct Server {
     /// Makes room for a client that is to be turned away when there is no other descriptor left. Without it the client
     /// would stay queued, and epoll would report it without end.
     reserve: Option<OwnedFd>,
+    next_try: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -95,6 +100,7 @@ impl Server {
             first_token,
             watched: false,
             reserve: reserve(),
+            next_try: None,
         })
     }
 
@@ -112,6 +118,7 @@ impl Server {
         };
         if done.is_ok() {
             self.watched = on;
+            self.next_try = None;
         }
     }
 
@@ -185,6 +192,7 @@ impl Server {
             first_token,
             watched: false,
             reserve: reserve(),
+            next_try: None,
         };
         server.begin(poller);
         server
@@ -248,9 +256,23 @@ impl Server {
         let had_reserve = self.reserve.take().is_some();
         let turned_away = had_reserve && self.listener.accept().is_ok();
         self.reserve = reserve();
-        if !turned_away && !self.clients.is_empty() {
-            // Not even that: until a client goes, and with it a descriptor.
+        if !turned_away {
+            // Not even that: until a client goes, and with it a descriptor, or somebody else lets go of one.
             self.watch(false, poller);
+            self.next_try = Some(Instant::now() + RETRY);
+        }
+    }
+
+    /// When to look again whether there is a descriptor.
+    pub(crate) fn next_try(&self) -> Option<Instant> {
+        self.next_try
+    }
+
+    /// Looks, if it is time.
+    pub(crate) fn tend(&mut self, now: Instant, poller: &Poller) {
+        if self.next_try.is_some_and(|at| at <= now) {
+            self.next_try = Some(now + RETRY);
+            self.watch(true, poller);
         }
     }
 

@@ -97,11 +97,11 @@ impl Plan {
 pub(crate) enum Order {
     /// Begin to accept: the generation is in force.
     Accept,
-    /// Stop accepting and end when the connections have ended. Of the listeners at these places, take what
-    /// is queued first: they will be closed, and closing resets the queue.
+    /// Stop accepting and end when the connections have ended. Of these listeners take what is queued first: they will
+    /// be closed, and closing resets the queue.
     Retire {
-        /// Places in the plan.
-        empty: Vec<usize>,
+        /// By their places in the plan.
+        empty: ListenerSet,
     },
     /// Say that you are well.
     Answer,
@@ -132,13 +132,60 @@ pub(crate) enum WorkerReport {
     Failed(String),
 }
 
-/// The longest message; both sides send far shorter ones.
+impl WorkerReport {
+    /// It cannot work; of a reason that has no end, its beginning.
+    pub(crate) fn failed(reason: &impl ToString) -> Self {
+        let mut reason = reason.to_string();
+        if reason.len() > LONGEST_REASON {
+            let end = (0..=LONGEST_REASON).rev().find(|end| reason.is_char_boundary(*end));
+            reason.truncate(end.unwrap_or(0));
+        }
+        WorkerReport::Failed(reason)
+    }
+}
+
+/// A set of listeners, by their places in the plan: a bit for each, so that it fits a message whatever a worker listens at.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ListenerSet(Vec<u64>);
+
+impl ListenerSet {
+    /// Whether this place is among them.
+    pub(crate) fn contains(&self, place: usize) -> bool {
+        self.0.get(place / 64).is_some_and(|word| word & 1 << (place % 64) != 0)
+    }
+}
+
+impl FromIterator<usize> for ListenerSet {
+    fn from_iter<I: IntoIterator<Item = usize>>(places: I) -> Self {
+        let mut words = Vec::new();
+        for place in places {
+            words.resize(words.len().max(place / 64 + 1), 0);
+            if let Some(word) = words.get_mut(place / 64) {
+                *word |= 1 << (place % 64);
+            }
+        }
+        ListenerSet(words)
+    }
+}
+
+/// The longest message. [`ListenerSet`] reaches it with 49,000 listeners.
 const LONGEST: usize = 16 * 1024;
 
+/// The longest reason: JSON may need six bytes for one.
+const LONGEST_REASON: usize = (LONGEST - 64) / 6;
+
 /// Sends an order or report.
+///
+/// # Errors
+///
+/// `InvalidInput` if it is longer than the other side would read; what send(2) says.
 pub(crate) fn tell(link: BorrowedFd<'_>, message: &impl Serialize) -> io::Result<()> {
     let text = serde_json::to_vec(message)?;
-    message::send(link, text.get(..LONGEST).unwrap_or(&text))
+    if text.len() > LONGEST {
+        let reason = format!("a message of {} bytes is longer than {LONGEST}", text.len());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+    }
+    message::send(link, &text)
 }
 
 /// What came over a link.
@@ -167,5 +214,36 @@ pub(crate) fn hear<T: for<'de> Deserialize<'de>>(link: BorrowedFd<'_>) -> Heard<
             Heard::Silence
         }
         Err(_) => Heard::End,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn every_message_fits_or_is_an_error() {
+        let (here, there) = message::pair().unwrap();
+        let places: Vec<_> = (0..49_000).filter(|place| place % 3 != 0).collect();
+        let order = Order::Retire { empty: places.iter().copied().collect() };
+        tell(here.as_fd(), &order).unwrap();
+        let Heard::Message(Order::Retire { empty }) = hear(there.as_fd()) else {
+            panic!("not what was said")
+        };
+        assert!((0..50_000).filter(|place| empty.contains(*place)).eq(places));
+
+        for reason in ["\u{1}".repeat(100_000), "ä".repeat(100_000), "short".to_owned()] {
+            tell(here.as_fd(), &WorkerReport::failed(&reason)).unwrap();
+            let Heard::Message(WorkerReport::Failed(heard)) = hear(there.as_fd()) else {
+                panic!("not what was said")
+            };
+            assert!(reason.starts_with(&heard) && heard.len() >= reason.len().min(2000));
+        }
+
+        let error = tell(here.as_fd(), &WorkerReport::Failed("x".repeat(LONGEST))).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        assert!(matches!(hear::<Order>(there.as_fd()), Heard::Silence));
     }
 }

@@ -218,6 +218,7 @@ impl Supervisor {
             self.adopted.tend();
             self.workers.send_looks();
             self.systemd.deliver();
+            self.tend_control();
             self.tend(Instant::now());
             self.watch(Instant::now());
             self.advance_rollout();
@@ -267,6 +268,7 @@ impl Supervisor {
         let loader =
             self.loader.as_ref().map(|loader| Instant::now() + (loader.deadline() - Monotonic::now()));
         let systemd = self.systemd.next_try();
+        let control = self.control.as_ref().and_then(Server::next_try);
         back_off
             .chain(overdue)
             .chain(adopted)
@@ -276,6 +278,7 @@ impl Supervisor {
             .chain(trial)
             .chain(loader)
             .chain(systemd)
+            .chain(control)
             .chain(self.phase.next())
             .min()
     }
@@ -325,6 +328,12 @@ impl Supervisor {
                 Heard::Message(WorkerReport::Well) => worker.is_asked = false,
                 Heard::Message(WorkerReport::Ready) => {}
             }
+        }
+    }
+
+    fn tend_control(&mut self) {
+        if let Some(control) = &mut self.control {
+            control.tend(Instant::now(), &self.poller);
         }
     }
 

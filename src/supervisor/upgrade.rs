@@ -85,7 +85,7 @@ pub(crate) fn trial() -> u8 {
     };
     let report = match Ledger::read(file) {
         Ok(_) => WorkerReport::Ready,
-        Err(error) => WorkerReport::Failed(error.to_string()),
+        Err(error) => WorkerReport::failed(&error),
     };
     let _ = orders::tell(link.as_fd(), &report);
     exit::OK

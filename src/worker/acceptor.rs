@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use super::Token;
+use crate::ipc::orders::ListenerSet;
 use crate::journal::{Level, Log, MessageId};
 use crate::pace::Every;
 use crate::sys::epoll::{Interest, Poller};
@@ -252,7 +253,7 @@ impl Acceptor {
     }
 
     /// Takes no more connections, but for what is queued on the listeners in `empty`.
-    pub(super) fn retire(&mut self, empty: &[usize], poller: &Poller) {
+    pub(super) fn retire(&mut self, empty: &ListenerSet, poller: &Poller) {
         self.open = false;
         for (index, listener) in self.listeners.iter_mut().enumerate() {
             let Some(socket) = listener.socket else { continue };
@@ -260,7 +261,7 @@ impl Acceptor {
                 // Closing would not do it: the listener lives on in other processes, epoll(7).
                 let _ = poller.remove(socket);
             }
-            if empty.contains(&index) {
+            if empty.contains(index) {
                 (listener.emptying, listener.due) = (true, true);
                 listener.close_if_empty(&self.null);
             } else if !listener.emptying {
@@ -271,7 +272,7 @@ impl Acceptor {
 
     /// Takes no more connections, queued or not.
     pub(super) fn close(&mut self, poller: &Poller) {
-        self.retire(&[], poller);
+        self.retire(&ListenerSet::default(), poller);
         for listener in &mut self.listeners {
             listener.close(&self.null);
         }

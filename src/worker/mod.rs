@@ -25,7 +25,7 @@ use crate::child::ChildSpec;
 use crate::client::{Client, ConnectionId};
 use crate::config::{Job, ServiceConfig};
 use crate::exit;
-use crate::ipc::orders::{Heard, Order, Plan, WorkerFds, WorkerReport};
+use crate::ipc::orders::{Heard, ListenerSet, Order, Plan, WorkerFds, WorkerReport};
 use crate::ipc::reports::{ChildReport, Reports};
 use crate::journal::{Level, Log, MessageId};
 use crate::scoreboard::{Counters, Owner, Scoreboard, Slot};
@@ -115,7 +115,7 @@ pub(crate) fn run() -> u8 {
     match Worker::prepare(handover).and_then(|mut worker| worker.work()) {
         Ok(()) => exit::OK,
         Err(error) => {
-            link.report(&WorkerReport::Failed(error.to_string()));
+            link.report(&WorkerReport::failed(&error));
             if error.kind() == io::ErrorKind::PermissionDenied { exit::NOT_PERMITTED } else { exit::OS }
         }
     }
@@ -285,7 +285,7 @@ impl Worker {
                 self.end_connections(true);
             }
             if self.cx.signals.take(Signal::SIGTERM) | self.cx.signals.take(Signal::SIGINT) {
-                self.retire(&[]);
+                self.retire(&ListenerSet::default());
             }
             self.report_refusals(false);
             self.reap();
@@ -398,7 +398,7 @@ impl Worker {
                         None,
                         format_args!("the supervisor is gone; worker {pid} accepts no more"),
                     );
-                    self.retire(&[]);
+                    self.retire(&ListenerSet::default());
                 }
             }
         }
@@ -410,7 +410,7 @@ impl Worker {
         self.let_a_spare_look();
     }
 
-    fn retire(&mut self, empty: &[usize]) {
+    fn retire(&mut self, empty: &ListenerSet) {
         self.dismiss_spares();
         self.acceptor.retire(empty, &self.cx.poller);
     }

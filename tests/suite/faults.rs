@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use nix::sys::signal::Signal;
 
 use crate::support::client::{closed, connect, connect_from, echo, exchange, listen_to, reset};
-use crate::support::{Preforkd, Running, address, eventually, proc, text, write};
+use crate::support::{A_WHILE, Preforkd, Running, address, eventually, proc, text, write};
 
 /// A service with a program of its own, and beside it one that must not notice.
 fn with_program(script: &str) -> (Running, SocketAddr, SocketAddr) {
@@ -267,4 +267,33 @@ fn what_a_stranger_sends_to_the_control_socket_harms_nothing() {
     let _silent = crate::support::client::connect_unix(server.control().as_ref());
     assert_eq!(server.status()["state"], "running");
     assert_eq!(text(&exchange(server.address(), b"x")), "x");
+}
+
+#[test]
+fn a_control_client_for_whom_there_is_no_descriptor_at_all_keeps_nobody_busy() {
+    let server = Preforkd::serve(&["--workers", "1"], "127.0.0.1:0", &["echo"]).start();
+    let address = server.address();
+    let pid = server.pid().to_string();
+    let ticks = || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        // proc(5): utime and stime are fields 14 and 15, after a name that may contain anything.
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum::<u64>()
+    };
+    let limits =
+        crate::support::sure(&["prlimit", "--pid", &pid, "--nofile", "--raw", "--noheadings", "-oSOFT,HARD"]);
+    let limits = limits.trim().replace(' ', ":");
+    let hard = limits.rsplit_once(':').unwrap().1;
+    // What it has stays open, and there are no more.
+    crate::support::sure(&["prlimit", "--pid", &pid, &format!("--nofile=3:{hard}")]);
+    let _client = crate::support::client::connect_unix(server.control().as_ref());
+    std::thread::sleep(A_WHILE);
+    let before = ticks();
+    std::thread::sleep(A_WHILE * 3);
+    let busy = ticks() - before;
+    // In hundredths of a second, of 90.
+    assert!(busy < 20, "it was busy for {busy} ticks");
+    assert_eq!(exchange(address, b"x"), b"x");
+    crate::support::sure(&["prlimit", "--pid", &pid, &format!("--nofile={limits}")]);
+    assert_eq!(server.status()["state"], "running");
 }
