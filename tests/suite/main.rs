@@ -25,6 +25,7 @@ mod haproxy;
 mod life;
 mod limit;
 mod load;
+mod loader;
 mod log;
 mod overload;
 mod peers;
