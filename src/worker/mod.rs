@@ -4,14 +4,14 @@
 //! nothing but the header of a proxy that it was told to believe. When its supervisor
 //! is gone it accepts no more and ends with its last connection.
 
-mod accept;
 mod acceptor;
 pub(crate) mod children;
-mod ended;
+mod connection;
 mod headers;
 mod linger;
 mod link;
-mod slots;
+mod room;
+mod spares;
 mod starter;
 
 use std::fmt;
@@ -43,7 +43,7 @@ use children::{Books, Children};
 use headers::Headers;
 use linger::LingeringCloses;
 use link::Link;
-use slots::Slots;
+use room::Slots;
 use starter::Starter;
 
 /// How long the dead wait for who calls next. To be woken for each of them would delay the connection that follows; a

@@ -1,37 +1,25 @@
-//! The path of a connection from its listener to a process: a slot, an accept, perhaps a proxy's header, the decision, a
-//! fork. And what meets it when all slots are taken.
-//!
-//! Without spares a worker goes on watching, and refuses whoever comes while there is no slot. With spares it would be
-//! woken in place of one that waits, perhaps another worker's; so there it does not watch, and looks now and then while
-//! there is no slot. Either way a slot that has become free is taken first.
+//! A connection as its worker sees it, from the listener to the record: a slot, an accept, perhaps a proxy's header, the
+//! decision, a process; then what that process reports, and its death.
 
 use std::io;
 use std::os::fd::AsFd;
-use std::time::Duration;
 
 use super::acceptor::Accepted;
-use super::starter::Started;
+use super::children::Departed;
+use super::starter::{Admitted, Started};
 use super::{Newcomer, Worker, WorkerSlot, headers};
+use crate::admission::Refusal;
 use crate::admission::proxy::{ProxiedClient, Read};
-use crate::admission::{Overload, Refusal};
 use crate::client::{Client, ProxyHeader};
+use crate::ipc::orders::WorkerReport;
+use crate::ipc::reports::ChildReport;
 use crate::journal::{Level, MessageId};
-use crate::scoreboard::{Count, CountUp, NoSlot};
+use crate::scoreboard::{Count, CountUp};
+use crate::sys::process;
+use crate::sys::signal::Signal;
 use crate::sys::socket::{self, Peer};
-use crate::sys::stream;
 use crate::sys::time::Monotonic;
-
-/// How long to wait before another try where a limit was lowered below what lives.
-const OVER_LOWERED_LIMIT: Duration = Duration::from_millis(50);
-
-/// How often a worker looks for who is to be refused, where there are spares and none waits.
-const LOOK: Duration = Duration::from_millis(10);
-
-/// The same while a spare of another worker waits. When that is taken, its own worker looks.
-const GLANCE: Duration = Duration::from_millis(100);
-
-/// How many are refused before others have their turn.
-const REFUSED_AT_ONCE: usize = 32;
+use crate::sys::wait::{self, Ended};
 
 impl Worker {
     /// Takes one connection. If epoll has reported the listener it will again, at once, as long as its queue is not
@@ -191,6 +179,17 @@ impl Worker {
         }
     }
 
+    /// Writes the record of a connection that never got a process, and closes it.
+    pub(super) fn not_started(&mut self, admitted: &Admitted, reason: &str) {
+        let connection = &admitted.connection;
+        self.cx.books().not_started(
+            self.cx.id(connection.number),
+            &connection.client,
+            reason,
+            &admitted.slot,
+        );
+    }
+
     /// Counts a connection that was not let in; it is closed already.
     pub(super) fn refuse(&mut self, why: Refusal) {
         self.cx.counters.count_refused(why);
@@ -205,151 +204,71 @@ impl Worker {
         }
     }
 
-    /// Makes one spare, if one is missing. Not more: somebody may be coming.
-    pub(super) fn make_spare(&mut self) {
-        let is_due = self.pool.next().is_some_and(|next| next <= Monotonic::now());
-        if self.starter.is_busy() || !self.acceptor.is_open() || !is_due {
-            return;
-        }
-        match self.slots.take(!self.never_waits()) {
-            Ok(slot) => match self.starter.make_spare(slot, &mut self.pool, &self.cx) {
-                Ok((pid, spare)) => self.children.insert(pid, spare),
-                Err(_) => self.pool.failed(),
-            },
-            Err(NoSlot::Full) => self.pool.wait_for_slot(),
-            Err(NoSlot::OverLoweredLimit) => self.pool.failed(),
-        }
-    }
-
-    /// Whether this worker can take a connection if it is woken for one.
-    pub(super) fn has_room(&mut self) -> bool {
-        if !self.reserves() || !self.acceptor.takes() {
-            return true;
-        }
-        let reserved = self.slots.reserve(!self.never_waits());
-        reserved.map_err(|why| self.wait_for_slot(why)).is_ok()
-    }
-
-    /// Has a spare see whether something is queued, if only spares have slots for it.
-    pub(super) fn let_a_spare_look(&mut self) {
-        if self.pool.waits() && !self.acceptor.takes() && self.acceptor.is_queued() {
-            self.pool.wake_one();
-        }
-    }
-
-    /// Whether a slot is claimed before a connection comes.
-    fn reserves(&self) -> bool {
-        self.cx.plan.service.spare > 0 && self.acceptor.is_open()
-    }
-
-    /// There is no slot for who may wait at this listener. Returns one that has become free meanwhile.
-    fn overloaded(&mut self, index: usize, why: NoSlot) -> Option<WorkerSlot> {
-        if self.refuses() && self.room_elsewhere().is_none() {
-            return self.refuse_queued(index);
-        }
-        self.wait_for_slot(why);
-        self.let_a_spare_look();
-        None
-    }
-
-    /// Rests until there may be a slot, or somebody to refuse.
-    fn wait_for_slot(&mut self, why: NoSlot) {
-        match why {
-            _ if self.never_waits() => {}
-            _ if self.refuses() && self.acceptor.is_due() => {
-                self.acceptor.pause_until_slot_freed_or(Duration::ZERO);
-            }
-            _ if self.refuses() => {
-                self.acceptor.pause_until_slot_freed_or(self.room_elsewhere().unwrap_or(LOOK));
-            }
-            NoSlot::Full => self.acceptor.pause_until_slot_freed(),
-            NoSlot::OverLoweredLimit => self.acceptor.pause(OVER_LOWERED_LIMIT),
-        }
-    }
-
-    /// Whether this worker need not hear of free slots, because it watches all the time.
-    fn never_waits(&self) -> bool {
-        self.refuses() && self.cx.plan.service.spare == 0
-    }
-
-    /// Whether clients are refused rather than left in the queue. Not those of a listener that is about to be closed:
-    /// they called while this was another service.
-    fn refuses(&self) -> bool {
-        self.acceptor.is_open() && self.cx.plan.service.admission.overload != Overload::Queue
-    }
-
-    /// In a service with spares, whether another worker has room for who comes, and how soon to see whether it still has: a
-    /// spare that waits has a slot, and so has one that is just being made, or a worker that is about to accept.
-    fn room_elsewhere(&self) -> Option<Duration> {
-        if self.cx.plan.service.spare == 0 {
-            return None;
-        }
-        let processes = self.cx.scoreboard.processes();
-        match (processes.spares, processes.claimed) {
-            (0, 0) => None,
-            (0, _) => Some(LOOK),
-            _ => Some(GLANCE),
-        }
-    }
-
-    fn refuse_queued(&mut self, index: usize) -> Option<WorkerSlot> {
-        // What has ended just now may have left a slot.
-        if !self.children.is_empty() {
-            self.cx.signals.fetch_pending();
-            self.reap();
-        }
-        for _ in 0..REFUSED_AT_ONCE {
-            // In this order: who was queued before there was seen to be no room may be refused. Who comes later may have
-            // seen that there is some again, and found a slot or a spare if he had come to another worker.
-            if self.acceptor.is_empty(index) {
-                self.acceptor.nothing_more(index);
-                return None;
-            }
-            if let Ok(slot) = self.slots.take(!self.never_waits()) {
-                return Some(slot);
-            }
-            if self.room_elsewhere().is_some() {
-                self.wait_for_slot(NoSlot::Full);
-                return None;
-            }
-            match self.acceptor.accept(index) {
-                Accepted::Connection(socket, peer) => self.turn_away(socket, &Client::now(peer)),
-                Accepted::Lost => {}
-                Accepted::Nothing => {
-                    self.acceptor.nothing_more(index);
-                    return None;
-                }
-                Accepted::Exhausted(error) => {
-                    self.exhausted(index, &error);
-                    return None;
-                }
-            }
-        }
-        if !self.never_waits() {
-            self.acceptor.more(index);
-        }
-        None
-    }
-
-    fn exhausted(&mut self, index: usize, error: &io::Error) {
+    pub(super) fn exhausted(&mut self, index: usize, error: &io::Error) {
         let address = self.cx.plan.listeners.get(index).map_or("", String::as_str);
         self.acceptor.exhausted(&self.cx.log, &self.cx.plan.service.name, address, error);
     }
 
-    fn turn_away(&mut self, socket: std::os::fd::OwnedFd, client: &Client) {
-        // Who would not be let in anyway is told nothing.
-        if !self.cx.admission.is_proxy(client.peer) {
-            if let Err(why) = self.cx.admission.check(client, None) {
-                return self.refuse(why);
+    /// Reaps all that have ended.
+    pub(super) fn reap(&mut self) {
+        if !self.cx.signals.take(Signal::SIGCHLD) {
+            return;
+        }
+        // Who has none that waits does not ask.
+        while let Some(pid) = if self.pool.waits() { wait::stopped() } else { None } {
+            if self.pool.remove(pid) {
+                // As good as dead: it may have been the only one that was woken for a connection.
+                self.look();
             }
         }
-        self.refuse(Refusal::Limit);
-        match &self.cx.plan.service.admission.overload {
-            Overload::Queue => {}
-            Overload::Refuse { message } => {
-                self.lingering.say(message.as_bytes(), socket, &self.cx.poller);
-            }
-            Overload::Reset => stream::reset(socket),
+        let mut any = false;
+        while let Some(ended) = self.reap_one() {
+            any = true;
+            self.hear_reports();
+            self.ended(&ended);
         }
+        if any {
+            self.cx.counters.set(Count::RecordsDropped, self.cx.log.dropped());
+            // What just ended may have left room for the process that is wanted.
+            self.pool.slot_freed();
+            self.retry_start(true);
+        }
+    }
+
+    /// Reaps one child. Of a program's process group nothing is left behind.
+    fn reap_one(&self) -> Option<Ended> {
+        if !self.cx.spec.execs() {
+            return wait::reap().ok().flatten();
+        }
+        let pid = wait::ended()?;
+        process::kill_rest_of_group(pid);
+        wait::wait_for(pid).ok().flatten()
+    }
+
+    fn ended(&mut self, ended: &Ended) {
+        let departed = self.children.ended(ended, &self.cx.books(), &self.cx.poller);
+        self.pool.remove(ended.pid);
+        match departed {
+            // A program has a layout of its own, anew with each exec.
+            Some(Departed::Connection) if ended.ending.is_crash() && !self.cx.spec.execs() => {
+                self.link.report_once(&WorkerReport::NeedsRenewal);
+            }
+            Some(Departed::Spare { failure, is_spent }) => self.lost_spare(ended, failure, is_spent),
+            Some(Departed::Connection) | None => {}
+        }
+    }
+
+    /// Hears what spares have taken, and what has become of connections.
+    pub(super) fn hear_reports(&mut self) {
+        // First: a report may be about what was taken.
+        self.hear_spares();
+        let (mut served, mut refused) = (Vec::new(), Vec::new());
+        self.reports.read(|pid, report| match report {
+            ChildReport::Ended(one) => served.push((pid, one)),
+            ChildReport::Refused(why) => refused.push(why),
+            report => self.children.note(pid, report),
+        });
+        refused.into_iter().for_each(|why| self.refuse(why));
+        served.into_iter().for_each(|(pid, served)| self.served_one_of_several(pid, &served));
     }
 }
