@@ -1,7 +1,8 @@
 //! preforkd: a network service with a process of its own for every connection.
 //!
 //! Data flows one way, `cli` → `supervisor` → `worker` → `spare` → `child`, on top of `config`, `admission`, `scoreboard`,
-//! `ipc`, `journal` and `sys`, and a lower part knows nothing of a higher one. `sys` holds every system call that std does not wrap and is the only place with `unsafe`.
+//! `ipc`, `journal` and `sys`, and a lower part knows nothing of a higher one. `sys` holds every system call that std does
+//! not wrap and is the only place with `unsafe`.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests have threads"))]
 
