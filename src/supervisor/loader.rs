@@ -143,7 +143,8 @@ pub(crate) fn load(handlers: &[&str]) -> u8 {
 
 fn outcome(path: &Path, handlers: &[&str], link: BorrowedFd<'_>) -> Outcome {
     let waits_for = |what: fmt::Arguments<'_>| {
-        if message::send(link, what.to_string().as_bytes()).is_err() {
+        let what = what.to_string();
+        if message::send(link, what.as_bytes().get(..LONGEST_MESSAGE).unwrap_or(what.as_bytes())).is_err() {
             // The supervisor is gone.
             process::exit(exit::OS);
         }

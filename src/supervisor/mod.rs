@@ -191,7 +191,7 @@ struct Supervisor {
 // | stat(2), unlink(2), bind(2), chmod(2)   | the file system of a Unix     | as long as it takes: it should be a local  |
 // | of Unix sockets and the control socket  | socket                        | one, and /run is                           |
 // | /proc, when bind(2) says EADDRINUSE     | the kernel                    | as long as it has processes and sockets    |
-// | open(2), read(2), getent(1) in a reload | file systems, name services   | as long as it takes                        |
+// | recvmsg(2) of the link to the loader    | file systems, name services   | never: it waits for them, 30 s at most     |
 // | write(2) to stdout, once, at the start  | whoever started `serve`       | as long as he does not read                |
 impl Supervisor {
     fn supervise(&mut self) -> Result<(), Fatal> {

@@ -95,3 +95,16 @@ fn an_upgrade_waits_for_the_reader_and_a_second_reload_for_the_first() {
     let said = text(&server.reload().stdout);
     assert!(said.contains("is in force"), "{said}");
 }
+
+#[test]
+fn a_name_of_any_length_is_complained_about() {
+    let listen = address::fresh();
+    let server = Preforkd::run(&echo_service(listen, "workers = 1")).start();
+    let long = "x".repeat(400_000);
+    server.configure(&format!(
+        "[service.{long}]\nlisten = \"{listen}\"\nhandler = \"echo\"\nuser = \"{long}\"\n"
+    ));
+    let reload = server.reload();
+    assert_eq!(reload.status.code(), Some(78));
+    assert!(text(&reload.stderr).contains("cannot be the name of a service"));
+}
