@@ -38,8 +38,10 @@ impl OnAlarm for SelfWatch<'_> {
                     received: info.received.saturating_sub(self.header_length),
                     sent: info.sent,
                 });
-                self.reporter.timed_out(deadline, traffic.unwrap_or_default());
                 stream::give_up_after(self.connection, GRACE);
+                // The client is not to wait until there is room for the report.
+                stream::end(self.connection);
+                self.reporter.timed_out(deadline, traffic.unwrap_or_default());
                 process::exit(TIMED_OUT)
             }
             Verdict::LookAt(next) => Some(next - now),

@@ -264,13 +264,18 @@ impl Reporter {
     /// Says that a connection has ended and the process goes on. Waits for room: a report that is lost would be a
     /// connection that never ended.
     pub(crate) fn ended(self, served: Served) {
-        // The worker is gone if it fails, and the supervisor knows of its death.
-        let _ = fd::write_message(self.0, &ChildReport::Ended(served).encode(process::id()));
+        self.deliver(ChildReport::Ended(served));
     }
 
-    /// Says that a deadline has passed; also in a signal handler.
+    /// Says that a deadline has passed, before this process exits; also in a signal handler. Waits for room: without it
+    /// the end would be no timeout, and its source go unpunished.
     pub(crate) fn timed_out(self, deadline: Deadline, traffic: Traffic) {
-        self.send(ChildReport::TimedOut(deadline, traffic));
+        self.deliver(ChildReport::TimedOut(deadline, traffic));
+    }
+
+    fn deliver(self, report: ChildReport) {
+        // The worker is gone if it fails, and the supervisor knows of its death.
+        let _ = fd::write_message(self.0, &report.encode(process::id()));
     }
 
     fn send(self, report: ChildReport) {

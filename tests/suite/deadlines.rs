@@ -6,6 +6,8 @@ use std::os::fd::OwnedFd;
 use std::process::Command;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
 use crate::support::client::{
     closed, connect, connect_from, connect_unix, echo, exchange, silent_for, try_echo,
 };
@@ -277,6 +279,21 @@ fn a_thousand_idle_connections_are_ended_and_others_are_served() {
         }
         all_counted(&server, 1000);
     }
+}
+
+/// More reports than fit into the pipe, while nobody reads it.
+#[test]
+fn a_timeout_that_the_worker_is_slow_to_hear_of_is_one() {
+    let server = serve(&["--first-byte-timeout", "5s", "--max-connections", "1500"], ECHO);
+    let clients: Vec<_> = (0..1500).map(|_| connect(server.address())).collect();
+    eventually("all are served", || server.service()["accepted"] == 1500);
+    let worker = server.workers()[0];
+    proc::stop(worker);
+    for mut client in clients {
+        assert!(closed(&mut client));
+    }
+    proc::kill(worker, Signal::SIGCONT);
+    all_counted(&server, 1500);
 }
 
 #[test]
