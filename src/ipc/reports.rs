@@ -8,6 +8,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use crate::admission::{Deadline, Refusal};
 use crate::client::{Connection, Traffic};
@@ -143,6 +144,9 @@ const NUMBERS: usize = 3 + Connection::WORDS;
 /// stops writing must not hold us up.
 const ROUNDS: usize = 100;
 
+/// How long a process whose time is over waits for room for its report.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// The kinds of reports that are no failures.
 const SERVED: u8 = 0;
 const ENDED: u8 = u8::MAX;
@@ -264,18 +268,18 @@ impl Reporter {
     /// Says that a connection has ended and the process goes on. Waits for room: a report that is lost would be a
     /// connection that never ended.
     pub(crate) fn ended(self, served: Served) {
-        self.deliver(ChildReport::Ended(served));
+        self.deliver(ChildReport::Ended(served), None);
     }
 
     /// Says that a deadline has passed, before this process exits; also in a signal handler. Waits for room: without it
-    /// the end would be no timeout, and its source go unpunished.
+    /// the end would be no timeout, and its source go unpunished. Not for ever: another process may keep the pipe full.
     pub(crate) fn timed_out(self, deadline: Deadline, traffic: Traffic) {
-        self.deliver(ChildReport::TimedOut(deadline, traffic));
+        self.deliver(ChildReport::TimedOut(deadline, traffic), Some(PATIENCE));
     }
 
-    fn deliver(self, report: ChildReport) {
+    fn deliver(self, report: ChildReport, patience: Option<Duration>) {
         // The worker is gone if it fails, and the supervisor knows of its death.
-        let _ = fd::write_message(self.0, &report.encode(process::id()));
+        let _ = fd::write_message(self.0, &report.encode(process::id()), patience);
     }
 
     fn send(self, report: ChildReport) {

@@ -88,7 +88,7 @@ impl SpareEventsWriter {
 /// connections waits for room if the worker has not listened for long, rather than serve somebody who is not counted.
 pub(crate) fn tell(events: BorrowedFd<'_>, pid: Pid, connection: &Connection) {
     // Nobody is left who reads it if it fails.
-    let _ = fd::write_message(events, &encode(pid, connection));
+    let _ = fd::write_message(events, &encode(pid, connection), None);
 }
 
 pub(crate) fn encode(pid: Pid, connection: &Connection) -> [u8; LENGTH] {

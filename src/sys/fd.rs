@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
@@ -12,6 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::check;
 use super::fork::{ForkedChild, SharingChild};
+use super::time::Monotonic;
 
 /// A pipe, closed on exec: the end to read, which does not block, and the end to write, which does.
 pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -205,18 +207,31 @@ fn close_range(first: RawFd, last: RawFd, flags: libc::c_uint) -> io::Result<()>
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Writes a message of at most `PIPE_BUF` bytes, whole: waits for room in a pipe that does not block.
+/// Writes a message of at most `PIPE_BUF` bytes, whole: waits for room in a pipe that does not block, but for no longer
+/// than `patience`.
 ///
 /// # Errors
 ///
-/// `EPIPE` if nobody can read it any more.
-pub(crate) fn write_message(pipe: BorrowedFd<'_>, message: &[u8]) -> io::Result<()> {
+/// `EPIPE` if nobody can read it any more, `TimedOut`.
+pub(crate) fn write_message(
+    pipe: BorrowedFd<'_>,
+    message: &[u8],
+    patience: Option<Duration>,
+) -> io::Result<()> {
+    let until = patience.map(|patience| Monotonic::now() + patience);
     loop {
         match nix::unistd::write(pipe, message) {
             Ok(_) => return Ok(()),
             Err(Errno::EAGAIN) => {
                 let mut room = [PollFd::new(pipe, PollFlags::POLLOUT)];
-                match poll(&mut room, PollTimeout::NONE) {
+                let left = until.map(|until| until - Monotonic::now());
+                if left == Some(Duration::ZERO) {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                let timeout = left.map_or(PollTimeout::NONE, |left| {
+                    PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+                });
+                match poll(&mut room, timeout) {
                     Ok(_) | Err(Errno::EINTR) => {}
                     Err(error) => return Err(error.into()),
                 }
