@@ -292,7 +292,7 @@ mod tests {
     /// Against a model that knows when each byte moved: never too early, and not later than two idle times.
     #[test]
     fn no_look_ends_a_connection_early() {
-        let mut random = crate::seeded::random();
+        let mut random = fastrand::Rng::with_seed(crate::seeded::seed());
         let mut next = |below: u64| random.u64(..below);
         for _ in 0..500 {
             let idle = 1 + next(20);
