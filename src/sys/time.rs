@@ -71,11 +71,7 @@ pub(crate) fn monotonic_usec() -> u64 {
     Monotonic::now().nanos() / 1000
 }
 
-/// User and system time of this process, in microseconds.
-pub(crate) fn cpu_usec() -> u64 {
-    let clock = nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID;
-    nix::time::clock_gettime(clock).map_or(0, |time| {
-        u64::try_from(time.tv_sec()).unwrap_or(0) * 1_000_000
-            + u64::try_from(time.tv_nsec() / 1000).unwrap_or(0)
-    })
+/// User and system time of this process.
+pub(crate) fn cpu() -> Duration {
+    clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
