@@ -3,11 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-
 use crate::config::{Credentials, Identity, Limit};
 use crate::ipc::reports::Step;
-use crate::sys::process;
+use crate::sys::process::{self, Resource};
 
 /// What is set in every connection process before anything of a stranger runs.
 #[derive(Debug)]
@@ -36,7 +34,7 @@ impl Confinement {
     ) -> io::Result<Self> {
         let own = limits.iter().any(|limit| limit.kind.resource == Resource::RLIMIT_NOFILE);
         let descriptors = match restore_descriptor_limit && !own {
-            true => Some(getrlimit(Resource::RLIMIT_NOFILE)?),
+            true => Some(process::descriptor_limits()?),
             false => None,
         };
         Ok(Confinement {
@@ -96,9 +94,7 @@ impl Confinement {
     pub(crate) fn seal(&self) -> Result<(), (Step, io::Error)> {
         let configured = self.limits.iter().find(|(name, _)| *name == Resource::RLIMIT_NOFILE);
         match configured.map(|&(_, value)| (value, value)).or(self.descriptors) {
-            Some((soft, hard)) => {
-                setrlimit(Resource::RLIMIT_NOFILE, soft, hard).map_err(|errno| (Step::Limits, errno.into()))
-            }
+            Some(limits) => process::set_descriptor_limits(limits).map_err(|error| (Step::Limits, error)),
             None => Ok(()),
         }
     }

@@ -1,6 +1,5 @@
 //! The table `limits`.
 
-use nix::sys::resource::Resource;
 use serde::Serialize;
 use serde::de::{self, Deserialize, Deserializer};
 use toml::de::DeValue;
@@ -8,6 +7,7 @@ use toml::de::DeValue;
 use super::Limit;
 use super::diagnostic::nearest;
 use super::value::{Fault, TomlValue, parse_duration, parse_size, whole};
+use crate::sys::process::Resource;
 
 /// In which unit setrlimit(2) counts, and so what else than a number may be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -209,7 +209,7 @@ fn credentials(draft: &ServiceDraft, machine: &Machine<'_>) -> Result<Option<Cre
         (None, None) => None,
         (None, Some(group)) => Some(Credentials {
             name: group.name.clone(),
-            uid: nix::unistd::getuid().as_raw(),
+            uid: crate::sys::process::user_id(),
             gid: group.gid,
             groups: vec![group.gid],
         }),

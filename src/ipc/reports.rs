@@ -101,7 +101,7 @@ impl Failure {
             (Step::User, _) => identity.user.as_ref().map(|user| user.name.clone()),
             _ => None,
         };
-        let reason = nix::errno::Errno::from_raw(self.errno).desc();
+        let reason = crate::sys::error_text(self.errno);
         match object {
             Some(object) => format!("{} {object}: {reason}", self.step.attempt()),
             None => format!("{}: {reason}", self.step.attempt()),
@@ -285,7 +285,7 @@ impl Reporter {
     }
 
     fn send(self, report: ChildReport) {
-        let _ = nix::unistd::write(self.0, &report.encode(process::id()));
+        let _ = fd::write(self.0, &report.encode(process::id()));
     }
 }
 

@@ -1,11 +1,11 @@
 //! Datagrams to a log daemon that may be slow, full, away, or another one than a moment ago.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
-use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg, setsockopt, sockopt};
+use crate::sys::message;
 
 /// Why a record was not taken.
 #[derive(Debug)]
@@ -39,8 +39,8 @@ impl Datagram {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let socket = UnixDatagram::unbound()?;
         socket.set_nonblocking(true)?;
-        // Room for a burst, as sd-journal does; the kernel grants what net.core.wmem_max allows.
-        let _ = setsockopt(&socket, sockopt::SndBuf, &(8 << 20));
+        // Room for a burst, as sd-journal does.
+        message::set_room(socket.as_fd(), 8 << 20);
         Ok(Datagram { socket, path: path.to_owned() })
     }
 
@@ -62,16 +62,11 @@ impl Datagram {
 
     /// Sends an empty datagram that carries a descriptor.
     pub(super) fn send_descriptor(&self, descriptor: &OwnedFd) -> io::Result<()> {
-        let address = UnixAddr::new(&self.path)?;
-        let descriptors = [descriptor.as_raw_fd()];
-        let rights = [ControlMessage::ScmRights(&descriptors)];
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        sendmsg(self.socket.as_fd().as_raw_fd(), &[], &rights, flags, Some(&address))?;
-        Ok(())
+        message::send_copy_to(self.socket.as_fd(), &self.path, descriptor.as_fd())
     }
 
     #[cfg(test)]
     pub(super) fn shrink(&self) {
-        setsockopt(&self.socket, sockopt::SndBuf, &0).unwrap();
+        message::set_room(self.socket.as_fd(), 0);
     }
 }

@@ -11,17 +11,14 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{MsgFlags, send};
-use nix::sys::stat::fstat;
 use time::macros::format_description;
 
 use super::datagram::SendError;
 use super::record::Entry;
 use super::{Buffer, Level};
+use crate::sys::{fd, stream};
 
 /// How to write without waiting, and without making fd 2 non-blocking for everybody who shares it: the flag belongs
 /// to the open file description, which may be a shell's terminal.
@@ -118,23 +115,15 @@ impl Stderr {
     }
 
     fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        let file = self.file.as_ref().ok_or(Errno::EBADF)?;
+        let file = self.file.as_ref().map(AsFd::as_fd);
+        let file = file.ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))?;
         let written = match self.way {
-            Way::Socket => send(file.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?,
-            Way::Reopened => nix::unistd::write(file, bytes)?,
-            Way::Shared => write_if_ready(file.as_fd(), bytes)?,
+            Way::Socket => stream::send_now(file, bytes)?,
+            Way::Reopened => fd::write(file, bytes)?,
+            Way::Shared => fd::write_now(file, bytes)?,
         };
-        if written == 0 { Err(Errno::EAGAIN.into()) } else { Ok(written) }
+        if written == 0 { Err(io::Error::from_raw_os_error(libc::EAGAIN)) } else { Ok(written) }
     }
-}
-
-/// A pipe that poll(2) calls writable has room for `PIPE_BUF` bytes, pipe(7); more would wait.
-fn write_if_ready(file: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
-    let mut ready = [PollFd::new(file, PollFlags::POLLOUT)];
-    if poll(&mut ready, PollTimeout::ZERO)? == 0 {
-        return Err(Errno::EAGAIN.into());
-    }
-    Ok(nix::unistd::write(file, &bytes[..bytes.len().min(libc::PIPE_BUF)])?)
 }
 
 /// `O_NOCTTY`: a terminal must not become ours. `O_APPEND`: our offset is our own, and others write there too.
@@ -150,7 +139,8 @@ pub(super) fn is_journal(fd: BorrowedFd<'_>, journal_stream: Option<&str>) -> bo
     let Some((device, inode)) = journal_stream.and_then(|stream| stream.split_once(':')) else {
         return false;
     };
-    fstat(fd).is_ok_and(|stat| device.parse() == Ok(stat.st_dev) && inode.parse() == Ok(stat.st_ino))
+    let metadata = fd.try_clone_to_owned().and_then(|own| File::from(own).metadata());
+    metadata.is_ok_and(|file| device.parse() == Ok(file.dev()) && inode.parse() == Ok(file.ino()))
 }
 
 /// The prefix of a record, what joins its lines so that none passes for another record, and the word for people.

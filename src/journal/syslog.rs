@@ -11,6 +11,7 @@ use syslog::{Facility, Formatter5424, LogFormat as _, Severity};
 use super::datagram::{Datagram, SendError};
 use super::record::Entry;
 use super::{Buffer, Level};
+use crate::sys::process;
 
 /// The name of our structured data; 32473 is the enterprise number for whoever has none (RFC 5612).
 const STRUCTURED_DATA: &str = "preforkd@32473";
@@ -73,7 +74,7 @@ fn severity(level: Level) -> Severity {
 
 /// The name that the kernel has: no look-up, and printable ASCII as the RFC wants.
 fn hostname() -> String {
-    let name = nix::unistd::gethostname().unwrap_or_default();
+    let name = process::host_name();
     let name: String = name.to_string_lossy().chars().filter(char::is_ascii_graphic).take(255).collect();
     if name.is_empty() { "-".to_owned() } else { name }
 }

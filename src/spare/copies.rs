@@ -28,7 +28,7 @@ impl Copies {
     /// A new pair.
     pub(crate) fn new() -> io::Result<Self> {
         let (write, read) = message::pair()?;
-        message::widen(write.as_fd());
+        message::set_room(write.as_fd(), 1 << 20);
         Ok(Copies { read, write: fd::for_ever(write) })
     }
 

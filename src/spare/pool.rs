@@ -250,7 +250,7 @@ impl Pool {
     /// Tells one to look for a connection, and to go if there is none.
     pub(crate) fn wake_one(&self) -> bool {
         // It can only be full of others that have not been read.
-        self.leash.as_ref().is_some_and(|leash| nix::unistd::write(leash, &[0]).is_ok())
+        self.leash.as_ref().is_some_and(|leash| fd::write(leash.as_fd(), &[0]).is_ok())
     }
 
     /// Tells all to go. Until they have gone, they may be taken.

@@ -8,8 +8,6 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nix::errno::Errno;
-
 use super::{copies, events};
 use crate::admission::Admission;
 use crate::admission::sources::{SlotIndex, Sources};
@@ -182,10 +180,10 @@ impl Spare {
     }
 
     fn is_told_to_go(&self) -> bool {
-        match nix::unistd::read(self.context.spec.leash, &mut [0]) {
+        match fd::read(self.context.spec.leash, &mut [0]) {
             Ok(_) => true,
             // Another was faster.
-            Err(error) => !matches!(error, Errno::EAGAIN | Errno::EINTR),
+            Err(error) => !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
         }
     }
 

@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
-
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollTimeout};
 
 use super::check;
 use super::fork::{ForkedChild, SharingChild};
 use super::time::Monotonic;
+
+/// What poll(2) waits for.
+pub(crate) use nix::poll::PollFlags;
 
 /// A pipe, closed on exec: the end to read, which does not block, and the end to write, which does.
 pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -207,6 +209,49 @@ fn close_range(first: RawFd, last: RawFd, flags: libc::c_uint) -> io::Result<()>
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Waits until one of `events` can be had, an error or a hang-up, for no longer than `timeout`; empty if nothing came.
+pub(crate) fn poll(
+    fd: BorrowedFd<'_>,
+    events: PollFlags,
+    timeout: Option<Duration>,
+) -> io::Result<PollFlags> {
+    let until = timeout.filter(|time| !time.is_zero()).map(|time| Monotonic::now() + time);
+    let mut left = timeout;
+    let mut fds = [PollFd::new(fd, events)];
+    loop {
+        let wait =
+            left.map_or(PollTimeout::NONE, |left| PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
+        match nix::poll::poll(&mut fds, wait) {
+            Err(Errno::EINTR) => left = until.map(|until| until - Monotonic::now()).or(left),
+            Err(error) => return Err(error.into()),
+            Ok(_) => return Ok(fds[0].revents().unwrap_or(PollFlags::empty())),
+        }
+    }
+}
+
+/// Reads once, read(2).
+pub(crate) fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(nix::unistd::read(fd, buffer)?)
+}
+
+/// Writes once, write(2).
+pub(crate) fn write(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    Ok(nix::unistd::write(fd, bytes)?)
+}
+
+/// Writes as much as a pipe has room for that blocks, and does not wait.
+///
+/// # Errors
+///
+/// `EAGAIN` if there is no room now.
+pub(crate) fn write_now(pipe: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    if poll(pipe, PollFlags::POLLOUT, Some(Duration::ZERO))?.is_empty() {
+        return Err(Errno::EAGAIN.into());
+    }
+    // What poll(2) calls writable has room for so much, pipe(7); more would wait.
+    write(pipe, &bytes[..bytes.len().min(libc::PIPE_BUF)])
+}
+
 /// Writes a message of at most `PIPE_BUF` bytes, whole: waits for room in a pipe that does not block, but for no longer
 /// than `patience`.
 ///
@@ -223,18 +268,11 @@ pub(crate) fn write_message(
         match nix::unistd::write(pipe, message) {
             Ok(_) => return Ok(()),
             Err(Errno::EAGAIN) => {
-                let mut room = [PollFd::new(pipe, PollFlags::POLLOUT)];
                 let left = until.map(|until| until - Monotonic::now());
                 if left == Some(Duration::ZERO) {
                     return Err(io::ErrorKind::TimedOut.into());
                 }
-                let timeout = left.map_or(PollTimeout::NONE, |left| {
-                    PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
-                });
-                match poll(&mut room, timeout) {
-                    Ok(_) | Err(Errno::EINTR) => {}
-                    Err(error) => return Err(error.into()),
-                }
+                poll(pipe, PollFlags::POLLOUT, left)?;
             }
             Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),

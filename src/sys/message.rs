@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use nix::sys::socket::{
     self as nixsock, AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, setsockopt, sockopt,
@@ -16,10 +17,10 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(nixsock::socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?)
 }
 
-/// Gives what is sent and not yet received as much room as there is, socket(7).
-pub(crate) fn widen(socket: BorrowedFd<'_>) {
+/// Gives what is sent and not yet received room for `bytes`, socket(7).
+pub(crate) fn set_room(socket: BorrowedFd<'_>, bytes: usize) {
     // The kernel takes what net.core.wmem_max allows of it.
-    let _ = setsockopt(&socket, sockopt::SndBuf, &(1 << 20));
+    let _ = setsockopt(&socket, sockopt::SndBuf, &bytes);
 }
 
 /// Sends one message; never raises SIGPIPE.
@@ -43,6 +44,19 @@ pub(crate) fn send_copy(socket: BorrowedFd<'_>, message: &[u8], copied: Borrowed
     let control = [nixsock::ControlMessage::ScmRights(&descriptors)];
     let flags = MsgFlags::MSG_NOSIGNAL;
     nixsock::sendmsg::<()>(socket.as_raw_fd(), &[io::IoSlice::new(message)], &control, flags, None)?;
+    Ok(())
+}
+
+/// Sends an empty message with a copy of a descriptor to who has bound `path`, without waiting; never raises SIGPIPE.
+///
+/// # Errors
+///
+/// As [`send_copy`], and what sendto(2) says of a path.
+pub(crate) fn send_copy_to(socket: BorrowedFd<'_>, path: &Path, copied: BorrowedFd<'_>) -> io::Result<()> {
+    let descriptors = [copied.as_raw_fd()];
+    let control = [nixsock::ControlMessage::ScmRights(&descriptors)];
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    nixsock::sendmsg(socket.as_raw_fd(), &[], &control, flags, Some(&UnixAddr::new(path)?))?;
     Ok(())
 }
 

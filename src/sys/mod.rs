@@ -29,3 +29,8 @@ use std::io;
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
+
+/// What errno means, without its number.
+pub(crate) fn error_text(errno: i32) -> &'static str {
+    nix::errno::Errno::from_raw(errno).desc()
+}

@@ -2,18 +2,21 @@
 #![allow(unsafe_code)]
 
 use std::convert::Infallible;
-use std::ffi::CStr;
+use std::ffi::{CStr, OsString};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid};
 
 use super::wait::Pid;
 use super::{check, fd};
+
+/// What setrlimit(2) limits.
+pub(crate) use nix::sys::resource::Resource;
 
 /// Ends this process without running destructors or flushing: both belong to the parent it was forked from.
 #[inline]
@@ -155,6 +158,16 @@ pub(crate) fn has_capabilities() -> bool {
     result == -1 || sets.iter().any(|&set| set != 0)
 }
 
+/// What this machine is called.
+pub(crate) fn host_name() -> OsString {
+    nix::unistd::gethostname().unwrap_or_default()
+}
+
+/// The user that has started this process.
+pub(crate) fn user_id() -> u32 {
+    nix::unistd::getuid().as_raw()
+}
+
 /// Whether this process is this user.
 pub(crate) fn is_user(uid: u32) -> bool {
     nix::unistd::geteuid().as_raw() == uid
@@ -183,17 +196,27 @@ pub(crate) fn set_limit(resource: Resource, value: u64) -> io::Result<()> {
     Ok(setrlimit(resource, value, value)?)
 }
 
+/// Soft and hard limit on the descriptors of this process.
+pub(crate) fn descriptor_limits() -> io::Result<(u64, u64)> {
+    Ok(getrlimit(Resource::RLIMIT_NOFILE)?)
+}
+
+/// Sets both.
+pub(crate) fn set_descriptor_limits((soft, hard): (u64, u64)) -> io::Result<()> {
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?)
+}
+
 /// Lets this process have as many descriptors as its hard limit allows; returns what it had.
 pub(crate) fn raise_descriptor_limit() -> io::Result<u64> {
-    let (soft, hard) = nix::sys::resource::getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    let (soft, hard) = descriptor_limits()?;
+    set_descriptor_limits((hard, hard))?;
     Ok(soft)
 }
 
 /// Takes that back, for a child.
 pub(crate) fn restore_descriptor_limit(soft: u64) -> io::Result<()> {
-    let (_, hard) = nix::sys::resource::getrlimit(Resource::RLIMIT_NOFILE)?;
-    Ok(setrlimit(Resource::RLIMIT_NOFILE, soft.min(hard), hard)?)
+    let (_, hard) = descriptor_limits()?;
+    set_descriptor_limits((soft.min(hard), hard))
 }
 
 /// Replaces this process by the program `path`, with these descriptors open in it too; returns only if that fails.

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -16,6 +17,7 @@ use nix::sys::socket::{
 use serde::{Deserialize, Serialize};
 
 use super::check;
+use super::fd::{self, PollFlags};
 use super::tcp_info::TcpInfo;
 
 /// Who is at the other end of an accepted connection, as accept4(2) said.
@@ -220,8 +222,7 @@ pub(crate) fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<PeerCredent
 
 /// Whether accept would find nothing now. False if the system does not tell.
 pub(crate) fn is_queue_empty(listener: BorrowedFd<'_>) -> bool {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    poll(&mut [PollFd::new(listener, PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(0)
+    fd::poll(listener, PollFlags::POLLIN, Some(Duration::ZERO)).is_ok_and(|events| events.is_empty())
 }
 
 /// Connections that wait to be accepted: for a listener, `tcpi_unacked` is the length of its queue. 0 where the kernel

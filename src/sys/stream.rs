@@ -1,11 +1,12 @@
-//! What is done to an accepted connection, from outside of whoever serves it.
+//! What is done to a connection, by whoever serves it and from outside.
 #![allow(unsafe_code)]
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use nix::sys::socket::{self as nixsock, setsockopt, sockopt};
+use nix::errno::Errno;
+use nix::sys::socket::{self as nixsock, MsgFlags, setsockopt, sockopt};
 
 /// Closes a TCP connection by a reset, with nothing left behind, whatever was under way. Another is just closed.
 pub(crate) fn reset(connection: OwnedFd) {
@@ -14,12 +15,88 @@ pub(crate) fn reset(connection: OwnedFd) {
     drop(connection);
 }
 
+/// Waits for bytes and takes them; 0 are the end of the stream.
+pub(crate) fn receive(connection: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    receive_with(connection, buffer, MsgFlags::empty())
+}
+
+/// Takes what has come.
+///
+/// # Errors
+///
+/// `WouldBlock` if nothing has.
+pub(crate) fn receive_now(connection: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    receive_with(connection, buffer, MsgFlags::MSG_DONTWAIT)
+}
+
+/// As [`receive_now`], but leaves it there.
+pub(crate) fn peek_now(connection: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    receive_with(connection, buffer, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK)
+}
+
+#[inline]
+fn receive_with(connection: BorrowedFd<'_>, buffer: &mut [u8], flags: MsgFlags) -> io::Result<usize> {
+    uninterrupted(|| nixsock::recv(connection.as_raw_fd(), buffer, flags))
+}
+
+/// Sends some of it, waiting for room; never raises SIGPIPE.
+pub(crate) fn send(connection: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    send_with(connection, bytes, MsgFlags::empty())
+}
+
+/// Sends as much as there is room for.
+///
+/// # Errors
+///
+/// `WouldBlock` if there is none.
+pub(crate) fn send_now(connection: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    send_with(connection, bytes, MsgFlags::MSG_DONTWAIT)
+}
+
+#[inline]
+fn send_with(connection: BorrowedFd<'_>, bytes: &[u8], flags: MsgFlags) -> io::Result<usize> {
+    uninterrupted(|| nixsock::send(connection.as_raw_fd(), bytes, flags | MsgFlags::MSG_NOSIGNAL))
+}
+
+#[inline]
+fn uninterrupted<T>(mut call: impl FnMut() -> nix::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            other => return Ok(other?),
+        }
+    }
+}
+
+/// Ends what this end has to say.
+pub(crate) fn end_sending(connection: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(nixsock::shutdown(connection.as_raw_fd(), nixsock::Shutdown::Write)?)
+}
+
+/// Whether an error says that the other end or the way to it is no longer there: tcp(7), ip(7), unix(7).
+pub(crate) fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EPIPE
+                | libc::ECONNRESET
+                | libc::ECONNABORTED
+                | libc::ENOTCONN
+                | libc::ETIMEDOUT
+                | libc::EHOSTUNREACH
+                | libc::EHOSTDOWN
+                | libc::ENETUNREACH
+                | libc::ENETDOWN
+        )
+    )
+}
+
 /// Sends the last words and the end of the stream; does not block, and never raises SIGPIPE. What finds no room is lost.
 pub(crate) fn send_last(connection: BorrowedFd<'_>, words: &[u8]) -> io::Result<()> {
     // With MSG_MORE both go in one packet, where there are packets.
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_MORE;
-    nixsock::send(connection.as_raw_fd(), words, nixsock::MsgFlags::from_bits_retain(flags))?;
-    Ok(nixsock::shutdown(connection.as_raw_fd(), nixsock::Shutdown::Write)?)
+    nixsock::send(connection.as_raw_fd(), words, MsgFlags::from_bits_retain(flags))?;
+    end_sending(connection)
 }
 
 /// Throws away what has come from the other end, up to a bound, without blocking. True if nothing more will come.

@@ -130,3 +130,22 @@ fn unsafe_stands_in_sys_only() {
         .collect();
     assert!(elsewhere.is_empty(), "{elsewhere:?}");
 }
+
+/// A constant of libc, such as an errno, is no call.
+#[test]
+fn system_calls_stand_in_sys_only() {
+    // `unix::` is std's.
+    let calls = |text: &str| {
+        let of_nix = text.match_indices("nix::").any(|(at, _)| !text[..at].ends_with('u'));
+        let mut of_libc = text.match_indices("libc::").map(|(at, name)| &text[at + name.len()..]);
+        of_nix || of_libc.any(|rest| rest.starts_with(|first: char| first.is_ascii_lowercase()))
+    };
+    // It asks who it is, as sys::process can.
+    let to_be_moved = Path::new("control/server.rs");
+    let elsewhere: Vec<_> = sources()
+        .into_iter()
+        .filter(|(path, text)| !path.starts_with("sys") && path != to_be_moved && calls(text))
+        .map(|(path, _)| path)
+        .collect();
+    assert!(elsewhere.is_empty(), "{elsewhere:?}");
+}

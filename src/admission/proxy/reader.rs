@@ -1,11 +1,10 @@
 //! Reading a PROXY header off a connection: not a byte more, and without waiting.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
-
-use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv};
+use std::io;
+use std::os::fd::BorrowedFd;
 
 use super::{Parsed, ProxiedClient, ProxyError, parse};
+use crate::sys::stream;
 
 /// The longest header that is taken. The fields of version 2 can be longer, with certificates in them.
 const LONGEST: usize = 4096;
@@ -42,10 +41,10 @@ impl Reading {
     pub(crate) fn advance(&mut self, connection: BorrowedFd<'_>) -> Read {
         let mut buffer = [0; FIRST_READ];
         loop {
-            let seen = match receive(connection, &mut buffer, MsgFlags::MSG_PEEK) {
+            let seen = match stream::peek_now(connection, &mut buffer) {
                 Ok(0) => return Read::Gone { begun: !self.bytes.is_empty() },
                 Ok(length) => buffer.get(..length).unwrap_or_default(),
-                Err(Errno::EAGAIN) => return Read::More,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Read::More,
                 Err(_) => return Read::Gone { begun: !self.bytes.is_empty() },
             };
             let before = self.bytes.len();
@@ -65,7 +64,7 @@ impl Reading {
             }
             // They are there: nobody else reads.
             let taken =
-                buffer.get_mut(..wanted).map_or(Ok(0), |place| receive(connection, place, MsgFlags::empty()));
+                buffer.get_mut(..wanted).map_or(Ok(0), |place| stream::receive_now(connection, place));
             match (parsed, taken) {
                 (_, Err(_)) => return Read::Gone { begun: true },
                 (Ok(Parsed::Header(header)), Ok(_)) => {
@@ -74,15 +73,6 @@ impl Reading {
                 // The end of what was looked at may have been the end of the buffer.
                 _ => {}
             }
-        }
-    }
-}
-
-fn receive(connection: BorrowedFd<'_>, buffer: &mut [u8], flags: MsgFlags) -> nix::Result<usize> {
-    loop {
-        match recv(connection.as_raw_fd(), buffer, flags | MsgFlags::MSG_DONTWAIT) {
-            Err(Errno::EINTR) => {}
-            other => return other,
         }
     }
 }

@@ -1,10 +1,9 @@
 //! Character generator (RFC 864).
 
-use nix::errno::Errno;
-use nix::poll::{PollFlags, PollTimeout};
-use nix::sys::socket::MsgFlags;
+use std::io;
 
 use super::ClientStream;
+use crate::sys::fd::{self, PollFlags};
 
 /// Space to tilde.
 const PRINTABLE: usize = 95;
@@ -37,19 +36,19 @@ const fn pattern() -> [u8; LENGTH] {
 ///
 /// What it sends is thrown away, also while it does not read: if we waited in a send with its bytes unread, a client
 /// that writes before it reads would wait for us as we wait for it.
-pub(crate) fn serve(client: &ClientStream<'_>) -> nix::Result<()> {
+pub(crate) fn serve(client: &ClientStream<'_>) -> io::Result<()> {
     let mut events = PollFlags::POLLOUT | PollFlags::POLLIN;
     let mut rest = PATTERN.as_slice();
     loop {
-        let ready = client.wait(events, PollTimeout::NONE)?;
+        let ready = fd::poll(client.socket, events, None)?;
         if ready.contains(PollFlags::POLLIN) && !throw_away(client)? {
             // The end of stream is readable for ever.
             events = PollFlags::POLLOUT;
         }
         // After an error or a hang-up too: the send says which.
-        match client.send_with(rest, MsgFlags::MSG_DONTWAIT) {
+        match client.send_now(rest) {
             Ok(sent) => rest = &rest[sent..],
-            Err(Errno::EAGAIN) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error),
         }
         if rest.is_empty() {
@@ -62,11 +61,11 @@ pub(crate) fn serve(client: &ClientStream<'_>) -> nix::Result<()> {
 ///
 /// Not inlined, to keep its buffer out of the frame of the other handlers.
 #[inline(never)]
-fn throw_away(client: &ClientStream<'_>) -> nix::Result<bool> {
+fn throw_away(client: &ClientStream<'_>) -> io::Result<bool> {
     let mut scrap = [0; 4096];
-    match client.receive_with(&mut scrap, MsgFlags::MSG_DONTWAIT) {
+    match client.receive_now(&mut scrap) {
         Ok(length) => Ok(length > 0),
-        Err(Errno::EAGAIN) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
         Err(error) => Err(error),
     }
 }

@@ -11,7 +11,7 @@ use super::ClientStream;
 const SECONDS_TO_1970: i64 = 2_208_988_800;
 
 /// Sends the date and time as a line.
-pub(crate) fn daytime(client: &ClientStream<'_>) -> nix::Result<()> {
+pub(crate) fn daytime(client: &ClientStream<'_>) -> io::Result<()> {
     let mut line = [0; 128];
     let length = daytime_line(OffsetDateTime::now_utc(), &mut line).unwrap_or(0);
     client.send(&line[..length])?;
@@ -19,7 +19,7 @@ pub(crate) fn daytime(client: &ClientStream<'_>) -> nix::Result<()> {
 }
 
 /// Sends the seconds since 1900 as four bytes, most significant first.
-pub(crate) fn time(client: &ClientStream<'_>) -> nix::Result<()> {
+pub(crate) fn time(client: &ClientStream<'_>) -> io::Result<()> {
     client.send(&seconds_since_1900(OffsetDateTime::now_utc().unix_timestamp()).to_be_bytes())?;
     client.finish()
 }

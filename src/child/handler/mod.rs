@@ -5,29 +5,28 @@
 
 mod chargen;
 mod clock;
-mod stream;
+mod echo;
 #[cfg(test)]
 mod tests;
 
 use std::cell::Cell;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{self, MsgFlags, Shutdown};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::client::Traffic;
 use crate::exit;
 use crate::pace::LINGER_TIME;
+use crate::sys::fd::{self, PollFlags};
+use crate::sys::stream;
 use crate::sys::time::Monotonic;
 
 /// Serves a client until it is gone.
-pub(crate) type Handler = fn(&ClientStream<'_>) -> nix::Result<()>;
+pub(crate) type Handler = fn(&ClientStream<'_>) -> io::Result<()>;
 
 /// The handlers by name. Nobody else knows which there are.
 const REGISTRY: [(&str, Handler); 5] = [
-    ("echo", stream::echo),
-    ("discard", stream::discard),
+    ("echo", echo::echo),
+    ("discard", echo::discard),
     ("chargen", chargen::serve),
     ("daytime", clock::daytime),
     ("time", clock::time),
@@ -62,26 +61,10 @@ pub(crate) fn serve_on(handler: Handler, connection: BorrowedFd<'_>) -> (u8, Tra
     let client = ClientStream { socket: connection, traffic: Cell::default() };
     let code = match handler(&client) {
         Ok(()) => exit::OK,
-        Err(error) if client_is_gone(error) => exit::OK,
+        Err(error) if stream::is_gone(&error) => exit::OK,
         Err(_) => exit::OS,
     };
     (code, client.traffic.get())
-}
-
-/// What tcp(7), ip(7) and unix(7) report when the client or the way to it is no longer there.
-fn client_is_gone(error: Errno) -> bool {
-    matches!(
-        error,
-        Errno::EPIPE
-            | Errno::ECONNRESET
-            | Errno::ECONNABORTED
-            | Errno::ENOTCONN
-            | Errno::ETIMEDOUT
-            | Errno::EHOSTUNREACH
-            | Errno::EHOSTDOWN
-            | Errno::ENETUNREACH
-            | Errno::ENETDOWN
-    )
 }
 
 /// A connected stream socket; interrupted calls are repeated, and a client that is gone is never a SIGPIPE.
@@ -92,38 +75,40 @@ pub(crate) struct ClientStream<'a> {
 
 impl ClientStream<'_> {
     /// Waits for bytes; 0 is the client's end of stream.
-    fn receive(&self, buffer: &mut [u8]) -> nix::Result<usize> {
-        self.receive_with(buffer, MsgFlags::empty())
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.count_received(stream::receive(self.socket, buffer))
     }
 
-    fn receive_with(&self, buffer: &mut [u8], flags: MsgFlags) -> nix::Result<usize> {
-        let length = uninterrupted(|| socket::recv(self.socket.as_raw_fd(), buffer, flags))?;
+    /// The same, without waiting.
+    fn receive_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.count_received(stream::receive_now(self.socket, buffer))
+    }
+
+    fn count_received(&self, received: io::Result<usize>) -> io::Result<usize> {
+        let length = received?;
         let traffic = self.traffic.get();
         self.traffic.set(Traffic { received: traffic.received + length as u64, ..traffic });
         Ok(length)
     }
 
     /// Sends all of it, waiting for the client as long as it takes.
-    fn send(&self, mut bytes: &[u8]) -> nix::Result<()> {
+    fn send(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            bytes = &bytes[self.send_with(bytes, MsgFlags::empty())?..];
+            bytes = &bytes[self.count_sent(stream::send(self.socket, bytes))?..];
         }
         Ok(())
     }
 
-    fn send_with(&self, bytes: &[u8], flags: MsgFlags) -> nix::Result<usize> {
-        let flags = flags | MsgFlags::MSG_NOSIGNAL;
-        let length = uninterrupted(|| socket::send(self.socket.as_raw_fd(), bytes, flags))?;
+    /// Sends as much as there is room for now.
+    fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.count_sent(stream::send_now(self.socket, bytes))
+    }
+
+    fn count_sent(&self, sent: io::Result<usize>) -> io::Result<usize> {
+        let length = sent?;
         let traffic = self.traffic.get();
         self.traffic.set(Traffic { sent: traffic.sent + length as u64, ..traffic });
         Ok(length)
-    }
-
-    /// Waits for one of `events`, an error or a hang-up; nothing came if the answer is empty.
-    fn wait(&self, events: PollFlags, timeout: PollTimeout) -> nix::Result<PollFlags> {
-        let mut fds = [PollFd::new(self.as_fd(), events)];
-        uninterrupted(|| poll(&mut fds, timeout))?;
-        Ok(fds[0].revents().unwrap_or(PollFlags::empty()))
     }
 
     /// Ends our half, then throws away what the client sends until it ends its half too, for [`LINGER_TIME`] at most.
@@ -131,37 +116,22 @@ impl ClientStream<'_> {
     /// A close with input unread, or input that comes after it, makes the kernel answer with RST, and RST may overtake
     /// the answer that is still on its way (RFC 1122, 4.2.2.13; RFC 2525, 2.17). `SO_LINGER` does not help: it waits
     /// for acknowledgements, not for input. A client that reads to the end and closes costs us one round trip.
-    fn finish(&self) -> nix::Result<()> {
-        socket::shutdown(self.socket.as_raw_fd(), Shutdown::Write)?;
+    fn finish(&self) -> io::Result<()> {
+        stream::end_sending(self.socket)?;
         let deadline = Monotonic::now() + LINGER_TIME;
         let mut scrap = [0; 1024];
         loop {
             let left = deadline - Monotonic::now();
-            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
-            if left.is_zero() || self.wait(PollFlags::POLLIN, timeout)?.is_empty() {
+            if left.is_zero() || fd::poll(self.socket, PollFlags::POLLIN, Some(left))?.is_empty() {
                 return Ok(());
             }
-            match self.receive_with(&mut scrap, MsgFlags::MSG_DONTWAIT) {
+            match self.receive_now(&mut scrap) {
                 Ok(0) => return Ok(()),
+                Ok(_) => {}
                 // poll(2) may be wrong.
-                Ok(_) | Err(Errno::EAGAIN) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }
-        }
-    }
-}
-
-impl AsFd for ClientStream<'_> {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket
-    }
-}
-
-fn uninterrupted<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
-    loop {
-        match call() {
-            Err(Errno::EINTR) => {}
-            other => return other,
         }
     }
 }

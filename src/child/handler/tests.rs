@@ -23,9 +23,7 @@ fn unix(served: Handler) -> (UnixStream, JoinHandle<u8>) {
 
 /// Closes with RST, as a client that crashes with input unread does.
 fn reset(client: TcpStream) {
-    let now = libc::linger { l_onoff: 1, l_linger: 0 };
-    socket::setsockopt(&client, socket::sockopt::Linger, &now).unwrap();
-    drop(client);
+    stream::reset(client.into());
 }
 
 fn read_all(mut client: impl Read) -> Vec<u8> {
@@ -36,7 +34,7 @@ fn read_all(mut client: impl Read) -> Vec<u8> {
 
 #[test]
 fn echo_answers_each_message() {
-    let (mut client, handler) = tcp(stream::echo);
+    let (mut client, handler) = tcp(echo::echo);
     for message in [&b"0123456789abcdef"[..], b"x", &[7; 3000], b"after a large one"] {
         client.write_all(message).unwrap();
         let mut answer = vec![0; message.len()];
@@ -50,7 +48,7 @@ fn echo_answers_each_message() {
 #[test]
 fn echo_gives_all_back_after_a_half_close() {
     let everything: Vec<u8> = (0..3_000_000_u32).map(|number| (number % 251) as u8).collect();
-    let (client, handler) = tcp(stream::echo);
+    let (client, handler) = tcp(echo::echo);
     let mut sender = client.try_clone().unwrap();
     let sent = everything.clone();
     let sender = thread::spawn(move || {
@@ -62,7 +60,7 @@ fn echo_gives_all_back_after_a_half_close() {
     assert_eq!(handler.join().unwrap(), exit::OK);
 
     for length in [0, 1, 2047, 2048, 2049, 4096, 66_000] {
-        let (mut client, handler) = unix(stream::echo);
+        let (mut client, handler) = unix(echo::echo);
         client.write_all(&everything[..length]).unwrap();
         client.shutdown(Shutdown::Write).unwrap();
         assert!(read_all(client) == everything[..length], "{length}");
@@ -87,7 +85,7 @@ fn a_client_that_resets_or_never_reads_is_no_error() {
 
 #[test]
 fn discard_takes_all_and_says_nothing() {
-    let (mut client, handler) = tcp(stream::discard);
+    let (mut client, handler) = tcp(echo::discard);
     client.write_all(&[1; 1_000_000]).unwrap();
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_all(client), b"");
@@ -163,7 +161,7 @@ fn a_client_that_stays_is_left_in_bounded_time() {
 #[test]
 fn what_is_no_socket_is_an_error_of_ours() {
     let file = tempfile::tempfile().unwrap();
-    assert_eq!(serve(stream::echo, file.into()).0, exit::OS);
+    assert_eq!(serve(echo::echo, file.into()).0, exit::OS);
 }
 
 #[test]
@@ -173,6 +171,6 @@ fn what_was_moved_is_counted() {
     let (connection, _) = listener.accept().unwrap();
     client.write_all(&[7; 5000]).unwrap();
     client.shutdown(Shutdown::Write).unwrap();
-    let (_, traffic) = serve(stream::echo, connection.into());
+    let (_, traffic) = serve(echo::echo, connection.into());
     assert_eq!(traffic, Traffic { received: 5000, sent: 5000 });
 }

@@ -1,5 +1,7 @@
 //! Echo (RFC 862) and discard (RFC 863).
 
+use std::io;
+
 use super::ClientStream;
 
 /// The first buffer: one page or two of a stack that is in use anyway. Every further page is a fault, and in a fresh
@@ -12,16 +14,16 @@ const LARGE: usize = 64 * 1024;
 
 /// Sends everything back. A client that ends its half gets all of it before we end ours; one that sends without reading
 /// is held up when the buffers of both sides are full, which is the flow control it asked for.
-pub(crate) fn echo(client: &ClientStream<'_>) -> nix::Result<()> {
+pub(crate) fn echo(client: &ClientStream<'_>) -> io::Result<()> {
     pump(client, |bytes| client.send(bytes))
 }
 
 /// Throws everything away.
-pub(crate) fn discard(client: &ClientStream<'_>) -> nix::Result<()> {
+pub(crate) fn discard(client: &ClientStream<'_>) -> io::Result<()> {
     pump(client, |_| Ok(()))
 }
 
-fn pump(client: &ClientStream<'_>, mut take: impl FnMut(&[u8]) -> nix::Result<()>) -> nix::Result<()> {
+fn pump(client: &ClientStream<'_>, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
     let mut buffer = [0; SMALL];
     loop {
         let length = client.receive(&mut buffer)?;
@@ -37,7 +39,7 @@ fn pump(client: &ClientStream<'_>, mut take: impl FnMut(&[u8]) -> nix::Result<()
 
 /// Never inlined: its frame must not become part of [`pump`]'s, whose pages would then be touched for everybody.
 #[inline(never)]
-fn pump_much(client: &ClientStream<'_>, mut take: impl FnMut(&[u8]) -> nix::Result<()>) -> nix::Result<()> {
+fn pump_much(client: &ClientStream<'_>, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
     let mut buffer = [0; LARGE];
     loop {
         match client.receive(&mut buffer)? {
