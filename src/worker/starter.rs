@@ -14,7 +14,7 @@ use crate::pace::Backoff;
 use crate::scoreboard::Scoreboard;
 use crate::spare::Pool;
 use crate::sys::epoll::Interest;
-use crate::sys::fd::{self, ReservedFds};
+use crate::sys::fd::ReservedFds;
 use crate::sys::fork::{ChildStack, ForkedChild};
 use crate::sys::time::Monotonic;
 use crate::sys::wait::Pid;
@@ -184,7 +184,7 @@ impl Starter {
 /// A pipe for what a program says on stderr, if that becomes records.
 fn output_pipe(cx: &Context) -> io::Result<Option<(OwnedFd, OwnedFd)>> {
     let wanted = cx.spec.execs() && cx.plan.service.stderr == StderrTarget::Log;
-    wanted.then(fd::pipe).transpose()
+    wanted.then(Output::pipe).transpose()
 }
 
 fn listen_to(pid: Pid, pipe: OwnedFd, cx: &Context) -> Output {
