@@ -54,7 +54,7 @@ pub(crate) struct Child<S: Deref<Target = Scoreboard>> {
     /// What is known of the connection that is kept, if it has deadlines.
     watch: Option<ActivityWatch>,
     overdue: Option<Overdue>,
-    /// Why it could not begin, as it said itself.
+    /// Why it could not begin, as it says itself.
     failure: Option<Failure>,
     /// What its handler said that it has moved.
     traffic: Option<Traffic>,
@@ -115,6 +115,11 @@ impl<S: Deref<Target = Scoreboard>> Child<S> {
     /// The same, with its connection.
     pub(crate) fn with_kept(self, kept: Option<OwnedFd>) -> Self {
         Child { kept, ..self }
+    }
+
+    /// The same, with why it could not begin, if that is known already.
+    pub(crate) fn with_failure(self, failure: Option<Failure>) -> Self {
+        Child { failure, ..self }
     }
 
     pub(crate) fn slot(&self) -> &Slot<S> {
