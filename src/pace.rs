@@ -1,8 +1,15 @@
-//! How often something is done: ever more seldom after failures, or not more than once in a while.
+//! How often something is done: ever more seldom after failures, or not more than once in a while; and times that several
+//! parts keep.
 
 use std::time::Duration;
 
 use crate::sys::time::Monotonic;
+
+/// How long accepting rests after the kernel had no descriptor or memory for a connection. The connection stays queued.
+pub(crate) const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a connection is kept for the client to hang up, when all has been sent.
+pub(crate) const LINGER_TIME: Duration = Duration::from_secs(2);
 
 /// Ever longer pauses after failures, doubled from the first up to the longest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

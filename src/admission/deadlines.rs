@@ -70,11 +70,11 @@ impl fmt::Display for Deadline {
 
 /// How long a process group that was told to end by TERM has until it is ended by KILL, and the kernel to deliver what the
 /// client has not taken.
-pub(crate) const GRACE: Duration = Duration::from_secs(5);
+pub(crate) const TERM_TO_KILL: Duration = Duration::from_secs(5);
 
 /// The kernel counts the age of the last data in its ticks, of 10 ms at most; an age that is too large would end a
 /// connection too early.
-const TICK_MS: u64 = 10;
+const KERNEL_TICK_MS: u64 = 10;
 
 /// What is known of a connection that is watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,7 +155,7 @@ impl ActivityWatch {
         let data = (activity.received != self.received).then_some(activity.since_data_ms);
         let acknowledgement = (activity.acked != self.acked).then_some(activity.since_ack_ms);
         if let Some(ms) = data.into_iter().chain(acknowledgement).min() {
-            let age = Duration::from_millis(u64::from(ms).saturating_sub(TICK_MS));
+            let age = Duration::from_millis(u64::from(ms).saturating_sub(KERNEL_TICK_MS));
             self.active = self.active.max(now - age);
         }
         (self.received, self.acked) = (activity.received, activity.acked);
@@ -292,7 +292,7 @@ mod tests {
     /// Against a model that knows when each byte moved: never too early, and not later than two idle times.
     #[test]
     fn no_look_ends_a_connection_early() {
-        let mut random = crate::seeded::random();
+        let mut random = fastrand::Rng::with_seed(crate::seeded::seed());
         let mut next = |below: u64| random.u64(..below);
         for _ in 0..500 {
             let idle = 1 + next(20);

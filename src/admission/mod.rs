@@ -18,7 +18,7 @@ pub(crate) mod sources;
 mod table;
 
 pub(crate) use admit::{Admission, Sentence};
-pub(crate) use deadlines::{ActivityWatch, Deadline, Deadlines, GRACE, Verdict};
+pub(crate) use deadlines::{ActivityWatch, Deadline, Deadlines, TERM_TO_KILL, Verdict};
 pub(crate) use policy::{
     LONGEST_MESSAGE, Offence, Overload, Penalties, Policy, Rate, RateUnit, SourceLimits,
 };

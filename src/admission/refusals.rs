@@ -8,7 +8,7 @@ use crate::pace::Every;
 use crate::sys::time::Monotonic;
 
 /// How long refusals are collected before they are reported.
-const TOGETHER: Duration = Duration::from_secs(10);
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What has been refused since the last report.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub(crate) struct Collected([u64; Refusal::ALL.len()]);
 
 impl Default for Refusals {
     fn default() -> Self {
-        Refusals { collected: Collected::default(), report_at: None, complaint: Every::new(TOGETHER) }
+        Refusals { collected: Collected::default(), report_at: None, complaint: Every::new(REPORT_INTERVAL) }
     }
 }
 
@@ -59,7 +59,7 @@ impl Refusals {
     pub(crate) fn rest(&mut self) -> Option<Collected> {
         let collected = std::mem::take(&mut self.collected);
         let any = collected.0.iter().any(|count| *count > 0);
-        self.report_at = any.then(|| Monotonic::now() + TOGETHER);
+        self.report_at = any.then(|| Monotonic::now() + REPORT_INTERVAL);
         any.then_some(collected)
     }
 }

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use super::handler::{self, Handler};
-use crate::admission::{ActivityWatch, Deadlines, GRACE, Verdict};
+use crate::admission::{ActivityWatch, Deadlines, TERM_TO_KILL, Verdict};
 use crate::client::{Client, Traffic};
 use crate::ipc::reports::Reporter;
 use crate::sys::alarm::{self, OnAlarm};
@@ -38,7 +38,7 @@ impl OnAlarm for SelfWatch<'_> {
                     received: info.received.saturating_sub(self.header_length),
                     sent: info.sent,
                 });
-                stream::give_up_after(self.connection, GRACE);
+                stream::give_up_after(self.connection, TERM_TO_KILL);
                 // The client is not to wait until there is room for the report.
                 stream::end(self.connection);
                 self.reporter.timed_out(deadline, traffic.unwrap_or_default());

@@ -17,6 +17,7 @@ use nix::errno::Errno;
 use crate::admission::{Deadline, Refusal};
 use crate::client::{Connection, Traffic};
 use crate::config::{Job, ServiceConfig};
+use crate::sys::time::nanos;
 use crate::sys::wait::Pid;
 use crate::sys::{fd, memory, process};
 
@@ -158,8 +159,8 @@ pub(crate) struct Served {
     pub(crate) code: u8,
     /// What the handler has moved.
     pub(crate) traffic: Traffic,
-    /// User and system time of this connection, in microseconds.
-    pub(crate) cpu_usec: u64,
+    /// User and system time of this connection.
+    pub(crate) cpu: Duration,
 }
 
 /// Sender, kind and code; three numbers; a connection.
@@ -168,10 +169,10 @@ const NUMBERS: usize = 3 + Connection::WORDS;
 
 /// How often as many as fit the buffer are read at once: more than the 64 KiB that a pipe holds. A handler that never
 /// stops writing must not hold us up.
-const ROUNDS: usize = 100;
+const READS_AT_ONCE: usize = 100;
 
 /// How long a process waits for room for its report: another may keep the pipe full.
-const PATIENCE: Duration = Duration::from_secs(60);
+const REPORT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The kinds of reports that are no failures.
 const SERVED: u8 = 0;
@@ -186,7 +187,7 @@ impl ChildReport {
             ChildReport::Served(traffic) => (SERVED, 0, [traffic.received, traffic.sent, 0]),
             ChildReport::Ended(served) => {
                 connection = served.connection.to_words();
-                (ENDED, served.code, [served.traffic.received, served.traffic.sent, served.cpu_usec])
+                (ENDED, served.code, [served.traffic.received, served.traffic.sent, nanos(served.cpu)])
             }
             ChildReport::Refused(why) => (REFUSED, why as u8, [0; 3]),
             ChildReport::TimedOut(deadline, traffic) => {
@@ -222,7 +223,8 @@ impl ChildReport {
             TIMED_OUT => ChildReport::TimedOut(Deadline::from_number(code)?, traffic),
             ENDED => {
                 let connection = Connection::from_words(connection)?;
-                ChildReport::Ended(Served { connection, code, traffic, cpu_usec: third })
+                let cpu = Duration::from_nanos(third);
+                ChildReport::Ended(Served { connection, code, traffic, cpu })
             }
             kind => {
                 let step = Step::ALL.into_iter().find(|step| *step as u8 == kind)?;
@@ -256,7 +258,7 @@ impl Reports {
     /// Hands on all that has come. A process reports before it ends, so its report is there when it is reaped.
     pub(crate) fn read(&self, mut take: impl FnMut(Pid, ChildReport)) {
         let mut buffer = [0; LENGTH * 32];
-        for _ in 0..ROUNDS {
+        for _ in 0..READS_AT_ONCE {
             let length = (&self.read).read(&mut buffer).unwrap_or(0);
             let messages = buffer.get(..length).unwrap_or_default().chunks_exact(LENGTH);
             messages.filter_map(ChildReport::decode).for_each(|(pid, report)| take(pid, report));
@@ -290,7 +292,7 @@ impl Reporter {
     /// Says that a connection was not let in, and wakes the worker. Waits for room, rather than refuse somebody who is not
     /// counted.
     pub(crate) fn refused(self, why: Refusal, wake: BorrowedFd<'_>) {
-        self.wake_and_deliver(ChildReport::Refused(why), Some(PATIENCE), wake);
+        self.wake_and_deliver(ChildReport::Refused(why), Some(REPORT_TIMEOUT), wake);
     }
 
     /// Says that a connection has ended and the process goes on, and wakes the worker. Waits for room: a report that is
@@ -316,7 +318,7 @@ impl Reporter {
 
     fn deliver(self, report: ChildReport) {
         // The worker is gone if it fails, and the supervisor knows of its death.
-        let _ = fd::write_message(self.0, &report.encode(process::id()), Some(PATIENCE));
+        let _ = fd::write_message(self.0, &report.encode(process::id()), Some(REPORT_TIMEOUT));
     }
 
     fn send(self, report: ChildReport) -> nix::Result<usize> {
@@ -342,7 +344,7 @@ mod tests {
         reporter.failed(failure);
         let client = Client { peer: Peer::Unix(None), accepted: Monotonic::from_nanos(5), header: None };
         let connection = Connection { number: 9, client, until: Monotonic::NEVER };
-        let served = Served { connection, code: 7, traffic, cpu_usec: 3 };
+        let served = Served { connection, code: 7, traffic, cpu: Duration::from_nanos(3) };
         reporter.ended(served, wake.as_fd());
         let deadlines = [Deadline::FirstByte, Deadline::Idle, Deadline::Lifetime];
         deadlines.into_iter().for_each(|deadline| reporter.timed_out(deadline, traffic));

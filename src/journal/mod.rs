@@ -21,9 +21,11 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::pace::Every;
 use crate::sys::dontfork::DontForkAlloc;
+use crate::sys::time::Monotonic;
 
 use datagram::SendError;
 use native::Native;
@@ -39,7 +41,7 @@ pub(crate) use self::record::{ConnectionRecord, Exit, LeftOut, OutputLine};
 pub(crate) use self::settings::{Level, LogSettings, LogTarget};
 
 /// How often lost records are reported at most: while the target is full, a report only takes the place of a record.
-const REPORT_EVERY: Duration = Duration::from_secs(1);
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// In which records are formatted. A worker writes it for every connection, and its children have no use for it.
 type Buffer = allocator_api2::vec::Vec<u8, DontForkAlloc>;
@@ -172,9 +174,9 @@ struct Sink {
     buffer: Buffer,
     /// Nobody is at the target, and stderr was told.
     away: bool,
-    /// Of the lost records, how many were reported, and when.
+    /// Of the lost records, how many were reported, and when the next may be.
     reported: u64,
-    reported_at: Option<Instant>,
+    report: Every,
 }
 
 impl Sink {
@@ -193,7 +195,10 @@ impl Sink {
         };
         let stderr = Stderr::open(places.stderr, journal);
         let buffer = Buffer::with_capacity_in(1024, DontForkAlloc::new());
-        (Sink { target, stderr, buffer, away: false, reported: 0, reported_at: None }, problem)
+        (
+            Sink { target, stderr, buffer, away: false, reported: 0, report: Every::new(REPORT_INTERVAL) },
+            problem,
+        )
     }
 
     /// Whether the record was taken.
@@ -233,9 +238,7 @@ impl Sink {
 
     /// Reports what was lost, now that a record got through; if the report does not, a later one tells the sum.
     fn report(&mut self, level: Level, dropped: u64) {
-        let due = || self.reported_at.is_none_or(|at| at.elapsed() >= REPORT_EVERY);
-        if dropped > self.reported && level >= Level::Warning && due() {
-            self.reported_at = Some(Instant::now());
+        if dropped > self.reported && level >= Level::Warning && self.report.is_due(Monotonic::now()) {
             let lost = dropped - self.reported;
             let body = Body::Event(format_args!("{lost} log records were lost: the log could not take them"));
             let id = Some(MessageId::RecordsDropped);

@@ -1,17 +1,13 @@
 //! journald's native protocol, <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>.
 
 use std::fmt;
-use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::fd::OwnedFd;
 use std::path::Path;
-
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
-use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::Buffer;
 use super::datagram::{Datagram, SendError};
 use super::record::Entry;
+use crate::sys::memory;
 
 /// The journal.
 pub(super) struct Native {
@@ -32,7 +28,8 @@ impl Native {
         format(entry, buffer);
         match self.socket.send(buffer) {
             Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
-                self.socket.send_descriptor(&sealed(buffer)?)?;
+                // journald maps no file that somebody can still change.
+                self.socket.send_descriptor(&memory::sealed(c"preforkd-record", buffer)?)?;
             }
             other => other?,
         }
@@ -72,15 +69,4 @@ fn field(out: &mut Buffer, name: &str, value: impl FnOnce(&mut Buffer)) {
         out.splice(separator + 1..separator + 1, prefix);
     }
     out.push(b'\n');
-}
-
-/// What does not fit into a datagram goes in a file that nobody can change any more; journald maps no other.
-fn sealed(content: &[u8]) -> io::Result<OwnedFd> {
-    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    let mut file = File::from(memfd_create(c"preforkd-record", flags)?);
-    file.write_all(content)?;
-    let seals =
-        SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL;
-    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
-    Ok(file.into())
 }

@@ -22,7 +22,7 @@ pub(crate) struct Copies {
 const LENGTH: usize = 16;
 
 /// How many are taken before others have their turn.
-const AT_ONCE: usize = 4096;
+const COPIES_AT_ONCE: usize = 4096;
 
 impl Copies {
     /// A new pair.
@@ -41,7 +41,7 @@ impl Copies {
     /// connection over TCP was checked.
     pub(crate) fn read(&self, mut take: impl FnMut(Pid, u64, OwnedFd)) {
         let mut message = [0; LENGTH];
-        for _ in 0..AT_ONCE {
+        for _ in 0..COPIES_AT_ONCE {
             let Ok((length @ 1.., copy)) = message::receive_copy(self.read.as_fd(), &mut message) else {
                 return;
             };

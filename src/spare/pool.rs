@@ -26,6 +26,10 @@ use crate::sys::time::Monotonic;
 use crate::sys::wait::Pid;
 use crate::sys::{fd, memory};
 
+/// The pauses in making spares after one could not be made or has died waiting.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
 /// The spares of a worker: who waits, and when there are to be more.
 #[derive(Debug)]
 pub(crate) struct Pool {
@@ -104,7 +108,7 @@ impl Pool {
             events,
             copies,
             leash: Some(leash),
-            backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(10)),
+            backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
             on_trial: false,
             until_slot_freed: false,
             leaving: 0,

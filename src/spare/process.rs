@@ -7,7 +7,6 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
 
 use nix::errno::Errno;
 
@@ -17,6 +16,7 @@ use crate::admission::sources::{SlotIndex, Sources};
 use crate::child::{ChildSpec, Conn, Failed};
 use crate::client::{Client, Connection, ConnectionId};
 use crate::ipc::reports::{Served, Step};
+use crate::pace::EXHAUSTED_PAUSE;
 use crate::sys::epoll::{Interest, Poller};
 use crate::sys::fork::ForkedChild;
 use crate::sys::socket::{self, Peer};
@@ -61,9 +61,6 @@ pub(crate) struct SpareContext {
 }
 
 const LEASH: u64 = u64::MAX;
-
-/// How long a spare rests when the kernel has no descriptor or memory for a connection.
-const EXHAUSTED: Duration = Duration::from_millis(100);
 
 /// How many connections that are not let in a spare takes from a queue before it goes; others may have forgotten them.
 const LAST_LOOKS: usize = 4096;
@@ -143,7 +140,7 @@ impl Spare {
         let child = self.context.spec.child;
         child.seal()?;
         let most = if connections == 0 { ConnectionId::PER_PROCESS } else { connections };
-        let mut cpu = time::cpu_usec();
+        let mut before = time::cpu();
         for n in 0..most.min(ConnectionId::PER_PROCESS) {
             let Some((socket, connection)) = self.wait(n)? else { return Ok(()) };
             let served = child.run_once_more(socket, &connection.client);
@@ -153,9 +150,9 @@ impl Spare {
             if let Some(sources) = &self.sources {
                 sources.leave(self.context.slot);
             }
-            let now = time::cpu_usec();
-            let cpu_usec = now.saturating_sub(std::mem::replace(&mut cpu, now));
-            let served = Served { connection, code, traffic, cpu_usec };
+            let now = time::cpu();
+            let cpu = now.saturating_sub(std::mem::replace(&mut before, now));
+            let served = Served { connection, code, traffic, cpu };
             child.reporter().ended(served, self.context.spec.wake);
             // Nobody was woken in its place while it served.
             if self.leaves || self.is_told_to_go() {
@@ -233,7 +230,7 @@ impl Spare {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Attempt::Nothing,
             Err(error) if socket::is_passing(&error) => Attempt::Other,
             Err(_) => {
-                std::thread::sleep(EXHAUSTED);
+                std::thread::sleep(EXHAUSTED_PAUSE);
                 Attempt::Nothing
             }
         }

@@ -13,7 +13,7 @@ use super::time::Monotonic;
 const LONGEST: usize = 16 << 20;
 
 /// How often a program is looked at that has closed its stdout and not ended yet.
-const TICK: Duration = Duration::from_millis(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// How it went.
 #[derive(Debug)]
@@ -62,7 +62,7 @@ fn listen(child: &mut Child, mut stdout: ChildStdout, deadline: Monotonic) -> io
         match child.try_wait()? {
             Some(status) if status.success() => return Ok(Answered::Said(said)),
             Some(_) => return Ok(Answered::Failed),
-            None => std::thread::sleep(TICK),
+            None => std::thread::sleep(POLL_INTERVAL),
         }
     }
     Ok(Answered::Late)

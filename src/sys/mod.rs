@@ -4,6 +4,7 @@
 
 pub(crate) mod alarm;
 pub(crate) mod answer;
+mod clone3;
 pub(crate) mod dontfork;
 pub(crate) mod epoll;
 pub(crate) mod exec;

@@ -24,11 +24,11 @@ pub(crate) fn send_last(connection: BorrowedFd<'_>, words: &[u8]) -> io::Result<
 
 /// Throws away what has come from the other end, up to a bound, without blocking. True if nothing more will come.
 pub(crate) fn discard(connection: BorrowedFd<'_>) -> bool {
-    const ROUNDS: usize = 4;
+    const READS_AT_ONCE: usize = 4;
     let mut scrap = std::mem::MaybeUninit::<[u8; 16 * 1024]>::uninit();
     // For TCP, MSG_TRUNC means that nothing is copied, tcp(7).
     let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
-    for _ in 0..ROUNDS {
+    for _ in 0..READS_AT_ONCE {
         // SAFETY: the kernel writes at most the length of the buffer, and nobody reads it.
         let received = unsafe {
             libc::recv(connection.as_raw_fd(), scrap.as_mut_ptr().cast(), size_of_val(&scrap), flags)

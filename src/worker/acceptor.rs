@@ -8,17 +8,14 @@ use std::time::Duration;
 use super::Token;
 use crate::ipc::orders::ListenerSet;
 use crate::journal::{Level, Log, MessageId};
-use crate::pace::Every;
+use crate::pace::{EXHAUSTED_PAUSE, Every};
 use crate::sys::epoll::{Interest, Poller};
 use crate::sys::fd;
 use crate::sys::socket::{self, Peer};
 use crate::sys::time::Monotonic;
 
-/// How long accepting rests after the kernel had no descriptor or memory for a connection. The connection stays queued.
-const EXHAUSTED: Duration = Duration::from_millis(100);
-
 /// How long until the same complaint is written again.
-const COMPLAINT: Duration = Duration::from_secs(10);
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What an accept brought.
 #[derive(Debug)]
@@ -89,7 +86,7 @@ impl Acceptor {
             full: false,
             look_at: None,
             paused_until: None,
-            complaint: Every::new(COMPLAINT),
+            complaint: Every::new(COMPLAINT_INTERVAL),
             in_a_row: 0,
         })
     }
@@ -280,7 +277,7 @@ impl Acceptor {
 
     /// The kernel cannot give a connection now: accepting rests. Writes why, not more often than once in ten seconds.
     pub(super) fn exhausted(&mut self, log: &Log, service: &str, address: &str, error: &io::Error) {
-        self.pause(EXHAUSTED);
+        self.pause(EXHAUSTED_PAUSE);
         if self.complaint.is_due(Monotonic::now()) {
             log.event(
                 Level::Warning,

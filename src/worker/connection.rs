@@ -95,7 +95,7 @@ impl Worker {
             self.headers.resume(&self.cx.poller);
         }
         while let Some(newcomer) = self.headers.expired(&self.cx.poller) {
-            let text = format!("no whole PROXY header within {} s", headers::PATIENCE.as_secs());
+            let text = format!("no whole PROXY header within {} s", headers::HEADER_TIMEOUT.as_secs());
             self.disbelieve(newcomer.client.peer, &io::Error::new(io::ErrorKind::TimedOut, text));
         }
     }

@@ -10,7 +10,7 @@ use crate::sys::epoll::{Interest, Poller};
 use crate::sys::time::Monotonic;
 
 /// How long a proxy may take to send its header. It has it before it connects.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 struct Waiting {
@@ -39,7 +39,7 @@ impl Headers {
         let number = self.made;
         self.made += 1;
         if poller.add(newcomer.socket.as_fd(), Interest::Read, Token::Header(number).into()).is_ok() {
-            let until = Monotonic::now() + PATIENCE;
+            let until = Monotonic::now() + HEADER_TIMEOUT;
             self.waiting.insert(number, Waiting { newcomer, reading, until, watched: true });
         }
         None

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use super::Token;
+use crate::pace::LINGER_TIME;
 use crate::sys::epoll::{Interest, Poller};
 use crate::sys::stream;
 use crate::sys::time::Monotonic;
@@ -16,11 +17,8 @@ use crate::sys::time::Monotonic;
 /// How many are kept; the oldest goes when there are more.
 const PLACES: usize = 64;
 
-/// How long each is kept.
-const PATIENCE: Duration = Duration::from_secs(2);
-
 /// How long a client has to hang up before it is watched.
-const MOMENT: Duration = Duration::from_millis(1);
+const WATCH_DELAY: Duration = Duration::from_millis(1);
 
 /// Those that were close and have not hung up. Children get no copy of this table, as long as it is on the stack.
 #[derive(Debug)]
@@ -51,8 +49,8 @@ impl LingeringCloses {
         let place = self.free_place(poller);
         if let Some(free) = self.places.get_mut(place) {
             let now = Monotonic::now();
-            self.look_at.get_or_insert(now + MOMENT);
-            *free = Some(LingeringClose { connection, until: now + PATIENCE, watched: false });
+            self.look_at.get_or_insert(now + WATCH_DELAY);
+            *free = Some(LingeringClose { connection, until: now + LINGER_TIME, watched: false });
             self.kept += 1;
         }
     }

@@ -48,10 +48,10 @@ use starter::Starter;
 
 /// How long the dead wait for who calls next. To be woken for each of them would delay the connection that follows; a
 /// program's end is not delayed, since its client waits for it.
-const PATIENCE: Duration = Duration::from_millis(2);
+const REAP_DELAY: Duration = Duration::from_millis(2);
 
 /// While one after the other calls, the dead of so many connections are buried together.
-const BURIED_AT_ONCE: u32 = 8;
+const REAPED_AT_ONCE: u32 = 8;
 
 /// What an event of the poller is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -309,7 +309,7 @@ impl Worker {
         let hurry = self.timeout();
         let patient = self.acceptor.is_in_a_row() && hurry != Some(Duration::ZERO);
         let (timeout, wakers) = match patient {
-            true => (Some(hurry.map_or(PATIENCE, |hurry| hurry.min(PATIENCE))), Wakers::NoChildren),
+            true => (Some(hurry.map_or(REAP_DELAY, |hurry| hurry.min(REAP_DELAY))), Wakers::NoChildren),
             false => (hurry, Wakers::All),
         };
         // Who does not really wait is not interrupted: without this signals would have no turn.
@@ -334,7 +334,7 @@ impl Worker {
         }
         // A new process often waits for this one's processor: what can wait is done after it, for several at once.
         let in_a_row = self.acceptor.count_in_a_row(called && !self.cx.spec.execs());
-        if busy && in_a_row % BURIED_AT_ONCE == 0 {
+        if busy && in_a_row % REAPED_AT_ONCE == 0 {
             signals.fetch_pending();
         }
         Ok(called)

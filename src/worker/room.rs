@@ -15,13 +15,13 @@ use crate::scoreboard::{NoSlot, Owner, Scoreboard};
 use crate::sys::stream;
 
 /// How long to wait before another try where a limit was lowered below what lives.
-const OVER_LOWERED_LIMIT: Duration = Duration::from_millis(50);
+const LOWERED_LIMIT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How often a worker looks for who is to be refused, where there are spares and none waits.
-const LOOK: Duration = Duration::from_millis(10);
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The same while a spare of another worker waits. When that is taken, its own worker looks.
-const GLANCE: Duration = Duration::from_millis(100);
+const LOOK_INTERVAL_WITH_SPARES: Duration = Duration::from_millis(100);
 
 /// How many are refused before others have their turn.
 const REFUSED_AT_ONCE: usize = 32;
@@ -112,10 +112,10 @@ impl Worker {
                 self.acceptor.pause_until_slot_freed_or(Duration::ZERO);
             }
             _ if self.refuses() => {
-                self.acceptor.pause_until_slot_freed_or(self.room_elsewhere().unwrap_or(LOOK));
+                self.acceptor.pause_until_slot_freed_or(self.room_elsewhere().unwrap_or(LOOK_INTERVAL));
             }
             NoSlot::Full => self.acceptor.pause_until_slot_freed(),
-            NoSlot::OverLoweredLimit => self.acceptor.pause(OVER_LOWERED_LIMIT),
+            NoSlot::OverLoweredLimit => self.acceptor.pause(LOWERED_LIMIT_PAUSE),
         }
     }
 
@@ -139,8 +139,8 @@ impl Worker {
         let processes = self.cx.scoreboard.processes();
         match (processes.spares, processes.claimed) {
             (0, 0) => None,
-            (0, _) => Some(LOOK),
-            _ => Some(GLANCE),
+            (0, _) => Some(LOOK_INTERVAL),
+            _ => Some(LOOK_INTERVAL_WITH_SPARES),
         }
     }
 

@@ -21,7 +21,7 @@ use crate::sys::time::Monotonic;
 use crate::sys::wait::Pid;
 
 /// How long an accepted connection waits for a process before it is closed.
-const PATIENCE: Duration = Duration::from_secs(5);
+const START_TIMEOUT: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
@@ -102,7 +102,7 @@ impl Starter {
         let Unstarted { admitted, until, mut backoff } = waiting;
         Some(self.start(admitted, cx, |starter, admitted, error| {
             if until <= now {
-                let reason = format!("no process could be made for {} s: {error}", PATIENCE.as_secs());
+                let reason = format!("no process could be made for {} s: {error}", START_TIMEOUT.as_secs());
                 return Started::Never(admitted, reason);
             }
             backoff.failed(now);
@@ -115,7 +115,7 @@ impl Starter {
         let now = Monotonic::now();
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         backoff.failed(now);
-        self.waiting = Some(Unstarted { admitted, until: now + PATIENCE, backoff });
+        self.waiting = Some(Unstarted { admitted, until: now + START_TIMEOUT, backoff });
         Started::Later
     }
 

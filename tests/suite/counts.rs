@@ -89,11 +89,10 @@ fn any_sequence(spare: u32) {
     let _watch = server.watch_zombies();
     let mut sequence = Sequence { server, address, clients: Vec::new(), reloads: 0, spare };
     let mut history = Vec::new();
-    let mut number = 20_261_122_u64; // the same sequence in every run
+    // The same sequence in every run.
+    let mut random = fastrand::Rng::with_seed(20_261_122);
     for _ in 0..STEPS {
-        // Knuth's MMIX generator; its upper half is random enough.
-        number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        history.push(sequence.step(number >> 32));
+        history.push(sequence.step(random.u32(..).into()));
         sequence.forget_the_dead();
         let live = u64::try_from(sequence.clients.len()).unwrap();
         let server = &sequence.server;

@@ -11,7 +11,7 @@ use super::{Parsed, ProxiedClient, ProxyError, parse};
 const LONGEST: usize = 4096;
 
 /// Most headers come in one piece and fit in here.
-const AT_ONCE: usize = 512;
+const FIRST_READ: usize = 512;
 
 /// A header of which a part may have come.
 #[derive(Debug, Default)]
@@ -40,7 +40,7 @@ impl Reading {
     /// Takes what has come. As long as the header is not complete all of it is header; what is looked at first and then
     /// taken is never the client's.
     pub(crate) fn advance(&mut self, connection: BorrowedFd<'_>) -> Read {
-        let mut buffer = [0; AT_ONCE];
+        let mut buffer = [0; FIRST_READ];
         loop {
             let seen = match receive(connection, &mut buffer, MsgFlags::MSG_PEEK) {
                 Ok(0) => return Read::Gone { begun: !self.bytes.is_empty() },

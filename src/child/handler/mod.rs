@@ -11,7 +11,6 @@ mod tests;
 
 use std::cell::Cell;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -19,6 +18,8 @@ use nix::sys::socket::{self, MsgFlags, Shutdown};
 
 use crate::client::Traffic;
 use crate::exit;
+use crate::pace::LINGER_TIME;
+use crate::sys::time::Monotonic;
 
 /// Serves a client until it is gone.
 pub(crate) type Handler = fn(&ClientStream<'_>) -> nix::Result<()>;
@@ -125,17 +126,17 @@ impl ClientStream<'_> {
         Ok(fds[0].revents().unwrap_or(PollFlags::empty()))
     }
 
-    /// Ends our half, then throws away what the client sends until it ends its half too, for two seconds at most.
+    /// Ends our half, then throws away what the client sends until it ends its half too, for [`LINGER_TIME`] at most.
     ///
     /// A close with input unread, or input that comes after it, makes the kernel answer with RST, and RST may overtake
     /// the answer that is still on its way (RFC 1122, 4.2.2.13; RFC 2525, 2.17). `SO_LINGER` does not help: it waits
     /// for acknowledgements, not for input. A client that reads to the end and closes costs us one round trip.
     fn finish(&self) -> nix::Result<()> {
         socket::shutdown(self.socket.as_raw_fd(), Shutdown::Write)?;
-        let deadline = Instant::now() + Duration::from_secs(2);
+        let deadline = Monotonic::now() + LINGER_TIME;
         let mut scrap = [0; 1024];
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = deadline - Monotonic::now();
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
             if left.is_zero() || self.wait(PollFlags::POLLIN, timeout)?.is_empty() {
                 return Ok(());

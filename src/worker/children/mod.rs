@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 
-use crate::admission::{ActivityWatch, Deadline, Deadlines, GRACE, Verdict};
+use crate::admission::{ActivityWatch, Deadline, Deadlines, TERM_TO_KILL, Verdict};
 use crate::child::watch::TIMED_OUT;
 use crate::client::{Connection, ConnectionId, Traffic, process_of};
 use crate::ipc::reports::{ChildReport, FAILED_TO_BEGIN, Failure, Served};
@@ -197,13 +197,16 @@ pub(crate) struct Children<S: Deref<Target = Scoreboard>> {
 }
 
 /// Room that is made at the start, so that the path of a connection does not allocate in ordinary times.
-const ROOM: u32 = 4096;
+const EXPECTED_CONNECTIONS: u32 = 4096;
 
 impl<S: Deref<Target = Scoreboard>> Children<S> {
     /// With room for so many connections, which have these deadlines.
     pub(crate) fn new(connections: u32, deadlines: Deadlines) -> Self {
         Children {
-            by_pid: HashMap::with_capacity_in(connections.min(ROOM) as usize, DontForkAlloc::new()),
+            by_pid: HashMap::with_capacity_in(
+                connections.min(EXPECTED_CONNECTIONS) as usize,
+                DontForkAlloc::new(),
+            ),
             timers: Timers::new(deadlines != Deadlines::default()),
             deadlines: deadlines.of_bytes(),
         }
@@ -297,8 +300,8 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
         let is_last = several.left == Some(0);
         child.several = Some(several);
         let connection = connection?;
-        let cpu = Duration::from_micros(served.cpu_usec);
-        let ended = Ended { pid, ending: Ending::Exited(served.code), cpu, ..Ended::default() };
+        let ending = Ending::Exited(served.code);
+        let ended = Ended { pid, ending, cpu: served.cpu, ..Ended::default() };
         let bytes = Some((served.traffic.received, served.traffic.sent));
         let (id, client, slot) = (child.name(&connection), connection.client, &child.slot);
         let how = How::Exit(Exit::Ended(ended.ending));
@@ -386,7 +389,7 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
             Some(overdue) => self.put(pid, overdue.kill_at, TimerKind::Kill),
             // One that serves several knows when it begins another; told from outside, it could have begun it just now.
             None if until != Monotonic::NEVER && child.several.is_some() => {
-                self.put(pid, until + GRACE, TimerKind::End);
+                self.put(pid, until + TERM_TO_KILL, TimerKind::End);
             }
             None if until != Monotonic::NEVER => self.put(pid, until, TimerKind::End),
             None => {}
@@ -436,9 +439,9 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
             return;
         }
         // One that serves several should have ended itself.
-        let grace = if child.several.is_some() { Duration::ZERO } else { GRACE };
+        let grace = if child.several.is_some() { Duration::ZERO } else { TERM_TO_KILL };
         if let Some(kept) = &child.kept {
-            stream::give_up_after(kept.as_fd(), GRACE);
+            stream::give_up_after(kept.as_fd(), TERM_TO_KILL);
         }
         let overdue = Overdue { deadline, kill_at: now + grace };
         child.overdue = Some(overdue);
@@ -461,7 +464,7 @@ fn write(books: &Books<'_>, id: ConnectionId, pid: Pid, said: Said<'_>) {
     let service = books.service;
     let text = match said {
         Said::Line(text) => Ok(text),
-        Said::LeftOut(lines) => Err(LeftOut { lines, allowed: output::LINES, per: output::WINDOW }),
+        Said::LeftOut(lines) => Err(LeftOut { lines, allowed: output::LINES_IN_WINDOW, per: output::WINDOW }),
     };
     books.log.output(&OutputLine { service, id, pid, text });
 }

@@ -14,12 +14,12 @@ use crate::sys::time::Monotonic;
 const LONGEST_LINE: usize = 8 * 1024;
 
 /// How much is read, and how many lines are handed on, before others have their turn.
-const AT_ONCE: usize = 32 * 1024;
+const BYTES_AT_ONCE: usize = 32 * 1024;
 const LINES_AT_ONCE: u32 = 256;
 
 /// So many lines of a connection become records in each window; the rest is counted. One program must not have journald
 /// drop what all others say, which it does beyond `LogRateLimitBurst=`.
-pub(super) const LINES: u32 = 1000;
+pub(super) const LINES_IN_WINDOW: u32 = 1000;
 pub(super) const WINDOW: Duration = Duration::from_secs(10);
 
 /// The reading end of a pipe, and the line that is not complete yet.
@@ -82,7 +82,7 @@ impl Output {
     pub(super) fn read(&mut self, now: Monotonic, say: &mut impl FnMut(Said<'_>)) -> PipeState {
         let mut buffer = [0; 4096];
         let (mut total, before) = (0, self.lines);
-        while total < AT_ONCE && self.lines.wrapping_sub(before) < LINES_AT_ONCE {
+        while total < BYTES_AT_ONCE && self.lines.wrapping_sub(before) < LINES_AT_ONCE {
             match self.pipe.read(&mut buffer) {
                 Ok(0) => {
                     self.flush(now, say);
@@ -145,7 +145,7 @@ impl Output {
             self.report_left_out(say);
             (self.until, self.lines) = (now + WINDOW, 0);
         }
-        if self.lines < LINES {
+        if self.lines < LINES_IN_WINDOW {
             self.lines += 1;
             say(Said::Line(line));
         } else {
@@ -219,6 +219,6 @@ mod tests {
         output.drain(NOW + WINDOW, &mut |line| said.push(shown(line)));
         let left_out: Vec<_> = said.iter().filter(|line| *line != "x").collect();
         assert_eq!(left_out, ["2000 left out"]);
-        assert_eq!(said.len(), LINES as usize + 1 + 500);
+        assert_eq!(said.len(), LINES_IN_WINDOW as usize + 1 + 500);
     }
 }

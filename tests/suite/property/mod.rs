@@ -6,10 +6,12 @@
 mod check;
 mod client;
 mod random;
+#[path = "../../../src/seeded.rs"]
+mod seeded;
 mod settings;
 mod world;
 
-use random::{Random, seed};
+use random::Random;
 use settings::Kind;
 use world::World;
 
@@ -39,7 +41,7 @@ impl Drop for History {
 }
 
 fn any_sequence(name: &str, user: u32, kind: Kind) {
-    let seed = seed();
+    let seed = seeded::seed();
     say(&format!("{name}: PREFORKD_SEED={seed}"));
     let user = root("to make fork fail").then_some(user);
     // Each kind has steps of its own.

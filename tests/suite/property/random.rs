@@ -1,13 +1,5 @@
 //! Numbers that a seed repeats.
 
-/// `PREFORKD_SEED`, or another number in each run.
-pub(super) fn seed() -> u64 {
-    match std::env::var("PREFORKD_SEED") {
-        Ok(seed) => seed.parse().unwrap(),
-        Err(_) => fastrand::u64(..),
-    }
-}
-
 #[derive(Debug)]
 pub(super) struct Random(fastrand::Rng);
 
