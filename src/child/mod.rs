@@ -29,12 +29,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::admission::Deadlines;
 use crate::client::{Client, ConnectionId, Traffic};
 use crate::config::{Job, ServiceConfig, StderrTarget};
-use crate::ipc::reports::{self, Reporter, Reports, Step};
+use crate::ipc::reports::{self, Failure, FailureWord, Reporter, Reports, Step};
 use crate::sys::exec::Image;
 use crate::sys::fd::{self, ReservedFds};
 use crate::sys::fork::{ForkedChild, SharingChild};
-use crate::sys::process;
 use crate::sys::signal::{self, Signals};
+use crate::sys::{process, stream};
 
 use confine::Confinement;
 use handler::Handler;
@@ -132,7 +132,7 @@ impl ChildSpec {
     pub(crate) fn rehearsed(&self, ready: Result<(), Failed>) -> u8 {
         match ready {
             Ok(()) => 0,
-            Err(failed) => self.fail(&failed),
+            Err(failed) => self.fail(None, &failed),
         }
     }
 
@@ -185,7 +185,7 @@ impl ChildSpec {
     /// In a child that has entered: serves one connection, and exits.
     pub(crate) fn run(&self, child: ForkedChild, connection: OwnedFd, conn: &Conn) -> ! {
         if let Err(failed) = self.close(child, Some(connection.as_fd())).and_then(|()| self.seal()) {
-            self.fail(&failed);
+            self.fail(Some(connection.as_fd()), &failed);
         }
         match self.job {
             PreparedJob::Handler(handler) => {
@@ -198,7 +198,8 @@ impl ChildSpec {
             }
             PreparedJob::Exec(_) => {
                 let error = self.program(conn, connection.as_fd()).map(|image| image.exec());
-                self.fail(&(Step::Exec, error.unwrap_or(io::ErrorKind::NotFound.into())))
+                let error = error.unwrap_or(io::ErrorKind::NotFound.into());
+                self.fail(Some(connection.as_fd()), &(Step::Exec, error))
             }
         }
     }
@@ -214,15 +215,18 @@ impl ChildSpec {
         }
     }
 
-    /// In a child: says at which step it went wrong, and exits.
-    pub(crate) fn fail(&self, (step, error): &Failed) -> ! {
-        self.reporter.failed(*step, error);
+    /// In a child with memory of its own: says at which step it went wrong, and exits.
+    pub(crate) fn fail(&self, connection: Option<BorrowedFd<'_>>, (step, error): &Failed) -> ! {
+        // The client is not to wait until there is room for the report.
+        connection.into_iter().for_each(stream::end);
+        self.reporter.failed(Failure::new(*step, error));
         process::exit(reports::FAILED_TO_BEGIN)
     }
 }
 
 /// Serves one connection with `program`, in a child that shares the worker's memory and descriptors, while that waits.
-/// `stderr` is where lines go that shall become records, `program` what [`ChildSpec::program`] has told.
+/// `stderr` is where lines go that shall become records, `program` what [`ChildSpec::program`] has told; why it fails is in
+/// `failure` then.
 pub(crate) fn serve_sharing(
     child: SharingChild,
     spec: &ChildSpec,
@@ -230,6 +234,7 @@ pub(crate) fn serve_sharing(
     stderr: Option<BorrowedFd<'_>>,
     program: &Image,
     reserved: &ReservedFds,
+    failure: &FailureWord,
 ) -> ! {
     let ready = match reserved.own_table(child, [Some(connection), stderr]) {
         Ok((child, [connection, stderr])) => {
@@ -237,7 +242,9 @@ pub(crate) fn serve_sharing(
         }
         Err(error) => Err((Step::Descriptors, error)),
     };
-    spec.fail(&ready.err().unwrap_or_else(|| (Step::Exec, program.exec())))
+    let (step, error) = ready.err().unwrap_or_else(|| (Step::Exec, program.exec()));
+    failure.set(Failure::new(step, &error));
+    process::exit(reports::FAILED_TO_BEGIN)
 }
 
 /// Serves one connection, in a child with memory of its own, and exits.
@@ -250,6 +257,6 @@ pub(crate) fn serve_in_fork(
 ) -> ! {
     match spec.enter(stderr) {
         Ok(()) => spec.run(child, connection, conn),
-        Err(failed) => spec.fail(&failed),
+        Err(failed) => spec.fail(Some(connection.as_fd()), &failed),
     }
 }

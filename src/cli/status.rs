@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::output::{complain, say};
-use crate::control::{Answer, Request, State, Status, client};
+use crate::control::{Answer, Condition, Request, Status, client};
 use crate::exit;
 
 /// `status [--json] [--control PATH]`.
@@ -81,13 +81,13 @@ fn render(status: &Status) -> String {
     text
 }
 
-fn state(state: State) -> &'static str {
+fn state(state: Condition) -> &'static str {
     match state {
-        State::Starting => "starting",
-        State::Running => "running",
-        State::Reloading => "reloading",
-        State::Draining => "draining",
-        State::Ending => "ending",
+        Condition::Starting => "starting",
+        Condition::Running => "running",
+        Condition::Reloading => "reloading",
+        Condition::Draining => "draining",
+        Condition::Ending => "ending",
     }
 }
 

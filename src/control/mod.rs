@@ -52,7 +52,7 @@ pub(crate) struct Status {
     pub(crate) version: String,
     pub(crate) generation: u64,
     pub(crate) uptime_s: u64,
-    pub(crate) state: State,
+    pub(crate) state: Condition,
     pub(crate) reloads: Reloads,
     pub(crate) upgrades: u64,
     pub(crate) log_records_dropped: u64,
@@ -62,7 +62,7 @@ pub(crate) struct Status {
 /// What the supervisor is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum State {
+pub(crate) enum Condition {
     /// Not serving yet.
     Starting,
     /// Serving.

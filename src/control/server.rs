@@ -6,12 +6,16 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use super::{Answer, LONGEST_REQUEST, Request};
 use crate::exit;
 use crate::sys::epoll::{Interest, Poller};
+use crate::sys::fd::FdNumber;
 use crate::sys::socket;
+use crate::sys::time::Monotonic;
 
 /// More clients than this wait in the queue.
 const CLIENTS: usize = 32;
@@ -26,8 +30,7 @@ pub(crate) type ClientId = u64;
 #[derive(Debug)]
 pub(crate) struct Server {
     listener: UnixListener,
-    path: PathBuf,
-    inode: u64,
+    file: SocketFile,
     clients: BTreeMap<ClientId, Session>,
     next: ClientId,
     first_token: u64,
@@ -36,7 +39,25 @@ pub(crate) struct Server {
     /// Makes room for a client that is to be turned away when there is no other descriptor left. Without it the client
     /// would stay queued, and epoll would report it without end.
     reserve: Option<OwnedFd>,
-    next_try: Option<Instant>,
+    next_try: Option<Monotonic>,
+}
+
+/// Where a control socket is, and whose file is there.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct SocketFile {
+    path: PathBuf,
+    inode: u64,
+}
+
+/// A server as it is saved, for a program that goes on from here.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SavedServer {
+    listener: FdNumber,
+    file: SocketFile,
+    /// Who waits for an answer.
+    waiting: Vec<FdNumber>,
+    /// Who has connected and not asked yet.
+    newcomers: Vec<FdNumber>,
 }
 
 #[derive(Debug)]
@@ -90,18 +111,20 @@ impl Server {
         })?;
         let listener = bind(path).map_err(failed)?;
         let inode = std::fs::symlink_metadata(path).map_err(failed)?.ino();
-        Ok(Server {
+        Ok(Server::at(listener, SocketFile { path: path.to_owned(), inode }, first_token))
+    }
+
+    fn at(listener: UnixListener, file: SocketFile, first_token: u64) -> Self {
+        Server {
             listener,
-            path: path.to_owned(),
-            inode,
+            file,
             clients: BTreeMap::new(),
-            // Not used twice, by whatever server: an answer must not reach a client of another one.
             next: first_token + 1,
             first_token,
             watched: false,
             reserve: reserve(),
             next_try: None,
-        })
+        }
     }
 
     /// Accepts clients from now on.
@@ -124,7 +147,7 @@ impl Server {
 
     /// Where it listens.
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        &self.file.path
     }
 
     /// Handles an event. A request is for the caller to answer, now or later.
@@ -162,44 +185,43 @@ impl Server {
         }
     }
 
-    /// The socket, its path and inode, and the descriptors of `clients`, for a program that goes on from here.
-    pub(crate) fn parts(&self, clients: &[ClientId]) -> (BorrowedFd<'_>, &Path, u64, Vec<BorrowedFd<'_>>) {
-        let streams =
-            clients.iter().filter_map(|id| self.clients.get(id)).map(|client| client.stream.as_fd());
-        (self.listener.as_fd(), &self.path, self.inode, streams.collect())
-    }
-
-    /// The descriptors of clients of whose request nothing has been read.
-    pub(crate) fn newcomers(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+    /// As it is saved; `waiting` wait for an answer, and of the others those are kept of whose request nothing was read.
+    pub(crate) fn save<'a>(
+        &'a self,
+        waiting: &[ClientId],
+        mut keep: impl FnMut(BorrowedFd<'a>) -> FdNumber,
+    ) -> SavedServer {
         let is_new = |client: &&Session| !client.asked && client.request.is_empty();
-        self.clients.values().filter(is_new).map(|client| client.stream.as_fd())
+        let newcomers = self.clients.values().filter(is_new);
+        let waiting = waiting.iter().filter_map(|id| self.clients.get(id));
+        SavedServer {
+            listener: keep(self.listener.as_fd()),
+            file: self.file.clone(),
+            waiting: waiting.map(|client| keep(client.stream.as_fd())).collect(),
+            newcomers: newcomers.map(|client| keep(client.stream.as_fd())).collect(),
+        }
     }
 
-    /// The server that another program left in this process.
+    /// The server that another program left in this process, in force, and who waits for an answer.
     pub(crate) fn resume(
-        socket: OwnedFd,
-        path: PathBuf,
-        inode: u64,
+        saved: SavedServer,
         first_token: u64,
         poller: &Poller,
-    ) -> Self {
-        let mut server = Server {
-            listener: UnixListener::from(socket),
-            path,
-            inode,
-            clients: BTreeMap::new(),
-            next: first_token + 1,
-            first_token,
-            watched: false,
-            reserve: reserve(),
-            next_try: None,
-        };
+    ) -> io::Result<(Self, Vec<ClientId>)> {
+        let SavedServer { listener, file, waiting, newcomers } = saved;
+        let mut server = Server::at(UnixListener::from(listener.take()?), file, first_token);
         server.begin(poller);
-        server
+        let waiting: io::Result<Vec<_>> =
+            waiting.into_iter().map(|client| Ok(server.resume_client(client.take()?))).collect();
+        let waiting = waiting?;
+        for newcomer in newcomers {
+            server.resume_newcomer(newcomer.take()?, poller);
+        }
+        Ok((server, waiting))
     }
 
     /// A client that waits for an answer.
-    pub(crate) fn resume_client(&mut self, socket: OwnedFd) -> ClientId {
+    fn resume_client(&mut self, socket: OwnedFd) -> ClientId {
         let id = self.next;
         self.next += 1;
         let stream = UnixStream::from(socket);
@@ -208,7 +230,7 @@ impl Server {
     }
 
     /// A client that has not asked yet.
-    pub(crate) fn resume_newcomer(&mut self, socket: OwnedFd, poller: &Poller) {
+    fn resume_newcomer(&mut self, socket: OwnedFd, poller: &Poller) {
         let id = self.resume_client(socket);
         if let Some(client) = self.clients.get_mut(&id) {
             client.asked = false;
@@ -259,17 +281,17 @@ impl Server {
         if !turned_away {
             // Not even that: until a client goes, and with it a descriptor, or somebody else lets go of one.
             self.watch(false, poller);
-            self.next_try = Some(Instant::now() + RETRY);
+            self.next_try = Some(Monotonic::now() + RETRY);
         }
     }
 
     /// When to look again whether there is a descriptor.
-    pub(crate) fn next_try(&self) -> Option<Instant> {
+    pub(crate) fn next_try(&self) -> Option<Monotonic> {
         self.next_try
     }
 
     /// Looks, if it is time.
-    pub(crate) fn tend(&mut self, now: Instant, poller: &Poller) {
+    pub(crate) fn tend(&mut self, now: Monotonic, poller: &Poller) {
         if self.next_try.is_some_and(|at| at <= now) {
             self.next_try = Some(now + RETRY);
             self.watch(true, poller);
@@ -289,8 +311,8 @@ impl Server {
             self.drop_client(id, poller);
         }
         self.watch(false, poller);
-        if std::fs::symlink_metadata(&self.path).is_ok_and(|file| file.ino() == self.inode) {
-            let _ = std::fs::remove_file(&self.path);
+        if std::fs::symlink_metadata(&self.file.path).is_ok_and(|file| file.ino() == self.file.inode) {
+            let _ = std::fs::remove_file(&self.file.path);
         }
     }
 }

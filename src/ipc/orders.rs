@@ -1,27 +1,39 @@
 //! What the supervisor hands to a worker, and what the two say to each other.
 //!
 //! A worker is exec'ed, so that it is small, has an address-space layout of its own, and knows one service. It finds
-//! its plan in a sealed memory file and its descriptors at fixed places.
+//! its link and its plan at fixed places, and in the plan, a sealed memory file, where everything else is.
+//!
+//! | message                  | from       | to         | answered by | if it is lost, or its sender dies here           |
+//! |--------------------------|------------|------------|-------------|--------------------------------------------------|
+//! | [`Order::Accept`]        | supervisor | worker     | `Accepting` | a worker that takes no orders is killed          |
+//! | [`Order::Look`]          | supervisor | worker     | `Looked`    | one at a time; the watchdog ends who owes one    |
+//! | [`Order::Retire`]        | supervisor | worker     | `Retired`   | as above; without a supervisor it retires anyway |
+//! | [`Order::End`]           | supervisor | worker     | its end     | killed, its connections are the supervisor's     |
+//! | [`WorkerReport::Ready`]  | worker     | supervisor |             | a worker that is not ready in time is killed     |
+//! | [`WorkerReport::Failed`] | worker     | supervisor |             | its exit code says the same in fewer words       |
+//! | `NeedsRenewal`           | worker     | supervisor |             | it dies and is replaced, or asks no more         |
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::config;
-use crate::sys::{fd, message};
+use crate::sys::fd::FdNumber;
+use crate::sys::{memory, message};
 
 /// The hidden command that starts a worker.
 pub(crate) const COMMAND: &str = "worker";
 
-/// What a worker does.
+/// What a worker does, and where it finds what it needs for that.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Plan {
-    /// The service, checked; the lists of its admission are not in it but among the [descriptors](WorkerFds).
+    /// The service, checked; the lists of its admission are among the [descriptors](WorkerFds).
     pub(crate) service: config::ServiceConfig,
-    /// What the listeners are called, in their order. An entry of `listen` can stand for several sockets of systemd's.
-    pub(crate) listeners: Vec<String>,
+    /// An entry of the service's `listen` can stand for several sockets of systemd's.
+    pub(crate) listeners: Vec<PlannedListener>,
     /// How many spares this worker keeps; the share of it in the service's.
     pub(crate) spares: u32,
     /// Where records go.
@@ -30,62 +42,78 @@ pub(crate) struct Plan {
     pub(crate) run: u32,
     /// The worker's serial number, never used twice under one supervisor.
     pub(crate) serial: u32,
+    /// What else it was given.
+    pub(crate) fds: WorkerFds,
 }
 
-/// The descriptors of a worker, in the order of their numbers, from 3 on. Listeners follow.
-#[derive(Debug)]
+/// A listener of a worker.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct PlannedListener {
+    /// What it is called in messages.
+    pub(crate) name: String,
+    /// The socket.
+    pub(crate) fd: FdNumber,
+}
+
+/// Where a worker finds its descriptors, but for the listeners.
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct WorkerFds {
-    /// Messages to and from the supervisor; its end means that the supervisor is gone.
-    pub(crate) link: OwnedFd,
-    /// The [`Plan`].
-    pub(crate) plan: OwnedFd,
     /// The scoreboard's memory.
-    pub(crate) scoreboard: OwnedFd,
+    pub(crate) scoreboard: FdNumber,
     /// The eventfd that tells of free slots.
-    pub(crate) slot_freed: OwnedFd,
+    pub(crate) slot_freed: FdNumber,
     /// The worker's counters.
-    pub(crate) counters: OwnedFd,
-    /// Where spares say that they have been taken: the end to read, and the end to write.
-    pub(crate) spare_events: OwnedFd,
-    /// See `spare_events`.
-    pub(crate) spare_events_writer: OwnedFd,
+    pub(crate) counters: FdNumber,
+    /// Where spares say that they have been taken, to be read.
+    pub(crate) spare_events: FdNumber,
+    /// The same, to be written.
+    pub(crate) spare_events_writer: FdNumber,
     /// The memory of the sources.
-    pub(crate) sources: OwnedFd,
+    pub(crate) sources: FdNumber,
     /// The lists of the service's admission.
-    pub(crate) prefixes: OwnedFd,
+    pub(crate) prefixes: FdNumber,
 }
 
-impl WorkerFds {
-    /// Takes them over, in a process that a supervisor has started.
-    pub(crate) fn take() -> io::Result<Self> {
-        Ok(WorkerFds {
-            link: fd::inherited(3)?,
-            plan: fd::inherited(4)?,
-            scoreboard: fd::inherited(5)?,
-            slot_freed: fd::inherited(6)?,
-            counters: fd::inherited(7)?,
-            spare_events: fd::inherited(8)?,
-            spare_events_writer: fd::inherited(9)?,
-            sources: fd::inherited(10)?,
-            prefixes: fd::inherited(11)?,
-        })
+/// The descriptors that a new worker gets: its link, its plan, and those that the plan names.
+#[derive(Debug)]
+pub(crate) struct Handover<'a>(Vec<BorrowedFd<'a>>);
+
+/// The places of the link and the plan.
+const LINK: usize = 0;
+const PLAN: usize = 1;
+
+impl<'a> Handover<'a> {
+    /// Nothing but the link, so far.
+    pub(crate) fn new(link: BorrowedFd<'a>) -> Self {
+        // The plan comes to be when all the rest has its number.
+        Handover(vec![link, link])
     }
 
-    /// The listener at place `index` of the plan.
-    pub(crate) fn listener(index: usize) -> io::Result<OwnedFd> {
-        let number = i32::try_from(index).ok().and_then(|index| index.checked_add(12));
-        fd::inherited(number.ok_or(io::ErrorKind::InvalidInput)?)
+    /// Adds a descriptor; returns where the worker will find it.
+    pub(crate) fn add(&mut self, fd: BorrowedFd<'a>) -> FdNumber {
+        self.0.push(fd);
+        FdNumber::at_place(self.0.len() - 1)
     }
+
+    /// All of them in their order, with the plan.
+    pub(crate) fn complete(mut self, plan: BorrowedFd<'a>) -> Vec<BorrowedFd<'a>> {
+        self.0[PLAN] = plan;
+        self.0
+    }
+}
+
+/// Takes over the link to the supervisor and the plan, in a process that a supervisor has started.
+pub(crate) fn take_plan() -> io::Result<(OwnedFd, Plan)> {
+    Ok((FdNumber::at_place(LINK).take()?, Plan::read(FdNumber::at_place(PLAN).take()?)?))
 }
 
 impl Plan {
-    /// As the content of a memory file.
-    pub(crate) fn encode(&self) -> io::Result<Vec<u8>> {
-        Ok(serde_json::to_vec(self)?)
+    /// As a sealed memory file.
+    pub(crate) fn write(&self) -> io::Result<OwnedFd> {
+        memory::sealed(c"preforkd-plan", &serde_json::to_vec(self)?)
     }
 
-    /// From the memory file that the supervisor sealed.
-    pub(crate) fn read(file: OwnedFd) -> io::Result<Self> {
+    fn read(file: OwnedFd) -> io::Result<Self> {
         let mut text = Vec::new();
         File::from(file).read_to_end(&mut text)?;
         Ok(serde_json::from_slice(&text)?)
@@ -103,14 +131,16 @@ pub(crate) enum Order {
         /// By their places in the plan.
         empty: ListenerSet,
     },
-    /// Say that you are well.
-    Answer,
-    /// See whether something is queued. A worker that retires may have been the only one that was woken for it.
-    Look,
-    /// End all connections with their process groups: politely, or at once.
+    /// See whether something is queued, and say that you have: a worker that is gone, stopped or stuck may have been the only
+    /// one that was woken for it.
+    Look {
+        /// What the answer says.
+        request: u32,
+    },
+    /// End all connections with their process groups.
     End {
-        /// SIGKILL instead of SIGTERM.
-        at_once: bool,
+        /// SIGTERM first, and SIGKILL for what is left then; at once if there is no time between.
+        kill_after: Duration,
     },
 }
 
@@ -121,8 +151,11 @@ pub(crate) enum WorkerReport {
     Ready,
     /// In the accept loop.
     Accepting,
-    /// Well.
-    Well,
+    /// Has looked, and is well.
+    Looked {
+        /// What the order said.
+        request: u32,
+    },
     /// A handler that runs in a copy of this worker's memory was killed by a fault. Whoever caused it may be guessing
     /// at addresses, and must not be given the same ones for long (Bittau et al., "Hacking Blind", 2014).
     NeedsRenewal,

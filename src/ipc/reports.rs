@@ -1,13 +1,15 @@
 //! What a connection process tells its worker: why it could not become what it should, or what its handler has moved.
 //!
 //! One pipe for all of a worker's children, closed on exec: a message is smaller than PIPE_BUF, so two never mix, and it
-//! is read when somebody is reaped, so it wakes nobody. Who ends does not wait for room in it either. A handler keeps it,
-//! and what comes out of it is believed as far as a handler can be: it may lie about how much it has moved, or that it has
-//! refused somebody, even in the name of another, and it may keep the pipe full, so that others are not heard.
+//! is read when somebody is reaped, so it wakes nobody. For room in it waits who has to say more than how much was moved,
+//! when the client has nothing to wait for any more. A handler keeps it, and what comes out of it is believed as far as a
+//! handler can be: it may lie about how much it has moved, or that it has refused somebody, even in the name of another, and
+//! it may keep the pipe full, so that others wait or are not heard.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::admission::{Deadline, Refusal};
@@ -15,7 +17,7 @@ use crate::client::{Connection, Traffic};
 use crate::config::{Job, ServiceConfig};
 use crate::sys::time::nanos;
 use crate::sys::wait::Pid;
-use crate::sys::{fd, process};
+use crate::sys::{fd, memory, process};
 
 /// With this code a connection process ends that could not begin.
 pub(crate) const FAILED_TO_BEGIN: u8 = 126;
@@ -84,6 +86,10 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
+    pub(crate) fn new(step: Step, error: &io::Error) -> Self {
+        Failure { step, errno: error.raw_os_error().unwrap_or(0) }
+    }
+
     /// What kind of error it was.
     pub(crate) fn kind(self) -> io::ErrorKind {
         io::Error::from_raw_os_error(self.errno).kind()
@@ -106,6 +112,24 @@ impl Failure {
             Some(object) => format!("{} {object}: {reason}", self.step.attempt()),
             None => format!("{}: {reason}", self.step.attempt()),
         }
+    }
+}
+
+/// Where a child that shares its worker's memory leaves why it could not begin. The pipe may be full, and who would read it
+/// waits for this child.
+#[derive(Debug, Default)]
+pub(crate) struct FailureWord(AtomicU64);
+
+impl FailureWord {
+    pub(crate) fn set(&self, failure: Failure) {
+        let step = u64::from(failure.step as u8);
+        self.0.store(step << 32 | u64::from(failure.errno.unsigned_abs()), Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> Option<Failure> {
+        let word = self.0.load(Relaxed);
+        let step = Step::ALL.into_iter().find(|step| u64::from(*step as u8) == word >> 32)?;
+        Some(Failure { step, errno: (word & 0x7fff_ffff) as i32 })
     }
 }
 
@@ -145,7 +169,7 @@ const NUMBERS: usize = 3 + Connection::WORDS;
 /// stops writing must not hold us up.
 const READS_AT_ONCE: usize = 100;
 
-/// How long a process whose time is over waits for room for its report.
+/// How long a process waits for room for its report: another may keep the pipe full.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The kinds of reports that are no failures.
@@ -252,40 +276,51 @@ impl Reporter {
         self.0
     }
 
-    /// Says what went wrong. If not even that works, the exit code has to do.
-    pub(crate) fn failed(self, step: Step, error: &io::Error) {
-        self.send(ChildReport::Failed(Failure { step, errno: error.raw_os_error().unwrap_or(0) }));
+    /// Says what went wrong, before this process exits. Waits for room: without it the end would be one of a client's
+    /// doing, and might be punished.
+    pub(crate) fn failed(self, failure: Failure) {
+        self.deliver(ChildReport::Failed(failure));
     }
 
     /// Says what was moved. If the worker has let the pipe fill up, the record goes without.
     pub(crate) fn served(self, traffic: Traffic) {
-        self.send(ChildReport::Served(traffic));
+        let _ = self.send(ChildReport::Served(traffic));
     }
 
-    /// Says that a connection was not let in.
-    pub(crate) fn refused(self, why: Refusal) {
-        self.send(ChildReport::Refused(why));
+    /// Says that a connection was not let in, and wakes the worker. Waits for room, rather than refuse somebody who is not
+    /// counted.
+    pub(crate) fn refused(self, why: Refusal, wake: BorrowedFd<'_>) {
+        self.wake_and_deliver(ChildReport::Refused(why), Some(REPORT_TIMEOUT), wake);
     }
 
-    /// Says that a connection has ended and the process goes on. Waits for room: a report that is lost would be a
-    /// connection that never ended.
-    pub(crate) fn ended(self, served: Served) {
-        self.deliver(ChildReport::Ended(served), None);
+    /// Says that a connection has ended and the process goes on, and wakes the worker. Waits for room: a report that is
+    /// lost would be a connection that never ended.
+    pub(crate) fn ended(self, served: Served, wake: BorrowedFd<'_>) {
+        self.wake_and_deliver(ChildReport::Ended(served), None, wake);
     }
 
     /// Says that a deadline has passed, before this process exits; also in a signal handler. Waits for room: without it
-    /// the end would be no timeout, and its source go unpunished. Not for ever: another process may keep the pipe full.
+    /// the end would be no timeout, and its source go unpunished.
     pub(crate) fn timed_out(self, deadline: Deadline, traffic: Traffic) {
-        self.deliver(ChildReport::TimedOut(deadline, traffic), Some(REPORT_TIMEOUT));
+        self.deliver(ChildReport::TimedOut(deadline, traffic));
     }
 
-    fn deliver(self, report: ChildReport, patience: Option<Duration>) {
+    fn wake_and_deliver(self, report: ChildReport, patience: Option<Duration>, wake: BorrowedFd<'_>) {
+        if self.send(report).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+            // Who has filled the pipe may have woken nobody.
+            memory::ring(wake);
+            let _ = fd::write_message(self.0, &report.encode(process::id()), patience);
+        }
+        memory::ring(wake);
+    }
+
+    fn deliver(self, report: ChildReport) {
         // The worker is gone if it fails, and the supervisor knows of its death.
-        let _ = fd::write_message(self.0, &report.encode(process::id()), patience);
+        let _ = fd::write_message(self.0, &report.encode(process::id()), Some(REPORT_TIMEOUT));
     }
 
-    fn send(self, report: ChildReport) {
-        let _ = fd::write(self.0, &report.encode(process::id()));
+    fn send(self, report: ChildReport) -> io::Result<usize> {
+        fd::write(self.0, &report.encode(process::id()))
     }
 }
 
@@ -300,18 +335,19 @@ mod tests {
     fn reports_come_through_whole() {
         let reports = Reports::new().unwrap();
         let reporter = reports.reporter();
+        let wake = memory::event().unwrap();
+        let failure = Failure::new(Step::Exec, &io::Error::from_raw_os_error(2));
         let traffic = Traffic { received: u64::MAX, sent: 7 };
         reporter.served(traffic);
-        reporter.failed(Step::Exec, &io::Error::from_raw_os_error(2));
+        reporter.failed(failure);
         let client = Client { peer: Peer::Unix(None), accepted: Monotonic::from_nanos(5), header: None };
         let connection = Connection { number: 9, client, until: Monotonic::NEVER };
         let served = Served { connection, code: 7, traffic, cpu: Duration::from_nanos(3) };
-        reporter.ended(served);
+        reporter.ended(served, wake.as_fd());
         let deadlines = [Deadline::FirstByte, Deadline::Idle, Deadline::Lifetime];
         deadlines.into_iter().for_each(|deadline| reporter.timed_out(deadline, traffic));
         let mut heard = Vec::new();
         reports.read(|_, report| heard.push(report));
-        let failure = Failure { step: Step::Exec, errno: 2 };
         let first = [ChildReport::Served(traffic), ChildReport::Failed(failure), ChildReport::Ended(served)];
         let last = deadlines.map(|deadline| ChildReport::TimedOut(deadline, traffic));
         assert_eq!(heard, [first, last].concat());
@@ -343,6 +379,19 @@ mod tests {
         let mut heard = Vec::new();
         reports.read(|_, report| heard.push(report));
         assert_eq!(heard, [ChildReport::Served(Traffic { received: 1, sent: 2 })]);
+    }
+
+    #[test]
+    fn a_word_tells_every_step_and_error() {
+        let word = FailureWord::default();
+        assert_eq!(word.get(), None);
+        for step in Step::ALL {
+            for errno in [0, 2, libc::EHWPOISON] {
+                let failure = Failure { step, errno };
+                word.set(failure);
+                assert_eq!(word.get(), Some(failure));
+            }
+        }
     }
 
     #[test]

@@ -73,7 +73,7 @@ pub(crate) fn wait(child: ForkedChild, context: SpareContext) -> u8 {
     });
     match result {
         Ok(()) => 0,
-        Err(failed) => spec.child.fail(&failed),
+        Err(failed) => spec.child.fail(None, &failed),
     }
 }
 
@@ -150,8 +150,8 @@ impl Spare {
             }
             let now = time::cpu();
             let cpu = now.saturating_sub(std::mem::replace(&mut before, now));
-            child.reporter().ended(Served { connection, code, traffic, cpu });
-            memory::ring(self.context.spec.wake);
+            let served = Served { connection, code, traffic, cpu };
+            child.reporter().ended(served, self.context.spec.wake);
             // Nobody was woken in its place while it served.
             if self.leaves || self.is_told_to_go() {
                 return Ok(());
@@ -214,8 +214,9 @@ impl Spare {
                 let client = Client::now(peer);
                 let counted = self.sources.as_ref().map(|sources| (sources, *slot));
                 if let Err(why) = spec.admission.check(&client, counted) {
-                    spec.child.reporter().refused(why);
-                    memory::ring(spec.wake);
+                    // It is not to wait until the worker can hear of it.
+                    drop(socket);
+                    spec.child.reporter().refused(why, spec.wake);
                     return Attempt::Other;
                 }
                 let number = self.context.id.nth(n).number;

@@ -1,17 +1,23 @@
 //! Connections whose worker has died: they go on, and the supervisor, their subreaper, counts and reaps them.
 
+use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 
-use super::ledger::{AdoptedEntry, Kept, LateEntry};
-use super::service::{Adopter, ServiceState};
+use serde::{Deserialize, Serialize};
+
+use super::EventSource;
+use super::saved::Kept;
+use super::service::{Adopter, ServiceState, ServiceStates};
+use crate::admission::sources::SlotIndex;
 use crate::admission::{Admission, Deadlines};
 use crate::client::ConnectionId;
 use crate::journal::Log;
 use crate::scoreboard::{Count, CountUp, Counts, Owner, RowState, Slot};
 use crate::spare::events::SpareEvents;
-use crate::sys::epoll::Poller;
+use crate::sys::epoll::{Interest, Poller};
+use crate::sys::fd::FdNumber;
 use crate::sys::process;
-use crate::sys::signal::Signal;
 use crate::sys::time::Monotonic;
 use crate::sys::wait::{Ended, Pid};
 use crate::worker::children::{Books, Child, Children};
@@ -25,11 +31,42 @@ pub(super) struct AdoptedConnections {
     late: Vec<LateEvents>,
 }
 
+/// A dead worker of which spares wait.
 #[derive(Debug)]
 struct LateEvents {
+    record: LateRecord,
+    events: Rc<SpareEvents>,
+}
+
+/// Which worker that was.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct LateRecord {
     service: String,
     worker: u32,
-    events: Rc<SpareEvents>,
+}
+
+/// The same, as it is saved.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct SavedLateEvents {
+    record: LateRecord,
+    events: FdNumber,
+}
+
+/// Where a connection is found again that was adopted: its row has the rest.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct AdoptedRecord {
+    pid: Pid,
+    service: String,
+    worker: u32,
+    slot: SlotIndex,
+    connections: u32,
+}
+
+impl LateEvents {
+    /// By edge: the end of the pipe is no news.
+    fn watch(&self, poller: &Poller) -> io::Result<()> {
+        poller.add(self.events.descriptor(), Interest::ReadEdge, EventSource::LateEvents.into())
+    }
 }
 
 /// A worker that has died.
@@ -88,11 +125,8 @@ impl AdoptedConnections {
         let mut counted = dead.counted;
         counted.set(Count::Completed, counted.get(Count::Accepted).saturating_sub(ours));
         state.add(|counts| counts.add(counted));
-        self.late.push(LateEvents {
-            service: state.name.clone(),
-            worker: dead.serial,
-            events: Rc::clone(dead.events),
-        });
+        let record = LateRecord { service: state.name.clone(), worker: dead.serial };
+        self.late.push(LateEvents { record, events: Rc::clone(dead.events) });
         going_on += self.hear_late().len();
         self.forget_late();
         // It may have died between freeing a slot and saying so.
@@ -104,8 +138,15 @@ impl AdoptedConnections {
         ConnectionId { run: self.run, worker, number }
     }
 
+    /// Watches what spares of this dead worker say, if some wait: it may be long before the next process ends.
+    pub(super) fn watch_late(&self, worker: u32, poller: &Poller) {
+        if let Some(late) = self.late.iter().find(|late| late.record.worker == worker) {
+            let _ = late.watch(poller);
+        }
+    }
+
     /// Whether spares of this dead worker wait. They go by themselves, unless they are taken before they know.
-    pub(super) fn waits(&self, worker: u32) -> bool {
+    fn waits(&self, worker: u32) -> bool {
         self.children.iter().any(|(_, child)| child.id().worker == worker && child.waits())
     }
 
@@ -117,7 +158,7 @@ impl AdoptedConnections {
 
     /// How many spares of dead workers have said that they were taken, and were not heard yet.
     pub(super) fn unheard(&self, service: &str) -> u32 {
-        self.late.iter().filter(|late| late.service == service).map(|late| late.events.unread()).sum()
+        self.late.iter().filter(|late| late.record.service == service).map(|late| late.events.unread()).sum()
     }
 
     /// Whether this process is one of them.
@@ -130,10 +171,10 @@ impl AdoptedConnections {
         let (mut heard, children) = (Vec::new(), &mut self.children);
         for late in &self.late {
             late.events.read(|pid, connection| {
-                let child = children.get(pid).filter(|child| child.id().worker == late.worker);
+                let child = children.get(pid).filter(|child| child.id().worker == late.record.worker);
                 let Some(state) = child.map(|child| Rc::clone(&child.slot().scoreboard().0)) else { return };
                 if children.taken(pid, &connection, || state.count(Count::Accepted)) {
-                    heard.push(late.service.clone());
+                    heard.push(late.record.service.clone());
                 }
             });
         }
@@ -142,7 +183,7 @@ impl AdoptedConnections {
 
     fn forget_late(&mut self) {
         let late = std::mem::take(&mut self.late);
-        self.late = late.into_iter().filter(|late| self.waits(late.worker)).collect();
+        self.late = late.into_iter().filter(|late| self.waits(late.record.worker)).collect();
     }
 
     /// A process has been reaped, and what it had to say was heard; false if it was none of them. `admission` tells what is
@@ -173,50 +214,55 @@ impl AdoptedConnections {
         self.children.tend();
     }
 
-    /// All of them, for the ledger.
-    pub(super) fn entries(&self) -> Vec<AdoptedEntry> {
-        let entry = |(pid, child): (Pid, &Child<Adopter>)| AdoptedEntry {
+    /// All of them, as they are saved.
+    pub(super) fn save(&self) -> Vec<AdoptedRecord> {
+        let save = |(pid, child): (Pid, &Child<Adopter>)| AdoptedRecord {
             pid,
             service: child.slot().scoreboard().0.name.clone(),
             worker: child.id().worker,
             slot: child.slot().index(),
             connections: child.connections(),
         };
-        self.children.iter().map(entry).collect()
+        self.children.iter().map(save).collect()
     }
 
-    /// The dead workers of which spares wait, for the ledger.
-    pub(super) fn late_entries<'a>(&'a self, kept: &mut Kept<'a>) -> Vec<LateEntry> {
-        let entry = |late: &'a LateEvents| LateEntry {
-            service: late.service.clone(),
-            worker: late.worker,
-            calls: kept.keep(late.events.descriptor()),
+    /// The dead workers of which spares wait, as they are saved.
+    pub(super) fn save_late<'a>(&'a self, kept: &mut Kept<'a>) -> Vec<SavedLateEvents> {
+        let save = |late: &'a LateEvents| SavedLateEvents {
+            record: late.record.clone(),
+            events: kept.keep(late.events.descriptor()),
         };
-        self.late.iter().map(entry).collect()
+        self.late.iter().map(save).collect()
     }
 
-    /// Takes one of them over from the ledger, and its pipe.
-    pub(super) fn take_over_late(&mut self, service: String, worker: u32, events: Rc<SpareEvents>) {
-        self.late.push(LateEvents { service, worker, events });
+    /// Takes over what another program had adopted.
+    pub(super) fn resume(
+        run: u32,
+        adopted: Vec<AdoptedRecord>,
+        late: Vec<SavedLateEvents>,
+        states: &ServiceStates,
+        poller: &Poller,
+    ) -> io::Result<Self> {
+        let mut all = AdoptedConnections::new(run);
+        for record in adopted {
+            let state = states.of_saved(&record.service)?;
+            let row = state.scoreboard.row(record.slot);
+            let slot = Slot::adopt(Adopter(state), record.slot);
+            let child = Child::adopted(slot, all.id(record.worker, 0), record.connections, &row);
+            all.children.insert(record.pid, child);
+        }
+        for SavedLateEvents { record, events } in late {
+            let events = Rc::new(SpareEvents::open(events.take()?));
+            let late = LateEvents { record, events };
+            late.watch(poller)?;
+            all.late.push(late);
+        }
+        Ok(all)
     }
 
-    /// Takes one over from the ledger.
-    pub(super) fn take_over(&mut self, entry: &AdoptedEntry, state: Rc<ServiceState>) {
-        let row = state.scoreboard.row(entry.slot);
-        let slot = Slot::adopt(Adopter(state), entry.slot);
-        let child = Child::adopted(slot, self.id(entry.worker, 0), entry.connections, &row);
-        self.children.insert(entry.pid, child);
-    }
-
-    /// The state of a service, if a connection of it is here.
-    pub(super) fn service_state_of(&self, service: &str) -> Option<&Rc<ServiceState>> {
-        let mut states = self.children.iter().map(|(_, child)| &child.slot().scoreboard().0);
-        states.find(|state| state.name == service)
-    }
-
-    /// Signals them with their process groups.
-    pub(super) fn signal(&self, signal: Signal) {
-        self.children.signal(signal);
+    /// Ends them with their process groups: SIGTERM, and SIGKILL after this time.
+    pub(super) fn end_all(&mut self, kill_after: Duration) {
+        self.children.end_all(kill_after);
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -11,22 +11,36 @@ use std::rc::{Rc, Weak};
 
 use serde::{Deserialize, Serialize};
 
-use super::ledger::{Descriptor, Kept, ListenerEntry};
 use super::port_owner;
+use super::saved::{Kept, contradiction};
 use super::systemd::{ActivatedSockets, Systemd};
 use crate::config::{Address, ServiceConfig, SocketOptions};
-use crate::sys::{fd, socket};
+use crate::sys::fd::{self, FdNumber};
+use crate::sys::socket;
 
 /// A listening socket. It closes when the last service that uses it lets go.
 #[derive(Debug)]
 pub(crate) struct Listener {
     socket: OwnedFd,
+    record: ListenerRecord,
+    systemd: Systemd,
+}
+
+/// What is known of a listening socket.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct ListenerRecord {
     address: Address,
     name: String,
     /// The file of a Unix socket that we made, and its inode.
     file: Option<(PathBuf, u64)>,
     standing: Cell<Standing>,
-    systemd: Systemd,
+}
+
+/// A listener as it is saved.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct SavedListener {
+    socket: FdNumber,
+    record: ListenerRecord,
 }
 
 /// What a listener is for.
@@ -43,28 +57,11 @@ pub(super) enum Standing {
 impl Listener {
     /// What it is called in messages: the address as bound, with the port that the kernel chose.
     pub(crate) fn name(&self) -> &str {
-        &self.name
+        &self.record.name
     }
 
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
-    }
-
-    /// For the ledger.
-    pub(super) fn entry<'a>(&'a self, kept: &mut Kept<'a>) -> ListenerEntry {
-        ListenerEntry {
-            socket: kept.keep(self.descriptor()),
-            address: self.address.clone(),
-            name: self.name.clone(),
-            file: self.file.clone(),
-            standing: self.standing.get(),
-        }
-    }
-
-    /// From the ledger; `entry` without its descriptor.
-    pub(super) fn resume(socket: OwnedFd, entry: ListenerEntry, systemd: Systemd) -> Self {
-        let ListenerEntry { socket: _, address, name, file, standing } = entry;
-        Listener { socket, address, name, file, standing: Cell::new(standing), systemd }
     }
 
     /// How many connections wait to be accepted.
@@ -85,26 +82,26 @@ impl Listener {
 
     /// Leaves it to the supervisor after this one, which gets it from systemd.
     pub(crate) fn leave(&self) {
-        self.standing.set(Standing::Left);
+        self.record.standing.set(Standing::Left);
     }
 
     /// Takes back what others know of it.
     fn settle(&self) {
-        if self.standing.get() == Standing::Open {
-            self.standing.set(Standing::Closing);
+        if self.record.standing.get() == Standing::Open {
+            self.record.standing.set(Standing::Closing);
             if self.is_ours() {
                 self.remove_file();
-                self.systemd.forget(&self.address);
+                self.systemd.forget(&self.record.address);
             }
         }
     }
 
     fn is_ours(&self) -> bool {
-        !matches!(self.address, Address::Activated(_))
+        !matches!(self.record.address, Address::Activated(_))
     }
 
     fn is_tcp(&self) -> bool {
-        matches!(self.address, Address::Tcp(_))
+        matches!(self.record.address, Address::Tcp(_))
     }
 
     /// Whether clients find it. A Unix socket whose file somebody has removed or replaced has none any more.
@@ -112,12 +109,12 @@ impl Listener {
         let is_there = |(path, inode): &(PathBuf, u64)| {
             std::fs::symlink_metadata(path).is_ok_and(|file| file.ino() == *inode)
         };
-        self.file.as_ref().is_none_or(is_there)
+        self.record.file.as_ref().is_none_or(is_there)
     }
 
     fn remove_file(&self) {
         // Another preforkd may have taken the path over.
-        if let Some((path, _)) = self.file.as_ref().filter(|_| self.is_reachable()) {
+        if let Some((path, _)) = self.record.file.as_ref().filter(|_| self.is_reachable()) {
             let _ = std::fs::remove_file(path);
         }
     }
@@ -129,11 +126,11 @@ impl Listener {
         }
         // Neither can fail on a socket that listens, and a service is not worse without them.
         let _ = socket::start_listening(self.descriptor(), options.backlog);
-        if self.file.is_none() {
+        if self.record.file.is_none() {
             let _ = socket::set_inherited_options(self.descriptor(), options.nodelay, options.keepalive);
         }
-        if self.standing.replace(Standing::Open) != Standing::Open && self.is_ours() {
-            self.systemd.store(&self.address, self.descriptor());
+        if self.record.standing.replace(Standing::Open) != Standing::Open && self.is_ours() {
+            self.systemd.store(&self.record.address, self.descriptor());
         }
     }
 }
@@ -141,11 +138,49 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         self.settle();
-        if self.standing.get() != Standing::Left && self.is_ours() {
+        if self.record.standing.get() != Standing::Left && self.is_ours() {
             // systemd closes its copy when it comes to it.
             socket::stop_listening(self.descriptor());
         }
     }
+}
+
+impl SavedListener {
+    /// Takes it over from another program.
+    pub(super) fn resume(self, systemd: Systemd) -> io::Result<Listener> {
+        Ok(Listener { socket: self.socket.take()?, record: self.record, systemd })
+    }
+}
+
+/// The listeners that something has which is saved: each once, in the order of their first use.
+#[derive(Debug, Default)]
+pub(super) struct ListenerTable<'a>(Vec<&'a Listener>);
+
+impl<'a> ListenerTable<'a> {
+    /// The places of these in the table.
+    pub(super) fn places(&mut self, listeners: &'a [Rc<Listener>]) -> Vec<usize> {
+        let mut place = |listener: &'a Listener| {
+            let known = self.0.iter().position(|other| std::ptr::eq(*other, listener));
+            known.unwrap_or_else(|| {
+                self.0.push(listener);
+                self.0.len() - 1
+            })
+        };
+        listeners.iter().map(|listener| place(listener)).collect()
+    }
+
+    pub(super) fn save(self, kept: &mut Kept<'a>) -> Vec<SavedListener> {
+        let save = |listener: &'a Listener| SavedListener {
+            socket: kept.keep(listener.descriptor()),
+            record: listener.record.clone(),
+        };
+        self.0.into_iter().map(save).collect()
+    }
+}
+
+/// Those at these places.
+pub(super) fn pick(listeners: &[Rc<Listener>], places: &[usize]) -> io::Result<Vec<Rc<Listener>>> {
+    places.iter().map(|&place| listeners.get(place).map(Rc::clone).ok_or_else(contradiction)).collect()
 }
 
 /// Why an address cannot be listened on.
@@ -230,24 +265,29 @@ impl Listeners {
         Listeners { open: HashMap::new(), passed, systemd }
     }
 
-    /// As an upgrade found them.
+    /// As another program has saved them: what systemd passed, and what is open.
     pub(super) fn resume(
-        named: HashMap<String, Vec<OwnedFd>>,
+        passed: BTreeMap<String, Vec<FdNumber>>,
         listeners: &[Rc<Listener>],
         systemd: Systemd,
-    ) -> Self {
+    ) -> io::Result<Self> {
+        let mut named: HashMap<String, Vec<OwnedFd>> = HashMap::new();
+        for (name, sockets) in passed {
+            let sockets: io::Result<Vec<_>> = sockets.into_iter().map(FdNumber::take).collect();
+            named.insert(name, sockets?);
+        }
         let mut open: HashMap<Address, Vec<Weak<Listener>>> = HashMap::new();
         // A Unix socket that is closing has no way to it any more; its path is for another.
         let is_to_be_found =
-            |listener: &&Rc<Listener>| listener.is_tcp() || listener.standing.get() == Standing::Open;
+            |listener: &&Rc<Listener>| listener.is_tcp() || listener.record.standing.get() == Standing::Open;
         for listener in listeners.iter().filter(is_to_be_found) {
-            open.entry(listener.address.clone()).or_default().push(Rc::downgrade(listener));
+            open.entry(listener.record.address.clone()).or_default().push(Rc::downgrade(listener));
         }
-        Listeners { open, passed: ActivatedSockets { named, stored: HashMap::new() }, systemd }
+        Ok(Listeners { open, passed: ActivatedSockets { named, stored: HashMap::new() }, systemd })
     }
 
-    /// What systemd passed, for the ledger.
-    pub(super) fn passed_entries<'a>(&'a self, kept: &mut Kept<'a>) -> BTreeMap<String, Vec<Descriptor>> {
+    /// What systemd passed, as it is saved.
+    pub(super) fn save_passed<'a>(&'a self, kept: &mut Kept<'a>) -> BTreeMap<String, Vec<FdNumber>> {
         let mut keep = |socket: &'a OwnedFd| kept.keep(socket.as_fd());
         let named = self.passed.named.iter();
         named.map(|(name, sockets)| (name.clone(), sockets.iter().map(&mut keep).collect())).collect()
@@ -312,7 +352,7 @@ impl Listeners {
     /// before the last worker is done with it gets the same TCP listener again, since nobody could bind another.
     /// False if the socket outlives us and should be left as it is.
     pub(super) fn close(&mut self, listener: &Rc<Listener>) -> bool {
-        if let Some(open) = self.open.get_mut(&listener.address).filter(|_| !listener.is_tcp()) {
+        if let Some(open) = self.open.get_mut(&listener.record.address).filter(|_| !listener.is_tcp()) {
             open.retain(|other| !std::ptr::eq(other.as_ptr(), Rc::as_ptr(listener)));
         }
         listener.turn_newcomers_away()
@@ -350,14 +390,9 @@ impl Listeners {
             let name = bound
                 .filter(|_| file.is_none())
                 .map_or_else(|| address.to_string(), |bound| bound.to_string());
-            let listener = Listener {
-                socket,
-                address: address.clone(),
-                name,
-                file: file.clone(),
-                standing: Cell::new(Standing::Closing),
-                systemd: self.systemd.clone(),
-            };
+            let standing = Cell::new(Standing::Closing);
+            let record = ListenerRecord { address: address.clone(), name, file: file.clone(), standing };
+            let listener = Listener { socket, record, systemd: self.systemd.clone() };
             listener.put_to_use(options);
             Rc::new(listener)
         };

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{LOADER, workers};
+use super::{EventSource, workers};
 use crate::config::{self, Config, Machine};
 use crate::control::server::ClientId;
 use crate::exit;
@@ -67,7 +67,7 @@ impl Loader {
         poller: &Poller,
     ) -> io::Result<Self> {
         let (link, far_end) = message::pair()?;
-        poller.add(link.as_fd(), Interest::Read, LOADER)?;
+        poller.add(link.as_fd(), Interest::Read, EventSource::Change.into())?;
         let arguments = [CString::new(LOAD_COMMAND)?, CString::new(path.as_os_str().as_bytes())?];
         let variable = |(name, value): (OsString, OsString)| {
             CString::new([name.as_bytes(), b"=", value.as_bytes()].concat())

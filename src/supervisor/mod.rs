@@ -1,20 +1,24 @@
-//! The supervisor: owns listeners, workers and the ledger; talks to systemd and to the control socket.
+//! The supervisor: owns listeners, workers and all that an upgrade must not forget; talks to systemd and to the control socket.
 //!
 //! It never reads a byte of a connection, and what it reads from memory that workers can write it checks first.
 
 mod adopted;
+mod changes;
 mod commit;
-mod ending;
-mod ledger;
+mod control_socket;
+mod generation;
+mod history;
 mod listeners;
 mod loader;
+mod phase;
 mod port_owner;
 mod reaping;
 mod reload;
-mod resume;
 mod rollout;
+mod saved;
 mod service;
 mod start;
+mod state;
 mod status;
 mod systemd;
 mod unban;
@@ -22,54 +26,71 @@ mod upgrade;
 mod watchdog;
 mod workers;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
-use std::rc::Weak;
-use std::time::Instant;
 
 use crate::config::{self, Config, Diagnostics, Loaded, Machine};
-use crate::control::server::{ClientId, Server};
-use crate::control::{Answer, Reloads, Request, WorkerState};
 use crate::exit;
-use crate::ipc::orders::{Heard, WorkerReport};
-use crate::journal::{Log, MessageId};
+use crate::journal::{Level, Log, MessageId};
 use crate::scoreboard::Owner;
 use crate::sys::epoll::Poller;
 use crate::sys::signal::{Signal, Signals, Wakers};
 use crate::sys::time::Monotonic;
 
-use adopted::AdoptedConnections;
-use ending::{After, Phase};
-use listeners::Listeners;
-use loader::Loader;
-use rollout::Rollout;
-use service::{Service, ServiceState};
+use changes::PendingChanges;
+use phase::{After, Phase};
+use state::State;
 use status::seconds;
 use systemd::Systemd;
-use upgrade::Trial;
 use watchdog::Watchdog;
-use workers::Workers;
+use workers::News;
 
 pub(crate) use loader::{LOAD_COMMAND, load};
 pub(crate) use start::{Resumed, run, take_up};
 pub(crate) use upgrade::{TRIAL_COMMAND, trial};
 
-/// Tokens of the poller: below this the serial number of a worker, whose link has something to say; above it control
-/// sockets, each with room for its clients.
-const CONTROLS: u64 = 1 << 40;
+/// Where an event of the poller comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum EventSource {
+    /// The link to the worker with this serial number.
+    Worker(u32),
+    /// A process that a change waits for: one that reads the configuration, or a program that is being tried.
+    Change,
+    /// Spares of dead workers.
+    LateEvents,
+    /// A control socket or a client of it.
+    Control(u64),
+}
+
+/// The kind is in the upper bits.
+const KIND: u32 = 56;
+
+impl From<EventSource> for u64 {
+    fn from(source: EventSource) -> u64 {
+        let (kind, value) = match source {
+            EventSource::Worker(serial) => (0, u64::from(serial)),
+            EventSource::Change => (1, 0),
+            EventSource::LateEvents => (2, 0),
+            EventSource::Control(value) => (3, value),
+        };
+        kind << KIND | value
+    }
+}
+
+impl From<u64> for EventSource {
+    fn from(token: u64) -> EventSource {
+        let value = token & ((1 << KIND) - 1);
+        match token >> KIND {
+            0 => EventSource::Worker(value as u32),
+            1 => EventSource::Change,
+            2 => EventSource::LateEvents,
+            _ => EventSource::Control(value),
+        }
+    }
+}
 
 /// How many reports of a worker are heard before signals and others have their turn; one that lies may never stop.
 const REPORTS: usize = 16;
-
-/// The token of the link to a program that is being tried.
-const TRIAL: u64 = CONTROLS - 1;
-
-/// The token of what spares of dead workers say.
-const LATE_EVENTS: u64 = CONTROLS - 2;
-
-/// The token of the link to the process that reads the configuration.
-const LOADER: u64 = CONTROLS - 3;
 
 /// The signals that mean something to the supervisor.
 const HANDLED: [Signal; 7] = [
@@ -134,43 +155,26 @@ impl Fatal {
     }
 }
 
-struct Supervisor {
+/// How this supervisor was started.
+#[derive(Debug)]
+struct Invocation {
     source: ConfigSource,
+    /// Print to stdout where it listens.
     announce: bool,
     /// The file that this process runs, and after an upgrade will run.
     program: PathBuf,
-    settings: config::SupervisorConfig,
-    log_settings: crate::journal::LogSettings,
+}
+
+struct Supervisor {
+    invocation: Invocation,
     log: Log,
     signals: Signals,
     poller: Poller,
     systemd: Systemd,
-    listeners: Listeners,
-    services: BTreeMap<String, Service>,
-    /// By service, those of removed services included while a worker or connection of theirs lives.
-    service_states: BTreeMap<String, Weak<ServiceState>>,
-    workers: Workers,
-    adopted: AdoptedConnections,
-    control: Option<Server>,
-    controls_opened: u64,
-    /// Reads the configuration for a reload.
-    loader: Option<Loader>,
-    rollout: Option<Rollout>,
-    /// Who asked for a reload while one was under way; they get one of their own.
-    reload_wanted: Option<Vec<ClientId>>,
-    /// The program on disk, being tried.
-    trial: Option<Trial>,
-    /// Who asked for an upgrade while something else was under way.
-    upgrade_wanted: Option<Vec<ClientId>>,
-    generation: u64,
-    reloads: Reloads,
-    upgrades: u64,
-    last_reload_failed: bool,
-    watch: Option<Watchdog>,
+    watchdog: Option<Watchdog>,
+    state: State,
+    changes: PendingChanges,
     phase: Phase,
-    /// Why there is no going on.
-    fatal: Option<Fatal>,
-    started: Instant,
 }
 
 // What the supervisor calls, and for whom it may wait there. It has one thread: while it waits, nobody is reaped, answered
@@ -195,57 +199,57 @@ struct Supervisor {
 // | write(2) to stdout, once, at the start  | whoever started `serve`       | as long as he does not read                |
 impl Supervisor {
     fn supervise(&mut self) -> Result<(), Fatal> {
+        let mut now = Monotonic::now();
         while !self.has_ended() {
-            let timeout = self.next_deadline().map(|at| at.saturating_duration_since(Instant::now()));
-            let tokens = self
+            let timeout = self.next_deadline(now).map(|at| at - Monotonic::now());
+            let events = self
                 .poller
                 .wait(timeout, &self.signals, Wakers::All)
                 .map_err(|error| Fatal::os("cannot wait for events", &error))?;
-            for token in tokens {
-                match u32::try_from(token) {
-                    Ok(serial) => self.listen_to(serial),
+            now = Monotonic::now();
+            for token in events {
+                match EventSource::from(token) {
+                    EventSource::Worker(serial) => self.listen_to(serial, now),
                     // Heard below.
-                    Err(_) if token == TRIAL || token == LOADER => {}
-                    Err(_) if token == LATE_EVENTS => self.hear_late(),
-                    Err(_) => self.serve_control(token),
+                    EventSource::Change => {}
+                    EventSource::LateEvents => self.hear_late(),
+                    EventSource::Control(_) => self.serve_control(token),
                 }
             }
             self.signals.fetch_pending();
-            self.obey_signals();
+            self.obey_signals(now);
             // Before it may be reaped: until then its process group is its own.
-            self.advance_loader(Monotonic::now());
-            self.reap();
-            self.adopted.tend();
-            self.workers.send_looks();
+            self.advance_loader(now);
+            self.reap(now);
+            self.state.adopted.tend();
+            self.state.workers.send_looks();
             self.systemd.deliver();
-            self.tend_control();
-            self.tend(Instant::now());
-            self.watch(Instant::now());
-            self.advance_rollout();
-            self.advance_trial(Instant::now());
-            self.advance_end(Instant::now());
-            if let Some(fatal) = self.fatal.take() {
+            self.state.control.tend(now, &self.poller);
+            self.start_missing_workers(now);
+            self.watch(now);
+            self.advance_rollout(now);
+            self.advance_trial(now);
+            self.advance_end(now);
+            self.state.workers.end_overdue(self.generation_on_its_way(), now);
+            if let Some(fatal) = self.take_failure() {
                 return Err(fatal);
             }
         }
-        self.log.event(crate::journal::Level::Notice, Some(MessageId::Stopped), None, format_args!("ended"));
+        self.log.event(Level::Notice, Some(MessageId::Stopped), None, format_args!("ended"));
         Ok(())
     }
 
-    fn obey_signals(&mut self) {
+    fn obey_signals(&mut self, now: Monotonic) {
         if self.signals.take(Signal::SIGQUIT) {
-            self.end_at_once();
+            self.end_at_once(now);
         }
         if self.signals.take(Signal::SIGTERM) | self.signals.take(Signal::SIGINT) {
-            match self.phase {
-                Phase::Starting | Phase::Running => self.begin_drain(After::Nothing),
-                Phase::Draining { .. } | Phase::Ending { .. } => self.end_at_once(),
-            }
+            self.begin_end(After::Nothing, now);
         }
         // systemd's RestartKillSignal=, so that a restart can be told from a stop.
         if self.signals.take(Signal::SIGUSR1) && matches!(self.phase, Phase::Starting | Phase::Running) {
             let successor = if self.systemd.is_there() { After::Successor } else { After::Nothing };
-            self.begin_drain(successor);
+            self.begin_end(successor, now);
         }
         if self.signals.take(Signal::SIGHUP) {
             self.reload(Vec::new());
@@ -255,135 +259,70 @@ impl Supervisor {
         }
     }
 
-    /// The earliest time at which something is due without an event.
-    fn next_deadline(&mut self) -> Option<Instant> {
-        let on_its_way = self.rollout.as_ref().map(|rollout| rollout.generation);
-        let overdue = self.workers.end_overdue(on_its_way, Instant::now());
-        let adopted = self.adopted.next_deadline().map(|at| Instant::now() + (at - Monotonic::now()));
-        let back_off = self.services.values().filter_map(|service| service.back_off.until());
-        let rollout = self.rollout.as_ref().map(Rollout::deadline);
-        let renewal = self.workers.next_renewal();
-        let trial = self.trial.as_ref().map(Trial::deadline);
-        let watch = self.watch.as_ref().map(Watchdog::next);
-        let loader =
-            self.loader.as_ref().map(|loader| Instant::now() + (loader.deadline() - Monotonic::now()));
-        let systemd = self.systemd.next_try();
-        let control = self.control.as_ref().and_then(Server::next_try);
-        back_off
-            .chain(overdue)
-            .chain(adopted)
-            .chain(rollout)
-            .chain(renewal)
-            .chain(watch)
-            .chain(trial)
-            .chain(loader)
-            .chain(systemd)
-            .chain(control)
-            .chain(self.phase.next())
-            .min()
+    /// The earliest time at which something is due without an event; all that was due until `now` has been done.
+    fn next_deadline(&self, now: Monotonic) -> Option<Monotonic> {
+        let state = &self.state;
+        let deadlines = [
+            state.workers.next_deadline(self.generation_on_its_way(), now),
+            state.adopted.next_deadline(),
+            state.control.next_deadline(),
+            self.changes.next_deadline(),
+            self.systemd.next_try(),
+            self.watchdog.as_ref().map(Watchdog::next),
+            self.phase.next_deadline(),
+        ];
+        let backoffs = state.generation.services().filter_map(|service| service.backoff.until());
+        deadlines.into_iter().flatten().chain(backoffs.filter(|at| now < *at)).min()
     }
 
-    fn listen_to(&mut self, serial: u32) {
+    /// Its workers have a deadline in common.
+    fn generation_on_its_way(&self) -> Option<u64> {
+        self.changes.rollout().map(|rollout| rollout.next.number())
+    }
+
+    fn listen_to(&mut self, serial: u32, now: Monotonic) {
         for _ in 0..REPORTS {
-            let Some(worker) = self.workers.get_mut(serial) else { return };
-            match worker.hear() {
-                Heard::Silence => return,
-                Heard::End => {
-                    let _ = self.poller.remove(worker.link());
-                    // It is dead, or about to be; reaping it does the rest. One that only hung up would accept for
-                    // ever.
-                    if worker.state != WorkerState::Draining {
-                        worker.kill();
-                    }
-                    return;
-                }
-                Heard::Nonsense => return worker.kill(),
-                Heard::Message(WorkerReport::Ready) if worker.state == WorkerState::Starting => {
-                    worker.state = WorkerState::Ready;
-                }
-                Heard::Message(WorkerReport::Accepting) => {
-                    if worker.state != WorkerState::Draining {
-                        worker.state = WorkerState::Accepting;
-                    }
-                    let (name, generation) = (worker.service.clone(), worker.generation);
-                    self.workers.relieve(&name, generation);
-                    if let Some(service) = self.services.get_mut(&name).filter(|s| s.generation == generation)
-                    {
-                        service.back_off.succeeded();
+            let news = self.state.workers.hear(serial, &self.poller);
+            let state = &mut self.state;
+            let Some(worker) = state.workers.get(serial) else { return };
+            let (name, generation) = (worker.service().to_owned(), worker.generation());
+            match news {
+                News::Nothing => return,
+                News::Other => {}
+                News::Accepts => {
+                    state.workers.relieve(&name, generation, now);
+                    let service = state.generation.service_mut(&name);
+                    if let Some(service) = service.filter(|service| service.generation() == generation) {
+                        service.backoff.succeeded();
                     }
                 }
-                Heard::Message(WorkerReport::Retired) => {
-                    worker.state = WorkerState::Draining;
-                    // A removed address must be free again although an old connection lives on.
-                    worker.listeners.clear();
-                    let service = worker.service.clone();
-                    self.workers.look(&service);
+                News::Retired => {
+                    state.workers.look(&name);
                     // It may have taken some since the new generation came into force.
-                    if let Some(service) = self.services.get(&service) {
+                    if let Some(service) = state.generation.service(&name) {
                         service.recount(Owner::worker(serial));
                     }
                 }
-                Heard::Message(WorkerReport::Failed(complaint)) => worker.complaint = Some(complaint),
-                Heard::Message(WorkerReport::NeedsRenewal) => worker.needs_renewal = true,
-                Heard::Message(WorkerReport::Well) => worker.is_asked = false,
-                Heard::Message(WorkerReport::Ready) => {}
             }
         }
     }
 
-    fn tend_control(&mut self) {
-        if let Some(control) = &mut self.control {
-            control.tend(Instant::now(), &self.poller);
-        }
-    }
-
-    fn serve_control(&mut self, token: u64) {
-        let Some(control) = &mut self.control else { return };
-        match control.handle(token, &self.poller) {
-            None => {}
-            Some((client, Request::Reload)) => self.reload(vec![client]),
-            Some((client, Request::Upgrade)) => self.upgrade(vec![client]),
-            Some((client, Request::Unban { prefix, service })) => {
-                let answer = self.unban(prefix, service.as_deref());
-                self.answer(client, &answer);
-            }
-            Some((client, Request::Status)) => {
-                let answer = Answer::Status(Box::new(self.status()));
-                self.answer(client, &answer);
-            }
-        }
-    }
-
-    fn answer(&mut self, client: ClientId, answer: &Answer) {
-        if let Some(control) = &mut self.control {
-            control.answer(client, answer, &self.poller);
-        }
-    }
-
-    fn open_control(&mut self, path: &std::path::Path) -> Result<Server, Fatal> {
-        self.controls_opened += 1;
-        Server::open(path, CONTROLS * self.controls_opened)
-            .map_err(|error| Fatal { code: error.exit_code(), text: error.to_string() })
-    }
-
-    /// Starts the workers that are missing.
-    fn tend(&mut self, now: Instant) {
-        if !matches!(self.phase, Phase::Running) {
+    fn start_missing_workers(&mut self, now: Monotonic) {
+        if !self.is_running() {
             return;
         }
-        let names: Vec<_> = self.services.keys().cloned().collect();
-        for name in names {
-            while let Some(service) = self.services.get_mut(&name) {
-                let present = self.workers.serving(&name, service.generation);
-                if present >= usize::from(service.config.workers) || !service.back_off.is_over(now) {
-                    break;
-                }
-                if let Err(error) = self.workers.spawn(service, self.log_settings, true, &self.poller) {
-                    let pause = service.back_off.failed(now);
-                    self.log.error(
-                        Some(&name),
-                        format_args!("cannot start a worker: {error}; trying again in {}", seconds(pause)),
-                    );
+        let state = &mut self.state;
+        let log = state.generation.settings().log;
+        for service in state.generation.services_mut() {
+            let wanted = usize::from(service.config().workers);
+            while state.workers.serving(service.name(), service.generation(), now) < wanted
+                && service.backoff.is_over(now)
+            {
+                if let Err(error) = state.workers.spawn(service, log, true, &self.poller) {
+                    let pause = service.backoff.failed(now);
+                    let text =
+                        format_args!("cannot start a worker: {error}; trying again in {}", seconds(pause));
+                    self.log.error(Some(service.name()), text);
                 }
             }
         }

@@ -1,58 +1,114 @@
 //! A service, as the supervisor keeps it.
 
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::Deref;
-use std::os::fd::{AsFd, OwnedFd};
-use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use super::listeners::Listener;
+use super::saved::{Kept, contradiction};
 use crate::admission::sources::Sources;
 use crate::admission::{Admission, PrefixSets};
-use crate::config;
+use crate::config::ServiceConfig;
+use crate::pace::Backoff;
 use crate::scoreboard::{Count, CountUp, Counts, Owner, Scoreboard};
+use crate::sys::fd::FdNumber;
 use crate::sys::socket::Peer;
+
+/// The pauses before the next worker after some have died before they ever worked.
+///
+/// A worker that had come as far as accepting is replaced at once, however often: who can crash connections must not be
+/// able to slow a service down.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// A service of a generation.
 #[derive(Debug)]
 pub(super) struct Service {
-    pub(super) config: config::ServiceConfig,
-    /// What its workers get of it: all but the lists of its admission.
-    pub(super) for_workers: config::ServiceConfig,
-    /// Those, as all its workers map them.
-    pub(super) prefixes: OwnedFd,
+    config: ServiceConfig,
     /// The generation that brought this configuration.
-    pub(super) generation: u64,
-    pub(super) service_state: Rc<ServiceState>,
-    /// Who gets in, and what their connections' ends cost.
-    pub(super) admission: Admission,
-    pub(super) listeners: Vec<Rc<Listener>>,
-    pub(super) back_off: BackOff,
+    generation: u64,
+    /// What workers get of it: all but the lists of its admission.
+    for_workers: ServiceConfig,
+    /// Those, as all its workers map them.
+    prefixes: OwnedFd,
+    state: Rc<ServiceState>,
+    admission: Admission,
+    listeners: Vec<Rc<Listener>>,
+    /// Of workers that cannot begin.
+    pub(super) backoff: Backoff,
 }
 
 impl Service {
     /// The service as `generation` has it; without workers yet.
     pub(super) fn new(
-        config: config::ServiceConfig,
+        config: ServiceConfig,
         generation: u64,
-        service_state: Rc<ServiceState>,
+        state: Rc<ServiceState>,
         listeners: Vec<Rc<Listener>>,
     ) -> io::Result<Self> {
         let policy = &config.admission;
         let prefixes = PrefixSets::freeze(&policy.rules, &policy.proxies, &policy.penalties.exempt)?;
         let for_workers = config.without_lists();
         let admission = Admission::new(policy, PrefixSets::open(prefixes.as_fd())?);
-        let back_off = BackOff::default();
-        Ok(Service {
-            config,
-            for_workers,
-            prefixes,
-            generation,
-            service_state,
-            admission,
-            listeners,
-            back_off,
-        })
+        let backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        Ok(Service { config, generation, for_workers, prefixes, state, admission, listeners, backoff })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    pub(super) fn config(&self) -> &ServiceConfig {
+        &self.config
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    pub(super) fn for_workers(&self) -> &ServiceConfig {
+        &self.for_workers
+    }
+
+    pub(super) fn prefixes(&self) -> BorrowedFd<'_> {
+        self.prefixes.as_fd()
+    }
+
+    pub(super) fn state(&self) -> &Rc<ServiceState> {
+        &self.state
+    }
+
+    /// Who gets in, and what their connections' ends cost.
+    pub(super) fn admission(&self) -> &Admission {
+        &self.admission
+    }
+
+    pub(super) fn listeners(&self) -> &[Rc<Listener>] {
+        &self.listeners
+    }
+
+    /// Its addresses are as they have to be; nothing hinders it from going on in the next generation.
+    pub(super) fn is_reachable(&self) -> bool {
+        self.listeners.iter().all(|listener| listener.is_reachable())
+    }
+
+    /// Lets go of its listeners, because everything ends.
+    pub(super) fn let_go(&mut self) {
+        self.listeners.clear();
+    }
+
+    /// Its configuration is in force from now on.
+    pub(super) fn comes_into_force(&self) {
+        self.state.scoreboard.set_limit(self.config.max_connections);
+        for listener in &self.listeners {
+            listener.put_to_use(self.config.socket);
+        }
     }
 
     /// Counts the connections of `owner` by source as this configuration wants it; they may have been counted by other
@@ -61,8 +117,8 @@ impl Service {
     pub(super) fn recount(&self, owner: Owner) {
         let limits = self.config.admission.source;
         if limits.max_connections.is_some() {
-            let sources = self.service_state.scoreboard.sources();
-            self.service_state.scoreboard.recount(owner, |connection| match connection.client.peer {
+            let sources = self.state.scoreboard.sources();
+            self.state.scoreboard.recount(owner, |connection| match connection.client.peer {
                 Peer::Ip(address) => Some(sources.source(limits.source_of(address.ip()))),
                 Peer::Unix(_) => None,
             });
@@ -70,19 +126,30 @@ impl Service {
     }
 }
 
-/// What a service keeps through all its generations: its slots, what it knows of its sources, and the counters of workers that are gone.
+/// What a service keeps through all its generations: its slots, what it knows of its sources, and the counters of workers
+/// that are gone.
 #[derive(Debug)]
 pub(super) struct ServiceState {
     pub(super) name: String,
     pub(super) scoreboard: Rc<Scoreboard>,
     pub(super) file: OwnedFd,
     pub(super) sources_file: OwnedFd,
-    pub(super) gone: std::cell::Cell<Counts>,
+    gone: Cell<Counts>,
+}
+
+/// The same, as it is saved.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct SavedServiceState {
+    name: String,
+    scoreboard: FdNumber,
+    slot_freed: FdNumber,
+    sources: FdNumber,
+    gone: Counts,
 }
 
 impl ServiceState {
     /// With `limit` slots, all free.
-    pub(super) fn new(name: &str, limit: u32) -> io::Result<Rc<Self>> {
+    fn new(name: &str, limit: u32) -> io::Result<Rc<Self>> {
         let (sources, sources_file) = Sources::create()?;
         let (scoreboard, file) = Scoreboard::create(sources)?;
         scoreboard.set_limit(limit);
@@ -91,24 +158,34 @@ impl ServiceState {
             scoreboard: Rc::new(scoreboard),
             file,
             sources_file,
-            gone: std::cell::Cell::default(),
+            gone: Cell::default(),
         }))
     }
 
-    /// What another program left to this one.
-    pub(super) fn resume(
-        name: String,
-        file: OwnedFd,
-        slot_freed: OwnedFd,
-        sources_file: OwnedFd,
-        gone: Counts,
-    ) -> io::Result<Rc<Self>> {
-        let sources = Sources::open(sources_file.as_fd())?;
-        let scoreboard = Rc::new(Scoreboard::open(file.as_fd(), slot_freed, sources)?);
-        Ok(Rc::new(ServiceState { name, scoreboard, file, sources_file, gone: std::cell::Cell::new(gone) }))
+    pub(super) fn save<'a>(&'a self, kept: &mut Kept<'a>) -> SavedServiceState {
+        SavedServiceState {
+            name: self.name.clone(),
+            scoreboard: kept.keep(self.file.as_fd()),
+            slot_freed: kept.keep(self.scoreboard.slot_freed()),
+            sources: kept.keep(self.sources_file.as_fd()),
+            gone: self.gone.get(),
+        }
     }
 
-    /// Adds to the counters of workers that are gone.
+    fn resume(saved: SavedServiceState) -> io::Result<Rc<Self>> {
+        let SavedServiceState { name, scoreboard, slot_freed, sources, gone } = saved;
+        let (file, sources_file) = (scoreboard.take()?, sources.take()?);
+        let sources = Sources::open(sources_file.as_fd())?;
+        let scoreboard = Rc::new(Scoreboard::open(file.as_fd(), slot_freed.take()?, sources)?);
+        Ok(Rc::new(ServiceState { name, scoreboard, file, sources_file, gone: Cell::new(gone) }))
+    }
+
+    /// The counters of workers that are gone.
+    pub(super) fn gone(&self) -> Counts {
+        self.gone.get()
+    }
+
+    /// Adds to them.
     pub(super) fn add(&self, change: impl FnOnce(&mut Counts)) {
         let mut totals = self.gone.get();
         change(&mut totals);
@@ -122,6 +199,41 @@ impl CountUp for ServiceState {
     }
 }
 
+/// The states of all services, those of removed services included while a worker or connection of theirs lives.
+#[derive(Debug, Default)]
+pub(super) struct ServiceStates(BTreeMap<String, Weak<ServiceState>>);
+
+impl ServiceStates {
+    /// The state of a service: as long as a connection of it lives, the same, though the service was removed meanwhile.
+    pub(super) fn of(&mut self, config: &ServiceConfig) -> io::Result<Rc<ServiceState>> {
+        self.0.retain(|_, state| state.strong_count() > 0);
+        if let Some(state) = self.0.get(&config.name).and_then(Weak::upgrade) {
+            return Ok(state);
+        }
+        let state = ServiceState::new(&config.name, config.max_connections)?;
+        self.0.insert(config.name.clone(), Rc::downgrade(&state));
+        Ok(state)
+    }
+
+    /// All of which something lives, by name.
+    pub(super) fn alive(&self) -> impl Iterator<Item = Rc<ServiceState>> {
+        self.0.values().filter_map(Weak::upgrade)
+    }
+
+    /// Takes over what another program has saved. It stays as long as somebody has it who is in the second part.
+    pub(super) fn resume(saved: Vec<SavedServiceState>) -> io::Result<(Self, Vec<Rc<ServiceState>>)> {
+        let all: io::Result<Vec<_>> = saved.into_iter().map(ServiceState::resume).collect();
+        let all = all?;
+        let by_name = all.iter().map(|state| (state.name.clone(), Rc::downgrade(state)));
+        Ok((ServiceStates(by_name.collect()), all))
+    }
+
+    /// The state of a service that the saved state names.
+    pub(super) fn of_saved(&self, name: &str) -> io::Result<Rc<ServiceState>> {
+        self.0.get(name).and_then(Weak::upgrade).ok_or_else(contradiction)
+    }
+}
+
 /// A service as its adopted connections hold it.
 #[derive(Debug, Clone)]
 pub(super) struct Adopter(pub(super) Rc<ServiceState>);
@@ -131,45 +243,5 @@ impl Deref for Adopter {
 
     fn deref(&self) -> &Scoreboard {
         &self.0.scoreboard
-    }
-}
-
-/// When to start the next worker after some have died before they ever worked.
-///
-/// A worker that had come as far as accepting is replaced at once, however often: who can crash connections must not be
-/// able to slow a service down.
-#[derive(Debug, Default)]
-pub(super) struct BackOff {
-    pause: Duration,
-    until: Option<Instant>,
-}
-
-const FIRST: Duration = Duration::from_millis(100);
-const LONGEST: Duration = Duration::from_secs(10);
-
-impl BackOff {
-    /// A worker died before it worked; returns how long the next one waits.
-    pub(super) fn failed(&mut self, now: Instant) -> Duration {
-        self.pause = (self.pause * 2).clamp(FIRST, LONGEST);
-        self.until = Some(now + self.pause);
-        self.pause
-    }
-
-    /// A worker works.
-    pub(super) fn succeeded(&mut self) {
-        *self = BackOff::default();
-    }
-
-    /// When the next worker may be started, if not at once.
-    pub(super) fn until(&self) -> Option<Instant> {
-        self.until
-    }
-
-    /// Whether a worker may be started now. The length of the next pause is kept until one works.
-    pub(super) fn is_over(&mut self, now: Instant) -> bool {
-        if self.until.is_some_and(|until| until <= now) {
-            self.until = None;
-        }
-        self.until.is_none()
     }
 }

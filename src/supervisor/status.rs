@@ -1,88 +1,84 @@
 //! What `preforkd status` shows.
 
 use std::io::{self, Write};
-use std::rc::Rc;
 use std::time::Duration;
 
 use super::Supervisor;
 use super::service::{Service, ServiceState};
+use super::state::State;
+use super::workers::{WorkerProcess, WorkerStage};
 use crate::admission::Refusal;
-use crate::control::{Refused, ServiceStatus, Status, WorkerState, WorkerStatus};
+use crate::control::{Refused, Reloads, ServiceStatus, Status, WorkerState, WorkerStatus};
 use crate::scoreboard::{Count, Counts, Processes};
+use crate::sys::time::Monotonic;
 
 impl Supervisor {
     pub(super) fn status(&self) -> Status {
+        let state = &self.state;
+        let (history, generation) = (&state.history, &state.generation);
         let mut dropped = self.log.dropped();
         let mut services = Vec::new();
-        for (name, service_state) in self.service_states() {
-            let totals = self.totals(name, &service_state);
+        for service_state in state.services.alive() {
+            let totals = state.totals(&service_state);
             dropped = dropped.wrapping_add(totals.get(Count::RecordsDropped));
-            let service = self.services.get(name);
+            let service = generation.service(&service_state.name);
             // One that was removed is shown while connections of it live.
-            if service.is_some() || self.processes(name, &service_state).connections > 0 {
-                services.push(self.service_status(name, service, &service_state, totals));
+            if service.is_some() || state.processes(&service_state).connections > 0 {
+                services.push(state.service_status(service, &service_state, &totals));
             }
         }
         Status {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            generation: self.generation,
-            uptime_s: self.started.elapsed().as_secs(),
-            state: self.phase.state(self.is_reloading()),
-            reloads: self.reloads,
-            upgrades: self.upgrades,
+            generation: generation.number(),
+            uptime_s: (Monotonic::now() - history.started()).as_secs(),
+            state: self.phase.condition(self.changes.are_of_configuration()),
+            reloads: Reloads { ok: history.reloads(), failed: history.rejected() },
+            upgrades: history.upgrades(),
             log_records_dropped: dropped,
             services,
         }
     }
+}
 
+impl State {
     /// The counters of a service: those of workers that are gone, and of those that are there.
-    pub(super) fn totals(&self, name: &str, service_state: &ServiceState) -> Counts {
-        let mut totals = service_state.gone.get();
-        for (_, worker) in self.workers.iter().filter(|(_, worker)| worker.service == name) {
-            totals.add(worker.counters.totals());
-        }
-        (0..self.unheard(name)).for_each(|_| totals.count(Count::Accepted));
+    pub(super) fn totals(&self, service: &ServiceState) -> Counts {
+        let mut totals = service.gone();
+        self.workers.of_service(&service.name).for_each(|worker| totals.add(worker.counted()));
+        (0..self.unheard(&service.name)).for_each(|_| totals.count(Count::Accepted));
         totals
     }
 
-    /// The processes of a service. The scoreboard says what it knows from workers; spares that were called while their worker
+    /// The processes of a service. The scoreboard says what it knows from workers; spares that were taken while their worker
     /// sleeps are found in the pipe through which they said so.
-    fn processes(&self, name: &str, service_state: &ServiceState) -> Processes {
-        let known = service_state.scoreboard.processes();
-        let called = self.unheard(name).min(known.spares);
+    fn processes(&self, service: &ServiceState) -> Processes {
+        let known = service.scoreboard.processes();
+        let taken = self.unheard(&service.name).min(known.spares);
         Processes {
-            connections: known.connections + called,
-            spares: known.spares - called,
+            connections: known.connections + taken,
+            spares: known.spares - taken,
             claimed: known.claimed,
         }
     }
 
-    fn unheard(&self, name: &str) -> u32 {
-        let workers = self.workers.iter().filter(|(_, worker)| worker.service == name);
-        workers.map(|(_, worker)| worker.calls.unread()).sum::<u32>() + self.adopted.unheard(name)
+    fn unheard(&self, service: &str) -> u32 {
+        let workers = self.workers.of_service(service).map(|worker| worker.spare_events().unread());
+        workers.sum::<u32>() + self.adopted.unheard(service)
     }
 
     fn service_status(
         &self,
-        name: &str,
         service: Option<&Service>,
         service_state: &ServiceState,
-        totals: Counts,
+        totals: &Counts,
     ) -> ServiceStatus {
-        let processes = self.processes(name, service_state);
-        let listeners = service.map_or(&[][..], |service| &service.listeners);
-        let workers = self.workers.iter().filter(|(_, worker)| worker.service == name);
+        let processes = self.processes(service_state);
+        let listeners = service.map_or(&[][..], Service::listeners);
         ServiceStatus {
-            name: name.to_owned(),
+            name: service_state.name.clone(),
             listen: listeners.iter().map(|listener| listener.name().to_owned()).collect(),
-            workers: workers
-                .map(|(_, worker)| WorkerStatus {
-                    pid: worker.pid,
-                    generation: worker.generation,
-                    state: worker.state,
-                })
-                .collect(),
+            workers: self.workers.of_service(&service_state.name).map(WorkerStatus::from).collect(),
             spares: processes.spares,
             active: processes.connections,
             counted: service_state.scoreboard.sources().counted(),
@@ -90,7 +86,7 @@ impl Supervisor {
             queued: listeners.iter().map(|listener| u64::from(listener.queued())).sum(),
             accepted: totals.get(Count::Accepted),
             completed: totals.get(Count::Completed),
-            refused: refused(&totals),
+            refused: refused(totals),
             timeouts: totals.get(Count::Timeouts),
             crashes: totals.get(Count::Crashes),
         }
@@ -98,41 +94,42 @@ impl Supervisor {
 
     /// All live connections.
     pub(super) fn live(&self) -> u32 {
-        self.service_states()
-            .map(|(name, service_state)| self.processes(name, &service_state).connections)
-            .sum()
-    }
-
-    /// The service_states of all services of which something lives, with their names.
-    pub(super) fn service_states(&self) -> impl Iterator<Item = (&str, Rc<ServiceState>)> {
-        self.service_states
-            .iter()
-            .filter_map(|(name, service_state)| Some((name.as_str(), service_state.upgrade()?)))
+        self.services.alive().map(|service| self.processes(&service).connections).sum()
     }
 
     /// One line for `systemctl status` and the log.
     pub(super) fn summary(&self) -> String {
-        let workers = self.workers.iter().filter(|(_, worker)| worker.state != WorkerState::Draining).count();
-        let live = self.live();
+        let serves = |worker: &&WorkerProcess| worker.stage() != WorkerStage::Draining;
+        let workers = self.workers.iter().filter(serves).count();
+        let (live, services) = (self.live(), self.generation.services().len());
         format!(
-            "{} {}, {workers} {}, {live} {}, generation {}",
-            self.services.len(),
-            plural(self.services.len(), "service"),
+            "{services} {}, {workers} {}, {live} {}, generation {}",
+            plural(services, "service"),
             plural(workers, "worker"),
             plural(live as usize, "connection"),
-            self.generation
+            self.generation.number()
         )
     }
 
     /// Tells on stdout where this serves.
     pub(super) fn print_addresses(&self) {
-        let mut text = String::new();
-        for listener in self.services.values().flat_map(|service| &service.listeners) {
-            text.push_str(&format!("listening on {}\n", listener.name()));
-        }
+        let line = |name: &str| format!("listening on {name}\n");
+        let text: String = self.generation.listeners().map(|listener| line(listener.name())).collect();
         // A closed stdout is the user's choice.
         let _ = io::stdout().write_all(text.as_bytes());
         let _ = io::stdout().flush();
+    }
+}
+
+impl From<&WorkerProcess> for WorkerStatus {
+    fn from(worker: &WorkerProcess) -> Self {
+        let state = match worker.stage() {
+            WorkerStage::Starting => WorkerState::Starting,
+            WorkerStage::Ready => WorkerState::Ready,
+            WorkerStage::Accepting => WorkerState::Accepting,
+            WorkerStage::Draining => WorkerState::Draining,
+        };
+        WorkerStatus { pid: worker.pid(), generation: worker.generation(), state }
     }
 }
 

@@ -7,11 +7,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sd_notify::NotifyState;
 
 use crate::config::Address;
+use crate::sys::time::Monotonic;
 use crate::sys::{fd, message, socket};
 
 /// How often a systemd that does not read is tried again.
@@ -30,7 +31,7 @@ pub(crate) struct Systemd(Rc<RefCell<Outbox>>);
 #[derive(Debug, Default)]
 struct Outbox {
     notices: VecDeque<Notice>,
-    next_try: Option<Instant>,
+    next_try: Option<Monotonic>,
 }
 
 /// What systemd has not taken yet.
@@ -127,7 +128,7 @@ impl Systemd {
         // Without a descriptor for a copy it is as if systemd had no room for it.
         if let Ok(listener) = listener.map(|listener| listener.try_clone_to_owned()).transpose() {
             outbox.notices.push_back(Notice { text, listener });
-            outbox.next_try = Some(Instant::now() + RETRY);
+            outbox.next_try = Some(Monotonic::now() + RETRY);
         }
     }
 
@@ -137,7 +138,7 @@ impl Systemd {
     }
 
     /// When to try [`Systemd::deliver`] next.
-    pub(super) fn next_try(&self) -> Option<Instant> {
+    pub(super) fn next_try(&self) -> Option<Monotonic> {
         self.0.borrow().next_try
     }
 }
@@ -146,7 +147,7 @@ impl Outbox {
     fn deliver(&mut self) {
         while let Some(notice) = self.notices.front() {
             if !is_done_with(&notice.text, notice.listener.as_ref().map(AsFd::as_fd)) {
-                self.next_try = Some(Instant::now() + RETRY);
+                self.next_try = Some(Monotonic::now() + RETRY);
                 return;
             }
             self.notices.pop_front();
@@ -157,9 +158,9 @@ impl Outbox {
 
 impl Drop for Outbox {
     fn drop(&mut self) {
-        let begun = Instant::now();
+        let until = Monotonic::now() + LAST_TRY;
         self.deliver();
-        while self.next_try.is_some() && begun.elapsed() < LAST_TRY {
+        while self.next_try.is_some() && Monotonic::now() < until {
             std::thread::sleep(RETRY / 10);
             self.deliver();
         }

@@ -1,6 +1,9 @@
 //! `preforkd unban`.
 
+use std::rc::Rc;
+
 use super::Supervisor;
+use super::service::{Service, ServiceState};
 use crate::admission::Prefix;
 use crate::control::Answer;
 use crate::journal::{Level, MessageId};
@@ -9,8 +12,9 @@ use crate::sys::time::Monotonic;
 impl Supervisor {
     /// Lifts the penalties of all sources that have an address in common with `prefix`, at one service or all.
     pub(super) fn unban(&self, prefix: Prefix, service: Option<&str>) -> Answer {
-        if let Some(unknown) = service.filter(|name| !self.services.contains_key(*name)) {
-            let names: Vec<_> = self.services.keys().map(String::as_str).collect();
+        let generation = &self.state.generation;
+        if let Some(unknown) = service.filter(|name| generation.service(name).is_none()) {
+            let names: Vec<_> = generation.services().map(Service::name).collect();
             return Answer::Refused(format!(
                 "there is no service \"{unknown}\"; the services are {}",
                 names.join(", ")
@@ -18,9 +22,9 @@ impl Supervisor {
         }
         let now = Monotonic::now();
         let mut lines = Vec::new();
-        for (name, service_state) in
-            self.service_states().filter(|(name, _)| service.is_none_or(|wanted| wanted == *name))
-        {
+        let is_meant = |state: &Rc<ServiceState>| service.is_none_or(|wanted| wanted == state.name);
+        for service_state in self.state.services.alive().filter(is_meant) {
+            let name = service_state.name.as_str();
             let mut forgiven =
                 service_state.scoreboard.sources().forgive(now, |source| source.overlaps(&prefix));
             forgiven.sort();

@@ -1,72 +1,119 @@
 //! Upgrade in place: this process runs the program that is now on disk; pid, listeners, workers and connections stay.
 //!
-//! First the new program reads a copy of the ledger in a process of its own and says that it can go on from there. Only
-//! then it takes this one over, and replaces the workers by a new generation. One that is broken is refused, and the old
-//! program serves on.
+//! First the new program reads a copy of the saved state in a process of its own and says that it can go on from there.
+//! Only then it takes this one over, and replaces the workers by a new generation. One that is broken is refused, and the
+//! old program serves on.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use super::ending::Phase;
-use super::ledger::{self, Kept, Ledger};
+use super::changes::Change;
 use super::rollout::Purpose;
-use super::{Supervisor, TRIAL};
-use crate::config::Config;
+use super::saved::{Kept, Saved};
+use super::{EventSource, Supervisor};
 use crate::control::Answer;
 use crate::control::server::ClientId;
 use crate::exit;
 use crate::ipc::orders::{self, Heard, WorkerReport};
 use crate::journal::{Level, MessageId};
-use crate::sys::epoll::Interest;
+use crate::sys::epoll::{Interest, Poller};
+use crate::sys::fd::{self, FdNumber};
 use crate::sys::fork::fork;
 use crate::sys::signal::Signal;
+use crate::sys::time::Monotonic;
 use crate::sys::wait::Pid;
-use crate::sys::{fd, memory, message, process};
+use crate::sys::{message, process};
 
 /// The hidden command that tries a program.
 pub(crate) const TRIAL_COMMAND: &str = "upgrade-trial";
 
-/// Tells a program that it takes over a supervisor, and by which descriptor it finds the ledger.
-const LEDGER_VARIABLE: &str = "PREFORKD_LEDGER";
+/// Tells a program that it takes over a supervisor, and by which descriptor it finds the saved state.
+const STATE_VARIABLE: &str = "PREFORKD_STATE";
 
-/// How long the new program may take to read the ledger.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the new program may take to read the state.
+const TRIAL_LIMIT: Duration = Duration::from_secs(10);
 
 /// The new program, being tried.
 #[derive(Debug)]
 pub(super) struct Trial {
     pid: Pid,
     link: OwnedFd,
-    deadline: Instant,
+    deadline: Monotonic,
     clients: Vec<ClientId>,
     /// It has said that it can go on from here.
     has_passed: bool,
 }
 
 impl Trial {
-    pub(super) fn deadline(&self) -> Instant {
+    /// `program` reads `state` in a process of its own.
+    fn begin(
+        program: &Path,
+        state: BorrowedFd<'_>,
+        clients: Vec<ClientId>,
+        poller: &Poller,
+    ) -> io::Result<Self> {
+        let (link, far_end) = message::pair()?;
+        poller.add(link.as_fd(), Interest::Read, EventSource::Change.into())?;
+        let program = CString::new(program.as_os_str().as_bytes())?;
+        let arguments = [CString::from(c"preforkd"), CString::new(TRIAL_COMMAND)?];
+        let nothing: [CString; 0] = [];
+        let pid = fork(|child| {
+            if fd::hand_over(child, &[far_end.as_fd(), state]).is_ok() {
+                let _ = process::exec(&program, &arguments, &nothing);
+            }
+            exit::OS
+        })?;
+        let deadline = Monotonic::now() + TRIAL_LIMIT;
+        Ok(Trial { pid, link, deadline, clients, has_passed: false })
+    }
+
+    pub(super) fn deadline(&self) -> Monotonic {
         self.deadline
     }
 
-    /// Whether it can go on from here, or why not; `None` as long as it has not said so.
-    fn verdict(&mut self, now: Instant) -> Option<Result<(), String>> {
-        if self.has_passed {
+    /// Whether it can go on from here, or why not; `None` as long as it has not said so, or systemd has not taken all that
+    /// it was told, which the next program would not know.
+    fn verdict(
+        &mut self,
+        has_told_systemd: bool,
+        poller: &Poller,
+        now: Monotonic,
+    ) -> Option<Result<(), String>> {
+        if !self.has_passed {
+            match orders::hear(self.link.as_fd()) {
+                Heard::Message(WorkerReport::Ready) => self.has_passed = true,
+                Heard::Message(WorkerReport::Failed(reason)) => return Some(Err(reason)),
+                Heard::Silence if now < self.deadline => return None,
+                Heard::Silence => {
+                    return Some(Err(format!("it said nothing within {} s", TRIAL_LIMIT.as_secs())));
+                }
+                _ => {
+                    let text = "it did not say that it can go on from here; is it a preforkd at all?";
+                    return Some(Err(text.to_owned()));
+                }
+            }
+        }
+        if has_told_systemd {
             return Some(Ok(()));
         }
-        Some(match orders::hear(self.link.as_fd()) {
-            Heard::Message(WorkerReport::Ready) => {
-                self.has_passed = true;
-                Ok(())
-            }
-            Heard::Message(WorkerReport::Failed(reason)) => Err(reason),
-            Heard::Silence if now < self.deadline => return None,
-            Heard::Silence => Err(format!("it said nothing within {} s", PATIENCE.as_secs())),
-            _ => Err("it did not say that it can go on from here; is it a preforkd at all?".to_owned()),
-        })
+        // It has no more to say, and its end is no event.
+        let _ = poller.remove(self.link.as_fd());
+        (self.deadline <= now).then(|| Err("systemd does not read what it is told".to_owned()))
+    }
+
+    /// Ends it, done or not; returns who waits for the upgrade.
+    pub(super) fn end(self, poller: &Poller) -> Vec<ClientId> {
+        let _ = poller.remove(self.link.as_fd());
+        // It may have been reaped already; then there is no such child, and its number belongs to nobody of ours. It is
+        // reaped with all others: who is killed may be long in ending.
+        if process::is_child(self.pid) {
+            process::signal_process(self.pid, Signal::SIGKILL);
+        }
+        self.clients
     }
 }
 
@@ -78,12 +125,12 @@ pub(super) fn program() -> io::Result<PathBuf> {
     Ok(std::ffi::OsString::from_vec(path).into())
 }
 
-/// Reads the ledger of a running supervisor and says whether this program could go on from it: the whole life of a trial.
+/// Reads the state of a running supervisor and says whether this program could go on from it: the whole life of a trial.
 pub(crate) fn trial() -> u8 {
     let (Ok(link), Ok(file)) = (fd::inherited(3), fd::inherited(4)) else {
         return exit::USAGE;
     };
-    let report = match Ledger::read(file) {
+    let report = match Saved::read(file) {
         Ok(_) => WorkerReport::Ready,
         Err(error) => WorkerReport::failed(&error),
     };
@@ -91,11 +138,11 @@ pub(crate) fn trial() -> u8 {
     exit::OK
 }
 
-/// The ledger that another program left in this process, if this is an upgrade.
-pub(super) fn inherited_ledger() -> Option<io::Result<OwnedFd>> {
-    let number = std::env::var(LEDGER_VARIABLE).ok()?;
-    Some(match number.parse() {
-        Ok(number) => fd::inherited(number),
+/// The state that another program left in this process, if this is an upgrade.
+pub(super) fn inherited_state() -> Option<io::Result<OwnedFd>> {
+    let number = std::env::var(STATE_VARIABLE).ok()?;
+    Some(match serde_json::from_str::<FdNumber>(&number) {
+        Ok(number) => number.take(),
         Err(_) => Err(io::ErrorKind::InvalidData.into()),
     })
 }
@@ -103,76 +150,44 @@ pub(super) fn inherited_ledger() -> Option<io::Result<OwnedFd>> {
 impl Supervisor {
     /// Begins to replace this program by the one on disk.
     pub(super) fn upgrade(&mut self, clients: Vec<ClientId>) {
-        if !matches!(self.phase, Phase::Running) {
+        if !self.is_running() {
             return self.refuse_upgrade(clients, "preforkd is not running yet, or is ending");
         }
-        if self.is_reloading() || self.trial.is_some() {
-            self.upgrade_wanted.get_or_insert_default().extend(clients);
-            return;
+        if !self.changes.are_idle() {
+            return self.changes.want_upgrade(clients);
         }
-        if let Err(error) = self.begin_trial(clients.clone()) {
-            self.refuse_upgrade(clients, &format!("cannot try {}: {error}", self.program.display()));
-        }
-    }
-
-    /// Begins an upgrade that had to wait.
-    pub(super) fn begin_wanted_upgrade(&mut self) {
-        if self.is_reloading() || self.trial.is_some() {
-            return;
-        }
-        if let Some(clients) = self.upgrade_wanted.take() {
-            self.upgrade(clients);
+        let services: Vec<_> = self.state.services.alive().collect();
+        let saved = self.state.save(&services, &[], &mut Kept::default()).write();
+        let program = &self.invocation.program;
+        match saved.and_then(|saved| Trial::begin(program, saved.as_fd(), clients.clone(), &self.poller)) {
+            Ok(trial) => self.changes.begin(Change::Trying(trial)),
+            Err(error) => {
+                let reason = format!("cannot try {}: {error}", program.display());
+                self.refuse_upgrade(clients, &reason);
+            }
         }
     }
 
-    pub(super) fn refuse_upgrade(&mut self, clients: impl IntoIterator<Item = ClientId>, reason: &str) {
+    fn refuse_upgrade(&mut self, clients: Vec<ClientId>, reason: &str) {
         self.log.event(
             Level::Error,
             Some(MessageId::ReloadRejected),
             None,
             format_args!("upgrade refused, the old program serves on: {reason}"),
         );
-        for client in clients {
-            self.answer(client, &Answer::Refused(reason.to_owned()));
-        }
-    }
-
-    fn begin_trial(&mut self, clients: Vec<ClientId>) -> io::Result<()> {
-        let (link, far_end) = message::pair()?;
-        let ledger =
-            memory::sealed(c"preforkd-ledger", &self.write_ledger(&mut Kept::default(), &[]).encode()?)?;
-        let program = CString::new(self.program.as_os_str().as_bytes())?;
-        let arguments = [CString::from(c"preforkd"), CString::new(TRIAL_COMMAND)?];
-        let nothing: [CString; 0] = [];
-        let pid = fork(|child| {
-            if fd::hand_over(child, &[far_end.as_fd(), ledger.as_fd()]).is_ok() {
-                let _ = process::exec(&program, &arguments, &nothing);
-            }
-            exit::OS
-        })?;
-        self.poller.add(link.as_fd(), Interest::Read, TRIAL)?;
-        self.trial =
-            Some(Trial { pid, link, deadline: Instant::now() + PATIENCE, clients, has_passed: false });
-        Ok(())
+        self.answer(clients, &Answer::Refused(reason.to_owned()));
     }
 
     /// The trial has something to say, or has ended, or its time is over.
-    pub(super) fn advance_trial(&mut self, now: Instant) {
-        let Some(trial) = &mut self.trial else { return self.begin_wanted_upgrade() };
-        let verdict = match trial.verdict(now) {
-            None => return,
-            // It would be forgotten.
-            Some(Ok(())) if self.systemd.next_try().is_some() && now < trial.deadline => {
-                let _ = self.poller.remove(trial.link.as_fd());
-                return;
-            }
-            Some(Ok(())) if self.systemd.next_try().is_some() => {
-                Err("systemd does not read what it is told".to_owned())
-            }
-            Some(verdict) => verdict,
-        };
-        let clients = self.end_trial();
-        let program = self.program.display().to_string();
+    pub(super) fn advance_trial(&mut self, now: Monotonic) {
+        if let Some(clients) = self.changes.take_upgrade() {
+            return self.upgrade(clients);
+        }
+        let has_told_systemd = self.systemd.next_try().is_none();
+        let Some(trial) = self.changes.trial() else { return };
+        let Some(verdict) = trial.verdict(has_told_systemd, &self.poller, now) else { return };
+        let Some(clients) = self.end_trial() else { return };
+        let program = self.invocation.program.display().to_string();
         match verdict {
             Err(reason) => self.refuse_upgrade(clients, &format!("{program}: {reason}")),
             Ok(()) => {
@@ -182,60 +197,48 @@ impl Supervisor {
         }
     }
 
-    /// Gives an upgrade up because everything ends.
-    pub(super) fn give_up_upgrade(&mut self, reason: &str) {
-        let mut clients = self.end_trial();
-        clients.extend(self.upgrade_wanted.take().into_iter().flatten());
-        for client in clients {
-            self.answer(client, &Answer::Refused(reason.to_owned()));
+    /// Ends the trial, if one is under way; returns who waits for the upgrade.
+    pub(super) fn end_trial(&mut self) -> Option<Vec<ClientId>> {
+        self.changes.trial()?;
+        match self.changes.end() {
+            Some(Change::Trying(trial)) => Some(trial.end(&self.poller)),
+            _ => None,
         }
-    }
-
-    pub(super) fn end_trial(&mut self) -> Vec<ClientId> {
-        let Some(trial) = self.trial.take() else { return Vec::new() };
-        let _ = self.poller.remove(trial.link.as_fd());
-        // It may have been reaped already; then there is no such child, and its number belongs to nobody of ours. It is
-        // reaped with all others: who is killed may be long in ending.
-        if process::is_child(trial.pid) {
-            process::signal_process(trial.pid, Signal::SIGKILL);
-        }
-        trial.clients
     }
 
     /// Becomes the program on disk; comes back only if that fails, with everything as it was.
     fn exec(&self, clients: &[ClientId]) -> io::Error {
+        let services: Vec<_> = self.state.services.alive().collect();
         let mut kept = Kept::default();
-        let ledger = self.write_ledger(&mut kept, clients);
-        let attempt = move || -> io::Result<io::Error> {
-            let file = memory::sealed(c"preforkd-ledger", &ledger.encode()?)?;
-            let program = CString::new(self.program.as_os_str().as_bytes())?;
-            let arguments: Result<Vec<_>, _> =
-                std::env::args_os().map(|argument| CString::new(argument.into_vec())).collect();
-            let environment = environment(&file)?;
+        let saved = self.state.save(&services, clients, &mut kept);
+        let attempt = || -> io::Result<io::Error> {
+            let file = saved.write()?;
+            let program = CString::new(self.invocation.program.as_os_str().as_bytes())?;
+            let arguments = std::env::args_os().map(|argument| CString::new(argument.into_vec()));
+            let arguments = arguments.collect::<Result<Vec<_>, _>>()?;
             let mut kept = kept;
-            kept.keep(file.as_fd());
-            Ok(process::exec_keeping(kept.descriptors(), &program, &arguments?, &environment))
+            let number = kept.keep(file.as_fd());
+            let environment = environment(number)?;
+            Ok(process::exec_keeping(kept.descriptors(), &program, &arguments, &environment))
         };
         attempt().unwrap_or_else(|error| error)
     }
 
     /// After the exec: everything is as it was; now new workers, of the new program.
     pub(super) fn renew_workers(&mut self, clients: Vec<ClientId>) {
-        let services = self.services.values().map(|service| service.config.clone()).collect();
-        let config = Config { supervisor: self.settings.clone(), log: self.log_settings, services };
+        let config = self.state.generation.config();
         if let Err(error) = self.begin_rollout(config, clients.clone(), Purpose::Upgrade) {
             self.reject(clients, &format!("the new program runs, but its workers cannot start: {error}"));
         }
     }
 }
 
-/// This process's environment, with the number of the ledger.
-fn environment(ledger: &OwnedFd) -> io::Result<Vec<CString>> {
-    let kept = std::env::vars_os().filter(|(name, _)| name != LEDGER_VARIABLE);
-    let mut all = Vec::new();
-    for (name, value) in kept {
-        all.push(CString::new([name.as_bytes(), b"=", value.as_bytes()].concat())?);
-    }
-    all.push(CString::new(format!("{LEDGER_VARIABLE}={}", ledger::descriptor_text(ledger)))?);
+/// This process's environment, with the number of the saved state.
+fn environment(state: FdNumber) -> io::Result<Vec<CString>> {
+    let variable =
+        |name: &OsStr, value: &OsStr| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat());
+    let kept = std::env::vars_os().filter(|(name, _)| name != STATE_VARIABLE);
+    let mut all = kept.map(|(name, value)| variable(&name, &value)).collect::<Result<Vec<_>, _>>()?;
+    all.push(variable(STATE_VARIABLE.as_ref(), serde_json::to_string(&state)?.as_ref())?);
     Ok(all)
 }

@@ -1,23 +1,21 @@
 //! The watchdog: systemd hears that all is well only while every worker answers.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Supervisor;
-use super::ending::Phase;
-use super::status::plural;
+use super::state::State;
 use super::systemd::Systemd;
-use crate::control::WorkerState;
-use crate::ipc::orders::Order;
-use crate::journal::{Level, MessageId};
+use crate::journal::{Level, Log, MessageId};
 use crate::scoreboard::Count;
+use crate::sys::time::Monotonic;
 
 /// When to look after the workers next. Without a watchdog nothing wakes the supervisor when nothing happens.
 #[derive(Debug)]
 pub(super) struct Watchdog {
     interval: Duration,
-    next: Instant,
+    next: Monotonic,
     /// Connections accepted up to the last look, and when that was.
-    accepted: (u64, Instant),
+    accepted: (u64, Monotonic),
     /// What systemd was told last.
     told: String,
 }
@@ -26,48 +24,40 @@ impl Watchdog {
     /// As systemd wants it: asked at one interval, a worker that has not answered by the next is dead by the one after,
     /// and its successor has answered before systemd loses patience.
     pub(super) fn new(systemd: &Systemd) -> Option<Self> {
-        let now = Instant::now();
+        let now = Monotonic::now();
         let interval = systemd.watchdog()?.max(Duration::from_millis(40)) / 4;
         Some(Watchdog { interval, next: now, accepted: (0, now), told: String::new() })
     }
 
     /// When it is time again.
-    pub(super) fn next(&self) -> Instant {
+    pub(super) fn next(&self) -> Monotonic {
         self.next
+    }
+
+    fn tell_rate(&mut self, state: &State, systemd: &Systemd, now: Monotonic) {
+        let accepted = state.accepted();
+        let (before, then) = std::mem::replace(&mut self.accepted, (accepted, now));
+        let rate = accepted.saturating_sub(before) as f64 / (now - then).as_secs_f64().max(0.001);
+        let status = format!("{}, {rate:.1}/s, {}", state.summary(), state.history.of_reloads());
+        if status != self.told {
+            systemd.status(&status);
+            self.told = status;
+        }
     }
 }
 
-impl Supervisor {
-    /// Asks every worker whether it is well, ends those who did not answer last time, and tells systemd.
-    pub(super) fn watch(&mut self, now: Instant) {
-        let Some(mut watch) = self.watch.take() else { return };
-        if watch.next <= now {
-            watch.next = now + watch.interval;
-            if self.ask_workers() {
-                self.systemd.alive();
-            }
-            if matches!(self.phase, Phase::Running) {
-                self.tell_rate(&mut watch, now);
-            }
-        }
-        self.watch = Some(watch);
-    }
-
-    /// False if somebody has not answered.
-    fn ask_workers(&mut self) -> bool {
+impl State {
+    /// Asks every worker whether it is well, and ends those who did not answer last time; false if there are such.
+    fn ask_workers(&mut self, log: &Log) -> bool {
         let mut all_well = true;
-        for (_, worker) in self.workers.iter_mut() {
-            let prepares = matches!(worker.state, WorkerState::Starting | WorkerState::Ready);
-            if !worker.is_asked {
-                worker.is_asked = true;
-                worker.order(&Order::Answer);
-            } else if !prepares {
+        for worker in self.workers.iter_mut() {
+            if !worker.answers_watchdog() {
                 all_well = false;
-                self.log.event(
+                log.event(
                     Level::Error,
                     Some(MessageId::WorkerDied),
-                    Some(&worker.service),
-                    format_args!("worker {} does not answer; ending it", worker.pid),
+                    Some(worker.service()),
+                    format_args!("worker {} does not answer; ending it", worker.pid()),
                 );
                 worker.kill();
             }
@@ -75,28 +65,23 @@ impl Supervisor {
         all_well
     }
 
-    fn tell_rate(&mut self, watch: &mut Watchdog, now: Instant) {
-        let accepted: u64 = self
-            .service_states()
-            .map(|(name, service_state)| self.totals(name, &service_state).get(Count::Accepted))
-            .sum();
-        let (before, then) = std::mem::replace(&mut watch.accepted, (accepted, now));
-        let elapsed = now.saturating_duration_since(then).as_secs_f64().max(0.001);
-        let rate = accepted.saturating_sub(before) as f64 / elapsed;
-        let status = format!("{}, {rate:.1}/s, {}", self.summary(), self.last_reload());
-        if status != watch.told {
-            self.systemd.status(&status);
-            watch.told = status;
-        }
+    /// All connections that were ever accepted.
+    fn accepted(&self) -> u64 {
+        self.services.alive().map(|service| self.totals(&service).get(Count::Accepted)).sum()
     }
+}
 
-    fn last_reload(&self) -> String {
-        let (ok, failed) = (self.reloads.ok, self.reloads.failed);
-        match (ok, failed) {
-            (0, 0) => "never reloaded".to_owned(),
-            (_, 0) => format!("{ok} {}", plural(ok as usize, "reload")),
-            _ if self.last_reload_failed => format!("the last of {} reloads was rejected", ok + failed),
-            _ => format!("{ok} {}, {failed} rejected", plural(ok as usize, "reload")),
+impl Supervisor {
+    /// Looks after the workers if it is time, and tells systemd.
+    pub(super) fn watch(&mut self, now: Monotonic) {
+        let is_running = self.is_running();
+        let Some(watch) = self.watchdog.as_mut().filter(|watch| watch.next <= now) else { return };
+        watch.next = now + watch.interval;
+        if self.state.ask_workers(&self.log) {
+            self.systemd.alive();
+        }
+        if is_running {
+            watch.tell_rate(&self.state, &self.systemd, now);
         }
     }
 }

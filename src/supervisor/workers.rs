@@ -5,62 +5,194 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::ledger::{InheritedFds, Kept, WorkerEntry};
-use super::service::{Service, ServiceState};
-use crate::control::WorkerState;
+use serde::{Deserialize, Serialize};
+
+use super::EventSource;
+use super::listeners::{self, Listener, ListenerTable};
+use super::saved::Kept;
+use super::service::{Service, ServiceState, ServiceStates};
 use crate::exit;
-use crate::ipc::orders::{self, Heard, Order, Plan, WorkerReport};
-use crate::scoreboard::Counters;
+use crate::ipc::orders::{self, Handover, Heard, Order, Plan, PlannedListener, WorkerFds, WorkerReport};
+use crate::journal::LogSettings;
+use crate::scoreboard::{Counters, Counts};
 use crate::spare::events::SpareEvents;
 use crate::sys::epoll::{Interest, Poller};
+use crate::sys::fd::{self, FdNumber};
 use crate::sys::fork::fork;
 use crate::sys::signal::Signal;
+use crate::sys::time::Monotonic;
 use crate::sys::wait::Pid;
-use crate::sys::{fd, memory, message, process};
-
-use super::listeners::Listener;
+use crate::sys::{message, process};
 
 /// What a worker keeps of the supervisor's environment: how to tell whether stderr is the journal. Nothing of it
 /// reaches a connection process.
 const KEPT: [&str; 2] = ["JOURNAL_STREAM", "INVOCATION_ID"];
 
 /// How long a worker may take to get ready; a disk may be slow.
-pub(super) const PREPARATION: Duration = Duration::from_secs(30);
+const PREPARATION: Duration = Duration::from_secs(30);
 
 /// How long a worker lives at least, though it be worn.
 const SHORTEST_LIFE: Duration = Duration::from_millis(100);
 
-/// One worker.
-#[derive(Debug)]
-pub(super) struct WorkerProcess {
-    pub(super) pid: Pid,
-    pub(super) service: String,
-    pub(super) generation: u64,
-    pub(super) state: WorkerState,
-    pub(super) service_state: Rc<ServiceState>,
-    pub(super) listeners: Vec<Rc<Listener>>,
-    pub(super) counters: Counters,
-    /// The memory of the counters, for the program after an upgrade.
-    tally_file: OwnedFd,
-    /// What its spares have said and it has not read.
-    pub(super) calls: Rc<SpareEvents>,
+/// What a worker belongs to whose generation was given up.
+const NO_GENERATION: u64 = 0;
+
+/// How far a worker has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum WorkerStage {
+    /// It gets ready.
+    Starting,
+    /// It waits for the rest of its generation.
+    Ready,
+    /// It is in its accept loop.
+    Accepting,
+    /// It accepts no more; its connections go on.
+    Draining,
+}
+
+/// What is known of a worker.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct WorkerRecord {
+    serial: u32,
+    pid: Pid,
+    service: String,
+    generation: u64,
+    stage: WorkerStage,
     /// How many spares it keeps.
     spares: u32,
     /// How many connections each of its processes serves; 0 for as many as come.
-    pub(super) connections: u32,
+    connections: u32,
     /// It asked to be replaced by one with another address-space layout.
-    pub(super) needs_renewal: bool,
-    /// It was asked whether it is well and has not answered.
-    pub(super) is_asked: bool,
-    pub(super) started: Instant,
+    needs_renewal: bool,
+    started: Monotonic,
+}
+
+/// One worker.
+#[derive(Debug)]
+pub(super) struct WorkerProcess {
+    record: WorkerRecord,
+    service_state: Rc<ServiceState>,
+    listeners: Vec<Rc<Listener>>,
+    counters: Counters,
+    /// The memory of the counters, for the program after an upgrade.
+    counters_file: OwnedFd,
+    /// What its spares have said and it has not read.
+    spare_events: Rc<SpareEvents>,
+    looks: Looks,
     /// What it said when it gave up.
-    pub(super) complaint: Option<String>,
+    complaint: Option<String>,
     link: OwnedFd,
 }
 
+/// A worker as it is saved.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct SavedWorker {
+    record: WorkerRecord,
+    listeners: Vec<usize>,
+    link: FdNumber,
+    counters: FdNumber,
+    spare_events: FdNumber,
+}
+
+/// The requests to look at the queues: one at a time, though a thousand spares have died. A link has room for a few hundred
+/// orders, and who takes none is ended.
+#[derive(Debug, Default)]
+struct Looks {
+    last: u32,
+    /// It has not been answered.
+    unanswered: Option<u32>,
+    /// There is reason for one more.
+    again: bool,
+    /// The one that the watchdog found unanswered when it came by.
+    watched: Option<u32>,
+}
+
+impl Looks {
+    /// There is reason to look: the request to send, if it can be sent now.
+    fn want(&mut self) -> Option<Order> {
+        if self.unanswered.is_some() {
+            self.again = true;
+            return None;
+        }
+        self.last = self.last.wrapping_add(1);
+        self.unanswered = Some(self.last);
+        Some(Order::Look { request: self.last })
+    }
+
+    /// An answer has come: the next request, if there is reason for one.
+    fn answered(&mut self, request: u32) -> Option<Order> {
+        if self.unanswered != Some(request) {
+            return None;
+        }
+        self.unanswered = None;
+        if std::mem::take(&mut self.again) { self.want() } else { None }
+    }
+
+    /// The watchdog comes by: false if what it saw unanswered last time still is. Otherwise there is something to answer
+    /// until it comes again.
+    fn watch(&mut self) -> (bool, Option<Order>) {
+        if self.unanswered.is_some() && self.watched == self.unanswered {
+            return (false, None);
+        }
+        let order = self.want();
+        self.watched = self.unanswered;
+        (true, order)
+    }
+}
+
 impl WorkerProcess {
+    /// Its number among all workers of this supervisor, never used twice.
+    pub(super) fn serial(&self) -> u32 {
+        self.record.serial
+    }
+
+    pub(super) fn pid(&self) -> Pid {
+        self.record.pid
+    }
+
+    pub(super) fn service(&self) -> &str {
+        &self.record.service
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.record.generation
+    }
+
+    pub(super) fn stage(&self) -> WorkerStage {
+        self.record.stage
+    }
+
+    /// Whether it has not come as far as accepting.
+    pub(super) fn prepares(&self) -> bool {
+        matches!(self.record.stage, WorkerStage::Starting | WorkerStage::Ready)
+    }
+
+    pub(super) fn service_state(&self) -> &Rc<ServiceState> {
+        &self.service_state
+    }
+
+    /// How many connections each of its processes serves; 0 for as many as come.
+    pub(super) fn connections(&self) -> u32 {
+        self.record.connections
+    }
+
+    /// What it has counted.
+    pub(super) fn counted(&self) -> Counts {
+        self.counters.totals()
+    }
+
+    /// What its spares have said and it has not read.
+    pub(super) fn spare_events(&self) -> &Rc<SpareEvents> {
+        &self.spare_events
+    }
+
+    /// What it said when it gave up.
+    pub(super) fn complaint(&self) -> Option<&str> {
+        self.complaint.as_deref()
+    }
+
     /// Sends an order. A worker that takes none any more hangs; killed, it will be reaped and replaced. So will one
     /// whose order was lost for want of memory.
     pub(super) fn order(&self, order: &Order) {
@@ -75,38 +207,33 @@ impl WorkerProcess {
 
     /// Ends the process; its connections go on.
     pub(super) fn kill(&self) {
-        process::signal_process(self.pid, Signal::SIGKILL);
-    }
-
-    /// What it has to say.
-    pub(super) fn hear(&self) -> Heard<WorkerReport> {
-        orders::hear(self.link.as_fd())
+        process::signal_process(self.record.pid, Signal::SIGKILL);
     }
 
     /// What it had to say before it died.
     pub(super) fn hear_last_words(&mut self) {
-        while let Heard::Message(report) = self.hear() {
+        while let Heard::Message(report) = orders::hear(self.link.as_fd()) {
             match report {
                 WorkerReport::Failed(complaint) => self.complaint = Some(complaint),
-                WorkerReport::Accepting => self.state = WorkerState::Accepting,
-                WorkerReport::Retired => self.state = WorkerState::Draining,
-                WorkerReport::Ready | WorkerReport::NeedsRenewal | WorkerReport::Well => {}
+                WorkerReport::Accepting => self.record.stage = WorkerStage::Accepting,
+                WorkerReport::Retired => self.record.stage = WorkerStage::Draining,
+                WorkerReport::Ready | WorkerReport::NeedsRenewal | WorkerReport::Looked { .. } => {}
             }
         }
     }
 
     /// When a worn worker may be replaced: not before it has lived for a while, so that who crashes handlers as fast as
     /// he can does not keep us busy with making workers.
-    fn renewal(&self) -> Option<Instant> {
-        self.needs_renewal.then(|| self.started + SHORTEST_LIFE)
+    fn renewal(&self) -> Option<Monotonic> {
+        self.record.needs_renewal.then(|| self.record.started + SHORTEST_LIFE)
     }
 
     /// Whether it serves, or will, and is not about to be replaced.
-    fn stays(&self) -> bool {
-        let now = Instant::now();
-        self.state != WorkerState::Draining && self.renewal().is_none_or(|at| now < at)
+    fn stays(&self, now: Monotonic) -> bool {
+        self.record.stage != WorkerStage::Draining && self.renewal().is_none_or(|at| now < at)
     }
 
+    /// Its link, to be watched.
     pub(super) fn link(&self) -> BorrowedFd<'_> {
         self.link.as_fd()
     }
@@ -116,156 +243,188 @@ impl WorkerProcess {
         let is_closing = |listener: &Rc<Listener>| closing.iter().any(|other| Rc::ptr_eq(listener, other));
         let empty =
             (0..).zip(&self.listeners).filter(|(_, listener)| is_closing(listener)).map(|(i, _)| i).collect();
-        self.state = WorkerState::Draining;
+        self.record.stage = WorkerStage::Draining;
         self.order(&Order::Retire { empty });
     }
+
+    /// Its generation is given up. It ends with its connections, if it has accepted some already. The next generation has
+    /// the same number, and must neither wait for it nor fail with it.
+    pub(super) fn dismiss(&mut self) {
+        self.retire(&[]);
+        self.record.generation = NO_GENERATION;
+    }
+
+    /// The watchdog comes by; false if it hangs: it had time to answer since the last time.
+    pub(super) fn answers_watchdog(&mut self) -> bool {
+        let (is_well, order) = self.looks.watch();
+        order.iter().for_each(|order| self.order(order));
+        // It answers when it is ready, for which there is another limit.
+        is_well || self.prepares()
+    }
+
+    fn look(&mut self) {
+        self.looks.want().iter().for_each(|order| self.order(order));
+    }
+}
+
+/// What a worker has said, or that it will say no more.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum News {
+    /// It has come as far as accepting.
+    Accepts,
+    /// It accepts no more.
+    Retired,
+    /// Of no interest but to this module.
+    Other,
+    /// Nothing more, for now or for ever.
+    Nothing,
+}
+
+/// What all workers have in common.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct WorkerSettings {
+    /// The first part of connection ids.
+    pub(super) run: u32,
+    /// The first serial number that no worker has had.
+    next: u32,
+    /// The soft RLIMIT_NOFILE that workers get: what the supervisor was started with.
+    descriptor_limit: u64,
 }
 
 /// All workers, by serial number.
 #[derive(Debug)]
 pub(super) struct Workers {
+    settings: WorkerSettings,
     workers: BTreeMap<u32, WorkerProcess>,
     /// Services whose workers are to look whether something is queued.
     to_look: BTreeSet<String>,
-    next: u32,
-    run: u32,
-    /// The soft RLIMIT_NOFILE that workers get: what the supervisor was started with.
-    descriptor_limit: u64,
 }
 
 impl Workers {
     /// Nobody yet. `run` is the first part of connection ids.
     pub(super) fn new(run: u32, descriptor_limit: u64) -> Self {
-        Workers::resume(run, 1, descriptor_limit)
+        let settings = WorkerSettings { run, next: 1, descriptor_limit };
+        Workers { settings, workers: BTreeMap::new(), to_look: BTreeSet::new() }
     }
 
-    /// Nobody yet, after an upgrade: `next` is the first serial number that no worker has had.
-    pub(super) fn resume(run: u32, next: u32, descriptor_limit: u64) -> Self {
-        Workers { workers: BTreeMap::new(), to_look: BTreeSet::new(), next, run, descriptor_limit }
+    pub(super) fn settings(&self) -> WorkerSettings {
+        self.settings
     }
 
-    pub(super) fn run(&self) -> u32 {
-        self.run
-    }
-
+    /// The soft RLIMIT_NOFILE of who is started by this supervisor.
     pub(super) fn descriptor_limit(&self) -> u64 {
-        self.descriptor_limit
+        self.settings.descriptor_limit
     }
 
-    pub(super) fn next_serial(&self) -> u32 {
-        self.next
-    }
-
-    /// All workers, for the ledger.
-    pub(super) fn entries<'a>(
+    /// The workers as they are saved.
+    pub(super) fn save<'a>(
         &'a self,
-        indices: &mut impl FnMut(&'a [Rc<Listener>]) -> Vec<usize>,
+        listeners: &mut ListenerTable<'a>,
         kept: &mut Kept<'a>,
-    ) -> Vec<WorkerEntry> {
-        let mut entry = |(serial, worker): (&u32, &'a WorkerProcess)| WorkerEntry {
-            serial: *serial,
-            pid: worker.pid,
-            service: worker.service.clone(),
-            generation: worker.generation,
-            state: worker.state,
-            spares: worker.spares,
-            connections: worker.connections,
-            needs_renewal: worker.needs_renewal,
-            listeners: indices(&worker.listeners),
-            link: kept.keep(worker.link.as_fd()),
-            counters: kept.keep(worker.tally_file.as_fd()),
-            calls: kept.keep(worker.calls.descriptor()),
+    ) -> Vec<SavedWorker> {
+        let save = |worker: &'a WorkerProcess| SavedWorker {
+            record: worker.record.clone(),
+            listeners: listeners.places(&worker.listeners),
+            link: kept.keep(worker.link()),
+            counters: kept.keep(worker.counters_file.as_fd()),
+            spare_events: kept.keep(worker.spare_events.descriptor()),
         };
-        self.workers.iter().map(&mut entry).collect()
+        self.workers.values().map(save).collect()
     }
 
-    /// Takes a worker over that another program started.
-    pub(super) fn take_over(
-        &mut self,
-        entry: WorkerEntry,
-        service_state: Rc<ServiceState>,
-        listeners: Vec<Rc<Listener>>,
-        taken: &mut InheritedFds,
+    /// Takes over the workers of another program.
+    pub(super) fn resume(
+        settings: WorkerSettings,
+        saved: Vec<SavedWorker>,
+        states: &ServiceStates,
+        all_listeners: &[Rc<Listener>],
         poller: &Poller,
-    ) -> io::Result<()> {
-        let (link, tally_file) = (taken.take(entry.link)?, taken.take(entry.counters)?);
-        poller.add(link.as_fd(), Interest::Read, u64::from(entry.serial))?;
-        let worker = WorkerProcess {
-            pid: entry.pid,
-            service: entry.service,
-            generation: entry.generation,
-            state: entry.state,
-            service_state,
-            listeners,
-            counters: Counters::open(tally_file.as_fd())?,
-            tally_file,
-            calls: Rc::new(SpareEvents::open(taken.take(entry.calls)?)),
-            spares: entry.spares,
-            connections: entry.connections,
-            needs_renewal: entry.needs_renewal,
-            is_asked: false,
-            started: Instant::now(),
-            complaint: None,
-            link,
-        };
-        self.workers.insert(entry.serial, worker);
-        Ok(())
+    ) -> io::Result<Self> {
+        let mut workers = Workers { settings, workers: BTreeMap::new(), to_look: BTreeSet::new() };
+        for SavedWorker { record, listeners: places, link, counters, spare_events } in saved {
+            let (link, counters_file) = (link.take()?, counters.take()?);
+            let serial = record.serial;
+            poller.add(link.as_fd(), Interest::Read, EventSource::Worker(serial).into())?;
+            let worker = WorkerProcess {
+                service_state: states.of_saved(&record.service)?,
+                listeners: listeners::pick(all_listeners, &places)?,
+                counters: Counters::open(counters_file.as_fd())?,
+                counters_file,
+                spare_events: Rc::new(SpareEvents::open(spare_events.take()?)),
+                looks: Looks::default(),
+                complaint: None,
+                link,
+                record,
+            };
+            workers.workers.insert(serial, worker);
+        }
+        Ok(workers)
     }
 
     /// Starts a worker of `service`. It reports [`WorkerReport::Ready`], and unless it shall `begin` at once, it waits.
     pub(super) fn spawn(
         &mut self,
         service: &Service,
-        log: crate::journal::LogSettings,
+        log: LogSettings,
         begin: bool,
         poller: &Poller,
     ) -> io::Result<()> {
-        let serial = self.next;
-        let spares = self.share_of_spares(service);
+        let (serial, started) = (self.settings.next, Monotonic::now());
+        let spares = self.share_of_spares(service, started);
         let (link, far_end) = message::pair()?;
-        let (counters, tally_file) = Counters::create()?;
-        let (calls, calls_to_come) = SpareEvents::create(spares)?;
+        let (counters, counters_file) = Counters::create()?;
+        let (spare_events, spare_events_writer) = SpareEvents::create(spares)?;
+        let service_state = service.state();
+        let mut handover = Handover::new(far_end.as_fd());
+        let fds = WorkerFds {
+            scoreboard: handover.add(service_state.file.as_fd()),
+            slot_freed: handover.add(service_state.scoreboard.slot_freed()),
+            counters: handover.add(counters_file.as_fd()),
+            spare_events: handover.add(spare_events.descriptor()),
+            spare_events_writer: handover.add(spare_events_writer.descriptor()),
+            sources: handover.add(service_state.sources_file.as_fd()),
+            prefixes: handover.add(service.prefixes()),
+        };
+        let listeners = service.listeners().iter().map(|listener| PlannedListener {
+            name: listener.name().to_owned(),
+            fd: handover.add(listener.descriptor()),
+        });
         let plan = Plan {
-            service: service.for_workers.clone(),
-            listeners: service.listeners.iter().map(|listener| listener.name().to_owned()).collect(),
+            listeners: listeners.collect(),
+            service: service.for_workers().clone(),
             spares,
             log,
-            run: self.run,
+            run: self.settings.run,
             serial,
+            fds,
         };
-        let plan = memory::sealed(c"preforkd-plan", &plan.encode()?)?;
-        let service_state = &service.service_state;
-        let mut handover = vec![
-            far_end.as_fd(),
-            plan.as_fd(),
-            service_state.file.as_fd(),
-            service_state.scoreboard.slot_freed(),
-            tally_file.as_fd(),
-        ];
-        handover.extend([calls.descriptor(), calls_to_come.descriptor(), service_state.sources_file.as_fd()]);
-        handover.push(service.prefixes.as_fd());
-        handover.extend(service.listeners.iter().map(|listener| listener.descriptor()));
-        let pid = exec_worker(&service.config.name, &handover, self.descriptor_limit)?;
-        self.next += 1;
-        let worker = WorkerProcess {
+        let plan = plan.write()?;
+        let handover = handover.complete(plan.as_fd());
+        let pid = exec_worker(service.name(), &handover, self.settings.descriptor_limit)?;
+        self.settings.next += 1;
+        let record = WorkerRecord {
+            serial,
             pid,
-            service: service.config.name.clone(),
-            generation: service.generation,
-            state: WorkerState::Starting,
-            service_state: Rc::clone(service_state),
-            listeners: service.listeners.clone(),
-            counters,
-            tally_file,
-            calls: Rc::new(calls),
-            started: Instant::now(),
+            service: service.name().to_owned(),
+            generation: service.generation(),
+            stage: WorkerStage::Starting,
             spares,
-            connections: service.config.connections_per_child,
+            connections: service.config().connections_per_child,
             needs_renewal: false,
-            is_asked: false,
+            started,
+        };
+        let worker = WorkerProcess {
+            record,
+            service_state: Rc::clone(service_state),
+            listeners: service.listeners().to_vec(),
+            counters,
+            counters_file,
+            spare_events: Rc::new(spare_events),
+            looks: Looks::default(),
             complaint: None,
             link,
         };
-        let watched = poller.add(worker.link(), Interest::Read, u64::from(serial));
+        let watched = poller.add(worker.link(), Interest::Read, EventSource::Worker(serial).into());
         if begin {
             worker.order(&Order::Accept);
         }
@@ -278,89 +437,139 @@ impl Workers {
     }
 
     /// What a new worker of `service` is to keep of the service's spares, so that all together keep them all.
-    fn share_of_spares(&self, service: &Service) -> u32 {
-        let serving = self.of(&service.config.name, service.generation).filter(|worker| worker.stays());
-        let (workers, spares) = serving.fold((0, 0), |(n, sum), worker| (n + 1, sum + worker.spares));
-        let missing = u32::from(service.config.workers).saturating_sub(workers).max(1);
-        service.config.spare.saturating_sub(spares).div_ceil(missing)
+    fn share_of_spares(&self, service: &Service, now: Monotonic) -> u32 {
+        let serving = self.of(service.name(), service.generation()).filter(|worker| worker.stays(now));
+        let (workers, spares) = serving.fold((0, 0), |(n, sum), worker| (n + 1, sum + worker.record.spares));
+        let missing = u32::from(service.config().workers).saturating_sub(workers).max(1);
+        service.config().spare.saturating_sub(spares).div_ceil(missing)
     }
 
-    pub(super) fn get_mut(&mut self, serial: u32) -> Option<&mut WorkerProcess> {
-        self.workers.get_mut(&serial)
+    /// Hears one message of a worker, and notes what it says.
+    pub(super) fn hear(&mut self, serial: u32, poller: &Poller) -> News {
+        let Some(worker) = self.workers.get_mut(&serial) else { return News::Nothing };
+        match orders::hear(worker.link()) {
+            Heard::Silence => return News::Nothing,
+            Heard::End => {
+                let _ = poller.remove(worker.link());
+                // It is dead, or about to be; reaping it does the rest. One that only hung up would accept for ever.
+                if worker.record.stage != WorkerStage::Draining {
+                    worker.kill();
+                }
+                return News::Nothing;
+            }
+            Heard::Nonsense => {
+                worker.kill();
+                return News::Nothing;
+            }
+            Heard::Message(WorkerReport::Ready) => {
+                if worker.record.stage == WorkerStage::Starting {
+                    worker.record.stage = WorkerStage::Ready;
+                }
+            }
+            Heard::Message(WorkerReport::Accepting) => {
+                if worker.record.stage != WorkerStage::Draining {
+                    worker.record.stage = WorkerStage::Accepting;
+                }
+                return News::Accepts;
+            }
+            Heard::Message(WorkerReport::Retired) => {
+                worker.record.stage = WorkerStage::Draining;
+                // A removed address must be free again although an old connection lives on.
+                worker.listeners.clear();
+                return News::Retired;
+            }
+            Heard::Message(WorkerReport::Failed(complaint)) => worker.complaint = Some(complaint),
+            Heard::Message(WorkerReport::NeedsRenewal) => worker.record.needs_renewal = true,
+            Heard::Message(WorkerReport::Looked { request }) => {
+                let next = worker.looks.answered(request);
+                next.iter().for_each(|order| worker.order(order));
+            }
+        }
+        News::Other
+    }
+
+    pub(super) fn get(&self, serial: u32) -> Option<&WorkerProcess> {
+        self.workers.get(&serial)
     }
 
     /// Takes a worker that has died off the list.
-    pub(super) fn remove(&mut self, pid: Pid) -> Option<(u32, WorkerProcess)> {
-        let serial = self.workers.iter().find(|(_, worker)| worker.pid == pid).map(|(serial, _)| *serial)?;
-        self.workers.remove_entry(&serial)
+    pub(super) fn remove(&mut self, pid: Pid) -> Option<WorkerProcess> {
+        let serial = self.iter().find(|worker| worker.pid() == pid)?.serial();
+        self.workers.remove(&serial)
     }
 
     pub(super) fn has(&self, pid: Pid) -> bool {
-        self.workers.values().any(|worker| worker.pid == pid)
+        self.iter().any(|worker| worker.pid() == pid)
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.workers.is_empty()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &WorkerProcess)> {
-        self.workers.iter().map(|(serial, worker)| (*serial, worker))
+    /// All of them, in the order of their serial numbers.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &WorkerProcess> {
+        self.workers.values()
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut WorkerProcess)> {
-        self.workers.iter_mut().map(|(serial, worker)| (*serial, worker))
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut WorkerProcess> {
+        self.workers.values_mut()
+    }
+
+    /// All of a service, whatever their generation.
+    pub(super) fn of_service(&self, service: &str) -> impl Iterator<Item = &WorkerProcess> {
+        self.iter().filter(move |worker| worker.service() == service)
+    }
+
+    /// All of a generation.
+    pub(super) fn of_generation(&self, generation: u64) -> impl Iterator<Item = &WorkerProcess> {
+        self.iter().filter(move |worker| worker.generation() == generation)
+    }
+
+    fn of(&self, service: &str, generation: u64) -> impl Iterator<Item = &WorkerProcess> {
+        self.of_generation(generation).filter(move |worker| worker.service() == service)
     }
 
     /// How many workers serve, or will, in this generation of a service.
-    pub(super) fn serving(&self, service: &str, generation: u64) -> usize {
-        self.of(service, generation).filter(|worker| worker.stays()).count()
+    pub(super) fn serving(&self, service: &str, generation: u64, now: Monotonic) -> usize {
+        self.of(service, generation).filter(|worker| worker.stays(now)).count()
     }
 
-    /// When the next worn worker is to be replaced.
-    pub(super) fn next_renewal(&self) -> Option<Instant> {
-        let now = Instant::now();
-        let pending = |worker: &WorkerProcess| {
-            worker.renewal().filter(|&at| worker.state == WorkerState::Accepting && now < at)
-        };
-        self.workers.values().filter_map(pending).min()
+    /// How many workers of this generation of a service are in their accept loop.
+    pub(super) fn accepting(&self, service: &str, generation: u64) -> usize {
+        self.of(service, generation).filter(|worker| worker.stage() == WorkerStage::Accepting).count()
     }
 
-    /// Ends workers that have not got ready in time, but for a generation on its way, which has a deadline of its own.
-    /// Returns when to look again.
-    pub(super) fn end_overdue(&mut self, but: Option<u64>, now: Instant) -> Option<Instant> {
-        let prepares = |worker: &&WorkerProcess| {
-            matches!(worker.state, WorkerState::Starting | WorkerState::Ready)
-                && Some(worker.generation) != but
-        };
-        let (late, early): (Vec<_>, Vec<_>) =
-            self.workers.values().filter(prepares).partition(|worker| worker.started + PREPARATION <= now);
-        late.iter().for_each(|worker| worker.kill());
-        early.iter().map(|worker| worker.started + PREPARATION).min()
+    /// When something is due that no event tells of, after `now`: a worn worker is to be replaced, or one that prepares is
+    /// late. A generation on its way has a deadline of its own.
+    pub(super) fn next_deadline(&self, on_its_way: Option<u64>, now: Monotonic) -> Option<Monotonic> {
+        let renewal =
+            |worker: &WorkerProcess| worker.renewal().filter(|_| worker.stage() == WorkerStage::Accepting);
+        let renewals = self.iter().filter_map(renewal);
+        renewals.chain(self.late_at(on_its_way).map(|(_, at)| at)).filter(|at| now < *at).min()
+    }
+
+    /// Ends workers that have not got ready in time, but for a generation on its way.
+    pub(super) fn end_overdue(&self, on_its_way: Option<u64>, now: Monotonic) {
+        self.late_at(on_its_way).filter(|(_, at)| *at <= now).for_each(|(worker, _)| worker.kill());
+    }
+
+    fn late_at(&self, on_its_way: Option<u64>) -> impl Iterator<Item = (&WorkerProcess, Monotonic)> {
+        self.iter()
+            .filter(move |worker| worker.prepares() && Some(worker.generation()) != on_its_way)
+            .map(|worker| (worker, worker.record.started + PREPARATION))
     }
 
     /// A new worker accepts: a worn one of its service and generation can go.
-    pub(super) fn relieve(&mut self, service: &str, generation: u64) {
-        let now = Instant::now();
+    pub(super) fn relieve(&mut self, service: &str, generation: u64, now: Monotonic) {
         let worn = |worker: &&mut WorkerProcess| {
-            worker.service == service
-                && worker.generation == generation
-                && worker.state == WorkerState::Accepting
+            worker.service() == service
+                && worker.generation() == generation
+                && worker.stage() == WorkerStage::Accepting
                 && worker.renewal().is_some_and(|at| at <= now)
         };
         if let Some(worker) = self.workers.values_mut().find(worn) {
             worker.retire(&[]);
         }
-    }
-
-    /// How many workers of this generation of a service are in their accept loop.
-    pub(super) fn accepting(&self, service: &str, generation: u64) -> usize {
-        self.of(service, generation).filter(|worker| worker.state == WorkerState::Accepting).count()
-    }
-
-    fn of(&self, service: &str, generation: u64) -> impl Iterator<Item = &WorkerProcess> {
-        self.workers
-            .values()
-            .filter(move |worker| worker.generation == generation && worker.service == service)
     }
 
     /// Will have the workers of a service look whether something is queued.
@@ -370,23 +579,13 @@ impl Workers {
         }
     }
 
-    /// Has them look: once, though a thousand spares have died. A link has room for a few hundred orders, and who takes
-    /// none is ended.
+    /// Has them look.
     pub(super) fn send_looks(&mut self) {
         let services = std::mem::take(&mut self.to_look);
-        let accepting = |worker: &&WorkerProcess| {
-            worker.state == WorkerState::Accepting && services.contains(&worker.service)
+        let accepting = |worker: &&mut WorkerProcess| {
+            worker.stage() == WorkerStage::Accepting && services.contains(worker.service())
         };
-        for worker in self.workers.values().filter(accepting) {
-            worker.order(&Order::Look);
-        }
-    }
-
-    /// Sends an order to all workers of a generation.
-    pub(super) fn order_generation(&self, generation: u64, order: &Order) {
-        for worker in self.workers.values().filter(|worker| worker.generation == generation) {
-            worker.order(order);
-        }
+        self.workers.values_mut().filter(accepting).for_each(WorkerProcess::look);
     }
 }
 
@@ -424,4 +623,41 @@ pub(super) fn exec_self(
         }
         exit::OS
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(order: Option<&Order>) -> Option<u32> {
+        match order {
+            Some(Order::Look { request }) => Some(*request),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn one_look_is_asked_for_at_a_time_and_none_is_forgotten() {
+        let mut looks = Looks::default();
+        assert_eq!([(); 3].map(|()| request(looks.want().as_ref())), [Some(1), None, None]);
+        assert_eq!(looks.answered(7), None);
+        assert_eq!(request(looks.answered(1).as_ref()), Some(2));
+        assert_eq!(looks.answered(1), None);
+        assert_eq!(looks.answered(2), None);
+        assert_eq!(request(looks.want().as_ref()), Some(3));
+    }
+
+    #[test]
+    fn the_watchdog_gives_time_until_it_comes_again() {
+        let mut looks = Looks::default();
+        let (is_well, order) = looks.watch();
+        assert_eq!((is_well, request(order.as_ref())), (true, Some(1)));
+        assert_eq!(looks.answered(1), None);
+        assert_eq!(request(looks.want().as_ref()), Some(2));
+        // The one before was answered; it has had no time for this one.
+        assert_eq!(looks.watch(), (true, None));
+        assert_eq!(looks.watch(), (false, None));
+        assert_eq!(request(looks.answered(2).as_ref()), Some(3));
+        assert!(looks.watch().0);
+    }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::poll::{PollFd, PollTimeout};
+use serde::{Deserialize, Serialize};
 
 use super::check;
 use super::fork::{ForkedChild, SharingChild};
@@ -75,6 +76,28 @@ pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: it is open, and nobody's: see above. Only `keep_over_exec` takes the mark from what has an owner, while it
     // is borrowed and nothing else runs.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// The number of a descriptor, as another program that this process starts or becomes will find it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct FdNumber(RawFd);
+
+impl FdNumber {
+    /// The number that it has here.
+    pub(crate) fn of(fd: BorrowedFd<'_>) -> Self {
+        FdNumber(fd.as_raw_fd())
+    }
+
+    /// The number that [`hand_over`] gives to the descriptor at this place.
+    pub(crate) fn at_place(place: usize) -> Self {
+        FdNumber(RawFd::try_from(place).ok().and_then(|place| place.checked_add(3)).unwrap_or(-1))
+    }
+
+    /// Takes the descriptor that this process has found there: see [`inherited`].
+    pub(crate) fn take(self) -> io::Result<OwnedFd> {
+        inherited(self.0)
+    }
 }
 
 /// Does `exec` with these kept open over it. It comes back only if that has failed; then all is as it was.

@@ -66,11 +66,6 @@ pub(crate) fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// CLOCK_MONOTONIC in microseconds.
-pub(crate) fn monotonic_usec() -> u64 {
-    Monotonic::now().nanos() / 1000
-}
-
 /// User and system time of this process.
 pub(crate) fn cpu() -> Duration {
     clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)

@@ -205,7 +205,7 @@ impl Worker {
     }
 
     pub(super) fn exhausted(&mut self, index: usize, error: &io::Error) {
-        let address = self.cx.plan.listeners.get(index).map_or("", String::as_str);
+        let address = self.cx.plan.listeners.get(index).map_or("", |listener| &listener.name);
         self.acceptor.exhausted(&self.cx.log, &self.cx.plan.service.name, address, error);
     }
 

@@ -25,7 +25,7 @@ use crate::child::ChildSpec;
 use crate::client::{Client, ConnectionId};
 use crate::config::{Job, ServiceConfig};
 use crate::exit;
-use crate::ipc::orders::{Heard, ListenerSet, Order, Plan, WorkerFds, WorkerReport};
+use crate::ipc::orders::{Heard, ListenerSet, Order, Plan, WorkerReport, take_plan};
 use crate::ipc::reports::{ChildReport, Reports};
 use crate::journal::{Level, Log, MessageId};
 use crate::scoreboard::{Counters, Owner, Scoreboard, Slot};
@@ -106,16 +106,16 @@ impl From<u64> for Token {
 
 /// Runs a worker; the whole life of its process. Returns the exit code.
 pub(crate) fn run() -> u8 {
-    let Ok(handover) = WorkerFds::take() else {
+    let Ok((link, plan)) = take_plan() else {
         return exit::USAGE;
     };
-    let Ok(link) = handover.link.try_clone().map(Link::new) else {
+    let Ok(last_words) = link.try_clone().map(Link::new) else {
         return exit::OS;
     };
-    match Worker::prepare(handover).and_then(|mut worker| worker.work()) {
+    match Worker::prepare(link, plan).and_then(|mut worker| worker.work()) {
         Ok(()) => exit::OK,
         Err(error) => {
-            link.report(&WorkerReport::failed(&error));
+            last_words.report(&WorkerReport::failed(&error));
             if error.kind() == io::ErrorKind::PermissionDenied { exit::NOT_PERMITTED } else { exit::OS }
         }
     }
@@ -187,24 +187,24 @@ struct Worker {
 }
 
 impl Worker {
-    fn prepare(handover: WorkerFds) -> io::Result<Self> {
+    fn prepare(link: OwnedFd, plan: Plan) -> io::Result<Self> {
         fd::fill_standard()?;
         signal::all_to_default();
         let handled = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];
         let signals: &Signals = for_ever(Signals::install(&handled)?);
         process::set_name(c"preforkd-worker");
-        let plan = Plan::read(handover.plan)?;
         let log = Log::open(plan.log);
-        let sources_file = fd::for_ever(handover.sources);
+        let sources_file = fd::for_ever(plan.fds.sources.take()?);
         let sources = Sources::open(sources_file)?;
+        let scoreboard = plan.fds.scoreboard.take()?;
         let scoreboard: &Scoreboard =
-            for_ever(Scoreboard::open(handover.scoreboard.as_fd(), handover.slot_freed, sources)?);
-        let counters = Counters::open(handover.counters.as_fd())?;
+            for_ever(Scoreboard::open(scoreboard.as_fd(), plan.fds.slot_freed.take()?, sources)?);
+        let counters = Counters::open(plan.fds.counters.take()?.as_fd())?;
         let listeners: io::Result<Vec<BorrowedFd<'static>>> =
-            (0..plan.listeners.len()).map(|index| Ok(fd::for_ever(WorkerFds::listener(index)?))).collect();
+            plan.listeners.iter().map(|listener| Ok(fd::for_ever(listener.fd.take()?))).collect();
         let listeners = listeners?;
         let reports = Reports::new()?;
-        let prefixes = PrefixSets::open(handover.prefixes.as_fd())?;
+        let prefixes = PrefixSets::open(plan.fds.prefixes.take()?.as_fd())?;
         let admission: &Admission = for_ever(Admission::new(&plan.service.admission, prefixes));
         let mut spec = ChildSpec::new(&plan.service, signals, &reports)?;
         let rehearsal = fork(|child| spec.rehearse(child))?;
@@ -226,8 +226,8 @@ impl Worker {
             admission,
             listeners: listeners.clone(),
             sources: admission.knows_sources().then_some(sources_file),
-            events: SpareEvents::open(handover.spare_events),
-            writer: SpareEventsWriter::open(handover.spare_events_writer),
+            events: SpareEvents::open(plan.fds.spare_events.take()?),
+            writer: SpareEventsWriter::open(plan.fds.spare_events_writer.take()?),
             sends_copies: keeps_connections,
         })?;
         if let Some(rehearsal) = pool.rehearse() {
@@ -238,13 +238,13 @@ impl Worker {
             signal::ignore_broken_pipes();
         }
         let poller = Poller::new()?;
-        poller.add(handover.link.as_fd(), Interest::Read, Token::Link.into())?;
+        poller.add(link.as_fd(), Interest::Read, Token::Link.into())?;
         poller.add(scoreboard.slot_freed(), Interest::ReadEdge, Token::SlotFreed.into())?;
         poller.add(pool.wake(), Interest::ReadEdge, Token::SpareTaken.into())?;
         let stack = ChildStack::new()?;
         exclude_stacks_from_fork()?;
         memory::trim();
-        let link = Link::new(handover.link);
+        let link = Link::new(link);
         link.try_report(&WorkerReport::Ready)?;
         Ok(Worker {
             link,
@@ -282,7 +282,7 @@ impl Worker {
             self.acceptor.watch(&self.cx.poller, held_up)?;
             let called = self.wait()?;
             if self.cx.signals.take(Signal::SIGQUIT) {
-                self.end_connections(true);
+                self.end_connections(Duration::ZERO);
             }
             if self.cx.signals.take(Signal::SIGTERM) | self.cx.signals.take(Signal::SIGINT) {
                 self.retire(&ListenerSet::default());
@@ -380,14 +380,12 @@ impl Worker {
                     self.acceptor.open();
                     self.link.report(&WorkerReport::Accepting);
                 }
-                Heard::Message(Order::Look) => self.look(),
-                Heard::Message(Order::Answer) => {
-                    self.link.report(&WorkerReport::Well);
-                    // Whoever was woken for a connection may be stopped or stuck.
+                Heard::Message(Order::Look { request }) => {
+                    self.link.report(&WorkerReport::Looked { request });
                     self.look();
                 }
                 Heard::Message(Order::Retire { empty }) => self.retire(&empty),
-                Heard::Message(Order::End { at_once }) => self.end_connections(at_once),
+                Heard::Message(Order::End { kill_after }) => self.end_connections(kill_after),
                 Heard::Silence => return,
                 Heard::End | Heard::Nonsense => {
                     let _ = self.link.descriptor().map(|link| self.cx.poller.remove(link));
@@ -429,12 +427,12 @@ impl Worker {
         }
     }
 
-    fn end_connections(&mut self, at_once: bool) {
+    fn end_connections(&mut self, kill_after: Duration) {
         self.dismiss_spares();
         self.acceptor.close(&self.cx.poller);
         self.headers.clear();
         self.lingering.clear(&self.cx.poller);
-        self.children.signal(if at_once { Signal::SIGKILL } else { Signal::SIGTERM });
+        self.children.end_all(kill_after);
         if let Some(admitted) = self.starter.give_up() {
             self.not_started(&admitted, "the service is ending");
         }

@@ -10,11 +10,12 @@ use super::{Context, Newcomer, Token, WorkerSlot};
 use crate::child::{self, ChildSpec, Conn};
 use crate::client::Connection;
 use crate::config::StderrTarget;
+use crate::ipc::reports::FailureWord;
 use crate::pace::Backoff;
 use crate::scoreboard::Scoreboard;
 use crate::spare::Pool;
 use crate::sys::epoll::Interest;
-use crate::sys::fd::{self, ReservedFds};
+use crate::sys::fd::ReservedFds;
 use crate::sys::fork::{ChildStack, ForkedChild};
 use crate::sys::time::Monotonic;
 use crate::sys::wait::Pid;
@@ -137,11 +138,12 @@ impl Starter {
         let Admitted { slot, socket, connection } = admitted;
         let (spec, id) = (cx.spec, cx.id(connection.number));
         let conn = Conn { id, client: connection.client };
+        let failure = FailureWord::default();
         let (made, socket) = match spec.program(&conn, socket.as_fd()).filter(|_| spec.may_share_memory()) {
             Some(program) => {
                 let (stderr, reserved) = (stderr.as_ref().map(AsFd::as_fd), &self.reserved);
                 let made = self.stack.run_until_exec(slot.pid_word(), &|child| {
-                    child::serve_sharing(child, spec, socket.as_fd(), stderr, &program, reserved)
+                    child::serve_sharing(child, spec, socket.as_fd(), stderr, &program, reserved, &failure)
                 });
                 self.reserved.clear();
                 (made, socket)
@@ -158,7 +160,7 @@ impl Starter {
                 // The worker's copy of the connection closes here, unless somebody has to ask about it.
                 let kept = Some(socket).filter(|_| cx.keeps_connections);
                 let child = Child::serving(slot, id, connection).with_output(output).with_kept(kept);
-                Started::Process(pid, child)
+                Started::Process(pid, child.with_failure(failure.get()))
             }
             Err(error) => failed(self, Admitted { slot, socket, connection }, error),
         }
@@ -184,7 +186,7 @@ impl Starter {
 /// A pipe for what a program says on stderr, if that becomes records.
 fn output_pipe(cx: &Context) -> io::Result<Option<(OwnedFd, OwnedFd)>> {
     let wanted = cx.spec.execs() && cx.plan.service.stderr == StderrTarget::Log;
-    wanted.then(fd::pipe).transpose()
+    wanted.then(Output::pipe).transpose()
 }
 
 fn listen_to(pid: Pid, pipe: OwnedFd, cx: &Context) -> Output {

@@ -139,6 +139,25 @@ fn a_service_that_comes_back_has_no_say_over_the_connections_of_the_one_before()
     }
 }
 
+#[test]
+fn a_program_that_writes_to_stderr_after_its_worker_has_died_goes_on() {
+    const REPEATS: &str = "while read -r line; do echo \"$line\" >&2; echo \"$line\"; done";
+    for spare in ["0", "2"] {
+        let options = ["--workers", "1", "--spare", spare];
+        let server = Preforkd::serve(&options, "127.0.0.1:0", &["--", "/bin/sh", "-c", REPEATS]).start();
+        eventually("spares", || server.count("spares").to_string() == spare);
+        let mut client = connect(server.address());
+        echo(&mut client, b"before\n");
+        server.log.wait("its line", |line| line.ends_with(": before"));
+        server.replace_worker(server.workers()[0]);
+        echo(&mut client, b"after\n");
+        let from = format!(" from {}: ", client.local_addr().unwrap());
+        assert_eq!(finish(client, b"end\n"), b"end\n");
+        let record = server.log.wait("its record", |line| line.contains(&from));
+        assert!(record.contains(": exited 0 after"), "{record}");
+    }
+}
+
 /// A program that leads a group with another process, and says which.
 const GROUP: &[&str] = &["--", "/bin/sh", "-c", "sleep 1000 & echo $$ $!; exec sleep 1001"];
 

@@ -76,7 +76,9 @@ fn a_worker_is_renewed_after_a_fault_of_a_handler() {
     });
     echo(&mut bystander, b"y");
     assert_eq!(exchange(server.address(), b"z"), b"z");
-    assert_eq!((server.count("crashes"), server.count("active")), (1, 1));
+    // A client sees the end of its connection before the worker does.
+    eventually("the last is over", || server.count("active") == 1);
+    assert_eq!(server.count("crashes"), 1);
 }
 
 #[test]
@@ -218,7 +220,7 @@ fn a_thousand_connections_leave_no_descriptor_behind() {
     let descriptors = || -> Vec<_> {
         let mut processes = server.workers();
         processes.push(server.pid());
-        processes.into_iter().map(|pid| proc::descriptors(pid).len()).collect()
+        processes.into_iter().map(proc::descriptors_at_rest).collect()
     };
     for _ in 0..10 {
         assert_eq!(exchange(server.address(), b"x"), b"x");

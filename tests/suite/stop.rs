@@ -77,6 +77,25 @@ fn drain_timeout_ends_what_is_left_with_its_process_group() {
 }
 
 #[test]
+fn drain_timeout_ends_what_dead_and_stopped_workers_leave() {
+    let (server, address) = stubborn("300ms");
+    let mut orphan = started(address);
+    let dead = server.workers();
+    dead.iter().for_each(|worker| proc::kill(*worker, Signal::SIGKILL));
+    eventually("they are replaced", || {
+        let workers = server.workers();
+        !workers.is_empty() && workers.iter().all(|worker| !dead.contains(worker))
+    });
+    let mut streams = [started(address), started(address)];
+    server.workers().into_iter().for_each(proc::stop);
+    server.signal(Signal::SIGTERM);
+    for stream in streams.iter_mut().chain([&mut orphan]) {
+        assert!(closed(stream));
+    }
+    server.left_nothing(&[address]);
+}
+
+#[test]
 fn a_second_term_ends_at_once() {
     let (server, address) = stubborn("1h");
     let mut stream = started(address);

@@ -155,8 +155,14 @@ fn emptied_unix() -> (Running, String, Vec<std::os::unix::net::UnixStream>) {
     (server, without, clients)
 }
 
+fn take_back_unix(server: &Running, without: &str) {
+    server.configure(&(one_at_a_time("unix:DIR/service.sock") + without));
+    server.reload_ok();
+}
+
 /// The path is served by a socket of its own, now and when the one before it is gone, and systemd has one of that name.
-fn is_served_at(server: &Running, path: &Path, mut clients: Vec<std::os::unix::net::UnixStream>) {
+fn is_served_again(server: &Running, mut clients: Vec<std::os::unix::net::UnixStream>) {
+    let path = &server.dir().join("service.sock");
     let address = format!("unix:{}", path.display());
     assert!(path.exists(), "nobody can connect");
     let inode = path.metadata().unwrap().ino();
@@ -182,30 +188,24 @@ fn is_served_at(server: &Running, path: &Path, mut clients: Vec<std::os::unix::n
 #[test]
 fn a_unix_socket_that_closes_leaves_its_successor_alone() {
     let (server, without, clients) = emptied_unix();
-    server.configure(&(one_at_a_time("unix:DIR/service.sock") + &without));
-    server.reload_ok();
-    let path = server.dir().join("service.sock");
-    is_served_at(&server, &path, clients);
+    take_back_unix(&server, &without);
+    is_served_again(&server, clients);
 }
 
 #[test]
 fn a_unix_socket_that_closes_leaves_its_successor_alone_also_after_an_upgrade() {
     let (server, without, clients) = emptied_unix();
-    server.configure(&(one_at_a_time("unix:DIR/service.sock") + &without));
-    server.reload_ok();
+    take_back_unix(&server, &without);
     assert!(server.upgrade().status.success());
-    let path = server.dir().join("service.sock");
-    is_served_at(&server, &path, clients);
+    is_served_again(&server, clients);
 }
 
 #[test]
 fn a_unix_socket_that_closes_over_an_upgrade_has_a_successor() {
     let (server, without, clients) = emptied_unix();
     assert!(server.upgrade().status.success());
-    server.configure(&(one_at_a_time("unix:DIR/service.sock") + &without));
-    server.reload_ok();
-    let path = server.dir().join("service.sock");
-    is_served_at(&server, &path, clients);
+    take_back_unix(&server, &without);
+    is_served_again(&server, clients);
 }
 
 #[test]
@@ -266,8 +266,9 @@ fn announced(server: &Running) -> String {
     tail.split("\nREADY=1").next().unwrap().to_owned()
 }
 
-#[test]
-fn a_unix_socket_has_a_name_that_systemd_takes_and_is_taken_up_again_whatever_its_path() {
+/// For each of the odd paths: one serves there, and has the socket stored. What `next` says, who gets the address and the
+/// name that systemd has for it, is wrong.
+fn at_odd_paths(next: impl Fn(&str, &str) -> Option<String>) {
     let dir = tempfile::tempdir().unwrap();
     let mut wrong = Vec::new();
     for path in odd_paths(dir.path()) {
@@ -275,50 +276,43 @@ fn a_unix_socket_has_a_name_that_systemd_takes_and_is_taken_up_again_whatever_it
         let first = Preforkd::serve(&["--workers", "1"], &listen, &["echo"]).start();
         first.notify.wait("ready", |line| line == "READY=1");
         let name = announced(&first);
-        if !systemd_takes(&name) {
-            wrong.push(format!("{path:?} is stored as {name:?}, {} bytes", name.len()));
-        }
         drop(first);
-        let name = if systemd_takes(&name) { &name } else { "stored" };
-        let second = Preforkd::serve(&["--workers", "1"], &listen, &["echo"]).passing(name, &listen);
-        let second = second.start_unready();
-        second.stdout.wait("its address, or its end", |line| {
-            line.starts_with("listening on ") || line.starts_with("fence: ended")
-        });
-        if second.stdout.count(|line| line.starts_with("listening on ")) == 0 {
-            second.wait_empty();
-            wrong.push(format!("{path:?} is not taken up again: {:?}", second.log.all()));
-        } else {
-            assert_eq!(exchange_unix(path.as_ref(), b"x"), b"x");
-            assert_eq!(second.notify.count(|line| line == "FDSTOREREMOVE=1"), 0, "it is still stored");
-        }
-        drop(second);
+        let is_taken = systemd_takes(&name);
+        let bytes = name.len();
+        wrong.extend((!is_taken).then(|| format!("{path:?} is stored as {name:?}, {bytes} bytes")));
+        wrong.extend(next(&listen, if is_taken { &name } else { "stored" }));
         let _ = std::fs::remove_file(&path);
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
-fn a_unix_socket_that_nobody_wants_any_more_leaves_the_store_whatever_its_path() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut wrong = Vec::new();
-    for path in odd_paths(dir.path()) {
-        let listen = format!("unix:{path}");
-        let first = Preforkd::serve(&["--workers", "1"], &listen, &["echo"]).start();
-        first.notify.wait("ready", |line| line == "READY=1");
-        let name = announced(&first);
-        drop(first);
-        let name = if systemd_takes(&name) { name } else { "stored".to_owned() };
-        let second =
-            Preforkd::serve(&["--workers", "1"], "127.0.0.1:0", &["echo"]).passing(&name, &listen).start();
-        second.notify.wait("ready", |line| line == "READY=1");
-        if second.notify.count(|line| line == format!("FDNAME={name}")) == 0 {
-            wrong.push(format!("{path:?} stays in the store as {name:?}"));
+fn a_unix_socket_has_a_name_that_systemd_takes_and_is_taken_up_again_whatever_its_path() {
+    at_odd_paths(|listen, name| {
+        let second = Preforkd::serve(&["--workers", "1"], listen, &["echo"]).passing(name, listen);
+        let second = second.start_unready();
+        second.stdout.wait("its address, or its end", |line| {
+            line.starts_with("listening on ") || line.starts_with("fence: ended")
+        });
+        if second.stdout.count(|line| line.starts_with("listening on ")) == 0 {
+            second.wait_empty();
+            return Some(format!("{listen:?} is not taken up again: {:?}", second.log.all()));
         }
-        drop(second);
-        let _ = std::fs::remove_file(&path);
-    }
-    assert!(wrong.is_empty(), "{wrong:#?}");
+        assert_eq!(exchange_unix(listen["unix:".len()..].as_ref(), b"x"), b"x");
+        assert_eq!(second.notify.count(|line| line == "FDSTOREREMOVE=1"), 0, "it is still stored");
+        None
+    });
+}
+
+#[test]
+fn a_unix_socket_that_nobody_wants_any_more_leaves_the_store_whatever_its_path() {
+    at_odd_paths(|listen, name| {
+        let second =
+            Preforkd::serve(&["--workers", "1"], "127.0.0.1:0", &["echo"]).passing(name, listen).start();
+        second.notify.wait("ready", |line| line == "READY=1");
+        let is_removed = second.notify.count(|line| line == format!("FDNAME={name}")) > 0;
+        (!is_removed).then(|| format!("{listen:?} stays in the store as {name:?}"))
+    });
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use nix::errno::Errno;
@@ -96,60 +96,65 @@ fn goes_on(server: &Running, listen: SocketAddr) {
     assert_eq!(exchange(listen, b"x"), b"x");
 }
 
-/// It ended by itself, since this path is somebody else's.
-fn ended_for(server: &Running, path: &Path) {
-    let path = path.to_str().unwrap();
+/// A start is refused if this file in its directory is a socket whose owner is stuck.
+fn start_is_refused(server: Preforkd, file: &str) {
+    let path = server.dir().join(file);
+    let _stuck = Stuck::at(&path);
+    let server = server.start_unready();
     let ending = server.ending();
     server.wait_empty();
     let said = server.log.all().join("\n");
-    assert!(said.contains(path) && !said.contains("serving"), "{said}");
+    assert!(said.contains(path.to_str().unwrap()) && !said.contains("serving"), "{said}");
     assert!(["is in use", "is using it", "already answers"].iter().any(|why| said.contains(why)), "{said}");
     assert_eq!(ending, "71", "{said}");
+    assert!(path.exists(), "it is still its owner's");
 }
 
 #[test]
 fn a_start_on_a_unix_socket_whose_owner_is_stuck_is_refused() {
     let server = Preforkd::serve(&["--workers", "1"], "unix:DIR/service.sock", &["echo"]);
-    let path = server.dir().join("service.sock");
-    let stuck = Stuck::at(&path);
-    let server = server.start_unready();
-    ended_for(&server, &path);
-    assert!(path.exists(), "it is still its owner's");
-    drop(stuck);
+    start_is_refused(server, "service.sock");
 }
 
 #[test]
 fn a_start_with_a_control_socket_whose_owner_is_stuck_is_refused() {
-    for serve in [true, false] {
-        let server = match serve {
-            true => Preforkd::serve(&["--workers", "1"], "127.0.0.1:0", &["echo"]),
-            false => Preforkd::run(&echo_service(address::fresh(), "workers = 1")),
-        };
-        // What the tests pass by --control.
-        let path = server.dir().join("control.sock");
+    // What the tests pass by --control.
+    let file = "control.sock";
+    start_is_refused(Preforkd::serve(&["--workers", "1"], "127.0.0.1:0", &["echo"]), file);
+    start_is_refused(Preforkd::run(&echo_service(address::fresh(), "workers = 1")), file);
+}
+
+/// One whose new configuration wants a socket whose owner is stuck, besides what the old one has.
+struct WantsStuck {
+    server: Running,
+    listen: SocketAddr,
+    before: String,
+    path: PathBuf,
+    _stuck: Stuck,
+}
+
+impl WantsStuck {
+    fn new() -> Self {
+        let listen = address::fresh();
+        let before = echo_service(listen, "workers = 1");
+        let server = Preforkd::run(&before).start();
+        let path = server.dir().join("stuck.sock");
         let stuck = Stuck::at(&path);
-        let server = server.start_unready();
-        ended_for(&server, &path);
-        assert!(path.exists(), "it is still its owner's");
-        drop(stuck);
+        let other = format!("[service.other]\nlisten = \"unix:{}\"\nhandler = \"echo\"\n", path.display());
+        server.configure(&(before.clone() + &other));
+        Self { server, listen, before, path, _stuck: stuck }
     }
 }
 
 #[test]
 fn a_reload_that_wants_a_unix_socket_whose_owner_is_stuck_is_refused() {
-    let listen = address::fresh();
-    let config = echo_service(listen, "workers = 1");
-    let server = Preforkd::run(&config).start();
-    let path = server.dir().join("stuck.sock");
-    let _stuck = Stuck::at(&path);
-    let other = format!("[service.other]\nlisten = \"unix:{}\"\nhandler = \"echo\"\n", path.display());
-    server.configure(&(config.clone() + &other));
+    let WantsStuck { server, listen, before, path, _stuck } = WantsStuck::new();
     let (code, said) = Asked::reload(&server).answer();
     assert_eq!(code, Some(78), "{said}");
     assert!(said.contains(path.to_str().unwrap()), "{said}");
     assert!(said.contains("is in use") || said.contains("is using it"), "{said}");
     goes_on(&server, listen);
-    server.configure(&config);
+    server.configure(&before);
     server.reload_ok();
     assert!(path.exists(), "it is still its owner's");
 }
@@ -178,13 +183,7 @@ fn a_reload_that_wants_a_control_socket_whose_owner_is_stuck_is_refused() {
 
 #[test]
 fn whoever_is_stuck_does_not_keep_a_supervisor_from_ending() {
-    let listen = address::fresh();
-    let config = echo_service(listen, "workers = 1");
-    let server = Preforkd::run(&config).start();
-    let path = server.dir().join("stuck.sock");
-    let _stuck = Stuck::at(&path);
-    let other = format!("[service.other]\nlisten = \"unix:{}\"\nhandler = \"echo\"\n", path.display());
-    server.configure(&(config + &other));
+    let WantsStuck { server, listen, _stuck, .. } = WantsStuck::new();
     let mark = server.notify.mark();
     let reload = Asked::reload(&server);
     server.notify.wait_after(mark, "the reload", |line| line == "RELOADING=1");
@@ -201,9 +200,16 @@ fn with_user(listen: SocketAddr, user: &str) -> String {
     echo_service(listen, &format!("workers = 1\nuser = \"{user}\""))
 }
 
-/// Waits until somebody hangs in the getent of this directory.
-fn is_asked(dir: &Path) {
-    eventually("getent is asked", || dir.join("asked").exists());
+/// One whose reload hangs in getent, which is asked for this user.
+fn hangs_in_getent(listen: SocketAddr, user: &str) -> (Running, Asked) {
+    let server = Preforkd::run(&echo_service(listen, "workers = 1"))
+        .script("getent", HANGS)
+        .after_mounts(OWN_GETENT)
+        .start();
+    server.configure(&with_user(listen, user));
+    let reload = Asked::reload(&server);
+    eventually("getent is asked", || server.dir().join("asked").exists());
+    (server, reload)
 }
 
 #[test]
@@ -216,13 +222,7 @@ fn while_getent_hangs_in_a_reload_the_supervisor_goes_on_and_in_the_end_says_so(
         for user in ["ldapuser", "nobody"] {
             scope.spawn(move || {
                 let listen = address::fresh();
-                let server = Preforkd::run(&echo_service(listen, "workers = 1"))
-                    .script("getent", HANGS)
-                    .after_mounts(OWN_GETENT)
-                    .start();
-                server.configure(&with_user(listen, user));
-                let mut reload = Asked::reload(&server);
-                is_asked(server.dir());
+                let (server, mut reload) = hangs_in_getent(listen, user);
                 goes_on(&server, listen);
                 assert!(!reload.has_ended(), "otherwise nothing was tested");
                 let (code, said) = reload.answer();
@@ -246,13 +246,7 @@ fn while_getent_hangs_in_a_reload_the_supervisor_obeys() {
     }
     let listen = address::fresh();
     for signal in [Signal::SIGTERM, Signal::SIGQUIT] {
-        let server = Preforkd::run(&echo_service(listen, "workers = 1"))
-            .script("getent", HANGS)
-            .after_mounts(OWN_GETENT)
-            .start();
-        server.configure(&with_user(listen, "ldapuser"));
-        let reload = Asked::reload(&server);
-        is_asked(server.dir());
+        let (server, reload) = hangs_in_getent(listen, "ldapuser");
         server.signal(signal);
         server.left_nothing(&[listen]);
         let (code, said) = reload.answer();
@@ -266,13 +260,7 @@ fn a_reload_after_one_in_which_getent_hangs_is_not_lost() {
         return;
     }
     let listen = address::fresh();
-    let server = Preforkd::run(&echo_service(listen, "workers = 1"))
-        .script("getent", HANGS)
-        .after_mounts(OWN_GETENT)
-        .start();
-    server.configure(&with_user(listen, "ldapuser"));
-    let first = Asked::reload(&server);
-    is_asked(server.dir());
+    let (server, first) = hangs_in_getent(listen, "ldapuser");
     server.configure(&echo_service(listen, "workers = 2"));
     let (code, said) = Asked::reload(&server).answer();
     assert_eq!(code, Some(0), "{said}");
@@ -408,6 +396,7 @@ fn a_control_client_that_reads_nothing_holds_up_nobody() {
     }
     goes_on(&server, server.address());
 }
+
 #[test]
 fn a_service_manager_that_does_not_read_holds_up_nobody() {
     let server = Preforkd::serve(&["--workers", "1"], "127.0.0.1:0", &["echo"]);

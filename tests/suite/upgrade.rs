@@ -44,7 +44,7 @@ fn ten_upgrades_in_a_row_keep_everything_and_leave_nothing() {
         eventually("the short one is over", || server.count("active") == 1);
         // The worker of the old connection stays with it; all others are of the last generation.
         eventually("old workers are gone", || server.all_workers().len() == 3);
-        counts.push((proc::descriptors(pid).len(), server.processes().len()));
+        counts.push((proc::descriptors_at_rest(pid), server.processes().len()));
     }
     counts.dedup();
     assert_eq!(counts.len(), 1, "descriptors and processes: {counts:?}");

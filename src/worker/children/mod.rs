@@ -54,7 +54,7 @@ pub(crate) struct Child<S: Deref<Target = Scoreboard>> {
     /// What is known of the connection that is kept, if it has deadlines.
     watch: Option<ActivityWatch>,
     overdue: Option<Overdue>,
-    /// Why it could not begin, as it said itself.
+    /// Why it could not begin, as it says itself.
     failure: Option<Failure>,
     /// What its handler said that it has moved.
     traffic: Option<Traffic>,
@@ -115,6 +115,11 @@ impl<S: Deref<Target = Scoreboard>> Child<S> {
     /// The same, with its connection.
     pub(crate) fn with_kept(self, kept: Option<OwnedFd>) -> Self {
         Child { kept, ..self }
+    }
+
+    /// The same, with why it could not begin, if that is known already.
+    pub(crate) fn with_failure(self, failure: Option<Failure>) -> Self {
+        Child { failure, ..self }
     }
 
     pub(crate) fn slot(&self) -> &Slot<S> {
@@ -224,9 +229,20 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
         self.by_pid.is_empty()
     }
 
-    /// Signals all of them with their process groups.
-    pub(crate) fn signal(&self, signal: Signal) {
-        self.by_pid.keys().for_each(|pid| process::signal_group(*pid, signal));
+    /// Ends all of them with their process groups: SIGTERM, and SIGKILL after this time.
+    pub(crate) fn end_all(&mut self, kill_after: Duration) {
+        let kill_at = Monotonic::now() + kill_after;
+        for pid in self.by_pid.keys().copied().collect::<Vec<_>>() {
+            self.tell_to_end(pid, kill_after, kill_at);
+        }
+    }
+
+    fn tell_to_end(&mut self, pid: Pid, kill_after: Duration, kill_at: Monotonic) {
+        if kill_after.is_zero() {
+            return process::signal_group(pid, Signal::SIGKILL);
+        }
+        process::signal_group(pid, Signal::SIGTERM);
+        self.put(pid, kill_at, TimerKind::Kill);
     }
 
     /// A spare says what it has taken; one that serves a single connection has said so before it served a stranger.
@@ -399,8 +415,7 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
 
     fn put(&mut self, pid: Pid, at: Monotonic, kind: TimerKind) {
         let by_pid = &self.by_pid;
-        let number =
-            by_pid.get(&pid).and_then(|child| child.connection).map_or(0, |connection| connection.number);
+        let number = by_pid.get(&pid).map_or(0, number_served);
         let is_wanted = |pid, number| serves(by_pid.get(&pid), number);
         self.timers.put(Timer { at, pid, number, kind }, by_pid.len(), is_wanted);
     }
@@ -424,24 +439,25 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
             return;
         }
         // One that serves several should have ended itself.
-        let (signal, grace) = match child.several {
-            Some(_) => (Signal::SIGKILL, Duration::ZERO),
-            None => (Signal::SIGTERM, TERM_TO_KILL),
-        };
+        let grace = if child.several.is_some() { Duration::ZERO } else { TERM_TO_KILL };
         if let Some(kept) = &child.kept {
             stream::give_up_after(kept.as_fd(), TERM_TO_KILL);
         }
-        process::signal_group(pid, signal);
         let overdue = Overdue { deadline, kill_at: now + grace };
         child.overdue = Some(overdue);
         child.slot.note_overdue(overdue);
-        self.put(pid, overdue.kill_at, TimerKind::Kill);
+        self.tell_to_end(pid, grace, overdue.kill_at);
     }
 }
 
-/// Whether this child serves the connection with this number.
+/// The number of the connection that this child serves; 0 while it waits for one.
+fn number_served<S: Deref<Target = Scoreboard>>(child: &Child<S>) -> u64 {
+    child.connection.map_or(0, |connection| connection.number)
+}
+
+/// Whether this child still does what it did when `number` was that of its connection.
 fn serves<S: Deref<Target = Scoreboard>>(child: Option<&Child<S>>, number: u64) -> bool {
-    child.and_then(|child| child.connection).is_some_and(|connection| connection.number == number)
+    child.is_some_and(|child| number_served(child) == number)
 }
 
 fn write(books: &Books<'_>, id: ConnectionId, pid: Pid, said: Said<'_>) {

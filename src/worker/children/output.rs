@@ -1,10 +1,13 @@
 //! What a program writes to stderr, cut into lines.
 
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{ErrorKind, Read};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
+use crate::sys::fd;
 use crate::sys::time::Monotonic;
 
 /// A longer line is cut here.
@@ -50,6 +53,22 @@ pub(crate) enum PipeState {
 }
 
 impl Output {
+    /// A pipe: the end to read, and the stderr of a program.
+    ///
+    /// That stderr can be read as well, which Linux allows of a pipe that is opened anew, fifo(7): so it has a reader for as
+    /// long as it is open, and a program whose worker has died gets no SIGPIPE. Once the pipe is full it waits.
+    pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+        let (read, write) = fd::pipe()?;
+        let mut path = [0; 32];
+        let mut rest = &mut path[..];
+        write!(rest, "/proc/self/fd/{}", write.as_raw_fd())?;
+        let length = 32 - rest.len();
+        let path = OsStr::from_bytes(path.get(..length).unwrap_or_default());
+        // Without /proc the pipe has to do as it is.
+        let stderr = File::options().read(true).write(true).open(path);
+        Ok((read, stderr.map_or(write, OwnedFd::from)))
+    }
+
     pub(crate) fn new(pipe: OwnedFd) -> Self {
         let until = Monotonic::from_nanos(0);
         Output { pipe: pipe.into(), partial: Vec::new(), until, lines: 0, left_out: 0 }

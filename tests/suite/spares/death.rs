@@ -140,6 +140,52 @@ fn stopped_spares_hold_up_nobody() {
     eventually("all are counted", || server.count("completed") == 30);
 }
 
+/// More than the pipe has room for in which children report to a worker.
+const MORE_THAN_A_PIPE_HOLDS: u16 = 1000;
+
+#[test]
+fn all_that_spares_refuse_while_their_worker_is_stopped_are_counted() {
+    let options = ["--spare", "4", "--workers", "1", "--deny", "127.0.0.66"];
+    for job in [&["echo"][..], &["--", "/bin/cat"]] {
+        let server = Preforkd::serve(&options, "127.0.0.1:0", job).start();
+        settled(&server, 4, 0);
+        let worker = server.workers()[0];
+        proc::stop(worker);
+        let source = "127.0.0.66".parse().unwrap();
+        let refused: Vec<_> =
+            (0..MORE_THAN_A_PIPE_HOLDS).map(|_| connect_from(source, server.address()).unwrap()).collect();
+        eventually("its spares do no more", || {
+            server.connections().iter().all(|process| process.state == 'S')
+        });
+        proc::kill(worker, Signal::SIGCONT);
+        refused.into_iter().for_each(|mut client| assert!(closed(&mut client)));
+        eventually("all are counted", || {
+            server.service()["refused"]["access"] == u64::from(MORE_THAN_A_PIPE_HOLDS)
+        });
+        settled(&server, 4, 0);
+    }
+}
+
+#[test]
+fn why_spares_could_not_begin_while_their_worker_was_stopped_is_in_every_record() {
+    let spares = u64::from(MORE_THAN_A_PIPE_HOLDS);
+    let options = ["--spare", &spares.to_string(), "--workers", "1", "--max-connections", "2000"];
+    let server = Preforkd::serve(&options, "127.0.0.1:0", &["--", "DIR/program"])
+        .script("program", "#!/bin/sh\n")
+        .start();
+    settled(&server, spares, 0);
+    let worker = server.workers()[0];
+    proc::stop(worker);
+    std::fs::remove_file(server.dir().join("program")).unwrap();
+    let clients: Vec<_> = (0..spares).map(|_| connect(server.address())).collect();
+    // Before their worker hears of it.
+    clients.into_iter().for_each(|mut client| assert!(closed(&mut client)));
+    proc::kill(worker, Signal::SIGCONT);
+    eventually("all are counted", || server.count("completed") == spares);
+    let records = |text: &str| server.log.count(|line| line.contains(" from ") && line.contains(text)) as u64;
+    assert_eq!((records("No such file or directory"), records("exited")), (spares, 0));
+}
+
 #[test]
 fn a_worker_without_a_slot_is_not_woken_in_the_place_of_a_spare() {
     // Two of the workers have no spare, and find no slot.

@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 
 use super::{all_waiting, pid, record, service, settled, waiting};
 use crate::support::client::{closed, connect, echo, exchange, finish, listen_to, reset};
-use crate::support::{Preforkd, address, eventually, proc, root, text};
+use crate::support::{Preforkd, address, eventually, proc, root, text, user};
 
 #[test]
 fn a_program_finds_what_it_would_find_without_spares() {
@@ -260,16 +260,16 @@ fn a_user_who_stops_all_his_processes_stops_no_worker() {
     if !root("another identity") {
         return;
     }
-    const USER: &str = "61201"; // who has no other processes
+    let user = &user(61_201).to_string(); // who has no other processes
     let address = address::fresh();
     let keys =
-        format!("exec = [\"/bin/echo\", \"said\"]\nworkers = 1\nuser = \"{USER}\"\ngroup = \"{USER}\"");
+        format!("exec = [\"/bin/echo\", \"said\"]\nworkers = 1\nuser = \"{user}\"\ngroup = \"{user}\"");
     let server = Preforkd::run(&service(address, &keys)).start();
     let worker = server.workers()[0];
     // What a captured connection process could do. A process is his before it has become his program.
     let attack = "while :; do kill -STOP -1; done";
     let mut attacker = std::process::Command::new("setpriv")
-        .args(["--reuid", USER, "--regid", USER, "--clear-groups", "sh", "-c", attack])
+        .args(["--reuid", user, "--regid", user, "--clear-groups", "sh", "-c", attack])
         .stderr(std::process::Stdio::null())
         .spawn()
         .unwrap();

@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicU16, Ordering};
 pub(crate) fn fresh() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(1);
     let [high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
-    let run = u8::try_from(std::process::id() % 100 + 100).unwrap();
-    SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(127, run, high, low), 7007))
+    // Several runs may be under way on one machine.
+    let run = std::process::id();
+    let (network, port) = (u8::try_from(run % 100 + 100).unwrap(), u16::try_from(run / 100 % 1000).unwrap());
+    SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(127, network, high, low), 7007 + port))
 }
 
 /// The source address with this number, out of a network for clients: so many that ports never run out.

@@ -71,6 +71,12 @@ pub(crate) fn write(path: &Path, content: &str) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
+/// The id of a user without a name. In each run it is another: several may be under way on one machine, and the kernel counts
+/// and signals all that a user has.
+pub(crate) fn user(number: u32) -> u32 {
+    20_000 + std::process::id() % 100 * 400 + number % 400
+}
+
 /// Whether this test can do what only root can. In CI it must; elsewhere the test is skipped, and says so.
 pub(crate) fn root(test: &str) -> bool {
     let root = nix::unistd::geteuid().is_root();

@@ -90,6 +90,13 @@ pub(crate) fn descriptors(pid: i32) -> Vec<(u32, PathBuf)> {
     found
 }
 
+/// How many descriptors it has open when it waits for what comes next: whoever asks for the status has the answer before the
+/// supervisor closes its end.
+pub(crate) fn descriptors_at_rest(pid: i32) -> usize {
+    super::eventually("it waits", || process(pid).is_none_or(|process| process.state == 'S'));
+    descriptors(pid).len()
+}
+
 /// The lowest descriptor that it has not in use.
 pub(crate) fn lowest_free(pid: i32) -> u32 {
     let used: HashSet<u32> = descriptors(pid).into_iter().map(|(number, _)| number).collect();

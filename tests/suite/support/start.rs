@@ -101,7 +101,8 @@ impl Preforkd {
     }
 
     /// Starts it as a user without a name and without rights, who has no other processes and may have `processes`.
-    pub(crate) fn by_user(mut self, uid: u32, processes: u32) -> Self {
+    pub(crate) fn by_user(mut self, user: u32, processes: u32) -> Self {
+        let uid = super::user(user);
         // The target directory may be in somebody's home.
         self = self.own_copy();
         nix::unistd::chown(self.dir(), Some(uid.into()), Some(uid.into())).unwrap();

@@ -1,0 +1,119 @@
+//! The control socket in force, and what follows from what clients ask for.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+
+use super::{EventSource, Fatal, Supervisor};
+use crate::control::server::{ClientId, SavedServer, Server};
+use crate::control::{Answer, Request};
+use crate::sys::epoll::Poller;
+use crate::sys::fd::FdNumber;
+use crate::sys::time::Monotonic;
+
+/// The server in force, and how many there have been: their clients' names must differ, since an answer must not reach a
+/// client of another one.
+#[derive(Debug, Default)]
+pub(super) struct ControlSocket {
+    server: Option<Server>,
+    opened: u64,
+}
+
+/// So many clients may come to one server.
+const CLIENTS_BITS: u32 = 40;
+
+impl ControlSocket {
+    /// Makes another one, which is not in force yet.
+    pub(super) fn open(&mut self, path: &Path) -> Result<Server, Fatal> {
+        let first = self.first_client();
+        Server::open(path, first).map_err(|error| Fatal { code: error.exit_code(), text: error.to_string() })
+    }
+
+    fn first_client(&mut self) -> ClientId {
+        self.opened += 1;
+        EventSource::Control(self.opened << CLIENTS_BITS).into()
+    }
+
+    /// Whether there is one at this path.
+    pub(super) fn is_at(&self, path: &Path) -> bool {
+        self.server.as_ref().is_some_and(|server| server.path() == path)
+    }
+
+    /// Another one comes into force.
+    pub(super) fn replace(&mut self, mut new: Server, poller: &Poller) {
+        new.begin(poller);
+        if let Some(mut old) = self.server.replace(new) {
+            old.close(poller);
+        }
+    }
+
+    pub(super) fn answer(&mut self, client: ClientId, answer: &Answer, poller: &Poller) {
+        if let Some(server) = &mut self.server {
+            server.answer(client, answer, poller);
+        }
+    }
+
+    fn handle(&mut self, token: u64, poller: &Poller) -> Option<(ClientId, Request)> {
+        self.server.as_mut()?.handle(token, poller)
+    }
+
+    pub(super) fn tend(&mut self, now: Monotonic, poller: &Poller) {
+        if let Some(server) = &mut self.server {
+            server.tend(now, poller);
+        }
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Monotonic> {
+        self.server.as_ref().and_then(Server::next_try)
+    }
+
+    pub(super) fn close(&mut self, poller: &Poller) {
+        if let Some(server) = &mut self.server {
+            server.close(poller);
+        }
+    }
+
+    /// As it is saved; `clients` wait for an answer.
+    pub(super) fn save<'a>(
+        &'a self,
+        clients: &[ClientId],
+        keep: impl FnMut(BorrowedFd<'a>) -> FdNumber,
+    ) -> Option<SavedServer> {
+        self.server.as_ref().map(|server| server.save(clients, keep))
+    }
+
+    /// The one that another program has saved, and the clients that wait for an answer.
+    pub(super) fn resume(saved: Option<SavedServer>, poller: &Poller) -> io::Result<(Self, Vec<ClientId>)> {
+        let mut control = ControlSocket::default();
+        let Some(saved) = saved else { return Ok((control, Vec::new())) };
+        let (server, clients) = Server::resume(saved, control.first_client(), poller)?;
+        control.server = Some(server);
+        Ok((control, clients))
+    }
+}
+
+impl Supervisor {
+    /// Something has happened at the control socket.
+    pub(super) fn serve_control(&mut self, token: u64) {
+        match self.state.control.handle(token, &self.poller) {
+            None => {}
+            Some((client, Request::Reload)) => self.reload(vec![client]),
+            Some((client, Request::Upgrade)) => self.upgrade(vec![client]),
+            Some((client, Request::Unban { prefix, service })) => {
+                let answer = self.unban(prefix, service.as_deref());
+                self.answer([client], &answer);
+            }
+            Some((client, Request::Status)) => {
+                let answer = Answer::Status(Box::new(self.status()));
+                self.answer([client], &answer);
+            }
+        }
+    }
+
+    /// Tells all these clients the same.
+    pub(super) fn answer(&mut self, clients: impl IntoIterator<Item = ClientId>, answer: &Answer) {
+        for client in clients {
+            self.state.control.answer(client, answer, &self.poller);
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! All that the supervisor knows of the world: what a start makes, and an upgrade leaves to the next program.
+
+use std::io;
+use std::rc::Rc;
+
+use super::adopted::AdoptedConnections;
+use super::control_socket::ControlSocket;
+use super::generation::Generation;
+use super::history::History;
+use super::listeners::{ListenerTable, Listeners, SavedListener};
+use super::saved::{Kept, Saved};
+use super::service::{ServiceState, ServiceStates};
+use super::systemd::{ActivatedSockets, Systemd};
+use super::workers::Workers;
+use crate::config::Config;
+use crate::control::server::ClientId;
+use crate::sys::epoll::Poller;
+use crate::sys::process;
+
+/// It is made of parts that save themselves, each with what it has in it.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) history: History,
+    /// What is in force.
+    pub(super) generation: Generation,
+    pub(super) services: ServiceStates,
+    pub(super) listeners: Listeners,
+    pub(super) workers: Workers,
+    pub(super) adopted: AdoptedConnections,
+    pub(super) control: ControlSocket,
+}
+
+impl State {
+    /// At the start, when nothing is served yet.
+    pub(super) fn new(config: &Config, passed: ActivatedSockets, systemd: &Systemd) -> io::Result<Self> {
+        // Each worker takes some descriptors of the supervisor's.
+        let descriptor_limit = process::raise_descriptor_limit()?;
+        let run = run_tag();
+        Ok(State {
+            history: History::begin(),
+            generation: Generation::new(0, config.supervisor.clone(), config.log),
+            services: ServiceStates::default(),
+            listeners: Listeners::new(passed, systemd.clone()),
+            workers: Workers::new(run, descriptor_limit),
+            adopted: AdoptedConnections::new(run),
+            control: ControlSocket::default(),
+        })
+    }
+
+    /// All of it, and in `kept` the descriptors that it names. `services` are the states of all services; `clients` wait for
+    /// the upgrade.
+    pub(super) fn save<'a>(
+        &'a self,
+        services: &'a [Rc<ServiceState>],
+        clients: &[ClientId],
+        kept: &mut Kept<'a>,
+    ) -> Saved {
+        let mut listeners = ListenerTable::default();
+        Saved {
+            history: self.history.clone(),
+            generation: self.generation.settings().clone(),
+            services: self.generation.save(&mut listeners),
+            states: services.iter().map(|state| state.save(kept)).collect(),
+            worker_settings: self.workers.settings(),
+            workers: self.workers.save(&mut listeners, kept),
+            adopted: self.adopted.save(),
+            late: self.adopted.save_late(kept),
+            control: self.control.save(clients, |fd| kept.keep(fd)),
+            passed: self.listeners.save_passed(kept),
+            // When all who have one have said so.
+            listeners: listeners.save(kept),
+        }
+    }
+
+    /// Goes on from what another program has saved. Returns the clients that wait, too.
+    pub(super) fn resume(
+        saved: Saved,
+        systemd: &Systemd,
+        poller: &Poller,
+    ) -> io::Result<(Self, Vec<ClientId>)> {
+        let (services, _alive) = ServiceStates::resume(saved.states)?;
+        let take = |listener: SavedListener| listener.resume(systemd.clone()).map(Rc::new);
+        let listeners = saved.listeners.into_iter().map(take).collect::<io::Result<Vec<_>>>()?;
+        let generation = Generation::resume(saved.generation, saved.services, &services, &listeners)?;
+        let workers = Workers::resume(saved.worker_settings, saved.workers, &services, &listeners, poller)?;
+        let run = saved.worker_settings.run;
+        let adopted = AdoptedConnections::resume(run, saved.adopted, saved.late, &services, poller)?;
+        let (control, clients) = ControlSocket::resume(saved.control, poller)?;
+        let listeners = Listeners::resume(saved.passed, &listeners, systemd.clone())?;
+        let state =
+            State { history: saved.history, generation, services, listeners, workers, adopted, control };
+        Ok((state, clients))
+    }
+}
+
+/// 24 bits that tell this supervisor from the one before it.
+fn run_tag() -> u32 {
+    use std::hash::{BuildHasher, RandomState};
+    // std seeds it from the kernel's random numbers.
+    (RandomState::new().hash_one(std::process::id()) & 0xff_ffff) as u32
+}
