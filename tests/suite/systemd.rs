@@ -33,7 +33,7 @@ fn a_stopped_worker_is_replaced_and_its_connections_go_on() {
     assert_ne!(server.workers(), [worker]);
     eventually("the stopped one is gone", || !proc::lives(worker));
     echo(&mut stream, b"z");
-    assert_eq!(server.count("active"), 1);
+    eventually("the new worker has reaped its own", || server.count("active") == 1);
     let mark = server.notify.mark();
     server.notify.wait_after(mark, "WATCHDOG=1", |line| line == "WATCHDOG=1");
 }

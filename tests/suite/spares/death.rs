@@ -239,6 +239,29 @@ fn spares_of_a_killed_worker_go_and_their_connections_go_on() {
 }
 
 #[test]
+fn a_stopped_worker_outlives_the_death_of_many_spares_of_others() {
+    let spares = u64::from(MORE_THAN_A_PIPE_HOLDS) * 2;
+    let options = ["--spare", &spares.to_string(), "--workers", "2", "--max-connections", "5000"];
+    let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).start();
+    settled(&server, spares, 0);
+    let [stopped, mut other] = server.workers()[..] else { panic!("two workers") };
+    proc::stop(stopped);
+    for _ in 0..2 {
+        let before = server.connections();
+        server.replace_worker(other);
+        other = server.workers().into_iter().find(|worker| *worker != stopped).unwrap();
+        let gone = |process: &proc::Process| proc::process(process.pid).is_none();
+        // Those of the stopped one stay.
+        eventually("spares are gone", || before.iter().filter(|process| gone(process)).count() >= 1000);
+        settled(&server, spares, 0);
+    }
+    assert!(server.workers().contains(&stopped), "it was killed");
+    proc::kill(stopped, Signal::SIGCONT);
+    settled(&server, spares, 0);
+    assert_eq!(exchange(server.address(), b"x"), b"x");
+}
+
+#[test]
 fn without_the_supervisor_spares_go_and_connections_end_as_they_would() {
     let options = ["--spare", "6", "--workers", "2"];
     let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).start();
