@@ -14,8 +14,8 @@ use super::{Answer, LONGEST_REQUEST, Request};
 use crate::exit;
 use crate::sys::epoll::{Interest, Poller};
 use crate::sys::fd::FdNumber;
-use crate::sys::socket;
 use crate::sys::time::Monotonic;
+use crate::sys::{process, socket};
 
 /// More clients than this wait in the queue.
 const CLIENTS: usize = 32;
@@ -252,7 +252,7 @@ impl Server {
             };
             // The mode of the socket file has said so already, unless somebody changed it.
             let allowed = socket::peer_credentials(stream.as_fd())
-                .is_ok_and(|peer| peer.uid == 0 || peer.uid == nix::unistd::geteuid().as_raw());
+                .is_ok_and(|peer| peer.uid == 0 || process::is_user(peer.uid));
             let id = self.next;
             self.next += 1;
             let watched = allowed
