@@ -481,10 +481,10 @@ fn as_supervisor(
 }
 
 /// Says what has led to a failure.
-struct History(Vec<String>);
+struct Trace(Vec<String>);
 
 #[allow(clippy::print_stderr, reason = "cargo shows it with the failure")]
-impl Drop for History {
+impl Drop for Trace {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("the last steps:\n{}", self.0[self.0.len().saturating_sub(30)..].join("\n"));
@@ -495,7 +495,7 @@ impl Drop for History {
 #[test]
 fn the_counts_are_what_lives_after_any_sequence_and_any_death() {
     let mut random = fastrand::Rng::with_seed(crate::seeded::seed());
-    let mut history = History(Vec::new());
+    let mut history = Trace(Vec::new());
     for round in 0..40 {
         let mut world = World::new(random.fork());
         history.0.push(format!("round {round}"));
