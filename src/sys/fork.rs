@@ -1,10 +1,11 @@
 //! Making a process: [`fork`], for what happens once; [`ChildStack::fork`], for every connection, where each page that both
 //! sides write costs a fault and a copy; and [`ChildStack::run_until_exec`], which copies nothing at all.
 //!
-//! All three say what a child does, and [`clone`] makes it. They are safe to call because of what they ask for. A child never
-//! returns into its parent's frames: it is given what to do, and exits with the code that this answers. What it is given is [`Send`], for memory that children do not have
-//! ([`super::dontfork`], [`super::memory::Mapping`]) is not, nor what refers to it. That the process has one thread, no type
-//! can say: the house forbids threads, clippy.toml holds it to that, and here it is checked where it costs nothing.
+//! All three say what a child does, and [`clone`] makes it. They are safe to call because of what they ask for. A child
+//! never returns into its parent's frames: it is given what to do, and exits with the code that this answers. What it is
+//! given is [`Send`], for memory that children do not have ([`super::dontfork`], [`super::memory::Mapping`]) is not, nor
+//! what refers to it. That the process has one thread, no type can say: the house forbids threads, clippy.toml holds it to
+//! that, and here it is checked where it costs nothing.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
