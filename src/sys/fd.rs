@@ -1,14 +1,17 @@
 //! Descriptors: exact tables for children, pipes, blocking mode.
 #![allow(unsafe_code)]
 
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl, openat};
 use nix::poll::{PollFd, PollTimeout};
+use nix::sys::stat::Mode;
 use serde::{Deserialize, Serialize};
 
 use super::check;
@@ -76,6 +79,30 @@ pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: it is open, and nobody's: see above. Only `keep_over_exec` takes the mark from what has an owner, while it
     // is borrowed and nothing else runs.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// The directory of this process's descriptors, /proc/self/fd. Kept open: two thirds of what a look there costs is the way.
+#[derive(Debug)]
+pub(crate) struct OwnFds(OwnedFd);
+
+impl OwnFds {
+    /// # Errors
+    ///
+    /// What open(2) says: above all that there is no /proc.
+    pub(crate) fn open() -> io::Result<Self> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        Ok(OwnFds(nix::fcntl::open("/proc/self/fd", flags, Mode::empty())?))
+    }
+
+    /// Opens anew what a descriptor of this process stands for, to be read and written.
+    pub(crate) fn open_both_ways(&self, fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+        let mut name = [0; 16];
+        let mut rest = &mut name[..];
+        write!(rest, "{}", fd.as_raw_fd())?;
+        let length = 16 - rest.len();
+        let name = OsStr::from_bytes(name.get(..length).unwrap_or_default());
+        Ok(openat(&self.0, name, OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?)
+    }
 }
 
 /// The number of a descriptor, as another program that this process starts or becomes will find it.

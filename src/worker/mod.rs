@@ -23,7 +23,7 @@ use crate::admission::sources::Sources;
 use crate::admission::{Admission, Overload, PrefixSets, Refusals};
 use crate::child::ChildSpec;
 use crate::client::{Client, ConnectionId};
-use crate::config::{Job, ServiceConfig};
+use crate::config::{Job, ServiceConfig, StderrTarget};
 use crate::exit;
 use crate::ipc::orders::{Heard, ListenerSet, Order, Plan, WorkerReport, take_plan};
 use crate::ipc::reports::{ChildReport, Reports};
@@ -39,7 +39,7 @@ use crate::sys::wait::{self, Pid};
 use crate::sys::{fd, memory, process};
 
 use acceptor::Acceptor;
-use children::{Books, Children};
+use children::{Books, Children, OutputPipes};
 use headers::Headers;
 use linger::LingeringCloses;
 use link::Link;
@@ -241,6 +241,7 @@ impl Worker {
         poller.add(link.as_fd(), Interest::Read, Token::Link.into())?;
         poller.add(scoreboard.slot_freed(), Interest::ReadEdge, Token::SlotFreed.into())?;
         poller.add(pool.wake(), Interest::ReadEdge, Token::SpareTaken.into())?;
+        let pipes = (execs && service.stderr == StderrTarget::Log).then(OutputPipes::new);
         let stack = ChildStack::new()?;
         exclude_stacks_from_fork()?;
         memory::trim();
@@ -254,7 +255,7 @@ impl Worker {
             headers: Headers::default(),
             refusals: Refusals::default(),
             lingering: LingeringCloses::new(),
-            starter: Starter::new(stack)?,
+            starter: Starter::new(stack, pipes)?,
             children: Children::new(plan.service.max_connections, deadlines),
             pool,
             cx: Context {

@@ -5,11 +5,10 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use super::children::{Child, Output};
+use super::children::{Child, Output, OutputPipes};
 use super::{Context, Newcomer, Token, WorkerSlot};
 use crate::child::{self, ChildSpec, Conn};
 use crate::client::Connection;
-use crate::config::StderrTarget;
 use crate::ipc::reports::FailureWord;
 use crate::pace::Backoff;
 use crate::scoreboard::Scoreboard;
@@ -30,6 +29,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 pub(super) struct Starter {
     stack: ChildStack,
     reserved: ReservedFds,
+    /// If what programs say on stderr becomes records.
+    pipes: Option<OutputPipes>,
     /// How many connections and spares there were; each gets the next number.
     numbers: u64,
     waiting: Option<Unstarted>,
@@ -70,8 +71,8 @@ fn serve_in_fork(child: ForkedChild, (spec, socket, conn, stderr): Start) -> u8 
 
 impl Starter {
     /// With a stack of its children's, and the numbers of descriptors that they need.
-    pub(super) fn new(stack: ChildStack) -> io::Result<Self> {
-        Ok(Starter { stack, reserved: ReservedFds::new()?, numbers: 0, waiting: None })
+    pub(super) fn new(stack: ChildStack, pipes: Option<OutputPipes>) -> io::Result<Self> {
+        Ok(Starter { stack, reserved: ReservedFds::new()?, pipes, numbers: 0, waiting: None })
     }
 
     /// Whether somebody waits for a process.
@@ -131,7 +132,7 @@ impl Starter {
         cx: &Context,
         failed: impl FnOnce(&mut Self, Admitted, io::Error) -> Started,
     ) -> Started {
-        let (output, stderr) = match output_pipe(cx) {
+        let (output, stderr) = match self.pipes.as_ref().map(OutputPipes::make).transpose() {
             Ok(output) => output.unzip(),
             Err(error) => return failed(self, admitted, error),
         };
@@ -173,7 +174,7 @@ impl Starter {
         pool: &mut Pool,
         cx: &Context,
     ) -> io::Result<(Pid, Child<&'static Scoreboard>)> {
-        let (output, stderr) = output_pipe(cx)?.unzip();
+        let (output, stderr) = self.pipes.as_ref().map(OutputPipes::make).transpose()?.unzip();
         let id = cx.id(self.numbers + 1);
         let pid = pool.make(&slot, id, stderr, &self.stack)?;
         self.numbers += 1;
@@ -181,12 +182,6 @@ impl Starter {
         let connections = cx.plan.service.connections_per_child;
         Ok((pid, Child::spare(slot, id, connections).with_output(output)))
     }
-}
-
-/// A pipe for what a program says on stderr, if that becomes records.
-fn output_pipe(cx: &Context) -> io::Result<Option<(OwnedFd, OwnedFd)>> {
-    let wanted = cx.spec.execs() && cx.plan.service.stderr == StderrTarget::Log;
-    wanted.then(Output::pipe).transpose()
 }
 
 fn listen_to(pid: Pid, pipe: OwnedFd, cx: &Context) -> Output {

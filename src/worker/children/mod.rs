@@ -36,7 +36,7 @@ use output::{PipeState, Said};
 use timers::{Timer, TimerKind, Timers};
 
 pub(crate) use end::Books;
-pub(crate) use output::Output;
+pub(crate) use output::{Output, OutputPipes};
 
 /// A process that has, or waits for, a connection, and what is kept of it until it is reaped.
 #[derive(Debug)]

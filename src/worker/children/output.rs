@@ -1,13 +1,11 @@
 //! What a program writes to stderr, cut into lines.
 
-use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use crate::sys::fd;
+use crate::sys::fd::{self, OwnFds};
 use crate::sys::time::Monotonic;
 
 /// A longer line is cut here.
@@ -52,23 +50,30 @@ pub(crate) enum PipeState {
     Closed,
 }
 
-impl Output {
+/// Makes the pipes that programs have as their stderr.
+#[derive(Debug)]
+pub(crate) struct OutputPipes {
+    /// `None` without /proc; then a pipe has to do as it is.
+    own: Option<OwnFds>,
+}
+
+impl OutputPipes {
+    pub(crate) fn new() -> Self {
+        OutputPipes { own: OwnFds::open().ok() }
+    }
+
     /// A pipe: the end to read, and the stderr of a program.
     ///
     /// That stderr can be read as well, which Linux allows of a pipe that is opened anew, fifo(7): so it has a reader for as
     /// long as it is open, and a program whose worker has died gets no SIGPIPE. Once the pipe is full it waits.
-    pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    pub(crate) fn make(&self) -> io::Result<(OwnedFd, OwnedFd)> {
         let (read, write) = fd::pipe()?;
-        let mut path = [0; 32];
-        let mut rest = &mut path[..];
-        write!(rest, "/proc/self/fd/{}", write.as_raw_fd())?;
-        let length = 32 - rest.len();
-        let path = OsStr::from_bytes(path.get(..length).unwrap_or_default());
-        // Without /proc the pipe has to do as it is.
-        let stderr = File::options().read(true).write(true).open(path);
-        Ok((read, stderr.map_or(write, OwnedFd::from)))
+        let both_ways = self.own.as_ref().and_then(|own| own.open_both_ways(write.as_fd()).ok());
+        Ok((read, both_ways.unwrap_or(write)))
     }
+}
 
+impl Output {
     pub(crate) fn new(pipe: OwnedFd) -> Self {
         let until = Monotonic::from_nanos(0);
         Output { pipe: pipe.into(), partial: Vec::new(), until, lines: 0, left_out: 0 }
