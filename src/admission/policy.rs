@@ -50,7 +50,7 @@ pub(crate) struct SourceLimits {
     pub(crate) prefix_v4: u8,
     /// How much of an IPv6 address is its source, 1 to 128.
     pub(crate) prefix_v6: u8,
-    /// Children connections; 1 to 1,000,000.
+    /// Live connections; 1 to 1,000,000.
     pub(crate) max_connections: Option<u32>,
     /// New connections.
     pub(crate) rate: Option<Rate>,

@@ -24,21 +24,21 @@ pub(crate) fn assemble(
     problems: &mut Diagnostics,
 ) -> Option<Config> {
     let mut supervisor = SupervisorDraft::default();
-    for section in [&defaults(&SUPERVISOR)].into_iter().chain(&sections.supervisor) {
-        apply(section, &SUPERVISOR, "[supervisor]", &mut supervisor, problems);
+    for section in [&defaults(SUPERVISOR)].into_iter().chain(&sections.supervisor) {
+        apply(section, SUPERVISOR, "[supervisor]", &mut supervisor, problems);
     }
     let mut log = LogDraft::default();
-    for section in [&defaults(&LOG)].into_iter().chain(&sections.log) {
-        apply(section, &LOG, "[log]", &mut log, problems);
+    for section in [&defaults(LOG)].into_iter().chain(&sections.log) {
+        apply(section, LOG, "[log]", &mut log, problems);
     }
     let mut services = Vec::new();
     let mut taken = Vec::new();
-    let defaults = defaults(&SERVICE);
+    let defaults = defaults(SERVICE);
     for (name, section) in &sections.services {
         let mut draft = ServiceDraft::default();
         let header = format!("[service.{name}]");
         for section in [&defaults, section] {
-            apply(section, &SERVICE, &header, &mut draft, problems);
+            apply(section, SERVICE, &header, &mut draft, problems);
         }
         let doubts =
             draft.admission.doubts(section.origin).into_iter().chain(service::doubts(section, &draft));

@@ -23,7 +23,7 @@ pub(crate) struct LogDraft {
 }
 
 /// The keys of `[supervisor]`.
-pub(crate) static SUPERVISOR: [Key<SupervisorDraft>; 2] = [
+pub(crate) static SUPERVISOR: &[Key<SupervisorDraft>] = &[
     Key {
         name: "control_socket",
         flag: Some("control"),
@@ -47,7 +47,7 @@ pub(crate) static SUPERVISOR: [Key<SupervisorDraft>; 2] = [
 ];
 
 /// The keys of `[log]`.
-pub(crate) static LOG: [Key<LogDraft>; 2] = [
+pub(crate) static LOG: &[Key<LogDraft>] = &[
     Key {
         name: "target",
         flag: Some("log-target"),
@@ -87,7 +87,7 @@ const LEVELS: [(&str, Level); 5] = [
 ];
 
 /// The keys of `[service.NAME]`.
-pub(crate) static SERVICE: [Key<ServiceDraft>; 37] = [
+pub(crate) static SERVICE: &[Key<ServiceDraft>] = &[
     Key {
         name: "listen",
         flag: None,
@@ -145,7 +145,7 @@ pub(crate) static SERVICE: [Key<ServiceDraft>; 37] = [
         placeholder: "N",
         default: Some("1000"),
         example: "1000",
-        doc: "Children connections of the service, over all its workers",
+        doc: "Live connections of the service, over all its workers",
         decode: Some(draft::max_connections),
     },
     admission::OVERLOAD,

@@ -111,7 +111,7 @@ pub(crate) struct ServiceConfig {
     pub(crate) spare: u32,
     /// Connections that one of them serves before it is renewed; 0 for as many as come.
     pub(crate) connections_per_child: u32,
-    /// Children connections over all workers; 1 to 1,000,000.
+    /// Live connections over all workers; 1 to 1,000,000.
     pub(crate) max_connections: u32,
     /// Who gets in, how many of them, and how long they may stay.
     pub(crate) admission: Policy,

@@ -1,7 +1,7 @@
 //! Which sources are there: live connections of each, its tokens, its penalties. One memory for a whole service, so that
 //! all is exact over its workers and spares.
 //!
-//! Nobody holds a lock, and everybody may be killed between any two instructions. Children connections are counted by what
+//! Nobody holds a lock, and everybody may be killed between any two instructions. Live connections are counted by what
 //! is written in their slots ([`members`]); a count beside it only tells when it is worth counting. Tokens and penalties
 //! are times in tables of fixed size ([`table`]), one word each.
 //!

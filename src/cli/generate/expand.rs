@@ -29,10 +29,10 @@ fn fill(what: &str, preforkd: &Command) -> Option<String> {
         None if what == "messages" => Some(messages::list()),
         Some(("commands", page)) => commands::of(page, preforkd),
         Some(("names", page)) => commands::names(page, preforkd),
-        Some(("keys", "supervisor")) => Some(keys::list(&SUPERVISOR)),
-        Some(("keys", "log")) => Some(keys::list(&LOG)),
-        Some(("keys", "service")) => Some(keys::list(&SERVICE)),
-        Some(("keys", "to come")) => Some(keys::to_come(&SERVICE)),
+        Some(("keys", "supervisor")) => Some(keys::list(SUPERVISOR)),
+        Some(("keys", "log")) => Some(keys::list(LOG)),
+        Some(("keys", "service")) => Some(keys::list(SERVICE)),
+        Some(("keys", "to come")) => Some(keys::to_come(SERVICE)),
         _ => None,
     }
 }

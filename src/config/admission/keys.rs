@@ -56,7 +56,7 @@ pub(in crate::config) const MAX_CONNECTIONS_PER_SOURCE: Key<ServiceDraft> = Key 
     placeholder: "N",
     default: None,
     example: "10",
-    doc: "Children connections of one source, over all workers",
+    doc: "Live connections of one source, over all workers",
     decode: Some(decode::max_connections_per_source),
 };
 
