@@ -50,6 +50,11 @@ impl Backoff {
         }
     }
 
+    /// The pause ends at this time.
+    pub(crate) fn due_at(&mut self, at: Monotonic) {
+        self.until = Some(at);
+    }
+
     /// A success: the next failure is the first again.
     pub(crate) fn succeeded(&mut self) {
         (self.pause, self.until) = (Duration::ZERO, None);

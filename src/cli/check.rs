@@ -9,7 +9,7 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 use super::explain::{self, Explained};
 use super::output::{complain, say};
 use crate::child::handler;
-use crate::config::{self, DEFAULT_PATH, Diagnostics, Machine};
+use crate::config::{self, DEFAULT_PATH, Diagnostics, Machine, Tolerance};
 use crate::exit;
 
 /// `check [--config PATH] [--explain IP]`.
@@ -39,7 +39,7 @@ pub(crate) fn config_argument() -> Arg {
 /// Checks, prints the verdict, and says with which code to exit.
 pub(crate) fn run(matches: &ArgMatches) -> ExitCode {
     let path = matches.get_one::<PathBuf>("config").map_or(Path::new(DEFAULT_PATH), PathBuf::as_path);
-    match config::load(path, &Machine::with(&handler::NAMES)) {
+    match config::load(path, &Tolerance::none(), &Machine::with(&handler::NAMES)) {
         Ok(loaded) => {
             show(&loaded.warnings);
             match matches.get_one::<IpAddr>("explain") {

@@ -38,6 +38,10 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
     match source.load(&handler::NAMES) {
         Ok(loaded) => {
             check::show(&loaded.warnings);
+            if loaded.config.services.is_empty() {
+                complain(format_args!("preforkd: nothing can be served: {}", loaded.warnings.first_line()));
+                return ExitCode::from(exit::CONFIG);
+            }
             super::ended(supervisor::run(loaded.config, source, false))
         }
         Err(problems) => {

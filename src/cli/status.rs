@@ -75,6 +75,14 @@ fn render(status: &Status) -> String {
             service.listen.join(" ")
         );
     }
+    for service in &status.services {
+        if let Some(reason) = &service.down {
+            let _ = writeln!(text, "\n{} is down: {reason}", service.name);
+        }
+        for unreachable in &service.unreachable {
+            let _ = writeln!(text, "\n{}: {unreachable}", service.name);
+        }
+    }
     if status.log_records_dropped > 0 {
         let _ = writeln!(text, "\n{} log records were dropped", status.log_records_dropped);
     }

@@ -1,6 +1,7 @@
 //! Sections → a checked configuration.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use toml::Spanned;
@@ -11,15 +12,17 @@ use super::document::{Section, Sections};
 use super::draft::ServiceDraft;
 use super::key::{Key, Kind};
 use super::keys::{LOG, LogDraft, SERVICE, SUPERVISOR, SupervisorDraft};
+use super::load::Tolerance;
 use super::service::{self, Machine};
 use super::source::Origin;
 use super::value::{Fault, find_nul};
-use super::{Address, Config, SupervisorConfig};
+use super::{Address, Config, SupervisorConfig, Unavailable};
 use crate::journal::LogSettings;
 
 /// All sections, checked one by one and against each other; what is wrong goes to `problems`, and then there may be none.
 pub(crate) fn assemble(
     sections: &Sections<'_>,
+    tolerance: &Tolerance,
     machine: &Machine<'_>,
     problems: &mut Diagnostics,
 ) -> Option<Config> {
@@ -31,7 +34,9 @@ pub(crate) fn assemble(
     for section in [&defaults(LOG)].into_iter().chain(&sections.log) {
         apply(section, LOG, "[log]", &mut log, problems);
     }
-    let mut services = Vec::new();
+    let strict_start = supervisor.strict_start.unwrap_or_default();
+    let (mut services, mut unavailable) = (Vec::new(), BTreeMap::new());
+    let mut tolerated = Vec::new();
     let mut taken = Vec::new();
     let defaults = defaults(SERVICE);
     for (name, section) in &sections.services {
@@ -46,17 +51,34 @@ pub(crate) fn assemble(
         take(name, section.origin, &draft, &mut taken, problems);
         match service::resolve(name, section, draft, machine) {
             Ok(service) => services.extend(service),
-            Err(faults) => faults.into_iter().for_each(|fault| problems.push(section.origin.error(fault))),
+            Err(faults) => {
+                let may_pass = faults.iter().all(|fault| fault.may_pass);
+                let errors = faults.into_iter().map(|fault| section.origin.error(fault));
+                if may_pass && tolerance.includes(name, strict_start) {
+                    let errors: Vec<_> = errors.collect();
+                    unavailable.extend(errors.first().map(|first| (name.clone(), first.reason())));
+                    tolerated.extend(errors);
+                } else {
+                    errors.for_each(|error| problems.push(error));
+                }
+            }
         }
+    }
+    // Where something else is wrong, nothing starts, and all has to be said.
+    let is_usable = problems.errors() == 0;
+    for error in tolerated {
+        problems.push(if is_usable { error.into_warning() } else { error });
     }
     services.sort_by(|a, b| a.name.cmp(&b.name));
     Some(Config {
         supervisor: SupervisorConfig {
             control_socket: supervisor.control_socket,
             drain_timeout: supervisor.drain_timeout?,
+            strict_start,
         },
         log: LogSettings { target: log.target?, level: log.level? },
         services,
+        unavailable: Unavailable { reasons: unavailable, ..Unavailable::default() },
     })
 }
 

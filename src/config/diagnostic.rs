@@ -118,6 +118,12 @@ impl Diagnostics {
 }
 
 impl Diagnostic {
+    /// `FILE:LINE:COLUMN: MESSAGE; HELP`, for a sentence that goes on.
+    pub(crate) fn reason(&self) -> String {
+        let help = self.help.as_ref().map(|help| format!("; {}", escape(help))).unwrap_or_default();
+        format!("{}: {}{help}", self.place, escape(&self.message))
+    }
+
     /// `FILE:LINE:COLUMN: error: MESSAGE`.
     pub(crate) fn headline(&self) -> String {
         let severity = match self.severity {

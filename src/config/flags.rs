@@ -10,6 +10,7 @@ use super::assemble::assemble;
 use super::diagnostic::Diagnostics;
 use super::document::{Section, Sections};
 use super::key::{Kind, Part};
+use super::load::Tolerance;
 use super::service::Machine;
 use super::source::Origin;
 use super::value::Fault;
@@ -52,10 +53,12 @@ pub(crate) fn from_flags(name: &str, given: &[Given], machine: &Machine<'_>) -> 
         log: vec![part(Part::Log)],
         services: vec![(name.to_owned(), part(Part::Service))],
     };
-    let config = assemble(&sections, machine, &mut problems);
+    let config = assemble(&sections, &Tolerance::none(), machine, &mut problems);
     problems.sort();
     match config {
         Some(mut config) if problems.errors() == 0 => {
+            // Somebody is looking.
+            config.supervisor.strict_start = true;
             // Its default is for a file.
             config
                 .supervisor

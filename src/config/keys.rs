@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::admission::keys as admission;
 use super::draft::{self, ServiceDraft};
 use super::key::{Key, Kind, Part};
-use super::value::{choice, duration, set};
+use super::value::{choice, decode, duration, set};
 use crate::journal::{Level, LogTarget};
 
 /// `[supervisor]` as written.
@@ -13,6 +13,7 @@ use crate::journal::{Level, LogTarget};
 pub(crate) struct SupervisorDraft {
     pub(crate) control_socket: Option<std::path::PathBuf>,
     pub(crate) drain_timeout: Option<Duration>,
+    pub(crate) strict_start: Option<bool>,
 }
 
 /// `[log]` as written.
@@ -43,6 +44,17 @@ pub(crate) static SUPERVISOR: &[Key<SupervisorDraft>] = &[
         example: "\"30s\"",
         doc: "How long connections may go on after TERM before they are ended",
         decode: Some(|draft, value| set(&mut draft.drain_timeout, duration(value))),
+    },
+    Key {
+        name: "strict_start",
+        flag: None,
+        kind: Kind::Boolean,
+        placeholder: "BOOL",
+        default: Some("false"),
+        example: "true",
+        doc: "Whether preforkd run starts only if every service can be served; else the others come up, and what is missing \
+              is tried again",
+        decode: Some(|draft, value| set(&mut draft.strict_start, decode(value))),
     },
 ];
 

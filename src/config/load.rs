@@ -1,13 +1,16 @@
 //! The way from a path to a configuration.
 
+use std::collections::BTreeSet;
 use std::path::Path;
+
+use serde::{Deserialize, Serialize};
 
 use super::Config;
 use super::assemble::assemble;
 use super::diagnostic::{Diagnostic, Diagnostics, Place, Severity};
 use super::document::{parse, sections};
 use super::service::Machine;
-use super::source::{ConfigFile, read};
+use super::source::{ConfigFile, Snapshot, read};
 
 /// A configuration that can be used.
 #[derive(Debug)]
@@ -18,11 +21,46 @@ pub(crate) struct Loaded {
     pub(crate) warnings: Diagnostics,
 }
 
+/// Which services may need what this machine does not have now: a program, a directory, a user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Tolerance {
+    /// These, and nothing else may be wrong.
+    Of(BTreeSet<String>),
+    /// Any, unless `strict_start` forbids it.
+    OfAny,
+}
+
+impl Tolerance {
+    /// None may.
+    pub(crate) fn none() -> Self {
+        Tolerance::Of(BTreeSet::new())
+    }
+
+    pub(super) fn includes(&self, service: &str, strict_start: bool) -> bool {
+        match self {
+            Tolerance::Of(names) => names.contains(service),
+            Tolerance::OfAny => !strict_start,
+        }
+    }
+}
+
 /// Reads the main file and its drop-ins and checks them against a machine; on failure, says everything that is wrong.
-pub(crate) fn load(path: &Path, machine: &Machine<'_>) -> Result<Loaded, Diagnostics> {
+pub(crate) fn load(path: &Path, tolerance: &Tolerance, machine: &Machine<'_>) -> Result<Loaded, Diagnostics> {
     let mut problems = Diagnostics::default();
     let sources = read(path, machine, &mut problems);
-    check(path, &sources, machine, problems)
+    check(path, &sources, tolerance, machine, problems)
+}
+
+/// [`load`] of files as they were read before.
+pub(crate) fn check_again(
+    path: &Path,
+    snapshot: &Snapshot,
+    tolerance: &Tolerance,
+    machine: &Machine<'_>,
+) -> Result<Loaded, Diagnostics> {
+    let mut problems = Diagnostics::default();
+    let sources = snapshot.files(&mut problems);
+    check(path, &sources, tolerance, machine, problems)
 }
 
 /// [`load`] of a text; `path` is for messages.
@@ -30,13 +68,14 @@ pub(crate) fn load(path: &Path, machine: &Machine<'_>) -> Result<Loaded, Diagnos
 pub(crate) fn load_text(path: &Path, text: &[u8], machine: &Machine<'_>) -> Result<Loaded, Diagnostics> {
     let mut problems = Diagnostics::default();
     let source = super::source::decode(path.to_owned(), 0, text, &mut problems);
-    check(path, &[source], machine, problems)
+    check(path, &[source], &Tolerance::none(), machine, problems)
 }
 
 /// What the files say, checked; `problems` has what could not be read.
 fn check(
     path: &Path,
     sources: &[ConfigFile],
+    tolerance: &Tolerance,
     machine: &Machine<'_>,
     mut problems: Diagnostics,
 ) -> Result<Loaded, Diagnostics> {
@@ -44,14 +83,19 @@ fn check(
     let unreadable = problems.errors() > 0;
     let mut found = Diagnostics::default();
     let sections = sections(trees, &mut found);
-    let config = assemble(&sections, machine, &mut found);
+    let config = assemble(&sections, tolerance, machine, &mut found);
     problems.add_elsewhere(found);
     if sections.services.is_empty() && !unreadable {
         problems.push(nothing_to_do(path));
     }
     problems.sort();
     match config {
-        Some(config) if problems.errors() == 0 => Ok(Loaded { config, warnings: problems }),
+        Some(mut config) if problems.errors() == 0 => {
+            if !config.unavailable.reasons.is_empty() {
+                config.unavailable.snapshot = Snapshot::of(sources);
+            }
+            Ok(Loaded { config, warnings: problems })
+        }
         _ => Err(problems),
     }
 }

@@ -42,8 +42,9 @@ pub(crate) use address::Address;
 pub(crate) use diagnostic::Diagnostics;
 pub(crate) use document::make_name;
 pub(crate) use limits::LimitKind;
-pub(crate) use load::{Loaded, load};
+pub(crate) use load::{Loaded, Tolerance, check_again, load};
 pub(crate) use service::Machine;
+pub(crate) use source::Snapshot;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use {accounts::Accounts, load::load_text};
 
@@ -83,6 +84,17 @@ pub(crate) struct Config {
     pub(crate) log: LogSettings,
     /// `[service.NAME]`, in the order of their names.
     pub(crate) services: Vec<ServiceConfig>,
+    /// Those that this machine cannot serve now.
+    pub(crate) unavailable: Unavailable,
+}
+
+/// Services that name what this machine does not have now.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Unavailable {
+    /// By name, what it is, as a sentence for the log.
+    pub(crate) reasons: BTreeMap<String, String>,
+    /// The files that say what these services are; empty if there are none.
+    pub(crate) snapshot: Snapshot,
 }
 
 /// `[supervisor]`.
@@ -92,6 +104,8 @@ pub(crate) struct SupervisorConfig {
     pub(crate) control_socket: Option<PathBuf>,
     /// How long connections may go on after `TERM` before they are ended.
     pub(crate) drain_timeout: Duration,
+    /// Whether a start fails if one service cannot be served.
+    pub(crate) strict_start: bool,
 }
 
 /// `[service.NAME]`: what is served, where, and how its connection processes look.

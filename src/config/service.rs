@@ -49,21 +49,24 @@ pub(crate) fn resolve(
             Fault::new(section.header.clone(), format!("service \"{name}\" does not say where it listens"));
         keep(fault.help("add listen = \"127.0.0.1:7007\" or another address"));
     }
-    draft.listen.iter().filter_map(|address| files::socket_parent(address).err()).for_each(&mut keep);
+    let parents = draft.listen.iter().filter_map(|address| files::socket_parent(address).err());
+    parents.map(Fault::of_machine).for_each(&mut keep);
 
     let root =
         Root { chroot: draft.chroot.as_ref().map(|path| path.get_ref().as_path()), current: machine.current };
     let outside = Root { chroot: None, current: None };
     let chroot = draft.chroot.as_ref().map(|path| files::directory(path, outside)).transpose();
     let broken_chroot = chroot.is_err();
-    let chroot = chroot.map_err(&mut keep).ok().flatten();
+    let chroot = chroot.map_err(Fault::of_machine).map_err(&mut keep).ok().flatten();
     // In a chroot that does not exist, nothing exists; saying so once is enough.
     let working_directory = match &draft.working_directory {
-        Some(path) if !broken_chroot => files::directory(path, root).map_err(&mut keep).ok(),
+        Some(path) if !broken_chroot => {
+            files::directory(path, root).map_err(Fault::of_machine).map_err(&mut keep).ok()
+        }
         _ => None,
     };
     let user = credentials(&draft, machine).unwrap_or_else(|mut found| {
-        found.drain(..).for_each(&mut keep);
+        found.drain(..).map(Fault::of_machine).for_each(&mut keep);
         None
     });
     let handler = draft.handler.take().and_then(|name| handler(name, machine).map_err(&mut keep).ok());
@@ -158,7 +161,9 @@ fn job(
         }
         (Some(_), None) => Ok(handler.map(Job::Handler)),
         (None, Some(_)) => match &draft.exec {
-            Some(exec) => files::program(exec, &draft.environment, root).map(Job::Exec).map(Some),
+            Some(exec) => files::program(exec, &draft.environment, root)
+                .map(|program| Some(Job::Exec(program)))
+                .map_err(Fault::of_machine),
             None => Ok(None),
         },
     }

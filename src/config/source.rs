@@ -7,12 +7,28 @@ use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use toml::de::DeTable;
 
 use super::diagnostic::{Diagnostic, Diagnostics, Place, Position, Severity};
 use super::files;
 use super::service::Machine;
 use super::value::{Fault, Faults};
+
+/// The files of a configuration as they were read, to be checked again on a machine that has changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Snapshot(Vec<(PathBuf, String)>);
+
+impl Snapshot {
+    pub(super) fn of(files: &[ConfigFile]) -> Self {
+        Snapshot(files.iter().map(|file| (file.path.clone(), file.text.clone())).collect())
+    }
+
+    pub(super) fn files(&self, problems: &mut Diagnostics) -> Vec<ConfigFile> {
+        let files = self.0.iter().enumerate();
+        files.map(|(order, (path, text))| decode(path.clone(), order, text.as_bytes(), problems)).collect()
+    }
+}
 
 /// Larger files are a mistake, `/dev/zero` for instance.
 const MAX_FILE: u64 = 16 * 1024 * 1024;

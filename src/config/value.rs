@@ -25,6 +25,8 @@ pub(crate) struct Fault {
     pub(crate) note: Option<String>,
     /// What would be right.
     pub(crate) help: Option<String>,
+    /// It is something that this machine does not have now; nothing need be wrong with what is written.
+    pub(crate) may_pass: bool,
 }
 
 impl Fault {
@@ -41,7 +43,12 @@ impl Fault {
 
     /// Without help yet.
     pub(crate) fn new(span: Range<usize>, message: impl Into<String>) -> Self {
-        Fault { span, message: message.into(), note: None, help: None }
+        Fault { span, message: message.into(), note: None, help: None, may_pass: false }
+    }
+
+    /// Of the machine, which may be another the next time.
+    pub(crate) fn of_machine(self) -> Self {
+        Fault { may_pass: true, ..self }
     }
 
     /// Says what would be right.
@@ -75,7 +82,7 @@ pub(crate) fn decode<'a, T: Deserialize<'a>>(value: &TomlValue<'a>) -> Result<T,
             Some((message, help)) => (plain(message), Some(help.to_owned())),
             None => (plain(error.message()), None),
         };
-        Fault { span, message, note: None, help }
+        Fault { span, message, note: None, help, may_pass: false }
     })
 }
 

@@ -6,6 +6,8 @@
 pub(crate) mod client;
 pub(crate) mod server;
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::admission::Prefix;
@@ -91,6 +93,10 @@ pub(crate) struct ServiceStatus {
     pub(crate) name: String,
     /// As bound: with the port that the kernel chose.
     pub(crate) listen: Vec<String>,
+    /// Why it is not served; `None` if it is.
+    pub(crate) down: Option<String>,
+    /// The addresses at which nobody can reach it, as the kernel and the file system say now.
+    pub(crate) unreachable: Vec<Unreachable>,
     pub(crate) workers: Vec<WorkerStatus>,
     pub(crate) spares: u32,
     /// Connection processes, those of dead and draining workers included.
@@ -105,6 +111,20 @@ pub(crate) struct ServiceStatus {
     pub(crate) refused: Refused,
     pub(crate) timeouts: u64,
     pub(crate) crashes: u64,
+}
+
+/// An address at which nobody can reach a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names say it, and the manual explains them")]
+pub(crate) struct Unreachable {
+    pub(crate) address: String,
+    pub(crate) reason: String,
+}
+
+impl fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "nobody can reach {}: {}", self.address, self.reason)
+    }
 }
 
 /// Connections that were not served, by reason.

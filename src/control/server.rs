@@ -150,6 +150,11 @@ impl Server {
         &self.file.path
     }
 
+    /// Whether who connects to its path finds it: somebody may have removed or replaced the file.
+    pub(crate) fn is_reachable(&self) -> bool {
+        std::fs::symlink_metadata(&self.file.path).is_ok_and(|file| file.ino() == self.file.inode)
+    }
+
     /// Handles an event. A request is for the caller to answer, now or later.
     pub(crate) fn handle(&mut self, token: u64, poller: &Poller) -> Option<(ClientId, Request)> {
         if token == self.first_token {
@@ -311,7 +316,7 @@ impl Server {
             self.drop_client(id, poller);
         }
         self.watch(false, poller);
-        if std::fs::symlink_metadata(&self.file.path).is_ok_and(|file| file.ino() == self.file.inode) {
+        if self.is_reachable() {
             let _ = std::fs::remove_file(&self.file.path);
         }
     }

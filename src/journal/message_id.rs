@@ -33,6 +33,10 @@ pub(crate) enum MessageId {
     Refused,
     /// A source has a penalty, or has been forgiven.
     Penalty,
+    /// A service cannot be served, or not at one of its addresses; it is tried again.
+    ServiceDown,
+    /// A service that was down is served.
+    ServiceBack,
 }
 
 impl MessageId {
@@ -54,6 +58,8 @@ impl MessageId {
             MessageId::AcceptPaused => ("f4cf39e31095430ba22619960ed9446d", 13),
             MessageId::Refused => ("74ff1b9d0e134383a708eeae2d738a01", 14),
             MessageId::Penalty => ("7f109d344d3c4cba80ebe61355ce25ff", 15),
+            MessageId::ServiceDown => ("c1f0a7c5be164d5b8d7d6b0f0d9e4a31", 16),
+            MessageId::ServiceBack => ("5e0b3c9a44d24d0f9a0c7f6c2b8d1e72", 17),
         }
     }
 

@@ -1,7 +1,7 @@
 //! What is being changed, one thing at a time, and who waits for his turn.
 
 use super::loader::Loader;
-use super::rollout::Rollout;
+use super::rollout::{Purpose, Rollout};
 use super::upgrade::Trial;
 use crate::control::server::ClientId;
 use crate::sys::time::Monotonic;
@@ -37,6 +37,15 @@ impl PendingChanges {
     /// Whether a configuration is being read, or a generation is on its way.
     pub(super) fn are_of_configuration(&self) -> bool {
         matches!(self.under_way, Some(Change::Reading(_) | Change::RollingOut(_)))
+    }
+
+    /// What the configuration is being read or a generation made for.
+    pub(super) fn purpose(&self) -> Option<Purpose> {
+        match self.under_way.as_ref()? {
+            Change::Reading(loader) => Some(loader.purpose()),
+            Change::RollingOut(rollout) => Some(rollout.purpose),
+            Change::Trying(_) => None,
+        }
     }
 
     /// Whether nothing is being changed.

@@ -1,9 +1,10 @@
 //! A new generation comes into force, and the old one retires.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::Supervisor;
-use super::generation::Generation;
+use super::generation::{Generation, Trouble};
 use super::listeners::Listener;
 use super::rollout::{Purpose, Rollout};
 use super::service::Service;
@@ -52,12 +53,14 @@ impl Supervisor {
     /// The new generation accepts: it is in force, and the old one retires.
     pub(super) fn complete(&mut self, rollout: Rollout) {
         let log_before = self.state.generation.settings().log;
+        let troubles = self.state.generation.troubles();
         let Rollout { next, kept, purpose, clients, control, .. } = rollout;
         self.state.commit(next, &kept);
         let log = self.state.generation.settings().log;
         if log != log_before {
             self.log.reopen(log);
         }
+        self.tell_troubles(&troubles);
         match purpose {
             Purpose::Start => self.is_serving(control),
             Purpose::Reload => {
@@ -67,6 +70,24 @@ impl Supervisor {
             Purpose::Upgrade => {
                 self.is_changed(concat!("upgraded to ", env!("CARGO_PKG_VERSION")), clients, control);
             }
+            Purpose::Recovery => self.systemd.status(&self.state.summary()),
+        }
+    }
+
+    /// Writes what cannot be served any more, and what can again.
+    fn tell_troubles(&self, before: &BTreeSet<Trouble>) {
+        let now = self.state.generation.troubles();
+        for trouble in now.difference(before) {
+            let text = format_args!("{trouble}; it is tried again");
+            self.log.event(Level::Error, Some(MessageId::ServiceDown), Some(&trouble.service), text);
+        }
+        let place = |trouble: &Trouble| (trouble.service.clone(), trouble.address.clone());
+        let still: BTreeSet<_> = now.iter().map(place).collect();
+        for trouble in before.iter().filter(|trouble| !still.contains(&place(trouble))) {
+            let Some(service) = self.state.generation.service(&trouble.service) else { continue };
+            let addresses: Vec<_> = service.listeners().iter().map(|listener| listener.name()).collect();
+            let text = format_args!("{} is served at {}", trouble.service, addresses.join(" "));
+            self.log.event(Level::Notice, Some(MessageId::ServiceBack), Some(&trouble.service), text);
         }
     }
 
@@ -88,7 +109,14 @@ impl Supervisor {
         let summary = self.state.summary();
         self.log.event(Level::Notice, Some(MessageId::ReloadDone), None, format_args!("{what}: {summary}"));
         self.systemd.ready(&summary);
-        let text = format!("{what}; generation {} is in force", self.state.generation.number());
+        let generation = &self.state.generation;
+        let mut text = format!("{what}; generation {} is in force", generation.number());
+        for trouble in generation.troubles() {
+            text.push_str(&format!("\n{trouble}"));
+        }
+        for (service, unreachable) in generation.lost() {
+            text.push_str(&format!("\n{service}: {unreachable}"));
+        }
         self.answer(clients, &Answer::Done(text));
         // Only now: the clients came over the old one.
         if let Some(control) = control {

@@ -34,9 +34,9 @@ impl ControlSocket {
         EventSource::Control(self.opened << CLIENTS_BITS).into()
     }
 
-    /// Whether there is one at this path.
+    /// Whether there is one at this path, and clients find it there.
     pub(super) fn is_at(&self, path: &Path) -> bool {
-        self.server.as_ref().is_some_and(|server| server.path() == path)
+        self.server.as_ref().is_some_and(|server| server.path() == path && server.is_reachable())
     }
 
     /// Another one comes into force.

@@ -1,14 +1,16 @@
 //! The generation in force: the services as the configuration has them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::io;
 use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
 use super::listeners::{Listener, ListenerTable};
-use super::service::{Service, ServiceStates};
-use crate::config::{Config, ServiceConfig, SupervisorConfig};
+use super::service::{MissingAddress, Service, ServiceStates};
+use crate::config::{Address, Config, ServiceConfig, Snapshot, SupervisorConfig, Unavailable};
+use crate::control::Unreachable;
 use crate::journal::LogSettings;
 
 /// A generation; nothing of it changes but what its services have to wait for.
@@ -16,6 +18,19 @@ use crate::journal::LogSettings;
 pub(super) struct Generation {
     settings: GenerationSettings,
     services: BTreeMap<String, Service>,
+    /// The services that cannot be served now, by name.
+    down: BTreeMap<String, DownService>,
+    /// The files that say what those among them are that have no configuration yet.
+    snapshot: Snapshot,
+}
+
+/// A service that cannot be served now.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct DownService {
+    /// `None` if it names what this machine does not have.
+    pub(super) config: Option<ServiceConfig>,
+    /// Why, as a sentence for the log.
+    pub(super) reason: String,
 }
 
 /// What of a generation concerns no single service.
@@ -33,12 +48,45 @@ pub(super) struct SavedService {
     config: ServiceConfig,
     generation: u64,
     listeners: Vec<usize>,
+    missing: Vec<MissingAddress>,
+}
+
+/// A service that cannot be served now, or not at one of its addresses.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Trouble {
+    pub(super) service: String,
+    /// `None` if it is not served anywhere.
+    pub(super) address: Option<String>,
+    pub(super) reason: String,
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Trouble { service, address, reason } = self;
+        match address {
+            None => write!(f, "{service} is down: {reason}"),
+            Some(_) => write!(f, "{service}: {reason}"),
+        }
+    }
+}
+
+/// What is saved of services that are down.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct SavedDown {
+    services: BTreeMap<String, DownService>,
+    snapshot: Snapshot,
 }
 
 impl Generation {
     /// One without services yet.
     pub(super) fn new(number: u64, supervisor: SupervisorConfig, log: LogSettings) -> Self {
-        Generation { settings: GenerationSettings { number, supervisor, log }, services: BTreeMap::new() }
+        let settings = GenerationSettings { number, supervisor, log };
+        Generation {
+            settings,
+            services: BTreeMap::new(),
+            down: BTreeMap::new(),
+            snapshot: Snapshot::default(),
+        }
     }
 
     pub(super) fn number(&self) -> u64 {
@@ -52,8 +100,88 @@ impl Generation {
     /// The configuration from which it was made.
     pub(super) fn config(&self) -> Config {
         let GenerationSettings { number: _, supervisor, log } = self.settings.clone();
-        let services = self.services.values().map(|service| service.config().clone()).collect();
-        Config { supervisor, log, services }
+        let served = self.services.values().map(|service| service.config().clone());
+        let services = served.chain(self.down.values().filter_map(|down| down.config.clone())).collect();
+        let unavailable = self.down.iter().filter(|(_, down)| down.config.is_none());
+        let reasons = unavailable.map(|(name, down)| (name.clone(), down.reason.clone())).collect();
+        let unavailable = Unavailable { reasons, snapshot: self.snapshot.clone() };
+        Config { supervisor, log, services, unavailable }
+    }
+
+    /// The services that cannot be served now, by name.
+    pub(super) fn down(&self) -> &BTreeMap<String, DownService> {
+        &self.down
+    }
+
+    /// Adds services that name what this machine does not have.
+    pub(super) fn add_unavailable(&mut self, unavailable: Unavailable) {
+        let down = |(name, reason)| (name, DownService { config: None, reason });
+        self.down.extend(unavailable.reasons.into_iter().map(down));
+        self.snapshot = unavailable.snapshot;
+    }
+
+    /// Adds a service that cannot be served, for this reason.
+    pub(super) fn add_down(&mut self, config: ServiceConfig, reason: String) {
+        self.down.insert(config.name.clone(), DownService { config: Some(config), reason });
+    }
+
+    /// A service cannot be served after all.
+    pub(super) fn give_up(&mut self, name: &str, reason: String) {
+        if let Some(service) = self.services.remove(name) {
+            self.add_down(service.config().clone(), reason);
+        }
+    }
+
+    /// More is known of a service, if it is down and there was no configuration of it.
+    pub(super) fn renew(&mut self, name: &str, known: DownService) {
+        if let Some(down) = self.down.get_mut(name).filter(|down| down.config.is_none()) {
+            *down = known;
+        }
+    }
+
+    /// What is down here is so for the reasons that were found when `other` was made.
+    pub(super) fn renew_reasons(&mut self, other: Generation) {
+        for (name, found) in other.down {
+            if let Some(down) = self.down.get_mut(&name) {
+                *down = found;
+            }
+        }
+    }
+
+    /// The files that say what the services are that have no configuration yet.
+    pub(super) fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// The listeners at which nobody can reach a service, by its name, as the kernel and the file system say now.
+    pub(super) fn lost(&self) -> impl Iterator<Item = (&str, Unreachable)> {
+        let named = |service| move |lost| (Service::name(service), lost);
+        self.services.values().flat_map(move |service| service.lost().map(named(service)))
+    }
+
+    /// What cannot be served now, and why.
+    pub(super) fn troubles(&self) -> BTreeSet<Trouble> {
+        let down = self.down.iter().map(|(name, down)| (name, None, down.reason.clone()));
+        let services = self.services.iter();
+        let cannot_begin =
+            services.clone().filter_map(|(name, service)| Some((name, None, service.trouble()?.to_owned())));
+        let missing = services.flat_map(|(name, service)| {
+            service
+                .missing()
+                .iter()
+                .map(move |missing| (name, Some(&missing.address), missing.reason.clone()))
+        });
+        let trouble = |(service, address, reason): (&String, Option<&Address>, String)| Trouble {
+            service: service.clone(),
+            address: address.map(ToString::to_string),
+            reason,
+        };
+        down.chain(cannot_begin).chain(missing).map(trouble).collect()
+    }
+
+    /// Whether every service is served at every address.
+    pub(super) fn is_whole(&self) -> bool {
+        self.down.is_empty() && self.services().all(|service| service.missing().is_empty())
     }
 
     /// Adds a service.
@@ -97,22 +225,30 @@ impl Generation {
             config: service.config().clone(),
             generation: service.generation(),
             listeners: listeners.places(service.listeners()),
+            missing: service.missing().to_vec(),
         };
         self.services.values().map(save).collect()
+    }
+
+    /// The others.
+    pub(super) fn save_down(&self) -> SavedDown {
+        SavedDown { services: self.down.clone(), snapshot: self.snapshot.clone() }
     }
 
     /// The generation that another program has saved.
     pub(super) fn resume(
         settings: GenerationSettings,
         services: Vec<SavedService>,
+        down: SavedDown,
         states: &ServiceStates,
         listeners: &[Rc<Listener>],
     ) -> io::Result<Self> {
-        let mut generation = Generation { settings, services: BTreeMap::new() };
-        for SavedService { config, generation: number, listeners: places } in services {
+        let SavedDown { services: down, snapshot } = down;
+        let mut generation = Generation { settings, services: BTreeMap::new(), down, snapshot };
+        for SavedService { config, generation: number, listeners: places, missing } in services {
             let state = states.of_saved(&config.name)?;
             let sockets = super::listeners::pick(listeners, &places)?;
-            generation.add(Service::new(config, number, state, sockets)?);
+            generation.add(Service::new(config, number, state, sockets, missing)?);
         }
         Ok(generation)
     }

@@ -104,12 +104,30 @@ impl Listener {
         matches!(self.record.address, Address::Tcp(_))
     }
 
-    /// Whether clients find it. A Unix socket whose file somebody has removed or replaced has none any more.
+    /// Whether it is what it was when it was made. A Unix socket whose file somebody has removed or replaced is reached by
+    /// nobody any more, nor is one that somebody has shut down; another has to be made.
     pub(super) fn is_reachable(&self) -> bool {
-        let is_there = |(path, inode): &(PathBuf, u64)| {
-            std::fs::symlink_metadata(path).is_ok_and(|file| file.ino() == *inode)
-        };
-        self.record.file.as_ref().is_none_or(is_there)
+        !self.why_unreachable().is_some_and(|why| why.asks_for_another())
+    }
+
+    /// Why nobody can reach it, if that is so, as the kernel and the file system say now.
+    pub(super) fn why_unreachable(&self) -> Option<WhyUnreachable> {
+        if !socket::is_listener(self.descriptor()) {
+            return Some(WhyUnreachable::Deaf);
+        }
+        match &self.record.file {
+            Some((path, inode)) => match std::fs::symlink_metadata(path) {
+                Ok(file) if file.ino() == *inode => None,
+                Ok(_) => Some(WhyUnreachable::Replaced(self.is_ours())),
+                Err(_) => Some(WhyUnreachable::Removed(self.is_ours())),
+            },
+            None => match socket::local_address(self.descriptor()) {
+                Ok(Some(address)) if !socket::is_address_here(address.ip()) => {
+                    Some(WhyUnreachable::NoAddress)
+                }
+                _ => None,
+            },
+        }
     }
 
     fn remove_file(&self) {
@@ -183,6 +201,49 @@ pub(super) fn pick(listeners: &[Rc<Listener>], places: &[usize]) -> io::Result<V
     places.iter().map(|&place| listeners.get(place).map(Rc::clone).ok_or_else(contradiction)).collect()
 }
 
+/// Why nobody can reach a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WhyUnreachable {
+    /// It listens no more.
+    Deaf,
+    /// Another file is where its own was. Whether the file was ours.
+    Replaced(bool),
+    /// Its file is gone. Whether it was ours.
+    Removed(bool),
+    /// The machine does not have its address now. When that comes back, so do the clients.
+    NoAddress,
+}
+
+impl WhyUnreachable {
+    /// Whether a reload has to make another.
+    fn asks_for_another(self) -> bool {
+        match self {
+            WhyUnreachable::Deaf => true,
+            WhyUnreachable::Replaced(is_ours) | WhyUnreachable::Removed(is_ours) => is_ours,
+            WhyUnreachable::NoAddress => false,
+        }
+    }
+}
+
+impl fmt::Display for WhyUnreachable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            WhyUnreachable::Deaf => "somebody has shut the socket down; preforkd reload makes another",
+            WhyUnreachable::Replaced(true) => {
+                "another file is in its place; preforkd reload makes another, if that goes"
+            }
+            WhyUnreachable::Removed(true) => "its file was removed; preforkd reload makes another",
+            WhyUnreachable::Replaced(false) => {
+                "another file is in its place; systemctl restart the socket unit"
+            }
+            WhyUnreachable::Removed(false) => "its file was removed; systemctl restart the socket unit",
+            WhyUnreachable::NoAddress => {
+                "this machine does not have the address now; it serves when the address is back"
+            }
+        })
+    }
+}
+
 /// Why an address cannot be listened on.
 #[derive(Debug)]
 pub(crate) struct ListenError {
@@ -199,6 +260,11 @@ enum Cause {
 }
 
 impl ListenError {
+    /// Where.
+    pub(super) fn address(&self) -> &Address {
+        &self.address
+    }
+
     /// Whether a user with more rights would not have it.
     pub(crate) fn is_permission(&self) -> bool {
         matches!(&self.cause, Cause::Io(error) if error.kind() == io::ErrorKind::PermissionDenied)
@@ -327,10 +393,10 @@ impl Listeners {
         is_usable.then_some(socket)
     }
 
-    /// The listeners of `service`: those that are open already, and new ones. On an error none of the new ones stays.
-    pub(crate) fn open(&mut self, service: &ServiceConfig) -> Result<Vec<Rc<Listener>>, ListenError> {
+    /// The listeners of `service`: those that are open already, and new ones; and the addresses at which there is none.
+    pub(crate) fn open(&mut self, service: &ServiceConfig) -> (Vec<Rc<Listener>>, Vec<ListenError>) {
         self.open.retain(|_, listeners| listeners.iter().any(|listener| listener.strong_count() > 0));
-        let mut all = Vec::new();
+        let (mut all, mut missing) = (Vec::new(), Vec::new());
         for address in &service.listen {
             let mut known: Vec<_> =
                 self.open.get(address).into_iter().flatten().filter_map(Weak::upgrade).collect();
@@ -341,11 +407,15 @@ impl Listeners {
                 all.extend(known);
                 continue;
             }
-            let fresh = self.make(address, service.socket)?;
-            self.open.insert(address.clone(), fresh.iter().map(Rc::downgrade).collect());
-            all.extend(fresh);
+            match self.make(address, service.socket) {
+                Ok(fresh) => {
+                    self.open.insert(address.clone(), fresh.iter().map(Rc::downgrade).collect());
+                    all.extend(fresh);
+                }
+                Err(error) => missing.push(error),
+            }
         }
-        Ok(all)
+        (all, missing)
     }
 
     /// Takes a listener out of use: what is queued can be taken, nothing more comes. A service that wants the address
@@ -386,12 +456,20 @@ impl Listeners {
             Address::Activated(name) => (self.passed(name).map_err(failed)?, None),
         };
         let wrap = |socket: OwnedFd| {
+            // What systemd made has a file, too, which is not ours to remove.
+            let passed = || {
+                socket::local_path(socket.as_fd()).and_then(|path| {
+                    let inode = std::fs::symlink_metadata(&path).ok()?.ino();
+                    Some((path, inode))
+                })
+            };
+            let file = file.clone().or_else(passed);
             let bound = socket::local_address(socket.as_fd()).ok().flatten();
             let name = bound
                 .filter(|_| file.is_none())
                 .map_or_else(|| address.to_string(), |bound| bound.to_string());
             let standing = Cell::new(Standing::Closing);
-            let record = ListenerRecord { address: address.clone(), name, file: file.clone(), standing };
+            let record = ListenerRecord { address: address.clone(), name, file, standing };
             let listener = Listener { socket, record, systemd: self.systemd.clone() };
             listener.put_to_use(options);
             Rc::new(listener)

@@ -8,13 +8,15 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::rollout::Purpose;
 use super::{EventSource, workers};
-use crate::config::{self, Config, Machine};
+use crate::config::{self, Config, Loaded, Machine, Snapshot, Tolerance};
 use crate::control::server::ClientId;
 use crate::exit;
 use crate::sys::epoll::{Interest, Poller};
@@ -49,6 +51,16 @@ pub(super) struct Checked {
     pub(super) warnings: Vec<String>,
 }
 
+/// What is to be read.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ReadingTask {
+    /// The main file.
+    pub(super) path: PathBuf,
+    /// What it and its drop-ins said, if that counts and not what they say now.
+    pub(super) snapshot: Option<Snapshot>,
+    pub(super) tolerance: Tolerance,
+}
+
 /// The process that reads, for who wants the reload.
 #[derive(Debug)]
 pub(super) struct Loader {
@@ -56,30 +68,39 @@ pub(super) struct Loader {
     link: OwnedFd,
     deadline: Monotonic,
     waits_for: String,
+    purpose: Purpose,
     clients: Vec<ClientId>,
 }
 
 impl Loader {
     pub(super) fn begin(
-        path: &Path,
+        task: &ReadingTask,
+        purpose: Purpose,
         clients: Vec<ClientId>,
         descriptor_limit: u64,
         poller: &Poller,
     ) -> io::Result<Self> {
         let (link, far_end) = message::pair()?;
         poller.add(link.as_fd(), Interest::Read, EventSource::Change.into())?;
-        let arguments = [CString::new(LOAD_COMMAND)?, CString::new(path.as_os_str().as_bytes())?];
+        let arguments = [CString::new(LOAD_COMMAND)?, CString::new(task.path.as_os_str().as_bytes())?];
+        let task = memory::sealed(c"preforkd-task", &serde_json::to_vec(task)?)?;
         let variable = |(name, value): (OsString, OsString)| {
             CString::new([name.as_bytes(), b"=", value.as_bytes()].concat())
         };
         let environment = std::env::vars_os().map(variable).collect::<Result<Vec<_>, _>>()?;
-        let pid = workers::exec_self(&arguments, &environment, &[far_end.as_fd()], descriptor_limit)?;
+        let handover = [far_end.as_fd(), task.as_fd()];
+        let pid = workers::exec_self(&arguments, &environment, &handover, descriptor_limit)?;
         let deadline = Monotonic::now() + PATIENCE;
-        Ok(Loader { pid, link, deadline, waits_for: "its start".to_owned(), clients })
+        Ok(Loader { pid, link, deadline, waits_for: "its start".to_owned(), purpose, clients })
     }
 
     pub(super) fn deadline(&self) -> Monotonic {
         self.deadline
+    }
+
+    /// What it reads for.
+    pub(super) fn purpose(&self) -> Purpose {
+        self.purpose
     }
 
     /// What has come of it, if something has.
@@ -88,7 +109,8 @@ impl Loader {
         for _ in 0..MESSAGES {
             match message::receive_copy(self.link.as_fd(), &mut buffer) {
                 Ok((_, Some(outcome))) => {
-                    return Some(read(outcome).unwrap_or_else(|error| Err(cannot_be_read(&error))));
+                    let outcome: io::Result<Outcome> = read(outcome);
+                    return Some(outcome.unwrap_or_else(|error| Err(cannot_be_read(&error))));
                 }
                 Ok((length @ 1.., None)) => {
                     let text = buffer.get(..length).unwrap_or_default();
@@ -120,28 +142,29 @@ impl Loader {
     }
 }
 
-fn read(outcome: OwnedFd) -> io::Result<Outcome> {
-    Ok(serde_json::from_slice(&memory::read_sealed(outcome, LONGEST)?)?)
+fn read<T: DeserializeOwned>(file: OwnedFd) -> io::Result<T> {
+    Ok(serde_json::from_slice(&memory::read_sealed(file, LONGEST)?)?)
 }
 
 fn cannot_be_read(error: &io::Error) -> String {
     format!("the checked configuration cannot be handed over: {error}")
 }
 
-/// Reads the configuration at the path that is the only argument, for a program with these handlers: the whole life of such a process.
+/// Reads a configuration for a program with these handlers: the whole life of such a process.
 pub(crate) fn load(handlers: &[&str]) -> u8 {
-    let (Ok(link), Some(path)) = (fd::inherited(3), std::env::args_os().nth(2)) else {
+    let (Ok(link), Ok(task)) = (fd::inherited(3), fd::inherited(4)) else {
         return exit::USAGE;
     };
+    let Ok(task) = read(task) else { return exit::USAGE };
     process::set_name(c"preforkd-load");
     let sent = process::end_with_parent()
         // What is said must arrive, when the supervisor has the time.
         .and_then(|()| fd::set_nonblocking(link.as_fd(), false))
-        .and_then(|()| send(link.as_fd(), &outcome(path.as_ref(), handlers, link.as_fd())));
+        .and_then(|()| send(link.as_fd(), &outcome(&task, handlers, link.as_fd())));
     if sent.is_ok() { exit::OK } else { exit::OS }
 }
 
-fn outcome(path: &Path, handlers: &[&str], link: BorrowedFd<'_>) -> Outcome {
+fn outcome(task: &ReadingTask, handlers: &[&str], link: BorrowedFd<'_>) -> Outcome {
     let waits_for = |what: fmt::Arguments<'_>| {
         let what = what.to_string();
         if message::send(link, what.as_bytes().get(..LONGEST_MESSAGE).unwrap_or(what.as_bytes())).is_err() {
@@ -149,10 +172,14 @@ fn outcome(path: &Path, handlers: &[&str], link: BorrowedFd<'_>) -> Outcome {
             process::exit(exit::OS);
         }
     };
-    let loaded = config::load(path, &Machine { waits_for: &waits_for, ..Machine::with(handlers) })
-        .map_err(|errors| errors.to_string())?;
-    let warnings = loaded.warnings.iter().map(ToString::to_string).collect();
-    Ok(Checked { config: loaded.config, warnings })
+    let ReadingTask { path, snapshot, tolerance } = task;
+    let machine = Machine { waits_for: &waits_for, ..Machine::with(handlers) };
+    let loaded = match snapshot {
+        Some(snapshot) => config::check_again(path, snapshot, tolerance, &machine),
+        None => config::load(path, tolerance, &machine),
+    };
+    let Loaded { config, warnings } = loaded.map_err(|errors| errors.to_string())?;
+    Ok(Checked { config, warnings: warnings.iter().map(ToString::to_string).collect() })
 }
 
 fn send(link: BorrowedFd<'_>, outcome: &Outcome) -> io::Result<()> {

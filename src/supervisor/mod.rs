@@ -13,6 +13,7 @@ mod loader;
 mod phase;
 mod port_owner;
 mod reaping;
+mod recovery;
 mod reload;
 mod rollout;
 mod saved;
@@ -29,7 +30,7 @@ mod workers;
 use std::io;
 use std::path::PathBuf;
 
-use crate::config::{self, Config, Diagnostics, Loaded, Machine};
+use crate::config::{self, Config, Diagnostics, Loaded, Machine, Tolerance};
 use crate::exit;
 use crate::journal::{Level, Log, MessageId};
 use crate::scoreboard::Owner;
@@ -39,6 +40,7 @@ use crate::sys::time::Monotonic;
 
 use changes::PendingChanges;
 use phase::{After, Phase};
+use recovery::Recovery;
 use state::State;
 use status::seconds;
 use systemd::Systemd;
@@ -58,6 +60,8 @@ enum EventSource {
     Change,
     /// Spares of dead workers.
     LateEvents,
+    /// The kernel, about the addresses of this machine.
+    Addresses,
     /// A control socket or a client of it.
     Control(u64),
 }
@@ -71,6 +75,7 @@ impl From<EventSource> for u64 {
             EventSource::Worker(serial) => (0, u64::from(serial)),
             EventSource::Change => (1, 0),
             EventSource::LateEvents => (2, 0),
+            EventSource::Addresses => (4, 0),
             EventSource::Control(value) => (3, value),
         };
         kind << KIND | value
@@ -84,6 +89,7 @@ impl From<u64> for EventSource {
             0 => EventSource::Worker(value as u32),
             1 => EventSource::Change,
             2 => EventSource::LateEvents,
+            4 => EventSource::Addresses,
             _ => EventSource::Control(value),
         }
     }
@@ -121,7 +127,7 @@ impl ConfigSource {
     /// Reads it for a program with these handlers; for the command line there is nothing to read.
     pub(crate) fn load(&self, handlers: &[&str]) -> Result<Loaded, Diagnostics> {
         let ConfigSource::File { path, .. } = self else { return Err(Diagnostics::default()) };
-        let mut loaded = config::load(path, &Machine::with(handlers))?;
+        let mut loaded = config::load(path, &Tolerance::OfAny, &Machine::with(handlers))?;
         self.adjust(&mut loaded.config);
         Ok(loaded)
     }
@@ -174,6 +180,7 @@ struct Supervisor {
     watchdog: Option<Watchdog>,
     state: State,
     changes: PendingChanges,
+    recovery: Recovery,
     phase: Phase,
 }
 
@@ -213,6 +220,7 @@ impl Supervisor {
                     // Heard below.
                     EventSource::Change => {}
                     EventSource::LateEvents => self.hear_late(),
+                    EventSource::Addresses => self.recovery.hear(now),
                     EventSource::Control(_) => self.serve_control(token),
                 }
             }
@@ -226,6 +234,7 @@ impl Supervisor {
             self.systemd.deliver();
             self.state.control.tend(now, &self.poller);
             self.start_missing_workers(now);
+            self.recover(now);
             self.watch(now);
             self.advance_rollout(now);
             self.advance_trial(now);
@@ -271,8 +280,11 @@ impl Supervisor {
             self.watchdog.as_ref().map(Watchdog::next),
             self.phase.next_deadline(),
         ];
+        let recovery = self.recovery.next_try();
         let backoffs = state.generation.services().filter_map(|service| service.backoff.until());
-        deadlines.into_iter().flatten().chain(backoffs.filter(|at| now < *at)).min()
+        // What has been due and was not done waits for something else.
+        let pauses = backoffs.chain(recovery).filter(|at| now < *at);
+        deadlines.into_iter().flatten().chain(pauses).min()
     }
 
     /// Its workers have a deadline in common.
@@ -293,7 +305,7 @@ impl Supervisor {
                     state.workers.relieve(&name, generation, now);
                     let service = state.generation.service_mut(&name);
                     if let Some(service) = service.filter(|service| service.generation() == generation) {
-                        service.backoff.succeeded();
+                        service.has_begun();
                     }
                 }
                 News::Retired => {
@@ -319,7 +331,7 @@ impl Supervisor {
                 && service.backoff.is_over(now)
             {
                 if let Err(error) = state.workers.spawn(service, log, true, &self.poller) {
-                    let pause = service.backoff.failed(now);
+                    let pause = service.cannot_begin(format!("cannot start a worker: {error}"), now);
                     let text =
                         format_args!("cannot start a worker: {error}; trying again in {}", seconds(pause));
                     self.log.error(Some(service.name()), text);

@@ -110,8 +110,8 @@ impl Supervisor {
         let name = worker.service();
         if self.changes.rollout().is_some_and(|rollout| rollout.is_generation(worker.generation())) {
             let reason = match worker.complaint() {
-                Some(complaint) => format!("service {name}: {complaint}"),
-                None => format!("service {name}: its worker {}", ended.ending),
+                Some(complaint) => complaint.to_owned(),
+                None => format!("its worker {}", ended.ending),
             };
             let gave_up = match ended.ending {
                 Ending::Exited(exit::NOT_PERMITTED) => Some(exit::NOT_PERMITTED),
@@ -124,7 +124,9 @@ impl Supervisor {
         let is_its_own = |service: &&mut Service| service.generation() == worker.generation();
         let Some(service) = self.state.generation.service_mut(name).filter(is_its_own) else { return };
         if is_running && worker.prepares() {
-            let pause = service.backoff.failed(now);
+            let reason =
+                worker.complaint().map_or_else(|| format!("its worker {}", ended.ending), str::to_owned);
+            let pause = service.cannot_begin(reason, now);
             self.log.event(
                 Level::Error,
                 Some(MessageId::WorkerThrottled),

@@ -1,9 +1,10 @@
 //! Reload: asked for, refused, rejected.
 
 use super::changes::Change;
-use super::loader::Loader;
+use super::loader::{Loader, ReadingTask};
 use super::rollout::Purpose;
 use super::{ConfigSource, Supervisor};
+use crate::config::Tolerance;
 use crate::control::Answer;
 use crate::control::server::ClientId;
 use crate::journal::{Level, MessageId};
@@ -16,6 +17,7 @@ impl Supervisor {
             self.refuse(clients, "preforkd is not running yet, or is ending; nothing was reloaded");
             return;
         }
+        self.end_recovery();
         if self.changes.are_of_configuration() {
             // What is under way may have read the files before the last change.
             self.changes.want_reload(clients);
@@ -28,8 +30,11 @@ impl Supervisor {
             );
             return;
         };
+        // A reload is all or nothing, but what was down before does not stand in the way of the rest.
+        let unavailable = self.state.generation.config().unavailable.reasons.into_keys().collect();
+        let task = ReadingTask { path: path.clone(), snapshot: None, tolerance: Tolerance::Of(unavailable) };
         let limit = self.state.workers.descriptor_limit();
-        let begun = Loader::begin(path, clients.clone(), limit, &self.poller);
+        let begun = Loader::begin(&task, Purpose::Reload, clients.clone(), limit, &self.poller);
         // It would forget the reload; it begins again when that is done.
         if let Some(waiting) = self.end_trial() {
             self.changes.want_upgrade(waiting);
@@ -45,7 +50,11 @@ impl Supervisor {
     pub(super) fn advance_loader(&mut self, now: Monotonic) {
         let Some(outcome) = self.changes.loader().and_then(|loader| loader.hear(now)) else { return };
         let Some(Change::Reading(loader)) = self.changes.end() else { return };
+        let purpose = loader.purpose();
         let clients = loader.end(&self.poller);
+        if purpose == Purpose::Recovery {
+            return self.try_checked(outcome);
+        }
         let begun = outcome.and_then(|mut checked| {
             for warning in checked.warnings {
                 self.log.warning(None, format_args!("{warning}"));

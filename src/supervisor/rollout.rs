@@ -3,14 +3,16 @@
 //! First all new workers get ready without accepting, so that a generation that fails has served nobody. Then they
 //! accept, and only when all are in their accept loop does the old generation retire.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::changes::Change;
-use super::generation::Generation;
-use super::service::Service;
-use super::workers::WorkerStage;
+use super::generation::{DownService, Generation};
+use super::listeners::ListenError;
+use super::service::{MissingAddress, Service};
+use super::workers::{WorkerProcess, WorkerStage};
 use super::{Fatal, Supervisor};
-use crate::config::{Config, ServiceConfig};
+use crate::config::{Address, Config, ServiceConfig};
 use crate::control::Answer;
 use crate::control::server::{ClientId, Server};
 use crate::exit;
@@ -32,6 +34,8 @@ pub(super) enum Purpose {
     Reload,
     /// The program has.
     Upgrade,
+    /// What could not be served may be served now.
+    Recovery,
 }
 
 /// A generation on its way.
@@ -64,6 +68,34 @@ impl Rollout {
         self.deadline
     }
 
+    /// Whether it has something to serve that is new.
+    fn serves(&self) -> bool {
+        self.next.services().len() > 0
+    }
+
+    /// Whether it may come into force without a listener at this address of a service. A start may, unless `strict_start`
+    /// forbids it; later, only what was missing before.
+    fn tolerates(&self, before: &Generation, service: &str, address: &Address) -> bool {
+        let was_missing =
+            |service: &Service| service.missing().iter().any(|missing| missing.address == *address);
+        let was_down = |down: &DownService| match &down.config {
+            Some(config) => config.listen.contains(address),
+            None => self.purpose == Purpose::Recovery,
+        };
+        match self.purpose {
+            Purpose::Start => self.is_lenient(),
+            Purpose::Reload | Purpose::Upgrade | Purpose::Recovery => {
+                before.service(service).is_some_and(was_missing)
+                    || before.down().get(service).is_some_and(was_down)
+            }
+        }
+    }
+
+    /// Whether a start may leave out what cannot be served.
+    fn is_lenient(&self) -> bool {
+        !self.next.settings().supervisor.strict_start
+    }
+
     /// Whether this is its number, and so that of its workers.
     pub(super) fn is_generation(&self, number: u64) -> bool {
         self.next.number() == number
@@ -85,9 +117,11 @@ impl Supervisor {
         clients: Vec<ClientId>,
         purpose: Purpose,
     ) -> Result<(), Fatal> {
-        let Config { supervisor, log, services } = config;
+        let Config { supervisor, log, services, unavailable } = config;
         let control = match &supervisor.control_socket {
-            Some(path) if !self.state.control.is_at(path) => Some(self.state.control.open(path)?),
+            Some(path) if purpose != Purpose::Recovery && !self.state.control.is_at(path) => {
+                Some(self.state.control.open(path)?)
+            }
             _ => None,
         };
         let mut rollout = Rollout {
@@ -100,34 +134,72 @@ impl Supervisor {
             deadline: Monotonic::now() + ROLLOUT_LIMIT,
             losses: 0,
         };
+        let mut why_down = None;
         for service in services {
-            if let Err(error) = self.add_service(service, &mut rollout) {
-                self.dismiss(rollout);
-                return Err(error);
+            match self.add_service(service, &mut rollout) {
+                Ok(down) => why_down = why_down.or(down),
+                Err(error) => {
+                    self.dismiss(rollout);
+                    return Err(error);
+                }
             }
         }
-        self.changes.begin(Change::RollingOut(Box::new(rollout)));
-        Ok(())
+        rollout.next.add_unavailable(unavailable);
+        match (purpose, why_down) {
+            (Purpose::Start, Some(error)) if !rollout.serves() => {
+                self.dismiss(rollout);
+                Err(error)
+            }
+            (Purpose::Recovery, _) if !rollout.serves() => {
+                self.state.generation.renew_reasons(rollout.next);
+                Ok(())
+            }
+            _ => {
+                self.changes.begin(Change::RollingOut(Box::new(rollout)));
+                Ok(())
+            }
+        }
     }
 
-    fn add_service(&mut self, config: ServiceConfig, rollout: &mut Rollout) -> Result<(), Fatal> {
+    /// Adds a service to a generation on its way. Returns why it is down there, if it may be.
+    fn add_service(&mut self, config: ServiceConfig, rollout: &mut Rollout) -> Result<Option<Fatal>, Fatal> {
         let no_memory = |error| Fatal::os("cannot make the memory of a service", &error);
         let state = &mut self.state;
         let log = rollout.next.settings().log;
         let is_unchanged = |old: &&Service| old.is_reachable() && *old.config() == config;
-        let old = state.generation.service(&config.name).filter(is_unchanged);
         // The workers of an older program must go, whatever they serve.
-        if old.is_some() && log == state.generation.settings().log && rollout.purpose != Purpose::Upgrade {
+        let keeps = log == state.generation.settings().log && rollout.purpose != Purpose::Upgrade;
+        let old = state.generation.service(&config.name).filter(is_unchanged).filter(|_| keeps);
+        let were_missing = old.map(|old| old.missing().len());
+        if were_missing == Some(0) {
             rollout.kept.push(config.name);
-            return Ok(());
+            return Ok(None);
         }
         let service_state = state.services.of(&config).map_err(no_memory)?;
-        let listeners = state.listeners.open(&config).map_err(|error| Fatal {
+        let (listeners, missing) = state.listeners.open(&config);
+        if were_missing == Some(missing.len()) {
+            // Nothing has come back, and nothing was lost.
+            rollout.kept.push(config.name);
+            return Ok(None);
+        }
+        let fatal = |error: &ListenError| Fatal {
             code: if error.is_permission() { exit::NOT_PERMITTED } else { exit::OS },
             text: format!("service {}: {error}", config.name),
-        })?;
-        let service =
-            Service::new(config, rollout.next.number(), service_state, listeners).map_err(no_memory)?;
+        };
+        let tolerated =
+            |error: &&ListenError| rollout.tolerates(&state.generation, &config.name, error.address());
+        if let Some(error) = missing.iter().find(|error| !tolerated(error)) {
+            return Err(fatal(error));
+        }
+        if let Some(error) = missing.first().filter(|_| listeners.is_empty()) {
+            let why_down = fatal(error);
+            let reasons: Vec<_> = missing.iter().map(ToString::to_string).collect();
+            rollout.next.add_down(config, reasons.join("; "));
+            return Ok(Some(why_down));
+        }
+        let missing = missing.iter().map(MissingAddress::from).collect();
+        let service = Service::new(config, rollout.next.number(), service_state, listeners, missing)
+            .map_err(no_memory)?;
         for _ in 0..service.config().workers {
             state
                 .workers
@@ -135,7 +207,7 @@ impl Supervisor {
                 .map_err(|error| Fatal::os("cannot start a worker", &error))?;
         }
         rollout.next.add(service);
-        Ok(())
+        Ok(None)
     }
 
     /// Takes the rollout as far as it can go now.
@@ -157,8 +229,8 @@ impl Supervisor {
                 self.complete(rollout);
             }
         } else if rollout.deadline <= now {
-            let limit = ROLLOUT_LIMIT.as_secs();
-            self.abort(&format!("its workers did not get ready within {limit} s"), exit::OS);
+            rollout.deadline = now + ROLLOUT_LIMIT;
+            self.lose_late_services();
         }
         if let Some(clients) = self.changes.take_reload() {
             self.reload(clients);
@@ -172,13 +244,60 @@ impl Supervisor {
         let Some(rollout) = self.changes.rollout_mut() else { return };
         rollout.losses += 1;
         if gave_up.is_some() || rollout.losses > LOSSES {
-            return self.abort(reason, gave_up.unwrap_or(exit::OS));
+            return self.lose_service(service, reason, gave_up.unwrap_or(exit::OS));
         }
         let begin = rollout.stage == RolloutStage::Opening;
         let Some(service) = rollout.next.service(service) else { return };
         let log = rollout.next.settings().log;
         if let Err(error) = self.state.workers.spawn(service, log, begin, &self.poller) {
             self.abort(&format!("cannot start a worker: {error}"), exit::OS);
+        }
+    }
+
+    /// Time is over for workers that have not come as far as they should.
+    fn lose_late_services(&mut self) {
+        let Some(rollout) = self.changes.rollout() else { return };
+        let (number, workers) = (rollout.next.number(), &self.state.workers);
+        let wanted = match rollout.stage {
+            RolloutStage::Preparing => WorkerStage::Ready,
+            RolloutStage::Opening => WorkerStage::Accepting,
+        };
+        let late = workers.of_generation(number).filter(|worker| worker.stage() != wanted);
+        let late: BTreeSet<_> = late.map(|worker| worker.service().to_owned()).collect();
+        for service in late {
+            let reason = format!("its workers did not get ready within {} s", ROLLOUT_LIMIT.as_secs());
+            self.lose_service(&service, &reason, exit::OS);
+        }
+    }
+
+    /// A service cannot be served in the generation on its way. That is given up, unless it may do without the service.
+    fn lose_service(&mut self, service: &str, reason: &str, code: u8) {
+        let before = &self.state.generation;
+        let Some(rollout) = self.changes.rollout_mut() else { return };
+        let was_down = before.down().contains_key(service);
+        let is_served = before.service(service).is_some();
+        let may_be_down = match rollout.purpose {
+            Purpose::Start => rollout.is_lenient(),
+            Purpose::Recovery => true,
+            Purpose::Reload | Purpose::Upgrade => was_down,
+        };
+        let is_last = rollout.next.services().all(|other| other.name() == service);
+        if !may_be_down || is_last && rollout.purpose == Purpose::Start {
+            return self.abort(&format!("service {service}: {reason}"), code);
+        }
+        rollout.next.give_up(service, reason.to_owned());
+        if is_served {
+            // As it was, at fewer addresses.
+            rollout.kept.push(service.to_owned());
+        }
+        let number = rollout.next.number();
+        let is_its_own =
+            |worker: &&mut WorkerProcess| worker.generation() == number && worker.service() == service;
+        self.state.workers.iter_mut().filter(is_its_own).for_each(|worker| worker.dismiss());
+        if is_last && rollout.purpose == Purpose::Recovery {
+            if let Some(rollout) = self.end_rollout() {
+                self.state.generation.renew_reasons(rollout.next);
+            }
         }
     }
 
@@ -190,6 +309,7 @@ impl Supervisor {
         match purpose {
             Purpose::Start => self.fail(Fatal { text: reason.to_owned(), code }),
             Purpose::Reload | Purpose::Upgrade => self.reject(clients, reason),
+            Purpose::Recovery => self.log.debug(None, format_args!("what is down stays down: {reason}")),
         }
     }
 
@@ -215,9 +335,8 @@ impl Supervisor {
     }
 
     /// Undoes what was done for a generation that does not come into force. Returns who waits for it.
-    fn dismiss(&mut self, rollout: Rollout) -> Vec<ClientId> {
-        let is_its_own =
-            |worker: &&mut super::workers::WorkerProcess| rollout.is_generation(worker.generation());
+    pub(super) fn dismiss(&mut self, rollout: Rollout) -> Vec<ClientId> {
+        let is_its_own = |worker: &&mut WorkerProcess| rollout.is_generation(worker.generation());
         self.state.workers.iter_mut().filter(is_its_own).for_each(|worker| worker.dismiss());
         if let Some(mut control) = rollout.control {
             control.close(&self.poller);

@@ -12,7 +12,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use serde::{Deserialize, Serialize};
 
 use super::adopted::{AdoptedRecord, SavedLateEvents};
-use super::generation::{GenerationSettings, SavedService};
+use super::generation::{GenerationSettings, SavedDown, SavedService};
 use super::history::History;
 use super::listeners::SavedListener;
 use super::service::SavedServiceState;
@@ -31,6 +31,7 @@ pub(super) struct Saved {
     pub(super) history: History,
     pub(super) generation: GenerationSettings,
     pub(super) services: Vec<SavedService>,
+    pub(super) down: SavedDown,
     pub(super) states: Vec<SavedServiceState>,
     pub(super) listeners: Vec<SavedListener>,
     /// What systemd's socket units passed, by name.
@@ -119,10 +120,15 @@ mod tests {
             history: History::begin(),
             generation: GenerationSettings {
                 number: 3,
-                supervisor: SupervisorConfig { control_socket: None, drain_timeout: Duration::ZERO },
+                supervisor: SupervisorConfig {
+                    control_socket: None,
+                    drain_timeout: Duration::ZERO,
+                    strict_start: false,
+                },
                 log: LogSettings { target: LogTarget::Stderr, level: Level::Info },
             },
             services: Vec::new(),
+            down: SavedDown::default(),
             states: Vec::new(),
             listeners: Vec::new(),
             passed: BTreeMap::new(),

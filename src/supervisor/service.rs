@@ -10,15 +10,17 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::listeners::Listener;
+use super::listeners::{ListenError, Listener};
 use super::saved::{Kept, contradiction};
 use crate::admission::sources::Sources;
 use crate::admission::{Admission, PrefixSets};
-use crate::config::ServiceConfig;
+use crate::config::{Address, ServiceConfig};
+use crate::control::Unreachable;
 use crate::pace::Backoff;
 use crate::scoreboard::{Count, CountUp, Counts, Owner, Scoreboard};
 use crate::sys::fd::FdNumber;
 use crate::sys::socket::Peer;
+use crate::sys::time::Monotonic;
 
 /// The pauses before the next worker after some have died before they ever worked.
 ///
@@ -40,8 +42,25 @@ pub(super) struct Service {
     state: Rc<ServiceState>,
     admission: Admission,
     listeners: Vec<Rc<Listener>>,
+    missing: Vec<MissingAddress>,
     /// Of workers that cannot begin.
     pub(super) backoff: Backoff,
+    /// Why the last one could not.
+    trouble: Option<String>,
+}
+
+/// An address of a service at which there is no listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct MissingAddress {
+    pub(super) address: Address,
+    /// Why, as a sentence for the log.
+    pub(super) reason: String,
+}
+
+impl From<&ListenError> for MissingAddress {
+    fn from(error: &ListenError) -> Self {
+        MissingAddress { address: error.address().clone(), reason: error.to_string() }
+    }
 }
 
 impl Service {
@@ -51,13 +70,26 @@ impl Service {
         generation: u64,
         state: Rc<ServiceState>,
         listeners: Vec<Rc<Listener>>,
+        missing: Vec<MissingAddress>,
     ) -> io::Result<Self> {
         let policy = &config.admission;
         let prefixes = PrefixSets::freeze(&policy.rules, &policy.proxies, &policy.penalties.exempt)?;
         let for_workers = config.without_lists();
         let admission = Admission::new(policy, PrefixSets::open(prefixes.as_fd())?);
         let backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
-        Ok(Service { config, generation, for_workers, prefixes, state, admission, listeners, backoff })
+        let trouble = None;
+        Ok(Service {
+            config,
+            generation,
+            for_workers,
+            prefixes,
+            state,
+            admission,
+            listeners,
+            missing,
+            backoff,
+            trouble,
+        })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -91,6 +123,45 @@ impl Service {
 
     pub(super) fn listeners(&self) -> &[Rc<Listener>] {
         &self.listeners
+    }
+
+    /// A worker could not begin, for this reason; returns the pause before the next.
+    pub(super) fn cannot_begin(&mut self, reason: String, now: Monotonic) -> Duration {
+        self.trouble = Some(reason);
+        self.backoff.failed(now)
+    }
+
+    /// A worker accepts.
+    pub(super) fn has_begun(&mut self) {
+        self.trouble = None;
+        self.backoff.succeeded();
+    }
+
+    /// Why its workers cannot begin, if that is so.
+    pub(super) fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
+    /// Its addresses at which there is no listener.
+    pub(super) fn missing(&self) -> &[MissingAddress] {
+        &self.missing
+    }
+
+    /// The addresses at which nobody can reach it, as the kernel and the file system say now.
+    pub(super) fn unreachable(&self) -> Vec<Unreachable> {
+        let missing = self.missing.iter().map(|missing| Unreachable {
+            address: missing.address.to_string(),
+            reason: missing.reason.clone(),
+        });
+        missing.chain(self.lost()).collect()
+    }
+
+    /// Those among them that have a listener all the same.
+    pub(super) fn lost(&self) -> impl Iterator<Item = Unreachable> {
+        self.listeners.iter().filter_map(|listener| {
+            let reason = listener.why_unreachable()?.to_string();
+            Some(Unreachable { address: listener.name().to_owned(), reason })
+        })
     }
 
     /// Its addresses are as they have to be; nothing hinders it from going on in the next generation.

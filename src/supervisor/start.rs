@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 
 use super::changes::PendingChanges;
 use super::phase::Phase;
+use super::recovery::Recovery;
 use super::saved::Saved;
 use super::state::State;
 use super::systemd::{ActivatedSockets, Systemd};
@@ -85,6 +86,7 @@ impl Supervisor {
             systemd,
             state,
             changes: PendingChanges::default(),
+            recovery: Recovery::default(),
             phase,
         })
     }

@@ -60,6 +60,7 @@ impl State {
             history: self.history.clone(),
             generation: self.generation.settings().clone(),
             services: self.generation.save(&mut listeners),
+            down: self.generation.save_down(),
             states: services.iter().map(|state| state.save(kept)).collect(),
             worker_settings: self.workers.settings(),
             workers: self.workers.save(&mut listeners, kept),
@@ -81,7 +82,8 @@ impl State {
         let (services, _alive) = ServiceStates::resume(saved.states)?;
         let take = |listener: SavedListener| listener.resume(systemd.clone()).map(Rc::new);
         let listeners = saved.listeners.into_iter().map(take).collect::<io::Result<Vec<_>>>()?;
-        let generation = Generation::resume(saved.generation, saved.services, &services, &listeners)?;
+        let generation =
+            Generation::resume(saved.generation, saved.services, saved.down, &services, &listeners)?;
         let workers = Workers::resume(saved.worker_settings, saved.workers, &services, &listeners, poller)?;
         let run = saved.worker_settings.run;
         let adopted = AdoptedConnections::resume(run, saved.adopted, saved.late, &services, poller)?;

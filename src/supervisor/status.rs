@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use super::Supervisor;
+use super::generation::DownService;
 use super::service::{Service, ServiceState};
 use super::state::State;
 use super::workers::{WorkerProcess, WorkerStage};
@@ -22,11 +23,18 @@ impl Supervisor {
             let totals = state.totals(&service_state);
             dropped = dropped.wrapping_add(totals.get(Count::RecordsDropped));
             let service = generation.service(&service_state.name);
+            let down = generation.down().get(&service_state.name);
             // One that was removed is shown while connections of it live.
-            if service.is_some() || state.processes(&service_state).connections > 0 {
+            if service.is_some() || down.is_some() || state.processes(&service_state).connections > 0 {
                 services.push(state.service_status(service, &service_state, &totals));
             }
         }
+        for (name, down) in generation.down() {
+            if !services.iter().any(|service| service.name == *name) {
+                services.push(never_served(name, down));
+            }
+        }
+        services.sort_by(|a, b| a.name.cmp(&b.name));
         Status {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -75,9 +83,12 @@ impl State {
     ) -> ServiceStatus {
         let processes = self.processes(service_state);
         let listeners = service.map_or(&[][..], Service::listeners);
+        let down = self.generation.down().get(&service_state.name).map(|down| down.reason.clone());
         ServiceStatus {
             name: service_state.name.clone(),
             listen: listeners.iter().map(|listener| listener.name().to_owned()).collect(),
+            down: down.or_else(|| service?.trouble().map(str::to_owned)),
+            unreachable: service.map(Service::unreachable).unwrap_or_default(),
             workers: self.workers.of_service(&service_state.name).map(WorkerStatus::from).collect(),
             spares: processes.spares,
             active: processes.connections,
@@ -102,13 +113,17 @@ impl State {
         let serves = |worker: &&WorkerProcess| worker.stage() != WorkerStage::Draining;
         let workers = self.workers.iter().filter(serves).count();
         let (live, services) = (self.live(), self.generation.services().len());
-        format!(
+        let mut text = format!(
             "{services} {}, {workers} {}, {live} {}, generation {}",
             plural(services, "service"),
             plural(workers, "worker"),
             plural(live as usize, "connection"),
             self.generation.number()
-        )
+        );
+        for trouble in self.generation.troubles() {
+            text.push_str(&format!("; {trouble}"));
+        }
+        text
     }
 
     /// Tells on stdout where this serves.
@@ -118,6 +133,27 @@ impl State {
         // A closed stdout is the user's choice.
         let _ = io::stdout().write_all(text.as_bytes());
         let _ = io::stdout().flush();
+    }
+}
+
+/// A service of which nothing is known but that it is down.
+fn never_served(name: &str, down: &DownService) -> ServiceStatus {
+    ServiceStatus {
+        name: name.to_owned(),
+        listen: Vec::new(),
+        down: Some(down.reason.clone()),
+        unreachable: Vec::new(),
+        workers: Vec::new(),
+        spares: 0,
+        active: 0,
+        counted: 0,
+        max_connections: down.config.as_ref().map_or(0, |config| config.max_connections),
+        queued: 0,
+        accepted: 0,
+        completed: 0,
+        refused: Refused::default(),
+        timeouts: 0,
+        crashes: 0,
     }
 }
 

@@ -153,6 +153,7 @@ impl Supervisor {
         if !self.is_running() {
             return self.refuse_upgrade(clients, "preforkd is not running yet, or is ending");
         }
+        self.end_recovery();
         if !self.changes.are_idle() {
             return self.changes.want_upgrade(clients);
         }

@@ -202,6 +202,23 @@ pub(crate) fn local_address(socket: BorrowedFd<'_>) -> io::Result<Option<SocketA
     Ok(ip_of(&storage).map(unmapped))
 }
 
+/// Whether this machine has the address, or may take it: bind(2) says so. True if it says nothing about it.
+pub(crate) fn is_address_here(ip: IpAddr) -> bool {
+    if ip.is_unspecified() || ip.is_loopback() {
+        return true;
+    }
+    let bound = match ip {
+        IpAddr::V4(ip) => stream_socket(AddressFamily::Inet)
+            .map(|probe| nixsock::bind(probe.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(ip, 0)))),
+        // Of a link-local one, it is the link that counts.
+        IpAddr::V6(ip) if ip.is_unicast_link_local() => return true,
+        IpAddr::V6(ip) => stream_socket(AddressFamily::Inet6).map(|probe| {
+            nixsock::bind(probe.as_raw_fd(), &SockaddrIn6::from(SocketAddrV6::new(ip, 0, 0, 0)))
+        }),
+    };
+    !matches!(bound, Ok(Err(Errno::EADDRNOTAVAIL)))
+}
+
 /// The path that a Unix socket is bound to; `None` without one.
 pub(crate) fn local_path(socket: BorrowedFd<'_>) -> Option<PathBuf> {
     let address: UnixAddr = nixsock::getsockname(socket.as_raw_fd()).ok()?;
