@@ -11,7 +11,7 @@ use toml::Spanned;
 
 use super::draft::Exec;
 use super::value::Fault;
-use super::{Address, DEFAULT_PROGRAM_PATH, Program};
+use super::{Address, DEFAULT_PROGRAM_PATH, Program, socket_file};
 use crate::sys::fd;
 
 /// Opens a file to be read, which may be waited for, but not at a pipe for who never writes it.
@@ -141,7 +141,7 @@ pub(crate) fn directory(path: &Spanned<PathBuf>, root: Root<'_>) -> Result<PathB
     }
 }
 
-/// The directory in which a Unix socket is to appear must exist.
+/// The directory in which a Unix socket is to appear must exist, and nothing else be in its place.
 pub(crate) fn socket_parent(address: &Spanned<Address>) -> Result<(), Fault> {
     let Address::Unix(path) = address.get_ref() else {
         return Ok(());
@@ -150,7 +150,11 @@ pub(crate) fn socket_parent(address: &Spanned<Address>) -> Result<(), Fault> {
         return Err(Fault::new(address.span(), "/ cannot be a socket").help("name a file in a directory"));
     };
     let why = match fs::metadata(parent) {
-        Ok(file) if file.is_dir() => return Ok(()),
+        Ok(file) if file.is_dir() => {
+            let Some((what, help)) = socket_file::in_its_place(path) else { return Ok(()) };
+            let message = format!("cannot create a socket at {}: {what}", path.display());
+            return Err(Fault::new(address.span(), message).help(help));
+        }
         Ok(_) => "it is not a directory".to_owned(),
         Err(error) => reason(&error),
     };

@@ -24,6 +24,7 @@ pub(crate) mod keys;
 mod limits;
 mod load;
 mod service;
+pub(crate) mod socket_file;
 mod source;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Answer, LONGEST_REQUEST, Request};
+use crate::config::socket_file;
 use crate::exit;
 use crate::sys::epoll::{Interest, Poller};
 use crate::sys::fd::FdNumber;
@@ -78,11 +79,13 @@ pub(crate) enum OpenError {
     InUse(String),
     /// The system says no.
     #[error(
-        "cannot make the control socket {path}: {source}; choose another path by control_socket or --control"
+        "cannot make the control socket {path}: {obstacle}; another path is chosen by control_socket or --control"
     )]
     Io {
         /// The socket.
         path: String,
+        /// What is in the way.
+        obstacle: String,
         /// Why.
         source: io::Error,
     },
@@ -104,7 +107,10 @@ impl Server {
     /// Listens at `path`; who comes waits until [`Server::begin`]. Its events carry `first_token` and the tokens after
     /// it; a socket that a dead supervisor left there is replaced.
     pub(crate) fn open(path: &Path, first_token: u64) -> Result<Self, OpenError> {
-        let failed = |source| OpenError::Io { path: path.display().to_string(), source };
+        let failed = |source| {
+            let obstacle = socket_file::obstacle(path, &source).unwrap_or_else(|| source.to_string());
+            OpenError::Io { path: path.display().to_string(), obstacle, source }
+        };
         socket::remove_stale(path).map_err(|error| match error.kind() {
             io::ErrorKind::AddrInUse => OpenError::InUse(path.display().to_string()),
             _ => failed(error),

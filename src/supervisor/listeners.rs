@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::port_owner;
 use super::saved::{Kept, contradiction};
 use super::systemd::{ActivatedSockets, Systemd};
-use crate::config::{Address, ServiceConfig, SocketOptions};
+use crate::config::{Address, ServiceConfig, SocketOptions, socket_file};
 use crate::sys::fd::{self, FdNumber};
 use crate::sys::socket;
 
@@ -256,7 +256,23 @@ enum Cause {
     InUse(Option<String>),
     NotPassed(Vec<String>),
     NoListener,
+    /// A Unix socket's path is at fault, and this is how.
+    Path(io::Error, String),
     Io(io::Error),
+}
+
+impl Cause {
+    fn of(address: &Address, error: io::Error) -> Self {
+        let obstacle = match address {
+            Address::Unix(path) => socket_file::obstacle(path, &error),
+            _ => None,
+        };
+        match (obstacle, error.kind()) {
+            (Some(obstacle), _) => Cause::Path(error, obstacle),
+            (None, io::ErrorKind::AddrInUse) => Cause::InUse(port_owner::of(address)),
+            (None, _) => Cause::Io(error),
+        }
+    }
 }
 
 impl ListenError {
@@ -267,7 +283,7 @@ impl ListenError {
 
     /// Whether a user with more rights would not have it.
     pub(crate) fn is_permission(&self) -> bool {
-        matches!(&self.cause, Cause::Io(error) if error.kind() == io::ErrorKind::PermissionDenied)
+        matches!(&self.cause, Cause::Io(error) | Cause::Path(error, _) if error.kind() == io::ErrorKind::PermissionDenied)
     }
 }
 
@@ -302,6 +318,7 @@ impl fmt::Display for ListenError {
                     "cannot listen on {address}: what systemd passed is no listening stream socket; use ListenStream= and Accept=no"
                 )
             }
+            Cause::Path(_, obstacle) => write!(f, "cannot listen on {address}: {obstacle}"),
             Cause::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 write!(
                     f,
@@ -430,10 +447,7 @@ impl Listeners {
 
     fn make(&mut self, address: &Address, options: SocketOptions) -> Result<Vec<Rc<Listener>>, ListenError> {
         let failed = |cause| ListenError { address: address.clone(), cause };
-        let io_failed = |error: io::Error| match error.kind() {
-            io::ErrorKind::AddrInUse => failed(Cause::InUse(port_owner::of(address))),
-            _ => failed(Cause::Io(error)),
-        };
+        let io_failed = |error| failed(Cause::of(address, error));
         let left = self.left(address);
         let (sockets, file) = match address {
             Address::Tcp(tcp) => {

@@ -168,6 +168,17 @@ pub(crate) fn user_id() -> u32 {
     nix::unistd::getuid().as_raw()
 }
 
+/// The user as whom this process may do what it may.
+pub(crate) fn effective_user_id() -> u32 {
+    nix::unistd::geteuid().as_raw()
+}
+
+/// Whether the kernel lets this process through a directory, access control lists and capabilities included.
+pub(crate) fn may_enter(directory: &Path) -> bool {
+    let flags = nix::fcntl::AtFlags::AT_EACCESS;
+    nix::unistd::faccessat(nix::fcntl::AT_FDCWD, directory, nix::unistd::AccessFlags::X_OK, flags).is_ok()
+}
+
 /// Whether this process is this user.
 pub(crate) fn is_user(uid: u32) -> bool {
     nix::unistd::geteuid().as_raw() == uid

@@ -71,7 +71,7 @@ pub(crate) fn listen_unix(path: &Path, backlog: u32) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 ///
-/// `AddrInUse` if somebody may listen there; what unlink(2) says.
+/// `AddrInUse` if somebody may listen there; `PermissionDenied` if this process may not ask; what unlink(2) says.
 pub(crate) fn remove_stale(path: &Path) -> io::Result<()> {
     if !std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket()) {
         return Ok(());
@@ -80,6 +80,7 @@ pub(crate) fn remove_stale(path: &Path) -> io::Result<()> {
     match nixsock::connect(probe.as_raw_fd(), &UnixAddr::new(path)?) {
         Err(Errno::ECONNREFUSED) => std::fs::remove_file(path),
         Err(Errno::ENOENT) => Ok(()),
+        Err(Errno::EACCES) => Err(io::ErrorKind::PermissionDenied.into()),
         // Also EAGAIN, unix(7): its queue is full, and a connect that blocks would sleep until its owner accepts one.
         _ => Err(io::ErrorKind::AddrInUse.into()),
     }

@@ -28,6 +28,7 @@ mod load;
 mod loader;
 mod log;
 mod overload;
+mod paths;
 mod peers;
 mod penalties;
 mod programs;
