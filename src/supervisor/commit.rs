@@ -78,7 +78,8 @@ impl Supervisor {
     fn tell_troubles(&self, before: &BTreeSet<Trouble>) {
         let now = self.state.generation.troubles();
         for trouble in now.difference(before) {
-            let text = format_args!("{trouble}; it is tried again");
+            let down = if trouble.address.is_none() { "down: " } else { "" };
+            let text = format_args!("{down}{}; it is tried again", trouble.reason);
             self.log.event(Level::Error, Some(MessageId::ServiceDown), Some(&trouble.service), text);
         }
         let place = |trouble: &Trouble| (trouble.service.clone(), trouble.address.clone());
@@ -86,7 +87,7 @@ impl Supervisor {
         for trouble in before.iter().filter(|trouble| !still.contains(&place(trouble))) {
             let Some(service) = self.state.generation.service(&trouble.service) else { continue };
             let addresses: Vec<_> = service.listeners().iter().map(|listener| listener.name()).collect();
-            let text = format_args!("{} is served at {}", trouble.service, addresses.join(" "));
+            let text = format_args!("served at {}", addresses.join(" "));
             self.log.event(Level::Notice, Some(MessageId::ServiceBack), Some(&trouble.service), text);
         }
     }

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -69,11 +70,12 @@ impl Listener {
         socket::queued(self.descriptor())
     }
 
-    /// Makes sure that nothing more is queued, so that the queue can be emptied and the socket closed without a reset.
+    /// Makes sure that nothing more is queued, so that the queue can be emptied and the socket closed without a reset. If
+    /// it `is_covered`, who comes finds another listener from now on.
     /// False if it should be left as it is: systemd's sockets stay open beyond us, and what is queued on them is served
     /// by who comes next.
-    fn turn_newcomers_away(&self) -> bool {
-        if self.is_tcp() {
+    fn turn_newcomers_away(&self, is_covered: bool) -> bool {
+        if self.is_tcp() && !(is_covered && socket::hide(self.descriptor()).is_ok()) {
             socket::make_deaf(self.descriptor());
         }
         self.settle();
@@ -142,8 +144,17 @@ impl Listener {
         if self.is_tcp() {
             socket::make_hear(self.descriptor());
         }
-        // Neither can fail on a socket that listens, and a service is not worse without them.
+        self.begin(options);
+        self.prepare(options);
+    }
+
+    /// Begins to listen, if it does not yet.
+    pub(super) fn begin(&self, options: SocketOptions) {
+        // It cannot fail on a socket that listens, nor on one whose port is shared by those who have it.
         let _ = socket::start_listening(self.descriptor(), options.backlog);
+    }
+
+    fn prepare(&self, options: SocketOptions) {
         if self.record.file.is_none() {
             let _ = socket::set_inherited_options(self.descriptor(), options.nodelay, options.keepalive);
         }
@@ -439,20 +450,55 @@ impl Listeners {
     /// before the last worker is done with it gets the same TCP listener again, since nobody could bind another.
     /// False if the socket outlives us and should be left as it is.
     pub(super) fn close(&mut self, listener: &Rc<Listener>) -> bool {
-        if let Some(open) = self.open.get_mut(&listener.record.address).filter(|_| !listener.is_tcp()) {
+        let covers = |other: Rc<Listener>| {
+            other.record.standing.get() == Standing::Open
+                && socket::covers(other.descriptor(), listener.descriptor())
+        };
+        let is_covered = listener.is_tcp() && self.all_open().any(covers);
+        if let Some(open) =
+            self.open.get_mut(&listener.record.address).filter(|_| is_covered || !listener.is_tcp())
+        {
             open.retain(|other| !std::ptr::eq(other.as_ptr(), Rc::as_ptr(listener)));
         }
-        listener.turn_newcomers_away()
+        listener.turn_newcomers_away(is_covered)
+    }
+
+    fn all_open(&self) -> impl Iterator<Item = Rc<Listener>> {
+        self.open.values().flatten().filter_map(Weak::upgrade)
+    }
+
+    /// Binds an address beside others of ours that stand in its way: an address and the wildcard follow each other without
+    /// a moment in which nobody listens. It does not listen yet; until all is ready, clients find those that are there.
+    fn bind_beside_own(&self, address: SocketAddr) -> io::Result<OwnedFd> {
+        self.share_ports(true);
+        let bound = socket::bind_tcp(address, true);
+        if bound.is_err() {
+            self.share_ports(false);
+        }
+        bound
+    }
+
+    /// Lets all of ours share their ports, or no more.
+    pub(super) fn share_ports(&self, share: bool) {
+        self.all_open().for_each(|listener| socket::share_port(listener.descriptor(), share));
+        self.passed.stored.values().for_each(|listener| socket::share_port(listener.as_fd(), share));
     }
 
     fn make(&mut self, address: &Address, options: SocketOptions) -> Result<Vec<Rc<Listener>>, ListenError> {
         let failed = |cause| ListenError { address: address.clone(), cause };
         let io_failed = |error| failed(Cause::of(address, error));
         let left = self.left(address);
+        let mut listens = true;
         let (sockets, file) = match address {
             Address::Tcp(tcp) => {
-                let socket = left.map_or_else(|| socket::listen_tcp(*tcp, options.backlog), Ok);
-                (vec![socket.map_err(io_failed)?], None)
+                let make = || match socket::listen_tcp(*tcp, options.backlog) {
+                    Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                        listens = false;
+                        self.bind_beside_own(*tcp).map_err(|_| error)
+                    }
+                    made => made,
+                };
+                (vec![left.map_or_else(make, Ok).map_err(io_failed)?], None)
             }
             Address::Unix(path) => {
                 let make = || {
@@ -485,7 +531,10 @@ impl Listeners {
             let standing = Cell::new(Standing::Closing);
             let record = ListenerRecord { address: address.clone(), name, file, standing };
             let listener = Listener { socket, record, systemd: self.systemd.clone() };
-            listener.put_to_use(options);
+            match listens {
+                true => listener.put_to_use(options),
+                false => listener.prepare(options),
+            }
             Rc::new(listener)
         };
         Ok(sockets.into_iter().map(wrap).collect())

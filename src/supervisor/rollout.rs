@@ -151,7 +151,7 @@ impl Supervisor {
                 Err(error)
             }
             (Purpose::Recovery, _) if !rollout.serves() => {
-                self.state.generation.renew_reasons(rollout.next);
+                self.stay_down(rollout);
                 Ok(())
             }
             _ => {
@@ -219,6 +219,8 @@ impl Supervisor {
             && workers.of_generation(number).all(|worker| worker.stage() == WorkerStage::Ready)
         {
             rollout.stage = RolloutStage::Opening;
+            rollout.next.services().for_each(Service::begin);
+            self.state.listeners.share_ports(false);
             workers.of_generation(number).for_each(|worker| worker.order(&Order::Accept));
         }
         let accepts = |service: &Service| {
@@ -296,7 +298,7 @@ impl Supervisor {
         self.state.workers.iter_mut().filter(is_its_own).for_each(|worker| worker.dismiss());
         if is_last && rollout.purpose == Purpose::Recovery {
             if let Some(rollout) = self.end_rollout() {
-                self.state.generation.renew_reasons(rollout.next);
+                self.stay_down(rollout);
             }
         }
     }
@@ -334,6 +336,12 @@ impl Supervisor {
         self.answer(clients, &Answer::Refused(reason.to_owned()));
     }
 
+    /// Nothing can be served that could not be before.
+    fn stay_down(&mut self, rollout: Rollout) {
+        self.state.listeners.share_ports(false);
+        self.state.generation.renew_reasons(rollout.next);
+    }
+
     /// Undoes what was done for a generation that does not come into force. Returns who waits for it.
     pub(super) fn dismiss(&mut self, rollout: Rollout) -> Vec<ClientId> {
         let is_its_own = |worker: &&mut WorkerProcess| rollout.is_generation(worker.generation());
@@ -341,6 +349,7 @@ impl Supervisor {
         if let Some(mut control) = rollout.control {
             control.close(&self.poller);
         }
+        self.state.listeners.share_ports(false);
         rollout.clients
     }
 }

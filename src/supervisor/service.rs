@@ -174,6 +174,11 @@ impl Service {
         self.listeners.clear();
     }
 
+    /// Its workers are about to accept.
+    pub(super) fn begin(&self) {
+        self.listeners.iter().for_each(|listener| listener.begin(self.config.socket));
+    }
+
     /// Its configuration is in force from now on.
     pub(super) fn comes_into_force(&self) {
         self.state.scoreboard.set_limit(self.config.max_connections);

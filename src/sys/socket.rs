@@ -42,11 +42,21 @@ pub(crate) struct PeerCredentials {
 
 /// A new TCP socket that listens on `address` and does not block. An IPv6 wildcard takes IPv6 only.
 pub(crate) fn listen_tcp(address: SocketAddr, backlog: u32) -> io::Result<OwnedFd> {
+    let socket = bind_tcp(address, false)?;
+    start_listening(socket.as_fd(), backlog)?;
+    Ok(socket)
+}
+
+/// The same, but it does not listen yet. If it `shares`, it can be bound beside others that do, see [`share_port`].
+pub(crate) fn bind_tcp(address: SocketAddr, shares: bool) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let socket = stream_socket(family)?;
     // Without it a restart has to wait for the TIME_WAIT of old connections, socket(7). It does not let two listeners
     // share an address, as SO_REUSEPORT would.
     setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    if shares {
+        share_port(socket.as_fd(), true);
+    }
     match address {
         SocketAddr::V4(address) => nixsock::bind(socket.as_raw_fd(), &SockaddrIn::from(address))?,
         SocketAddr::V6(address) => {
@@ -54,8 +64,45 @@ pub(crate) fn listen_tcp(address: SocketAddr, backlog: u32) -> io::Result<OwnedF
             nixsock::bind(socket.as_raw_fd(), &SockaddrIn6::from(address))?;
         }
     }
-    start_listening(socket.as_fd(), backlog)?;
     Ok(socket)
+}
+
+/// Lets a TCP socket have its port together with others of this user that share theirs, or not any more. The kernel asks
+/// only while somebody binds or begins to listen: `inet_bind_conflict` in its net/ipv4/inet_connection_sock.c.
+pub(crate) fn share_port(socket: BorrowedFd<'_>, shares: bool) {
+    // It can only fail on what is no socket of the internet.
+    let _ = setsockopt(&socket, sockopt::ReusePort, &shares);
+}
+
+/// Whether a client that looks for `narrow` would find `wide` without it.
+pub(crate) fn covers(wide: BorrowedFd<'_>, narrow: BorrowedFd<'_>) -> bool {
+    let address = |socket| local_address(socket).ok().flatten();
+    let (Some(there), Some(wanted)) = (address(wide), address(narrow)) else { return false };
+    let takes_family = there.is_ipv4() == wanted.is_ipv4()
+        || there.is_ipv6() && nixsock::getsockopt(&wide, sockopt::Ipv6V6Only) == Ok(false);
+    there.port() == wanted.port() && there.ip().is_unspecified() && !wanted.ip().is_unspecified() && takes_family
+}
+
+/// Hides a TCP listener from whoever comes, who finds another that is less exact, or none: it listens at an interface that
+/// there is not. What is queued stays, and handshakes under way are finished. Without `CAP_NET_RAW` there is no way back.
+///
+/// # Errors
+///
+/// `EPERM` if it listens at an interface already, or the kernel is older than 5.7 and this process is not privileged.
+pub(crate) fn hide(listener: BorrowedFd<'_>) -> io::Result<()> {
+    let nowhere = libc::c_int::MAX;
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the value is a live local that the kernel reads.
+    let result = unsafe {
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_BINDTOIFINDEX,
+            (&raw const nowhere).cast(),
+            length,
+        )
+    };
+    check(result).map(drop)
 }
 
 /// A new Unix socket that listens at `path` and does not block. The path must not exist.
