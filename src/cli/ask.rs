@@ -11,7 +11,7 @@ use crate::exit;
 /// Asks, waits, and prints the answer. Exits with 0 only if it was done, and with `code` if it was refused; `aftermath` is
 /// said then, on a line of its own.
 pub(super) fn ask(matches: &ArgMatches, request: &Request, code: u8, aftermath: Option<&str>) -> ExitCode {
-    match client::ask(&super::control_path(matches), request) {
+    match client::ask(&super::control_path(matches), request, super::patience(matches)) {
         Ok(Answer::Done(text)) => {
             say(format_args!("{text}"));
             ExitCode::from(exit::OK)

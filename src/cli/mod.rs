@@ -16,12 +16,13 @@ mod upgrade;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Arg, ArgMatches, Command, value_parser};
 
 use crate::child::handler;
-use crate::config::DEFAULT_CONTROL_SOCKET;
+use crate::config::{DEFAULT_CONTROL_SOCKET, parse_duration};
 use crate::ipc::orders;
 use crate::{exit, supervisor, sys, worker};
 
@@ -94,6 +95,23 @@ fn control_argument() -> Arg {
         .value_parser(value_parser!(PathBuf))
         .default_value(DEFAULT_CONTROL_SOCKET)
         .help("The control socket of the running preforkd")
+}
+
+/// `--timeout DURATION`, for the same.
+fn timeout_argument(default: &'static str) -> Arg {
+    Arg::new("timeout")
+        .long("timeout")
+        .value_name("DURATION")
+        .value_parser(|text: &str| {
+            parse_duration(text)
+                .ok_or("write a whole number and its unit, as in \"500ms\", \"30s\" or \"5m\"")
+        })
+        .default_value(default)
+        .help("How long to wait for the answer")
+}
+
+fn patience(matches: &ArgMatches) -> Duration {
+    matches.get_one("timeout").copied().unwrap_or(Duration::MAX)
 }
 
 fn control_path(matches: &ArgMatches) -> PathBuf {

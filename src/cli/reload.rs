@@ -13,6 +13,7 @@ pub(super) fn command() -> Command {
     Command::new("reload")
         .about("Put the configuration on disk in force, and say whether it is")
         .arg(super::control_argument())
+        .arg(super::timeout_argument("3m"))
 }
 
 /// Exits with 0 only if the new configuration is in force.

@@ -17,11 +17,12 @@ pub(super) fn command() -> Command {
         .about("Show what the running preforkd does")
         .arg(json)
         .arg(super::control_argument())
+        .arg(super::timeout_argument("10s"))
 }
 
 /// Prints the status of the running supervisor.
 pub(super) fn run(matches: &ArgMatches) -> ExitCode {
-    match client::ask(&super::control_path(matches), &Request::Status) {
+    match client::ask(&super::control_path(matches), &Request::Status, super::patience(matches)) {
         Ok(Answer::Status(status)) if matches.get_flag("json") => match serde_json::to_string(&status) {
             Ok(line) => {
                 say(format_args!("{line}"));
@@ -52,9 +53,12 @@ fn render(status: &Status) -> String {
         status.reloads.ok,
         status.reloads.failed
     );
+    if let Some(waits_for) = &status.waits_for {
+        let _ = writeln!(text, "waits for {waits_for}");
+    }
+    // Writing to a String cannot fail.
     let names = status.services.iter().map(|service| service.name.len());
     let width = names.chain(["SERVICE".len()]).max().unwrap_or(0);
-    // Writing to a String cannot fail.
     let _ = writeln!(
         text,
         "\n{:width$} {:>8} {:>13} {:>7} {:>11} {:>8} {:>8} {:>8}  LISTEN",

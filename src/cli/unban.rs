@@ -16,6 +16,7 @@ pub(super) fn command() -> Command {
     Command::new("unban")
         .about("Lift the penalties of an address or prefix")
         .arg(super::control_argument())
+        .arg(super::timeout_argument("10s"))
         .arg(Arg::new("service").long("service").value_name("NAME").help("At this service only"))
         .arg(
             Arg::new("prefix")

@@ -13,6 +13,7 @@ pub(super) fn command() -> Command {
     Command::new("upgrade")
         .about("Have the running preforkd go on as the program on disk: same pid, listeners and connections")
         .arg(super::control_argument())
+        .arg(super::timeout_argument("3m"))
 }
 
 /// Exits with 0 only if the workers of the new program serve.

@@ -46,6 +46,7 @@ pub(crate) use limits::LimitKind;
 pub(crate) use load::{Loaded, Tolerance, check_again, load};
 pub(crate) use service::Machine;
 pub(crate) use source::Snapshot;
+pub(crate) use value::parse_duration;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use {accounts::Accounts, load::load_text};
 

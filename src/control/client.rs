@@ -1,11 +1,21 @@
 //! The side of the commands that talk to a running supervisor.
 
-use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use super::{Answer, Request};
 use crate::exit;
+use crate::sys::fd::{self, PollFlags};
+use crate::sys::time::Monotonic;
+use crate::sys::{process, socket, stream};
+
+/// The pause before another try to connect to a supervisor whose queue is full.
+const CONNECT_PAUSE: Duration = Duration::from_millis(20);
+
+/// The longest answer; the status of a thousand services has less.
+const LONGEST_ANSWER: usize = 64 << 20;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +41,16 @@ pub(crate) enum AskError {
         /// What was wrong.
         reason: String,
     },
+    /// It is there and does not answer.
+    #[error("preforkd at {path} has not answered within {limit} s: {waits_for}")]
+    Late {
+        /// The control socket.
+        path: String,
+        /// How long it had, in seconds.
+        limit: u64,
+        /// What it is waiting for, as far as can be seen from outside.
+        waits_for: String,
+    },
 }
 
 impl AskError {
@@ -38,19 +58,29 @@ impl AskError {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             AskError::NotPermitted(_) => exit::NOT_PERMITTED,
-            AskError::Unreachable { .. } | AskError::NoAnswer { .. } => exit::UNAVAILABLE,
+            AskError::Unreachable { .. } | AskError::NoAnswer { .. } | AskError::Late { .. } => {
+                exit::UNAVAILABLE
+            }
         }
     }
 }
 
-/// Asks the supervisor at `path` and waits for its answer, as long as it takes.
-pub(crate) fn ask(path: &Path, request: &Request) -> Result<Answer, AskError> {
+/// Asks the supervisor at `path` and waits for its answer, for no longer than `limit`.
+pub(crate) fn ask(path: &Path, request: &Request, limit: Duration) -> Result<Answer, AskError> {
+    let until = Monotonic::now() + limit;
     let name = path.display().to_string();
-    let stream = UnixStream::connect(path).map_err(|source| match source.kind() {
+    let late = |waits_for| AskError::Late { path: name.clone(), limit: limit.as_secs(), waits_for };
+    let stream = connect(path, until).map_err(|source| match source.kind() {
         io::ErrorKind::PermissionDenied => AskError::NotPermitted(name.clone()),
+        io::ErrorKind::WouldBlock => late(
+            "so many wait for it that the queue of its control socket is full; it may be stopped".to_owned(),
+        ),
         kind => AskError::Unreachable { path: name.clone(), source, hint: hint(kind) },
     })?;
-    converse(&stream, request).map_err(|error| AskError::NoAnswer { path: name, reason: error.to_string() })
+    converse(stream.as_fd(), request, until).map_err(|error| match error.kind() {
+        io::ErrorKind::TimedOut => late(what_it_does(path, stream.as_fd(), request)),
+        _ => AskError::NoAnswer { path: name.clone(), reason: error.to_string() },
+    })
 }
 
 fn hint(kind: io::ErrorKind) -> &'static str {
@@ -61,13 +91,69 @@ fn hint(kind: io::ErrorKind) -> &'static str {
     }
 }
 
-fn converse(mut stream: &UnixStream, request: &Request) -> io::Result<Answer> {
+fn connect(path: &Path, until: Monotonic) -> io::Result<OwnedFd> {
+    loop {
+        match socket::connect_unix(path) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && Monotonic::now() < until => {
+                std::thread::sleep(CONNECT_PAUSE);
+            }
+            connected => return connected,
+        }
+    }
+}
+
+fn converse(stream: BorrowedFd<'_>, request: &Request, until: Monotonic) -> io::Result<Answer> {
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
-    stream.write_all(&line)?;
-    let mut answer = String::new();
-    if BufReader::new(stream).read_line(&mut answer)? == 0 {
-        return Err(io::ErrorKind::UnexpectedEof.into());
+    let mut unsent = line.as_slice();
+    while !unsent.is_empty() {
+        match stream::send_now(stream, unsent) {
+            Ok(sent) => unsent = unsent.get(sent..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                wait(stream, PollFlags::POLLOUT, until)?
+            }
+            Err(error) => return Err(error),
+        }
     }
-    Ok(serde_json::from_str(&answer)?)
+    let mut answer = Vec::new();
+    let mut piece = [0; 16 * 1024];
+    while !answer.ends_with(b"\n") {
+        match stream::receive_now(stream, &mut piece) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(length) => answer.extend_from_slice(piece.get(..length).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                wait(stream, PollFlags::POLLIN, until)?
+            }
+            Err(error) => return Err(error),
+        }
+        if answer.len() > LONGEST_ANSWER {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+    }
+    Ok(serde_json::from_slice(&answer)?)
+}
+
+fn wait(stream: BorrowedFd<'_>, events: PollFlags, until: Monotonic) -> io::Result<()> {
+    let left = until - Monotonic::now();
+    if left.is_zero() || fd::poll(stream, events, Some(left))?.is_empty() {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    Ok(())
+}
+
+/// How long it may take to ask what another request waits for.
+const ASK_WHY: Duration = Duration::from_secs(5);
+
+/// What a supervisor does that does not answer: in its own words, or what proc(5) tells of its process.
+fn what_it_does(path: &Path, stream: BorrowedFd<'_>, request: &Request) -> String {
+    if !matches!(request, Request::Status) {
+        if let Ok(Answer::Status(status)) = ask(path, &Request::Status, ASK_WHY) {
+            let waits_for = status.waits_for.unwrap_or_else(|| "nothing that it knows of".to_owned());
+            return format!("it waits for {waits_for}");
+        }
+    }
+    match socket::peer_credentials(stream) {
+        Ok(peer) => format!("its process {} {}", peer.pid, process::what_it_does(peer.pid)),
+        Err(_) => "nothing is known of its process".to_owned(),
+    }
 }

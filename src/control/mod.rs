@@ -55,6 +55,8 @@ pub(crate) struct Status {
     pub(crate) generation: u64,
     pub(crate) uptime_s: u64,
     pub(crate) state: Condition,
+    /// What is waited for, while something is being changed.
+    pub(crate) waits_for: Option<String>,
     pub(crate) reloads: Reloads,
     pub(crate) upgrades: u64,
     pub(crate) log_records_dropped: u64,

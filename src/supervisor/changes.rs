@@ -48,6 +48,15 @@ impl PendingChanges {
         }
     }
 
+    /// What is waited for outside this process.
+    pub(super) fn waits_for(&self) -> Option<String> {
+        match self.under_way.as_ref()? {
+            Change::Reading(loader) => Some(loader.waits_for().to_owned()),
+            Change::RollingOut(_) => None,
+            Change::Trying(_) => Some("the program on disk to say that it can go on from here".to_owned()),
+        }
+    }
+
     /// Whether nothing is being changed.
     pub(super) fn are_idle(&self) -> bool {
         self.under_way.is_none()

@@ -98,6 +98,11 @@ impl Loader {
         self.deadline
     }
 
+    /// What the process waits for, as it said last.
+    pub(super) fn waits_for(&self) -> &str {
+        &self.waits_for
+    }
+
     /// What it reads for.
     pub(super) fn purpose(&self) -> Purpose {
         self.purpose

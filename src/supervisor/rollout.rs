@@ -256,17 +256,29 @@ impl Supervisor {
         }
     }
 
-    /// Time is over for workers that have not come as far as they should.
-    fn lose_late_services(&mut self) {
-        let Some(rollout) = self.changes.rollout() else { return };
-        let (number, workers) = (rollout.next.number(), &self.state.workers);
+    /// The services whose workers have not come as far as the generation on its way.
+    fn late_services(&self) -> BTreeSet<String> {
+        let Some(rollout) = self.changes.rollout() else { return BTreeSet::new() };
         let wanted = match rollout.stage {
             RolloutStage::Preparing => WorkerStage::Ready,
             RolloutStage::Opening => WorkerStage::Accepting,
         };
-        let late = workers.of_generation(number).filter(|worker| worker.stage() != wanted);
-        let late: BTreeSet<_> = late.map(|worker| worker.service().to_owned()).collect();
-        for service in late {
+        let workers = self.state.workers.of_generation(rollout.next.number());
+        workers.filter(|worker| worker.stage() != wanted).map(|worker| worker.service().to_owned()).collect()
+    }
+
+    /// What the change under way waits for.
+    pub(super) fn waits_for(&self) -> Option<String> {
+        let late = || {
+            let names: Vec<_> = self.late_services().into_iter().collect();
+            format!("the workers of {} to get ready", names.join(", "))
+        };
+        self.changes.waits_for().or_else(|| self.changes.rollout().map(|_| late()))
+    }
+
+    /// Time is over for workers that have not come as far as they should.
+    fn lose_late_services(&mut self) {
+        for service in self.late_services() {
             let reason = format!("its workers did not get ready within {} s", ROLLOUT_LIMIT.as_secs());
             self.lose_service(&service, &reason, exit::OS);
         }

@@ -41,6 +41,7 @@ impl Supervisor {
             generation: generation.number(),
             uptime_s: (Monotonic::now() - history.started()).as_secs(),
             state: self.phase.condition(self.changes.are_of_configuration()),
+            waits_for: self.waits_for(),
             reloads: Reloads { ok: history.reloads(), failed: history.rejected() },
             upgrades: history.upgrades(),
             log_records_dropped: dropped,

@@ -86,6 +86,26 @@ pub(crate) fn signal_process(pid: Pid, signal: Signal) {
     }
 }
 
+/// What proc(5) says that a process does, to go on a sentence that begins with it.
+pub(crate) fn what_it_does(pid: Pid) -> String {
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
+    // The name in parentheses may have spaces.
+    let state = read("stat").and_then(|stat| stat.rsplit_once(") ")?.1.chars().next());
+    match state {
+        Some('T') => format!("is stopped; kill -CONT {pid} has it go on"),
+        Some('t') => "is stopped by a debugger".to_owned(),
+        Some('D') => {
+            let place =
+                read("wchan").filter(|place| place.len() > 1).unwrap_or_else(|| "the kernel".to_owned());
+            format!("waits in {place}, perhaps for a file system")
+        }
+        Some('Z' | 'X') => "is dead, and its parent has not noticed".to_owned(),
+        Some('R') => "is busy".to_owned(),
+        Some(_) => "waits, but not for this".to_owned(),
+        None => "cannot be looked at".to_owned(),
+    }
+}
+
 /// Whether `pid` is a child of this process that has not been reaped, dead or alive.
 pub(crate) fn is_child(pid: Pid) -> bool {
     let Ok(id) = libc::id_t::try_from(pid) else { return false };

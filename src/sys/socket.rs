@@ -80,7 +80,10 @@ pub(crate) fn covers(wide: BorrowedFd<'_>, narrow: BorrowedFd<'_>) -> bool {
     let (Some(there), Some(wanted)) = (address(wide), address(narrow)) else { return false };
     let takes_family = there.is_ipv4() == wanted.is_ipv4()
         || there.is_ipv6() && nixsock::getsockopt(&wide, sockopt::Ipv6V6Only) == Ok(false);
-    there.port() == wanted.port() && there.ip().is_unspecified() && !wanted.ip().is_unspecified() && takes_family
+    there.port() == wanted.port()
+        && there.ip().is_unspecified()
+        && !wanted.ip().is_unspecified()
+        && takes_family
 }
 
 /// Hides a TCP listener from whoever comes, who finds another that is less exact, or none: it listens at an interface that
@@ -123,14 +126,23 @@ pub(crate) fn remove_stale(path: &Path) -> io::Result<()> {
     if !std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket()) {
         return Ok(());
     }
-    let probe = stream_socket(AddressFamily::Unix)?;
-    match nixsock::connect(probe.as_raw_fd(), &UnixAddr::new(path)?) {
-        Err(Errno::ECONNREFUSED) => std::fs::remove_file(path),
-        Err(Errno::ENOENT) => Ok(()),
-        Err(Errno::EACCES) => Err(io::ErrorKind::PermissionDenied.into()),
-        // Also EAGAIN, unix(7): its queue is full, and a connect that blocks would sleep until its owner accepts one.
+    match connect_unix(path).map_err(|error| error.kind()) {
+        Err(io::ErrorKind::ConnectionRefused) => std::fs::remove_file(path),
+        Err(io::ErrorKind::NotFound) => Ok(()),
+        Err(io::ErrorKind::PermissionDenied) => Err(io::ErrorKind::PermissionDenied.into()),
         _ => Err(io::ErrorKind::AddrInUse.into()),
     }
+}
+
+/// Connects to the Unix socket at this path, with a socket that does not block. Never waits.
+///
+/// # Errors
+///
+/// `WouldBlock` if the queue of who listens there is full, unix(7): a connect that blocks would sleep until one is accepted.
+pub(crate) fn connect_unix(path: &Path) -> io::Result<OwnedFd> {
+    let socket = stream_socket(AddressFamily::Unix)?;
+    nixsock::connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(socket)
 }
 
 fn stream_socket(family: AddressFamily) -> io::Result<OwnedFd> {
