@@ -1,6 +1,6 @@
 //! A new generation comes into force, and the old one retires.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::rc::Rc;
 
 use super::Supervisor;
@@ -39,9 +39,11 @@ impl State {
     /// The listeners that no service wants any more, with their queues closed.
     fn close_unused(&mut self, old: &Generation) -> Vec<Rc<Listener>> {
         let mut closing = Vec::new();
-        for listener in old.listeners() {
-            let is_kept = self.generation.listeners().any(|other| Rc::ptr_eq(other, listener));
-            if !is_kept && self.listeners.close(listener) {
+        let kept: HashSet<_> = self.generation.listeners().map(Rc::as_ptr).collect();
+        let wildcards: Vec<_> =
+            self.generation.listeners().filter(|listener| listener.is_wildcard()).cloned().collect();
+        for listener in old.listeners().filter(|listener| !kept.contains(&Rc::as_ptr(listener))) {
+            if self.listeners.close(listener, &wildcards) {
                 closing.push(Rc::clone(listener));
             }
         }

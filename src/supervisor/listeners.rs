@@ -106,6 +106,12 @@ impl Listener {
         matches!(self.record.address, Address::Tcp(_))
     }
 
+    /// Whether it listens at every address of this machine.
+    pub(super) fn is_wildcard(&self) -> bool {
+        let bound = socket::local_address(self.descriptor()).ok().flatten();
+        bound.is_some_and(|bound| bound.ip().is_unspecified())
+    }
+
     /// Whether it is what it was when it was made. A Unix socket whose file somebody has removed or replaced is reached by
     /// nobody any more, nor is one that somebody has shut down; another has to be made.
     pub(super) fn is_reachable(&self) -> bool {
@@ -336,12 +342,31 @@ impl fmt::Display for ListenError {
                     "cannot listen on {address}: {error}; ports below 1024 need root, CAP_NET_BIND_SERVICE or a systemd socket"
                 )
             }
-            Cause::Io(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
-                write!(f, "cannot listen on {address}: this machine has no such address")
-            }
-            Cause::Io(error) => write!(f, "cannot listen on {address}: {error}"),
+            Cause::Io(error) => write!(f, "cannot listen on {address}: {}", in_words(error)),
         }
     }
+}
+
+/// What socket(2), bind(2) and listen(2) may say on a machine that is in order, and the way out.
+fn in_words(error: &io::Error) -> String {
+    let words = match error.raw_os_error() {
+        Some(libc::EADDRNOTAVAIL) => "this machine has no such address; see ip addr",
+        Some(libc::ENODEV | libc::ENXIO) => "this machine has no such interface; see ip link",
+        Some(libc::EINVAL) => {
+            "the kernel does not take this address; a link-local one needs its interface, see ip addr"
+        }
+        Some(libc::EAFNOSUPPORT) => {
+            "this machine does not have this kind of address, or RestrictAddressFamilies= of the unit forbids it"
+        }
+        Some(libc::EPERM) => "the kernel or a security module forbids it; look into the journal",
+        Some(libc::EMFILE) => "this process has too many descriptors open; raise LimitNOFILE= of the unit",
+        Some(libc::ENFILE) => "the machine has too many files open; raise the sysctl fs.file-max",
+        Some(libc::ENOMEM | libc::ENOBUFS) => "the kernel has no memory for it",
+        Some(libc::ENOSPC | libc::EDQUOT) => "the file system has no room for the socket",
+        Some(libc::ELOOP) => "its path has too many symbolic links",
+        _ => return error.to_string(),
+    };
+    words.to_owned()
 }
 
 /// All listeners of the supervisor.
@@ -448,13 +473,10 @@ impl Listeners {
 
     /// Takes a listener out of use: what is queued can be taken, nothing more comes. A service that wants the address
     /// before the last worker is done with it gets the same TCP listener again, since nobody could bind another.
-    /// False if the socket outlives us and should be left as it is.
-    pub(super) fn close(&mut self, listener: &Rc<Listener>) -> bool {
-        let covers = |other: Rc<Listener>| {
-            other.record.standing.get() == Standing::Open
-                && socket::covers(other.descriptor(), listener.descriptor())
-        };
-        let is_covered = listener.is_tcp() && self.all_open().any(covers);
+    /// False if the socket outlives us and should be left as it is. Who looks for it finds one of `wildcards` at once.
+    pub(super) fn close(&mut self, listener: &Rc<Listener>, wildcards: &[Rc<Listener>]) -> bool {
+        let covers = |other: &Rc<Listener>| socket::covers(other.descriptor(), listener.descriptor());
+        let is_covered = listener.is_tcp() && wildcards.iter().any(covers);
         if let Some(open) =
             self.open.get_mut(&listener.record.address).filter(|_| is_covered || !listener.is_tcp())
         {
@@ -478,6 +500,15 @@ impl Listeners {
         bound
     }
 
+    /// Whether a listener of ours is in the way of others that want this port.
+    fn has_port(&self, port: u16) -> bool {
+        let has = |listener: BorrowedFd<'_>| {
+            socket::local_address(listener).is_ok_and(|bound| bound.is_some_and(|bound| bound.port() == port))
+        };
+        self.all_open().any(|listener| has(listener.descriptor()))
+            || self.passed.stored.values().any(|listener| has(listener.as_fd()))
+    }
+
     /// Lets all of ours share their ports, or no more.
     pub(super) fn share_ports(&self, share: bool) {
         self.all_open().for_each(|listener| socket::share_port(listener.descriptor(), share));
@@ -492,7 +523,7 @@ impl Listeners {
         let (sockets, file) = match address {
             Address::Tcp(tcp) => {
                 let make = || match socket::listen_tcp(*tcp, options.backlog) {
-                    Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                    Err(error) if error.kind() == io::ErrorKind::AddrInUse && self.has_port(tcp.port()) => {
                         listens = false;
                         self.bind_beside_own(*tcp).map_err(|_| error)
                     }

@@ -128,7 +128,9 @@ impl Supervisor {
         let state = &mut self.state;
         let all: Vec<Rc<Listener>> = state.generation.listeners().cloned().collect();
         let closing = match after {
-            After::Nothing => all.into_iter().filter(|listener| state.listeners.close(listener)).collect(),
+            After::Nothing => {
+                all.into_iter().filter(|listener| state.listeners.close(listener, &[])).collect()
+            }
             After::Successor => {
                 all.iter().for_each(|listener| listener.leave());
                 Vec::new()

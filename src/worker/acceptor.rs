@@ -165,6 +165,11 @@ impl Acceptor {
                 }
                 Accepted::Connection(connection, peer)
             }
+            // Somebody has shut it down, and what was queued is gone.
+            Err(error) if listener.emptying && error.kind() == io::ErrorKind::InvalidInput => {
+                listener.close(&self.null);
+                Accepted::Nothing
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 if listener.emptying {
                     // It is not watched any more, see `retire`.

@@ -71,7 +71,7 @@ fn every_file_that_is_shipped_is_right() {
                 directories.push(path);
                 continue;
             }
-            match load(&path, &Machine::with(&HANDLERS)) {
+            match load(&path, &Tolerance::none(), &Machine::with(&HANDLERS)) {
                 Ok(loaded) => assert!(!loaded.config.services.is_empty()),
                 Err(problems) => panic!("{problems}"),
             }

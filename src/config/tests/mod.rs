@@ -14,7 +14,7 @@ use crate::config::accounts::tests::fake;
 use crate::config::flags::{Given, from_flags};
 use crate::config::key::{Kind, Part};
 use crate::config::keys::{LOG, SERVICE, SUPERVISOR, flags};
-use crate::config::load::{Loaded, load};
+use crate::config::load::{Loaded, Tolerance, load};
 use crate::config::service::Machine;
 use crate::journal::{Level, LogTarget};
 
@@ -45,7 +45,7 @@ impl Scratch {
 
     fn load(&self) -> Result<Loaded, Diagnostics> {
         let machine = Machine { accounts: fake(self.path()), ..Machine::with(&HANDLERS) };
-        load(&self.path().join("p.toml"), &machine)
+        load(&self.path().join("p.toml"), &Tolerance::none(), &machine)
     }
 
     fn config(&self) -> Config {

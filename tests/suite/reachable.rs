@@ -1,0 +1,197 @@
+//! What status and reload say of a listener is what the kernel and the file system say, and an address and its wildcard
+//! follow each other.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::net::UnixListener;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use nix::sys::signal::Signal;
+
+use crate::support::client::{connect, exchange, exchange_unix, try_echo};
+use crate::support::{BINARY, Preforkd, Running, address, eventually, preforkd, run, text};
+
+fn unreachable(server: &Running) -> String {
+    server.service()["unreachable"].to_string()
+}
+
+fn unix_service(extra: &str) -> String {
+    format!("[service.echo]\nlisten = \"unix:DIR/service.sock\"\nhandler = \"echo\"\nworkers = 1\n{extra}")
+}
+
+#[test]
+fn a_unix_socket_whose_file_is_gone_is_named_and_made_again() {
+    let server = Preforkd::run(&unix_service("")).start();
+    let path = server.dir().join("service.sock");
+    assert_eq!(unreachable(&server), "[]");
+    std::fs::remove_file(&path).unwrap();
+    assert!(unreachable(&server).contains("removed"), "{}", unreachable(&server));
+    server.reload_ok();
+    assert_eq!(unreachable(&server), "[]");
+    assert_eq!(exchange_unix(&path, b"x"), b"x");
+}
+
+#[test]
+fn a_unix_socket_in_whose_place_is_another_is_named_and_not_taken_away() {
+    let server = Preforkd::run(&unix_service("")).start();
+    let path = server.dir().join("service.sock");
+    std::fs::remove_file(&path).unwrap();
+    let other = UnixListener::bind(&path).unwrap();
+    assert!(unreachable(&server).contains("in its place"), "{}", unreachable(&server));
+    let said = server.reload();
+    assert_eq!(said.status.code(), Some(78), "somebody else listens there");
+    assert!(text(&said.stderr).contains("service.sock"), "{}", text(&said.stderr));
+    drop(other);
+    server.reload_ok();
+    assert_eq!(exchange_unix(&path, b"x"), b"x");
+}
+
+#[test]
+fn a_listener_that_somebody_has_shut_down_is_named_and_made_again() {
+    let listen = address::fresh();
+    let config = format!("[service.echo]\nlisten = \"{listen}\"\nhandler = \"echo\"\nworkers = 1\n");
+    let server = Preforkd::run(&config).start();
+    // As `ss -K` does. pidfd_getfd(2) takes a copy of the listener out of the supervisor.
+    shut_down(&server, listen);
+    assert!(unreachable(&server).contains("shut"), "{}", unreachable(&server));
+    server.reload_ok();
+    assert_eq!(unreachable(&server), "[]");
+    assert_eq!(exchange(listen, b"x"), b"x");
+}
+
+/// Shuts a listener of the server down, by a copy of its descriptor.
+fn shut_down(server: &Running, listen: SocketAddr) {
+    let script = "import os, socket, sys\n\
+         pid, port = int(sys.argv[1]), int(sys.argv[2])\n\
+         import ctypes\n\
+         libc = ctypes.CDLL(None, use_errno=True)\n\
+         pidfd = os.pidfd_open(pid)\n\
+         for name in os.listdir(f'/proc/{pid}/fd'):\n\
+         \x20   if not os.readlink(f'/proc/{pid}/fd/{name}').startswith('socket:'): continue\n\
+         \x20   fd = libc.syscall(438, pidfd, int(name), 0)\n\
+         \x20   if fd < 0: continue\n\
+         \x20   s = socket.socket(fileno=fd)\n\
+         \x20   if s.family == socket.AF_INET and s.getsockname()[1] == port: s.shutdown(socket.SHUT_RD)\n";
+    let (pid, port) = (server.pid().to_string(), listen.port().to_string());
+    let output = run(&["python3", "-c", script, &pid, &port]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_control_socket_whose_file_is_gone_is_made_again() {
+    let listen = address::fresh();
+    let config = format!("[service.echo]\nlisten = \"{listen}\"\nhandler = \"echo\"\nworkers = 1\n");
+    let server = Preforkd::run(&config).start();
+    std::fs::remove_file(server.control()).unwrap();
+    let output = preforkd(&["status", "--control", server.control()]);
+    assert_eq!(output.status.code(), Some(69));
+    server.signal(Signal::SIGHUP);
+    eventually("it answers", || preforkd(&["status", "--control", server.control()]).status.success());
+}
+
+#[test]
+fn who_asks_a_supervisor_that_is_stopped_is_told_so() {
+    let listen = address::fresh();
+    let config = format!("[service.echo]\nlisten = \"{listen}\"\nhandler = \"echo\"\nworkers = 1\n");
+    let server = Preforkd::run(&config).start();
+    server.signal(Signal::SIGSTOP);
+    for command in ["status", "reload", "upgrade"] {
+        let output = run(&[BINARY, command, "--control", server.control(), "--timeout", "100ms"]);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(69), "{said}");
+        assert!(said.contains("stopped") && said.contains(&server.pid().to_string()), "{said}");
+    }
+    server.signal(Signal::SIGCONT);
+    // It does what it was asked for, though nobody waits for it any more.
+    eventually("it has done it all", || {
+        server.status()["upgrades"] == 1 && server.status()["state"] == "running"
+    });
+}
+
+/// Nobody accepts there, and the queue is full.
+#[test]
+fn who_asks_where_the_queue_is_full_is_told_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("control.sock");
+    let _listener = UnixListener::bind(&path).unwrap();
+    let full = |path: &std::path::Path| {
+        use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+        use std::os::fd::AsRawFd;
+        let client = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_NONBLOCK, None).unwrap();
+        let connected = connect(client.as_raw_fd(), &UnixAddr::new(path).unwrap());
+        (connected == Err(nix::errno::Errno::EAGAIN), client)
+    };
+    let mut held = Vec::new();
+    loop {
+        let (is_full, client) = full(&path);
+        if is_full {
+            break;
+        }
+        held.push(client);
+    }
+    let output = run(&[BINARY, "status", "--control", path.to_str().unwrap(), "--timeout", "100ms"]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(69), "{said}");
+    assert!(said.contains("queue"), "{said}");
+}
+
+/// Reloads from one address to the other and back while clients come all the time: each is served.
+fn follow_each_other(exact: SocketAddr, wide: SocketAddr) {
+    let config = |listen: SocketAddr| {
+        format!("[service.echo]\nlisten = \"{listen}\"\nhandler = \"echo\"\nworkers = 2\n")
+    };
+    let server = Preforkd::run(&config(wide)).start();
+    let (ends, served) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let more = |count: usize| {
+        let before = served.load(Ordering::SeqCst);
+        eventually("more clients", || served.load(Ordering::SeqCst) >= before + count);
+    };
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !ends.load(Ordering::SeqCst) {
+                    try_echo(&mut connect(exact), b"x").unwrap();
+                    served.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        for listen in [exact, wide, exact, wide] {
+            more(20);
+            server.configure(&config(listen));
+            server.reload_ok();
+        }
+        more(20);
+        ends.store(true, Ordering::SeqCst);
+    });
+    assert_eq!(server.tcp_addresses(), [wide]);
+}
+
+#[test]
+fn an_address_and_its_wildcard_follow_each_other() {
+    let port = address::fresh().port();
+    // Of its own: the wildcard would be in the way of other tests' addresses.
+    let port = port + 2000;
+    follow_each_other((Ipv4Addr::LOCALHOST, port).into(), (Ipv4Addr::UNSPECIFIED, port).into());
+    follow_each_other((Ipv6Addr::LOCALHOST, port).into(), (Ipv6Addr::UNSPECIFIED, port).into());
+}
+
+#[test]
+fn a_reload_that_fails_leaves_who_comes_to_the_old_listener() {
+    let port = address::fresh().port() + 3000;
+    let config = |listen: &str, extra: &str| {
+        format!("[service.echo]\nlisten = \"{listen}:{port}\"\nhandler = \"echo\"\nworkers = 1\n{extra}")
+    };
+    let server = Preforkd::run(&config("0.0.0.0", "")).start();
+    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = holder.local_addr().unwrap();
+    let broken = format!("[service.zzz]\nlisten = \"{taken}\"\nhandler = \"echo\"\n");
+    server.configure(&config("127.0.0.1", &broken));
+    assert_eq!(server.reload().status.code(), Some(78));
+    assert_eq!(exchange((Ipv4Addr::LOCALHOST, port).into(), b"x"), b"x");
+    // Nobody else can share the port.
+    let other = run(&[BINARY, "serve", &format!("127.0.0.1:{port}"), "echo"]);
+    assert_eq!(other.status.code(), Some(71), "{}", text(&other.stderr));
+    server.configure(&config("127.0.0.1", ""));
+    server.reload_ok();
+    assert_eq!(exchange((Ipv4Addr::LOCALHOST, port).into(), b"x"), b"x");
+}
