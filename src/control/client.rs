@@ -110,7 +110,7 @@ fn converse(stream: BorrowedFd<'_>, request: &Request, until: Monotonic) -> io::
         match stream::send_now(stream, unsent) {
             Ok(sent) => unsent = unsent.get(sent..).unwrap_or_default(),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                wait(stream, PollFlags::POLLOUT, until)?
+                wait(stream, PollFlags::POLLOUT, until)?;
             }
             Err(error) => return Err(error),
         }
@@ -122,7 +122,7 @@ fn converse(stream: BorrowedFd<'_>, request: &Request, until: Monotonic) -> io::
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(length) => answer.extend_from_slice(piece.get(..length).unwrap_or_default()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                wait(stream, PollFlags::POLLIN, until)?
+                wait(stream, PollFlags::POLLIN, until)?;
             }
             Err(error) => return Err(error),
         }

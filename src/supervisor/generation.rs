@@ -12,6 +12,7 @@ use super::service::{MissingAddress, Service, ServiceStates};
 use crate::config::{Address, Config, ServiceConfig, Snapshot, SupervisorConfig, Unavailable};
 use crate::control::Unreachable;
 use crate::journal::LogSettings;
+use crate::sys::time::Monotonic;
 
 /// A generation; nothing of it changes but what its services have to wait for.
 #[derive(Debug)]
@@ -31,6 +32,25 @@ pub(super) struct DownService {
     pub(super) config: Option<ServiceConfig>,
     /// Why, as a sentence for the log.
     pub(super) reason: String,
+    /// Its workers could not begin; not before this time they are tried again.
+    #[serde(skip)]
+    pub(super) rests_until: Option<Monotonic>,
+}
+
+impl DownService {
+    /// Without a configuration yet.
+    pub(super) fn unavailable(reason: String) -> Self {
+        DownService { config: None, reason, rests_until: None }
+    }
+
+    /// Without a listener or a worker.
+    pub(super) fn unserved(config: ServiceConfig, reason: String) -> Self {
+        DownService { config: Some(config), reason, rests_until: None }
+    }
+
+    fn rests(&self, now: Monotonic) -> bool {
+        self.rests_until.is_some_and(|until| now < until)
+    }
 }
 
 /// What of a generation concerns no single service.
@@ -115,21 +135,34 @@ impl Generation {
 
     /// Adds services that name what this machine does not have.
     pub(super) fn add_unavailable(&mut self, unavailable: Unavailable) {
-        let down = |(name, reason)| (name, DownService { config: None, reason });
+        let down = |(name, reason)| (name, DownService::unavailable(reason));
         self.down.extend(unavailable.reasons.into_iter().map(down));
         self.snapshot = unavailable.snapshot;
     }
 
     /// Adds a service that cannot be served, for this reason.
     pub(super) fn add_down(&mut self, config: ServiceConfig, reason: String) {
-        self.down.insert(config.name.clone(), DownService { config: Some(config), reason });
+        self.down.insert(config.name.clone(), DownService::unserved(config, reason));
     }
 
-    /// A service cannot be served after all.
-    pub(super) fn give_up(&mut self, name: &str, reason: String) {
+    /// The workers of a service cannot begin.
+    pub(super) fn give_up(&mut self, name: &str, reason: String, rests_until: Monotonic) {
         if let Some(service) = self.services.remove(name) {
-            self.add_down(service.config().clone(), reason);
+            let down = DownService::unserved(service.config().clone(), reason);
+            self.down.insert(name.to_owned(), DownService { rests_until: Some(rests_until), ..down });
         }
+    }
+
+    /// Adds a service that rests in `before`. False if it does not.
+    pub(super) fn let_rest(&mut self, name: &str, before: &Generation, now: Monotonic) -> bool {
+        let resting = before.down.get(name).filter(|down| down.rests(now));
+        self.down.extend(resting.map(|down| (name.to_owned(), down.clone())));
+        resting.is_some()
+    }
+
+    /// When services have rested.
+    pub(super) fn rests_until(&self) -> impl Iterator<Item = Monotonic> {
+        self.down.values().filter_map(|down| down.rests_until)
     }
 
     /// More is known of a service, if it is down and there was no configuration of it.
@@ -179,9 +212,15 @@ impl Generation {
         down.chain(cannot_begin).chain(missing).map(trouble).collect()
     }
 
-    /// Whether every service is served at every address.
-    pub(super) fn is_whole(&self) -> bool {
-        self.down.is_empty() && self.services().all(|service| service.missing().is_empty())
+    /// Whether something could not be served that can be tried as it is.
+    pub(super) fn has_to_try(&self, now: Monotonic) -> bool {
+        self.down.values().any(|down| down.config.is_some() && !down.rests(now))
+            || self.services().any(|service| !service.missing().is_empty())
+    }
+
+    /// Whether something could not be served whose files and users have to be looked for.
+    pub(super) fn has_to_read(&self) -> bool {
+        self.down.values().any(|down| down.config.is_none())
     }
 
     /// Adds a service.

@@ -283,7 +283,7 @@ impl Supervisor {
         let recovery = self.recovery.next_try();
         let backoffs = state.generation.services().filter_map(|service| service.backoff.until());
         // What has been due and was not done waits for something else.
-        let pauses = backoffs.chain(recovery).filter(|at| now < *at);
+        let pauses = backoffs.chain(recovery).chain(state.generation.rests_until()).filter(|at| now < *at);
         deadlines.into_iter().flatten().chain(pauses).min()
     }
 

@@ -2,6 +2,7 @@
 
 use super::Supervisor;
 use super::adopted::Dead;
+use super::rollout::Purpose;
 use super::service::Service;
 use super::status::seconds;
 use super::workers::{WorkerProcess, WorkerStage};
@@ -96,8 +97,10 @@ impl Supervisor {
             more => format!("; its {more} connections go on"),
         };
         let complaint = worker.complaint().map(|text| format!(": {text}")).unwrap_or_default();
+        let is_tried = self.changes.purpose() == Some(Purpose::Recovery) && worker.prepares();
         self.log.event(
-            Level::Warning,
+            // What is tried again and again is known to fail.
+            if is_tried { Level::Debug } else { Level::Warning },
             Some(MessageId::WorkerDied),
             Some(worker.service()),
             format_args!("worker {} {}{complaint}{connections}", worker.pid(), ended.ending),

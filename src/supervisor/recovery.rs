@@ -15,54 +15,70 @@ use crate::sys::epoll::{Interest, Poller};
 use crate::sys::time::Monotonic;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Between looks at files and users, which a process of its own takes, and between workers that cannot begin.
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Between tries of addresses where the kernel may not tell of them: they are cheap.
+const DEAF_PAUSE: Duration = Duration::from_secs(1);
 
 /// When to try again, and who tells that it may be sooner.
 #[derive(Debug)]
 pub(super) struct Recovery {
-    backoff: Backoff,
-    /// Where the kernel tells of new addresses. Where it may not, only the pauses count.
+    /// Of what can be tried by itself.
+    tries: Backoff,
+    /// Of what has to be looked for in files.
+    readings: Backoff,
+    /// Where the kernel tells of new addresses.
     news: Option<OwnedFd>,
 }
 
 impl Default for Recovery {
     fn default() -> Self {
-        Recovery { backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE), news: None }
+        let backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        Recovery { tries: backoff, readings: backoff, news: None }
     }
 }
 
 impl Recovery {
     /// When to try next, if something is to be tried.
     pub(super) fn next_try(&self) -> Option<Monotonic> {
-        self.backoff.until()
+        self.tries.until().into_iter().chain(self.readings.until()).min()
     }
 
     /// There is news about addresses: the next try is due now, and those that follow it soon.
     pub(super) fn hear(&mut self, now: Monotonic) {
         if self.news.as_ref().is_some_and(|news| addresses::take_news(news.as_fd())) {
-            self.backoff.succeeded();
-            self.backoff.due_at(now);
+            self.tries = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+            self.tries.due_at(now);
         }
     }
 
     /// There is something to try. True if it is time.
-    fn is_due(&mut self, now: Monotonic, poller: &Poller) -> bool {
-        if self.backoff.until().is_none() {
-            self.listen(poller);
-            self.backoff.failed(now);
+    fn is_time_to_try(&mut self, now: Monotonic, poller: &Poller) -> bool {
+        if self.tries.until().is_none() {
+            self.news = addresses::listen().ok().filter(|news| {
+                poller.add(news.as_fd(), Interest::Read, EventSource::Addresses.into()).is_ok()
+            });
+            if self.news.is_none() {
+                self.tries = Backoff::new(FIRST_PAUSE, DEAF_PAUSE);
+            }
+            self.tries.failed(now);
         }
-        self.backoff.is_over(now)
+        self.tries.is_over(now)
     }
 
-    fn listen(&mut self, poller: &Poller) {
-        let watch =
-            |news: &OwnedFd| poller.add(news.as_fd(), Interest::Read, EventSource::Addresses.into()).is_ok();
-        self.news = self.news.take().or_else(|| addresses::listen().ok().filter(watch));
+    /// There is something to look for. True if it is time.
+    fn is_time_to_read(&mut self, now: Monotonic) -> bool {
+        if self.readings.until().is_none() {
+            self.readings.failed(now);
+        }
+        self.readings.is_over(now)
     }
 
-    /// Everything is served.
-    fn rest(&mut self, poller: &Poller) {
-        self.backoff.succeeded();
+    /// Nothing is to be tried.
+    fn end_tries(&mut self, poller: &Poller) {
+        self.tries = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         if let Some(news) = self.news.take() {
             let _ = poller.remove(news.as_fd());
         }
@@ -75,16 +91,24 @@ impl Supervisor {
         if !self.is_running() {
             return;
         }
-        if self.state.generation.is_whole() {
-            return self.recovery.rest(&self.poller);
+        let generation = &self.state.generation;
+        let (has_to_try, has_to_read) = (generation.has_to_try(now), generation.has_to_read());
+        if !has_to_try {
+            self.recovery.end_tries(&self.poller);
         }
-        if !self.recovery.is_due(now, &self.poller) || !self.changes.are_idle() {
+        if !has_to_read {
+            self.recovery.readings.succeeded();
+        }
+        let reads = has_to_read && self.recovery.is_time_to_read(now);
+        let tries = has_to_try && self.recovery.is_time_to_try(now, &self.poller);
+        if !(reads || tries) || !self.changes.are_idle() {
             return;
         }
-        self.recovery.backoff.failed(now);
-        if !self.state.generation.down().values().any(|down| down.config.is_none()) {
+        if !reads {
+            self.recovery.tries.failed(now);
             return self.try_again();
         }
+        self.recovery.readings.failed(now);
         let ConfigSource::File { path, .. } = &self.invocation.source else { return };
         let task = ReadingTask {
             path: path.clone(),
@@ -103,12 +127,12 @@ impl Supervisor {
     pub(super) fn try_checked(&mut self, outcome: Result<Checked, String>) {
         if let Ok(Checked { config, .. }) = outcome {
             for (name, reason) in config.unavailable.reasons {
-                self.state.generation.renew(&name, DownService { config: None, reason });
+                self.state.generation.renew(&name, DownService::unavailable(reason));
             }
             for service in config.services {
                 let name = service.name.clone();
                 let reason = "it is about to be tried".to_owned();
-                self.state.generation.renew(&name, DownService { config: Some(service), reason });
+                self.state.generation.renew(&name, DownService::unserved(service, reason));
             }
         }
         self.try_again();

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::changes::Change;
 use super::generation::{DownService, Generation};
 use super::listeners::ListenError;
+use super::recovery::LONGEST_PAUSE;
 use super::service::{MissingAddress, Service};
 use super::workers::{WorkerProcess, WorkerStage};
 use super::{Fatal, Supervisor};
@@ -163,6 +164,12 @@ impl Supervisor {
 
     /// Adds a service to a generation on its way. Returns why it is down there, if it may be.
     fn add_service(&mut self, config: ServiceConfig, rollout: &mut Rollout) -> Result<Option<Fatal>, Fatal> {
+        let now = Monotonic::now();
+        if rollout.purpose == Purpose::Recovery
+            && rollout.next.let_rest(&config.name, &self.state.generation, now)
+        {
+            return Ok(None);
+        }
         let no_memory = |error| Fatal::os("cannot make the memory of a service", &error);
         let state = &mut self.state;
         let log = rollout.next.settings().log;
@@ -299,7 +306,7 @@ impl Supervisor {
         if !may_be_down || is_last && rollout.purpose == Purpose::Start {
             return self.abort(&format!("service {service}: {reason}"), code);
         }
-        rollout.next.give_up(service, reason.to_owned());
+        rollout.next.give_up(service, reason.to_owned(), Monotonic::now() + LONGEST_PAUSE);
         if is_served {
             // As it was, at fewer addresses.
             rollout.kept.push(service.to_owned());
