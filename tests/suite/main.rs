@@ -43,4 +43,5 @@ mod store;
 mod structure;
 mod stuck;
 mod systemd;
+mod unix_sockets;
 mod upgrade;
