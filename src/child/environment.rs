@@ -1,7 +1,7 @@
 //! The environment of a program: built from nothing, never inherited.
 //!
 //! UCSPI's names are those of <https://cr.yp.to/proto/ucspi.txt> and tcp-environ(5); `REMOTE_ADDR` and `REMOTE_PORT` are
-//! what systemd sets for `Accept=yes`.
+//! what systemd sets for `Accept=yes`, systemd.socket(5): for a Unix socket since 255, and then `REMOTE_ADDR` alone.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use super::Conn;
 use crate::config::DEFAULT_PROGRAM_PATH;
 use crate::sys::exec::Image;
-use crate::sys::socket::{self, Peer};
+use crate::sys::socket::{self, Peer, UnixName};
 
 /// The part that is the same for all connections of a service, from its name and its `environment`.
 pub(crate) fn constant(service: &str, configured: &BTreeMap<String, String>) -> io::Result<Vec<CString>> {
@@ -51,18 +51,26 @@ pub(crate) fn describe(conn: &Conn, connection: BorrowedFd<'_>, image: &mut Imag
                 image.set("IPCREMOTEEUID", peer.uid);
                 image.set("IPCREMOTEEGID", peer.gid);
             }
-            let paths = [
-                ("IPCLOCALPATH", socket::local_path(connection)),
-                ("IPCREMOTEPATH", socket::peer_path(connection)),
-            ];
-            for (name, path) in paths {
-                if let Some(path) = path {
-                    image.set_bytes(name, path.as_os_str().as_bytes());
-                }
+            if let Some(name) = socket::local_name(connection) {
+                set_name(image, "IPCLOCALPATH", &name);
+            }
+            // One that is relative is left out: it could look like an abstract name, or like an address.
+            let is_told = |name: &UnixName| !matches!(name, UnixName::Path(path) if !path.is_absolute());
+            if let Some(name) = socket::peer_name(connection).filter(is_told) {
+                set_name(image, "IPCREMOTEPATH", &name);
+                set_name(image, "REMOTE_ADDR", &name);
             }
         }
     }
     image.finish();
+}
+
+/// An abstract name begins with `@`, as systemd writes it.
+fn set_name(image: &mut Image, variable: &str, name: &UnixName) {
+    match name {
+        UnixName::Path(path) => image.set_bytes(variable, path.as_os_str().as_bytes()),
+        UnixName::Abstract(name) => image.set_bytes(variable, &[b"@", name.as_slice()].concat()),
+    }
 }
 
 fn variable(name: &str, value: &str) -> io::Result<CString> {

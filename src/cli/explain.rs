@@ -26,7 +26,7 @@ impl Display for Explained<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Explained { service, address } = self;
         let name = &service.name;
-        if service.listen.iter().all(|address| matches!(address, Address::Unix(_))) {
+        if service.listen.iter().all(|address| matches!(address, Address::Unix(_) | Address::Abstract(_))) {
             return write!(f, "{name}: listens on Unix sockets only, where nobody has an address");
         }
         if let Some((_, proxy)) = service.admission.proxies.find(*address) {

@@ -15,6 +15,8 @@ pub(crate) enum Address {
     Tcp(SocketAddr),
     /// `unix:/run/x.sock`; the path is absolute.
     Unix(PathBuf),
+    /// `unix:@NAME`: a name of the abstract namespace, unix(7), without its `@`.
+    Abstract(String),
     /// `fd:NAME`: a listening socket that systemd passes under that name.
     Activated(String),
 }
@@ -24,6 +26,7 @@ impl fmt::Display for Address {
         match self {
             Address::Tcp(address) => write!(f, "{address}"),
             Address::Unix(path) => write!(f, "unix:{}", path.display()),
+            Address::Abstract(name) => write!(f, "unix:@{name}"),
             Address::Activated(name) => write!(f, "fd:{name}"),
         }
     }
@@ -48,16 +51,41 @@ impl FromStr for Address {
     }
 }
 
+/// How much of `sun_path`, which has 108 bytes, is a path without its NUL, or an abstract name without the one before it.
+const LONGEST_UNIX_NAME: usize = 107;
+
 fn unix(path: &str) -> Result<Address, AddressError> {
-    // sun_path has 108 bytes with its NUL, unix(7).
+    if let Some(name) = path.strip_prefix('@') {
+        return abstract_name(name);
+    }
     if !path.starts_with('/') {
-        Err(AddressError("a Unix socket needs an absolute path, as in \"unix:/run/x.sock\"".into()))
-    } else if path.len() > 107 {
-        Err(AddressError(format!("the path has {} bytes, and a Unix socket's at most 107", path.len())))
+        let right = "a Unix socket needs an absolute path, as in \"unix:/run/x.sock\", or an abstract name, as in \"unix:@x\"";
+        Err(AddressError(right.into()))
+    } else if path.len() > LONGEST_UNIX_NAME {
+        let length = path.len();
+        Err(AddressError(format!(
+            "the path has {length} bytes, and a Unix socket's at most {LONGEST_UNIX_NAME}"
+        )))
     } else if path.contains('\0') {
         Err(AddressError("a path cannot contain a NUL byte".into()))
     } else {
         Ok(Address::Unix(PathBuf::from(path)))
+    }
+}
+
+fn abstract_name(name: &str) -> Result<Address, AddressError> {
+    if name.is_empty() {
+        // The kernel would choose one, and nobody would know it.
+        Err(AddressError("the name is missing after the \"@\", as in \"unix:@x\"".into()))
+    } else if name.len() > LONGEST_UNIX_NAME {
+        let length = name.len();
+        Err(AddressError(format!(
+            "the name has {length} bytes, and an abstract one at most {LONGEST_UNIX_NAME}"
+        )))
+    } else if name.contains('\0') {
+        Err(AddressError("a name cannot contain a NUL byte".into()))
+    } else {
+        Ok(Address::Abstract(name.to_owned()))
     }
 }
 
@@ -85,7 +113,7 @@ fn tcp_hint(text: &str) -> String {
     } else if text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_err()) {
         "the port is a number from 0 to 65535, as in \"127.0.0.1:7007\"".to_owned()
     } else {
-        "write an IP address and a port, as in \"127.0.0.1:7007\" or \"[::1]:7007\", \"unix:/PATH\" or \"fd:NAME\" \
+        "write an IP address and a port, as in \"127.0.0.1:7007\" or \"[::1]:7007\", \"unix:/PATH\", \"unix:@NAME\" or \"fd:NAME\" \
          (names are not looked up)"
             .to_owned()
     };
@@ -104,7 +132,7 @@ mod tests {
 
     #[test]
     fn addresses_survive_being_written_and_read() {
-        for text in ["127.0.0.1:7", "[::1]:0", "[fe80::1%3]:9", "unix:/run/x.sock", "fd:web"] {
+        for text in ["127.0.0.1:7", "[::1]:0", "[fe80::1%3]:9", "unix:/run/x.sock", "unix:@x y", "fd:web"] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
     }
@@ -118,6 +146,8 @@ mod tests {
             ("::1:80", "goes in brackets"),
             ("/run/x", "unix:/run/x"),
             ("unix:run/x", "absolute"),
+            ("unix:@", "the name is missing"),
+            (&format!("unix:@{}", "x".repeat(108)), "has 108 bytes"),
             ("127.0.0.1:http", "0 to 65535"),
             ("localhost:80", "names are not looked up"),
             ("fd:", "FileDescriptorName"),

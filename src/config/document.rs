@@ -22,6 +22,13 @@ pub(crate) struct Section<'a> {
     pub(crate) table: DeTable<'a>,
 }
 
+impl Section<'_> {
+    /// Where the key is, even if its value is wrong.
+    pub(crate) fn span(&self, wanted: &str) -> Option<Range<usize>> {
+        self.table.iter().find(|(key, _)| key.get_ref() == wanted).map(|(key, _)| key.span())
+    }
+}
+
 /// A file as a tree.
 #[derive(Debug)]
 pub(crate) struct Tree<'a> {

@@ -36,6 +36,9 @@ pub(crate) struct ServiceDraft {
     pub(crate) backlog: Option<u32>,
     pub(crate) nodelay: Option<bool>,
     pub(crate) keepalive: Option<bool>,
+    pub(crate) socket_user: Option<Spanned<String>>,
+    pub(crate) socket_group: Option<Spanned<String>>,
+    pub(crate) socket_mode: Option<u32>,
     pub(crate) count_bytes: Option<bool>,
     pub(super) admission: admission::draft::PolicyDraft,
 }
@@ -190,6 +193,18 @@ pub(super) fn backlog(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applie
 
 pub(super) fn nodelay(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     set(&mut draft.nodelay, decode(value))
+}
+
+pub(super) fn socket_user(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+    set(&mut draft.socket_user, name_or_number(value).map(|name| spanned(value, name)))
+}
+
+pub(super) fn socket_group(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+    set(&mut draft.socket_group, name_or_number(value).map(|name| spanned(value, name)))
+}
+
+pub(super) fn socket_mode(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+    set(&mut draft.socket_mode, value::file_mode(value))
 }
 
 pub(super) fn count_bytes(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {

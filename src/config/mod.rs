@@ -25,6 +25,7 @@ mod limits;
 mod load;
 mod service;
 pub(crate) mod socket_file;
+mod sockets;
 mod source;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -143,6 +144,8 @@ pub(crate) struct ServiceConfig {
     pub(crate) stderr: StderrTarget,
     /// Socket options.
     pub(crate) socket: SocketOptions,
+    /// Who may use the files of its Unix sockets.
+    pub(crate) socket_access: SocketAccess,
 }
 
 impl ServiceConfig {
@@ -156,6 +159,7 @@ impl ServiceConfig {
             identity: self.identity.clone(),
             environment: self.environment.clone(),
             limits: self.limits.clone(),
+            socket_access: self.socket_access.clone(),
             ..*self
         }
     }
@@ -238,4 +242,23 @@ pub(crate) struct SocketOptions {
     pub(crate) nodelay: bool,
     /// `SO_KEEPALIVE` on connections.
     pub(crate) keepalive: bool,
+}
+
+/// Who may use the files of a service's Unix sockets: `socket_user`, `socket_group` and `socket_mode`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SocketAccess {
+    /// The owner; `None` for the user of the supervisor.
+    pub(crate) user: Option<Account>,
+    /// `None` for the group of the supervisor, or of a directory that hands its own on.
+    pub(crate) group: Option<Account>,
+    /// As of chmod(2).
+    pub(crate) mode: u32,
+}
+
+/// A user or group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Account {
+    /// The name or number in the configuration, for messages.
+    pub(crate) name: String,
+    pub(crate) id: u32,
 }

@@ -1,7 +1,6 @@
 //! A service: what its section says, checked against the machine.
 
 use std::fmt;
-use std::ops::Range;
 use std::path::Path;
 
 use toml::Spanned;
@@ -12,7 +11,7 @@ use super::document::Section;
 use super::draft::ServiceDraft;
 use super::files::{self, Root};
 use super::value::{Fault, Faults};
-use super::{Address, Credentials, Identity, Job, ServiceConfig, SocketOptions};
+use super::{Address, Credentials, Identity, Job, ServiceConfig, SocketOptions, sockets};
 
 /// The machine that a configuration is checked against.
 pub(crate) struct Machine<'a> {
@@ -27,6 +26,11 @@ pub(crate) struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
+    /// Says that a user or group will be looked up.
+    pub(super) fn waits_for_account(&self, name: &str) {
+        (self.waits_for)(format_args!("\"{name}\" in /etc/passwd, /etc/group and what getent asks"));
+    }
+
     /// This one, in a program with these handlers.
     pub(crate) fn with(handlers: &'a [&'a str]) -> Self {
         let accounts = Accounts::default();
@@ -44,7 +48,7 @@ pub(crate) fn resolve(
     (machine.waits_for)(format_args!("what the service {name} names: programs, directories, sockets"));
     let mut faults = Faults::new();
     let mut keep = |fault| faults.push(fault);
-    if !section.partial && span(section, "listen").is_none() {
+    if !section.partial && section.span("listen").is_none() {
         let fault =
             Fault::new(section.header.clone(), format!("service \"{name}\" does not say where it listens"));
         keep(fault.help("add listen = \"127.0.0.1:7007\" or another address"));
@@ -72,6 +76,11 @@ pub(crate) fn resolve(
     let handler = draft.handler.take().and_then(|name| handler(name, machine).map_err(&mut keep).ok());
     let job = if broken_chroot { Ok(None) } else { job(name, section, handler, &draft, root) };
     let job = job.map_err(&mut keep).ok().flatten();
+    let socket_access = sockets::access(&draft, machine).unwrap_or_else(|mut found| {
+        found.drain(..).for_each(&mut keep);
+        None
+    });
+    sockets::idle(section, &draft).into_iter().for_each(&mut keep);
     let spare = spares(section, &draft, job.as_ref()).map_err(&mut keep).ok().flatten();
     let admission =
         std::mem::take(&mut draft.admission).check(section.origin).map_err(&mut keep).ok().flatten();
@@ -100,6 +109,7 @@ pub(crate) fn resolve(
                 nodelay: draft.nodelay?,
                 keepalive: draft.keepalive?,
             },
+            socket_access: socket_access?,
         })
     };
     Ok(service())
@@ -107,10 +117,17 @@ pub(crate) fn resolve(
 
 /// What is no error, and does not do what its writer expects.
 pub(crate) fn doubts(section: &Section<'_>, draft: &ServiceDraft) -> Faults {
-    let is_unix = |address: &&Spanned<Address>| matches!(address.get_ref(), Address::Unix(_));
+    let mut doubts = deaf_deadlines(section, draft);
+    doubts.extend(sockets::open_names(section, draft));
+    doubts
+}
+
+fn deaf_deadlines(section: &Section<'_>, draft: &ServiceDraft) -> Faults {
+    let is_unix =
+        |address: &&Spanned<Address>| matches!(address.get_ref(), Address::Unix(_) | Address::Abstract(_));
     let Some(socket) = draft.listen.iter().find(is_unix).map(Spanned::get_ref) else { return Faults::new() };
     let keys = ["first_byte_timeout", "idle_timeout"].into_iter();
-    let written = keys.filter_map(|key| Some((key, span(section, key)?)));
+    let written = keys.filter_map(|key| Some((key, section.span(key)?)));
     let doubt = |(key, span)| {
         Fault::new(span, format!("{key} does nothing for connections to {socket}"))
             .help("the kernel counts no bytes of a Unix socket; max_lifetime works there, too")
@@ -122,11 +139,6 @@ pub(crate) fn doubts(section: &Section<'_>, draft: &ServiceDraft) -> Faults {
 fn cpus() -> u16 {
     std::thread::available_parallelism()
         .map_or(1, |count| u16::try_from(count.get()).unwrap_or(1024).min(1024))
-}
-
-/// Where the key is, even if its value is wrong.
-fn span(section: &Section<'_>, wanted: &str) -> Option<Range<usize>> {
-    section.table.iter().find(|(key, _)| key.get_ref() == wanted).map(|(key, _)| key.span())
 }
 
 fn handler(name: Spanned<String>, machine: &Machine<'_>) -> Result<String, Fault> {
@@ -147,7 +159,7 @@ fn job(
     draft: &ServiceDraft,
     root: Root<'_>,
 ) -> Result<Option<Job>, Fault> {
-    match (span(section, "handler"), span(section, "exec")) {
+    match (section.span("handler"), section.span("exec")) {
         (Some(handler), Some(exec)) => {
             let later = if handler.start > exec.start { handler } else { exec };
             Err(Fault::new(later, "a service has either handler or exec, not both")
@@ -171,11 +183,11 @@ fn job(
 
 /// How many connection processes are forked ahead. Those that serve more than one connection are spares by nature.
 fn spares(section: &Section<'_>, draft: &ServiceDraft, job: Option<&Job>) -> Result<Option<u32>, Fault> {
-    let at = || span(section, "connections_per_child").unwrap_or_else(|| section.header.clone());
+    let at = || section.span("connections_per_child").unwrap_or_else(|| section.header.clone());
     let wants_spares = draft.spare.is_some_and(|spare| spare > 0)
         || draft.connections_per_child.is_some_and(|connections| connections != 1);
     if wants_spares && !draft.admission.proxies.is_empty() {
-        let at = span(section, "spare").unwrap_or_else(at);
+        let at = section.span("spare").unwrap_or_else(at);
         let message =
             "a spare cannot wait for the header of a proxy: one that does not come would keep others out";
         return Err(
@@ -188,7 +200,7 @@ fn spares(section: &Section<'_>, draft: &ServiceDraft, job: Option<&Job>) -> Res
             let message = "a program serves one connection and ends; only handlers can serve more";
             Err(Fault::new(at(), message).help("remove the key, or write 1"))
         }
-        (Some(_), Some(0), _) if span(section, "spare").is_none() => Ok(Some(8)),
+        (Some(_), Some(0), _) if section.span("spare").is_none() => Ok(Some(8)),
         (Some(_), Some(0), _) => {
             let message = "without spares there is no process that could serve more than one connection";
             Err(Fault::new(at(), message).help("add spare = 8, or remove this key"))
@@ -201,8 +213,7 @@ fn spares(section: &Section<'_>, draft: &ServiceDraft, job: Option<&Job>) -> Res
 fn credentials(draft: &ServiceDraft, machine: &Machine<'_>) -> Result<Option<Credentials>, Faults> {
     let accounts = &machine.accounts;
     for name in [&draft.user, &draft.group].into_iter().flatten() {
-        let name = name.get_ref();
-        (machine.waits_for)(format_args!("\"{name}\" in /etc/passwd, /etc/group and what getent asks"));
+        machine.waits_for_account(name.get_ref());
     }
     let mut faults = Faults::new();
     let group = draft.group.as_ref().map(|name| find_group(name, accounts)).transpose();
@@ -235,8 +246,7 @@ fn become_user(
     group_is_given: bool,
     accounts: &Accounts,
 ) -> Result<Credentials, Fault> {
-    let unanswered = |why| unanswered(name, &why);
-    let user = accounts.user(name.get_ref()).map_err(unanswered)?;
+    let user = find_user(name, accounts)?;
     let (uid, gid) = match (&user, id(name.get_ref())) {
         (Some(user), _) => (user.uid, group.map_or(user.gid, |group| group.gid)),
         // A group that was not found has been reported; the number stands for it meanwhile.
@@ -248,7 +258,7 @@ fn become_user(
         (None, None) => return Err(unknown_user(name, accounts)),
     };
     let mut groups = match user {
-        Some(User { name, .. }) => accounts.memberships(&name).map_err(unanswered)?,
+        Some(user) => accounts.memberships(&user.name).map_err(|why| unanswered(name, &why))?,
         None => Vec::new(),
     };
     groups.push(gid);
@@ -269,7 +279,15 @@ fn unknown_user(name: &Spanned<String>, accounts: &Accounts) -> Fault {
     Fault::new(name.span(), message).help(suggestion(near, "users", "/etc/passwd"))
 }
 
-fn find_group(name: &Spanned<String>, accounts: &Accounts) -> Result<Group, Fault> {
+/// `None` for a number that has no entry.
+pub(super) fn find_user(name: &Spanned<String>, accounts: &Accounts) -> Result<Option<User>, Fault> {
+    match accounts.user(name.get_ref()).map_err(|why| unanswered(name, &why))? {
+        None if id(name.get_ref()).is_none() => Err(unknown_user(name, accounts)),
+        found => Ok(found),
+    }
+}
+
+pub(super) fn find_group(name: &Spanned<String>, accounts: &Accounts) -> Result<Group, Fault> {
     if let Some(group) = accounts.group(name.get_ref()).map_err(|why| unanswered(name, &why))? {
         return Ok(group);
     }

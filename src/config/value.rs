@@ -220,9 +220,19 @@ fn split_number(text: &str) -> Option<(u64, &str)> {
     Some((number.parse().ok()?, unit))
 }
 
-/// A file mode creation mask. A decimal number is refused: 22 would be 026.
+/// A file mode creation mask.
 pub(crate) fn umask(value: &TomlValue<'_>) -> Result<u32, Fault> {
-    const RIGHT: &str = "write an octal number up to 777, as in \"022\" or 0o022";
+    octal(value, "file mode mask", "022")
+}
+
+/// A file mode.
+pub(crate) fn file_mode(value: &TomlValue<'_>) -> Result<u32, Fault> {
+    octal(value, "file mode", "0660")
+}
+
+/// An octal number up to 777. A decimal number is refused: 22 would be 026.
+fn octal(value: &TomlValue<'_>, what: &str, example: &str) -> Result<u32, Fault> {
+    let right = || format!("write an octal number up to 777, as in \"{example}\" or 0o{example}");
     let digits: Cow<'_, str> = match value.get_ref() {
         DeValue::String(text) => text.strip_prefix("0o").unwrap_or(text).into(),
         DeValue::Integer(number) if number.radix() == 8 => number.as_str().into(),
@@ -230,19 +240,18 @@ pub(crate) fn umask(value: &TomlValue<'_>) -> Result<u32, Fault> {
             let digits = number.to_string();
             let is_octal =
                 number.radix() == 10 && u32::from_str_radix(&digits, 8).is_ok_and(|mask| mask <= 0o777);
-            let right =
-                if is_octal { format!("write \"{digits:0>3}\" or 0o{digits:0>3}") } else { RIGHT.to_owned() };
+            let right = if is_octal { format!("write \"{digits:0>3}\" or 0o{digits:0>3}") } else { right() };
             return Err(Fault::new(value.span(), format!("{digits} is not octal")).help(right));
         }
         other => {
             let message = format!("{} where an octal number is expected", other.type_str());
-            return Err(Fault::new(value.span(), message).help(RIGHT));
+            return Err(Fault::new(value.span(), message).help(right()));
         }
     };
     let octal = !digits.is_empty() && digits.bytes().all(|digit| matches!(digit, b'0'..=b'7'));
     let mask = octal.then(|| u32::from_str_radix(&digits, 8).ok()).flatten();
     mask.filter(|&mask| mask <= 0o777)
-        .ok_or_else(|| Fault::new(value.span(), format!("\"{digits}\" is no file mode mask")).help(RIGHT))
+        .ok_or_else(|| Fault::new(value.span(), format!("\"{digits}\" is no {what}")).help(right()))
 }
 
 /// The first NUL byte in a value, table keys included: no path, argument or name can have one.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,6 +20,9 @@ use crate::sys::{process, socket};
 
 /// More clients than this wait in the queue.
 const CLIENTS: usize = 32;
+
+/// How many may wait in it.
+const BACKLOG: u32 = 128;
 
 /// How often it is tried to accept without a descriptor to accept with.
 const RETRY: Duration = Duration::from_secs(1);
@@ -336,11 +339,9 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     if let Some(parent) = path.parent() {
         std::fs::DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
     }
-    let listener = UnixListener::bind(path)?;
-    // Who connects between these two lines is asked for its user all the same.
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
+    let socket = socket::bind_unix(path, 0o600)?;
+    socket::start_listening(socket.as_fd(), BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// The client has gone, or has its answer, or talks nonsense.

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::Supervisor;
 use super::generation::{Generation, Trouble};
-use super::listeners::Listener;
+use super::listeners::{ListenError, Listener};
 use super::rollout::{Purpose, Rollout};
 use super::service::Service;
 use super::state::State;
@@ -17,9 +17,12 @@ use crate::scoreboard::Owner;
 
 impl State {
     /// `next` replaces the generation in force, but for the services that are `kept`. Workers of the old one retire.
-    fn commit(&mut self, next: Generation, kept: &[String]) {
+    /// Returns what came out otherwise than it was tried.
+    fn commit(&mut self, next: Generation, kept: &[String]) -> Vec<(String, ListenError)> {
+        let mut failures = Vec::new();
         for service in next.services() {
-            service.comes_into_force();
+            let name = service.name();
+            failures.extend(service.comes_into_force().into_iter().map(|error| (name.to_owned(), error)));
             service.recount(Owner::SUPERVISOR);
             let is_old = |worker: &&WorkerProcess| worker.generation() != service.generation();
             let old = self.workers.of_service(service.name()).filter(is_old);
@@ -34,6 +37,7 @@ impl State {
                 worker.retire(&closing);
             }
         }
+        failures
     }
 
     /// The listeners that no service wants any more, with their queues closed.
@@ -57,12 +61,15 @@ impl Supervisor {
         let log_before = self.state.generation.settings().log;
         let troubles = self.state.generation.troubles();
         let Rollout { next, kept, purpose, clients, control, .. } = rollout;
-        self.state.commit(next, &kept);
+        let failures = self.state.commit(next, &kept);
         let log = self.state.generation.settings().log;
         if log != log_before {
             self.log.reopen(log);
         }
         self.tell_troubles(&troubles);
+        for (service, error) in failures {
+            self.log.event(Level::Error, None, Some(&service), format_args!("{error}"));
+        }
         match purpose {
             Purpose::Start => self.is_serving(control),
             Purpose::Reload => {

@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
 
 use serde::{Deserialize, Serialize};
@@ -15,9 +15,10 @@ use serde::{Deserialize, Serialize};
 use super::port_owner;
 use super::saved::{Kept, contradiction};
 use super::systemd::{ActivatedSockets, Systemd};
-use crate::config::{Address, ServiceConfig, SocketOptions, socket_file};
+use crate::config::{Account, Address, ServiceConfig, SocketAccess, SocketOptions, socket_file};
+use crate::sys::access::{Access, AccessError, HeldSocket};
 use crate::sys::fd::{self, FdNumber};
-use crate::sys::socket;
+use crate::sys::socket::{self, UnixName};
 
 /// A listening socket. It closes when the last service that uses it lets go.
 #[derive(Debug)]
@@ -112,6 +113,11 @@ impl Listener {
         bound.is_some_and(|bound| bound.ip().is_unspecified())
     }
 
+    /// Whether nobody else can have its address before it is closed: others find a Unix socket by its file.
+    fn holds_address(&self) -> bool {
+        matches!(self.record.address, Address::Tcp(_) | Address::Abstract(_))
+    }
+
     /// Whether it is what it was when it was made. A Unix socket whose file somebody has removed or replaced is reached by
     /// nobody any more, nor is one that somebody has shut down; another has to be made.
     pub(super) fn is_reachable(&self) -> bool {
@@ -145,13 +151,25 @@ impl Listener {
         }
     }
 
-    /// Has a service use it from now on, as a reload may have changed it; it may have been closing.
-    pub(crate) fn put_to_use(&self, options: SocketOptions) {
+    /// Says whether [`Listener::put_to_use`] could give its file to whom this says.
+    fn try_out(&self, access: &SocketAccess) -> Result<(), Cause> {
+        let Some((path, inode)) = self.record.file.as_ref().filter(|_| self.is_ours()) else { return Ok(()) };
+        let file = held(path, *inode).map_err(Cause::Io)?;
+        file.try_out(path, wanted(access)).map_err(|error| Cause::access(error, access))
+    }
+
+    /// Has a service use it from now on, as a reload may have changed it; it may have been closing. It is used also if
+    /// its file cannot be given to whom it should be.
+    pub(crate) fn put_to_use(
+        &self,
+        options: SocketOptions,
+        access: &SocketAccess,
+    ) -> Result<(), ListenError> {
         if self.is_tcp() {
             socket::make_hear(self.descriptor());
         }
         self.begin(options);
-        self.prepare(options);
+        self.prepare(options, access)
     }
 
     /// Begins to listen, if it does not yet.
@@ -160,14 +178,30 @@ impl Listener {
         let _ = socket::start_listening(self.descriptor(), options.backlog);
     }
 
-    fn prepare(&self, options: SocketOptions) {
+    fn prepare(&self, options: SocketOptions, access: &SocketAccess) -> Result<(), ListenError> {
         if self.record.file.is_none() {
             let _ = socket::set_inherited_options(self.descriptor(), options.nodelay, options.keepalive);
         }
         if self.record.standing.replace(Standing::Open) != Standing::Open && self.is_ours() {
             self.systemd.store(&self.record.address, self.descriptor());
         }
+        let Some((path, inode)) = self.record.file.as_ref().filter(|_| self.is_ours()) else { return Ok(()) };
+        let set =
+            |file: HeldSocket| file.set(path, wanted(access)).map_err(|error| Cause::access(error, access));
+        let set = held(path, *inode).map_err(Cause::Io).and_then(set);
+        set.map_err(|cause| ListenError { address: self.record.address.clone(), cause })
     }
+}
+
+/// The file of a Unix socket, if it still is the one that we made.
+fn held(path: &Path, inode: u64) -> io::Result<HeldSocket> {
+    let file = HeldSocket::at(path)?;
+    if file.inode() == inode { Ok(file) } else { Err(io::ErrorKind::NotFound.into()) }
+}
+
+fn wanted(access: &SocketAccess) -> Access {
+    let id = |account: &Option<Account>| account.as_ref().map(|account| account.id);
+    Access { uid: id(&access.user), gid: id(&access.group), mode: access.mode }
 }
 
 impl Drop for Listener {
@@ -275,6 +309,7 @@ enum Cause {
     NoListener,
     /// A Unix socket's path is at fault, and this is how.
     Path(io::Error, String),
+    Access(String),
     Io(io::Error),
 }
 
@@ -290,6 +325,36 @@ impl Cause {
             (None, _) => Cause::Io(error),
         }
     }
+
+    fn access(error: AccessError, access: &SocketAccess) -> Self {
+        let name = |account: &Option<Account>| {
+            account
+                .as_ref()
+                .map_or_else(|| "that of preforkd".to_owned(), |account| format!("\"{}\"", account.name))
+        };
+        let because = |error: &io::Error| match error.raw_os_error() {
+            Some(libc::EPERM) => "this process may not".to_owned(),
+            Some(libc::EINVAL) => "there is no such id in the user namespace of this process".to_owned(),
+            _ => error.to_string(),
+        };
+        Cause::Access(match error {
+            AccessError::Owner(error) => format!(
+                "cannot make user {} its owner (socket_user): {}; root may, or a process with CAP_CHOWN; without either, \
+                 give others access by socket_group and socket_mode",
+                name(&access.user),
+                because(&error)
+            ),
+            AccessError::Group(error) => format!(
+                "cannot make its group {} (socket_group): {}; root may, or a process that is in that group, by \
+                 SupplementaryGroups= in its unit",
+                name(&access.group),
+                because(&error)
+            ),
+            AccessError::File(error) => {
+                format!("cannot make its mode {:04o} (socket_mode): {}", access.mode, because(&error))
+            }
+        })
+    }
 }
 
 impl ListenError {
@@ -300,7 +365,12 @@ impl ListenError {
 
     /// Whether a user with more rights would not have it.
     pub(crate) fn is_permission(&self) -> bool {
-        matches!(&self.cause, Cause::Io(error) | Cause::Path(error, _) if error.kind() == io::ErrorKind::PermissionDenied)
+        let is_denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+        match &self.cause {
+            Cause::Io(error) | Cause::Path(error, _) => is_denied(error),
+            Cause::Access(_) => true,
+            Cause::InUse(_) | Cause::NotPassed(_) | Cause::NoListener => false,
+        }
     }
 }
 
@@ -336,6 +406,7 @@ impl fmt::Display for ListenError {
                 )
             }
             Cause::Path(_, obstacle) => write!(f, "cannot listen on {address}: {obstacle}"),
+            Cause::Access(why) => write!(f, "cannot listen on {address} as it should be: {why}"),
             Cause::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 write!(
                     f,
@@ -397,8 +468,9 @@ impl Listeners {
         }
         let mut open: HashMap<Address, Vec<Weak<Listener>>> = HashMap::new();
         // A Unix socket that is closing has no way to it any more; its path is for another.
-        let is_to_be_found =
-            |listener: &&Rc<Listener>| listener.is_tcp() || listener.record.standing.get() == Standing::Open;
+        let is_to_be_found = |listener: &&Rc<Listener>| {
+            listener.holds_address() || listener.record.standing.get() == Standing::Open
+        };
         for listener in listeners.iter().filter(is_to_be_found) {
             open.entry(listener.record.address.clone()).or_default().push(Rc::downgrade(listener));
         }
@@ -436,7 +508,12 @@ impl Listeners {
                 })
             }),
             // Somebody may have removed the file, and then nobody can connect.
-            Address::Unix(path) => path.exists() && socket::local_path(socket.as_fd()).as_ref() == Some(path),
+            Address::Unix(path) => {
+                path.exists() && socket::local_name(socket.as_fd()) == Some(UnixName::Path(path.clone()))
+            }
+            Address::Abstract(name) => {
+                socket::local_name(socket.as_fd()) == Some(UnixName::Abstract(name.clone().into()))
+            }
             Address::Activated(_) => false,
         };
         // A worker that waits in accept hears nothing else.
@@ -457,10 +534,16 @@ impl Listeners {
             known.iter().filter(|listener| !listener.is_reachable()).for_each(|lost| lost.settle());
             known.retain(|listener| listener.is_reachable());
             if !known.is_empty() {
-                all.extend(known);
+                let failed = |cause| ListenError { address: address.clone(), cause };
+                let mut refusals =
+                    known.iter().filter_map(|listener| listener.try_out(&service.socket_access).err());
+                match refusals.next() {
+                    None => all.extend(known),
+                    Some(cause) => missing.push(failed(cause)),
+                }
                 continue;
             }
-            match self.make(address, service.socket) {
+            match self.make(address, service.socket, &service.socket_access) {
                 Ok(fresh) => {
                     self.open.insert(address.clone(), fresh.iter().map(Rc::downgrade).collect());
                     all.extend(fresh);
@@ -478,7 +561,7 @@ impl Listeners {
         let covers = |other: &Rc<Listener>| socket::covers(other.descriptor(), listener.descriptor());
         let is_covered = listener.is_tcp() && wildcards.iter().any(covers);
         if let Some(open) =
-            self.open.get_mut(&listener.record.address).filter(|_| is_covered || !listener.is_tcp())
+            self.open.get_mut(&listener.record.address).filter(|_| is_covered || !listener.holds_address())
         {
             open.retain(|other| !std::ptr::eq(other.as_ptr(), Rc::as_ptr(listener)));
         }
@@ -515,7 +598,12 @@ impl Listeners {
         self.passed.stored.values().for_each(|listener| socket::share_port(listener.as_fd(), share));
     }
 
-    fn make(&mut self, address: &Address, options: SocketOptions) -> Result<Vec<Rc<Listener>>, ListenError> {
+    fn make(
+        &mut self,
+        address: &Address,
+        options: SocketOptions,
+        access: &SocketAccess,
+    ) -> Result<Vec<Rc<Listener>>, ListenError> {
         let failed = |cause| ListenError { address: address.clone(), cause };
         let io_failed = |error| failed(Cause::of(address, error));
         let left = self.left(address);
@@ -532,27 +620,39 @@ impl Listeners {
                 (vec![left.map_or_else(make, Ok).map_err(io_failed)?], None)
             }
             Address::Unix(path) => {
-                let make = || {
+                let bind = || {
                     socket::remove_stale(path)?;
-                    socket::listen_unix(path, options.backlog)
+                    socket::bind_unix(path, access.mode)
                 };
-                let socket = left.map_or_else(make, Ok).map_err(io_failed)?;
-                let inode = std::fs::symlink_metadata(path).map_err(io_failed)?.ino();
-                // Anybody may connect, as to a TCP port; the directory says who reaches it.
-                use std::os::unix::fs::PermissionsExt;
-                let mode = std::fs::Permissions::from_mode(0o666);
-                std::fs::set_permissions(path, mode).map_err(io_failed)?;
-                (vec![socket], Some((path.clone(), inode)))
+                let socket = left.map_or_else(bind, Ok).map_err(io_failed)?;
+                let file = HeldSocket::at(path).map_err(io_failed)?;
+                // Before it listens: until then nobody can connect.
+                let given = file
+                    .set(path, wanted(access))
+                    .map_err(|error| failed(Cause::access(error, access)))
+                    .and_then(|()| {
+                        socket::start_listening(socket.as_fd(), options.backlog).map_err(io_failed)
+                    });
+                if let Err(error) = given {
+                    let _ = std::fs::remove_file(path);
+                    return Err(error);
+                }
+                (vec![socket], Some((path.clone(), file.inode())))
+            }
+            Address::Abstract(name) => {
+                let socket = left.map_or_else(|| socket::listen_abstract(name, options.backlog), Ok);
+                (vec![socket.map_err(io_failed)?], None)
             }
             Address::Activated(name) => (self.passed(name).map_err(failed)?, None),
         };
         let wrap = |socket: OwnedFd| {
             // What systemd made has a file, too, which is not ours to remove.
-            let passed = || {
-                socket::local_path(socket.as_fd()).and_then(|path| {
+            let passed = || match socket::local_name(socket.as_fd()) {
+                Some(UnixName::Path(path)) => {
                     let inode = std::fs::symlink_metadata(&path).ok()?.ino();
                     Some((path, inode))
-                })
+                }
+                _ => None,
             };
             let file = file.clone().or_else(passed);
             let bound = socket::local_address(socket.as_fd()).ok().flatten();
@@ -562,13 +662,13 @@ impl Listeners {
             let standing = Cell::new(Standing::Closing);
             let record = ListenerRecord { address: address.clone(), name, file, standing };
             let listener = Listener { socket, record, systemd: self.systemd.clone() };
-            match listens {
-                true => listener.put_to_use(options),
-                false => listener.prepare(options),
+            if listens {
+                listener.begin(options);
             }
-            Rc::new(listener)
+            listener.prepare(options, access)?;
+            Ok(Rc::new(listener))
         };
-        Ok(sockets.into_iter().map(wrap).collect())
+        sockets.into_iter().map(wrap).collect()
     }
 
     /// Copies, so that systemd's sockets can be asked for again after a reload that did without them.

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 
 use crate::config::Address;
 
@@ -10,7 +9,8 @@ use crate::config::Address;
 pub(crate) fn of(address: &Address) -> Option<String> {
     let inode = match address {
         Address::Tcp(address) => tcp_inode(*address)?,
-        Address::Unix(path) => unix_inode(path)?,
+        Address::Unix(path) => unix_inode(path.to_str()?)?,
+        Address::Abstract(name) => unix_inode(&format!("@{name}"))?,
         Address::Activated(_) => return None,
     };
     let link = format!("socket:[{inode}]");
@@ -57,11 +57,17 @@ fn local_address(text: &str) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, port))
 }
 
-fn unix_inode(path: &Path) -> Option<u64> {
+/// The inode of the Unix socket that is bound to this path, or to the name after an `@`.
+fn unix_inode(name: &str) -> Option<u64> {
     let text = fs::read_to_string("/proc/net/unix").ok()?;
-    let path = path.to_str()?;
-    let line = text.lines().find(|line| line.split_ascii_whitespace().nth(7) == Some(path))?;
-    line.split_ascii_whitespace().nth(6)?.parse().ok()
+    // Of its seven other fields none has a space.
+    let inode = |line: &str| {
+        let (start, end) = line.split_at_checked(line.len().checked_sub(name.len())?)?;
+        let fields: Vec<_> = start.split_ascii_whitespace().collect();
+        let is_it = end == name && start.ends_with(' ') && fields.len() == 7;
+        is_it.then(|| fields.last()?.parse().ok())?
+    };
+    text.lines().find_map(inode)
 }
 
 /// Every process, with the name of its program.

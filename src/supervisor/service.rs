@@ -179,12 +179,14 @@ impl Service {
         self.listeners.iter().for_each(|listener| listener.begin(self.config.socket));
     }
 
-    /// Its configuration is in force from now on.
-    pub(super) fn comes_into_force(&self) {
+    /// Its configuration is in force from now on. Returns what is not as it should be; it was tried out before, but the
+    /// world has gone on.
+    pub(super) fn comes_into_force(&self) -> Vec<ListenError> {
         self.state.scoreboard.set_limit(self.config.max_connections);
-        for listener in &self.listeners {
-            listener.put_to_use(self.config.socket);
-        }
+        let put_to_use = |listener: &Rc<Listener>| {
+            listener.put_to_use(self.config.socket, &self.config.socket_access).err()
+        };
+        self.listeners.iter().filter_map(put_to_use).collect()
     }
 
     /// Counts the connections of `owner` by source as this configuration wants it; they may have been counted by other

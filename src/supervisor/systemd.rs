@@ -12,8 +12,9 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 
 use crate::config::Address;
+use crate::sys::socket::{self, UnixName};
 use crate::sys::time::Monotonic;
-use crate::sys::{fd, message, socket};
+use crate::sys::{fd, message};
 
 /// How often a systemd that does not read is tried again.
 const RETRY: Duration = Duration::from_millis(100);
@@ -178,7 +179,8 @@ fn is_done_with(text: &str, listener: Option<BorrowedFd<'_>>) -> bool {
 /// Marks the names of descriptors that a supervisor before this one stored.
 const STORED: &str = "preforkd=";
 
-/// Marks those among them that have the path of a Unix socket in hexadecimal, where escapes would be too long.
+/// Marks those among them that have the path of a Unix socket, or its abstract name with the `@`, in hexadecimal, where
+/// escapes would be too long.
 const HEX: &str = "unix-hex=";
 
 /// What systemd calls descriptors that have no name, or one that it does not take.
@@ -198,12 +200,14 @@ fn stored_name(address: &Address) -> String {
     let plain = |byte: u8| is_valid_in_name(byte) && byte != b'%';
     let escaped = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
     let name: String = address.to_string().bytes().map(escaped).collect();
+    if STORED.len() + name.len() <= LONGEST_NAME {
+        return format!("{STORED}{name}");
+    }
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     match address {
-        Address::Unix(path) if STORED.len() + name.len() > LONGEST_NAME => {
-            let bytes = path.as_os_str().as_bytes().iter();
-            format!("{STORED}{HEX}{}", bytes.map(|byte| format!("{byte:02x}")).collect::<String>())
-        }
-        _ => format!("{STORED}{name}"),
+        Address::Unix(path) => format!("{STORED}{HEX}{}", hex(path.as_os_str().as_bytes())),
+        Address::Abstract(name) => format!("{STORED}{HEX}{}", hex(format!("@{name}").as_bytes())),
+        Address::Tcp(_) | Address::Activated(_) => format!("{STORED}{name}"),
     }
 }
 
@@ -215,7 +219,10 @@ fn stored_address(name: &str) -> Option<Address> {
         for digits in path.as_bytes().chunks(2) {
             bytes.push(hex(digits)?);
         }
-        return Some(Address::Unix(OsString::from_vec(bytes).into()));
+        return match bytes.strip_prefix(b"@") {
+            Some(name) => String::from_utf8(name.to_owned()).ok().map(Address::Abstract),
+            None => Some(Address::Unix(OsString::from_vec(bytes).into())),
+        };
     }
     let mut parts = name.as_bytes().split(|byte| *byte == b'%');
     bytes.extend(parts.next()?);
@@ -230,7 +237,7 @@ fn stored_address(name: &str) -> Option<Address> {
 /// The address of a socket whose name systemd did not take: that of a Unix socket with an odd path, stored by a preforkd
 /// that escaped nothing but percent signs and colons. A socket unit may have given another one that name on purpose.
 fn nameless_address(socket: BorrowedFd<'_>) -> Option<Address> {
-    let path = socket::local_path(socket)?;
+    let Some(UnixName::Path(path)) = socket::local_name(socket) else { return None };
     let text = path.as_os_str().as_bytes();
     let escapes = text.iter().filter(|byte| [b'%', b':'].contains(byte)).count();
     let length = STORED.len() + "unix%3A".len() + text.len() + 2 * escapes;
@@ -300,10 +307,16 @@ mod tests {
 
     #[test]
     fn the_name_of_a_stored_listener_says_its_address() {
-        let long = format!("unix:/{}", "\u{1}".repeat(106));
-        for text in
-            ["127.0.0.1:7", "[fe80::1%3]:9", "unix:/run/50%:3A", "fd:web", "unix:/run/ä b\n\u{7f}", &long]
-        {
+        let long = ["unix:/", "unix:@"].map(|start| format!("{start}{}", "\u{1}".repeat(106)));
+        let short = [
+            "127.0.0.1:7",
+            "[fe80::1%3]:9",
+            "unix:/run/50%:3A",
+            "fd:web",
+            "unix:/run/ä b\n\u{7f}",
+            "unix:@ä:",
+        ];
+        for text in short.into_iter().chain(long.iter().map(String::as_str)) {
             let address: Address = text.parse().unwrap();
             let name = stored_name(&address);
             assert!(name.len() <= LONGEST_NAME && name.bytes().all(is_valid_in_name), "{name}");

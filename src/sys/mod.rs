@@ -2,6 +2,7 @@
 //!
 //! A function here takes and returns owned or borrowed descriptors, reports errno as `io::Error`, and decides nothing.
 
+pub(crate) mod access;
 pub(crate) mod addresses;
 pub(crate) mod alarm;
 pub(crate) mod answer;

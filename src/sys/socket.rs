@@ -13,6 +13,7 @@ use nix::sys::socket::{
     self as nixsock, AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, UnixAddr,
     setsockopt, sockopt,
 };
+use nix::sys::stat;
 
 use serde::{Deserialize, Serialize};
 
@@ -108,10 +109,24 @@ pub(crate) fn hide(listener: BorrowedFd<'_>) -> io::Result<()> {
     check(result).map(drop)
 }
 
-/// A new Unix socket that listens at `path` and does not block. The path must not exist.
-pub(crate) fn listen_unix(path: &Path, backlog: u32) -> io::Result<OwnedFd> {
+/// A new Unix socket at `path` that does not block; nobody can connect until it listens. The path must not exist. What is
+/// there has this mode from its first moment.
+pub(crate) fn bind_unix(path: &Path, mode: u32) -> io::Result<OwnedFd> {
     let socket = stream_socket(AddressFamily::Unix)?;
-    nixsock::bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    let address = UnixAddr::new(path)?;
+    // bind(2) gives the file the socket's own mode, less the umask: unix_bind_bsd() in the kernel's net/unix/af_unix.c.
+    stat::fchmod(&socket, stat::Mode::from_bits_truncate(mode))?;
+    let mask = stat::umask(stat::Mode::empty());
+    let bound = nixsock::bind(socket.as_raw_fd(), &address);
+    stat::umask(mask);
+    bound?;
+    Ok(socket)
+}
+
+/// A new Unix socket that listens under this name of the abstract namespace and does not block.
+pub(crate) fn listen_abstract(name: &str, backlog: u32) -> io::Result<OwnedFd> {
+    let socket = stream_socket(AddressFamily::Unix)?;
+    nixsock::bind(socket.as_raw_fd(), &UnixAddr::new_abstract(name.as_bytes())?)?;
     start_listening(socket.as_fd(), backlog)?;
     Ok(socket)
 }
@@ -279,16 +294,28 @@ pub(crate) fn is_address_here(ip: IpAddr) -> bool {
     !matches!(bound, Ok(Err(Errno::EADDRNOTAVAIL)))
 }
 
-/// The path that a Unix socket is bound to; `None` without one.
-pub(crate) fn local_path(socket: BorrowedFd<'_>) -> Option<PathBuf> {
-    let address: UnixAddr = nixsock::getsockname(socket.as_raw_fd()).ok()?;
-    address.path().map(Path::to_path_buf)
+/// What a Unix socket is bound to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum UnixName {
+    /// A file.
+    Path(PathBuf),
+    /// A name of the abstract namespace: any bytes, without the NUL before them.
+    Abstract(Vec<u8>),
 }
 
-/// The path that the client of a Unix socket is bound to; clients seldom are.
-pub(crate) fn peer_path(socket: BorrowedFd<'_>) -> Option<PathBuf> {
-    let address: UnixAddr = nixsock::getpeername(socket.as_raw_fd()).ok()?;
-    address.path().map(Path::to_path_buf)
+/// What a Unix socket is bound to; `None` if it is to nothing, or no Unix socket.
+pub(crate) fn local_name(socket: BorrowedFd<'_>) -> Option<UnixName> {
+    unix_name(&nixsock::getsockname(socket.as_raw_fd()).ok()?)
+}
+
+/// What the client of a Unix socket is bound to; clients seldom are.
+pub(crate) fn peer_name(socket: BorrowedFd<'_>) -> Option<UnixName> {
+    unix_name(&nixsock::getpeername(socket.as_raw_fd()).ok()?)
+}
+
+fn unix_name(address: &UnixAddr) -> Option<UnixName> {
+    let path = address.path().map(|path| UnixName::Path(path.to_owned()));
+    path.or_else(|| address.as_abstract().map(|name| UnixName::Abstract(name.to_owned())))
 }
 
 /// Who connected to a Unix socket.
@@ -347,13 +374,19 @@ fn unmapped(address: SocketAddr) -> SocketAddr {
 mod tests {
     use super::*;
 
+    fn listen_unix(path: &Path, backlog: u32) -> OwnedFd {
+        let socket = bind_unix(path, 0o600).unwrap();
+        start_listening(socket.as_fd(), backlog).unwrap();
+        socket
+    }
+
     #[test]
     fn who_stops_listening_does_so_for_all_who_have_a_copy() {
         let tcp = listen_tcp("127.0.0.1:0".parse().unwrap(), 8).unwrap();
         let address = local_address(tcp.as_fd()).unwrap().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x");
-        let unix = listen_unix(&path, 8).unwrap();
+        let unix = listen_unix(&path, 8);
         let copies = [&tcp, &unix].map(|listener| listener.try_clone().unwrap());
         let connect = || {
             let tcp = std::net::TcpStream::connect(address).map(OwnedFd::from);
@@ -373,7 +406,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x");
         remove_stale(&path).unwrap();
-        let listener = listen_unix(&path, 0).unwrap();
+        let listener = listen_unix(&path, 0);
         // Until its queue is full; one that blocked would sleep there.
         for _ in 0..3 {
             assert_eq!(remove_stale(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);

@@ -46,4 +46,5 @@ mod store;
 mod structure;
 mod stuck;
 mod systemd;
+mod unix_sockets;
 mod upgrade;

@@ -27,6 +27,7 @@ fn an_empty_service_has_the_defaults() {
         count_bytes: true,
         stderr: StderrTarget::Log,
         socket: SocketOptions { backlog: 4096, nodelay: true, keepalive: false },
+        socket_access: SocketAccess { user: None, group: None, mode: 0o600 },
     };
     assert_eq!(config.services, [expected]);
     let admission = &config.services[0].admission;
@@ -34,13 +35,14 @@ fn an_empty_service_has_the_defaults() {
     let penalties = &admission.penalties;
     assert_eq!((penalties.threshold.as_secs(), penalties.longest.as_secs()), (15, 600));
     assert_eq!((admission.source.prefix_v4, admission.source.prefix_v6), (32, 64));
-    let text = |keys: &str| format!("[service.x]\nlisten = \"127.0.0.1:7\"\nhandler = \"echo\"\n{keys}");
+    let listen = "[\"127.0.0.1:7\", \"unix:/run/x.sock\"]";
+    let text = |keys: &str| format!("[service.x]\nlisten = {listen}\nhandler = \"echo\"\n{keys}");
     let written: String =
         SERVICE.iter().filter_map(|key| Some(format!("{} = {}\n", key.name, key.default?))).collect();
     assert_eq!(service(&text(&written)), service(&text("")), "a default that is written changes nothing");
 }
 
-const EVERY_KEY: [(&str, &str, &[&str]); 37] = [
+const EVERY_KEY: [(&str, &str, &[&str]); 40] = [
     ("workers", "3", &["3"]),
     ("spare", "0", &["0"]),
     ("max_connections", "77", &["77"]),
@@ -57,6 +59,9 @@ const EVERY_KEY: [(&str, &str, &[&str]); 37] = [
     ("backlog", "16", &["16"]),
     ("nodelay", "false", &["false"]),
     ("keepalive", "true", &["true"]),
+    ("socket_user", "\"alice\"", &["alice"]),
+    ("socket_group", "33", &["33"]),
+    ("socket_mode", "\"0660\"", &["0660"]),
     ("count_bytes", "false", &["false"]),
     ("control_socket", "\"/run/x.sock\"", &["/run/x.sock"]),
     ("drain_timeout", "\"5m\"", &["5m"]),
@@ -92,7 +97,7 @@ fn flags_equal_a_file() {
         lines.collect::<String>()
     };
     let text = format!(
-        "[supervisor]\n{}[log]\n{}[service.cat]\nlisten = \"[::1]:7\"\nexec = [\"cat\", \"-u\"]\n{}",
+        "[supervisor]\n{}[log]\n{}[service.cat]\nlisten = [\"[::1]:7\", \"unix:/run/x.sock\"]\nexec = [\"cat\", \"-u\"]\n{}",
         section(Part::Supervisor),
         section(Part::Log),
         section(Part::Service)
@@ -112,7 +117,7 @@ fn flags_equal_a_file() {
             }
         })
         .collect();
-    for (key, texts) in [("listen", &["[::1]:7"][..]), ("exec", &["cat", "-u"])] {
+    for (key, texts) in [("listen", &["[::1]:7", "unix:/run/x.sock"][..]), ("exec", &["cat", "-u"])] {
         let texts = texts.iter().map(own).collect();
         given.push(Given { label: key.into(), part: Part::Service, key, kind: Kind::List, texts });
     }
@@ -153,11 +158,14 @@ fn every_key_refuses_a_wrong_type_and_a_wrong_value() {
         ("backlog", "0"),
         ("nodelay", "\"yes\""),
         ("keepalive", "\"no\""),
+        ("socket_user", "\"carol\""),
+        ("socket_group", "-1"),
+        ("socket_mode", "\"0800\""),
     ];
     let base = |key: &str| match key {
         "listen" => "handler = \"echo\"\n",
         "handler" | "exec" => "listen = \"127.0.0.1:7\"\n",
-        _ => "listen = \"127.0.0.1:7\"\nhandler = \"echo\"\n",
+        _ => "listen = [\"127.0.0.1:7\", \"unix:/run/x.sock\"]\nhandler = \"echo\"\n",
     };
     let wrong_types = SERVICE
         .iter()

@@ -5,6 +5,7 @@ pub(crate) mod client;
 pub(crate) mod fence;
 pub(crate) mod haproxy;
 pub(crate) mod lines;
+pub(crate) mod local;
 pub(crate) mod proc;
 pub(crate) mod running;
 pub(crate) mod start;
