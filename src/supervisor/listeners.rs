@@ -407,20 +407,18 @@ impl fmt::Display for ListenError {
             }
             Cause::Path(_, obstacle) => write!(f, "cannot listen on {address}: {obstacle}"),
             Cause::Access(why) => write!(f, "cannot listen on {address} as it should be: {why}"),
-            Cause::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                write!(
-                    f,
-                    "cannot listen on {address}: {error}; ports below 1024 need root, CAP_NET_BIND_SERVICE or a systemd socket"
-                )
-            }
-            Cause::Io(error) => write!(f, "cannot listen on {address}: {}", in_words(error)),
+            Cause::Io(error) => write!(f, "cannot listen on {address}: {}", in_words(error, address)),
         }
     }
 }
 
 /// What socket(2), bind(2) and listen(2) may say on a machine that is in order, and the way out.
-fn in_words(error: &io::Error) -> String {
+fn in_words(error: &io::Error, address: &Address) -> String {
+    let is_low = matches!(address, Address::Tcp(tcp) if (1..1024).contains(&tcp.port()));
     let words = match error.raw_os_error() {
+        Some(libc::EACCES) if is_low => {
+            "ports below 1024 need root, CAP_NET_BIND_SERVICE or a systemd socket"
+        }
         Some(libc::EADDRNOTAVAIL) => "this machine has no such address; see ip addr",
         Some(libc::ENODEV | libc::ENXIO) => "this machine has no such interface; see ip link",
         Some(libc::EINVAL) => {
@@ -429,7 +427,9 @@ fn in_words(error: &io::Error) -> String {
         Some(libc::EAFNOSUPPORT) => {
             "this machine does not have this kind of address, or RestrictAddressFamilies= of the unit forbids it"
         }
-        Some(libc::EPERM) => "the kernel or a security module forbids it; look into the journal",
+        Some(libc::EACCES | libc::EPERM) => {
+            "the kernel or a security module forbids it; look into the journal"
+        }
         Some(libc::EMFILE) => "this process has too many descriptors open; raise LimitNOFILE= of the unit",
         Some(libc::ENFILE) => "the machine has too many files open; raise the sysctl fs.file-max",
         Some(libc::ENOMEM | libc::ENOBUFS) => "the kernel has no memory for it",

@@ -203,6 +203,9 @@ struct Supervisor {
 // | of Unix sockets and the control socket  | socket                        | one, and /run is                           |
 // | /proc, when bind(2) says EADDRINUSE     | the kernel                    | as long as it has processes and sockets    |
 // | recvmsg(2) of the link to the loader    | file systems, name services   | never: it waits for them, 30 s at most     |
+// | recv(2) of what rtnetlink tells         | the kernel                    | never                                      |
+// | socket(2), bind(2) to see whether an    | the kernel                    | never: of internet addresses alone         |
+// | address is there                        |                               |                                            |
 // | write(2) to stdout, once, at the start  | whoever started `serve`       | as long as he does not read                |
 impl Supervisor {
     fn supervise(&mut self) -> Result<(), Fatal> {

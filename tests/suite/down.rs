@@ -319,3 +319,38 @@ fn what_could_be_served_before_goes_on_while_the_rest_is_tried() {
     drop(held);
     let _ = connect_unix(&server.dir().join("control.sock"));
 }
+
+/// What socket(2), bind(2) and listen(2) may say on a machine that is in order, once each: the tests above have those that
+/// can be had by other means.
+#[test]
+fn whatever_the_kernel_says_about_an_address_the_others_are_served_and_it_is_tried_again() {
+    let refusals = [
+        ("socket", "EAFNOSUPPORT", "RestrictAddressFamilies"),
+        ("socket", "EMFILE", "LimitNOFILE"),
+        ("socket", "ENFILE", "fs.file-max"),
+        ("socket", "EACCES", "security module"),
+        ("bind", "EPERM", "security module"),
+        ("bind", "EINVAL", "interface"),
+        ("bind", "ENODEV", "no such interface"),
+        ("bind", "ENOBUFS", "no memory"),
+        ("bind", "EADDRNOTAVAIL", "no such address"),
+        ("listen", "EADDRINUSE", "using it"),
+        ("listen", "ENOMEM", "no memory"),
+    ];
+    for (call, error, words) in refusals {
+        let (broken, fine) = (address::fresh(), address::fresh());
+        let config =
+            [echo("broken", &format!("\"{broken}\"")), echo("fine", &format!("\"{fine}\""))].concat();
+        // The first is that of the control socket.
+        let (filter, inject) = (format!("trace={call}"), format!("inject={call}:error={error}:when=2"));
+        let server = Preforkd::run(&config)
+            .under(&["strace", "-D", "-qq", "-o", "/dev/null", "-e", &filter, "-e", &inject])
+            .start();
+        assert_eq!(exchange(fine, b"x"), b"x", "{error}");
+        let is_it = |line: &str| line.contains(&broken.to_string()) && line.contains("down");
+        let said = server.log.wait("why", is_it);
+        assert!(said.contains(words), "{error}: {said}");
+        eventually("it is served", || down(&server, "broken").is_none());
+        assert_eq!(exchange(broken, b"x"), b"x", "{error}");
+    }
+}
