@@ -41,6 +41,7 @@ mod services;
 mod several;
 mod sources;
 mod spares;
+mod startable;
 mod stop;
 mod store;
 mod structure;
