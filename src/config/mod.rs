@@ -43,7 +43,7 @@ use crate::admission::Policy;
 use crate::journal::LogSettings;
 
 pub(crate) use address::Address;
-pub(crate) use diagnostic::Diagnostics;
+pub(crate) use diagnostic::{Diagnostic, Diagnostics};
 pub(crate) use document::make_name;
 pub(crate) use limits::LimitKind;
 pub(crate) use load::{Loaded, Tolerance, check_again, load};

@@ -12,6 +12,7 @@ use super::draft::ServiceDraft;
 use super::executable::{self, Setting, TooMuch};
 use super::files;
 use super::lookup::{Obstacle, Root, Runner};
+use super::source::Origin;
 use super::value::{Fault, Faults};
 use super::{Address, Credentials, Identity, Job, ServiceConfig, SocketOptions, sockets};
 use crate::sys::process::{self, Resource};
@@ -135,12 +136,39 @@ pub(crate) fn resolve(
 }
 
 /// What is no error, and does not do what its writer expects.
-pub(crate) fn doubts(section: &Section<'_>, draft: &ServiceDraft) -> Faults {
+pub(crate) fn doubts(name: &str, section: &Section<'_>, draft: &ServiceDraft) -> Faults {
     let mut doubts = deaf_deadlines(section, draft);
     doubts.extend(sockets::open_names(section, draft));
+    doubts.extend(boundless(name, section, draft));
     doubts
 }
 
+/// A service that anybody can reach, and one client can take for itself.
+fn boundless(name: &str, section: &Section<'_>, draft: &ServiceDraft) -> Option<Fault> {
+    // Who tries something on a command line knows where.
+    if matches!(section.origin, Origin::Flags(_))
+        || draft.admission.has_bounds()
+        || draft.admission.lets_only_neighbours_in()
+    {
+        return None;
+    }
+    let is_open = |address: &&Spanned<Address>| match address.get_ref() {
+        Address::Tcp(address) => !address.ip().to_canonical().is_loopback(),
+        // The file says who may; of a socket that systemd passes nothing is known.
+        Address::Unix(_) | Address::Abstract(_) | Address::Activated(_) => false,
+    };
+    let open = draft.listen.iter().find(is_open)?;
+    let message = format!(
+        "service \"{name}\" listens at {} with no limit per source and no deadline: one client can keep all its connections",
+        open.get_ref()
+    );
+    Some(Fault::new(open.span(), message).help(
+        "add max_connections_per_source or rate_per_source, or first_byte_timeout, idle_timeout or max_lifetime; or let \
+         only your own networks in by allow",
+    ))
+}
+
+/// Keys that do nothing on some listeners.
 fn deaf_deadlines(section: &Section<'_>, draft: &ServiceDraft) -> Faults {
     let is_unix =
         |address: &&Spanned<Address>| matches!(address.get_ref(), Address::Unix(_) | Address::Abstract(_));

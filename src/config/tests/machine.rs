@@ -79,7 +79,10 @@ fn every_file_that_is_shipped_is_right() {
                 continue;
             }
             match load(&path, &Tolerance::none(), &Machine::with(&HANDLERS)) {
-                Ok(loaded) => assert!(!loaded.config.services.is_empty()),
+                Ok(loaded) => {
+                    assert!(!loaded.config.services.is_empty());
+                    assert!(loaded.warnings.iter().next().is_none(), "{}", loaded.warnings);
+                }
                 Err(problems) => panic!("{problems}"),
             }
             checked += 1;
