@@ -29,6 +29,7 @@ mod load;
 mod loader;
 mod log;
 mod overload;
+mod pages;
 mod paths;
 mod peers;
 mod penalties;
