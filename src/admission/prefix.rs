@@ -95,6 +95,11 @@ impl Prefix {
         self.network
     }
 
+    /// Whether it is a single address.
+    pub(crate) fn is_one_address(&self) -> bool {
+        self.length == width(self.network)
+    }
+
     /// How many bits of an address it is.
     pub(crate) fn length(&self) -> u8 {
         self.length

@@ -82,7 +82,10 @@ impl Confinement {
             process::change_root(root).map_err(at(Step::Root))?;
         }
         if let Some(user) = &self.user {
-            process::become_user(user.uid, user.gid, &user.groups).map_err(at(Step::User))?;
+            // In the one order that works.
+            process::take_groups(&user.groups).map_err(at(Step::Groups))?;
+            process::become_group(user.gid).map_err(at(Step::Gid))?;
+            process::become_user(user.uid).map_err(at(Step::User))?;
         } else if self.is_privileged {
             process::drop_capabilities();
         }

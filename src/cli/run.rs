@@ -37,7 +37,7 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
     };
     match source.load(&handler::NAMES) {
         Ok(loaded) => {
-            check::show(&loaded.warnings);
+            loaded.warnings.iter().for_each(|warning| complain(warning.line()));
             if loaded.config.services.is_empty() {
                 complain(format_args!("preforkd: nothing can be served: {}", loaded.warnings.first_line()));
                 return ExitCode::from(exit::CONFIG);

@@ -46,7 +46,7 @@ pub(crate) fn assemble(
             apply(section, SERVICE, &header, &mut draft, problems);
         }
         let doubts =
-            draft.admission.doubts(section.origin).into_iter().chain(service::doubts(section, &draft));
+            draft.admission.doubts(section.origin).into_iter().chain(service::doubts(name, section, &draft));
         doubts.for_each(|fault| problems.push(section.origin.error(fault).into_warning()));
         take(name, section.origin, &draft, &mut taken, problems);
         match service::resolve(name, section, draft, machine) {

@@ -124,6 +124,12 @@ impl Diagnostic {
         format!("{}: {}{help}", self.place, escape(&self.message))
     }
 
+    /// `FILE:LINE:COLUMN: error: MESSAGE; HELP`, for a log.
+    pub(crate) fn line(&self) -> String {
+        let more = [&self.note, &self.help].into_iter().flatten();
+        more.fold(self.headline(), |line, more| format!("{line}; {}", escape(more)))
+    }
+
     /// `FILE:LINE:COLUMN: error: MESSAGE`.
     pub(crate) fn headline(&self) -> String {
         let severity = match self.severity {

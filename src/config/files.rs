@@ -1,17 +1,18 @@
 //! Programs and directories that a service needs.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 
 use super::draft::Exec;
+use super::executable::{self, Setting};
+use super::lookup::{Obstacle, Root, reason};
 use super::value::Fault;
-use super::{Address, DEFAULT_PROGRAM_PATH, Program, socket_file};
+use super::{Address, Program, socket_file};
 use crate::sys::fd;
 
 /// Opens a file to be read, which may be waited for, but not at a pipe for who never writes it.
@@ -36,44 +37,16 @@ fn check_regular(file: &fs::Metadata) -> io::Result<()> {
     if file.is_file() { Ok(()) } else { Err(io::Error::other("it is not a regular file")) }
 }
 
-/// How paths of a service are looked up.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Root<'a> {
-    /// `chroot`.
-    pub(crate) chroot: Option<&'a Path>,
-    /// What a relative program path starts from; `None` refuses relative paths.
-    pub(crate) current: Option<&'a Path>,
-}
-
-impl Root<'_> {
-    /// Where the supervisor finds what a connection process finds at `path`.
-    fn outside(&self, path: &Path) -> PathBuf {
-        match self.chroot {
-            Some(root) => root.join(path.strip_prefix("/").unwrap_or(path)),
-            None => path.to_owned(),
-        }
-    }
-
-    fn inside(&self) -> String {
-        self.chroot.map(|root| format!(" inside chroot {}", root.display())).unwrap_or_default()
-    }
-
-    /// An absolute symbolic link inside a chroot leads elsewhere from here, so it is taken on trust.
-    fn on_trust(&self, path: &Path) -> bool {
-        self.chroot.is_some() && fs::symlink_metadata(self.outside(path)).is_ok_and(|file| file.is_symlink())
-    }
-}
-
 /// The program of `exec`.
-pub(crate) fn program(
-    exec: &Exec,
-    environment: &BTreeMap<String, String>,
-    root: Root<'_>,
-) -> Result<Program, Fault> {
+pub(crate) fn program(exec: &Exec, setting: Setting<'_>) -> Result<Program, Fault> {
     let name = exec.arguments.first().map(String::as_str).unwrap_or_default();
+    let root = setting.root;
     let path = if !name.contains('/') {
-        let search = environment.get("PATH").map_or(DEFAULT_PROGRAM_PATH, String::as_str);
-        search_path(name, search, root).map_err(|fault| Fault { span: exec.span.clone(), ..fault })?
+        executable::in_path(name, setting).ok_or_else(|| {
+            let message = format!("there is no program \"{name}\" in PATH{}", root.inside());
+            let help = format!("install it, or write its path; PATH is {}", setting.search_path());
+            Fault::new(exec.span.clone(), message).help(help)
+        })?
     } else if name.starts_with('/') {
         PathBuf::from(name)
     } else if let (Some(current), None) = (root.current, root.chroot) {
@@ -84,61 +57,26 @@ pub(crate) fn program(
             Fault::new(exec.span.clone(), message).help("write a path that starts with /, or a bare name")
         );
     };
-    match executable(&path, root) {
+    match executable::check(&path, setting) {
         Ok(()) => Ok(Program { path, arguments: exec.arguments.clone() }),
-        Err(why) => {
+        Err(Obstacle { why, help }) => {
             let message = format!("cannot run {}{}: {why}", path.display(), root.inside());
-            let help = match why.as_str() {
-                "it is not executable" => format!("chmod +x {}", root.outside(&path).display()),
-                "there is no such file" => "install the program, or correct its path".to_owned(),
-                _ => "name a program".to_owned(),
-            };
             Err(Fault::new(exec.span.clone(), message).help(help))
         }
     }
 }
 
-fn search_path(name: &str, search: &str, root: Root<'_>) -> Result<PathBuf, Fault> {
-    // An empty entry would be the working directory, execvp(3); nobody means that in a service.
-    let directories = search.split(':').filter(|directory| directory.starts_with('/'));
-    directories
-        .map(|directory| Path::new(directory).join(name))
-        .find(|path| executable(path, root).is_ok())
-        .ok_or_else(|| {
-            let message = format!("there is no program \"{name}\" in PATH{}", root.inside());
-            Fault::new(0..0, message).help(format!("install it, or write its path; PATH is {search}"))
-        })
-}
-
-fn executable(path: &Path, root: Root<'_>) -> Result<(), String> {
-    let file = match fs::metadata(root.outside(path)) {
-        Ok(file) => file,
-        Err(_) if root.on_trust(path) => return Ok(()),
-        Err(error) => return Err(reason(&error)),
-    };
-    if file.is_dir() {
-        Err("it is a directory".into())
-    } else if !file.is_file() {
-        Err("it is not a regular file".into())
-    } else if file.permissions().mode() & 0o111 == 0 {
-        Err("it is not executable".into())
-    } else {
-        Ok(())
-    }
-}
-
-/// A directory that must exist.
+/// A directory that must exist, and that the connection processes may enter.
 pub(crate) fn directory(path: &Spanned<PathBuf>, root: Root<'_>) -> Result<PathBuf, Fault> {
-    let fault = |why: &str| {
+    const HELP: &str = "create it, or correct the path";
+    let found = root.find(path.get_ref(), HELP).and_then(|(directory, metadata)| match metadata.is_dir() {
+        true => root.refuses(&directory, "enter").map_or(Ok(()), Err),
+        false => Err(Obstacle::new("it is not a directory", HELP)),
+    });
+    found.map(|()| path.get_ref().clone()).map_err(|Obstacle { why, help }| {
         let message = format!("cannot use directory {}{}: {why}", path.get_ref().display(), root.inside());
-        Fault::new(path.span(), message).help("create it, or correct the path")
-    };
-    match fs::metadata(root.outside(path.get_ref())) {
-        Ok(file) if file.is_dir() => Ok(path.get_ref().clone()),
-        Ok(_) => Err(fault("it is not a directory")),
-        Err(_) if root.on_trust(path.get_ref()) => Ok(path.get_ref().clone()),
-        Err(error) => Err(fault(&reason(&error))),
-    }
+        Fault::new(path.span(), message).help(help)
+    })
 }
 
 /// The directory in which a Unix socket is to appear must exist, and nothing else be in its place.
@@ -161,12 +99,4 @@ pub(crate) fn socket_parent(address: &Spanned<Address>) -> Result<(), Fault> {
     let message = format!("cannot create a socket in {}: {why}", parent.display());
     Err(Fault::new(address.span(), message)
         .help("create the directory (for one below /run, RuntimeDirectory= of the unit does)"))
-}
-
-fn reason(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound => "there is no such file".into(),
-        io::ErrorKind::PermissionDenied => "permission denied".into(),
-        _ => error.to_string(),
-    }
 }

@@ -17,12 +17,14 @@ mod assemble;
 pub(crate) mod diagnostic;
 mod document;
 mod draft;
+mod executable;
 mod files;
 pub(crate) mod flags;
 pub(crate) mod key;
 pub(crate) mod keys;
 mod limits;
 mod load;
+mod lookup;
 mod service;
 pub(crate) mod socket_file;
 mod sockets;
@@ -41,7 +43,7 @@ use crate::admission::Policy;
 use crate::journal::LogSettings;
 
 pub(crate) use address::Address;
-pub(crate) use diagnostic::Diagnostics;
+pub(crate) use diagnostic::{Diagnostic, Diagnostics};
 pub(crate) use document::make_name;
 pub(crate) use limits::LimitKind;
 pub(crate) use load::{Loaded, Tolerance, check_again, load};
@@ -204,6 +206,8 @@ pub(crate) struct Identity {
 pub(crate) struct Credentials {
     /// The name or number in the configuration, for messages.
     pub(crate) name: String,
+    /// The `group` of the configuration, if there is one.
+    pub(crate) group: Option<String>,
     /// `setresuid`.
     pub(crate) uid: u32,
     /// `setresgid`.

@@ -9,9 +9,13 @@ use super::accounts::{Accounts, Group, Unanswered, User, id};
 use super::diagnostic::nearest;
 use super::document::Section;
 use super::draft::ServiceDraft;
-use super::files::{self, Root};
+use super::executable::{self, Setting, TooMuch};
+use super::files;
+use super::lookup::{Obstacle, Root, Runner};
+use super::source::Origin;
 use super::value::{Fault, Faults};
 use super::{Address, Credentials, Identity, Job, ServiceConfig, SocketOptions, sockets};
+use crate::sys::process::{self, Resource};
 
 /// The machine that a configuration is checked against.
 pub(crate) struct Machine<'a> {
@@ -56,10 +60,19 @@ pub(crate) fn resolve(
     let parents = draft.listen.iter().filter_map(|address| files::socket_parent(address).err());
     parents.map(Fault::of_machine).for_each(&mut keep);
 
-    let root =
-        Root { chroot: draft.chroot.as_ref().map(|path| path.get_ref().as_path()), current: machine.current };
-    let outside = Root { chroot: None, current: None };
-    let chroot = draft.chroot.as_ref().map(|path| files::directory(path, outside)).transpose();
+    let user = credentials(&draft, machine).map_err(|mut found| {
+        found.drain(..).map(Fault::of_machine).for_each(&mut keep);
+    });
+    let runner = match &user {
+        Ok(Some(user)) => Runner::User(user),
+        Ok(None) => Runner::Preforkd,
+        Err(()) => Runner::Anybody,
+    };
+    let chroot = draft.chroot.as_ref();
+    let root = Root { chroot: chroot.map(|path| path.get_ref().as_path()), current: machine.current, runner };
+    // It is entered before the change of user.
+    let outside = Root { chroot: None, current: None, runner: Runner::Anybody };
+    let chroot = chroot.map(|path| files::directory(path, outside)).transpose();
     let broken_chroot = chroot.is_err();
     let chroot = chroot.map_err(Fault::of_machine).map_err(&mut keep).ok().flatten();
     // In a chroot that does not exist, nothing exists; saying so once is enough.
@@ -69,18 +82,19 @@ pub(crate) fn resolve(
         }
         _ => None,
     };
-    let user = credentials(&draft, machine).unwrap_or_else(|mut found| {
-        found.drain(..).map(Fault::of_machine).for_each(&mut keep);
-        None
-    });
     let handler = draft.handler.take().and_then(|name| handler(name, machine).map_err(&mut keep).ok());
-    let job = if broken_chroot { Ok(None) } else { job(name, section, handler, &draft, root) };
+    let directory = draft.working_directory.as_ref().map_or(Path::new("/"), |path| path.get_ref());
+    let setting = Setting { root, environment: &draft.environment, directory };
+    let job = if broken_chroot { Ok(None) } else { job(name, section, handler, &draft, setting) };
     let job = job.map_err(&mut keep).ok().flatten();
     let socket_access = sockets::access(&draft, machine).unwrap_or_else(|mut found| {
         found.drain(..).for_each(&mut keep);
         None
     });
     sockets::idle(section, &draft).into_iter().for_each(&mut keep);
+    if matches!(job, Some(Job::Exec(_))) {
+        space(section, &draft).map_err(Fault::of_machine).map_err(&mut keep).ok();
+    }
     let spare = spares(section, &draft, job.as_ref()).map_err(&mut keep).ok().flatten();
     let admission =
         std::mem::take(&mut draft.admission).check(section.origin).map_err(&mut keep).ok().flatten();
@@ -99,7 +113,13 @@ pub(crate) fn resolve(
             connections_per_child: draft.connections_per_child?,
             max_connections: draft.max_connections?,
             admission: admission?,
-            identity: Identity { user, chroot, working_directory, umask: draft.umask?, nice: draft.nice },
+            identity: Identity {
+                user: user.ok()?,
+                chroot,
+                working_directory,
+                umask: draft.umask?,
+                nice: draft.nice,
+            },
             environment: draft.environment,
             limits: draft.limits,
             count_bytes: draft.count_bytes?,
@@ -116,12 +136,39 @@ pub(crate) fn resolve(
 }
 
 /// What is no error, and does not do what its writer expects.
-pub(crate) fn doubts(section: &Section<'_>, draft: &ServiceDraft) -> Faults {
+pub(crate) fn doubts(name: &str, section: &Section<'_>, draft: &ServiceDraft) -> Faults {
     let mut doubts = deaf_deadlines(section, draft);
     doubts.extend(sockets::open_names(section, draft));
+    doubts.extend(boundless(name, section, draft));
     doubts
 }
 
+/// A service that anybody can reach, and one client can take for itself.
+fn boundless(name: &str, section: &Section<'_>, draft: &ServiceDraft) -> Option<Fault> {
+    // Who tries something on a command line knows where.
+    if matches!(section.origin, Origin::Flags(_))
+        || draft.admission.has_bounds()
+        || draft.admission.lets_only_neighbours_in()
+    {
+        return None;
+    }
+    let is_open = |address: &&Spanned<Address>| match address.get_ref() {
+        Address::Tcp(address) => !address.ip().to_canonical().is_loopback(),
+        // The file says who may; of a socket that systemd passes nothing is known.
+        Address::Unix(_) | Address::Abstract(_) | Address::Activated(_) => false,
+    };
+    let open = draft.listen.iter().find(is_open)?;
+    let message = format!(
+        "service \"{name}\" listens at {} with no limit per source and no deadline: one client can keep all its connections",
+        open.get_ref()
+    );
+    Some(Fault::new(open.span(), message).help(
+        "add max_connections_per_source or rate_per_source, or first_byte_timeout, idle_timeout or max_lifetime; or let \
+         only your own networks in by allow",
+    ))
+}
+
+/// Keys that do nothing on some listeners.
 fn deaf_deadlines(section: &Section<'_>, draft: &ServiceDraft) -> Faults {
     let is_unix =
         |address: &&Spanned<Address>| matches!(address.get_ref(), Address::Unix(_) | Address::Abstract(_));
@@ -157,7 +204,7 @@ fn job(
     section: &Section<'_>,
     handler: Option<String>,
     draft: &ServiceDraft,
-    root: Root<'_>,
+    setting: Setting<'_>,
 ) -> Result<Option<Job>, Fault> {
     match (section.span("handler"), section.span("exec")) {
         (Some(handler), Some(exec)) => {
@@ -173,12 +220,27 @@ fn job(
         }
         (Some(_), None) => Ok(handler.map(Job::Handler)),
         (None, Some(_)) => match &draft.exec {
-            Some(exec) => files::program(exec, &draft.environment, root)
+            Some(exec) => files::program(exec, setting)
                 .map(|program| Some(Job::Exec(program)))
                 .map_err(Fault::of_machine),
             None => Ok(None),
         },
     }
+}
+
+/// Arguments and environment of a program must not be more than the kernel passes on.
+fn space(section: &Section<'_>, draft: &ServiceDraft) -> Result<(), Fault> {
+    let Some(exec) = &draft.exec else { return Ok(()) };
+    let limit = draft.limits.iter().find(|limit| limit.kind.resource == Resource::RLIMIT_STACK);
+    let own = || process::limits(Resource::RLIMIT_STACK).map_or(u64::MAX, |(soft, _)| soft);
+    let stack = limit.map_or_else(own, |limit| limit.value);
+    executable::fits(&exec.arguments, &draft.environment, stack).map_err(|(place, Obstacle { why, help })| {
+        let at = match place {
+            TooMuch::Arguments => exec.span.clone(),
+            TooMuch::Environment => section.span("environment").unwrap_or_else(|| section.header.clone()),
+        };
+        Fault::new(at, format!("the program cannot be started: {why}")).help(help)
+    })
 }
 
 /// How many connection processes are forked ahead. Those that serve more than one connection are spares by nature.
@@ -225,7 +287,8 @@ fn credentials(draft: &ServiceDraft, machine: &Machine<'_>) -> Result<Option<Cre
         (None, None) => None,
         (None, Some(group)) => Some(Credentials {
             name: group.name.clone(),
-            uid: crate::sys::process::user_id(),
+            group: Some(group.name.clone()),
+            uid: process::user_id(),
             gid: group.gid,
             groups: vec![group.gid],
         }),
@@ -264,7 +327,8 @@ fn become_user(
     groups.push(gid);
     groups.sort_unstable();
     groups.dedup();
-    Ok(Credentials { name: name.get_ref().clone(), uid, gid, groups })
+    let group = group.map(|group| group.name.clone());
+    Ok(Credentials { name: name.get_ref().clone(), group, uid, gid, groups })
 }
 
 fn unanswered(name: &Spanned<String>, why: &Unanswered) -> Fault {

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use crate::sys::process;
+use crate::sys::{permission, process};
 
 /// What is in the way, and the way out; `None` if the path has nothing to do with `error`, or a socket is there that is in use.
 pub(crate) fn obstacle(path: &Path, error: &io::Error) -> Option<String> {
@@ -75,7 +75,7 @@ fn denied(path: &Path, is_socket: bool) -> String {
         }
         Err(_) => String::new(),
     };
-    let closed = directories.iter().rev().find(|path| path.is_dir() && !process::may_enter(path));
+    let closed = directories.iter().rev().find(|path| path.is_dir() && !permission::may_execute(path));
     if let Some(closed) = closed {
         return format!(
             "user {user}, as which preforkd runs, may not enter {}{}; let it, or choose another path",

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::admission::{Deadline, Refusal};
 use crate::client::{Connection, Traffic};
-use crate::config::{Job, ServiceConfig};
+use crate::config::{Job, Limit, ServiceConfig};
 use crate::sys::time::nanos;
 use crate::sys::wait::Pid;
 use crate::sys::{fd, memory, process};
@@ -36,7 +36,11 @@ pub(crate) enum Step {
     Root,
     /// chdir(2).
     Directory,
-    /// setgroups(2), setresgid(2), setresuid(2).
+    /// setgroups(2).
+    Groups,
+    /// setresgid(2).
+    Gid,
+    /// setresuid(2).
     User,
     /// dup2(2), close_range(2).
     Descriptors,
@@ -49,12 +53,14 @@ pub(crate) enum Step {
 }
 
 impl Step {
-    const ALL: [Step; 10] = [
+    const ALL: [Step; 12] = [
         Step::Group,
         Step::Nice,
         Step::Limits,
         Step::Root,
         Step::Directory,
+        Step::Groups,
+        Step::Gid,
         Step::User,
         Step::Descriptors,
         Step::Signals,
@@ -69,6 +75,8 @@ impl Step {
             Step::Limits => "cannot set limits",
             Step::Root => "cannot enter chroot",
             Step::Directory => "cannot enter working_directory",
+            Step::Groups => "cannot take on the supplementary groups",
+            Step::Gid => "cannot take on group",
             Step::User => "cannot become user",
             Step::Descriptors => "cannot arrange descriptors",
             Step::Signals => "cannot unblock signals",
@@ -95,24 +103,58 @@ impl Failure {
         io::Error::from_raw_os_error(self.errno).kind()
     }
 
-    /// For the record: what could not be done, to what, and why.
+    /// For the record: what could not be done, to what, and why; and the way out if it was not permitted.
     pub(crate) fn explain(self, service: &ServiceConfig) -> String {
+        let reason = crate::sys::error_text(self.errno);
+        let what = match self.object(service) {
+            Some(object) => format!("{} {object}: {reason}", self.step.attempt()),
+            None => format!("{}: {reason}", self.step.attempt()),
+        };
+        match self.way_out().filter(|_| self.kind() == io::ErrorKind::PermissionDenied) {
+            Some(way_out) => format!("{what}; {way_out}"),
+            None => what,
+        }
+    }
+
+    fn object(self, service: &ServiceConfig) -> Option<String> {
         let identity = &service.identity;
-        let object = match (self.step, &service.job) {
+        let user = identity.user.as_ref();
+        match (self.step, &service.job) {
             (Step::Exec, Job::Exec(program)) => Some(program.path.display().to_string()),
             (Step::Root, _) => identity.chroot.as_ref().map(|path| path.display().to_string()),
             (Step::Directory, _) => {
                 identity.working_directory.as_ref().map(|path| path.display().to_string())
             }
-            (Step::User, _) => identity.user.as_ref().map(|user| user.name.clone()),
+            (Step::Nice, _) => identity.nice.map(|nice| nice.to_string()),
+            (Step::Limits, _) => too_high(&service.limits),
+            (Step::Groups, _) => user.map(|user| format!("of {}", user.name)),
+            (Step::Gid, _) => user.map(|user| {
+                user.group.clone().unwrap_or_else(|| format!("{} of user {}", user.gid, user.name))
+            }),
+            (Step::User, _) => user.map(|user| user.name.clone()),
             _ => None,
-        };
-        let reason = crate::sys::error_text(self.errno);
-        match object {
-            Some(object) => format!("{} {object}: {reason}", self.step.attempt()),
-            None => format!("{}: {reason}", self.step.attempt()),
         }
     }
+
+    fn way_out(self) -> Option<&'static str> {
+        match self.step {
+            Step::Nice => Some("a value that low needs LimitNICE= of preforkd's unit, or root"),
+            Step::Limits => Some("raise the limit of preforkd's unit, or have it run as root"),
+            Step::Root | Step::Groups | Step::Gid | Step::User => {
+                Some("preforkd must run as root for it, see root.conf in preforkd.systemd(7)")
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Which limits are above what this process may have, as its connection processes are.
+fn too_high(limits: &[Limit]) -> Option<String> {
+    let described = limits.iter().filter_map(|limit| {
+        let (_, hard) = process::limits(limit.kind.resource).ok()?;
+        (limit.value > hard).then(|| format!("({} may be at most {hard})", limit.kind.name))
+    });
+    described.reduce(|all, one| format!("{all} {one}"))
 }
 
 /// Where a child that shares its worker's memory leaves why it could not begin. The pipe may be full, and who would read it

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::rollout::Purpose;
 use super::{EventSource, workers};
-use crate::config::{self, Config, Loaded, Machine, Snapshot, Tolerance};
+use crate::config::{self, Config, Diagnostic, Loaded, Machine, Snapshot, Tolerance};
 use crate::control::server::ClientId;
 use crate::exit;
 use crate::sys::epoll::{Interest, Poller};
@@ -184,7 +184,7 @@ fn outcome(task: &ReadingTask, handlers: &[&str], link: BorrowedFd<'_>) -> Outco
         None => config::load(path, tolerance, &machine),
     };
     let Loaded { config, warnings } = loaded.map_err(|errors| errors.to_string())?;
-    Ok(Checked { config, warnings: warnings.iter().map(ToString::to_string).collect() })
+    Ok(Checked { config, warnings: warnings.iter().map(Diagnostic::line).collect() })
 }
 
 fn send(link: BorrowedFd<'_>, outcome: &Outcome) -> io::Result<()> {

@@ -126,16 +126,25 @@ pub(crate) fn children() -> Vec<Pid> {
         .unwrap_or_default()
 }
 
-/// Becomes another user: supplementary groups, group, user, in the one order that works, each for real, effective and
-/// saved id, and makes sure that there is no way back.
-pub(crate) fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
+/// Becoming another user starts here: takes these supplementary groups, if that is this process's to choose.
+pub(crate) fn take_groups(groups: &[u32]) -> io::Result<()> {
     if nix::unistd::geteuid().is_root() {
         // SAFETY: `groups` is readable for its length. The raw call: glibc's signals other threads, of which none are.
         let result = unsafe { libc::setgroups(groups.len(), groups.as_ptr()) };
         check(result)?;
     }
-    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-    nix::unistd::setresgid(gid, gid, gid)?;
+    Ok(())
+}
+
+/// Goes on: the group, for real, effective and saved id.
+pub(crate) fn become_group(gid: u32) -> io::Result<()> {
+    let gid = Gid::from_raw(gid);
+    Ok(nix::unistd::setresgid(gid, gid, gid)?)
+}
+
+/// Ends it: the user, for real, effective and saved id, and makes sure that there is no way back.
+pub(crate) fn become_user(uid: u32) -> io::Result<()> {
+    let uid = Uid::from_raw(uid);
     nix::unistd::setresuid(uid, uid, uid)?;
     drop_capabilities();
     if !uid.is_root() && nix::unistd::setuid(Uid::from_raw(0)).is_ok() {
@@ -193,12 +202,6 @@ pub(crate) fn effective_user_id() -> u32 {
     nix::unistd::geteuid().as_raw()
 }
 
-/// Whether the kernel lets this process through a directory, access control lists and capabilities included.
-pub(crate) fn may_enter(directory: &Path) -> bool {
-    let flags = nix::fcntl::AtFlags::AT_EACCESS;
-    nix::unistd::faccessat(nix::fcntl::AT_FDCWD, directory, nix::unistd::AccessFlags::X_OK, flags).is_ok()
-}
-
 /// Whether this process is this user.
 pub(crate) fn is_user(uid: u32) -> bool {
     nix::unistd::geteuid().as_raw() == uid
@@ -225,6 +228,17 @@ pub(crate) fn set_nice(value: i32) -> io::Result<()> {
 /// Sets soft and hard limit of `resource`; `u64::MAX` is "unlimited".
 pub(crate) fn set_limit(resource: Resource, value: u64) -> io::Result<()> {
     Ok(setrlimit(resource, value, value)?)
+}
+
+/// Bytes of a page of memory.
+pub(crate) fn page_size() -> u64 {
+    // SAFETY: sysconf takes a number and touches no memory.
+    u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
+}
+
+/// Soft and hard limit of `resource` for this process.
+pub(crate) fn limits(resource: Resource) -> io::Result<(u64, u64)> {
+    Ok(getrlimit(resource)?)
 }
 
 /// Soft and hard limit on the descriptors of this process.

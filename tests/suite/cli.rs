@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
-use crate::support::{self, Preforkd, preforkd, text, write};
+use crate::support::{self, Preforkd, address, preforkd, text, write};
 
 const USAGE: i32 = 64;
 const UNREACHABLE: i32 = 69;
@@ -221,4 +221,24 @@ fn an_address_in_use_stops_run_too() {
 fn a_closed_stdout_is_no_panic() {
     let output = support::run(&["sh", "-c", "exec >&-; exec \"$@\"", "sh", support::BINARY, "--help"]);
     assert!(!text(&output.stderr).contains("panicked"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn what_is_doubtful_is_one_line_of_the_log_and_serve_is_quiet() {
+    let port = address::fresh().port();
+    let config =
+        format!("[service.x]\nlisten = [\"0.0.0.0:{port}\"]\nhandler = \"echo\"\nallow = [\"0.0.0.0\"]\n");
+    let server = Preforkd::run(&config).start();
+    let both = ["no limit per source and no deadline", "stands for itself here"];
+    let is_whole = |line: &str, what: &str| line.contains(what) && line.contains("; ");
+    both.iter().for_each(|what| {
+        server.log.wait(what, |line| is_whole(line, what));
+    });
+    let mark = server.log.mark();
+    server.reload_ok();
+    both.iter().for_each(|what| {
+        server.log.wait_after(mark, what, |line| is_whole(line, what));
+    });
+    let serve = Preforkd::serve(&[], "0.0.0.0:0", &["echo"]).start();
+    assert_eq!(serve.log.count(|line| line.contains("warning")), 0);
 }

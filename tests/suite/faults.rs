@@ -83,9 +83,10 @@ fn a_worker_is_renewed_after_a_fault_of_a_handler() {
 
 #[test]
 fn a_program_whose_interpreter_is_missing_is_named() {
-    let (server, address, _) = with_program("#!/nonexistent/interpreter\n");
-    assert!(closed(&mut connect(address)));
+    let (server, address, _) = with_program("#!/bin/sh\n");
     let path = server.dir().join("program");
+    write(&path, "#!/nonexistent/interpreter\n");
+    assert!(closed(&mut connect(address)));
     server
         .log
         .wait("the program", |line| line.contains(path.to_str().unwrap()) && line.contains("No such file"));

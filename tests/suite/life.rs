@@ -226,19 +226,13 @@ fn reload_together(server: &Running, number: usize) {
 
 #[test]
 fn a_rejected_generation_does_not_spoil_the_next() {
-    if !root("a connection process of another user") {
+    if !root("a preforkd that is not root") {
         return;
     }
     let address = address::fresh();
-    let server = Preforkd::run(&echo_service(address, "")).start();
-    // It passes the check and fails in each worker: a directory that this user may not enter.
-    std::fs::create_dir(server.dir().join("private")).unwrap();
-    std::fs::set_permissions(
-        server.dir().join("private"),
-        std::os::unix::fs::PermissionsExt::from_mode(0o700),
-    )
-    .unwrap();
-    let keys = "workers = 32\nuser = \"nobody\"\nworking_directory = \"DIR/private\"\n";
+    let server = Preforkd::run(&echo_service(address, "")).by_user(95, 500).start();
+    // It passes the check and fails in each worker.
+    let keys = "workers = 32\nnice = -5\n";
     let wrong = echo_service(address, keys);
     for workers in 1..6 {
         // Connected before, so that the second comes while workers of the first are on their way out.
@@ -251,7 +245,7 @@ fn a_rejected_generation_does_not_spoil_the_next() {
         });
         server.configure(&wrong);
         let answer = first();
-        assert!(answer.contains("cannot enter working_directory"), "{answer}");
+        assert!(answer.contains("cannot set nice -5"), "{answer}");
         server.configure(&echo_service(address, &format!("workers = {workers}")));
         let answer = second();
         assert!(answer.contains("done"), "{answer}");

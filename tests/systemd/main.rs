@@ -15,6 +15,7 @@
 
 mod support;
 
+mod accept;
 mod activation;
 mod analyze;
 mod journal;
@@ -82,6 +83,7 @@ const TESTS: &[Test] = tests![
     journal::a_restart_of_journald_loses_what_was_in_flight_at_most,
     activation::a_socket_unit_starts_the_service,
     activation::socket_units_give_their_names,
+    accept::both_sides_of_the_manual_serve_alike,
     profiles::socket_activated_serves_without_a_network,
     profiles::programs_get_what_they_want,
     profiles::root_runs_programs_as_others,

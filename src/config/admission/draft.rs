@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use toml::Spanned;
@@ -86,6 +87,62 @@ impl PolicyDraft {
 
     /// What is no error, and probably not meant.
     pub(in crate::config) fn doubts(&self, origin: Origin<'_>) -> Faults {
+        let mut doubts = self.lone_addresses();
+        doubts.extend(self.contradictions(origin));
+        doubts
+    }
+
+    /// Whether something bounds what one source can take, or how long.
+    pub(in crate::config) fn has_bounds(&self) -> bool {
+        let Deadlines { first_byte, idle, lifetime } = self.deadlines;
+        self.max_connections_per_source.is_some()
+            || self.rate_per_source.is_some()
+            || [first_byte, idle, lifetime].iter().any(Option::is_some)
+    }
+
+    /// Whether only who is near gets in: from this machine, and from networks that nobody has on the Internet.
+    pub(in crate::config) fn lets_only_neighbours_in(&self) -> bool {
+        let is_near = |prefix: &Spanned<Prefix>| {
+            NEAR.iter()
+                .filter_map(|near| near.parse::<Prefix>().ok())
+                .any(|near| near.length() <= prefix.get_ref().length() && near.overlaps(prefix.get_ref()))
+        };
+        !self.allow.is_empty() && self.allow.iter().all(is_near)
+    }
+
+    /// Single addresses that xinetd and others take for a network, or for everybody.
+    fn lone_addresses(&self) -> Faults {
+        const EVERYBODY: &str = "for everybody, write \"0.0.0.0/0\" and \"::/0\"";
+        let lists = [
+            (&self.allow, "for everybody, remove allow, or write \"0.0.0.0/0\" and \"::/0\"", true),
+            // Lists of bad addresses have each of them.
+            (&self.deny, EVERYBODY, false),
+            (&self.proxies, "write the addresses of the proxies, or their networks", true),
+            (&self.penalty_exempt, EVERYBODY, true),
+        ];
+        let doubt = |(list, everybody, networks): (&Vec<Spanned<Prefix>>, &str, bool)| {
+            let doubted = list.iter().filter_map(|prefix| {
+                let network = prefix.get_ref().network();
+                if !prefix.get_ref().is_one_address() {
+                    None
+                } else if network.is_unspecified() {
+                    let message = format!("{network} stands for itself here, an address that no client has");
+                    Some(Fault::new(prefix.span(), message).help(everybody))
+                } else {
+                    let length = trailing(network).filter(|_| networks)?;
+                    let message = format!("{network} is one address here, and looks like that of a network");
+                    Some(
+                        Fault::new(prefix.span(), message)
+                            .help(format!("for the network, write \"{network}/{length}\"")),
+                    )
+                }
+            });
+            doubted.collect::<Vec<_>>()
+        };
+        lists.into_iter().flat_map(doubt).collect()
+    }
+
+    fn contradictions(&self, origin: Origin<'_>) -> Faults {
         if self.allow.is_empty() {
             return Faults::new();
         }
@@ -117,6 +174,32 @@ impl PolicyDraft {
                 .help("to let the rest in, add \"0.0.0.0/0\" and \"::/0\" to allow; or remove this from deny")
         });
         both.into_iter().chain(outside).collect()
+    }
+}
+
+/// Networks of this machine, and of those around it.
+const NEAR: [&str; 9] = [
+    "127.0.0.0/8",
+    "10.0.0.0/8",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "169.254.0.0/16",
+    "100.64.0.0/10",
+    "::1",
+    "fc00::/7",
+    "fe80::/10",
+];
+
+/// The length of the network that an address is if what is 0 at its end is no part of it, from two bytes on: single hosts
+/// end with one.
+fn trailing(address: IpAddr) -> Option<u8> {
+    match address {
+        IpAddr::V4(v4) => match v4.octets() {
+            [_, 0, 0, 0] => Some(8),
+            [_, _, 0, 0] => Some(16),
+            _ => None,
+        },
+        IpAddr::V6(v6) => v6.octets().ends_with(&[0; 8]).then_some(64),
     }
 }
 

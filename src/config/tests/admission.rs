@@ -257,3 +257,68 @@ fn thousands_of_prefixes_are_loaded_soon() {
     assert_eq!((rule.place.line, rule.prefix.to_string()), (Some(5 + 78 * 256 + 31), "10.78.31.0/24".into()));
     assert!(rules.decide("10.79.31.9".parse().unwrap()).rule.is_none());
 }
+
+/// The warnings about a service with these keys, the headlines only.
+fn doubts(keys: &str) -> Vec<String> {
+    let place = Scratch::new();
+    place.write("p.toml", &format!("[service.x]\nhandler = \"echo\"\n{keys}\n"));
+    let warnings = place.load().unwrap_or_else(|problems| panic!("{keys}: {problems}")).warnings;
+    warnings.iter().map(|warning| warning.line()).collect()
+}
+
+#[test]
+fn a_lone_address_that_stands_for_more_elsewhere_is_doubted() {
+    for key in ["allow", "deny", "penalty_exempt", "proxy_protocol_from"] {
+        for address in ["0.0.0.0", "::", "0.0.0.0/32"] {
+            let said = doubts(&format!("listen = \"127.0.0.1:7\"\n{key} = [\"192.0.2.1\", \"{address}\"]"));
+            let network = address.split('/').next().unwrap();
+            let wanted = format!("{network} stands for itself here, an address that no client has; ");
+            assert!(said[0].contains(&wanted), "{key}: {said:?}");
+            let names_network = said[0].contains("\"0.0.0.0/0\" and \"::/0\"");
+            assert!(names_network != (key == "proxy_protocol_from"), "{said:?}");
+        }
+    }
+    for (list, wanted) in
+        [("10.0.0.0", "10.0.0.0/8"), ("192.168.0.0", "192.168.0.0/16"), ("2001:db8::", "2001:db8::/64")]
+    {
+        let said = doubts(&format!("listen = \"127.0.0.1:7\"\nallow = [\"{list}\"]"));
+        assert!(said.len() == 1 && said[0].ends_with(&format!("write \"{wanted}\"")), "{said:?}");
+    }
+    for list in ["0.0.0.0/0", "::/0", "10.0.0.0/8", "192.0.2.10", "::1", "192.0.2.0"] {
+        let said = doubts(&format!("listen = \"127.0.0.1:7\"\nallow = [\"{list}\"]"));
+        assert!(said.is_empty(), "{said:?}");
+    }
+}
+
+#[test]
+fn a_service_that_one_client_can_take_is_doubted() {
+    for keys in [
+        "listen = \"0.0.0.0:7\"",
+        "listen = [\"127.0.0.1:7\", \"[::]:7\"]",
+        "listen = \"192.168.1.1:7\"",
+        "listen = \"0.0.0.0:7\"\nallow = [\"10.0.0.0/8\", \"192.0.2.0/24\"]",
+        "listen = \"0.0.0.0:7\"\nallow = [\"0.0.0.0/0\"]",
+        "listen = \"0.0.0.0:7\"\nmax_connections = 5",
+    ] {
+        let said = doubts(keys);
+        assert!(
+            said.len() == 1 && said[0].contains("no limit per source and no deadline"),
+            "{keys}: {said:?}"
+        );
+        assert!(said[0].contains("max_connections_per_source") && !said[0].contains('\n'), "{said:?}");
+    }
+    let open = "listen = \"0.0.0.0:7\"";
+    for keys in [
+        "listen = [\"127.0.0.1:7\", \"[::1]:7\", \"127.3.2.1:7\"]".to_owned(),
+        "listen = \"unix:/run/x\"".to_owned(),
+        "listen = \"fd:x\"".to_owned(),
+        format!("{open}\nmax_connections_per_source = 5"),
+        format!("{open}\nrate_per_source = \"10/s\""),
+        format!("{open}\nfirst_byte_timeout = \"10s\""),
+        format!("{open}\nidle_timeout = \"10s\""),
+        format!("{open}\nmax_lifetime = \"10s\""),
+        format!("{open}\nallow = [\"10.0.0.0/8\", \"192.168.7.0/24\", \"fd00::/8\", \"::1\"]"),
+    ] {
+        assert!(doubts(&keys).is_empty(), "{keys}: {:?}", doubts(&keys));
+    }
+}

@@ -26,10 +26,16 @@ fn identities_are_resolved() {
 #[test]
 fn programs_are_looked_up_where_the_connection_process_will() {
     let place = Scratch::new();
-    place.write("root/bin/tool", "");
+    // A program that needs nothing: what runs this test, without its segments.
+    let mut program = fs::read("/proc/self/exe").unwrap();
+    program.truncate(64);
+    program[56..58].fill(0);
+    fs::create_dir_all(place.path().join("root/bin")).unwrap();
+    fs::write(place.path().join("root/bin/tool"), program).unwrap();
     place.write("root/bin/data", "");
     fs::set_permissions(place.path().join("root/bin/tool"), fs::Permissions::from_mode(0o755)).unwrap();
-    std::os::unix::fs::symlink("/nonexistent/busybox", place.path().join("root/bin/link")).unwrap();
+    std::os::unix::fs::symlink("/bin/tool", place.path().join("root/bin/link")).unwrap();
+    std::os::unix::fs::symlink("/nonexistent/busybox", place.path().join("root/bin/dangling")).unwrap();
     let root = place.path().join("root").display().to_string();
     let with = |exec: &str, rest: &str| {
         place.write("p.toml", &format!("[service.x]\nlisten = \"fd:x\"\nexec = [\"{exec}\"]\n{rest}\n"));
@@ -51,6 +57,7 @@ fn programs_are_looked_up_where_the_connection_process_will() {
             format!("cannot run /bin/nothing inside chroot {root}: there is no such file"),
         ),
         ("/bin/data", &*chroot, "cannot run /bin/data inside chroot".to_owned()),
+        ("/bin/dangling", &*chroot, "there is no such file".to_owned()),
         ("/bin", &*chroot, "it is a directory".to_owned()),
         ("./tool", "", "\"./tool\" is a relative path".to_owned()),
     ] {
@@ -72,7 +79,10 @@ fn every_file_that_is_shipped_is_right() {
                 continue;
             }
             match load(&path, &Tolerance::none(), &Machine::with(&HANDLERS)) {
-                Ok(loaded) => assert!(!loaded.config.services.is_empty()),
+                Ok(loaded) => {
+                    assert!(!loaded.config.services.is_empty());
+                    assert!(loaded.warnings.iter().next().is_none(), "{}", loaded.warnings);
+                }
                 Err(problems) => panic!("{problems}"),
             }
             checked += 1;

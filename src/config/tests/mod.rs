@@ -157,7 +157,8 @@ fn a_service_is_defined_once_and_an_address_used_once() {
     place.write(
         "p.toml",
         "[service.a]\nlisten = [\"127.0.0.1:7\", \"127.0.0.1:0\"]\nhandler = \"echo\"\n\
-         [service.w]\nlisten = [\"0.0.0.0:7\", \"[::]:7\", \"127.0.0.1:0\"]\nhandler = \"echo\"\n",
+         [service.w]\nlisten = [\"0.0.0.0:7\", \"[::]:7\", \"127.0.0.1:0\"]\nhandler = \"echo\"\n\
+         idle_timeout = \"1m\"\n",
     );
     place.write("preforkd.d/x.toml", "[service.a]\nlisten = \"unix:/run/x\"\nhandler = \"echo\"\n");
     place.write("preforkd.d/y.toml", "[service.y]\nlisten = [\"fd:y\", \"fd:y\"]\nhandler = \"echo\"\n");
