@@ -1,12 +1,14 @@
 //! The one decision: who gets in. A worker asks it, and a spare before a stranger's code runs in it.
 
 use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use super::sources::{Bucket, Penalty, Punished, SlotIndex, Sources};
-use super::{Offence, Penalties, Policy, Prefix, PrefixSets, Prefixes, Refusal, SourceLimits};
+use super::{Offence, Overload, Penalties, Policy, Prefix, PrefixSets, Prefixes, Refusal, SourceLimits};
 use crate::client::Client;
 use crate::sys::socket::Peer;
+use crate::sys::stream;
 use crate::sys::time::Monotonic;
 
 /// The admission of a service, ready to be asked. Asking allocates nothing.
@@ -16,6 +18,7 @@ pub(crate) struct Admission {
     limits: SourceLimits,
     bucket: Option<Bucket>,
     penalties: Penalties,
+    overload: Overload,
 }
 
 impl Admission {
@@ -26,7 +29,7 @@ impl Admission {
             .rate
             .map(|rate| Bucket { interval: rate.per.duration() / rate.count.max(1), burst: rate.burst });
         let penalties = Penalties { exempt: Prefixes::default(), ..policy.penalties.clone() };
-        Admission { prefixes, limits: policy.source, bucket, penalties }
+        Admission { prefixes, limits: policy.source, bucket, penalties, overload: policy.overload.clone() }
     }
 
     /// Whether it asks for more than the address.
@@ -78,6 +81,29 @@ impl Admission {
             return Err(Refusal::Rate);
         }
         Ok(())
+    }
+
+    /// Whether who is refused for what his source takes is told so.
+    pub(crate) fn tells_sources(&self) -> bool {
+        matches!(&self.overload, Overload::Refuse { message } if !message.is_empty()) && self.knows_sources()
+    }
+
+    /// Ends the connection of a client that is refused: as `overload` says if that is for lack of room, or else without
+    /// a word. Waits for nobody. Returns the connection if something was said that could be lost if it were closed now,
+    /// before the client has read it.
+    #[must_use]
+    pub(crate) fn turn_away(&self, why: Refusal, connection: OwnedFd) -> Option<OwnedFd> {
+        match &self.overload {
+            _ if !why.is_for_lack_of_room() => None,
+            Overload::Refuse { message } if !message.is_empty() => {
+                stream::send_last(connection.as_fd(), message.as_bytes()).is_ok().then_some(connection)
+            }
+            Overload::Refuse { .. } | Overload::Queue => None,
+            Overload::Reset => {
+                stream::reset(connection);
+                None
+            }
+        }
     }
 
     fn is_exempt(&self, address: IpAddr) -> bool {

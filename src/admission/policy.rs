@@ -19,7 +19,7 @@ pub(crate) struct Policy {
     pub(crate) source: SourceLimits,
     /// What a source is to suffer for what it does.
     pub(crate) penalties: Penalties,
-    /// What meets a connection beyond `max_connections`.
+    /// What meets a connection for which there is no room.
     pub(crate) overload: Overload,
     /// How long a connection may take.
     pub(crate) deadlines: Deadlines,
@@ -79,11 +79,11 @@ pub(crate) enum RateUnit {
     Hour,
 }
 
-/// What meets a connection beyond `max_connections`.
+/// What meets a connection beyond `max_connections`, and beyond what its source may take.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Overload {
-    /// It waits in the backlog.
+    /// It waits in the backlog. Beyond what its source may take, it cannot, and is closed.
     Queue,
     /// It is accepted, sent this, and closed.
     Refuse {

@@ -34,6 +34,15 @@ impl Refusal {
         Refusal::ALL.get(usize::from(number)).copied()
     }
 
+    /// Whether there was no room for who may come: what meets him is the matter of `overload`. Who is not to come at all
+    /// is told nothing.
+    pub(super) fn is_for_lack_of_room(self) -> bool {
+        match self {
+            Refusal::Limit | Refusal::SourceLimit | Refusal::Rate => true,
+            Refusal::Access | Refusal::Penalty | Refusal::Header => false,
+        }
+    }
+
     /// For a report of several: "… by" this.
     pub(crate) fn cause(self) -> &'static str {
         match self {

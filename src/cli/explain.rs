@@ -69,11 +69,17 @@ impl Explained<'_> {
         };
         write!(f, "\n  max_connections = {}: {beyond}", self.service.max_connections)?;
         let source = admission.source.source_of(self.address);
+        let beyond = match &admission.overload {
+            Overload::Queue => "beyond that it is closed",
+            Overload::Refuse { message } if message.is_empty() => "beyond that it is closed",
+            Overload::Refuse { .. } => "beyond that it gets refuse_message",
+            Overload::Reset => "beyond that it is reset",
+        };
         if let Some(number) = admission.source.max_connections {
-            write!(f, "\n  max_connections_per_source = {number}: all of {source} together")?;
+            write!(f, "\n  max_connections_per_source = {number}: all of {source} together; {beyond}")?;
         }
         if let Some(rate) = admission.source.rate {
-            write!(f, "\n  rate_per_source = \"{rate}\": all of {source} together")?;
+            write!(f, "\n  rate_per_source = \"{rate}\": all of {source} together; {beyond}")?;
         }
         let penalties = &admission.penalties;
         if penalties.amounts.is_empty() {
@@ -137,10 +143,12 @@ mod tests {
             explain(lines, "192.0.2.7"),
             format!(
                 "x: 192.0.2.7 is let in, as everybody is\n  max_connections = 1000: {WAITS}\n  \
-                 max_connections_per_source = 3: all of 192.0.2.0/24 together\n  \
-                 rate_per_source = \"9/m burst 1\": all of 192.0.2.0/24 together"
+                 max_connections_per_source = 3: all of 192.0.2.0/24 together; beyond that it is closed\n  \
+                 rate_per_source = \"9/m burst 1\": all of 192.0.2.0/24 together; beyond that it is closed"
             )
         );
+        let told = format!("{lines}\noverload = \"refuse\"\nrefuse_message = \"busy\"");
+        assert_eq!(explain(&told, "192.0.2.7").matches("beyond that it gets refuse_message").count(), 3);
         assert!(explain(lines, "2001:db8::7").contains("all of 2001:db8::/64 together"));
     }
 

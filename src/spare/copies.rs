@@ -1,8 +1,9 @@
-//! Copies of connections, which spares that become programs send to their worker.
+//! Connections that spares send to their worker: copies, if they become programs, and those of clients that they refuse.
 //!
 //! What accepts has the connection, and only who has it can ask the kernel about it. The worker needs that for deadlines
-//! and for counts of bytes. It makes the pair of sockets itself, spares have one end until they exec, and nobody waits:
-//! if there is no room, the program goes on without.
+//! and for counts of bytes; and a client that was told why it is refused must have time to read it, which a spare has not.
+//! The worker makes the pair of sockets itself, spares have one end until they exec, and nobody waits: if there is no
+//! room, the program goes on without, and who is refused is closed at once.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,8 +19,20 @@ pub(crate) struct Copies {
     write: BorrowedFd<'static>,
 }
 
-/// Whose connection it is: a process, and the part of the connection's number that is the process's.
+/// What a spare has sent.
+#[derive(Debug)]
+pub(crate) enum Copied {
+    /// A copy of the connection of a process, by the part of its number that is the process's.
+    Program { pid: Pid, process: u64, connection: OwnedFd },
+    /// The connection of a client that was refused, and told so.
+    Refused(OwnedFd),
+}
+
+/// Whose connection it is: a process, and the part of the connection's number that is the process's; nobody's if it was refused.
 const LENGTH: usize = 16;
+
+/// The pid of nobody.
+const NOBODY: Pid = 0;
 
 /// How many are taken before others have their turn.
 const COPIES_AT_ONCE: usize = 4096;
@@ -39,15 +52,18 @@ impl Copies {
 
     /// Hands on what has come. The numbers say nothing that the reader's own children do not confirm; that what came is a
     /// connection over TCP was checked.
-    pub(crate) fn read(&self, mut take: impl FnMut(Pid, u64, OwnedFd)) {
+    pub(crate) fn read(&self, mut take: impl FnMut(Copied)) {
         let mut message = [0; LENGTH];
         for _ in 0..COPIES_AT_ONCE {
             let Ok((length @ 1.., copy)) = message::receive_copy(self.read.as_fd(), &mut message) else {
                 return;
             };
-            let copy = copy.filter(|copy| length == LENGTH && stream::is_tcp_connection(copy.as_fd()));
-            if let (Some((pid, number)), Some(copy)) = (decode(&message), copy) {
-                take(pid, number, copy);
+            match (decode(&message), copy.filter(|_| length == LENGTH)) {
+                (Some((NOBODY, _)), Some(connection)) => take(Copied::Refused(connection)),
+                (Some((pid, process)), Some(connection)) if stream::is_tcp_connection(connection.as_fd()) => {
+                    take(Copied::Program { pid, process, connection });
+                }
+                _ => {}
             }
         }
     }
@@ -55,10 +71,23 @@ impl Copies {
 
 /// In a spare: sends a copy of the connection that it has taken.
 pub(crate) fn send_copy(copies: BorrowedFd<'_>, pid: Pid, number: u64, connection: BorrowedFd<'_>) {
+    let _ = message::send_copy(copies, &encode(pid, process_of(number)), connection);
+}
+
+/// In a spare: hands over a connection on which the last was said.
+pub(crate) fn hand_over(refused: Option<BorrowedFd<'_>>, connection: BorrowedFd<'_>) {
+    let send = |to| message::send_copy(to, &encode(NOBODY, 0), connection);
+    if refused.is_none_or(|to| send(to).is_err()) {
+        // The close that follows resets it if something is unread, and what was said may be lost.
+        stream::discard(connection);
+    }
+}
+
+fn encode(pid: Pid, process: u64) -> [u8; LENGTH] {
     let mut message = [0; LENGTH];
     message[..4].copy_from_slice(&pid.to_ne_bytes());
-    message[8..].copy_from_slice(&process_of(number).to_ne_bytes());
-    let _ = message::send_copy(copies, &message, connection);
+    message[8..].copy_from_slice(&process.to_ne_bytes());
+    message
 }
 
 fn decode(message: &[u8; LENGTH]) -> Option<(Pid, u64)> {
@@ -83,13 +112,21 @@ mod tests {
             send_copy(copies.descriptor(), 9, number, client.as_fd());
         }
         let mut heard = Vec::new();
-        copies.read(|pid, number, _| heard.push((pid, number)));
+        let mut refused = 0;
+        let mut read = |heard: &mut Vec<_>| {
+            copies.read(|copied| match copied {
+                Copied::Program { pid, process, .. } => heard.push((pid, process)),
+                Copied::Refused(_) => refused += 1,
+            });
+        };
+        read(&mut heard);
         assert_eq!(heard[0], (7, 5), "all connections of a process have the process's number in common");
         assert_eq!(heard[1], (9, 0), "a listener and nonsense are no connections");
         assert!(heard.len() > 100, "only {} had room", heard.len());
         send_copy(copies.descriptor(), 10, 1, client.as_fd());
         heard.clear();
-        copies.read(|pid, number, _| heard.push((pid, number)));
-        assert_eq!(heard, [(10, 1)]);
+        hand_over(Some(copies.descriptor()), client.as_fd());
+        read(&mut heard);
+        assert_eq!((heard, refused), (vec![(10, 1)], 1));
     }
 }

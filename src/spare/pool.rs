@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use allocator_api2::vec::Vec;
 
-use super::copies::Copies;
+use super::copies::{Copied, Copies};
 use super::events::{SpareEvents, SpareEventsWriter};
 use super::process::{self, SpareContext, SpareSpec};
 use crate::admission::Admission;
@@ -82,7 +82,8 @@ impl Pool {
         fd::set_nonblocking(leash.as_fd(), true)?;
         let (leash_end, writer, wake) =
             (fd::for_ever(held), setup.writer.for_ever(), fd::for_ever(memory::event()?));
-        let copies = (size > 0 && setup.sends_copies).then(Copies::new).transpose()?;
+        let hands_over = admission.tells_sources();
+        let copies = (size > 0 && (setup.sends_copies || hands_over)).then(Copies::new).transpose()?;
         let sending = copies.as_ref().map(Copies::descriptor);
         let mut kept = [&listeners[..], &[leash_end, writer, wake, child.reporter().descriptor()]].concat();
         kept.extend(sources.into_iter().chain(sending));
@@ -95,7 +96,8 @@ impl Pool {
             leash: leash_end,
             events: writer,
             wake,
-            copies: sending,
+            copies: sending.filter(|_| setup.sends_copies),
+            refused: sending.filter(|_| hands_over),
             sources,
             connections,
         };
@@ -150,7 +152,7 @@ impl Pool {
     pub(crate) fn hear(
         &mut self,
         mut taken: impl FnMut(Pid, &Connection) -> bool,
-        copied: impl FnMut(Pid, u64, OwnedFd),
+        copied: impl FnMut(Copied),
     ) {
         if self.size == 0 {
             return;

@@ -39,6 +39,8 @@ pub(crate) struct SpareSpec {
     pub(crate) wake: BorrowedFd<'static>,
     /// Where a spare sends a copy of its connection, if it becomes a program.
     pub(crate) copies: Option<BorrowedFd<'static>>,
+    /// Where it hands over the connection of a client that it has told why it is refused.
+    pub(crate) refused: Option<BorrowedFd<'static>>,
     /// The memory of the sources, if who gets in depends on them.
     pub(crate) sources: Option<BorrowedFd<'static>>,
     /// How many connections a spare serves, one after the other.
@@ -214,8 +216,10 @@ impl Spare {
                 let client = Client::now(peer);
                 let counted = self.sources.as_ref().map(|sources| (sources, *slot));
                 if let Err(why) = spec.admission.check(&client, counted) {
-                    // It is not to wait until the worker can hear of it.
-                    drop(socket);
+                    // It is not to wait until the worker can hear of it; but only the worker can wait until it has heard.
+                    if let Some(said) = spec.admission.turn_away(why, socket) {
+                        copies::hand_over(spec.refused, said.as_fd());
+                    }
                     spec.child.reporter().refused(why, spec.wake);
                     return Attempt::Other;
                 }

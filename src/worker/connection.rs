@@ -158,7 +158,7 @@ impl Worker {
                 None
             }
             Err(why) => {
-                self.refuse(why);
+                self.turn_away(why, newcomer.socket);
                 Some(newcomer.slot)
             }
         }
@@ -190,7 +190,7 @@ impl Worker {
         );
     }
 
-    /// Counts a connection that was not let in; it is closed already.
+    /// Counts a connection that was not let in.
     pub(super) fn refuse(&mut self, why: Refusal) {
         self.cx.counters.count_refused(why);
         self.refusals.collect(why);

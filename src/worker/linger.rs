@@ -41,11 +41,8 @@ impl LingeringCloses {
         LingeringCloses { places: [const { None }; PLACES], kept: 0, look_at: None }
     }
 
-    /// Says it and hangs up. `words` fit into the buffer of a fresh socket; if they do not, nobody waits.
-    pub(super) fn say(&mut self, words: &[u8], connection: OwnedFd, poller: &Poller) {
-        if words.is_empty() || stream::send_last(connection.as_fd(), words).is_err() {
-            return;
-        }
+    /// Keeps a connection on which the last was said.
+    pub(super) fn keep(&mut self, connection: OwnedFd, poller: &Poller) {
         let place = self.free_place(poller);
         if let Some(free) = self.places.get_mut(place) {
             let now = Monotonic::now();

@@ -12,7 +12,6 @@ use super::{Worker, WorkerSlot};
 use crate::admission::{Overload, Refusal};
 use crate::client::Client;
 use crate::scoreboard::{NoSlot, Owner, Scoreboard};
-use crate::sys::stream;
 
 /// How long to wait before another try where a limit was lowered below what lives.
 const LOWERED_LIMIT_PAUSE: Duration = Duration::from_millis(50);
@@ -165,7 +164,9 @@ impl Worker {
                 return None;
             }
             match self.acceptor.accept(index) {
-                Accepted::Connection(socket, peer) => self.turn_away(socket, &Client::now(peer)),
+                Accepted::Connection(socket, peer) => {
+                    self.turn_away_one_too_many(socket, &Client::now(peer));
+                }
                 Accepted::Lost => {}
                 Accepted::Nothing => {
                     self.acceptor.nothing_more(index);
@@ -183,20 +184,18 @@ impl Worker {
         None
     }
 
-    fn turn_away(&mut self, socket: OwnedFd, client: &Client) {
+    fn turn_away_one_too_many(&mut self, socket: OwnedFd, client: &Client) {
         // Who would not be let in anyway is told nothing.
-        if !self.cx.admission.is_proxy(client.peer) {
-            if let Err(why) = self.cx.admission.check(client, None) {
-                return self.refuse(why);
-            }
-        }
-        self.refuse(Refusal::Limit);
-        match &self.cx.plan.service.admission.overload {
-            Overload::Queue => {}
-            Overload::Refuse { message } => {
-                self.lingering.say(message.as_bytes(), socket, &self.cx.poller);
-            }
-            Overload::Reset => stream::reset(socket),
+        let admission = self.cx.admission;
+        let checked = if admission.is_proxy(client.peer) { Ok(()) } else { admission.check(client, None) };
+        self.turn_away(checked.err().unwrap_or(Refusal::Limit), socket);
+    }
+
+    /// Counts a client that is not let in, and ends its connection.
+    pub(super) fn turn_away(&mut self, why: Refusal, socket: OwnedFd) {
+        self.refuse(why);
+        if let Some(said) = self.cx.admission.turn_away(why, socket) {
+            self.lingering.keep(said, &self.cx.poller);
         }
     }
 }

@@ -4,6 +4,7 @@ use super::Worker;
 use crate::ipc::reports::Served;
 use crate::journal::Level;
 use crate::scoreboard::{Count, CountUp, NoSlot};
+use crate::spare::copies::Copied;
 use crate::sys::time::Monotonic;
 use crate::sys::wait::{Ended, Ending, Pid};
 
@@ -32,7 +33,7 @@ impl Worker {
     }
 
     pub(super) fn hear_spares(&mut self) {
-        let Worker { pool, children, cx, link, .. } = self;
+        let Worker { pool, children, cx, link, lingering, .. } = self;
         let mut copies = Vec::new();
         // Counted before it is noted: a worker that dies in between has lost a connection, and not won one.
         pool.hear(
@@ -41,9 +42,14 @@ impl Worker {
                 link.has_more_to_retire();
                 children.taken(pid, connection, || cx.counters.count(Count::Accepted))
             },
-            |pid, process, copy| copies.push((pid, process, copy)),
+            |copied| copies.push(copied),
         );
-        copies.into_iter().for_each(|(pid, process, copy)| children.keep(pid, process, copy));
+        for copied in copies {
+            match copied {
+                Copied::Program { pid, process, connection } => children.keep(pid, process, connection),
+                Copied::Refused(connection) => lingering.keep(connection, &cx.poller),
+            }
+        }
     }
 
     pub(super) fn served_one_of_several(&mut self, pid: Pid, served: &Served) {

@@ -4,7 +4,9 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use crate::support::client::{connect, connect_unix, echo, try_echo};
+use nix::sys::signal::Signal;
+
+use crate::support::client::{connect, connect_from, connect_unix, echo, try_echo};
 use crate::support::{A_WHILE, Preforkd, Running, address, eventually, proc};
 
 fn refused(server: &Running) -> u64 {
@@ -97,6 +99,118 @@ fn slow_clients_hold_nobody_up() {
     drop(slow);
 }
 
+const TELLS: [&str; 4] = ["--overload", "refuse", "--refuse-message", "421 busy\r\n"];
+
+/// Whatever a source may take, beyond that its clients are told, those too that have sent much by then.
+fn beyond_its_share_a_source_is_told(limit: &[&str], reason: &str, more: &[&str], job: &[&str]) {
+    let options = [&TELLS, limit, more].concat();
+    let server = Preforkd::serve(&options, "127.0.0.1:0", job).start();
+    let _held = fill(server.address(), 3);
+    let heard = |n: usize| {
+        let mut client = connect(server.address());
+        if n % 2 == 0 {
+            let _ = client.write_all(&[7; 100_000]);
+        }
+        words(client)
+    };
+    (0..20).for_each(|n| assert_eq!(heard(n), "421 busy\r\n", "{limit:?} {more:?} {job:?}"));
+    eventually("all are counted", || server.service()["refused"][reason] == 20);
+    // Another source has its own.
+    let mut other = connect_from([127, 0, 0, 2].into(), server.address()).unwrap();
+    echo(&mut other, b"x");
+}
+
+#[test]
+fn beyond_its_share_a_source_is_told_so() {
+    let connections = (&["--max-connections-per-source", "3"][..], "source_limit");
+    let rate = (&["--rate-per-source", "1/h burst 3"][..], "rate");
+    let ways = [
+        (&["--workers", "2"][..], &["echo"][..]),
+        (&["--workers", "2"], &["--", "/bin/cat"]),
+        (&["--workers", "2", "--spare", "4"], &["echo"]),
+        (&["--workers", "2", "--spare", "4"], &["--", "/bin/cat"]),
+        (&["--spare", "4", "--count-bytes", "false"], &["--", "/bin/cat"]),
+        (&["--spare", "4", "--connections-per-child", "0"], &["echo"]),
+    ];
+    for (limit, reason) in [connections, rate] {
+        for (more, job) in ways {
+            beyond_its_share_a_source_is_told(limit, reason, more, job);
+        }
+    }
+}
+
+/// The one behind a proxy, too, after its header.
+#[test]
+fn beyond_its_share_a_source_is_told_through_a_proxy() {
+    let options = [&TELLS[..], &["--max-connections-per-source", "1", "--proxy-protocol-from", "127.0.0.1"]];
+    let server = Preforkd::serve(&options.concat(), "127.0.0.1:0", &["echo"]).start();
+    let through = |client: &str| {
+        let mut stream = connect(server.address());
+        write!(stream, "PROXY TCP4 {client} 198.51.100.1 1 2\r\n").unwrap();
+        stream
+    };
+    let mut held = through("192.0.2.1");
+    echo(&mut held, b"x");
+    for length in [0, 100_000] {
+        let mut client = through("192.0.2.1");
+        let _ = client.write_all(&vec![7; length]);
+        assert_eq!(words(client), "421 busy\r\n");
+    }
+    echo(&mut through("192.0.2.2"), b"x");
+}
+
+/// What a spare has said is not lost while its worker is stopped, nor when that is dead.
+#[test]
+fn beyond_its_share_a_source_is_told_while_the_worker_does_nothing() {
+    let limit = ["--max-connections-per-source", "1", "--spare", "2", "--workers", "1"];
+    let server = Preforkd::serve(&[&TELLS[..], &limit].concat(), "127.0.0.1:0", &["echo"]).start();
+    let _held = fill(server.address(), 1);
+    eventually("a spare waits", || server.count("spares") == 2);
+    let worker = server.workers()[0];
+    let before = proc::descriptors(worker).len();
+    proc::stop(worker);
+    for _ in 0..50 {
+        let mut client = connect(server.address());
+        let _ = client.write_all(&[7; 100_000]);
+        assert_eq!(words(client), "421 busy\r\n");
+    }
+    proc::kill(worker, Signal::SIGCONT);
+    eventually("all are counted", || server.service()["refused"]["source_limit"] == 50);
+    eventually("all are forgotten", || proc::descriptors(worker).len() == before);
+}
+
+#[test]
+fn beyond_its_share_a_source_is_reset_or_closed() {
+    for more in [&[][..], &["--spare", "2"]] {
+        for (overload, ends) in [("reset", Err(ErrorKind::ConnectionReset)), ("queue", Ok(0))] {
+            let options = [&["--max-connections-per-source", "1", "--overload", overload], more].concat();
+            let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).start();
+            let _held = fill(server.address(), 1);
+            for _ in 0..5 {
+                let read = connect(server.address()).read(&mut [0]);
+                assert_eq!(read.map_err(|error| error.kind()), ends, "{overload} {more:?}");
+            }
+        }
+    }
+}
+
+/// A penalty is no lack of room.
+#[test]
+fn who_is_punished_is_told_nothing() {
+    for more in ["", "spare = 2"] {
+        let listen = address::fresh();
+        let server = Preforkd::run(&format!(
+            "[service.x]\nlisten = \"{listen}\"\nexec = [\"/bin/false\"]\noverload = \"refuse\"\n\
+             refuse_message = \"busy\"\npenalties = {{ 1 = \"1h\" }}\n{more}\n"
+        ))
+        .start();
+        eventually("it is punished", || {
+            assert_eq!(words(connect(listen)), "");
+            server.service()["refused"]["penalty"].as_u64() > Some(3)
+        });
+    }
+}
+
 #[test]
 fn without_words_the_connection_is_closed() {
     let options = ["--max-connections", "1", "--overload", "refuse"];
@@ -127,7 +241,7 @@ fn who_is_denied_is_told_nothing() {
     let options = [&REFUSE[..], &["--deny", "127.0.0.9"]].concat();
     let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).start();
     let _held = fill(server.address(), 4);
-    let client = crate::support::client::connect_from("127.0.0.9".parse().unwrap(), server.address());
+    let client = connect_from("127.0.0.9".parse().unwrap(), server.address());
     assert_eq!(words(client.unwrap()), "");
     assert_eq!(refused(&server), 0);
 }

@@ -12,7 +12,8 @@ pub(in crate::config) const OVERLOAD: Key<ServiceDraft> = Key {
     default: Some("\"queue\""),
     example: "\"refuse\"",
     doc: "What meets a connection beyond max_connections: queue lets it wait in the backlog, refuse sends it refuse_message \
-          and closes it, reset resets it",
+          and closes it, reset resets it; one beyond max_connections_per_source or rate_per_source cannot wait, and with queue \
+          it is closed",
     decode: Some(decode::overload),
 };
 
@@ -23,7 +24,8 @@ pub(in crate::config) const REFUSE_MESSAGE: Key<ServiceDraft> = Key {
     placeholder: "TEXT",
     default: None,
     example: "\"busy, try again later\"",
-    doc: "What is sent to a connection that overload = refuse closes; at most 512 bytes",
+    doc: "What is sent to a connection that overload = refuse closes for lack of room: beyond max_connections, \
+          max_connections_per_source or rate_per_source; at most 512 bytes",
     decode: Some(decode::refuse_message),
 };
 
