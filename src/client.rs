@@ -17,6 +17,8 @@ pub(crate) struct Client {
     pub(crate) accepted: Monotonic,
     /// The header that a proxy has sent before the client's first byte.
     pub(crate) header: Option<ProxyHeader>,
+    /// Whether it never has penalties, being a user of this machine; an address is asked about anew.
+    pub(crate) is_exempt: bool,
 }
 
 /// What a proxy has told about a connection.
@@ -33,7 +35,7 @@ pub(crate) struct ProxyHeader {
 impl Client {
     /// One that connects by itself, accepted just now.
     pub(crate) fn now(peer: Peer) -> Self {
-        Client { peer, accepted: Monotonic::now(), header: None }
+        Client { peer, accepted: Monotonic::now(), header: None, is_exempt: false }
     }
 
     /// How many bytes came before the client's first.
@@ -61,6 +63,9 @@ pub(crate) struct Connection {
 const HAS_HEADER: u64 = 1 << 40;
 const NAMES_CLIENT: u64 = 1 << 41;
 
+/// In the same word.
+const IS_EXEMPT: u64 = 1 << 42;
+
 impl Connection {
     /// How many words it takes in shared memory or in a pipe.
     pub(crate) const WORDS: usize = 6;
@@ -84,7 +89,8 @@ impl Connection {
             let names = if header.names_client { NAMES_CLIENT } else { 0 };
             HAS_HEADER | names | u64::from(header.length) << 24
         });
-        let about = header | family << 16 | u64::from(port);
+        let exempt = if client.is_exempt { IS_EXEMPT } else { 0 };
+        let about = exempt | header | family << 16 | u64::from(port);
         [number, client.accepted.nanos(), about, (ip >> 64) as u64, ip as u64, until.nanos()]
     }
 
@@ -108,7 +114,8 @@ impl Connection {
             names_client: about & NAMES_CLIENT != 0,
             called: None,
         });
-        let client = Client { peer, accepted: Monotonic::from_nanos(accepted), header };
+        let is_exempt = about & IS_EXEMPT != 0;
+        let client = Client { peer, accepted: Monotonic::from_nanos(accepted), header, is_exempt };
         (number != 0).then_some(Connection { number, client, until: Monotonic::from_nanos(until) })
     }
 }

@@ -4,10 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use crate::admission::prefixes::WrittenAt;
+use crate::admission::callers::WrittenAt;
 use crate::admission::proxy::{self, LONGEST_V1, LONGEST_V2, Parsed, ProxyError};
 use crate::admission::rules::Action;
-use crate::admission::{Listed, Prefix, PrefixSets, Prefixes, Rules};
+use crate::admission::{Caller, CallerSets, Callers, Listed, Prefix, Rules};
 use crate::child::handler;
 use crate::client::ConnectionId;
 use crate::config::{self, Accounts, Diagnostics, Loaded, Machine, ServiceConfig};
@@ -82,36 +82,39 @@ pub fn rules(bytes: &[u8]) {
         if kind & 2 == 0 {
             let prefix = Prefix::around(address, length);
             addresses.extend(edges(prefix));
-            lists[usize::from(kind >> 2 & 1)]
-                .push(Listed { prefix, place: WrittenAt { name: "x", line: Some(line) } });
+            lists[usize::from(kind >> 2 & 1)].push(Listed {
+                caller: Caller::Prefix(prefix),
+                place: WrittenAt { name: "x", line: Some(line) },
+            });
         }
     }
     let [allow, deny] = lists;
     let rules = Rules::new(allow.iter().copied(), deny.iter().copied());
     let plan = serde_json::to_vec(&rules).unwrap_or_default();
     assert_eq!(serde_json::from_slice(&plan).ok().as_ref(), Some(&rules));
-    let none = Prefixes::default();
-    let file = PrefixSets::freeze(&rules, &none, &none);
-    let Ok(sets) = file.and_then(|file| PrefixSets::open(file.as_fd())) else { unreachable!("no memory") };
+    let none = Callers::default();
+    let file = CallerSets::freeze(&rules, &none, &none);
+    let Ok(sets) = file.and_then(|file| CallerSets::open(file.as_fd())) else { unreachable!("no memory") };
     for address in addresses {
         let decision = rules.decide(address);
         assert_eq!(sets.allow(address), decision.allowed, "{address}");
-        let found = decision.rule.map(|rule| (rule.action, rule.prefix, rule.place.line));
+        let found = decision.rule.map(|rule| (rule.action, rule.caller, rule.place.line));
         let (allowed, rule) = naive(&allow, &deny, address);
         assert_eq!((decision.allowed, found), (allowed, rule), "{address}");
     }
 }
 
-type Decided = (Action, Prefix, Option<u32>);
+type Decided = (Action, Caller, Option<u32>);
 
 /// Each rule in turn: a longer prefix beats a shorter one, deny beats allow, what was written first the rest.
 fn naive(allow: &[Listed<'_>], deny: &[Listed<'_>], address: IpAddr) -> (bool, Option<Decided>) {
     let mut best: Option<Decided> = None;
     for (list, action) in [(deny, Action::Deny), (allow, Action::Allow)] {
-        for Listed { prefix, place } in list {
-            let longer = best.is_none_or(|(_, other, _)| prefix.length() > other.length());
-            if longer && has(*prefix, address) {
-                best = Some((action, *prefix, place.line));
+        for Listed { caller, place } in list {
+            let length = |caller: Caller| caller.prefix().map(|prefix| prefix.length());
+            let longer = best.is_none_or(|(_, other, _)| length(*caller) > length(other));
+            if longer && caller.prefix().is_some_and(|prefix| has(prefix, address)) {
+                best = Some((action, *caller, place.line));
             }
         }
     }

@@ -1,11 +1,10 @@
 //! The one decision: who gets in. A worker asks it, and a spare before a stranger's code runs in it.
 
-use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use super::sources::{Bucket, Penalty, Punished, SlotIndex, Sources};
-use super::{Offence, Overload, Penalties, Policy, Prefix, PrefixSets, Prefixes, Refusal, SourceLimits};
+use super::{CallerSets, Callers, Offence, Overload, Penalties, Policy, Refusal, SourceLimits, SourceName};
 use crate::client::Client;
 use crate::sys::socket::Peer;
 use crate::sys::stream;
@@ -14,7 +13,7 @@ use crate::sys::time::Monotonic;
 /// The admission of a service, ready to be asked. Asking allocates nothing.
 #[derive(Debug)]
 pub(crate) struct Admission {
-    prefixes: PrefixSets,
+    callers: CallerSets,
     limits: SourceLimits,
     bucket: Option<Bucket>,
     penalties: Penalties,
@@ -22,17 +21,17 @@ pub(crate) struct Admission {
 }
 
 impl Admission {
-    /// By this policy, and its lists as [`PrefixSets::freeze`] has made them: those in the policy are not asked.
-    pub(crate) fn new(policy: &Policy, prefixes: PrefixSets) -> Self {
+    /// By this policy, and its lists as [`CallerSets::freeze`] has made them: those in the policy are not asked.
+    pub(crate) fn new(policy: &Policy, callers: CallerSets) -> Self {
         let bucket = policy
             .source
             .rate
             .map(|rate| Bucket { interval: rate.per.duration() / rate.count.max(1), burst: rate.burst });
-        let penalties = Penalties { exempt: Prefixes::default(), ..policy.penalties.clone() };
-        Admission { prefixes, limits: policy.source, bucket, penalties, overload: policy.overload.clone() }
+        let penalties = Penalties { exempt: Callers::default(), ..policy.penalties.clone() };
+        Admission { callers, limits: policy.source, bucket, penalties, overload: policy.overload.clone() }
     }
 
-    /// Whether it asks for more than the address.
+    /// Whether it asks for more than who somebody is.
     pub(crate) fn knows_sources(&self) -> bool {
         self.limits.max_connections.is_some() || self.bucket.is_some() || !self.penalties.amounts.is_empty()
     }
@@ -40,36 +39,44 @@ impl Admission {
     /// Whether this is a proxy that says for whom it connects.
     pub(crate) fn is_proxy(&self, peer: Peer) -> bool {
         match peer {
-            Peer::Ip(address) => self.prefixes.has_proxy(address.ip()),
-            Peer::Unix(_) => false,
+            Peer::Ip(address) => self.callers.has_proxy(address.ip()),
+            Peer::Unix(_) => self.callers.has_unix_proxies(),
         }
     }
 
-    /// Lets a client in, or not. With the sources of the service and the slot of the connection it is counted for its
-    /// source, if it gets in, until [`Sources::leave`]. A proxy that connects for itself is trusted: its checks must not
-    /// fail because of a limit that is meant for clients. Who comes through a Unix socket is let in by its directory.
+    /// Lets a client in, or not, at whose other end `socket` is. With the sources of the service and the slot of the
+    /// connection it is counted for its source, if it gets in, until [`Sources::leave`]. A proxy that connects for itself is
+    /// trusted: its checks must not fail because of a limit that is meant for clients.
     pub(crate) fn check(
         &self,
-        client: &Client,
+        client: &mut Client,
+        socket: BorrowedFd<'_>,
         counted: Option<(&Sources, SlotIndex)>,
     ) -> Result<(), Refusal> {
-        let Peer::Ip(address) = client.peer else { return Ok(()) };
         if client.is_proxy() {
             return Ok(());
         }
-        if !self.prefixes.allow(address.ip()) {
+        let allowed = match client.peer {
+            Peer::Ip(address) => self.callers.allow(address.ip()),
+            Peer::Unix(peer) => self.callers.allow_user(peer, socket),
+        };
+        if !allowed {
             return Err(Refusal::Access);
         }
+        if let (Peer::Unix(peer), false) = (client.peer, self.penalties.amounts.is_empty()) {
+            // Whoever ends the connection cannot ask for his groups any more.
+            client.is_exempt = self.callers.exempt_user(peer, Some(socket));
+        }
         match counted.filter(|_| self.knows_sources()) {
-            Some((sources, slot)) => self.charge(address.ip(), sources, slot),
+            Some((sources, slot)) => self.charge(client, sources, slot),
             None => Ok(()),
         }
     }
 
     /// Concurrency comes before the rate: who waits for his own connections to end does not lose tokens meanwhile.
-    fn charge(&self, address: IpAddr, sources: &Sources, slot: SlotIndex) -> Result<(), Refusal> {
-        let source = sources.source(self.limits.source_of(address));
-        let is_punished = || sources.waits(source, Monotonic::now()) && !self.is_exempt(address);
+    fn charge(&self, client: &Client, sources: &Sources, slot: SlotIndex) -> Result<(), Refusal> {
+        let source = sources.source(self.limits.source_of(client.peer));
+        let is_punished = || sources.waits(source, Monotonic::now()) && !self.is_exempt(client);
         if !self.penalties.amounts.is_empty() && is_punished() {
             return Err(Refusal::Penalty);
         }
@@ -106,20 +113,22 @@ impl Admission {
         }
     }
 
-    fn is_exempt(&self, address: IpAddr) -> bool {
-        self.prefixes.exempt(address)
+    fn is_exempt(&self, client: &Client) -> bool {
+        match client.peer {
+            Peer::Ip(address) => self.callers.exempt(address.ip()),
+            Peer::Unix(peer) => client.is_exempt || self.callers.exempt_user(peer, None),
+        }
     }
 
     /// Punishes the source of a client for an offence, if the service has a penalty for it. A proxy is not punished for
-    /// its own connection, since its prefix may be that of clients.
+    /// its own connection, since its source may be that of clients.
     pub(crate) fn punish(&self, client: &Client, offence: Offence, sources: &Sources) -> Option<Sentence> {
-        let Peer::Ip(address) = client.peer else { return None };
         let amount = self.penalties.amount(offence)?;
-        if client.is_proxy() || self.is_exempt(address.ip()) {
+        if client.is_proxy() || self.is_exempt(client) {
             return None;
         }
         let Penalties { threshold, longest, .. } = self.penalties;
-        let source = self.limits.source_of(address.ip());
+        let source = self.limits.source_of(client.peer);
         let penalty = Penalty { amount, threshold, longest };
         let punished = sources.punish(sources.source(source), &penalty, Monotonic::now);
         Some(Sentence { source, offence, amount, threshold, punished })
@@ -129,7 +138,7 @@ impl Admission {
 /// What a source has to suffer, for the log.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sentence {
-    pub(crate) source: Prefix,
+    pub(crate) source: SourceName,
     pub(crate) offence: Offence,
     pub(crate) amount: Duration,
     pub(crate) threshold: Duration,

@@ -177,7 +177,7 @@ mod tests {
 
     fn behind(length: u16) -> ActivityWatch {
         let header = Some(ProxyHeader { length, names_client: true, called: None });
-        ActivityWatch::new(&Client { peer: Peer::Unix(None), accepted: START, header })
+        ActivityWatch::new(&Client { peer: Peer::Unix(None), accepted: START, header, is_exempt: false })
     }
 
     fn deadlines(first_byte: u64, idle: u64, lifetime: u64) -> Deadlines {

@@ -1,15 +1,16 @@
-//! Who gets in: rules by prefix, what a source may take and what it has to suffer, and the PROXY header that names the
+//! Who gets in: rules by prefix, user and group, what a source may take and what it has to suffer, and the PROXY header that names the
 //! real client.
 //!
 //! Nothing on the path of a connection allocates.
 
 mod admit;
+pub(crate) mod caller;
+mod caller_sets;
+pub(crate) mod callers;
 mod crc32c;
 mod deadlines;
 mod policy;
 pub(crate) mod prefix;
-mod prefix_set;
-pub(crate) mod prefixes;
 pub(crate) mod proxy;
 mod refusal;
 mod refusals;
@@ -18,13 +19,14 @@ pub(crate) mod sources;
 mod table;
 
 pub(crate) use admit::{Admission, Sentence};
+pub(crate) use caller::{Caller, LocalUser, SourceName};
+pub(crate) use caller_sets::CallerSets;
+pub(crate) use callers::{Callers, Listed};
 pub(crate) use deadlines::{ActivityWatch, Deadline, Deadlines, TERM_TO_KILL, Verdict};
 pub(crate) use policy::{
     LONGEST_MESSAGE, Offence, Overload, Penalties, Policy, Rate, RateUnit, SourceLimits,
 };
 pub(crate) use prefix::Prefix;
-pub(crate) use prefix_set::PrefixSets;
-pub(crate) use prefixes::{Listed, Prefixes};
 pub(crate) use refusal::Refusal;
 pub(crate) use refusals::Refusals;
 pub(crate) use rules::Rules;

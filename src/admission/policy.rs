@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Deadlines, Prefix, Prefixes, Rules};
+use super::{Callers, Deadlines, Prefix, Rules, SourceName};
+use crate::sys::socket::Peer;
 
 /// Who gets in, how many of them, and how long they may stay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,7 +15,7 @@ pub(crate) struct Policy {
     /// `allow` and `deny`.
     pub(crate) rules: Rules,
     /// The proxies whose PROXY header is required and believed.
-    pub(crate) proxies: Prefixes,
+    pub(crate) proxies: Callers,
     /// What one source may take.
     pub(crate) source: SourceLimits,
     /// What a source is to suffer for what it does.
@@ -26,15 +27,15 @@ pub(crate) struct Policy {
 }
 
 impl Policy {
-    /// Without the lists of prefixes, for who has them as [`PrefixSets`](super::PrefixSets).
+    /// Without the lists of callers, for who has them as [`CallerSets`](super::CallerSets).
     pub(crate) fn without_lists(&self) -> Self {
         Policy {
             rules: Rules::default(),
-            proxies: Prefixes::default(),
+            proxies: Callers::default(),
             source: self.source,
             penalties: Penalties {
                 amounts: self.penalties.amounts.clone(),
-                exempt: Prefixes::default(),
+                exempt: Callers::default(),
                 ..self.penalties
             },
             overload: self.overload.clone(),
@@ -43,7 +44,7 @@ impl Policy {
     }
 }
 
-/// What one source may take. A source is a prefix of addresses.
+/// What one source may take. A source is a prefix of addresses, or a user of this machine who comes through a Unix socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SourceLimits {
     /// How much of an IPv4 address is its source, 1 to 32.
@@ -98,8 +99,17 @@ pub(crate) enum Overload {
 pub(crate) const LONGEST_MESSAGE: usize = 512;
 
 impl SourceLimits {
+    /// The source that a client belongs to.
+    pub(crate) fn source_of(&self, peer: Peer) -> SourceName {
+        match peer {
+            Peer::Ip(address) => SourceName::Prefix(self.prefix_of(address.ip())),
+            Peer::Unix(Some(peer)) => SourceName::User(peer.uid),
+            Peer::Unix(None) => SourceName::UnknownUser,
+        }
+    }
+
     /// The source that an address belongs to.
-    pub(crate) fn source_of(&self, address: IpAddr) -> Prefix {
+    pub(crate) fn prefix_of(&self, address: IpAddr) -> Prefix {
         let address = address.to_canonical();
         Prefix::around(address, if address.is_ipv4() { self.prefix_v4 } else { self.prefix_v6 })
     }
@@ -148,7 +158,7 @@ pub(crate) struct Penalties {
     /// How much can come together.
     pub(crate) longest: Duration,
     /// Who never has any.
-    pub(crate) exempt: Prefixes,
+    pub(crate) exempt: Callers,
 }
 
 impl Penalties {

@@ -1,19 +1,19 @@
-//! `allow` and `deny`: the longest prefix decides, deny on a tie.
+//! `allow` and `deny`: the longest prefix decides, or the user before his groups, and deny on a tie.
 
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::prefix_set::ListDraft;
-use super::prefixes::WrittenAt;
-use super::{Listed, Prefix, Prefixes};
+use super::caller_sets::ListDraft;
+use super::callers::WrittenAt;
+use super::{Caller, Callers, Listed, LocalUser};
 
 /// The rules of a service, ready to be asked.
 ///
-/// `denied` comes before `allowed` in the list, and of equal prefixes the first counts.
+/// `denied` comes before `allowed` in the list, and of equal callers the first counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Rules {
-    list: Prefixes,
+    list: Callers,
     denied: usize,
 }
 
@@ -26,23 +26,23 @@ pub(crate) enum Action {
     Deny,
 }
 
-/// One prefix of `allow` or `deny`.
+/// One entry of `allow` or `deny`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rule<'a> {
     /// In which of the two.
     pub(crate) action: Action,
     /// It.
-    pub(crate) prefix: Prefix,
+    pub(crate) caller: Caller,
     /// Where it was written.
     pub(crate) place: WrittenAt<'a>,
 }
 
-/// What meets an address.
+/// What meets a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Decision<'a> {
     /// Whether it gets in.
     pub(crate) allowed: bool,
-    /// The rule that says so; `None` if no prefix has the address.
+    /// The rule that says so; `None` if none is about the client.
     pub(crate) rule: Option<Rule<'a>>,
 }
 
@@ -54,14 +54,23 @@ impl Rules {
     ) -> Self {
         let (deny, allow) = (sorted(deny), sorted(allow));
         let denied = deny.len();
-        Rules { list: Prefixes::new(deny.into_iter().chain(allow)), denied }
+        Rules { list: Callers::new(deny.into_iter().chain(allow)), denied }
     }
 
     /// What meets the address. It costs one binary search, and allocates nothing.
     pub(crate) fn decide(&self, address: IpAddr) -> Decision<'_> {
-        let rule = self.list.find(address).map(|(index, Listed { prefix, place })| {
+        self.decide_by(self.list.find(address))
+    }
+
+    /// What meets a user of this machine at a Unix socket.
+    pub(crate) fn decide_user(&self, user: &LocalUser<'_>) -> Decision<'_> {
+        self.decide_by(self.list.find_user(user))
+    }
+
+    fn decide_by<'a>(&self, found: Option<(usize, Listed<'a>)>) -> Decision<'a> {
+        let rule = found.map(|(index, Listed { caller, place })| {
             let action = if index < self.denied { Action::Deny } else { Action::Allow };
-            Rule { action, prefix, place }
+            Rule { action, caller, place }
         });
         let allowed = match rule {
             Some(rule) => rule.action == Action::Allow,
@@ -70,7 +79,7 @@ impl Rules {
         Decision { allowed, rule }
     }
 
-    /// Whether an address gets in, to be asked often.
+    /// Whether somebody gets in, to be asked often.
     pub(super) fn answers(&self) -> ListDraft {
         self.list.answers_by(|place| match place {
             Some(place) => place >= self.denied,
@@ -78,7 +87,7 @@ impl Rules {
         })
     }
 
-    /// Whether an address that no prefix has is refused: if there is anything in `allow`, as in xinetd.conf(5).
+    /// Whether somebody about whom there is no rule is refused: if there is anything in `allow`, as in xinetd.conf(5).
     pub(crate) fn denies_the_rest(&self) -> bool {
         self.list.len() > self.denied
     }
@@ -89,11 +98,11 @@ impl Rules {
     }
 }
 
-/// By prefix, each once, with the place that was first.
+/// By caller, each once, with the place that was first.
 fn sorted<'a>(list: impl IntoIterator<Item = Listed<'a>>) -> Vec<Listed<'a>> {
     let mut list: Vec<_> = list.into_iter().collect();
-    list.sort_by_key(|listed| listed.prefix);
-    list.dedup_by_key(|listed| listed.prefix);
+    list.sort_by_key(|listed| listed.caller);
+    list.dedup_by_key(|listed| listed.caller);
     list
 }
 
@@ -114,12 +123,15 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
-    use crate::admission::PrefixSets;
+    use crate::admission::{CallerSets, Prefix};
 
     fn listed(texts: &[&str], name: &'static str) -> Vec<Listed<'static>> {
         let prefixes = texts.iter().map(|text| text.parse().unwrap()).zip(1..);
         prefixes
-            .map(|(prefix, line)| Listed { prefix, place: WrittenAt { name, line: Some(line) } })
+            .map(|(prefix, line)| Listed {
+                caller: Caller::Prefix(prefix),
+                place: WrittenAt { name, line: Some(line) },
+            })
             .collect()
     }
 
@@ -131,7 +143,7 @@ mod tests {
         let Decision { allowed, rule } = rules.decide(address.parse().unwrap());
         let verdict = if allowed { "in" } else { "out" };
         match rule {
-            Some(rule) => format!("{verdict}: {} {} {}", rule.action.key(), rule.prefix, rule.place),
+            Some(rule) => format!("{verdict}: {} {} {}", rule.action.key(), rule.caller, rule.place),
             None => verdict.to_owned(),
         }
     }
@@ -254,19 +266,22 @@ mod tests {
             });
             let [allow, deny] = &lists;
             let place = WrittenAt { name: "x", line: None };
-            let listed =
-                |list: &[Prefix]| list.iter().map(|&prefix| Listed { prefix, place }).collect::<Vec<_>>();
+            let listed = |list: &[Prefix]| {
+                list.iter()
+                    .map(|&prefix| Listed { caller: Caller::Prefix(prefix), place })
+                    .collect::<Vec<_>>()
+            };
             let rules = Rules::new(listed(allow), listed(deny));
-            let none = Prefixes::default();
-            let file = PrefixSets::freeze(&rules, &none, &none).unwrap();
-            let sets = PrefixSets::open(file.as_fd()).unwrap();
+            let none = Callers::default();
+            let file = CallerSets::freeze(&rules, &none, &none).unwrap();
+            let sets = CallerSets::open(file.as_fd()).unwrap();
             let random_ones: Vec<IpAddr> = (0..50).map(|_| address(&mut random)).collect();
             for address in lists.iter().flatten().flat_map(|&prefix| edges(prefix)).chain(random_ones) {
                 let decision = rules.decide(address);
                 let says = (sets.allow(address), sets.has_proxy(address), sets.exempt(address));
                 let wanted = (decision.allowed, false, false);
                 assert_eq!(says, wanted, "round {round}: the set and {address}");
-                let found = (decision.allowed, decision.rule.map(|rule| rule.prefix));
+                let found = (decision.allowed, decision.rule.and_then(|rule| rule.caller.prefix()));
                 let wanted = naive(allow, deny, address.to_canonical());
                 assert_eq!(found, wanted, "round {round}: {address} in {lists:?}");
             }
@@ -280,7 +295,8 @@ mod tests {
             .map(|_| Prefix::around(Ipv4Addr::from_bits(random.u32(..)).into(), random.u8(24..=32)))
             .collect();
         let place = WrittenAt { name: "x", line: None };
-        let rules = Rules::new([], prefixes.iter().map(|&prefix| Listed { prefix, place }));
+        let rules =
+            Rules::new([], prefixes.iter().map(|&prefix| Listed { caller: Caller::Prefix(prefix), place }));
         assert!(prefixes.iter().all(|&prefix| !rules.decide(edges(prefix)[0]).allowed));
     }
 }

@@ -1,13 +1,13 @@
 //! Longest-prefix match: the addresses cut into ranges, each with the prefix that decides for it.
 //!
-//! Prefixes either nest or have nothing in common, so `n` of them cut an address family into at most `2n + 1` ranges,
+//! Callers either nest or have nothing in common, so `n` of them cut an address family into at most `2n + 1` ranges,
 //! and a binary search finds the one of an address.
 
 use std::cmp::Reverse;
 use std::net::IpAddr;
 
 use super::Prefix;
-use super::prefix_set::{Changes, ListDraft};
+use super::caller_sets::Changes;
 
 /// Decides for the addresses that no prefix has.
 const NOBODY: u32 = u32::MAX;
@@ -28,9 +28,11 @@ struct Ranges<A> {
 
 impl PrefixTable {
     /// The table of these prefixes, which it knows by their places in the list. Of two equal ones the first counts.
-    pub(super) fn new(prefixes: impl Iterator<Item = Prefix>) -> Self {
+    /// A place without one is no prefix's.
+    pub(super) fn new(prefixes: impl Iterator<Item = Option<Prefix>>) -> Self {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         for (owner, prefix) in (0..NOBODY).zip(prefixes) {
+            let Some(prefix) = prefix else { continue };
             let (first, last) = prefix.range();
             let family = if prefix.is_ipv4() { &mut v4 } else { &mut v6 };
             family.push(Span { first, last, owner });
@@ -42,9 +44,9 @@ impl PrefixTable {
     }
 
     /// Yes or no for every address, by the place of the longest prefix that has it.
-    pub(super) fn answers(&self, says: impl Fn(Option<usize>) -> bool) -> ListDraft {
+    pub(super) fn changes(&self, says: impl Fn(Option<usize>) -> bool) -> (Changes<u32>, Changes<u128>) {
         let says = |owner: u32| says(if owner == NOBODY { None } else { usize::try_from(owner).ok() });
-        ListDraft { v4: self.v4.changes(says), v6: self.v6.changes(says) }
+        (self.v4.changes(says), self.v6.changes(says))
     }
 
     /// The place in the list of the longest prefix that has the address.

@@ -6,12 +6,13 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use super::handler::{self, Handler};
+use super::handler::{self, Handler, Progress};
 use crate::admission::{ActivityWatch, Deadlines, TERM_TO_KILL, Verdict};
 use crate::client::{Client, Traffic};
 use crate::ipc::reports::Reporter;
 use crate::sys::alarm::{self, OnAlarm};
-use crate::sys::tcp_info::TcpInfo;
+use crate::sys::socket::{self, Peer};
+use crate::sys::tcp_info::{Activity, TcpInfo};
 use crate::sys::time::Monotonic;
 use crate::sys::{process, stream};
 
@@ -21,27 +22,47 @@ pub(crate) const TIMED_OUT: u8 = 124;
 /// A process that watches its own connection.
 struct SelfWatch<'a> {
     connection: BorrowedFd<'a>,
+    /// What the handler itself has counted: of a Unix socket the kernel counts nothing.
+    progress: &'a Progress,
     header_length: u64,
     reporter: Reporter,
     deadlines: Deadlines,
     watch: ActivityWatch,
 }
 
+impl SelfWatch<'_> {
+    /// As the kernel would say it, when the last byte was moved so long ago.
+    fn own_count(&self, age: Duration) -> Activity {
+        let Traffic { received, sent } = self.progress.traffic();
+        let ms = u32::try_from(age.as_millis()).unwrap_or(u32::MAX);
+        Activity { received: received + self.header_length, acked: sent, since_data_ms: ms, since_ack_ms: ms }
+    }
+}
+
 impl OnAlarm for SelfWatch<'_> {
     fn ring(&mut self) -> Option<Duration> {
         let now = Monotonic::now();
-        // It fails if this is no TCP.
-        let info = TcpInfo::of(self.connection).ok();
-        match self.watch.judge(&self.deadlines, now, info.and_then(|info| info.activity)) {
+        let info = match self.progress.moved() {
+            Some(_) => None,
+            None => TcpInfo::of(self.connection).ok(),
+        };
+        let activity = match self.progress.moved() {
+            Some(moved) => Some(self.own_count(now - moved)),
+            None => info.and_then(|info| info.activity),
+        };
+        match self.watch.judge(&self.deadlines, now, activity) {
             Verdict::Over(deadline) => {
-                let traffic = info.map(|info| Traffic {
-                    received: info.received.saturating_sub(self.header_length),
-                    sent: info.sent,
-                });
+                let traffic = match info {
+                    Some(info) => Traffic {
+                        received: info.received.saturating_sub(self.header_length),
+                        sent: info.sent,
+                    },
+                    None => self.progress.traffic(),
+                };
                 stream::give_up_after(self.connection, TERM_TO_KILL);
                 // The client is not to wait until there is room for the report.
                 stream::end(self.connection);
-                self.reporter.timed_out(deadline, traffic.unwrap_or_default());
+                self.reporter.timed_out(deadline, traffic);
                 process::exit(TIMED_OUT)
             }
             Verdict::LookAt(next) => Some(next - now),
@@ -66,9 +87,24 @@ pub(crate) fn serve(
         return handler::serve(handler, connection);
     };
     let (connection_fd, header_length) = (connection.as_fd(), client.header_length());
-    let mut watcher = SelfWatch { connection: connection_fd, header_length, reporter, deadlines, watch };
+    // Behind a proxy it may be a Unix socket, too.
+    let is_unix = matches!(client.peer, Peer::Unix(_)) || client.header.is_some() && is_unix(connection_fd);
+    let progress = if is_unix { Progress::timed(client.accepted) } else { Progress::default() };
+    let mut watcher = SelfWatch {
+        connection: connection_fd,
+        progress: &progress,
+        header_length,
+        reporter,
+        deadlines,
+        watch,
+    };
     // Who cannot be watched is not served for ever.
-    let served = alarm::during(&mut watcher, first, || handler::serve_on(handler, connection.as_fd()));
+    let served =
+        alarm::during(&mut watcher, first, || handler::serve_on(handler, connection.as_fd(), &progress));
     drop(connection);
     served.unwrap_or((crate::exit::OS, Traffic::default()))
+}
+
+fn is_unix(connection: BorrowedFd<'_>) -> bool {
+    matches!(socket::local_address(connection), Ok(None))
 }

@@ -1,28 +1,25 @@
 //! `preforkd check`: says everything that is wrong with a configuration.
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Arg, ArgMatches, Command, value_parser};
 
-use super::explain::{self, Explained};
+use super::explain::{self, Explained, Subject};
 use super::output::{complain, say};
 use crate::child::handler;
 use crate::config::{self, DEFAULT_PATH, Diagnostics, Machine, Tolerance};
 use crate::exit;
 
-/// `check [--config PATH] [--explain IP]`.
+/// `check [--config PATH] [--explain WHO]`.
 pub(crate) fn command() -> Command {
     Command::new("check")
         .about("Say everything that is wrong with a configuration, and where")
         .arg(config_argument())
         .arg(
-            Arg::new("explain")
-                .long("explain")
-                .value_name("IP")
-                .value_parser(explain::parse)
-                .help("Say what would meet this address at each service, and which line decides"),
+            Arg::new("explain").long("explain").value_name("WHO").value_parser(explain::parse).help(
+                "Say what would meet this address, or user:NAME, at each service, and which line decides",
+            ),
         )
 }
 
@@ -42,9 +39,9 @@ pub(crate) fn run(matches: &ArgMatches) -> ExitCode {
     match config::load(path, &Tolerance::none(), &Machine::with(&handler::NAMES)) {
         Ok(loaded) => {
             show(&loaded.warnings);
-            match matches.get_one::<IpAddr>("explain") {
-                Some(&address) => {
-                    loaded.config.services.iter().for_each(|service| say(Explained { service, address }));
+            match matches.get_one::<Subject>("explain") {
+                Some(subject) => {
+                    loaded.config.services.iter().for_each(|service| say(Explained { service, subject }));
                 }
                 None => {
                     let services = count(loaded.config.services.len(), "service");

@@ -1,55 +1,103 @@
-//! `preforkd check --explain IP`: what would meet an address, and which line says so.
+//! `preforkd check --explain WHO`: what would meet an address or a user, and which line says so.
 
 use std::fmt::{self, Display, Formatter};
 use std::net::IpAddr;
 
 use crate::admission::rules::Decision;
-use crate::admission::{Overload, Prefix};
-use crate::config::{Address, ServiceConfig};
+use crate::admission::{LocalUser, Overload, Prefix, SourceName};
+use crate::config::{Address, KnownUser, ServiceConfig, known_user};
 
-/// An address, from the command line.
-pub(crate) fn parse(text: &str) -> Result<IpAddr, String> {
+/// About whom is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Subject {
+    /// Who comes over TCP.
+    Address(IpAddr),
+    /// Who comes through a Unix socket, as he was written.
+    User(String, KnownUser),
+}
+
+impl Display for Subject {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Subject::Address(address) => address.fmt(f),
+            Subject::User(text, _) => f.write_str(text),
+        }
+    }
+}
+
+/// An address or a user, from the command line.
+pub(crate) fn parse(text: &str) -> Result<Subject, String> {
+    if let Some(name) = text.strip_prefix("user:") {
+        return known_user(name).map(|user| Subject::User(text.to_owned(), user));
+    }
     let address: Result<IpAddr, _> = text.parse();
-    address.map(|address| address.to_canonical()).map_err(|_| match text.parse::<Prefix>() {
-        Ok(_) => "one address is wanted, not a prefix".to_owned(),
-        Err(_) => "that is no IP address, as 192.0.2.7 or 2001:db8::7 are".to_owned(),
+    address.map(|address| Subject::Address(address.to_canonical())).map_err(|_| {
+        match text.parse::<Prefix>() {
+            Ok(_) => "one address is wanted, not a prefix".to_owned(),
+            Err(_) => "that is no IP address, as 192.0.2.7 or 2001:db8::7 are, and no user:NAME".to_owned(),
+        }
     })
 }
 
-/// What would meet the address at a service.
+/// What would meet the subject at a service.
 pub(crate) struct Explained<'a> {
     pub(crate) service: &'a ServiceConfig,
-    pub(crate) address: IpAddr,
+    pub(crate) subject: &'a Subject,
 }
 
 impl Display for Explained<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Explained { service, address } = self;
-        let name = &service.name;
-        if service.listen.iter().all(|address| matches!(address, Address::Unix(_) | Address::Abstract(_))) {
-            return write!(f, "{name}: listens on Unix sockets only, where nobody has an address");
+        let Explained { service, subject } = self;
+        let (name, admission) = (&service.name, &service.admission);
+        let is_unix = |address: &Address| matches!(address, Address::Unix(_) | Address::Abstract(_));
+        let is_tcp = |address: &Address| matches!(address, Address::Tcp(_));
+        let nowhere = match subject {
+            Subject::Address(_) if service.listen.iter().all(is_unix) && !self.has_unix_proxies() => {
+                Some("listens on Unix sockets only, where nobody has an address")
+            }
+            Subject::User(..) if service.listen.iter().all(is_tcp) => {
+                Some("listens over TCP only, where nobody is known as a user")
+            }
+            _ => None,
+        };
+        if let Some(nowhere) = nowhere {
+            return write!(f, "{name}: {nowhere}");
         }
-        if let Some((_, proxy)) = service.admission.proxies.find(*address) {
+        let (proxy, decision) = match subject {
+            Subject::Address(address) => (admission.proxies.find(*address), admission.rules.decide(*address)),
+            Subject::User(_, user) => {
+                let user = local(user);
+                (admission.proxies.find_user(&user), admission.rules.decide_user(&user))
+            }
+        };
+        if let Some((_, proxy)) = proxy {
             return write!(
                 f,
-                "{name}: {address} is a proxy by proxy_protocol_from = \"{}\" ({}): it must send a PROXY header, and \
+                "{name}: {subject} is a proxy by proxy_protocol_from = \"{}\" ({}): it must send a PROXY header, and \
                  whom that names meets rules and limits; its own checks meet max_connections alone",
-                proxy.prefix, proxy.place
+                proxy.caller, proxy.place
             );
         }
-        let decision = service.admission.rules.decide(*address);
-        write!(f, "{name}: {address} is {}", self.verdict(decision))?;
+        write!(f, "{name}: {subject} is {}", self.verdict(decision))?;
         if decision.allowed { self.limits(f) } else { Ok(()) }
     }
 }
 
+fn local(user: &KnownUser) -> LocalUser<'_> {
+    LocalUser { uid: user.uid, groups: &user.groups }
+}
+
 impl Explained<'_> {
+    fn has_unix_proxies(&self) -> bool {
+        self.service.admission.proxies.find_user(&LocalUser { uid: 0, groups: &[] }).is_some()
+    }
+
     fn verdict(&self, Decision { allowed, rule }: Decision<'_>) -> String {
         let rules = &self.service.admission.rules;
         let verdict = if allowed { "let in" } else { "refused" };
         match rule {
             Some(rule) => {
-                format!("{verdict} by {} = \"{}\" ({})", rule.action.key(), rule.prefix, rule.place)
+                format!("{verdict} by {} = \"{}\" ({})", rule.action.key(), rule.caller, rule.place)
             }
             None if rules.is_empty() => format!("{verdict}, as everybody is"),
             None if rules.denies_the_rest() => format!("{verdict}: there is allow, and it is not in there"),
@@ -68,7 +116,15 @@ impl Explained<'_> {
             Overload::Reset => "beyond that it is reset (overload = \"reset\")",
         };
         write!(f, "\n  max_connections = {}: {beyond}", self.service.max_connections)?;
-        let source = admission.source.source_of(self.address);
+        let (source, exempt) = match self.subject {
+            Subject::Address(address) => (
+                SourceName::Prefix(admission.source.prefix_of(*address)),
+                admission.penalties.exempt.find(*address),
+            ),
+            Subject::User(_, user) => {
+                (SourceName::User(user.uid), admission.penalties.exempt.find_user(&local(user)))
+            }
+        };
         let beyond = match &admission.overload {
             Overload::Queue => "beyond that it is closed",
             Overload::Refuse { message } if message.is_empty() => "beyond that it is closed",
@@ -85,10 +141,10 @@ impl Explained<'_> {
         if penalties.amounts.is_empty() {
             return Ok(());
         }
-        match penalties.exempt.find(self.address) {
+        match exempt {
             Some((_, exempt)) => {
-                let (prefix, place) = (exempt.prefix, exempt.place);
-                write!(f, "\n  penalties: never, by penalty_exempt = \"{prefix}\" ({place})")
+                let (caller, place) = (exempt.caller, exempt.place);
+                write!(f, "\n  penalties: never, by penalty_exempt = \"{caller}\" ({place})")
             }
             None => {
                 let threshold = penalties.threshold.as_secs_f64();
@@ -108,7 +164,7 @@ mod tests {
 
     fn explain(lines: &str, address: &str) -> String {
         let service = service(&format!("[service.x]\nhandler = \"echo\"\nlisten = \"fd:x\"\n{lines}\n"));
-        let text = Explained { service: &service, address: parse(address).unwrap() }.to_string();
+        let text = Explained { service: &service, subject: &parse(address).unwrap() }.to_string();
         // The file is in a temporary directory.
         let words = text.split_inclusive(' ').map(|word| match word.rsplit_once("/p.toml") {
             Some((_, rest)) => format!("(FILE{rest}"),

@@ -5,31 +5,38 @@ use std::process::ExitCode;
 use clap::{Arg, ArgMatches, Command};
 
 use super::ask::ask;
-use crate::admission::Prefix;
+use crate::admission::SourceName;
+use crate::admission::prefix::PrefixError;
+use crate::config;
 use crate::control::Request;
 use crate::exit;
 
-/// `unban [--control PATH] [--service NAME] PREFIX`.
+/// `unban [--control PATH] [--service NAME] SOURCE`.
 pub(super) fn command() -> Command {
-    let prefix =
-        |text: &str| text.parse::<Prefix>().map_err(|why| format!("\"{text}\" {why}; {}", why.help(text)));
     Command::new("unban")
-        .about("Lift the penalties of an address or prefix")
+        .about("Lift the penalties of an address, a prefix or a user")
         .arg(super::control_argument())
         .arg(super::timeout_argument("10s"))
         .arg(Arg::new("service").long("service").value_name("NAME").help("At this service only"))
         .arg(
-            Arg::new("prefix")
-                .value_name("PREFIX")
+            Arg::new("source")
+                .value_name("SOURCE")
                 .required(true)
-                .value_parser(prefix)
-                .help("Whose: every source that has an address in common with it"),
+                .value_parser(source)
+                .help("Whose: every source that has an address in common with this prefix, or user:NAME"),
         )
+}
+
+fn source(text: &str) -> Result<SourceName, String> {
+    match text.strip_prefix("user:").filter(|name| *name != "?") {
+        Some(name) => config::known_user(name).map(|user| SourceName::User(user.uid)),
+        None => text.parse().map_err(|why: PrefixError| format!("\"{text}\" {why}; {}", why.help(text))),
+    }
 }
 
 /// Exits with 0 if nobody there has a penalty any more.
 pub(super) fn run(matches: &ArgMatches) -> ExitCode {
-    let Some(prefix) = matches.get_one("prefix").copied() else { return ExitCode::from(exit::USAGE) };
-    let request = Request::Unban { prefix, service: matches.get_one("service").cloned() };
+    let Some(source) = matches.get_one("source").copied() else { return ExitCode::from(exit::USAGE) };
+    let request = Request::Unban { source, service: matches.get_one("service").cloned() };
     ask(matches, &request, exit::USAGE, None)
 }

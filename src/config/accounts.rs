@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use super::diagnostic::nearest;
 use super::files;
 use crate::sys::answer::{self, Answered};
 use crate::sys::time::Monotonic;
@@ -143,6 +144,32 @@ impl Getent {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(format!("cannot ask getent ({error})")),
+        }
+    }
+}
+
+/// A user of this machine, with all the groups that a login would give him.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KnownUser {
+    pub(crate) uid: u32,
+    pub(crate) groups: Vec<u32>,
+}
+
+/// The user whom a command names, by name or number.
+pub(crate) fn known_user(name: &str) -> Result<KnownUser, String> {
+    let accounts = Accounts::default();
+    match (accounts.user(name).map_err(|why| why.to_string())?, id(name)) {
+        (Some(user), _) => {
+            let mut groups = accounts.memberships(&user.name).map_err(|why| why.to_string())?;
+            groups.push(user.gid);
+            Ok(KnownUser { uid: user.uid, groups })
+        }
+        (None, Some(uid)) => Ok(KnownUser { uid, groups: Vec::new() }),
+        (None, None) => {
+            let users = accounts.users();
+            let near = nearest(name, users.iter().map(|user| user.name.as_str()));
+            let near = near.map(|near| format!("; did you mean \"{near}\"?")).unwrap_or_default();
+            Err(format!("\"{name}\" is no user of this machine{near}"))
         }
     }
 }

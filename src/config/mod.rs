@@ -42,12 +42,14 @@ use serde::{Deserialize, Serialize};
 use crate::admission::Policy;
 use crate::journal::LogSettings;
 
+pub(crate) use accounts::{KnownUser, known_user};
 pub(crate) use address::Address;
 pub(crate) use diagnostic::{Diagnostic, Diagnostics};
 pub(crate) use document::make_name;
 pub(crate) use limits::LimitKind;
 pub(crate) use load::{Loaded, Tolerance, check_again, load};
 pub(crate) use service::Machine;
+pub(crate) use sockets::{PassedDemands, SocketKind};
 pub(crate) use source::Snapshot;
 pub(crate) use value::parse_duration;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -148,6 +150,8 @@ pub(crate) struct ServiceConfig {
     pub(crate) socket: SocketOptions,
     /// Who may use the files of its Unix sockets.
     pub(crate) socket_access: SocketAccess,
+    /// What is asked of the sockets that systemd passes.
+    pub(crate) passed: PassedDemands,
 }
 
 impl ServiceConfig {
@@ -162,6 +166,7 @@ impl ServiceConfig {
             environment: self.environment.clone(),
             limits: self.limits.clone(),
             socket_access: self.socket_access.clone(),
+            passed: PassedDemands::default(),
             ..*self
         }
     }

@@ -14,7 +14,7 @@ use super::files;
 use super::lookup::{Obstacle, Root, Runner};
 use super::source::Origin;
 use super::value::{Fault, Faults};
-use super::{Address, Credentials, Identity, Job, ServiceConfig, SocketOptions, sockets};
+use super::{Address, Credentials, Identity, Job, PassedDemands, ServiceConfig, SocketOptions, sockets};
 use crate::sys::process::{self, Resource};
 
 /// The machine that a configuration is checked against.
@@ -88,16 +88,23 @@ pub(crate) fn resolve(
     let job = if broken_chroot { Ok(None) } else { job(name, section, handler, &draft, setting) };
     let job = job.map_err(&mut keep).ok().flatten();
     let socket_access = sockets::access(&draft, machine).unwrap_or_else(|mut found| {
-        found.drain(..).for_each(&mut keep);
+        found.drain(..).map(Fault::of_machine).for_each(&mut keep);
         None
     });
-    sockets::idle(section, &draft).into_iter().for_each(&mut keep);
     if matches!(job, Some(Job::Exec(_))) {
         space(section, &draft).map_err(Fault::of_machine).map_err(&mut keep).ok();
     }
     let spare = spares(section, &draft, job.as_ref()).map_err(&mut keep).ok().flatten();
-    let admission =
-        std::mem::take(&mut draft.admission).check(section.origin).map_err(&mut keep).ok().flatten();
+    let mut passed = PassedDemands::default();
+    match sockets::demands(section, &draft, job.as_ref()) {
+        Ok(demands) => passed = demands,
+        Err(found) => found.into_iter().for_each(&mut keep),
+    }
+    let admission = std::mem::take(&mut draft.admission).check(section.origin, machine);
+    let admission = admission.unwrap_or_else(|mut found| {
+        found.drain(..).for_each(&mut keep);
+        None
+    });
 
     if !faults.is_empty() {
         return Err(faults);
@@ -130,6 +137,7 @@ pub(crate) fn resolve(
                 keepalive: draft.keepalive?,
             },
             socket_access: socket_access?,
+            passed,
         })
     };
     Ok(service())
@@ -137,8 +145,7 @@ pub(crate) fn resolve(
 
 /// What is no error, and does not do what its writer expects.
 pub(crate) fn doubts(name: &str, section: &Section<'_>, draft: &ServiceDraft) -> Faults {
-    let mut doubts = deaf_deadlines(section, draft);
-    doubts.extend(sockets::open_names(section, draft));
+    let mut doubts = sockets::open_names(section, draft);
     doubts.extend(boundless(name, section, draft));
     doubts
 }
@@ -166,20 +173,6 @@ fn boundless(name: &str, section: &Section<'_>, draft: &ServiceDraft) -> Option<
         "add max_connections_per_source or rate_per_source, or first_byte_timeout, idle_timeout or max_lifetime; or let \
          only your own networks in by allow",
     ))
-}
-
-/// Keys that do nothing on some listeners.
-fn deaf_deadlines(section: &Section<'_>, draft: &ServiceDraft) -> Faults {
-    let is_unix =
-        |address: &&Spanned<Address>| matches!(address.get_ref(), Address::Unix(_) | Address::Abstract(_));
-    let Some(socket) = draft.listen.iter().find(is_unix).map(Spanned::get_ref) else { return Faults::new() };
-    let keys = ["first_byte_timeout", "idle_timeout"].into_iter();
-    let written = keys.filter_map(|key| Some((key, section.span(key)?)));
-    let doubt = |(key, span)| {
-        Fault::new(span, format!("{key} does nothing for connections to {socket}"))
-            .help("the kernel counts no bytes of a Unix socket; max_lifetime works there, too")
-    };
-    written.map(doubt).collect()
 }
 
 /// The CPUs that sched_setaffinity(2) and the cgroup leave to this process.
@@ -349,6 +342,38 @@ pub(super) fn find_user(name: &Spanned<String>, accounts: &Accounts) -> Result<O
         None if id(name.get_ref()).is_none() => Err(unknown_user(name, accounts)),
         found => Ok(found),
     }
+}
+
+/// The id of a user who may be a client.
+pub(super) fn client_user(name: &Spanned<String>, machine: &Machine<'_>) -> Result<u32, Fault> {
+    machine.waits_for_account(name.get_ref());
+    let user = find_user(name, &machine.accounts)?.map(|user| user.uid).or(id(name.get_ref()));
+    let uid = user.ok_or_else(|| unknown_user(name, &machine.accounts))?;
+    is_seen(name, "user", uid, "/proc/self/uid_map").map(|()| uid)
+}
+
+/// The id of a group that a client may have.
+pub(super) fn client_group(name: &Spanned<String>, machine: &Machine<'_>) -> Result<u32, Fault> {
+    machine.waits_for_account(name.get_ref());
+    let gid = find_group(name, &machine.accounts)?.gid;
+    is_seen(name, "group", gid, "/proc/self/gid_map").map(|()| gid)
+}
+
+/// In a user namespace that does not have it, every client looks like nobody, user_namespaces(7).
+fn is_seen(name: &Spanned<String>, what: &str, id: u32, map: &str) -> Result<(), Fault> {
+    let map = std::fs::read_to_string(map).unwrap_or_default();
+    let has = |line: &str| {
+        let mut numbers = line.split_ascii_whitespace().map(|number| number.parse::<u64>().unwrap_or(0));
+        let (first, _, count) = (numbers.next(), numbers.next(), numbers.next());
+        first.zip(count).is_some_and(|(first, count)| (first..first + count).contains(&id.into()))
+    };
+    if map.trim().is_empty() || map.lines().any(has) {
+        return Ok(());
+    }
+    let message =
+        format!("preforkd cannot see who is {what} {}: its user namespace does not have it", name.get_ref());
+    Err(Fault::new(name.span(), message)
+        .help("write PrivateUsers=no into the unit, as the drop-in programs.conf does"))
 }
 
 pub(super) fn find_group(name: &Spanned<String>, accounts: &Accounts) -> Result<Group, Fault> {

@@ -1,14 +1,18 @@
 //! What the keys of a service mean for the kinds of its listeners: who may use the files of its Unix sockets, and which
-//! keys could do nothing there.
+//! keys could not do there what they say.
 
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use super::accounts::{Accounts, id};
+use super::accounts::id;
+use super::admission::draft::{CallerDraft, PolicyDraft};
+use super::document::Section;
 use super::draft::ServiceDraft;
 use super::service::{Machine, find_group, find_user};
 use super::value::{Fault, Faults, one_or_more};
-use super::{Account, Address, SocketAccess};
-use crate::config::document::Section;
+use super::{Account, Address, Job, SocketAccess};
 
 /// The kinds of listeners that a service has.
 #[derive(Debug, Clone, Copy, Default)]
@@ -22,11 +26,54 @@ struct Kinds {
     passed: bool,
 }
 
+/// What a socket is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum SocketKind {
+    Tcp,
+    Unix,
+}
+
+/// What a key asks of the sockets of its service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Demand {
+    key: String,
+    need: Need,
+    /// Why it could not do what it says.
+    why: String,
+    /// What to do about it.
+    help: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Need {
+    /// One of this kind; else it could do nothing.
+    One(SocketKind),
+    /// None of this kind: there it could not do what it says.
+    None(SocketKind),
+}
+
+/// What is asked of the sockets that systemd passes, which nobody knows before they come.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PassedDemands(Vec<Demand>);
+
+impl PassedDemands {
+    /// What is wrong with a service that has sockets of these kinds.
+    pub(crate) fn object(&self, kinds: &[SocketKind]) -> Option<String> {
+        let unmet = self.0.iter().find(|demand| match demand.need {
+            Need::One(kind) => !kinds.contains(&kind),
+            Need::None(kind) => kinds.contains(&kind),
+        });
+        unmet.map(|Demand { key, why, help, .. }| format!("{key}: {why}; {help}"))
+    }
+}
+
 impl Kinds {
     /// `None` if not all of them are known: faults have been reported.
     fn of(section: &Section<'_>, draft: &ServiceDraft) -> Option<Self> {
         let written = section.table.get("listen").map_or(0, |listen| one_or_more(listen).len());
-        if section.partial || draft.listen.len() != written {
+        if section.partial || draft.listen.is_empty() || draft.listen.len() != written {
             return None;
         }
         let mut kinds = Kinds::default();
@@ -42,11 +89,26 @@ impl Kinds {
         Some(kinds)
     }
 
-    /// Why there is no file of a Unix socket that `key` could be about; `None` if there is.
+    fn has(self, kind: SocketKind) -> bool {
+        match kind {
+            SocketKind::Tcp => self.tcp,
+            SocketKind::Unix => self.file || self.name,
+        }
+    }
+
+    /// Whether it is certain that it is not met.
+    fn fails(self, need: Need) -> bool {
+        match need {
+            Need::One(kind) => !self.has(kind) && !self.passed,
+            Need::None(kind) => self.has(kind),
+        }
+    }
+
+    /// Why there is no file of a Unix socket that `key` could be about, and what to do; `None` if there is.
     fn without_file(self, key: &str) -> Option<(&'static str, String)> {
         let remove = |what: &str| format!("remove {key}, or {what}");
         match self {
-            Kinds { file: true, .. } | Kinds { tcp: false, name: false, passed: false, .. } => None,
+            Kinds { file: true, .. } => None,
             Kinds { passed: true, tcp: false, name: false, .. } => Some((
                 "systemd makes the file of a socket that it passes",
                 format!("remove {key}, and write {} into the .socket unit", in_unit(key)),
@@ -72,10 +134,56 @@ fn in_unit(key: &str) -> &'static str {
     }
 }
 
-/// Keys that are written and could do nothing.
-pub(super) fn idle(section: &Section<'_>, draft: &ServiceDraft) -> Faults {
+/// What the keys that are written ask of sockets, each with its place.
+struct Asked<'a> {
+    section: &'a Section<'a>,
+    demands: Vec<(Range<usize>, Demand)>,
+}
+
+impl Asked<'_> {
+    fn ask(&mut self, key: &str, need: Need, why: &str, help: &str) {
+        if let Some(span) = self.section.span(key) {
+            self.ask_at(span, key, need, why, help);
+        }
+    }
+
+    fn ask_at(&mut self, span: Range<usize>, key: &str, need: Need, why: &str, help: &str) {
+        let [key, why, help] = [key, why, help].map(str::to_owned);
+        self.demands.push((span, Demand { key, need, why, help }));
+    }
+}
+
+const NO_TCP: &str = "it can do nothing without a listener over TCP";
+const NO_UNIX: &str = "it can do nothing without a listener at a Unix socket";
+
+/// What the keys ask of sockets that are not known yet; or which could not do what they say at those that are.
+pub(super) fn demands(
+    section: &Section<'_>,
+    draft: &ServiceDraft,
+    job: Option<&Job>,
+) -> Result<PassedDemands, Faults> {
+    let Some(kinds) = Kinds::of(section, draft) else { return Ok(PassedDemands::default()) };
+    let mut asked = Asked { section, demands: Vec::new() };
+    for key in ["nodelay", "keepalive"] {
+        asked.ask(key, Need::One(SocketKind::Tcp), NO_TCP, &format!("remove {key}"));
+    }
+    if section.span("exec").is_some() {
+        for key in ["first_byte_timeout", "idle_timeout"] {
+            let why = "it cannot work for a program at a Unix socket, where the kernel counts no bytes";
+            asked.ask(
+                key,
+                Need::None(SocketKind::Unix),
+                why,
+                "remove it, and think of max_lifetime, which works there, too; or serve the Unix socket as a service of \
+                 its own",
+            );
+        }
+        let help = "remove count_bytes: the kernel counts no bytes of a Unix socket";
+        asked.ask("count_bytes", Need::One(SocketKind::Tcp), NO_TCP, help);
+    }
+    of_admission(&draft.admission, &mut asked);
+
     let mut faults = Faults::new();
-    let Some(kinds) = Kinds::of(section, draft) else { return faults };
     for key in ["socket_user", "socket_group", "socket_mode"] {
         let written = section.span(key).zip(kinds.without_file(key));
         faults.extend(
@@ -84,12 +192,88 @@ pub(super) fn idle(section: &Section<'_>, draft: &ServiceDraft) -> Faults {
             }),
         );
     }
-    faults
+    if matches!(job, Some(Job::Handler(_))) {
+        for key in ["environment", "stderr", "count_bytes"] {
+            faults.extend(section.span(key).map(|span| {
+                Fault::new(span, format!("{key} can do nothing: it is about programs, and a handler is none"))
+                    .help(format!("remove {key}, or run a program with exec"))
+            }));
+        }
+    }
+    let (certain, open): (Vec<_>, Vec<_>) =
+        asked.demands.into_iter().partition(|(_, demand)| kinds.fails(demand.need));
+    faults.extend(
+        certain.into_iter().map(|(span, demand)| {
+            Fault::new(span, format!("{}: {}", demand.key, demand.why)).help(demand.help)
+        }),
+    );
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    let open = open.into_iter().map(|(_, demand)| demand).filter(|_| kinds.passed);
+    Ok(PassedDemands(open.collect()))
+}
+
+/// Who is named by address must come over TCP, or be named by a proxy; who is named as a user, through a Unix socket.
+fn of_admission(policy: &PolicyDraft, asked: &mut Asked<'_>) {
+    let is_unix = |proxy: &&Spanned<CallerDraft>| proxy.get_ref().is_local();
+    let unix_proxy = policy.proxies.iter().find(is_unix);
+    if let Some(proxy) = unix_proxy {
+        let help = "remove \"unix:\", or add a Unix socket to listen";
+        asked.ask_at(proxy.span(), "proxy_protocol_from", Need::One(SocketKind::Unix), NO_UNIX, help);
+    }
+    if let Some(proxy) = policy.proxies.iter().find(|proxy| !is_unix(proxy)) {
+        let help = "write \"unix:\" for whoever may connect to a Unix socket, or listen over TCP";
+        asked.ask_at(proxy.span(), "proxy_protocol_from", Need::One(SocketKind::Tcp), NO_TCP, help);
+    }
+    let lists =
+        [("allow", &policy.allow), ("deny", &policy.deny), ("penalty_exempt", &policy.penalty_exempt)];
+    for (key, list) in lists {
+        let local = list.iter().find(|entry| entry.get_ref().is_local());
+        let prefix = list.iter().find(|entry| !entry.get_ref().is_local());
+        if let Some(local) = local {
+            let why = "users and groups can do nothing without a listener at a Unix socket";
+            let help = "write an address or a prefix, or add a Unix socket to listen";
+            asked.ask_at(local.span(), key, Need::One(SocketKind::Unix), why, help);
+            if unix_proxy.is_some() {
+                let why = "users and groups can do nothing with proxy_protocol_from = \"unix:\", where clients are whom the \
+                           proxy names, by address";
+                let help = "write an address or a prefix; socket_mode and socket_group say who may connect";
+                asked.ask_at(local.span(), key, Need::None(SocketKind::Unix), why, help);
+            }
+        }
+        // Addresses come with the headers of proxies, too.
+        if let Some(prefix) = prefix.filter(|_| unix_proxy.is_none()) {
+            let why = "addresses can do nothing without a listener over TCP";
+            let help = "write \"user:NAME\" or \"group:NAME\" for a client of a Unix socket, or remove it";
+            asked.ask_at(prefix.span(), key, Need::One(SocketKind::Tcp), why, help);
+        }
+    }
+    match (policy.allow.first(), policy.allow.iter().any(|entry| entry.get_ref().is_local())) {
+        (Some(_), false) if unix_proxy.is_none() => {
+            let why = "nobody could connect to the Unix socket, since it names only addresses";
+            let help =
+                "add \"user:NAME\" or \"group:NAME\", or serve the Unix socket as a service of its own";
+            asked.ask("allow", Need::None(SocketKind::Unix), why, help);
+        }
+        (Some(_), true) if policy.allow.iter().all(|entry| entry.get_ref().is_local()) => {
+            let why = "nobody could connect over TCP, since it names only users and groups";
+            let help = "add the addresses that may connect, or serve the Unix socket as a service of its own";
+            asked.ask("allow", Need::None(SocketKind::Tcp), why, help);
+        }
+        _ => {}
+    }
+    if unix_proxy.is_none() {
+        for key in ["source_prefix_v4", "source_prefix_v6"] {
+            let help = format!("remove {key}: the source of a Unix socket is a user");
+            asked.ask(key, Need::One(SocketKind::Tcp), NO_TCP, &help);
+        }
+    }
 }
 
 /// Who may use the files of Unix sockets; `None` if a key of it has a fault that has been reported.
 pub(super) fn access(draft: &ServiceDraft, machine: &Machine<'_>) -> Result<Option<SocketAccess>, Faults> {
-    let accounts: &Accounts = &machine.accounts;
+    let accounts = &machine.accounts;
     let mut faults = Faults::new();
     for name in [&draft.socket_user, &draft.socket_group].into_iter().flatten() {
         machine.waits_for_account(name.get_ref());
@@ -114,14 +298,27 @@ pub(super) fn access(draft: &ServiceDraft, machine: &Machine<'_>) -> Result<Opti
     }
 }
 
-/// Abstract names of a service that lets everybody in.
+/// Abstract names of a service that lets everybody in, or believes everybody.
 pub(super) fn open_names(section: &Section<'_>, draft: &ServiceDraft) -> Faults {
-    let is_open = section.span("allow").is_none();
+    let believes = draft.admission.proxies.iter().any(|proxy| proxy.get_ref().is_local());
+    let is_open = believes || section.span("allow").is_none();
     let open =
         draft.listen.iter().filter(|address| is_open && matches!(address.get_ref(), Address::Abstract(_)));
     let doubt = |address: &Spanned<Address>| {
-        Fault::new(address.span(), format!("everybody on this machine may connect to {}", address.get_ref()))
-            .help("say with allow who may, or listen at a path, whose socket_mode says it")
+        let name = address.get_ref();
+        let (message, help) = match believes {
+            true => (
+                format!(
+                    "everybody on this machine may connect to {name} and name any address in a PROXY header"
+                ),
+                "listen at a path, whose socket_mode says who may connect",
+            ),
+            false => (
+                format!("everybody on this machine may connect to {name}"),
+                "say with allow who may, or listen at a path, whose socket_mode says it",
+            ),
+        };
+        Fault::new(address.span(), message).help(help)
     };
     open.map(doubt).collect()
 }

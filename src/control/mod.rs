@@ -10,7 +10,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::admission::Prefix;
+use crate::admission::SourceName;
 
 /// The longest request.
 pub(crate) const LONGEST_REQUEST: usize = 64 * 1024;
@@ -27,8 +27,8 @@ pub(crate) enum Request {
     Status,
     /// Lift the penalties of sources.
     Unban {
-        /// Of all that have an address in common with this.
-        prefix: Prefix,
+        /// Of all that have a client in common with this.
+        source: SourceName,
         /// At one service only.
         service: Option<String>,
     },

@@ -382,7 +382,12 @@ mod tests {
         let traffic = Traffic { received: u64::MAX, sent: 7 };
         reporter.served(traffic);
         reporter.failed(failure);
-        let client = Client { peer: Peer::Unix(None), accepted: Monotonic::from_nanos(5), header: None };
+        let client = Client {
+            peer: Peer::Unix(None),
+            accepted: Monotonic::from_nanos(5),
+            header: None,
+            is_exempt: false,
+        };
         let connection = Connection { number: 9, client, until: Monotonic::NEVER };
         let served = Served { connection, code: 7, traffic, cpu: Duration::from_nanos(3) };
         reporter.ended(served, wake.as_fd());

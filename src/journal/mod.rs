@@ -35,7 +35,6 @@ use syslog::Syslog;
 
 pub(crate) use self::escape::is_special;
 pub(crate) use self::message_id::MessageId;
-#[cfg(test)]
 pub(crate) use self::record::Remote;
 pub(crate) use self::record::{ConnectionRecord, Exit, LeftOut, OutputLine};
 pub(crate) use self::settings::{Level, LogSettings, LogTarget};

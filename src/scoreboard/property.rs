@@ -9,8 +9,8 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use super::{Owner, Scoreboard, Slot};
-use crate::admission::Prefix;
 use crate::admission::sources::{Bucket, SlotIndex, Sources};
+use crate::admission::{Prefix, SourceName};
 use crate::client::{Client, Connection};
 use crate::sys::kill_points;
 use crate::sys::socket::Peer;
@@ -51,7 +51,7 @@ struct Process {
     connection: Option<Connection>,
     /// Whether the scoreboard knows of it.
     noted: bool,
-    counted: Option<Prefix>,
+    counted: Option<SourceName>,
 }
 
 struct World {
@@ -67,7 +67,7 @@ struct World {
     made: u32,
     now: Monotonic,
     /// When the bucket of a source is full again, at the earliest and at the latest.
-    tokens: HashMap<Prefix, (Monotonic, Monotonic)>,
+    tokens: HashMap<SourceName, (Monotonic, Monotonic)>,
 }
 
 impl World {
@@ -155,7 +155,7 @@ impl World {
         let [third, fourth] = [2, 3].map(|bound| self.random.u8(..bound));
         let ip = Ipv4Addr::new(192, 0, third, fourth);
         let peer = Peer::Ip(SocketAddr::new(ip.into(), 80));
-        let client = Client { peer, accepted: self.now, header: None };
+        let client = Client { peer, accepted: self.now, header: None, is_exempt: false };
         Connection { number: self.made.into(), client, until: Monotonic::NEVER }
     }
 
@@ -165,7 +165,7 @@ impl World {
         gate: ModelRules,
         place: SlotIndex,
         client: &Connection,
-    ) -> Result<Option<Prefix>, ()> {
+    ) -> Result<Option<SourceName>, ()> {
         let prefix = source_of(client, gate);
         let sources = self.scoreboard.sources();
         let source = sources.source(prefix);
@@ -204,7 +204,7 @@ impl World {
     }
 
     /// How many connections of a source live, at least and at most.
-    fn living(&self, prefix: Prefix) -> (u32, u32) {
+    fn living(&self, prefix: SourceName) -> (u32, u32) {
         let counted = |process: &&Process| process.counted == Some(prefix);
         let surely = self.processes.iter().filter(counted).count() as u32;
         (surely, surely + (self.dead.len() + self.dying.len()) as u32)
@@ -433,7 +433,7 @@ impl World {
     }
 
     /// How many more of this source get in.
-    fn room(&self, prefix: Prefix, limit: u32) -> u32 {
+    fn room(&self, prefix: SourceName, limit: u32) -> u32 {
         let sources = self.scoreboard.sources();
         let places = PROBES..;
         let source = sources.source(prefix);
@@ -455,7 +455,9 @@ impl World {
         self.check();
         assert_eq!(self.scoreboard.sources().counted(), 0);
         for number in 0..6 {
-            let source = |length| Prefix::around(IpAddr::from([192, 0, number / 3, number % 3]), length);
+            let source = |length| {
+                SourceName::Prefix(Prefix::around(IpAddr::from([192, 0, number / 3, number % 3]), length))
+            };
             [32, 24, 16].into_iter().for_each(|length| assert_eq!(self.room(source(length), 3), 3));
         }
         self.scoreboard.set_limit(30);
@@ -465,9 +467,9 @@ impl World {
     }
 }
 
-fn source_of(connection: &Connection, gate: ModelRules) -> Prefix {
+fn source_of(connection: &Connection, gate: ModelRules) -> SourceName {
     let Peer::Ip(address) = connection.client.peer else { unreachable!() };
-    Prefix::around(address.ip(), gate.prefix)
+    SourceName::Prefix(Prefix::around(address.ip(), gate.prefix))
 }
 
 /// What the supervisor does to a slot that it goes on holding.

@@ -512,7 +512,7 @@ mod tests {
                 assert_eq!((row().state(), row().pid, row().connection), (RowState::Claimed, None, None));
                 slot.pid_word().unwrap().store(77, SeqCst);
                 assert_eq!(row().state(), RowState::Spare);
-                let client = Client { peer, accepted: Monotonic::from_nanos(7), header };
+                let client = Client { peer, accepted: Monotonic::from_nanos(7), header, is_exempt: false };
                 let connection = Connection { number: 42, client, until: Monotonic::NEVER };
                 slot.note(Some(&connection));
                 assert_eq!((row().state(), row().connection), (RowState::Serving, Some(connection)));

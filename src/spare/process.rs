@@ -213,9 +213,9 @@ impl Spare {
         let SpareContext { spec, slot, .. } = &self.context;
         match socket::accept(listener) {
             Ok((socket, peer)) => {
-                let client = Client::now(peer);
+                let mut client = Client::now(peer);
                 let counted = self.sources.as_ref().map(|sources| (sources, *slot));
-                if let Err(why) = spec.admission.check(&client, counted) {
+                if let Err(why) = spec.admission.check(&mut client, socket.as_fd(), counted) {
                     // It is not to wait until the worker can hear of it; but only the worker can wait until it has heard.
                     if let Some(said) = spec.admission.turn_away(why, socket) {
                         copies::hand_over(spec.refused, said.as_fd());

@@ -99,8 +99,8 @@ impl Supervisor {
             None => {}
             Some((client, Request::Reload)) => self.reload(vec![client]),
             Some((client, Request::Upgrade)) => self.upgrade(vec![client]),
-            Some((client, Request::Unban { prefix, service })) => {
-                let answer = self.unban(prefix, service.as_deref());
+            Some((client, Request::Unban { source, service })) => {
+                let answer = self.unban(source, service.as_deref());
                 self.answer([client], &answer);
             }
             Some((client, Request::Status)) => {

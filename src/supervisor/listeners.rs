@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 use super::port_owner;
 use super::saved::{Kept, contradiction};
 use super::systemd::{ActivatedSockets, Systemd};
-use crate::config::{Account, Address, ServiceConfig, SocketAccess, SocketOptions, socket_file};
+use crate::config::{Account, Address, ServiceConfig, SocketAccess, SocketKind, SocketOptions, socket_file};
+use crate::exit;
 use crate::sys::access::{Access, AccessError, HeldSocket};
 use crate::sys::fd::{self, FdNumber};
 use crate::sys::socket::{self, UnixName};
@@ -101,6 +102,13 @@ impl Listener {
 
     fn is_ours(&self) -> bool {
         !matches!(self.record.address, Address::Activated(_))
+    }
+
+    fn kind(&self) -> SocketKind {
+        match socket::local_address(self.descriptor()) {
+            Ok(None) => SocketKind::Unix,
+            Ok(Some(_)) | Err(_) => SocketKind::Tcp,
+        }
     }
 
     fn is_tcp(&self) -> bool {
@@ -310,6 +318,8 @@ enum Cause {
     /// A Unix socket's path is at fault, and this is how.
     Path(io::Error, String),
     Access(String),
+    /// What a key asks of it.
+    Demand(String),
     Io(io::Error),
 }
 
@@ -363,13 +373,17 @@ impl ListenError {
         &self.address
     }
 
-    /// Whether a user with more rights would not have it.
-    pub(crate) fn is_permission(&self) -> bool {
-        let is_denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+    /// With which code to exit for it.
+    pub(super) fn exit_code(&self) -> u8 {
         match &self.cause {
-            Cause::Io(error) | Cause::Path(error, _) => is_denied(error),
-            Cause::Access(_) => true,
-            Cause::InUse(_) | Cause::NotPassed(_) | Cause::NoListener => false,
+            Cause::Io(error) | Cause::Path(error, _) if error.kind() == io::ErrorKind::PermissionDenied => {
+                exit::NOT_PERMITTED
+            }
+            Cause::Access(_) => exit::NOT_PERMITTED,
+            Cause::Demand(_) => exit::CONFIG,
+            Cause::InUse(_) | Cause::NotPassed(_) | Cause::NoListener | Cause::Io(_) | Cause::Path(..) => {
+                exit::OS
+            }
         }
     }
 }
@@ -406,6 +420,7 @@ impl fmt::Display for ListenError {
                 )
             }
             Cause::Path(_, obstacle) => write!(f, "cannot listen on {address}: {obstacle}"),
+            Cause::Demand(why) => write!(f, "cannot use {address} as the keys of the service want: {why}"),
             Cause::Access(why) => write!(f, "cannot listen on {address} as it should be: {why}"),
             Cause::Io(error) => write!(f, "cannot listen on {address}: {}", in_words(error, address)),
         }
@@ -438,6 +453,20 @@ fn in_words(error: &io::Error, address: &Address) -> String {
         _ => return error.to_string(),
     };
     words.to_owned()
+}
+
+/// What a key asks of the sockets that systemd has passed, if they are not of the kind for it.
+fn unmet(service: &ServiceConfig, open: &[Rc<Listener>]) -> Option<ListenError> {
+    let passed = open.iter().filter(|listener| !listener.is_ours());
+    let address = passed.clone().next()?.record.address.clone();
+    let ours = service.listen.iter().filter_map(|address| match address {
+        Address::Tcp(_) => Some(SocketKind::Tcp),
+        Address::Unix(_) | Address::Abstract(_) => Some(SocketKind::Unix),
+        Address::Activated(_) => None,
+    });
+    let kinds: Vec<_> = passed.map(|listener| listener.kind()).chain(ours).collect();
+    let why = service.passed.object(&kinds)?;
+    Some(ListenError { address, cause: Cause::Demand(why) })
 }
 
 /// All listeners of the supervisor.
@@ -550,6 +579,11 @@ impl Listeners {
                 }
                 Err(error) => missing.push(error),
             }
+        }
+        if let Some(error) = unmet(service, &all) {
+            // Whom it would let in, or not, is not what was written.
+            all.retain(|listener: &Rc<Listener>| listener.is_ours());
+            missing.push(error);
         }
         (all, missing)
     }

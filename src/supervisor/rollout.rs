@@ -190,7 +190,7 @@ impl Supervisor {
             return Ok(None);
         }
         let fatal = |error: &ListenError| Fatal {
-            code: if error.is_permission() { exit::NOT_PERMITTED } else { exit::OS },
+            code: error.exit_code(),
             text: format!("service {}: {error}", config.name),
         };
         let tolerated =

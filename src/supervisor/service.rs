@@ -13,13 +13,13 @@ use serde::{Deserialize, Serialize};
 use super::listeners::{ListenError, Listener};
 use super::saved::{Kept, contradiction};
 use crate::admission::sources::Sources;
-use crate::admission::{Admission, PrefixSets};
+use crate::admission::{Admission, CallerSets};
+use crate::client::Connection;
 use crate::config::{Address, ServiceConfig};
 use crate::control::Unreachable;
 use crate::pace::Backoff;
 use crate::scoreboard::{Count, CountUp, Counts, Owner, Scoreboard};
 use crate::sys::fd::FdNumber;
-use crate::sys::socket::Peer;
 use crate::sys::time::Monotonic;
 
 /// The pauses before the next worker after some have died before they ever worked.
@@ -73,9 +73,9 @@ impl Service {
         missing: Vec<MissingAddress>,
     ) -> io::Result<Self> {
         let policy = &config.admission;
-        let prefixes = PrefixSets::freeze(&policy.rules, &policy.proxies, &policy.penalties.exempt)?;
+        let prefixes = CallerSets::freeze(&policy.rules, &policy.proxies, &policy.penalties.exempt)?;
         let for_workers = config.without_lists();
-        let admission = Admission::new(policy, PrefixSets::open(prefixes.as_fd())?);
+        let admission = Admission::new(policy, CallerSets::open(prefixes.as_fd())?);
         let backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         let trouble = None;
         Ok(Service {
@@ -196,10 +196,8 @@ impl Service {
         let limits = self.config.admission.source;
         if limits.max_connections.is_some() {
             let sources = self.state.scoreboard.sources();
-            self.state.scoreboard.recount(owner, |connection| match connection.client.peer {
-                Peer::Ip(address) => Some(sources.source(limits.source_of(address.ip()))),
-                Peer::Unix(_) => None,
-            });
+            let source_of = |connection: &Connection| limits.source_of(connection.client.peer);
+            self.state.scoreboard.recount(owner, |connection| Some(sources.source(source_of(connection))));
         }
     }
 }

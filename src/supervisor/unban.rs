@@ -4,14 +4,14 @@ use std::rc::Rc;
 
 use super::Supervisor;
 use super::service::{Service, ServiceState};
-use crate::admission::Prefix;
+use crate::admission::SourceName;
 use crate::control::Answer;
 use crate::journal::{Level, MessageId};
 use crate::sys::time::Monotonic;
 
 impl Supervisor {
-    /// Lifts the penalties of all sources that have an address in common with `prefix`, at one service or all.
-    pub(super) fn unban(&self, prefix: Prefix, service: Option<&str>) -> Answer {
+    /// Lifts the penalties of all sources that have a client in common with `wanted`, at one service or all.
+    pub(super) fn unban(&self, wanted: SourceName, service: Option<&str>) -> Answer {
         let generation = &self.state.generation;
         if let Some(unknown) = service.filter(|name| generation.service(name).is_none()) {
             let names: Vec<_> = generation.services().map(Service::name).collect();
@@ -26,7 +26,7 @@ impl Supervisor {
         for service_state in self.state.services.alive().filter(is_meant) {
             let name = service_state.name.as_str();
             let mut forgiven =
-                service_state.scoreboard.sources().forgive(now, |source| source.overlaps(&prefix));
+                service_state.scoreboard.sources().forgive(now, |source| source.overlaps(&wanted));
             forgiven.sort();
             for source in forgiven {
                 self.log.event(
@@ -39,7 +39,10 @@ impl Supervisor {
             }
         }
         if lines.is_empty() {
-            lines.push(format!("nobody in {prefix} has a penalty"));
+            lines.push(match wanted {
+                SourceName::Prefix(prefix) => format!("nobody in {prefix} has a penalty"),
+                user => format!("{user} has no penalty"),
+            });
         }
         Answer::Done(lines.join("\n"))
     }

@@ -324,6 +324,21 @@ pub(crate) fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<PeerCredent
     Ok(PeerCredentials { pid: credentials.pid(), uid: credentials.uid(), gid: credentials.gid() })
 }
 
+/// The supplementary groups of who connected to a Unix socket, as it was when it did.
+///
+/// # Errors
+///
+/// `ERANGE` if there is no room for all of them.
+pub(crate) fn peer_groups<'a>(socket: BorrowedFd<'_>, room: &'a mut [u32]) -> io::Result<&'a [u32]> {
+    let mut length = size_of_val(room) as libc::socklen_t;
+    let place = room.as_mut_ptr().cast();
+    // SAFETY: `place` and `length` describe memory that the kernel may write.
+    check(unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERGROUPS, place, &mut length)
+    })?;
+    Ok(room.get(..length as usize / size_of::<u32>()).unwrap_or_default())
+}
+
 /// Whether accept would find nothing now. False if the system does not tell.
 pub(crate) fn is_queue_empty(listener: BorrowedFd<'_>) -> bool {
     fd::poll(listener, PollFlags::POLLIN, Some(Duration::ZERO)).is_ok_and(|events| events.is_empty())

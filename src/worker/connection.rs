@@ -1,6 +1,7 @@
 //! A connection as its worker sees it, from the listener to the record: a slot, an accept, perhaps a proxy's header, the
 //! decision, a process; then what that process reports, and its death.
 
+use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 
@@ -13,7 +14,7 @@ use crate::admission::proxy::{ProxiedClient, Read};
 use crate::client::{Client, ProxyHeader};
 use crate::ipc::orders::WorkerReport;
 use crate::ipc::reports::ChildReport;
-use crate::journal::{Level, MessageId};
+use crate::journal::{Level, MessageId, Remote};
 use crate::scoreboard::{Count, CountUp};
 use crate::sys::process;
 use crate::sys::signal::Signal;
@@ -134,23 +135,27 @@ impl Worker {
 
     fn disbelieve(&mut self, proxy: Peer, why: &dyn std::fmt::Display) {
         self.refuse(Refusal::Header);
-        let Peer::Ip(proxy) = proxy else { return };
         if self.refusals.complains() {
-            self.cx.event(
-                Level::Warning,
-                Some(MessageId::Refused),
-                format_args!(
+            let warn =
+                |text: fmt::Arguments<'_>| self.cx.event(Level::Warning, Some(MessageId::Refused), text);
+            match proxy {
+                Peer::Ip(proxy) => warn(format_args!(
                     "the proxy {}: {why}; if it is none, take it out of proxy_protocol_from",
                     proxy.ip()
-                ),
-            );
+                )),
+                Peer::Unix(_) => warn(format_args!(
+                    "the proxy {}: {why}; if clients connect to the Unix socket themselves, take \"unix:\" out of \
+                     proxy_protocol_from",
+                    Remote::from(proxy)
+                )),
+            }
         }
     }
 
     /// Lets a client in, or not; then the slot is free.
-    fn admit(&mut self, newcomer: Newcomer) -> Option<WorkerSlot> {
+    fn admit(&mut self, mut newcomer: Newcomer) -> Option<WorkerSlot> {
         let counted = (self.cx.scoreboard.sources(), newcomer.slot.index());
-        match self.cx.admission.check(&newcomer.client, Some(counted)) {
+        match self.cx.admission.check(&mut newcomer.client, newcomer.socket.as_fd(), Some(counted)) {
             Ok(()) => {
                 self.cx.counters.count(Count::Accepted);
                 let started = self.starter.begin(newcomer, &self.cx);

@@ -20,7 +20,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use crate::admission::sources::Sources;
-use crate::admission::{Admission, Overload, PrefixSets, Refusals};
+use crate::admission::{Admission, CallerSets, Overload, Refusals};
 use crate::child::ChildSpec;
 use crate::client::{Client, ConnectionId};
 use crate::config::{Job, ServiceConfig, StderrTarget};
@@ -204,7 +204,7 @@ impl Worker {
             plan.listeners.iter().map(|listener| Ok(fd::for_ever(listener.fd.take()?))).collect();
         let listeners = listeners?;
         let reports = Reports::new()?;
-        let prefixes = PrefixSets::open(plan.fds.prefixes.take()?.as_fd())?;
+        let prefixes = CallerSets::open(plan.fds.prefixes.take()?.as_fd())?;
         let admission: &Admission = for_ever(Admission::new(&plan.service.admission, prefixes));
         let mut spec = ChildSpec::new(&plan.service, signals, &reports)?;
         let rehearsal = fork(|child| spec.rehearse(child))?;

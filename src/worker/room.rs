@@ -4,7 +4,7 @@
 //! woken in place of one that waits, perhaps another worker's; so there it does not watch, and looks now and then while
 //! there is no slot. Either way a slot that has become free is taken first.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use super::acceptor::Accepted;
@@ -165,7 +165,7 @@ impl Worker {
             }
             match self.acceptor.accept(index) {
                 Accepted::Connection(socket, peer) => {
-                    self.turn_away_one_too_many(socket, &Client::now(peer));
+                    self.turn_away_one_too_many(socket, Client::now(peer));
                 }
                 Accepted::Lost => {}
                 Accepted::Nothing => {
@@ -184,10 +184,13 @@ impl Worker {
         None
     }
 
-    fn turn_away_one_too_many(&mut self, socket: OwnedFd, client: &Client) {
+    fn turn_away_one_too_many(&mut self, socket: OwnedFd, mut client: Client) {
         // Who would not be let in anyway is told nothing.
         let admission = self.cx.admission;
-        let checked = if admission.is_proxy(client.peer) { Ok(()) } else { admission.check(client, None) };
+        let checked = match admission.is_proxy(client.peer) {
+            true => Ok(()),
+            false => admission.check(&mut client, socket.as_fd(), None),
+        };
         self.turn_away(checked.err().unwrap_or(Refusal::Limit), socket);
     }
 

@@ -386,22 +386,21 @@ fn the_header_of_a_proxy_is_no_first_byte_of_its_client() {
 }
 
 #[test]
-fn a_unix_socket_has_lifetimes_alone() {
+fn at_a_unix_socket_programs_have_lifetimes_alone() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("preforkd.toml");
-    let keys = "handler = \"echo\"\nidle_timeout = \"100ms\"\nfirst_byte_timeout = \"100ms\"\n";
+    let keys = "exec = [\"/bin/cat\"]\nidle_timeout = \"100ms\"\nfirst_byte_timeout = \"100ms\"\n";
     write(&config, &format!("[service.one]\nlisten = \"unix:/run/x.sock\"\n{keys}"));
     let output = preforkd(&["check", "--config", config.to_str().unwrap()]);
     let said = text(&output.stdout) + &text(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert_eq!(output.status.code(), Some(78), "{said}");
     assert!(
-        said.contains("preforkd.toml:4:1: warning: ") && said.contains("preforkd.toml:5:1: warning: "),
+        said.contains("preforkd.toml:4:1: error: ") && said.contains("preforkd.toml:5:1: error: "),
         "{said}"
     );
 
     for job in [ECHO, CAT] {
-        let options = ["--first-byte-timeout", "100ms", "--idle-timeout", "100ms", "--max-lifetime", "2s"];
-        let server = Preforkd::serve(&options, "unix:DIR/service.sock", job).start();
+        let server = Preforkd::serve(&["--max-lifetime", "2s"], "unix:DIR/service.sock", job).start();
         let mut client = connect_unix(&server.dir().join("service.sock"));
         client.write_all(b"x").unwrap();
         client.read_exact(&mut [0]).unwrap();

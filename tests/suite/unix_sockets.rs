@@ -310,6 +310,12 @@ fn names_that_cannot_be_are_errors_and_one_that_everybody_reaches_is_warned_of()
         code == Some(0) && said.contains(":2:10: warning: everybody on this machine may connect to unix:@x"),
         "{said}"
     );
+    let (code, said) =
+        check("[service.x]\nlisten = \"unix:@x\"\nhandler = \"echo\"\nallow = \"user:root\"\n");
+    assert!(code == Some(0) && !said.contains("warning"), "{said}");
+    let proxied = "proxy_protocol_from = \"unix:\"\nallow = \"192.0.2.0/24\"";
+    let (code, said) = check(&format!("[service.x]\nlisten = \"unix:@x\"\nhandler = \"echo\"\n{proxied}\n"));
+    assert!(code == Some(0) && said.contains("and name any address in a PROXY header"), "{said}");
 }
 
 #[test]

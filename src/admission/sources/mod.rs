@@ -21,7 +21,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 
-use super::Prefix;
+use super::SourceName;
 use crate::sys::memory::{self, AtomicU64, Mapping};
 use crate::sys::time::{Monotonic, nanos};
 use members::Members;
@@ -34,8 +34,8 @@ const SECRET: usize = 0;
 const MEMBERS: usize = 4096;
 const TOKENS: usize = MEMBERS + Members::LENGTH;
 const PENALTIES: usize = TOKENS + TimeTable::length(TOKEN_SETS);
-const PREFIXES: usize = PENALTIES + TimeTable::length(PENALTY_SETS);
-const LENGTH: usize = PREFIXES + PENALTY_SETS * TimeTable::WAYS * PREFIX_WORDS * 8;
+const NAMES: usize = PENALTIES + TimeTable::length(PENALTY_SETS);
+const LENGTH: usize = NAMES + PENALTY_SETS * TimeTable::WAYS * NAME_WORDS * 8;
 
 /// Sources that have used up part of their burst; the memory is taken only when there are so many.
 const TOKEN_SETS: usize = 1 << 17;
@@ -43,8 +43,8 @@ const TOKEN_SETS: usize = 1 << 17;
 /// Sources that have a penalty.
 const PENALTY_SETS: usize = 1 << 13;
 
-/// An address, and the length of its prefix.
-const PREFIX_WORDS: usize = 3;
+/// The name of a source that has one.
+const NAME_WORDS: usize = 3;
 
 /// The largest `max_connections`, and so the number of slots of every service.
 pub(crate) const MAX_SLOTS: u32 = 1_000_000;
@@ -73,7 +73,7 @@ pub(crate) struct Sources(Mapping);
 pub(crate) struct Source {
     /// Never 0, and its lowest bit is.
     key: u64,
-    prefix: Prefix,
+    name: SourceName,
 }
 
 /// A token bucket, as an interval: the generic cell rate algorithm (ITU-T I.371). It needs one time for each source.
@@ -105,18 +105,25 @@ impl Sources {
         Mapping::new(file, LENGTH).map(Sources)
     }
 
-    /// A source by its prefix.
-    pub(crate) fn source(&self, prefix: Prefix) -> Source {
+    /// A source by its name.
+    pub(crate) fn source(&self, name: SourceName) -> Source {
         let mut hasher = match self.0.long_words(SECRET, 2) {
             [one, other] => SipHasher13::new_with_keys(one.load(SeqCst), other.load(SeqCst)),
             _ => SipHasher13::new(),
         };
-        match prefix.network() {
-            IpAddr::V4(ip) => hasher.write_u32(ip.to_bits()),
-            IpAddr::V6(ip) => hasher.write_u128(ip.to_bits()),
+        // Of each kind another number of bytes, so that no two are hashed alike.
+        match name {
+            SourceName::Prefix(prefix) => {
+                match prefix.network() {
+                    IpAddr::V4(ip) => hasher.write_u32(ip.to_bits()),
+                    IpAddr::V6(ip) => hasher.write_u128(ip.to_bits()),
+                }
+                hasher.write_u8(prefix.length());
+            }
+            SourceName::User(uid) => hasher.write_u64(uid.into()),
+            SourceName::UnknownUser => hasher.write_u8(0),
         }
-        hasher.write_u8(prefix.length());
-        Source { key: (hasher.finish() & !members::APPLIES).max(2), prefix }
+        Source { key: (hasher.finish() & !members::APPLIES).max(2), name }
     }
 
     /// Counts the connection in this slot for its source, if that has fewer than `limit`.
@@ -186,20 +193,20 @@ impl Sources {
             punished = Punished { total: Duration::from_nanos(until - now), waits, waited };
             Some(if waits { until | WAITS } else { until & !WAITS })
         });
-        self.note_prefix(index, source.prefix);
+        self.note_name(index, source.name);
         punished
     }
 
     /// Forgets the penalties of all sources that `which` picks; returns them.
-    pub(crate) fn forgive(&self, now: Monotonic, which: impl Fn(Prefix) -> bool) -> Vec<Prefix> {
+    pub(crate) fn forgive(&self, now: Monotonic, which: impl Fn(SourceName) -> bool) -> Vec<SourceName> {
         let mut forgiven = Vec::new();
         for (index, key, time) in self.penalties().entries() {
             let until = time.load(SeqCst);
-            let Some(prefix) = self.prefix_at(index).filter(|_| until > now.nanos()) else { continue };
+            let Some(name) = self.name_at(index).filter(|_| until > now.nanos()) else { continue };
             // It may be another's already.
-            if self.source(prefix).key == key && which(prefix) {
+            if self.source(name).key == key && which(name) {
                 time.store(0, SeqCst);
-                forgiven.push(prefix);
+                forgiven.push(name);
             }
         }
         forgiven
@@ -217,30 +224,19 @@ impl Sources {
         TimeTable::at(&self.0, PENALTIES, PENALTY_SETS)
     }
 
-    fn prefix_words(&self, index: usize) -> &[AtomicU64] {
-        self.0.long_words(PREFIXES + index * PREFIX_WORDS * 8, PREFIX_WORDS)
+    fn name_words(&self, index: usize) -> &[AtomicU64] {
+        self.0.long_words(NAMES + index * NAME_WORDS * 8, NAME_WORDS)
     }
 
-    fn note_prefix(&self, index: usize, prefix: Prefix) {
-        let (family, address) = match prefix.network() {
-            IpAddr::V4(ip) => (4, u128::from(ip.to_bits())),
-            IpAddr::V6(ip) => (6, ip.to_bits()),
-        };
-        let words = [family << 8 | u64::from(prefix.length()), (address >> 64) as u64, address as u64];
-        for (place, word) in self.prefix_words(index).iter().zip(words) {
+    fn note_name(&self, index: usize, name: SourceName) {
+        for (place, word) in self.name_words(index).iter().zip(name.to_words()) {
             place.store(word, SeqCst);
         }
     }
 
-    fn prefix_at(&self, index: usize) -> Option<Prefix> {
-        let [family, high, low] = self.prefix_words(index) else { return None };
-        let (family, address) = (family.load(SeqCst), [high, low].map(|word| word.load(SeqCst)));
-        let address = match family >> 8 {
-            4 => IpAddr::from((address[1] as u32).to_be_bytes()),
-            6 => IpAddr::from((u128::from(address[0]) << 64 | u128::from(address[1])).to_be_bytes()),
-            _ => return None,
-        };
-        Some(Prefix::around(address, family as u8))
+    fn name_at(&self, index: usize) -> Option<SourceName> {
+        let [kind, high, low] = self.name_words(index) else { return None };
+        SourceName::from_words([kind, high, low].map(|word| word.load(SeqCst)))
     }
 }
 

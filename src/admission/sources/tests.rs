@@ -1,4 +1,5 @@
 use super::*;
+use crate::admission::Prefix;
 use std::sync::atomic::AtomicU32;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -13,8 +14,8 @@ fn source(sources: &Sources, text: &str) -> Source {
     sources.source(text.parse().unwrap())
 }
 
-fn address(number: u32) -> Prefix {
-    Prefix::around(IpAddr::V4(number.into()), 32)
+fn address(number: u32) -> SourceName {
+    SourceName::Prefix(Prefix::around(IpAddr::V4(number.into()), 32))
 }
 
 #[test]

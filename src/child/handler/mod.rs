@@ -9,9 +9,10 @@ mod echo;
 #[cfg(test)]
 mod tests;
 
-use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use crate::client::Traffic;
 use crate::exit;
@@ -51,26 +52,59 @@ pub(crate) fn find(name: &str) -> Option<Handler> {
 /// Serves one client to the end and closes the connection: at once, since when this process exits its memory comes
 /// first. The result is the exit code of this process, and what was moved.
 pub(crate) fn serve(handler: Handler, connection: OwnedFd) -> (u8, Traffic) {
-    let served = serve_on(handler, connection.as_fd());
+    let served = serve_on(handler, connection.as_fd(), &Progress::default());
     drop(connection);
     served
 }
 
-/// The same, for whoever closes the connection itself.
-pub(crate) fn serve_on(handler: Handler, connection: BorrowedFd<'_>) -> (u8, Traffic) {
-    let client = ClientStream { socket: connection, traffic: Cell::default() };
+/// The same, for whoever closes the connection itself, and looks at its progress.
+pub(crate) fn serve_on(handler: Handler, connection: BorrowedFd<'_>, progress: &Progress) -> (u8, Traffic) {
+    let client = ClientStream { socket: connection, progress };
     let code = match handler(&client) {
         Ok(()) => exit::OK,
         Err(error) if stream::is_gone(&error) => exit::OK,
         Err(_) => exit::OS,
     };
-    (code, client.traffic.get())
+    (code, progress.traffic())
+}
+
+/// What has been moved so far. A signal handler of this process may read it at any time.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    received: AtomicU64,
+    sent: AtomicU64,
+    /// When a byte moved last, in nanoseconds; `None` if nobody asks.
+    moved: Option<AtomicU64>,
+}
+
+impl Progress {
+    /// With the time of the last byte, for a connection that began `at`.
+    pub(crate) fn timed(at: Monotonic) -> Self {
+        Progress { moved: Some(at.nanos().into()), ..Progress::default() }
+    }
+
+    pub(crate) fn traffic(&self) -> Traffic {
+        Traffic { received: self.received.load(Relaxed), sent: self.sent.load(Relaxed) }
+    }
+
+    /// When a byte moved last, if that is kept.
+    pub(crate) fn moved(&self) -> Option<Monotonic> {
+        self.moved.as_ref().map(|moved| Monotonic::from_nanos(moved.load(Relaxed)))
+    }
+
+    /// Only one adds, so that two steps are enough.
+    fn add(&self, count: &AtomicU64, length: usize) {
+        count.store(count.load(Relaxed) + length as u64, Relaxed);
+        if let Some(moved) = self.moved.as_ref().filter(|_| length > 0) {
+            moved.store(Monotonic::now().nanos(), Relaxed);
+        }
+    }
 }
 
 /// A connected stream socket; interrupted calls are repeated, and a client that is gone is never a SIGPIPE.
 pub(crate) struct ClientStream<'a> {
     socket: BorrowedFd<'a>,
-    traffic: Cell<Traffic>,
+    progress: &'a Progress,
 }
 
 impl ClientStream<'_> {
@@ -86,8 +120,7 @@ impl ClientStream<'_> {
 
     fn count_received(&self, received: io::Result<usize>) -> io::Result<usize> {
         let length = received?;
-        let traffic = self.traffic.get();
-        self.traffic.set(Traffic { received: traffic.received + length as u64, ..traffic });
+        self.progress.add(&self.progress.received, length);
         Ok(length)
     }
 
@@ -106,8 +139,7 @@ impl ClientStream<'_> {
 
     fn count_sent(&self, sent: io::Result<usize>) -> io::Result<usize> {
         let length = sent?;
-        let traffic = self.traffic.get();
-        self.traffic.set(Traffic { sent: traffic.sent + length as u64, ..traffic });
+        self.progress.add(&self.progress.sent, length);
         Ok(length)
     }
 

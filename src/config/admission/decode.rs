@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::draft::OverloadWord;
+use super::draft::{CallerDraft, OverloadWord};
 use super::penalties;
-use crate::admission::prefix::{Prefix, PrefixError};
+use crate::admission::prefix::PrefixError;
 use crate::admission::{LONGEST_MESSAGE, Rate, RateUnit};
 use crate::config::draft::{ServiceDraft, table};
 use crate::config::value::{
@@ -15,7 +15,7 @@ use crate::config::value::{
 
 /// `allow`
 pub(in crate::config) fn allow(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
-    draft.admission.allow = prefixes(value)?;
+    draft.admission.allow = clients(value)?;
     if draft.admission.allow.is_empty() {
         let fault = Fault::new(value.span(), "the list is empty, which could mean everybody or nobody");
         return Err(fault
@@ -27,23 +27,68 @@ pub(in crate::config) fn allow(draft: &mut ServiceDraft, value: &TomlValue<'_>) 
 
 /// `deny`
 pub(in crate::config) fn deny(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
-    draft.admission.deny = prefixes(value)?;
+    draft.admission.deny = clients(value)?;
     Ok(())
 }
 
 /// `proxy_protocol_from`
 pub(in crate::config) fn proxy_protocol_from(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
-    draft.admission.proxies = prefixes(value)?;
+    draft.admission.proxies = proxies(value)?;
     Ok(())
 }
 
-fn prefixes(value: &TomlValue<'_>) -> Result<Vec<Spanned<Prefix>>, Faults> {
+/// Prefixes, users and groups.
+fn clients(value: &TomlValue<'_>) -> Result<Vec<Spanned<CallerDraft>>, Faults> {
     collect(one_or_more(value), |entry| {
         let text = text(entry)?;
-        let prefix = text.parse().map_err(|why: PrefixError| {
-            Fault::new(entry.span(), format!("\"{text}\" {why}")).help(why.help(&text))
-        })?;
-        Ok(Spanned::new(entry.span(), prefix))
+        let name = |name: &str, what: &str| match name {
+            "" => Err(Fault::new(entry.span(), format!("the {what} is missing after \"{what}:\""))
+                .help(format!("write its name or number, as in \"{what}:root\""))),
+            name => Ok(name.to_owned()),
+        };
+        let caller = match text.split_once(':') {
+            Some(("user", user)) => CallerDraft::User(name(user, "user")?),
+            Some(("group", group)) => CallerDraft::Group(name(group, "group")?),
+            Some(("unix", _)) => {
+                let message = format!("\"{text}\" says nothing about who connects");
+                let help = "for a client of a Unix socket write \"user:NAME\" or \"group:NAME\"";
+                return Err(Fault::new(entry.span(), message).help(help));
+            }
+            _ => CallerDraft::Prefix(text.parse().map_err(|why: PrefixError| {
+                let help = match why {
+                    PrefixError::NoAddress => {
+                        format!(
+                            "{}, or for clients of Unix sockets \"user:NAME\" or \"group:NAME\"",
+                            why.help(&text)
+                        )
+                    }
+                    _ => why.help(&text),
+                };
+                Fault::new(entry.span(), format!("\"{text}\" {why}")).help(help)
+            })?),
+        };
+        Ok(Spanned::new(entry.span(), caller))
+    })
+}
+
+/// Prefixes, or whoever may connect to a Unix socket.
+fn proxies(value: &TomlValue<'_>) -> Result<Vec<Spanned<CallerDraft>>, Faults> {
+    const UNIX: &str = "write \"unix:\" for whoever may connect to a Unix socket of this service; socket_mode and the directory \
+         say who may";
+    collect(one_or_more(value), |entry| {
+        let text = text(entry)?;
+        let wrong = |why: &dyn std::fmt::Display| Fault::new(entry.span(), format!("\"{text}\" {why}"));
+        let caller = match text.split_once(':') {
+            Some(("unix", "")) => CallerDraft::Unix,
+            Some(("unix", _)) => {
+                return Err(wrong(&"names one socket, and the key is about all of them").help(UNIX));
+            }
+            Some(("user" | "group", _)) => return Err(wrong(&"is no proxy").help(UNIX)),
+            _ => CallerDraft::Prefix(
+                text.parse().map_err(|why: PrefixError| wrong(&why).help(why.help(&text)))?,
+            ),
+        };
+        Ok(Spanned::new(entry.span(), caller))
     })
 }
 
@@ -121,7 +166,7 @@ fn spanned_amount(value: &TomlValue<'_>) -> Result<Spanned<Duration>, Fault> {
 
 /// `penalty_exempt`
 pub(in crate::config) fn penalty_exempt(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
-    draft.admission.penalty_exempt = prefixes(value)?;
+    draft.admission.penalty_exempt = clients(value)?;
     Ok(())
 }
 

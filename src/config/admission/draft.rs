@@ -2,25 +2,27 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use toml::Spanned;
 
+use crate::admission::callers::WrittenAt;
 use crate::admission::prefix::Prefix;
-use crate::admission::prefixes::WrittenAt;
 use crate::admission::{
-    Deadlines, Listed, Offence, Overload, Penalties, Policy, Prefixes, Rate, Rules, SourceLimits,
+    Caller, Callers, Deadlines, Listed, Offence, Overload, Penalties, Policy, Rate, Rules, SourceLimits,
 };
+use crate::config::service::{self, Machine};
 use crate::config::source::Origin;
 use crate::config::value::{Fault, Faults};
 
 /// What the keys of a section said about admission.
 #[derive(Debug, Default)]
 pub(in crate::config) struct PolicyDraft {
-    pub(in crate::config) allow: Vec<Spanned<Prefix>>,
-    pub(in crate::config) deny: Vec<Spanned<Prefix>>,
-    pub(in crate::config) proxies: Vec<Spanned<Prefix>>,
+    pub(in crate::config) allow: Vec<Spanned<CallerDraft>>,
+    pub(in crate::config) deny: Vec<Spanned<CallerDraft>>,
+    pub(in crate::config) proxies: Vec<Spanned<CallerDraft>>,
     pub(in crate::config) max_connections_per_source: Option<u32>,
     pub(in crate::config) rate_per_source: Option<Rate>,
     pub(in crate::config) source_prefix_v4: Option<u8>,
@@ -31,7 +33,42 @@ pub(in crate::config) struct PolicyDraft {
     pub(in crate::config) penalties: Vec<(Offence, Duration)>,
     pub(in crate::config) penalty_threshold: Option<Spanned<Duration>>,
     pub(in crate::config) penalty_limit: Option<Spanned<Duration>>,
-    pub(in crate::config) penalty_exempt: Vec<Spanned<Prefix>>,
+    pub(in crate::config) penalty_exempt: Vec<Spanned<CallerDraft>>,
+}
+
+/// An entry of a list, as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::config) enum CallerDraft {
+    Prefix(Prefix),
+    /// By name or number.
+    User(String),
+    Group(String),
+    Unix,
+}
+
+impl CallerDraft {
+    fn prefix(&self) -> Option<Prefix> {
+        match self {
+            CallerDraft::Prefix(prefix) => Some(*prefix),
+            CallerDraft::User(_) | CallerDraft::Group(_) | CallerDraft::Unix => None,
+        }
+    }
+
+    /// Whether it is about clients of Unix sockets.
+    pub(in crate::config) fn is_local(&self) -> bool {
+        self.prefix().is_none()
+    }
+}
+
+impl fmt::Display for CallerDraft {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CallerDraft::Prefix(prefix) => prefix.fmt(f),
+            CallerDraft::User(name) => write!(f, "user:{name}"),
+            CallerDraft::Group(name) => write!(f, "group:{name}"),
+            CallerDraft::Unix => f.write_str("unix:"),
+        }
+    }
 }
 
 /// A word of `overload`.
@@ -44,15 +81,24 @@ pub(in crate::config) enum OverloadWord {
 
 impl PolicyDraft {
     /// The checked values; `None` if one has a fault that has been reported.
-    pub(in crate::config) fn check(self, origin: Origin<'_>) -> Result<Option<Policy>, Fault> {
+    pub(in crate::config) fn check(
+        self,
+        origin: Origin<'_>,
+        machine: &Machine<'_>,
+    ) -> Result<Option<Policy>, Faults> {
+        let mut faults = Faults::new();
         let [allow, deny, proxies, exempt] = [&self.allow, &self.deny, &self.proxies, &self.penalty_exempt]
-            .map(|list| AsWritten::new(list, origin));
-        let penalties = self.penalties(Prefixes::new(exempt.listed()))?;
-        let overload = overload(self.overload, self.refuse_message)?;
+            .map(|list| AsWritten::new(list, origin, machine, &mut faults));
+        let mut keep = |fault| faults.push(fault);
+        let penalties = self.penalties(Callers::new(exempt.listed())).map_err(&mut keep).ok().flatten();
+        let overload = overload(self.overload, self.refuse_message).map_err(&mut keep).ok().flatten();
+        if !faults.is_empty() {
+            return Err(faults);
+        }
         let policy = || {
             Some(Policy {
                 rules: Rules::new(allow.listed(), deny.listed()),
-                proxies: Prefixes::new(proxies.listed()),
+                proxies: Callers::new(proxies.listed()),
                 source: SourceLimits {
                     prefix_v4: self.source_prefix_v4?,
                     prefix_v6: self.source_prefix_v6?,
@@ -67,7 +113,7 @@ impl PolicyDraft {
         Ok(policy())
     }
 
-    fn penalties(&self, exempt: Prefixes) -> Result<Option<Penalties>, Fault> {
+    fn penalties(&self, exempt: Callers) -> Result<Option<Penalties>, Fault> {
         let (Some(threshold), Some(limit)) = (&self.penalty_threshold, &self.penalty_limit) else {
             return Ok(None);
         };
@@ -102,10 +148,11 @@ impl PolicyDraft {
 
     /// Whether only who is near gets in: from this machine, and from networks that nobody has on the Internet.
     pub(in crate::config) fn lets_only_neighbours_in(&self) -> bool {
-        let is_near = |prefix: &Spanned<Prefix>| {
+        let is_near = |caller: &Spanned<CallerDraft>| {
+            let Some(prefix) = caller.get_ref().prefix() else { return true };
             NEAR.iter()
                 .filter_map(|near| near.parse::<Prefix>().ok())
-                .any(|near| near.length() <= prefix.get_ref().length() && near.overlaps(prefix.get_ref()))
+                .any(|near| near.length() <= prefix.length() && near.overlaps(&prefix))
         };
         !self.allow.is_empty() && self.allow.iter().all(is_near)
     }
@@ -120,19 +167,20 @@ impl PolicyDraft {
             (&self.proxies, "write the addresses of the proxies, or their networks", true),
             (&self.penalty_exempt, EVERYBODY, true),
         ];
-        let doubt = |(list, everybody, networks): (&Vec<Spanned<Prefix>>, &str, bool)| {
-            let doubted = list.iter().filter_map(|prefix| {
-                let network = prefix.get_ref().network();
-                if !prefix.get_ref().is_one_address() {
+        let doubt = |(list, everybody, networks): (&Vec<Spanned<CallerDraft>>, &str, bool)| {
+            let doubted = list.iter().filter_map(|written| {
+                let prefix = written.get_ref().prefix()?;
+                let network = prefix.network();
+                if !prefix.is_one_address() {
                     None
                 } else if network.is_unspecified() {
                     let message = format!("{network} stands for itself here, an address that no client has");
-                    Some(Fault::new(prefix.span(), message).help(everybody))
+                    Some(Fault::new(written.span(), message).help(everybody))
                 } else {
                     let length = trailing(network).filter(|_| networks)?;
                     let message = format!("{network} is one address here, and looks like that of a network");
                     Some(
-                        Fault::new(prefix.span(), message)
+                        Fault::new(written.span(), message)
                             .help(format!("for the network, write \"{network}/{length}\"")),
                     )
                 }
@@ -146,14 +194,21 @@ impl PolicyDraft {
         if self.allow.is_empty() {
             return Faults::new();
         }
-        let allowed: BTreeSet<Prefix> = self.allow.iter().map(|prefix| *prefix.get_ref()).collect();
+        let allowed: BTreeSet<Prefix> =
+            self.allow.iter().filter_map(|allow| allow.get_ref().prefix()).collect();
         let lengths: BTreeSet<u8> = allowed.iter().map(Prefix::length).collect();
-        let inside = |deny: &Prefix| {
-            let mut shorter = lengths.range(..=deny.length());
-            shorter.any(|length| allowed.contains(&Prefix::around(deny.network(), *length)))
+        // Of a group that is let in, a user or the members of another can be refused.
+        let has_groups = self.allow.iter().any(|allow| matches!(allow.get_ref(), CallerDraft::Group(_)));
+        let inside = |deny: &CallerDraft| match deny.prefix() {
+            Some(deny) => {
+                let mut shorter = lengths.range(..=deny.length());
+                shorter.any(|length| allowed.contains(&Prefix::around(deny.network(), *length)))
+            }
+            None => has_groups,
         };
-        let (both, rest): (Vec<_>, Vec<_>) =
-            self.deny.iter().partition(|deny| allowed.contains(deny.get_ref()));
+        let is_allowed =
+            |deny: &&Spanned<CallerDraft>| self.allow.iter().any(|allow| allow.get_ref() == deny.get_ref());
+        let (both, rest): (Vec<_>, Vec<_>) = self.deny.iter().partition(is_allowed);
         let outside: Vec<_> = rest.into_iter().filter(|deny| !inside(deny.get_ref())).collect();
         let both = first_of(&both).map(|(first, more)| {
             let twin = self.allow.iter().find(|allow| allow.get_ref() == first.get_ref());
@@ -170,8 +225,12 @@ impl PolicyDraft {
                 "{}{more} would be refused without this: a service with allow refuses everybody else",
                 first.get_ref()
             );
-            Fault::new(first.span(), message)
-                .help("to let the rest in, add \"0.0.0.0/0\" and \"::/0\" to allow; or remove this from deny")
+            Fault::new(first.span(), message).help(match first.get_ref().is_local() {
+                true => "to let the rest in, say with deny alone who is refused; or remove this from deny",
+                false => {
+                    "to let the rest in, add \"0.0.0.0/0\" and \"::/0\" to allow; or remove this from deny"
+                }
+            })
         });
         both.into_iter().chain(outside).collect()
     }
@@ -204,7 +263,7 @@ fn trailing(address: IpAddr) -> Option<u8> {
 }
 
 /// The first, and how many there are besides.
-fn first_of<'a>(list: &[&'a Spanned<Prefix>]) -> Option<(&'a Spanned<Prefix>, String)> {
+fn first_of<'a>(list: &[&'a Spanned<CallerDraft>]) -> Option<(&'a Spanned<CallerDraft>, String)> {
     let (first, rest) = list.split_first()?;
     let more = if rest.is_empty() { String::new() } else { format!(" (and {} more)", rest.len()) };
     Some((first, more))
@@ -225,23 +284,45 @@ fn overload(word: Option<OverloadWord>, message: Option<Spanned<String>>) -> Res
     }))
 }
 
-/// A list of prefixes with the lines where they are.
+/// A list with the lines where its entries are.
 struct AsWritten<'a> {
     name: Cow<'a, str>,
-    prefixes: Vec<(Prefix, Option<u32>)>,
+    callers: Vec<(Caller, Option<u32>)>,
 }
 
 impl<'a> AsWritten<'a> {
-    fn new(list: &[Spanned<Prefix>], origin: Origin<'a>) -> Self {
+    /// Users and groups that there are not become faults.
+    fn new(
+        list: &[Spanned<CallerDraft>],
+        origin: Origin<'a>,
+        machine: &Machine<'_>,
+        faults: &mut Faults,
+    ) -> Self {
         let start = list.first().map_or(0, |first| first.span().start);
-        let lines = origin.lines(list.iter().map(|prefix| prefix.span().start));
-        let prefixes = list.iter().map(|prefix| *prefix.get_ref()).zip(lines).collect();
-        AsWritten { name: origin.name(start), prefixes }
+        let lines = origin.lines(list.iter().map(|entry| entry.span().start));
+        let mut callers = Vec::with_capacity(list.len());
+        for (entry, line) in list.iter().zip(lines) {
+            match resolve(entry, machine) {
+                Ok(caller) => callers.push((caller, line)),
+                Err(fault) => faults.push(fault.of_machine()),
+            }
+        }
+        AsWritten { name: origin.name(start), callers }
     }
 
     fn listed(&self) -> impl Iterator<Item = Listed<'_>> {
-        self.prefixes
+        self.callers
             .iter()
-            .map(|&(prefix, line)| Listed { prefix, place: WrittenAt { name: &self.name, line } })
+            .map(|&(caller, line)| Listed { caller, place: WrittenAt { name: &self.name, line } })
     }
+}
+
+fn resolve(entry: &Spanned<CallerDraft>, machine: &Machine<'_>) -> Result<Caller, Fault> {
+    let named = |name: &String| Spanned::new(entry.span(), name.clone());
+    Ok(match entry.get_ref() {
+        CallerDraft::Prefix(prefix) => Caller::Prefix(*prefix),
+        CallerDraft::Unix => Caller::Unix,
+        CallerDraft::User(name) => Caller::User(service::client_user(&named(name), machine)?),
+        CallerDraft::Group(name) => Caller::Group(service::client_group(&named(name), machine)?),
+    })
 }

@@ -33,10 +33,11 @@ pub(in crate::config) const ALLOW: Key<ServiceDraft> = Key {
     name: "allow",
     flag: Some("allow"),
     kind: Kind::List,
-    placeholder: "PREFIX",
+    placeholder: "WHO",
     default: None,
     example: "[\"192.0.2.0/24\", \"2001:db8::/32\"]",
-    doc: "Who is let in, and with it nobody else; of allow and deny the longest prefix decides, and deny on a tie",
+    doc: "Who is let in, and with it nobody else: prefixes of addresses, and at Unix sockets user:NAME and group:NAME; of \
+          allow and deny the longest prefix decides, the user before his groups, and deny on a tie",
     decode: Some(decode::allow),
 };
 
@@ -44,10 +45,10 @@ pub(in crate::config) const DENY: Key<ServiceDraft> = Key {
     name: "deny",
     flag: Some("deny"),
     kind: Kind::List,
-    placeholder: "PREFIX",
+    placeholder: "WHO",
     default: None,
     example: "\"192.0.2.7\"",
-    doc: "Who is refused; of allow and deny the longest prefix decides, and deny on a tie",
+    doc: "Who is refused, as in allow; of the two the longest prefix decides, the user before his groups, and deny on a tie",
     decode: Some(decode::deny),
 };
 
@@ -58,7 +59,7 @@ pub(in crate::config) const MAX_CONNECTIONS_PER_SOURCE: Key<ServiceDraft> = Key 
     placeholder: "N",
     default: None,
     example: "10",
-    doc: "Live connections of one source, over all workers",
+    doc: "Live connections of one source, over all workers; a source is an address, or at a Unix socket a user",
     decode: Some(decode::max_connections_per_source),
 };
 
@@ -133,10 +134,10 @@ pub(in crate::config) const PENALTY_EXEMPT: Key<ServiceDraft> = Key {
     name: "penalty_exempt",
     flag: Some("penalty-exempt"),
     kind: Kind::List,
-    placeholder: "PREFIX",
+    placeholder: "WHO",
     default: None,
     example: "[\"192.0.2.0/24\"]",
-    doc: "Who never has a penalty, such as monitoring, or many users behind one address",
+    doc: "Who never has a penalty, as in allow: such as monitoring, or many users behind one address",
     decode: Some(decode::penalty_exempt),
 };
 
@@ -147,7 +148,7 @@ pub(in crate::config) const FIRST_BYTE_TIMEOUT: Key<ServiceDraft> = Key {
     placeholder: "DURATION",
     default: None,
     example: "\"10s\"",
-    doc: "How long a client may take to send its first byte, over TCP",
+    doc: "How long a client may take to send its first byte; for programs over TCP",
     decode: Some(decode::first_byte_timeout),
 };
 
@@ -158,7 +159,7 @@ pub(in crate::config) const IDLE_TIMEOUT: Key<ServiceDraft> = Key {
     placeholder: "DURATION",
     default: None,
     example: "\"5m\"",
-    doc: "How long a connection may be without a byte in either direction, over TCP",
+    doc: "How long a connection may be without a byte in either direction; for programs over TCP",
     decode: Some(decode::idle_timeout),
 };
 
@@ -177,9 +178,10 @@ pub(in crate::config) const PROXY_PROTOCOL_FROM: Key<ServiceDraft> = Key {
     name: "proxy_protocol_from",
     flag: Some("proxy-protocol-from"),
     kind: Kind::List,
-    placeholder: "PREFIX",
+    placeholder: "WHO",
     default: None,
     example: "[\"192.0.2.10\", \"192.0.2.11\"]",
-    doc: "The proxies whose PROXY header, version 1 or 2, is required and believed",
+    doc: "The proxies whose PROXY header, version 1 or 2, is required and believed: prefixes of addresses, and unix: for \
+          whoever may connect to a Unix socket",
     decode: Some(decode::proxy_protocol_from),
 };

@@ -110,7 +110,7 @@ fn limits_of_a_source() {
         ("::ffff:192.0.2.7", "192.0.2.0/24"),
         ("2001:db8:1:2::3", "2001:db8:1::/48"),
     ] {
-        assert_eq!(source.source_of(address.parse().unwrap()).to_string(), prefix);
+        assert_eq!(source.prefix_of(address.parse().unwrap()).to_string(), prefix);
     }
     for (key, range) in [
         ("max_connections_per_source", "from 1 to 1000000"),
@@ -179,20 +179,22 @@ fn deadlines_are_longer_than_nothing() {
 }
 
 #[test]
-fn deadlines_of_bytes_do_nothing_for_a_unix_socket() {
-    let warnings = |listen: &str, keys: &str| {
+fn deadlines_of_bytes_are_not_for_programs_at_a_unix_socket() {
+    let said = |listen: &str, job: &str, keys: &str| {
         let place = Scratch::new();
-        place.write("p.toml", &format!("[service.x]\nlisten = {listen}\nhandler = \"echo\"\n{keys}\n"));
-        let loaded = place.load().unwrap();
-        loaded.warnings.to_string().replace(&format!("{}/", place.path().display()), "")
+        place.write("p.toml", &format!("[service.x]\nlisten = {listen}\n{job}\n{keys}\n"));
+        let loaded = place.load();
+        let said = loaded.map_or_else(|problems| problems.to_string(), |loaded| loaded.warnings.to_string());
+        said.replace(&format!("{}/", place.path().display()), "")
     };
-    let unix = "[\"127.0.0.1:7\", \"unix:/run/x.sock\"]";
-    let shown = warnings(unix, "idle_timeout = \"5s\"\nfirst_byte_timeout = \"5s\"");
-    let part = "warning: idle_timeout does nothing for connections to unix:/run/x.sock";
+    let (unix, program) = ("[\"127.0.0.1:7\", \"unix:/run/x.sock\"]", "exec = [\"cat\"]");
+    let shown = said(unix, program, "idle_timeout = \"5s\"\nfirst_byte_timeout = \"5s\"");
+    let part = "error: idle_timeout: it cannot work for a program at a Unix socket";
     assert!(shown.contains(&format!("p.toml:4:1: {part}")), "{shown}");
-    assert!(shown.contains("p.toml:5:1: warning: first_byte_timeout"), "{shown}");
-    assert_eq!(warnings(unix, "max_lifetime = \"5s\""), "");
-    assert_eq!(warnings("[\"127.0.0.1:7\", \"fd:x\"]", "idle_timeout = \"5s\""), "");
+    assert!(shown.contains("p.toml:5:1: error: first_byte_timeout"), "{shown}");
+    assert_eq!(said(unix, program, "max_lifetime = \"5s\""), "");
+    assert_eq!(said(unix, "handler = \"echo\"", "idle_timeout = \"5s\""), "");
+    assert_eq!(said("[\"127.0.0.1:7\", \"fd:x\"]", program, "idle_timeout = \"5s\""), "");
 }
 
 #[test]
@@ -254,7 +256,7 @@ fn thousands_of_prefixes_are_loaded_soon() {
         (0..20_000).map(|number| format!("  \"10.{}.{}.0/24\",\n", number / 256, number % 256)).collect();
     let rules = admission(&format!("deny = [\n{prefixes}]")).rules;
     let rule = rules.decide("10.78.31.9".parse().unwrap()).rule.unwrap();
-    assert_eq!((rule.place.line, rule.prefix.to_string()), (Some(5 + 78 * 256 + 31), "10.78.31.0/24".into()));
+    assert_eq!((rule.place.line, rule.caller.to_string()), (Some(5 + 78 * 256 + 31), "10.78.31.0/24".into()));
     assert!(rules.decide("10.79.31.9".parse().unwrap()).rule.is_none());
 }
 

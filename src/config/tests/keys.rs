@@ -28,6 +28,7 @@ fn an_empty_service_has_the_defaults() {
         stderr: StderrTarget::Log,
         socket: SocketOptions { backlog: 4096, nodelay: true, keepalive: false },
         socket_access: SocketAccess { user: None, group: None, mode: 0o600 },
+        passed: PassedDemands::default(),
     };
     assert_eq!(config.services, [expected]);
     let admission = &config.services[0].admission;
@@ -36,7 +37,7 @@ fn an_empty_service_has_the_defaults() {
     assert_eq!((penalties.threshold.as_secs(), penalties.longest.as_secs()), (15, 600));
     assert_eq!((admission.source.prefix_v4, admission.source.prefix_v6), (32, 64));
     let listen = "[\"127.0.0.1:7\", \"unix:/run/x.sock\"]";
-    let text = |keys: &str| format!("[service.x]\nlisten = {listen}\nhandler = \"echo\"\n{keys}");
+    let text = |keys: &str| format!("[service.x]\nlisten = {listen}\nexec = [\"cat\"]\n{keys}");
     let written: String =
         SERVICE.iter().filter_map(|key| Some(format!("{} = {}\n", key.name, key.default?))).collect();
     assert_eq!(service(&text(&written)), service(&text("")), "a default that is written changes nothing");
@@ -87,9 +88,16 @@ const EVERY_KEY: [(&str, &str, &[&str]); 40] = [
 
 #[test]
 fn flags_equal_a_file() {
+    let is_of_files = |key: &str| key.starts_with("socket_");
+    flags_equal_a_file_with("[::1]:7", |key| !is_of_files(key));
+    flags_equal_a_file_with("unix:/run/x.sock", is_of_files);
+}
+
+/// Not every key goes with every listener.
+fn flags_equal_a_file_with(listen: &str, fits: impl Fn(&str) -> bool) {
     let place = Scratch::new();
     let section = |part: Part| {
-        let keys = flags().filter(move |flag| flag.part == part);
+        let keys = flags().filter(|flag| flag.part == part && (part != Part::Service || fits(flag.key)));
         let lines = keys.map(|flag| {
             let (_, toml, _) = EVERY_KEY.iter().find(|(key, ..)| *key == flag.key).expect(flag.key);
             format!("{} = {toml}\n", flag.key)
@@ -97,7 +105,7 @@ fn flags_equal_a_file() {
         lines.collect::<String>()
     };
     let text = format!(
-        "[supervisor]\n{}[log]\n{}[service.cat]\nlisten = [\"[::1]:7\", \"unix:/run/x.sock\"]\nexec = [\"cat\", \"-u\"]\n{}",
+        "[supervisor]\n{}[log]\n{}[service.cat]\nlisten = \"{listen}\"\nexec = [\"cat\", \"-u\"]\n{}",
         section(Part::Supervisor),
         section(Part::Log),
         section(Part::Service)
@@ -106,6 +114,7 @@ fn flags_equal_a_file() {
 
     let own = |text: &&str| (*text).to_owned();
     let mut given: Vec<Given> = flags()
+        .filter(|flag| flag.part != Part::Service || fits(flag.key))
         .map(|flag| {
             let (.., texts) = EVERY_KEY.iter().find(|(key, ..)| *key == flag.key).unwrap();
             Given {
@@ -117,7 +126,7 @@ fn flags_equal_a_file() {
             }
         })
         .collect();
-    for (key, texts) in [("listen", &["[::1]:7", "unix:/run/x.sock"][..]), ("exec", &["cat", "-u"])] {
+    for (key, texts) in [("listen", &[listen][..]), ("exec", &["cat", "-u"])] {
         let texts = texts.iter().map(own).collect();
         given.push(Given { label: key.into(), part: Part::Service, key, kind: Kind::List, texts });
     }
@@ -165,6 +174,7 @@ fn every_key_refuses_a_wrong_type_and_a_wrong_value() {
     let base = |key: &str| match key {
         "listen" => "handler = \"echo\"\n",
         "handler" | "exec" => "listen = \"127.0.0.1:7\"\n",
+        "environment" | "stderr" | "count_bytes" => "listen = \"127.0.0.1:7\"\nexec = [\"cat\"]\n",
         _ => "listen = [\"127.0.0.1:7\", \"unix:/run/x.sock\"]\nhandler = \"echo\"\n",
     };
     let wrong_types = SERVICE

@@ -1,0 +1,593 @@
+//! Every key of a service at every kind of listener with every kind of job: it does what it says, or is an error that says
+//! why it cannot. A key, or a kind of listener, of which this table says nothing fails the test.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixStream};
+use std::time::{Duration, Instant};
+
+use crate::support::{
+    PATIENCE, Preforkd, Running, address, eventually, preforkd, proc, root, sure, text, write,
+};
+
+/// A kind of listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    Tcp,
+    Path,
+    Abstract,
+    PassedTcp,
+    PassedUnix,
+}
+
+/// Each with how the help of `serve` writes it.
+const LISTENERS: [(At, &str); 5] = [
+    (At::Tcp, "IP:PORT"),
+    (At::Path, "unix:/PATH"),
+    (At::Abstract, "unix:@NAME"),
+    (At::PassedTcp, "fd:NAME"),
+    (At::PassedUnix, "fd:NAME"),
+];
+
+/// More ways to write the first.
+const ALSO_TCP: [&str; 3] = ["[IPV6]:PORT", "[IPV6%ZONE]:PORT", "*:PORT"];
+
+/// A kind of job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Job {
+    Handler,
+    Program,
+    SpareHandler,
+    SpareProgram,
+}
+
+const JOBS: [Job; 4] = [Job::Handler, Job::Program, Job::SpareHandler, Job::SpareProgram];
+
+impl At {
+    fn is_unix(self) -> bool {
+        matches!(self, At::Path | At::Abstract | At::PassedUnix)
+    }
+
+    fn is_passed(self) -> bool {
+        matches!(self, At::PassedTcp | At::PassedUnix)
+    }
+}
+
+impl Job {
+    fn is_program(self) -> bool {
+        matches!(self, Job::Program | Job::SpareProgram)
+    }
+
+    fn is_spare(self) -> bool {
+        matches!(self, Job::SpareHandler | Job::SpareProgram)
+    }
+}
+
+/// What a row says of a cell: `None` if the key works there, else what its error says.
+type Says = fn(At, Job) -> Option<&'static str>;
+
+/// Proves that it works, on a service that has it.
+type Proof = fn(&Seat<'_>);
+
+/// A key: how it is written, where it works, and what proves it.
+struct Row {
+    key: &'static str,
+    /// With what else it needs. `TCP` and `UNIX` begin lines for one kind of listener alone.
+    lines: &'static str,
+    says: Says,
+    proof: Proof,
+}
+
+const fn row(key: &'static str, lines: &'static str, says: Says, proof: Proof) -> Row {
+    Row { key, lines, says, proof }
+}
+
+const ECHO: &str = "cat";
+const NO_TCP: &str = "it can do nothing without a listener over TCP";
+const NO_LOCAL: &str = "users and groups can do nothing without a listener at a Unix socket";
+const NO_ADDRESS: &str = "addresses can do nothing without a listener over TCP";
+
+/// One line a key; a second one where it has another form elsewhere.
+const ROWS: &[Row] = &[
+    row("listen", "", everywhere, serves),
+    row("handler", "", everywhere, serves),
+    row("exec", "", everywhere, serves),
+    row("workers", "workers = 2", everywhere, has_workers),
+    row("spare", "spare = 2", everywhere, has_spares),
+    row("max_connections", "max_connections = 1\noverload = \"reset\"", everywhere, takes_one),
+    row("overload", "max_connections = 1\noverload = \"refuse\"", everywhere, takes_one),
+    row(
+        "refuse_message",
+        "max_connections = 1\noverload = \"refuse\"\nrefuse_message = \"busy\"",
+        everywhere,
+        says_busy,
+    ),
+    row("connections_per_child", "connections_per_child = 2", no_programs, serves),
+    row("user", "user = 4711\ngroup = 4712", everywhere, is_user),
+    row("group", "user = 4711\ngroup = 4712", everywhere, is_user),
+    row("chroot", "chroot = \"/\"\nworking_directory = \"/usr\"", everywhere, is_in_usr),
+    row("working_directory", "working_directory = \"/usr\"", everywhere, is_in_usr),
+    row("umask", "umask = \"0123\"", everywhere, has_umask),
+    row("nice", "nice = 7", everywhere, is_nice),
+    row("environment", "environment = { CELL = \"yes\" }", no_handlers, has_environment),
+    row("limits", "limits = { core = 12345 }", everywhere, has_limit),
+    row("stderr", "stderr = \"null\"", no_handlers, says_nothing),
+    row("backlog", "backlog = 17", everywhere, has_backlog),
+    row("nodelay", "nodelay = false", tcp_only, serves),
+    row("keepalive", "keepalive = true", tcp_only, serves),
+    row("socket_user", "socket_user = 4711", files_only, owns_file),
+    row("socket_group", "socket_group = 4712", files_only, owns_file),
+    row("socket_mode", "socket_mode = \"0640\"", files_only, owns_file),
+    row("count_bytes", "count_bytes = true", counts_bytes, is_counted),
+    row("allow", "TCP allow = \"192.0.2.0/24\"\nUNIX allow = \"user:nobody\"", everywhere, lets_nobody_in),
+    row(
+        "allow",
+        "TCP allow = \"127.0.0.1\"\nUNIX allow = [\"user:root\", \"group:nogroup\"]",
+        everywhere,
+        serves,
+    ),
+    row("allow", "allow = \"192.0.2.0/24\"", by_address, lets_nobody_in),
+    row("allow", "allow = \"user:nobody\"", by_user, lets_nobody_in),
+    row("deny", "TCP deny = \"127.0.0.0/8\"\nUNIX deny = \"group:root\"", everywhere, lets_nobody_in),
+    row("deny", "deny = \"127.0.0.0/8\"", by_address, lets_nobody_in),
+    row("deny", "deny = \"group:root\"", by_user, lets_nobody_in),
+    row("max_connections_per_source", "max_connections_per_source = 1", everywhere, takes_one),
+    row("rate_per_source", "rate_per_source = \"1/h burst 1\"", everywhere, serves_once),
+    row(
+        "source_prefix_v4",
+        "source_prefix_v4 = 8\nrate_per_source = \"1/h burst 1\"",
+        by_prefix,
+        serves_once,
+    ),
+    row(
+        "source_prefix_v6",
+        "source_prefix_v6 = 48\nrate_per_source = \"1/h burst 1\"",
+        by_prefix,
+        serves_once,
+    ),
+    row("penalties", PENALTY, everywhere, serves_once_ending),
+    row("penalty_threshold", PENALTY, everywhere, serves_once_ending),
+    row("penalty_limit", PENALTY, everywhere, serves_once_ending),
+    row("penalty_exempt", EXEMPT, everywhere, serves_again_ending),
+    row("penalty_exempt", "penalty_exempt = \"127.0.0.1\"", by_address, serves),
+    row("penalty_exempt", "penalty_exempt = \"user:root\"", by_user, serves),
+    row("first_byte_timeout", "first_byte_timeout = \"200ms\"", deadline_of_bytes, is_ended_silent),
+    row("idle_timeout", "idle_timeout = \"200ms\"", deadline_of_bytes, is_ended_silent),
+    row("max_lifetime", "max_lifetime = \"300ms\"", everywhere, is_ended_silent),
+    row(
+        "proxy_protocol_from",
+        "TCP proxy_protocol_from = \"127.0.0.1\"\nUNIX proxy_protocol_from = \"unix:\"",
+        no_spares,
+        believes,
+    ),
+    row("proxy_protocol_from", "proxy_protocol_from = \"127.0.0.1\"", proxy_by_address, believes),
+    row("proxy_protocol_from", "proxy_protocol_from = \"unix:\"", proxy_at_unix, believes),
+];
+
+/// A deadline that ends it is an offence.
+const PENALTY: &str = "penalties = { timeout = \"10m\" }\npenalty_threshold = \"1m\"\npenalty_limit = \"20m\"\nmax_lifetime = \"1500ms\"";
+const EXEMPT: &str = "penalties = { timeout = \"10m\" }\nmax_lifetime = \"1500ms\"\nTCP penalty_exempt = \"127.0.0.0/8\"\nUNIX penalty_exempt = \"group:root\"";
+
+fn everywhere(_: At, _: Job) -> Option<&'static str> {
+    None
+}
+
+fn tcp_only(at: At, _: Job) -> Option<&'static str> {
+    at.is_unix().then_some(NO_TCP)
+}
+
+fn by_prefix(at: At, job: Job) -> Option<&'static str> {
+    tcp_only(at, job)
+}
+
+fn by_address(at: At, _: Job) -> Option<&'static str> {
+    at.is_unix().then_some(NO_ADDRESS)
+}
+
+fn by_user(at: At, _: Job) -> Option<&'static str> {
+    (!at.is_unix()).then_some(NO_LOCAL)
+}
+
+fn files_only(at: At, _: Job) -> Option<&'static str> {
+    match at {
+        At::Path => None,
+        At::Tcp => Some("the service has no Unix socket with a file"),
+        At::Abstract => Some("an abstract name is no file"),
+        At::PassedTcp | At::PassedUnix => Some("systemd makes the file of a socket that it passes"),
+    }
+}
+
+fn no_handlers(_: At, job: Job) -> Option<&'static str> {
+    (!job.is_program()).then_some("it is about programs, and a handler is none")
+}
+
+fn no_programs(_: At, job: Job) -> Option<&'static str> {
+    job.is_program().then_some("a program serves one connection and ends")
+}
+
+fn counts_bytes(at: At, job: Job) -> Option<&'static str> {
+    no_handlers(at, job).or(tcp_only(at, job))
+}
+
+fn deadline_of_bytes(at: At, job: Job) -> Option<&'static str> {
+    (at.is_unix() && job.is_program()).then_some("it cannot work for a program at a Unix socket")
+}
+
+fn no_spares(_: At, job: Job) -> Option<&'static str> {
+    job.is_spare().then_some("a spare cannot wait for the header of a proxy")
+}
+
+fn proxy_by_address(at: At, job: Job) -> Option<&'static str> {
+    no_spares(at, job).or(at.is_unix().then_some(NO_TCP))
+}
+
+fn proxy_at_unix(at: At, job: Job) -> Option<&'static str> {
+    no_spares(at, job).or((!at.is_unix()).then_some("it can do nothing without a listener at a Unix socket"))
+}
+
+/// A cell, as a service of a preforkd.
+struct Seat<'a> {
+    at: At,
+    job: Job,
+    name: String,
+    /// Where it is found: `unix:…`, or an address.
+    address: String,
+    server: Option<&'a Running>,
+}
+
+/// A connection over whatever.
+trait Stream: Read + Write {
+    fn end(&self);
+}
+
+impl Stream for TcpStream {
+    fn end(&self) {
+        let _ = self.shutdown(std::net::Shutdown::Write);
+    }
+}
+
+impl Stream for UnixStream {
+    fn end(&self) {
+        let _ = self.shutdown(std::net::Shutdown::Write);
+    }
+}
+
+impl Seat<'_> {
+    fn section(&self, row: &Row) -> String {
+        let listen = if self.at.is_passed() { format!("fd:{}", self.name) } else { self.address.clone() };
+        let job = match self.job.is_program() {
+            true if row.key == "environment" => "exec = [\"/usr/bin/env\"]".to_owned(),
+            true if row.key == "stderr" => "exec = [\"/bin/sh\", \"-c\", \"echo loud >&2; cat\"]".to_owned(),
+            true => format!("exec = [\"{ECHO}\"]"),
+            false => "handler = \"echo\"".to_owned(),
+        };
+        let spare = if self.job.is_spare() && row.key != "spare" { "spare = 1\n" } else { "" };
+        let workers = if row.key == "workers" { "" } else { "workers = 1\n" };
+        let lines = row.lines.lines().filter_map(|line| match line.split_once(' ') {
+            Some(("TCP", line)) => (!self.at.is_unix()).then_some(line),
+            Some(("UNIX", line)) => self.at.is_unix().then_some(line),
+            _ => Some(line),
+        });
+        let lines = lines.collect::<Vec<_>>().join("\n");
+        format!("[service.{}]\nlisten = \"{listen}\"\n{job}\n{spare}{workers}{lines}\n", self.name)
+    }
+
+    fn connect(&self) -> Box<dyn Stream> {
+        let wait = Some(PATIENCE);
+        if let Some(name) = self.address.strip_prefix("unix:@") {
+            let stream = UnixStream::connect_addr(&SocketAddr::from_abstract_name(name).unwrap()).unwrap();
+            stream.set_read_timeout(wait).unwrap();
+            return Box::new(stream);
+        }
+        if let Some(path) = self.address.strip_prefix("unix:") {
+            let stream = UnixStream::connect(path).unwrap();
+            stream.set_read_timeout(wait).unwrap();
+            return Box::new(stream);
+        }
+        let stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(wait).unwrap();
+        Box::new(stream)
+    }
+
+    /// What is answered in all; who is refused may see a broken connection.
+    fn ask(&self, say: &str) -> String {
+        let mut stream = self.connect();
+        let mut answer = String::new();
+        let sent = stream.write_all(say.as_bytes());
+        stream.end();
+        let _ = sent.map(|()| stream.read_to_string(&mut answer));
+        answer
+    }
+
+    /// A connection that is served, or `None`.
+    fn served(&self) -> Option<Box<dyn Stream>> {
+        let mut stream = self.connect();
+        let echoed = stream.write_all(b"x").and_then(|()| stream.read_exact(&mut [0]));
+        echoed.is_ok().then_some(stream)
+    }
+
+    fn status(&self) -> serde_json::Value {
+        let status = self.server.unwrap().status();
+        let services = status["services"].as_array().unwrap();
+        services.iter().find(|service| service["name"] == self.name.as_str()).unwrap().clone()
+    }
+
+    /// Whether a child of its worker is so while a connection is served.
+    #[track_caller]
+    fn has_process(&self, what: &str, is_so: impl Fn(i32) -> bool) {
+        let _served = self.served().unwrap_or_else(|| panic!("{} is not served", self.name));
+        eventually(what, || {
+            let worker = i32::try_from(self.status()["workers"][0]["pid"].as_i64().unwrap()).unwrap();
+            proc::descendants(worker).iter().any(|process| is_so(process.pid))
+        });
+    }
+}
+
+fn read(pid: i32, name: &str) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default()
+}
+
+fn field(pid: i32, name: &str) -> String {
+    let status = read(pid, "status");
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+    line.split_ascii_whitespace().next().unwrap_or_default().to_owned()
+}
+
+fn serves(seat: &Seat<'_>) {
+    assert_eq!(seat.ask("hello\n"), "hello\n", "{}", seat.name);
+}
+
+fn has_workers(seat: &Seat<'_>) {
+    assert_eq!(seat.status()["workers"].as_array().unwrap().len(), 2, "{}", seat.name);
+    serves(seat);
+}
+
+fn has_spares(seat: &Seat<'_>) {
+    eventually("spares", || seat.status()["spares"] == 2);
+    serves(seat);
+}
+
+fn takes_one(seat: &Seat<'_>) {
+    let held = seat.served();
+    assert!(held.is_some(), "{}", seat.name);
+    assert_eq!(seat.ask("x"), "", "{}", seat.name);
+    drop(held);
+    eventually("it has ended", || seat.served().is_some());
+}
+
+fn says_busy(seat: &Seat<'_>) {
+    let _held = seat.served().unwrap();
+    let mut answer = String::new();
+    let _ = seat.connect().read_to_string(&mut answer);
+    assert_eq!(answer, "busy", "{}", seat.name);
+}
+
+fn is_user(seat: &Seat<'_>) {
+    seat.has_process("user and group", |pid| field(pid, "Uid:") == "4711" && field(pid, "Gid:") == "4712");
+}
+
+fn is_in_usr(seat: &Seat<'_>) {
+    seat.has_process("its directory", |pid| {
+        std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.as_os_str() == "/usr")
+    });
+}
+
+fn has_umask(seat: &Seat<'_>) {
+    seat.has_process("its umask", |pid| field(pid, "Umask:") == "0123");
+}
+
+fn is_nice(seat: &Seat<'_>) {
+    seat.has_process("its nice value", |pid| {
+        let stat = read(pid, "stat");
+        stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(16)) == Some("7")
+    });
+}
+
+fn has_limit(seat: &Seat<'_>) {
+    seat.has_process("its limit", |pid| read(pid, "limits").contains("12345                12345"));
+}
+
+fn has_environment(seat: &Seat<'_>) {
+    assert!(seat.ask("").lines().any(|line| line == "CELL=yes"), "{}", seat.name);
+}
+
+fn says_nothing(seat: &Seat<'_>) {
+    serves(seat);
+    let server = seat.server.unwrap();
+    let record = format!("{}: connection", seat.name);
+    server.log.wait("the record", |line| line.contains(&record));
+    assert_eq!(server.log.count(|line| line.contains("loud")), 0, "{}", seat.name);
+}
+
+fn has_backlog(seat: &Seat<'_>) {
+    serves(seat);
+    let sockets = sure(&["ss", "-lnx"]) + &sure(&["ss", "-lnt"]);
+    let address = seat.address.strip_prefix("unix:").unwrap_or(&seat.address);
+    let line = sockets.lines().find(|line| line.split_ascii_whitespace().any(|word| word == address));
+    let line = line.unwrap_or_else(|| panic!("{address} in {sockets}"));
+    assert!(line.split_ascii_whitespace().any(|word| word == "17"), "{line}");
+}
+
+fn owns_file(seat: &Seat<'_>) {
+    use std::os::unix::fs::MetadataExt;
+    let file = std::fs::metadata(&seat.address["unix:".len()..]).unwrap();
+    let found = [file.uid() == 4711, file.gid() == 4712, file.mode() & 0o777 == 0o640];
+    assert_eq!(found.iter().filter(|so| **so).count(), 1, "{found:?}");
+    serves(seat);
+}
+
+fn is_counted(seat: &Seat<'_>) {
+    serves(seat);
+    let record = format!("{}: connection", seat.name);
+    let record = seat.server.unwrap().log.wait("the record", |line| line.contains(&record));
+    assert!(record.contains("6 bytes in, 6 out"), "{record}");
+}
+
+fn lets_nobody_in(seat: &Seat<'_>) {
+    assert_eq!(seat.ask("x"), "", "{}", seat.name);
+    eventually("it is counted", || seat.status()["refused"]["access"] == 1);
+}
+
+fn serves_once(seat: &Seat<'_>) {
+    assert!(seat.served().is_some() && seat.served().is_none(), "{}", seat.name);
+}
+
+fn ends(seat: &Seat<'_>) {
+    let mut held = seat.served().unwrap_or_else(|| panic!("{} is not served", seat.name));
+    let _ = held.read(&mut [0]);
+}
+
+fn serves_once_ending(seat: &Seat<'_>) {
+    ends(seat);
+    eventually("a penalty", || seat.served().is_none());
+    eventually("it is counted", || seat.status()["refused"]["penalty"].as_u64() > Some(0));
+}
+
+fn serves_again_ending(seat: &Seat<'_>) {
+    ends(seat);
+    eventually("it is counted", || seat.status()["timeouts"] == 1);
+    serves(seat);
+    assert_eq!(seat.status()["refused"]["penalty"], 0);
+}
+
+fn is_ended_silent(seat: &Seat<'_>) {
+    let start = Instant::now();
+    assert_eq!(seat.connect().read(&mut [0]).unwrap_or(0), 0, "{}", seat.name);
+    assert!(start.elapsed() >= Duration::from_millis(150), "{}", seat.name);
+    eventually("it is counted", || seat.status()["timeouts"] == 1);
+}
+
+fn believes(seat: &Seat<'_>) {
+    assert_eq!(
+        seat.ask("PROXY TCP4 192.0.2.7 198.51.100.1 40000 443\r\nhello\n"),
+        "hello\n",
+        "{}",
+        seat.name
+    );
+    let record = format!("{}: connection", seat.name);
+    let record = seat.server.unwrap().log.wait("the record", |line| line.contains(&record));
+    assert!(record.contains(" from 192.0.2.7:40000: "), "{record}");
+}
+
+/// Listens at its first arguments and passes that on to the command that follows, as systemd does.
+const ACTIVATE: &str = "use IO::Socket::INET; use IO::Socket::UNIX; use Fcntl; use POSIX (); $^F = 200; my (@names, @sockets); \
+    while (($_ = shift) ne '--') { my ($name, $at) = split /=/, $_, 2; push @names, $name; \
+    push @sockets, $at =~ s/^unix:// ? IO::Socket::UNIX->new(Local => $at, Listen => 9) : \
+    IO::Socket::INET->new(LocalAddr => $at, Listen => 9, ReuseAddr => 1) or die \"$at: $!\"; } \
+    my @high = map { fcntl($_, F_DUPFD, 100) or die } @sockets; POSIX::dup2($high[$_], 3 + $_) for 0..$#high; \
+    POSIX::close($_) for @high, map { $_->fileno >= 3 + @high ? $_->fileno : () } @sockets; \
+    $ENV{LISTEN_FDS} = @sockets; $ENV{LISTEN_PID} = $$; $ENV{LISTEN_FDNAMES} = join ':', @names; exec @ARGV or die";
+
+/// A preforkd with these seats as services.
+fn start(row: &Row, seats: &[Seat<'_>]) -> Preforkd {
+    let config: String = seats.iter().map(|seat| seat.section(row)).collect();
+    let server = Preforkd::run(&config);
+    let dir = server.dir().display().to_string();
+    let passed = seats.iter().filter(|seat| seat.at.is_passed());
+    let passed: Vec<_> =
+        passed.map(|seat| format!("{}={}", seat.name, seat.address.replace("DIR", &dir))).collect();
+    if passed.is_empty() {
+        return server;
+    }
+    let command = ["perl", "-e", ACTIVATE].into_iter().chain(passed.iter().map(String::as_str)).chain(["--"]);
+    server.under(&command.collect::<Vec<_>>())
+}
+
+fn seat(number: usize, at: At, job: Job) -> Seat<'static> {
+    // None is the end of another.
+    let name = format!("x{at:?}-{job:?}");
+    let address = match at {
+        At::Tcp | At::PassedTcp => address::fresh().to_string(),
+        At::Path | At::PassedUnix => format!("unix:DIR/{name}"),
+        At::Abstract => format!("unix:@preforkd-cell-{}-{number}-{name}", std::process::id()),
+    };
+    Seat { at, job, name, address, server: None }
+}
+
+fn prove(number: usize, row: &Row) {
+    let cells = LISTENERS.iter().flat_map(|(at, _)| JOBS.iter().map(move |job| (*at, *job)));
+    let (works, refused): (Vec<_>, Vec<_>) = cells.partition(|(at, job)| (row.says)(*at, *job).is_none());
+    let mut works: Vec<_> = works.into_iter().map(|(at, job)| seat(number, at, job)).collect();
+    let refused: Vec<_> = refused.into_iter().map(|(at, job)| seat(number, at, job)).collect();
+    if !works.is_empty() {
+        let server = start(row, &works).start();
+        let dir = server.dir().display().to_string();
+        for seat in &mut works {
+            seat.address = seat.address.replace("DIR", &dir);
+            seat.server = Some(&server);
+        }
+        std::thread::scope(|scope| {
+            works.iter().for_each(|seat| {
+                scope.spawn(|| (row.proof)(seat));
+            });
+        });
+    }
+    refused.iter().for_each(|seat| is_refused(row, seat));
+}
+
+fn is_refused(row: &Row, seat: &Seat<'_>) {
+    let why = (row.says)(seat.at, seat.job).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("preforkd.toml");
+    write(&path, &seat.section(row).replace("DIR", dir.path().to_str().unwrap()));
+    let output = preforkd(&["check", "--config", path.to_str().unwrap()]);
+    let mut said = text(&output.stderr);
+    let mut code = output.status.code().map(|code| code.to_string());
+    if code.as_deref() == Some("0") && seat.at.is_passed() {
+        // What it is, nobody knows before it comes.
+        let server = start(row, std::slice::from_ref(seat)).start_unready();
+        code = Some(server.ending());
+        said = server.log.wait(why, |line| line.contains(why));
+        server.wait_empty();
+    }
+    assert_eq!(code.as_deref(), Some("78"), "{} of {}: {said}", row.key, seat.name);
+    assert!(said.contains(why), "{} of {}: no {why:?} in {said}", row.key, seat.name);
+}
+
+#[test]
+fn every_key_works_or_is_refused_at_every_listener_with_every_job() {
+    if !root("users of programs") {
+        return;
+    }
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    let Some(row) = ROWS.get(number) else { return };
+                    prove(number, row);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn every_key_and_every_kind_of_listener_has_its_cells() {
+    /// Flags that are no keys of a service.
+    const OTHERS: [&str; 5] = ["control", "drain_timeout", "log_target", "log_level", "help"];
+    let help = sure(&[crate::support::BINARY, "serve", "--help"]);
+    let flags = help.lines().filter_map(|line| {
+        let (_, flag) = line.split_once("--")?;
+        let is_flag = line.trim_start().starts_with('-');
+        is_flag.then(|| flag.split([' ', '<']).next().unwrap_or_default().replace('-', "_"))
+    });
+    let keys: Vec<String> = flags.filter(|flag| !OTHERS.contains(&flag.as_str())).collect();
+    assert!(keys.len() > 30, "{help}");
+    for key in &keys {
+        assert!(ROWS.iter().any(|row| row.key == *key), "the key {key} has no row in ROWS");
+    }
+    let known =
+        |key: &str| keys.iter().any(|known| known == key) || ["listen", "handler", "exec"].contains(&key);
+    ROWS.iter().for_each(|row| assert!(known(row.key), "{} is no key", row.key));
+
+    let line = help.lines().find(|line| line.trim_start().starts_with("<ADDRESS>")).unwrap();
+    let (_, forms) = line.trim_start().split_once("<ADDRESS>").unwrap();
+    let forms = forms.split(';').next().unwrap().replace(" or ", ", ");
+    for form in forms.split(',').map(str::trim).filter(|form| !form.is_empty()) {
+        let is_known = LISTENERS.iter().any(|(_, known)| *known == form) || ALSO_TCP.contains(&form);
+        assert!(is_known, "the kind of listener {form} has no cells");
+    }
+}
