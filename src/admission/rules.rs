@@ -124,6 +124,7 @@ mod tests {
 
     use super::*;
     use crate::admission::{CallerSets, Prefix};
+    use crate::sys::socket::PeerCredentials;
 
     fn listed(texts: &[&str], name: &'static str) -> Vec<Listed<'static>> {
         let prefixes = texts.iter().map(|text| text.parse().unwrap()).zip(1..);
@@ -285,6 +286,62 @@ mod tests {
                 let wanted = naive(allow, deny, address.to_canonical());
                 assert_eq!(found, wanted, "round {round}: {address} in {lists:?}");
             }
+        }
+    }
+
+    /// The interface's words about users: he counts more than his groups, deny wins a tie, an allow denies the rest.
+    fn naive_user(allow: &[Caller], deny: &[Caller], user: &LocalUser<'_>) -> bool {
+        let is_him = |caller: &Caller| *caller == Caller::User(user.uid);
+        let is_his = |caller: &Caller| matches!(caller, Caller::Group(gid) if user.groups.contains(gid));
+        if deny.iter().any(is_him) {
+            false
+        } else if allow.iter().any(is_him) {
+            true
+        } else if deny.iter().any(is_his) {
+            false
+        } else {
+            allow.iter().any(is_his) || allow.is_empty()
+        }
+    }
+
+    #[test]
+    fn rules_about_users_and_groups_agree_with_a_naive_matcher() {
+        let mut random = fastrand::Rng::with_seed(crate::seeded::seed());
+        let (one, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        // Without a supplementary group that the lists know, but for the effective one.
+        let place = WrittenAt { name: "x", line: None };
+        for round in 0..300 {
+            let lists: [Vec<Caller>; 2] = [(); 2].map(|()| {
+                let number = random.usize(..6);
+                let entry = |_| match random.bool() {
+                    true => Caller::User(random.u32(1000..1006)),
+                    false => Caller::Group(random.u32(2_000_000..2_000_004)),
+                };
+                (0..number).map(entry).collect()
+            });
+            let [allow, deny] = &lists;
+            let listed =
+                |list: &[Caller]| list.iter().map(|&caller| Listed { caller, place }).collect::<Vec<_>>();
+            let rules = Rules::new(listed(allow), listed(deny));
+            let none = Callers::default();
+            let file = CallerSets::freeze(&rules, &none, &none).unwrap();
+            let sets = CallerSets::open(file.as_fd()).unwrap();
+            for uid in 999..1007 {
+                for gid in 1_999_999..2_000_005 {
+                    let user = LocalUser { uid, groups: &[gid] };
+                    let wanted = naive_user(allow, deny, &user);
+                    assert_eq!(
+                        rules.decide_user(&user).allowed,
+                        wanted,
+                        "round {round}: {user:?} in {lists:?}"
+                    );
+                    let peer = PeerCredentials { pid: 1, uid, gid };
+                    let set = sets.allow_user(Some(peer), one.as_fd());
+                    assert_eq!(set, wanted, "round {round}: the set and {user:?} in {lists:?}");
+                }
+            }
+            let unknown = sets.allow_user(None, one.as_fd());
+            assert_eq!(unknown, allow.is_empty() && deny.is_empty(), "round {round}: nobody knows who");
         }
     }
 

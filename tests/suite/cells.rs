@@ -103,6 +103,12 @@ const ROWS: &[Row] = &[
         everywhere,
         says_busy,
     ),
+    row(
+        "refuse_message",
+        "max_connections_per_source = 1\noverload = \"refuse\"\nrefuse_message = \"busy\"",
+        everywhere,
+        says_busy,
+    ),
     row("connections_per_child", "connections_per_child = 2", no_programs, serves),
     row("user", "user = 4711\ngroup = 4712", everywhere, is_user),
     row("group", "user = 4711\ngroup = 4712", everywhere, is_user),
