@@ -6,10 +6,12 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use super::closing;
 use super::handler::{self, Handler};
 use crate::admission::{ActivityWatch, Deadlines, TERM_TO_KILL, Verdict};
 use crate::client::{Client, Traffic};
 use crate::ipc::reports::Reporter;
+use crate::pace::LINGER_TIME;
 use crate::sys::alarm::{self, OnAlarm};
 use crate::sys::tcp_info::TcpInfo;
 use crate::sys::time::Monotonic;
@@ -34,12 +36,12 @@ impl OnAlarm for SelfWatch<'_> {
         let info = TcpInfo::of(self.connection).ok();
         match self.watch.judge(&self.deadlines, now, info.and_then(|info| info.activity)) {
             Verdict::Over(deadline) => {
-                let traffic = info.map(|info| Traffic {
-                    received: info.received.saturating_sub(self.header_length),
-                    sent: info.sent,
-                });
                 stream::give_up_after(self.connection, TERM_TO_KILL);
-                // The client is not to wait until there is room for the report.
+                // The client is not to wait until there is room for the report. If it serves several, it is killed later.
+                let traffic = closing::finish(self.connection, now + LINGER_TIME).map(|counted| Traffic {
+                    received: counted.received.saturating_sub(self.header_length),
+                    ..counted
+                });
                 stream::end(self.connection);
                 self.reporter.timed_out(deadline, traffic.unwrap_or_default());
                 process::exit(TIMED_OUT)
@@ -61,14 +63,23 @@ pub(crate) fn serve(
     reporter: Reporter,
 ) -> (u8, Traffic) {
     let watch = ActivityWatch::new(client);
+    let header_length = client.header_length();
+    // Before somebody kills it who thinks that it still serves.
+    let until = match deadlines.until(client) {
+        Monotonic::NEVER => Monotonic::NEVER,
+        until => until + LINGER_TIME,
+    };
     // It has just been accepted: no clock, and no question to the kernel, is needed yet.
     let Some(first) = watch.first_look(&deadlines).map(|at| at - client.accepted) else {
-        return handler::serve(handler, connection);
+        let (code, traffic) = handler::serve(handler, connection.as_fd());
+        return (code, closing::close(connection, header_length, traffic, until));
     };
-    let (connection_fd, header_length) = (connection.as_fd(), client.header_length());
+    let connection_fd = connection.as_fd();
     let mut watcher = SelfWatch { connection: connection_fd, header_length, reporter, deadlines, watch };
     // Who cannot be watched is not served for ever.
-    let served = alarm::during(&mut watcher, first, || handler::serve_on(handler, connection.as_fd()));
-    drop(connection);
-    served.unwrap_or((crate::exit::OS, Traffic::default()))
+    let served = alarm::during(&mut watcher, first, || handler::serve(handler, connection.as_fd()));
+    match served {
+        Ok((code, traffic)) => (code, closing::close(connection, header_length, traffic, until)),
+        Err(_) => (crate::exit::OS, Traffic::default()),
+    }
 }

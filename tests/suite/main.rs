@@ -21,6 +21,7 @@ mod cli;
 mod counts;
 mod deadlines;
 mod down;
+mod endings;
 mod faults;
 mod haproxy;
 mod life;

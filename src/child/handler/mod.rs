@@ -11,7 +11,7 @@ mod tests;
 
 use std::cell::Cell;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 
 use crate::client::Traffic;
 use crate::exit;
@@ -48,16 +48,8 @@ pub(crate) fn find(name: &str) -> Option<Handler> {
     REGISTRY.iter().find(|(known, _)| *known == name).map(|(_, handler)| *handler)
 }
 
-/// Serves one client to the end and closes the connection: at once, since when this process exits its memory comes
-/// first. The result is the exit code of this process, and what was moved.
-pub(crate) fn serve(handler: Handler, connection: OwnedFd) -> (u8, Traffic) {
-    let served = serve_on(handler, connection.as_fd());
-    drop(connection);
-    served
-}
-
-/// The same, for whoever closes the connection itself.
-pub(crate) fn serve_on(handler: Handler, connection: BorrowedFd<'_>) -> (u8, Traffic) {
+/// Serves one client to the end. The result is the exit code of this process, and what was moved.
+pub(crate) fn serve(handler: Handler, connection: BorrowedFd<'_>) -> (u8, Traffic) {
     let client = ClientStream { socket: connection, traffic: Cell::default() };
     let code = match handler(&client) {
         Ok(()) => exit::OK,
