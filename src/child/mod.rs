@@ -15,6 +15,7 @@
 //!
 //! All but the last is rehearsed by each worker before it is ready, for a fork, an exec and a spare alike.
 
+pub(crate) mod closing;
 mod confine;
 mod environment;
 pub(crate) mod handler;

@@ -6,10 +6,12 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use super::closing;
 use super::handler::{self, Handler, Progress};
 use crate::admission::{ActivityWatch, Deadlines, TERM_TO_KILL, Verdict};
 use crate::client::{Client, Traffic};
 use crate::ipc::reports::Reporter;
+use crate::pace::LINGER_TIME;
 use crate::sys::alarm::{self, OnAlarm};
 use crate::sys::socket::{self, Peer};
 use crate::sys::tcp_info::{Activity, TcpInfo};
@@ -52,17 +54,14 @@ impl OnAlarm for SelfWatch<'_> {
         };
         match self.watch.judge(&self.deadlines, now, activity) {
             Verdict::Over(deadline) => {
-                let traffic = match info {
-                    Some(info) => Traffic {
-                        received: info.received.saturating_sub(self.header_length),
-                        sent: info.sent,
-                    },
-                    None => self.progress.traffic(),
-                };
                 stream::give_up_after(self.connection, TERM_TO_KILL);
-                // The client is not to wait until there is room for the report.
+                // The client is not to wait until there is room for the report. If it serves several, it is killed later.
+                let traffic = closing::finish(self.connection, now + LINGER_TIME).map(|counted| Traffic {
+                    received: counted.received.saturating_sub(self.header_length),
+                    ..counted
+                });
                 stream::end(self.connection);
-                self.reporter.timed_out(deadline, traffic);
+                self.reporter.timed_out(deadline, traffic.unwrap_or_else(|| self.progress.traffic()));
                 process::exit(TIMED_OUT)
             }
             Verdict::LookAt(next) => Some(next - now),
@@ -82,11 +81,18 @@ pub(crate) fn serve(
     reporter: Reporter,
 ) -> (u8, Traffic) {
     let watch = ActivityWatch::new(client);
+    let header_length = client.header_length();
+    // Before somebody kills it who thinks that it still serves.
+    let until = match deadlines.until(client) {
+        Monotonic::NEVER => Monotonic::NEVER,
+        until => until + LINGER_TIME,
+    };
     // It has just been accepted: no clock, and no question to the kernel, is needed yet.
     let Some(first) = watch.first_look(&deadlines).map(|at| at - client.accepted) else {
-        return handler::serve(handler, connection);
+        let (code, traffic) = handler::serve(handler, connection.as_fd(), &Progress::default());
+        return (code, closing::close(connection, header_length, traffic, until));
     };
-    let (connection_fd, header_length) = (connection.as_fd(), client.header_length());
+    let connection_fd = connection.as_fd();
     // Behind a proxy it may be a Unix socket, too.
     let is_unix = matches!(client.peer, Peer::Unix(_)) || client.header.is_some() && is_unix(connection_fd);
     let progress = if is_unix { Progress::timed(client.accepted) } else { Progress::default() };
@@ -100,9 +106,11 @@ pub(crate) fn serve(
     };
     // Who cannot be watched is not served for ever.
     let served =
-        alarm::during(&mut watcher, first, || handler::serve_on(handler, connection.as_fd(), &progress));
-    drop(connection);
-    served.unwrap_or((crate::exit::OS, Traffic::default()))
+        alarm::during(&mut watcher, first, || handler::serve(handler, connection.as_fd(), &progress));
+    match served {
+        Ok((code, traffic)) => (code, closing::close(connection, header_length, traffic, until)),
+        Err(_) => (crate::exit::OS, Traffic::default()),
+    }
 }
 
 fn is_unix(connection: BorrowedFd<'_>) -> bool {

@@ -34,6 +34,9 @@ const LENGTH: usize = 16;
 /// The pid of nobody.
 const NOBODY: Pid = 0;
 
+/// How much of what a client has sent is thrown away for it.
+const DISCARDED_AT_ONCE: usize = 64 << 10;
+
 /// How many are taken before others have their turn.
 const COPIES_AT_ONCE: usize = 4096;
 
@@ -51,7 +54,7 @@ impl Copies {
     }
 
     /// Hands on what has come. The numbers say nothing that the reader's own children do not confirm; that what came is a
-    /// connection over TCP was checked.
+    /// connection was checked.
     pub(crate) fn read(&self, mut take: impl FnMut(Copied)) {
         let mut message = [0; LENGTH];
         for _ in 0..COPIES_AT_ONCE {
@@ -60,7 +63,7 @@ impl Copies {
             };
             match (decode(&message), copy.filter(|_| length == LENGTH)) {
                 (Some((NOBODY, _)), Some(connection)) => take(Copied::Refused(connection)),
-                (Some((pid, process)), Some(connection)) if stream::is_tcp_connection(connection.as_fd()) => {
+                (Some((pid, process)), Some(connection)) if stream::is_connection(connection.as_fd()) => {
                     take(Copied::Program { pid, process, connection });
                 }
                 _ => {}
@@ -79,7 +82,7 @@ pub(crate) fn hand_over(refused: Option<BorrowedFd<'_>>, connection: BorrowedFd<
     let send = |to| message::send_copy(to, &encode(NOBODY, 0), connection);
     if refused.is_none_or(|to| send(to).is_err()) {
         // The close that follows resets it if something is unread, and what was said may be lost.
-        stream::discard(connection);
+        stream::discard(connection, DISCARDED_AT_ONCE);
     }
 }
 

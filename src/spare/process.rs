@@ -17,7 +17,7 @@ use crate::ipc::reports::{Served, Step};
 use crate::pace::EXHAUSTED_PAUSE;
 use crate::sys::epoll::{Interest, Poller};
 use crate::sys::fork::ForkedChild;
-use crate::sys::socket::{self, Peer};
+use crate::sys::socket;
 use crate::sys::time::{self, Monotonic};
 use crate::sys::{fd, memory, process};
 
@@ -242,7 +242,7 @@ impl Spare {
     fn tell(&self, socket: BorrowedFd<'_>, connection: &Connection) {
         let spec = self.context.spec;
         events::tell(spec.events, process::id(), connection);
-        if let (Some(copies), Peer::Ip(_)) = (spec.copies, connection.client.peer) {
+        if let Some(copies) = spec.copies {
             copies::send_copy(copies, process::id(), connection.number, socket);
         }
         if self.context.wakes {

@@ -17,6 +17,9 @@ pub(crate) enum Interest {
     ReadExclusive,
     /// Each new event once, read or not.
     ReadEdge,
+    /// Each event once, whatever it is about: also that the other end has acknowledged the end of our stream, which is
+    /// no other event.
+    AnyEdge,
     /// Room to write.
     Write,
 }
@@ -53,6 +56,7 @@ impl Poller {
             Interest::Read => libc::EPOLLIN,
             Interest::ReadExclusive => libc::EPOLLIN | libc::EPOLLEXCLUSIVE,
             Interest::ReadEdge => libc::EPOLLIN | libc::EPOLLET,
+            Interest::AnyEdge => libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET,
             Interest::Write => libc::EPOLLOUT,
         };
         // EPOLLET is bit 31; the cast keeps the bits.

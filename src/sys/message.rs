@@ -125,7 +125,7 @@ mod tests {
         let mut copy = TcpStream::from(copy.unwrap());
         copy.write_all(b"x").unwrap();
         client.read_exact(&mut [0]).unwrap();
-        assert!(stream::is_tcp_connection(copy.as_fd()));
+        assert!(stream::is_connection(copy.as_fd()));
         stream::end(copy.as_fd());
         assert_eq!(client.read(&mut [0]).unwrap(), 0);
         assert!(matches!(receive_copy(from.as_fd(), &mut buffer), Ok((5, None))));

@@ -99,31 +99,43 @@ pub(crate) fn send_last(connection: BorrowedFd<'_>, words: &[u8]) -> io::Result<
     end_sending(connection)
 }
 
-/// Throws away what has come from the other end, up to a bound, without blocking. True if nothing more will come.
-pub(crate) fn discard(connection: BorrowedFd<'_>) -> bool {
-    const READS_AT_ONCE: usize = 4;
+/// What is left of what the other end sends, when some of it was thrown away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rest {
+    /// Nothing has come yet.
+    Nothing,
+    /// There may be more.
+    More,
+    /// Nothing more will come.
+    End,
+}
+
+/// Throws away what has come from the other end, about this much at most, without blocking. Returns how much that was.
+pub(crate) fn discard(connection: BorrowedFd<'_>, most: usize) -> (usize, Rest) {
     let mut scrap = std::mem::MaybeUninit::<[u8; 16 * 1024]>::uninit();
     // For TCP, MSG_TRUNC means that nothing is copied, tcp(7).
     let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
-    for _ in 0..READS_AT_ONCE {
+    let mut discarded = 0;
+    while discarded < most {
         // SAFETY: the kernel writes at most the length of the buffer, and nobody reads it.
         let received = unsafe {
             libc::recv(connection.as_raw_fd(), scrap.as_mut_ptr().cast(), size_of_val(&scrap), flags)
         };
         match received {
-            0 => return true,
-            1.. => {}
+            0 => return (discarded, Rest::End),
+            1.. => discarded += received.unsigned_abs(),
             _ => {
                 let kind = io::Error::last_os_error().kind();
-                return !matches!(kind, io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted);
+                let waits = matches!(kind, io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted);
+                return (discarded, if waits { Rest::Nothing } else { Rest::End });
             }
         }
     }
-    false
+    (discarded, Rest::More)
 }
 
-/// Whether `fd` is a TCP socket that is, or was, connected.
-pub(crate) fn is_tcp_connection(fd: BorrowedFd<'_>) -> bool {
+/// Whether `fd` is a stream over TCP or a Unix socket, and no listener.
+pub(crate) fn is_connection(fd: BorrowedFd<'_>) -> bool {
     let has = |option: libc::c_int, wanted: libc::c_int| {
         let mut value: libc::c_int = 0;
         let mut length = size_of::<libc::c_int>() as libc::socklen_t;
@@ -134,7 +146,7 @@ pub(crate) fn is_tcp_connection(fd: BorrowedFd<'_>) -> bool {
         result == 0 && value == wanted
     };
     has(libc::SO_TYPE, libc::SOCK_STREAM)
-        && has(libc::SO_PROTOCOL, libc::IPPROTO_TCP)
+        && (has(libc::SO_PROTOCOL, libc::IPPROTO_TCP) || has(libc::SO_DOMAIN, libc::AF_UNIX))
         && has(libc::SO_ACCEPTCONN, 0)
 }
 
@@ -169,11 +181,11 @@ mod tests {
         client.read_to_string(&mut words).unwrap();
         assert_eq!(words, "busy");
         while is_readable(server.as_fd()) {
-            assert!(!discard(server.as_fd()));
+            assert_ne!(discard(server.as_fd(), 1 << 16).1, Rest::End);
         }
         client.write_all(b"x").unwrap();
         hang_up(&client);
-        while !discard(server.as_fd()) {}
+        while discard(server.as_fd(), 1 << 16).1 != Rest::End {}
         reset(server.into());
         assert_eq!(client.read(&mut [0]).map_err(|error| error.kind()).unwrap_or(0), 0);
     }
@@ -193,10 +205,11 @@ mod tests {
     }
 
     #[test]
-    fn only_a_tcp_connection_is_one() {
+    fn only_a_connection_is_one() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        assert!(!is_tcp_connection(listener.as_fd()));
-        assert!(!is_tcp_connection(UnixStream::pair().unwrap().0.as_fd()));
-        assert!(!is_tcp_connection(std::fs::File::open("/dev/null").unwrap().as_fd()));
+        assert!(!is_connection(listener.as_fd()));
+        assert!(is_connection(UnixStream::pair().unwrap().0.as_fd()));
+        assert!(!is_connection(std::os::unix::net::UnixDatagram::pair().unwrap().0.as_fd()));
+        assert!(!is_connection(std::fs::File::open("/dev/null").unwrap().as_fd()));
     }
 }

@@ -36,8 +36,14 @@ const _: () = assert!(std::mem::offset_of!(Raw, bytes_acked) == 120, "linux/tcp.
 pub(crate) struct TcpInfo {
     /// Bytes from the client, read or not.
     pub(crate) received: u64,
-    /// Bytes to the client, on their way or still to be sent.
-    pub(crate) sent: u64,
+    /// Bytes to the client that it has acknowledged.
+    pub(crate) acked: u64,
+    /// Bytes to the client, acknowledged, on their way or still to be sent.
+    written: u64,
+    /// Whether the client has ended its half.
+    pub(crate) end_has_come: bool,
+    /// Whether nothing will move any more: both halves have ended, or it was reset.
+    pub(crate) is_closed: bool,
     /// Of a listener, how many connections wait in its queue.
     pub(crate) unacked: u32,
     /// What tells whether the connection is in use, from Linux 4.1 on.
@@ -60,6 +66,11 @@ pub(crate) struct Activity {
 }
 
 impl TcpInfo {
+    /// Whether the client has acknowledged all that was written.
+    pub(crate) fn has_all(&self) -> bool {
+        self.acked >= self.written
+    }
+
     /// Asks the kernel.
     ///
     /// # Errors
@@ -85,14 +96,22 @@ impl TcpInfo {
             since_data_ms: raw.last_data_recv,
             since_ack_ms: raw.last_ack_recv,
         });
+        // The end of our stream is a byte for the kernel, too, when it is acknowledged, and as long as it is not sent.
+        let written = raw.bytes_sent.saturating_sub(raw.bytes_retrans).saturating_add(unsent);
         Ok(TcpInfo {
             received: raw.bytes_received.saturating_sub(end),
-            sent: raw.bytes_sent.saturating_sub(raw.bytes_retrans).saturating_add(unsent),
+            acked: raw.bytes_acked.min(written),
+            written,
+            end_has_come: end == 1,
+            is_closed: raw.state == CLOSED,
             unacked: raw.unacked,
             activity,
         })
     }
 }
+
+/// `TCP_CLOSE`.
+const CLOSED: u8 = 7;
 
 /// `TCP_TIME_WAIT`, `TCP_CLOSE`, `TCP_CLOSE_WAIT`, `TCP_LAST_ACK` and `TCP_CLOSING` of net/tcp_states.h. After a reset
 /// the state is `TCP_CLOSE` too, and the count may be one too low.
@@ -113,12 +132,14 @@ mod tests {
         let (mut server, _) = listener.accept().unwrap();
         let counts = |server: &TcpStream| {
             let info = TcpInfo::of(server.as_fd()).unwrap();
-            (info.received, info.sent)
+            (info.received, info.acked)
         };
         assert_eq!(counts(&server), (0, 0));
         client.write_all(&[0; 1000]).unwrap();
         server.read_exact(&mut [0; 1000]).unwrap();
         server.write_all(&[0; 70]).unwrap();
+        client.read_exact(&mut [0; 70]).unwrap();
+        while !TcpInfo::of(server.as_fd()).unwrap().has_all() {}
         assert_eq!(counts(&server), (1000, 70));
         client.shutdown(Shutdown::Write).unwrap();
         server.read_to_end(&mut Vec::new()).unwrap();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::Token;
 use crate::pace::LINGER_TIME;
 use crate::sys::epoll::{Interest, Poller};
-use crate::sys::stream;
+use crate::sys::stream::{self, Rest};
 use crate::sys::time::Monotonic;
 
 /// How many are kept; the oldest goes when there are more.
@@ -19,6 +19,9 @@ const PLACES: usize = 64;
 
 /// How long a client has to hang up before it is watched.
 const WATCH_DELAY: Duration = Duration::from_millis(1);
+
+/// How much of what one sends is thrown away before others have their turn.
+const DISCARDED_AT_ONCE: usize = 64 << 10;
 
 /// Those that were close and have not hung up. Children get no copy of this table, as long as it is on the stack.
 #[derive(Debug)]
@@ -107,7 +110,8 @@ impl LingeringCloses {
     /// Throws away what one has sent. True if it has hung up.
     fn forget_if_gone(&mut self, place: usize, poller: &Poller) -> bool {
         let close = self.places.get(place).and_then(Option::as_ref);
-        let gone = close.is_some_and(|close| stream::discard(close.connection.as_fd()));
+        let discard = |close: &LingeringClose| stream::discard(close.connection.as_fd(), DISCARDED_AT_ONCE).1;
+        let gone = close.is_some_and(|close| discard(close) == Rest::End);
         if gone {
             self.forget(place, poller);
         }

@@ -69,6 +69,8 @@ enum Token {
     Header(u64),
     /// A client that was refused and has not hung up.
     Lingering(usize),
+    /// A client whose program has ended, by the number of the connection.
+    Closing(u64),
 }
 
 /// The kind is in the upper bits.
@@ -84,6 +86,7 @@ impl From<Token> for u64 {
             Token::Output(pid) => (4, u64::from(pid.unsigned_abs())),
             Token::Header(number) => (5, number),
             Token::Lingering(place) => (6, place as u64),
+            Token::Closing(number) => (7, number),
         };
         kind << KIND | value
     }
@@ -99,7 +102,8 @@ impl From<u64> for Token {
             3 => Token::Listener(value as usize),
             4 => Token::Output(value as Pid),
             5 => Token::Header(value),
-            _ => Token::Lingering(value as usize),
+            6 => Token::Lingering(value as usize),
+            _ => Token::Closing(value),
         }
     }
 }
@@ -324,6 +328,7 @@ impl Worker {
                 Token::SpareTaken => {}
                 Token::Lingering(place) => self.lingering.hear(place, &self.cx.poller),
                 Token::Header(number) => self.hear_proxy(number),
+                Token::Closing(number) => self.tend_close(number),
                 Token::Output(pid) => {
                     self.children.read_output(pid, &self.cx.books(), &self.cx.poller);
                 }
@@ -348,6 +353,13 @@ impl Worker {
             self.hear_reports();
         }
         self.children.tend();
+        self.children.due_closes().into_iter().for_each(|number| self.tend_close(number));
+    }
+
+    fn tend_close(&mut self, number: u64) {
+        if self.children.tend_close(number, &self.cx.books(), &self.cx.poller) {
+            self.pool.slot_freed();
+        }
     }
 
     fn slot_freed(&mut self) {

@@ -22,6 +22,7 @@ mod cli;
 mod counts;
 mod deadlines;
 mod down;
+mod endings;
 mod faults;
 mod haproxy;
 mod life;

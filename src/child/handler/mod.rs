@@ -10,7 +10,7 @@ mod echo;
 mod tests;
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -49,16 +49,9 @@ pub(crate) fn find(name: &str) -> Option<Handler> {
     REGISTRY.iter().find(|(known, _)| *known == name).map(|(_, handler)| *handler)
 }
 
-/// Serves one client to the end and closes the connection: at once, since when this process exits its memory comes
-/// first. The result is the exit code of this process, and what was moved.
-pub(crate) fn serve(handler: Handler, connection: OwnedFd) -> (u8, Traffic) {
-    let served = serve_on(handler, connection.as_fd(), &Progress::default());
-    drop(connection);
-    served
-}
-
-/// The same, for whoever closes the connection itself, and looks at its progress.
-pub(crate) fn serve_on(handler: Handler, connection: BorrowedFd<'_>, progress: &Progress) -> (u8, Traffic) {
+/// Serves one client to the end, with its progress for whoever looks at it. The result is the exit code of this process, and
+/// what was moved.
+pub(crate) fn serve(handler: Handler, connection: BorrowedFd<'_>, progress: &Progress) -> (u8, Traffic) {
     let client = ClientStream { socket: connection, progress };
     let code = match handler(&client) {
         Ok(()) => exit::OK,

@@ -5,6 +5,7 @@
 //! kernel about it; a handler's process looks after its bytes itself, see [`crate::child::watch`]. TERM, then KILL, go to
 //! the process group. When no deadline has come, nobody wakes up.
 
+mod closes;
 mod end;
 mod output;
 mod timers;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use hashbrown::HashMap;
 
 use crate::admission::{ActivityWatch, Deadline, Deadlines, TERM_TO_KILL, Verdict};
+use crate::child::closing::LONGEST_CLOSE;
 use crate::child::watch::TIMED_OUT;
 use crate::client::{Connection, ConnectionId, Traffic, process_of};
 use crate::ipc::reports::{ChildReport, FAILED_TO_BEGIN, Failure, Served};
@@ -31,6 +33,7 @@ use crate::sys::time::Monotonic;
 use crate::sys::wait::{self, Ended, Ending, Pid};
 use crate::sys::{process, stream};
 
+use closes::{Close, Closed, Closes};
 use end::{Finished, How};
 use output::{PipeState, Said};
 use timers::{Timer, TimerKind, Timers};
@@ -144,14 +147,6 @@ impl<S: Deref<Target = Scoreboard>> Child<S> {
         ConnectionId { number: connection.number, ..self.id }
     }
 
-    /// Bytes from and to the client, if somebody knows.
-    fn bytes(&self, connection: &Connection) -> Option<(u64, u64)> {
-        let said = self.traffic.map(|traffic| (traffic.received, traffic.sent));
-        let counted = || TcpInfo::of(self.kept.as_ref()?.as_fd()).ok();
-        let header = connection.client.header_length();
-        said.or_else(|| counted().map(|info| (info.received.saturating_sub(header), info.sent)))
-    }
-
     fn how(&self, ending: Ending) -> How<'static> {
         let said = self.said_timeout.filter(|_| ending == Ending::Exited(TIMED_OUT));
         let failure = self.failure.filter(|_| ending == Ending::Exited(FAILED_TO_BEGIN));
@@ -187,11 +182,16 @@ pub(crate) enum Departed {
     },
 }
 
-/// Children by pid: exactly those that have not been reaped.
+/// Children by pid: exactly those that have not been reaped; and the connections of those that have, until they are closed.
 #[derive(Debug)]
 pub(crate) struct Children<S: Deref<Target = Scoreboard>> {
-    by_pid: HashMap<Pid, Child<S>, hashbrown::DefaultHashBuilder, DontForkAlloc>,
+    by_pid: ByPid<S>,
     timers: Timers,
+    closes: Closes<S>,
+    /// When they have to be over, since all is ending.
+    closes_until: Monotonic,
+    /// The closes that are to be looked at.
+    due: Vec<u64>,
     /// Those that the kernel is asked about.
     deadlines: Deadlines,
 }
@@ -208,6 +208,9 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
                 DontForkAlloc::new(),
             ),
             timers: Timers::new(deadlines != Deadlines::default()),
+            closes: Closes::new(),
+            closes_until: Monotonic::NEVER,
+            due: Vec::new(),
             deadlines: deadlines.of_bytes(),
         }
     }
@@ -226,12 +229,18 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.by_pid.is_empty()
+        self.by_pid.is_empty() && self.closes.is_empty()
     }
 
-    /// Ends all of them with their process groups: SIGTERM, and SIGKILL after this time.
+    /// Ends all of them with their process groups: SIGTERM, and SIGKILL after this time. Connections are not kept open for
+    /// longer either.
     pub(crate) fn end_all(&mut self, kill_after: Duration) {
         let kill_at = Monotonic::now() + kill_after;
+        self.closes_until = self.closes_until.min(kill_at);
+        self.closes.hurry(kill_at);
+        for number in self.closes.numbers() {
+            self.put_close(number, kill_at);
+        }
         for pid in self.by_pid.keys().copied().collect::<Vec<_>>() {
             self.tell_to_end(pid, kill_after, kill_at);
         }
@@ -337,13 +346,11 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
         }
     }
 
-    /// A process has been reaped: the last lines of its stderr, the record of its connection, and its slot back. `None` if
-    /// it was no child of these.
+    /// A process has been reaped: the last lines of its stderr, and when its connection is closed the record of that, and
+    /// its slot back. `None` if it was no child of these.
     pub(crate) fn ended(&mut self, ended: &Ended, books: &Books<'_>, poller: &Poller) -> Option<Departed> {
         let mut child = self.by_pid.remove(&ended.pid)?;
-        let bytes = child.connection.as_ref().and_then(|connection| child.bytes(connection));
-        // The client is not to wait for the record, nor for a process that has left the group and kept the connection.
-        child.kept.take().inspect(|kept| stream::end(kept.as_fd()));
+        let kept = child.kept.take();
         let output = child.output.take();
         let (mut several, child) = (child.several.take(), child);
         if let Some(mut output) = output {
@@ -352,14 +359,54 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
             output.drain(Monotonic::now(), &mut |said| write(books, id, ended.pid, said));
         }
         several.iter_mut().for_each(|several| child.enter_lost(several, None, books));
-        let Some(connection) = &child.connection else {
+        let Some(connection) = child.connection else {
             let failure = child.failure.map(|failure| books.explain(failure));
             let is_spent = several.is_some_and(|several| several.left == Some(0));
             return Some(Departed::Spare { failure, is_spent });
         };
-        let (id, client, how) = (child.name(connection), connection.client, child.how(ended.ending));
-        books.enter(&Finished { id, client, ended: *ended, how, bytes, slot: &child.slot });
+        match kept {
+            Some(kept) => self.begin_close((child, connection, kept), ended, books, poller),
+            None => {
+                let bytes = child.traffic.map(|traffic| (traffic.received, traffic.sent));
+                enter(&child, &connection, ended, bytes, books);
+            }
+        }
         Some(Departed::Connection)
+    }
+
+    fn begin_close(
+        &mut self,
+        whose: (Child<S>, Connection, OwnedFd),
+        ended: &Ended,
+        books: &Books<'_>,
+        poller: &Poller,
+    ) {
+        let (now, until) = (Monotonic::now(), whose.1.until);
+        // Whose time is over is not given as much again.
+        let longest = if whose.0.overdue.is_some() { TERM_TO_KILL } else { LONGEST_CLOSE };
+        let lives_until = if until == Monotonic::NEVER { until } else { until.max(now) + TERM_TO_KILL };
+        let until = (now + longest).min(lives_until).min(self.closes_until);
+        let number = whose.1.number;
+        match self.closes.begin(Close::new(whose, *ended, now, until), now, poller) {
+            Closed::Now(close) => finish(&close, books),
+            Closed::Later(at) => at.into_iter().for_each(|at| self.put_close(number, at)),
+        }
+    }
+
+    /// Looks at the connection with this number, whose program has ended. True if it has been closed, with its record, and
+    /// its slot is free.
+    pub(crate) fn tend_close(&mut self, number: u64, books: &Books<'_>, poller: &Poller) -> bool {
+        match self.closes.look(number, Monotonic::now(), poller) {
+            Some(Closed::Now(close)) => finish(&close, books),
+            Some(Closed::Later(Some(at))) => self.put_close(number, at),
+            Some(Closed::Later(None)) | None => {}
+        }
+        !self.closes.has(number)
+    }
+
+    /// The closes that it is time to look at.
+    pub(crate) fn due_closes(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.due)
     }
 
     /// When something is due.
@@ -371,12 +418,14 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
     pub(crate) fn tend(&mut self) {
         while self.timers.next().is_some() {
             let (now, by_pid) = (Monotonic::now(), &self.by_pid);
-            let due = self.timers.take_due(now, |pid, number| serves(by_pid.get(&pid), number));
-            let Some(Timer { pid, kind, .. }) = due else { return };
+            let closes = &self.closes;
+            let due = self.timers.take_due(now, |pid, number| is_wanted(by_pid, closes, pid, number));
+            let Some(Timer { pid, kind, number, .. }) = due else { return };
             match kind {
                 TimerKind::Look => self.look_at(pid, now),
                 TimerKind::End => self.end(pid, Deadline::Lifetime, now),
                 TimerKind::Kill => process::signal_group(pid, Signal::SIGKILL),
+                TimerKind::Close => self.due.push(number),
             }
         }
     }
@@ -414,10 +463,18 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
     }
 
     fn put(&mut self, pid: Pid, at: Monotonic, kind: TimerKind) {
-        let by_pid = &self.by_pid;
-        let number = by_pid.get(&pid).map_or(0, number_served);
-        let is_wanted = |pid, number| serves(by_pid.get(&pid), number);
-        self.timers.put(Timer { at, pid, number, kind }, by_pid.len(), is_wanted);
+        let number = self.by_pid.get(&pid).map_or(0, number_served);
+        self.put_timer(Timer { at, pid, number, kind });
+    }
+
+    fn put_close(&mut self, number: u64, at: Monotonic) {
+        self.put_timer(Timer { at, pid: NOBODY, number, kind: TimerKind::Close });
+    }
+
+    fn put_timer(&mut self, timer: Timer) {
+        let (by_pid, closes) = (&self.by_pid, &self.closes);
+        let is_wanted = |pid, number| is_wanted(by_pid, closes, pid, number);
+        self.timers.put(timer, by_pid.len() + closes.len(), is_wanted);
     }
 
     fn look_at(&mut self, pid: Pid, now: Monotonic) {
@@ -448,6 +505,37 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
         child.slot.note_overdue(overdue);
         self.tell_to_end(pid, grace, overdue.kill_at);
     }
+}
+
+/// The pid of a process that is no more.
+const NOBODY: Pid = 0;
+
+type ByPid<S> = HashMap<Pid, Child<S>, hashbrown::DefaultHashBuilder, DontForkAlloc>;
+
+/// Whether an entry of the timers is about something that there is.
+fn is_wanted<S: Deref<Target = Scoreboard>>(
+    by_pid: &ByPid<S>,
+    closes: &Closes<S>,
+    pid: Pid,
+    number: u64,
+) -> bool {
+    if pid == NOBODY { closes.has(number) } else { serves(by_pid.get(&pid), number) }
+}
+
+fn finish<S: Deref<Target = Scoreboard>>(close: &Close<S>, books: &Books<'_>) {
+    enter(&close.child, &close.connection, &close.ended, close.bytes(), books);
+}
+
+/// Enters the end of the last connection of a process.
+fn enter<S: Deref<Target = Scoreboard>>(
+    child: &Child<S>,
+    connection: &Connection,
+    ended: &Ended,
+    bytes: Option<(u64, u64)>,
+    books: &Books<'_>,
+) {
+    let (id, client, how) = (child.name(connection), connection.client, child.how(ended.ending));
+    books.enter(&Finished { id, client, ended: *ended, how, bytes, slot: &child.slot });
 }
 
 /// The number of the connection that this child serves; 0 while it waits for one.

@@ -19,6 +19,8 @@ pub(super) enum TimerKind {
     End,
     /// It was told to end.
     Kill,
+    /// See whether its client has what its program wrote, which has ended.
+    Close,
 }
 
 /// One thing to do.
