@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) enum Address {
     /// `192.0.2.1:7` or `[2001:db8::1]:7`. An IPv6 wildcard takes IPv6 only, so `[::]:7` and `0.0.0.0:7` go together.
     Tcp(SocketAddr),
+    /// `*:7`: every address of this machine, of whichever family there is.
+    Any(u16),
     /// `unix:/run/x.sock`; the path is absolute.
     Unix(PathBuf),
     /// `unix:@NAME`: a name of the abstract namespace, unix(7), without its `@`.
@@ -25,6 +27,7 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Address::Tcp(address) => write!(f, "{address}"),
+            Address::Any(port) => write!(f, "*:{port}"),
             Address::Unix(path) => write!(f, "unix:{}", path.display()),
             Address::Abstract(name) => write!(f, "unix:@{name}"),
             Address::Activated(name) => write!(f, "fd:{name}"),
@@ -47,8 +50,32 @@ impl FromStr for Address {
         if let Some(name) = text.strip_prefix("fd:") {
             return passed(name);
         }
-        text.parse().map(Address::Tcp).map_err(|_| AddressError(tcp_hint(text)))
+        // Not `parse`, which takes a sign.
+        let digits = text.strip_prefix("*:").filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()));
+        if let Some(port) = digits.and_then(|port| port.parse().ok()) {
+            return Ok(Address::Any(port));
+        }
+        text.parse().map_err(|_| AddressError(tcp_hint(text))).and_then(tcp)
     }
+}
+
+fn tcp(address: SocketAddr) -> Result<Address, AddressError> {
+    let port = address.port();
+    let SocketAddr::V6(v6) = address else { return Ok(Address::Tcp(address)) };
+    if let Some(ip) = v6.ip().to_ipv4_mapped() {
+        // The sockets of an IPv6 address take IPv6 only, and bind(2) would say no more than EADDRNOTAVAIL.
+        let right = if ip.is_unspecified() { format!("*:{port}") } else { format!("{ip}:{port}") };
+        return Err(AddressError(format!("an IPv4 address in the form of an IPv6 one; write \"{right}\"")));
+    }
+    if v6.ip().is_unicast_link_local() && v6.scope_id() == 0 {
+        return Err(AddressError(format!(
+            "a link-local address is another one at every interface; write \"[{}%INTERFACE]:{port}\" with the interface \
+             that ip -6 addr shows it at, as in \"[{}%eth0]:{port}\"",
+            v6.ip(),
+            v6.ip()
+        )));
+    }
+    Ok(Address::Tcp(address))
 }
 
 /// How much of `sun_path`, which has 108 bytes, is a path without its NUL, or an abstract name without the one before it.
@@ -101,7 +128,7 @@ fn passed(name: &str) -> Result<Address, AddressError> {
 
 fn tcp_hint(text: &str) -> String {
     let example = if let Ok(port) = text.trim_start_matches(['*', ':']).parse::<u16>() {
-        format!("write \"[::]:{port}\" and \"0.0.0.0:{port}\" for every address of this machine")
+        format!("write \"*:{port}\" for every address of this machine")
     } else if let Some((host, port)) = unbracketed(text) {
         format!("an IPv6 address goes in brackets: write \"[{host}]:{port}\"")
     } else if let Ok(ip) = text.parse::<IpAddr>() {
@@ -113,7 +140,7 @@ fn tcp_hint(text: &str) -> String {
     } else if text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_err()) {
         "the port is a number from 0 to 65535, as in \"127.0.0.1:7007\"".to_owned()
     } else {
-        "write an IP address and a port, as in \"127.0.0.1:7007\" or \"[::1]:7007\", \"unix:/PATH\", \"unix:@NAME\" or \"fd:NAME\" \
+        "write an IP address and a port, as in \"127.0.0.1:7007\", \"[::1]:7007\" or \"*:7007\", \"unix:/PATH\", \"unix:@NAME\" or \"fd:NAME\" \
          (names are not looked up)"
             .to_owned()
     };
@@ -132,7 +159,16 @@ mod tests {
 
     #[test]
     fn addresses_survive_being_written_and_read() {
-        for text in ["127.0.0.1:7", "[::1]:0", "[fe80::1%3]:9", "unix:/run/x.sock", "unix:@x y", "fd:web"] {
+        for text in [
+            "127.0.0.1:7",
+            "[::1]:0",
+            "*:7",
+            "*:0",
+            "[fe80::1%3]:9",
+            "unix:/run/x.sock",
+            "unix:@x y",
+            "fd:web",
+        ] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
     }
@@ -140,8 +176,13 @@ mod tests {
     #[test]
     fn an_error_says_what_would_be_right() {
         for (text, hint) in [
-            (":80", "[::]:80"),
-            ("*:80", "0.0.0.0:80"),
+            (":80", "\"*:80\""),
+            ("*80", "\"*:80\""),
+            ("*:+80", "every address"),
+            ("*:99999", "0 to 65535"),
+            ("[::ffff:127.0.0.1]:80", "\"127.0.0.1:80\""),
+            ("[::ffff:0.0.0.0]:80", "\"*:80\""),
+            ("[fe80::1]:80", "\"[fe80::1%INTERFACE]:80\""),
             ("127.0.0.1", "127.0.0.1:7"),
             ("::1:80", "goes in brackets"),
             ("/run/x", "unix:/run/x"),

@@ -175,6 +175,10 @@ fn take(
 fn clash(a: &Address, b: &Address) -> bool {
     let wildcard = |address: &SocketAddr| address.ip().is_unspecified();
     match (a, b) {
+        (Address::Any(any), Address::Any(port)) => any == port && *any != 0,
+        (Address::Any(any), Address::Tcp(address)) | (Address::Tcp(address), Address::Any(any)) => {
+            *any == address.port() && *any != 0
+        }
         (Address::Tcp(a), Address::Tcp(b)) => {
             a.port() == b.port()
                 && a.port() != 0

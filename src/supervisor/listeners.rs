@@ -4,7 +4,6 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -112,7 +111,7 @@ impl Listener {
     }
 
     fn is_tcp(&self) -> bool {
-        matches!(self.record.address, Address::Tcp(_))
+        matches!(self.record.address, Address::Tcp(_) | Address::Any(_))
     }
 
     /// Whether it listens at every address of this machine.
@@ -123,7 +122,7 @@ impl Listener {
 
     /// Whether nobody else can have its address before it is closed: others find a Unix socket by its file.
     fn holds_address(&self) -> bool {
-        matches!(self.record.address, Address::Tcp(_) | Address::Abstract(_))
+        self.is_tcp() || matches!(self.record.address, Address::Abstract(_))
     }
 
     /// Whether it is what it was when it was made. A Unix socket whose file somebody has removed or replaced is reached by
@@ -429,7 +428,12 @@ impl fmt::Display for ListenError {
 
 /// What socket(2), bind(2) and listen(2) may say on a machine that is in order, and the way out.
 fn in_words(error: &io::Error, address: &Address) -> String {
-    let is_low = matches!(address, Address::Tcp(tcp) if (1..1024).contains(&tcp.port()));
+    let port = match address {
+        Address::Tcp(tcp) => tcp.port(),
+        Address::Any(port) => *port,
+        Address::Unix(_) | Address::Abstract(_) | Address::Activated(_) => 0,
+    };
+    let is_low = (1..1024).contains(&port);
     let words = match error.raw_os_error() {
         Some(libc::EACCES) if is_low => {
             "ports below 1024 need root, CAP_NET_BIND_SERVICE or a systemd socket"
@@ -460,7 +464,7 @@ fn unmet(service: &ServiceConfig, open: &[Rc<Listener>]) -> Option<ListenError> 
     let passed = open.iter().filter(|listener| !listener.is_ours());
     let address = passed.clone().next()?.record.address.clone();
     let ours = service.listen.iter().filter_map(|address| match address {
-        Address::Tcp(_) => Some(SocketKind::Tcp),
+        Address::Tcp(_) | Address::Any(_) => Some(SocketKind::Tcp),
         Address::Unix(_) | Address::Abstract(_) => Some(SocketKind::Unix),
         Address::Activated(_) => None,
     });
@@ -468,6 +472,8 @@ fn unmet(service: &ServiceConfig, open: &[Rc<Listener>]) -> Option<ListenError> 
     let why = service.passed.object(&kinds)?;
     Some(ListenError { address, cause: Cause::Demand(why) })
 }
+/// Makes a socket that is bound to an address; told whether it shares its port.
+type Bind<'a> = dyn Fn(bool) -> io::Result<OwnedFd> + 'a;
 
 /// All listeners of the supervisor.
 #[derive(Debug)]
@@ -534,6 +540,13 @@ impl Listeners {
             Address::Tcp(wanted) => socket::local_address(socket.as_fd()).is_ok_and(|bound| {
                 bound.is_some_and(|bound| {
                     bound.ip() == wanted.ip() && [0, bound.port()].contains(&wanted.port())
+                })
+            }),
+            Address::Any(port) => socket::local_address(socket.as_fd()).is_ok_and(|bound| {
+                bound.is_some_and(|bound| {
+                    bound.ip().is_unspecified()
+                        && (bound.is_ipv4() || socket::takes_both(socket.as_fd()))
+                        && [0, bound.port()].contains(port)
                 })
             }),
             // Somebody may have removed the file, and then nobody can connect.
@@ -608,13 +621,27 @@ impl Listeners {
 
     /// Binds an address beside others of ours that stand in its way: an address and the wildcard follow each other without
     /// a moment in which nobody listens. It does not listen yet; until all is ready, clients find those that are there.
-    fn bind_beside_own(&self, address: SocketAddr) -> io::Result<OwnedFd> {
+    fn bind_beside_own(&self, bind: &Bind<'_>) -> io::Result<OwnedFd> {
         self.share_ports(true);
-        let bound = socket::bind_tcp(address, true);
+        let bound = bind(true);
         if bound.is_err() {
             self.share_ports(false);
         }
         bound
+    }
+
+    /// Listens at a port, or binds it only where a listener of ours is in the way; and whether it listens.
+    fn listen(&self, port: u16, backlog: u32, bind: &Bind<'_>) -> io::Result<(OwnedFd, bool)> {
+        let listen = |socket: OwnedFd| {
+            socket::start_listening(socket.as_fd(), backlog)?;
+            Ok((socket, true))
+        };
+        match bind(false).and_then(listen) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && self.has_port(port) => {
+                self.bind_beside_own(bind).map(|bound| (bound, false)).map_err(|_| error)
+            }
+            made => made,
+        }
     }
 
     /// Whether a listener of ours is in the way of others that want this port.
@@ -644,14 +671,20 @@ impl Listeners {
         let mut listens = true;
         let (sockets, file) = match address {
             Address::Tcp(tcp) => {
-                let make = || match socket::listen_tcp(*tcp, options.backlog) {
-                    Err(error) if error.kind() == io::ErrorKind::AddrInUse && self.has_port(tcp.port()) => {
-                        listens = false;
-                        self.bind_beside_own(*tcp).map_err(|_| error)
-                    }
-                    made => made,
-                };
-                (vec![left.map_or_else(make, Ok).map_err(io_failed)?], None)
+                let bind = |shares| socket::bind_tcp(*tcp, shares);
+                let made = left
+                    .map_or_else(|| self.listen(tcp.port(), options.backlog, &bind), |left| Ok((left, true)));
+                let (socket, is_listening) = made.map_err(io_failed)?;
+                listens = is_listening;
+                (vec![socket], None)
+            }
+            Address::Any(port) => {
+                let bind = |shares| socket::bind_any(*port, shares);
+                let made =
+                    left.map_or_else(|| self.listen(*port, options.backlog, &bind), |left| Ok((left, true)));
+                let (socket, is_listening) = made.map_err(io_failed)?;
+                listens = is_listening;
+                (vec![socket], None)
             }
             Address::Unix(path) => {
                 let bind = || {
@@ -690,9 +723,13 @@ impl Listeners {
             };
             let file = file.clone().or_else(passed);
             let bound = socket::local_address(socket.as_fd()).ok().flatten();
-            let name = bound
-                .filter(|_| file.is_none())
-                .map_or_else(|| address.to_string(), |bound| bound.to_string());
+            let name = bound.filter(|_| file.is_none()).map_or_else(
+                || address.to_string(),
+                |bound| match address {
+                    Address::Any(_) => Address::Any(bound.port()).to_string(),
+                    _ => bound.to_string(),
+                },
+            );
             let standing = Cell::new(Standing::Closing);
             let record = ListenerRecord { address: address.clone(), name, file, standing };
             let listener = Listener { socket, record, systemd: self.systemd.clone() };

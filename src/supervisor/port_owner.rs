@@ -1,7 +1,7 @@
 //! Who has an address: what /proc tells about the process that listens on it.
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::config::Address;
 
@@ -9,6 +9,7 @@ use crate::config::Address;
 pub(crate) fn of(address: &Address) -> Option<String> {
     let inode = match address {
         Address::Tcp(address) => tcp_inode(*address)?,
+        Address::Any(port) => tcp_inode((Ipv6Addr::UNSPECIFIED, *port).into())?,
         Address::Unix(path) => unix_inode(path.to_str()?)?,
         Address::Abstract(name) => unix_inode(&format!("@{name}"))?,
         Address::Activated(_) => return None,

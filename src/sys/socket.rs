@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -41,15 +41,33 @@ pub(crate) struct PeerCredentials {
     pub(crate) gid: u32,
 }
 
-/// A new TCP socket that listens on `address` and does not block. An IPv6 wildcard takes IPv6 only.
-pub(crate) fn listen_tcp(address: SocketAddr, backlog: u32) -> io::Result<OwnedFd> {
-    let socket = bind_tcp(address, false)?;
-    start_listening(socket.as_fd(), backlog)?;
-    Ok(socket)
+/// A new TCP socket that is bound to `address`, does not block and does not listen yet. An IPv6 wildcard takes IPv6 only. If it `shares`, it can be bound beside others that do, see [`share_port`].
+pub(crate) fn bind_tcp(address: SocketAddr, shares: bool) -> io::Result<OwnedFd> {
+    bind_one(address, true, shares)
 }
 
-/// The same, but it does not listen yet. If it `shares`, it can be bound beside others that do, see [`share_port`].
-pub(crate) fn bind_tcp(address: SocketAddr, shares: bool) -> io::Result<OwnedFd> {
+/// One that is bound to this port of every address of this machine, and takes both families where it has both. It does not
+/// listen yet.
+///
+/// One socket, for what one family's could not do: have the same port in both if the kernel chooses it, and be there for
+/// IPv6 addresses that the machine gets later.
+pub(crate) fn bind_any(port: u16, shares: bool) -> io::Result<OwnedFd> {
+    let both = bind_one((Ipv6Addr::UNSPECIFIED, port).into(), false, shares);
+    match both {
+        // Of kernels that were started with ipv6.disable=1, and where RestrictAddressFamilies= has no AF_INET6.
+        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+            bind_one((Ipv4Addr::UNSPECIFIED, port).into(), false, shares)
+        }
+        both => both,
+    }
+}
+
+/// Whether a socket takes both families.
+pub(crate) fn takes_both(socket: BorrowedFd<'_>) -> bool {
+    nixsock::getsockopt(&socket, sockopt::Ipv6V6Only) == Ok(false)
+}
+
+fn bind_one(address: SocketAddr, ipv6_only: bool, shares: bool) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let socket = stream_socket(family)?;
     // Without it a restart has to wait for the TIME_WAIT of old connections, socket(7). It does not let two listeners
@@ -61,7 +79,7 @@ pub(crate) fn bind_tcp(address: SocketAddr, shares: bool) -> io::Result<OwnedFd>
     match address {
         SocketAddr::V4(address) => nixsock::bind(socket.as_raw_fd(), &SockaddrIn::from(address))?,
         SocketAddr::V6(address) => {
-            setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
+            setsockopt(&socket, sockopt::Ipv6V6Only, &ipv6_only)?;
             nixsock::bind(socket.as_raw_fd(), &SockaddrIn6::from(address))?;
         }
     }
@@ -79,12 +97,13 @@ pub(crate) fn share_port(socket: BorrowedFd<'_>, shares: bool) {
 pub(crate) fn covers(wide: BorrowedFd<'_>, narrow: BorrowedFd<'_>) -> bool {
     let address = |socket| local_address(socket).ok().flatten();
     let (Some(there), Some(wanted)) = (address(wide), address(narrow)) else { return false };
-    let takes_family = there.is_ipv4() == wanted.is_ipv4()
-        || there.is_ipv6() && nixsock::getsockopt(&wide, sockopt::Ipv6V6Only) == Ok(false);
+    let takes_family = there.is_ipv4() == wanted.is_ipv4() || takes_both(wide);
+    // Of two wildcards none is less exact.
+    let is_found = !wanted.ip().is_unspecified() || wide.as_raw_fd() != narrow.as_raw_fd();
     there.port() == wanted.port()
         && there.ip().is_unspecified()
-        && !wanted.ip().is_unspecified()
-        && takes_family
+        && is_found
+        && (takes_family || takes_both(narrow))
 }
 
 /// Hides a TCP listener from whoever comes, who finds another that is less exact, or none: it listens at an interface that
@@ -397,7 +416,8 @@ mod tests {
 
     #[test]
     fn who_stops_listening_does_so_for_all_who_have_a_copy() {
-        let tcp = listen_tcp("127.0.0.1:0".parse().unwrap(), 8).unwrap();
+        let tcp = bind_tcp("127.0.0.1:0".parse().unwrap(), false).unwrap();
+        start_listening(tcp.as_fd(), 8).unwrap();
         let address = local_address(tcp.as_fd()).unwrap().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x");

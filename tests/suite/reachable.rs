@@ -9,7 +9,7 @@ use std::thread;
 use nix::sys::signal::Signal;
 
 use crate::support::client::{connect, exchange, exchange_unix, try_echo};
-use crate::support::{BINARY, Preforkd, Running, address, eventually, preforkd, run, text};
+use crate::support::{BINARY, Preforkd, Running, address, eventually, preforkd, root, run, text};
 
 fn unreachable(server: &Running) -> String {
     server.service()["unreachable"].to_string()
@@ -137,10 +137,13 @@ fn who_asks_where_the_queue_is_full_is_told_so() {
 
 /// Reloads from one address to the other and back while clients come all the time: each is served.
 fn follow_each_other(exact: SocketAddr, wide: SocketAddr) {
-    let config = |listen: SocketAddr| {
-        format!("[service.echo]\nlisten = \"{listen}\"\nhandler = \"echo\"\nworkers = 2\n")
-    };
-    let server = Preforkd::run(&config(wide)).start();
+    follow(exact, &[&exact.to_string()], &[&wide.to_string()]);
+}
+
+fn follow(client: SocketAddr, first: &[&str], second: &[&str]) {
+    let config =
+        |listen: &[&str]| format!("[service.echo]\nlisten = {listen:?}\nhandler = \"echo\"\nworkers = 2\n");
+    let server = Preforkd::run(&config(second)).start();
     let (ends, served) = (AtomicBool::new(false), AtomicUsize::new(0));
     let more = |count: usize| {
         let before = served.load(Ordering::SeqCst);
@@ -150,12 +153,12 @@ fn follow_each_other(exact: SocketAddr, wide: SocketAddr) {
         for _ in 0..3 {
             scope.spawn(|| {
                 while !ends.load(Ordering::SeqCst) {
-                    try_echo(&mut connect(exact), b"x").unwrap();
+                    try_echo(&mut connect(client), b"x").unwrap();
                     served.fetch_add(1, Ordering::SeqCst);
                 }
             });
         }
-        for listen in [exact, wide, exact, wide] {
+        for listen in [first, second, first, second] {
             more(20);
             server.configure(&config(listen));
             server.reload_ok();
@@ -163,7 +166,7 @@ fn follow_each_other(exact: SocketAddr, wide: SocketAddr) {
         more(20);
         ends.store(true, Ordering::SeqCst);
     });
-    assert_eq!(server.tcp_addresses(), [wide]);
+    assert_eq!(server.service()["listen"], serde_json::json!(second));
 }
 
 #[test]
@@ -173,6 +176,17 @@ fn an_address_and_its_wildcard_follow_each_other() {
     let port = port + 2000;
     follow_each_other((Ipv4Addr::LOCALHOST, port).into(), (Ipv4Addr::UNSPECIFIED, port).into());
     follow_each_other((Ipv6Addr::LOCALHOST, port).into(), (Ipv6Addr::UNSPECIFIED, port).into());
+}
+
+#[test]
+fn every_address_and_some_of_them_follow_each_other() {
+    let port = address::fresh().port() + 4000;
+    let [any, v4, v6, home] = ["*", "0.0.0.0", "[::]", "127.0.0.1"].map(|ip| format!("{ip}:{port}"));
+    let clients = [SocketAddr::from((Ipv4Addr::LOCALHOST, port)), (Ipv6Addr::LOCALHOST, port).into()];
+    follow(clients[0], &[&home], &[&any]);
+    for client in clients {
+        follow(client, &[&v6, &v4], &[&any]);
+    }
 }
 
 #[test]
@@ -194,4 +208,71 @@ fn a_reload_that_fails_leaves_who_comes_to_the_old_listener() {
     server.configure(&config("127.0.0.1", ""));
     server.reload_ok();
     assert_eq!(exchange((Ipv4Addr::LOCALHOST, port).into(), b"x"), b"x");
+}
+
+/// What this writes, in the server's network, to port 7102 of `target`.
+fn echoed(server: &Running, target: &str) -> String {
+    let pid = server.pid().to_string();
+    let output =
+        run(&["nsenter", "-t", &pid, "-n", "sh", "-c", &format!("echo x | nc -N -w 5 {target} 7102")]);
+    text(&output.stdout)
+}
+
+const ANY: &str = "[service.echo]\nlisten = \"*:7102\"\nhandler = \"echo\"\nworkers = 1\n";
+
+fn listened(server: &Running) -> String {
+    server.service()["listen"].to_string()
+}
+
+#[test]
+fn a_star_is_every_address_of_whichever_family_there_is() {
+    if !root("a network of its own") {
+        return;
+    }
+    for (setup, has_v6) in [
+        ("ip link set lo up", true),
+        ("ip link set lo up && sysctl -qw net.ipv6.conf.all.disable_ipv6=1", false),
+        ("ip link set lo up && sysctl -qw net.ipv6.bindv6only=1", true),
+    ] {
+        let server = Preforkd::run(ANY).under(&["unshare", "--net"]).after(setup).start();
+        assert_eq!(listened(&server), "[\"*:7102\"]", "{setup}");
+        assert_eq!(unreachable(&server), "[]", "{setup}");
+        assert_eq!(echoed(&server, "127.0.0.1"), "x\n", "{setup}");
+        assert_eq!(echoed(&server, "::1") == "x\n", has_v6, "{setup}");
+        server.reload_ok();
+        assert_eq!(echoed(&server, "127.0.0.1"), "x\n", "{setup}");
+    }
+}
+
+/// As with `ipv6.disable=1`: socket(2) knows no IPv6, by a filter of seccomp(2).
+const WITHOUT_IPV6: &str = "import ctypes, os, platform, struct, sys\n\
+    number = {'x86_64': 41, 'aarch64': 198}[platform.machine()]\n\
+    steps = [(0x20, 0, 0, 0), (0x15, 0, 3, number), (0x20, 0, 0, 16), (0x15, 0, 1, 10), (0x06, 0, 0, 0x00050000 | 97), (0x06, 0, 0, 0x7fff0000)]\n\
+    code = ctypes.create_string_buffer(b''.join(struct.pack('HBBI', *step) for step in steps))\n\
+    program = ctypes.create_string_buffer(struct.pack('HxxxxxxP', len(steps), ctypes.addressof(code)))\n\
+    libc = ctypes.CDLL(None, use_errno=True)\n\
+    assert libc.prctl(38, 1, 0, 0, 0) == 0\n\
+    assert libc.prctl(22, 2, program, 0, 0) == 0, ctypes.get_errno()\n\
+    os.execvp(sys.argv[1], sys.argv[1:])\n";
+
+#[test]
+fn a_star_is_served_where_the_kernel_has_no_ipv6() {
+    let listen = address::fresh();
+    let config =
+        format!("[service.echo]\nlisten = \"*:{}\"\nhandler = \"echo\"\nworkers = 1\n", listen.port());
+    let server = Preforkd::run(&config).under(&["python3", "-c", WITHOUT_IPV6]).start();
+    assert_eq!(listened(&server), format!("[\"*:{}\"]", listen.port()));
+    assert_eq!(exchange((Ipv4Addr::LOCALHOST, listen.port()).into(), b"x"), b"x");
+    server.reload_ok();
+    assert_eq!(unreachable(&server), "[]");
+}
+
+#[test]
+fn a_star_with_port_0_has_one_port_in_both_families() {
+    let server = Preforkd::serve(&["--workers", "1"], "*:0", &["echo"]).start();
+    let said = server.stdout.wait("it says where", |line| line.starts_with("listening on *:"));
+    let port: u16 = said.trim_start_matches("listening on *:").parse().unwrap();
+    for ip in [std::net::IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+        assert_eq!(exchange(SocketAddr::new(ip, port), b"x"), b"x");
+    }
 }

@@ -14,12 +14,12 @@ fn tcp(served: Handler) -> (TcpStream, JoinHandle<u8>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (connection, _) = listener.accept().unwrap();
-    (client, thread::spawn(move || serve(served, connection.as_fd()).0))
+    (client, thread::spawn(move || serve(served, connection.as_fd(), &Progress::default()).0))
 }
 
 fn unix(served: Handler) -> (UnixStream, JoinHandle<u8>) {
     let (client, connection) = UnixStream::pair().unwrap();
-    (client, thread::spawn(move || serve(served, connection.as_fd()).0))
+    (client, thread::spawn(move || serve(served, connection.as_fd(), &Progress::default()).0))
 }
 
 /// Closes with RST, as a client that crashes with input unread does.
@@ -162,7 +162,7 @@ fn a_client_that_stays_is_left_in_bounded_time() {
 #[test]
 fn what_is_no_socket_is_an_error_of_ours() {
     let file = tempfile::tempfile().unwrap();
-    assert_eq!(serve(echo::echo, file.as_fd()).0, exit::OS);
+    assert_eq!(serve(echo::echo, file.as_fd(), &Progress::default()).0, exit::OS);
 }
 
 #[test]
@@ -172,6 +172,6 @@ fn what_was_moved_is_counted() {
     let (connection, _) = listener.accept().unwrap();
     client.write_all(&[7; 5000]).unwrap();
     client.shutdown(Shutdown::Write).unwrap();
-    let (_, traffic) = serve(echo::echo, connection.as_fd());
+    let (_, traffic) = serve(echo::echo, connection.as_fd(), &Progress::default());
     assert_eq!(traffic, Traffic { received: 5000, sent: 5000 });
 }
