@@ -20,6 +20,7 @@ pub(crate) struct ServiceDraft {
     pub(crate) listen: Vec<Spanned<Address>>,
     pub(crate) handler: Option<Spanned<String>>,
     pub(crate) exec: Option<Exec>,
+    pub(crate) argv0: Option<Spanned<String>>,
     pub(crate) workers: Option<u16>,
     pub(crate) spare: Option<u32>,
     pub(crate) connections_per_child: Option<u32>,
@@ -50,6 +51,14 @@ pub(crate) struct Exec {
     pub(crate) span: Range<usize>,
     /// argv, not empty.
     pub(crate) arguments: Vec<String>,
+}
+
+impl Exec {
+    /// What the program finds as its arguments.
+    pub(crate) fn argv(&self, argv0: Option<&Spanned<String>>) -> Vec<String> {
+        let zeroth = argv0.map(Spanned::get_ref).or(self.arguments.first());
+        zeroth.into_iter().chain(self.arguments.iter().skip(1)).cloned().collect()
+    }
 }
 
 fn spanned<T>(value: &TomlValue<'_>, inner: T) -> Spanned<T> {
@@ -99,6 +108,15 @@ pub(super) fn exec(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
         }
         _ => Err(Fault::new(value.span(), "the program is missing").help(RIGHT).into()),
     }
+}
+
+pub(super) fn argv0(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+    let name = text(value)?;
+    if name.is_empty() {
+        let fault = Fault::new(value.span(), "an empty argv0 would leave the program without a name");
+        return Err(fault.help("write the name that it is to find, or remove the key").into());
+    }
+    set(&mut draft.argv0, Ok(spanned(value, name)))
 }
 
 pub(super) fn connections_per_child(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {

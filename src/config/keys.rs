@@ -132,6 +132,16 @@ pub(crate) static SERVICE: &[Key<ServiceDraft>] = &[
         decode: Some(draft::exec),
     },
     Key {
+        name: "argv0",
+        flag: Some("argv0"),
+        kind: Kind::Text,
+        placeholder: "NAME",
+        default: None,
+        example: "\"in.fingerd\"",
+        doc: "The zeroth argument of the program, if it is not to be what exec names it",
+        decode: Some(draft::argv0),
+    },
+    Key {
         name: "workers",
         flag: Some("workers"),
         kind: Kind::Number,

@@ -14,7 +14,9 @@ use super::files;
 use super::lookup::{Obstacle, Root, Runner};
 use super::source::Origin;
 use super::value::{Fault, Faults};
-use super::{Address, Credentials, Identity, Job, PassedDemands, ServiceConfig, SocketOptions, sockets};
+use super::{
+    Address, Credentials, Identity, Job, PassedDemands, Program, ServiceConfig, SocketOptions, sockets,
+};
 use crate::sys::process::{self, Resource};
 
 /// The machine that a configuration is checked against.
@@ -147,7 +149,23 @@ pub(crate) fn resolve(
 pub(crate) fn doubts(name: &str, section: &Section<'_>, draft: &ServiceDraft) -> Faults {
     let mut doubts = sockets::open_names(section, draft);
     doubts.extend(boundless(name, section, draft));
+    doubts.extend(own_wrapper(draft));
     doubts
+}
+
+/// tcpd(8) runs what its zeroth argument names: under its own name, itself, for ever.
+fn own_wrapper(draft: &ServiceDraft) -> Option<Fault> {
+    let exec = draft.exec.as_ref()?;
+    let is_tcpd = |path: &str| Path::new(path).file_name().is_some_and(|name| name == "tcpd");
+    let argv = exec.argv(draft.argv0.as_ref());
+    if !is_tcpd(exec.arguments.first()?) || !is_tcpd(argv.first()?) {
+        return None;
+    }
+    let at = draft.argv0.as_ref().map_or_else(|| exec.span.clone(), Spanned::span);
+    Some(Fault::new(at, "tcpd runs the program that argv0 names, and here that is tcpd itself, again and again").help(
+        "write the program in argv0, and only its arguments after tcpd: exec = [\"/usr/sbin/tcpd\", \"-w\"] with argv0 = \
+         \"/usr/sbin/in.fingerd\"",
+    ))
 }
 
 /// A service that anybody can reach, and one client can take for itself.
@@ -212,9 +230,16 @@ fn job(
                 Fault::new(section.header.clone(), format!("service \"{name}\" does not say what it serves"));
             Err(fault.help("add handler = \"echo\" for a built-in service, or exec = [\"/PATH/OF/PROGRAM\"]"))
         }
-        (Some(_), None) => Ok(handler.map(Job::Handler)),
+        (Some(_), None) => match &draft.argv0 {
+            Some(argv0) => {
+                Err(Fault::new(argv0.span(), "a handler is no program, and has no zeroth argument")
+                    .help("remove argv0, or run a program with exec"))
+            }
+            None => Ok(handler.map(Job::Handler)),
+        },
         (None, Some(_)) => match &draft.exec {
             Some(exec) => files::program(exec, setting)
+                .map(|program| Program { arguments: exec.argv(draft.argv0.as_ref()), ..program })
                 .map(|program| Some(Job::Exec(program)))
                 .map_err(Fault::of_machine),
             None => Ok(None),
@@ -228,13 +253,15 @@ fn space(section: &Section<'_>, draft: &ServiceDraft) -> Result<(), Fault> {
     let limit = draft.limits.iter().find(|limit| limit.kind.resource == Resource::RLIMIT_STACK);
     let own = || process::limits(Resource::RLIMIT_STACK).map_or(u64::MAX, |(soft, _)| soft);
     let stack = limit.map_or_else(own, |limit| limit.value);
-    executable::fits(&exec.arguments, &draft.environment, stack).map_err(|(place, Obstacle { why, help })| {
-        let at = match place {
-            TooMuch::Arguments => exec.span.clone(),
-            TooMuch::Environment => section.span("environment").unwrap_or_else(|| section.header.clone()),
-        };
-        Fault::new(at, format!("the program cannot be started: {why}")).help(help)
-    })
+    executable::fits(&exec.argv(draft.argv0.as_ref()), &draft.environment, stack).map_err(
+        |(place, Obstacle { why, help })| {
+            let at = match place {
+                TooMuch::Arguments => exec.span.clone(),
+                TooMuch::Environment => section.span("environment").unwrap_or_else(|| section.header.clone()),
+            };
+            Fault::new(at, format!("the program cannot be started: {why}")).help(help)
+        },
+    )
 }
 
 /// How many connection processes are forked ahead. Those that serve more than one connection are spares by nature.

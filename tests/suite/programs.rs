@@ -31,6 +31,21 @@ fn service(address: SocketAddr, program: &str, keys: &str) -> String {
 }
 
 #[test]
+fn argv0_is_the_zeroth_argument_and_only_that() {
+    for more in ["", "spare = 1", "count_bytes = false"] {
+        let keys = format!("workers = 1\nargv0 = \"other name\"\n{more}");
+        let printed = answer(r#"["/bin/cat", "/proc/self/cmdline"]"#, &keys);
+        assert_eq!(printed, "other name\0/proc/self/cmdline\0", "{more}");
+    }
+}
+
+#[test]
+fn tcpd_runs_the_program_of_argv0() {
+    let printed = answer(r#"["/usr/sbin/tcpd", "hello"]"#, "argv0 = \"/bin/echo\"");
+    assert_eq!(printed, "hello\n");
+}
+
+#[test]
 fn the_environment_over_tcp_is_built_from_nothing() {
     for listen in ["127.0.0.1:0", "[::1]:0"] {
         let server = Preforkd::serve(&[], listen, &["--", "/usr/bin/env"]).env("SECRET", "leaked").start();

@@ -293,6 +293,22 @@ fn a_lone_address_that_stands_for_more_elsewhere_is_doubted() {
 }
 
 #[test]
+fn a_tcpd_that_runs_itself_is_doubted() {
+    let place = Scratch::new();
+    for (keys, is_doubted) in [
+        ("exec = [\"/usr/sbin/tcpd\", \"/bin/echo\", \"hello\"]", true),
+        ("exec = [\"/usr/sbin/tcpd\", \"hello\"]\nargv0 = \"tcpd\"", true),
+        ("exec = [\"/usr/sbin/tcpd\", \"hello\"]\nargv0 = \"/bin/echo\"", false),
+        ("exec = [\"/bin/cat\"]\nargv0 = \"tcpd\"", false),
+    ] {
+        place.write("p.toml", &format!("[service.x]\nlisten = \"127.0.0.1:7\"\n{keys}\n"));
+        let warnings = place.load().unwrap_or_else(|problems| panic!("{keys}: {problems}")).warnings;
+        let said: Vec<String> = warnings.iter().map(|warning| warning.line()).collect();
+        assert_eq!(said.iter().any(|line| line.contains("tcpd itself")), is_doubted, "{keys}: {said:?}");
+    }
+}
+
+#[test]
 fn a_service_that_one_client_can_take_is_doubted() {
     for keys in [
         "listen = \"0.0.0.0:7\"",

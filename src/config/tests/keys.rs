@@ -44,6 +44,7 @@ fn an_empty_service_has_the_defaults() {
 }
 
 const EVERY_KEY: [(&str, &str, &[&str]); 40] = [
+    ("argv0", "\"other\"", &["other"]),
     ("workers", "3", &["3"]),
     ("spare", "0", &["0"]),
     ("max_connections", "77", &["77"]),
@@ -147,6 +148,8 @@ fn every_key_refuses_a_wrong_type_and_a_wrong_value() {
         ("exec", "[]"),
         ("exec", "[\"\"]"),
         ("exec", "[\"/nonexistent\"]"),
+        ("argv0", "\"\""),
+        ("argv0", "\"ls\""),
         ("workers", "1025"),
         ("spare", "-1"),
         ("max_connections", "0"),
