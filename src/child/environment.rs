@@ -12,6 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use super::Conn;
 use crate::config::DEFAULT_PROGRAM_PATH;
 use crate::sys::exec::Image;
+use crate::sys::process;
 use crate::sys::socket::{self, Peer, UnixName};
 
 /// The part that is the same for all connections of a service, from its name and its `environment`.
@@ -27,9 +28,14 @@ pub(crate) fn constant(service: &str, configured: &BTreeMap<String, String>) -> 
 }
 
 /// The part that tells about one connection. A value that is unknown is not set: UCSPI programs take an empty variable
-/// for a known one.
-pub(crate) fn describe(conn: &Conn, connection: BorrowedFd<'_>, image: &mut Image) {
+/// for a known one. With `as_listen_fds`, this process is the one that becomes the program: sd_listen_fds(3).
+pub(crate) fn describe(conn: &Conn, connection: BorrowedFd<'_>, as_listen_fds: bool, image: &mut Image) {
     image.clear();
+    if as_listen_fds {
+        image.set("LISTEN_PID", process::id());
+        image.set("LISTEN_FDS", 1);
+        image.set("LISTEN_FDNAMES", "connection");
+    }
     image.set("PREFORKD_CONNECTION", conn.id);
     match conn.client.peer {
         Peer::Ip(remote) => {

@@ -29,7 +29,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::admission::Deadlines;
 use crate::client::{Client, ConnectionId, Traffic};
-use crate::config::{Job, ServiceConfig, StderrTarget};
+use crate::config::{Job, Passing, ServiceConfig, StderrTarget};
 use crate::ipc::reports::{self, Failure, FailureWord, Reporter, Reports, Step};
 use crate::sys::exec::Image;
 use crate::sys::fd::{self, ReservedFds};
@@ -54,8 +54,15 @@ pub(crate) struct ChildSpec {
 #[derive(Debug)]
 enum PreparedJob {
     Handler(Handler),
+    Exec(PreparedProgram),
+}
+
+#[derive(Debug)]
+struct PreparedProgram {
     /// Never waited for: there is one thread. A cell would keep children from having it, see [`crate::sys::fork`].
-    Exec(Mutex<Image>),
+    image: Mutex<Image>,
+    /// What it gets as its stdin, if that is not the connection.
+    stdin: Option<OwnedFd>,
 }
 
 /// One connection, as its process finds it beside its descriptor.
@@ -89,7 +96,12 @@ impl ChildSpec {
                 let arguments: Result<_, _> =
                     program.arguments.iter().map(|text| CString::new(text.as_str())).collect();
                 let constant = environment::constant(&service.name, &service.environment)?;
-                (PreparedJob::Exec(Mutex::new(Image::new(path, arguments?, constant))), true)
+                let image = Mutex::new(Image::new(path, arguments?, constant));
+                let stdin = match program.passing {
+                    Passing::Stdio => None,
+                    Passing::ListenFds => Some(std::fs::File::open("/dev/null")?.into()),
+                };
+                (PreparedJob::Exec(PreparedProgram { image, stdin }), true)
             }
         };
         let null = match service.stderr {
@@ -107,9 +119,18 @@ impl ChildSpec {
     }
 
     /// Whether a child may share the worker's memory until it has become its program, and the worker wait for that. Not
-    /// if it is somebody else's by then: he could stop it, and so the worker.
+    /// if it is somebody else's by then: he could stop it, and so the worker. Nor if it has to know its own number, which
+    /// is there when it is.
     pub(crate) fn may_share_memory(&self) -> bool {
-        !self.confinement.is_somebody_else()
+        !self.confinement.is_somebody_else() && self.stdin().is_none()
+    }
+
+    /// What a program gets as its stdin, if that is not the connection.
+    pub(crate) fn stdin(&self) -> Option<BorrowedFd<'_>> {
+        match &self.job {
+            PreparedJob::Exec(program) => program.stdin.as_ref().map(AsFd::as_fd),
+            PreparedJob::Handler(_) => None,
+        }
     }
 
     /// How long a connection may take.
@@ -156,15 +177,18 @@ impl ChildSpec {
 
     /// In a child: leaves it the connection and what it reports by, or on exec nothing but its standard descriptors.
     fn close(&self, child: ForkedChild, connection: Option<BorrowedFd<'_>>) -> Result<(), Failed> {
-        let closed = match self.job {
+        let closed = match &self.job {
             PreparedJob::Handler(_) => {
                 let reporter = self.reporter.descriptor();
                 let mut kept = [connection.unwrap_or(reporter), reporter];
                 kept.sort_unstable_by_key(AsRawFd::as_raw_fd);
                 fd::close_all_but(child, &kept)
             }
-            PreparedJob::Exec(_) => {
+            PreparedJob::Exec(PreparedProgram { stdin: None, .. }) => {
                 connection.map_or(Ok(()), fd::standard).and_then(|()| fd::close_others_on_exec())
+            }
+            PreparedJob::Exec(PreparedProgram { stdin: Some(stdin), .. }) => {
+                connection.map_or(Ok(()), |connection| fd::standard_and_first(stdin.as_fd(), connection))
             }
         };
         closed.map_err(|error| (Step::Descriptors, error))
@@ -177,9 +201,9 @@ impl ChildSpec {
 
     /// The program for this connection, unless a handler serves it.
     pub(crate) fn program(&self, conn: &Conn, connection: BorrowedFd<'_>) -> Option<MutexGuard<'_, Image>> {
-        let PreparedJob::Exec(image) = &self.job else { return None };
-        let mut image = image.lock().unwrap_or_else(PoisonError::into_inner);
-        environment::describe(conn, connection, &mut image);
+        let PreparedJob::Exec(program) = &self.job else { return None };
+        let mut image = program.image.lock().unwrap_or_else(PoisonError::into_inner);
+        environment::describe(conn, connection, program.stdin.is_some(), &mut image);
         Some(image)
     }
 

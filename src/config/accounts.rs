@@ -52,6 +52,9 @@ pub(crate) struct User {
     pub(crate) uid: u32,
     /// The primary group.
     pub(crate) gid: u32,
+    /// The home directory and the login shell, as they are written.
+    pub(crate) home: String,
+    pub(crate) shell: String,
 }
 
 /// One line of group(5).
@@ -195,7 +198,8 @@ impl User {
         let name = name(fields.next()?)?;
         let uid = id(fields.nth(1)?)?;
         let gid = id(fields.next()?)?;
-        Some(User { name, uid, gid })
+        let (home, shell) = (fields.nth(1).unwrap_or_default(), fields.next().unwrap_or_default());
+        Some(User { name, uid, gid, home: home.to_owned(), shell: shell.to_owned() })
     }
 }
 
@@ -253,7 +257,14 @@ pub(crate) mod tests {
     fn users_and_groups_are_found_by_name_and_number() {
         let directory = tempfile::tempdir().unwrap();
         let accounts = fake(directory.path());
-        let alice = Ok(Some(User { name: "alice".into(), uid: 1000, gid: 1000 }));
+        let login = |name: &str, uid, gid| User {
+            name: name.into(),
+            uid,
+            gid,
+            home: "/".into(),
+            shell: "/bin/sh".into(),
+        };
+        let alice = Ok(Some(login("alice", 1000, 1000)));
         assert_eq!(accounts.user("alice"), alice);
         assert_eq!(accounts.user("1000"), alice);
         for nobody in ["carol", "broken", "+compat", "+1000", "4294967295", ""] {
@@ -276,7 +287,8 @@ case "$1 $2" in
 *) exit 2;;
 esac"#;
         let accounts = asking(directory.path(), script);
-        let carol = User { name: "carol".into(), uid: 2000, gid: 2001 };
+        let (home, shell) = ("/".into(), "/bin/sh".into());
+        let carol = User { name: "carol".into(), uid: 2000, gid: 2001, home, shell };
         assert_eq!(accounts.user("carol"), Ok(Some(carol)));
         assert_eq!(accounts.group("2001").unwrap().unwrap().name, "ldap");
         assert_eq!(accounts.memberships("carol"), Ok(vec![2001, 2002]));

@@ -12,7 +12,7 @@ use super::value::{
     self, Applied, Fault, Faults, TomlValue, choice, collect, decode, name_or_number, one_or_more, set, text,
     whole,
 };
-use super::{Address, Limit, OWN_VARIABLES, StderrTarget, admission, limits as limit_table};
+use super::{Address, Limit, OWN_VARIABLES, Passing, StderrTarget, admission, limits as limit_table};
 
 /// What the keys of a section said.
 #[derive(Debug, Default)]
@@ -21,6 +21,7 @@ pub(crate) struct ServiceDraft {
     pub(crate) handler: Option<Spanned<String>>,
     pub(crate) exec: Option<Exec>,
     pub(crate) argv0: Option<Spanned<String>>,
+    pub(crate) connection: Option<Passing>,
     pub(crate) workers: Option<u16>,
     pub(crate) spare: Option<u32>,
     pub(crate) connections_per_child: Option<u32>,
@@ -32,6 +33,7 @@ pub(crate) struct ServiceDraft {
     pub(crate) umask: Option<u32>,
     pub(crate) nice: Option<i32>,
     pub(crate) environment: BTreeMap<String, String>,
+    pub(crate) environment_file: Vec<Spanned<EnvironmentFile>>,
     pub(crate) limits: Vec<Limit>,
     pub(crate) stderr: Option<StderrTarget>,
     pub(crate) backlog: Option<u32>,
@@ -42,6 +44,14 @@ pub(crate) struct ServiceDraft {
     pub(crate) socket_mode: Option<u32>,
     pub(crate) count_bytes: Option<bool>,
     pub(super) admission: admission::draft::PolicyDraft,
+}
+
+/// An entry of `environment_file`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct EnvironmentFile {
+    pub(crate) path: PathBuf,
+    /// It may be missing.
+    pub(crate) is_optional: bool,
 }
 
 /// `exec`.
@@ -117,6 +127,26 @@ pub(super) fn argv0(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied 
         return Err(fault.help("write the name that it is to find, or remove the key").into());
     }
     set(&mut draft.argv0, Ok(spanned(value, name)))
+}
+
+pub(super) fn connection(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+    set(
+        &mut draft.connection,
+        choice(value, &[("stdio", Passing::Stdio), ("listen-fds", Passing::ListenFds)]),
+    )
+}
+
+pub(super) fn environment_file(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+    draft.environment_file = collect(one_or_more(value), |entry| {
+        let text = text(entry)?;
+        let path = text.strip_prefix('-').unwrap_or(&text);
+        if !path.starts_with('/') {
+            let fault = Fault::new(entry.span(), format!("\"{path}\" is not an absolute path"));
+            return Err(fault.help("write a path that starts with /, or with -/ if the file may be missing"));
+        }
+        Ok(spanned(entry, EnvironmentFile { path: path.into(), is_optional: text.starts_with('-') }))
+    })?;
+    Ok(())
 }
 
 pub(super) fn connections_per_child(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {

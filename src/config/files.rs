@@ -12,7 +12,7 @@ use super::draft::Exec;
 use super::executable::{self, Setting};
 use super::lookup::{Obstacle, Root, reason};
 use super::value::Fault;
-use super::{Address, Program, socket_file};
+use super::{Address, Passing, Program, socket_file};
 use crate::sys::fd;
 
 /// Opens a file to be read, which may be waited for, but not at a pipe for who never writes it.
@@ -58,7 +58,7 @@ pub(crate) fn program(exec: &Exec, setting: Setting<'_>) -> Result<Program, Faul
         );
     };
     match executable::check(&path, setting) {
-        Ok(()) => Ok(Program { path, arguments: exec.arguments.clone() }),
+        Ok(()) => Ok(Program { path, arguments: exec.arguments.clone(), passing: Passing::default() }),
         Err(Obstacle { why, help }) => {
             let message = format!("cannot run {}{}: {why}", path.display(), root.inside());
             Err(Fault::new(exec.span.clone(), message).help(help))

@@ -142,6 +142,17 @@ pub(crate) static SERVICE: &[Key<ServiceDraft>] = &[
         decode: Some(draft::argv0),
     },
     Key {
+        name: "connection",
+        flag: Some("connection"),
+        kind: Kind::Text,
+        placeholder: "HOW",
+        default: Some("\"stdio\""),
+        example: "\"listen-fds\"",
+        doc: "How a program gets its connection: stdio (as its stdin and stdout) or listen-fds (as descriptor 3, with \
+              LISTEN_FDS=1 and LISTEN_FDNAMES=connection)",
+        decode: Some(draft::connection),
+    },
+    Key {
         name: "workers",
         flag: Some("workers"),
         kind: Kind::Number,
@@ -252,6 +263,17 @@ pub(crate) static SERVICE: &[Key<ServiceDraft>] = &[
         example: "{ TZ = \"UTC\" }",
         doc: "What programs find in their environment besides PATH and the connection's own variables",
         decode: Some(draft::environment),
+    },
+    Key {
+        name: "environment_file",
+        flag: Some("environment-file"),
+        kind: Kind::List,
+        placeholder: "PATH",
+        default: None,
+        example: "[\"/etc/default/git\", \"-/etc/git.secret\"]",
+        doc: "Files of lines NAME=value for the environment of programs, read by preforkd itself at its start and on reload; \
+              one after a \"-\" need not exist, a later one wins, and environment wins over all",
+        decode: Some(draft::environment_file),
     },
     Key {
         name: "limits",

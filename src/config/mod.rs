@@ -17,6 +17,7 @@ mod assemble;
 pub(crate) mod diagnostic;
 mod document;
 mod draft;
+mod environment;
 mod executable;
 mod files;
 pub(crate) mod flags;
@@ -63,7 +64,7 @@ pub(crate) const DEFAULT_CONTROL_SOCKET: &str = control_socket!();
 pub(crate) const DEFAULT_PROGRAM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The variables that each connection process finds set, or unset if unknown; `environment` cannot set them.
-pub(crate) const OWN_VARIABLES: [&str; 16] = [
+pub(crate) const OWN_VARIABLES: [&str; 19] = [
     "PROTO",
     "TCPREMOTEIP",
     "TCPREMOTEPORT",
@@ -80,6 +81,9 @@ pub(crate) const OWN_VARIABLES: [&str; 16] = [
     "PREFORKD_CONNECTION",
     "TCPREMOTEHOST",
     "TCPREMOTEINFO",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "LISTEN_PID",
 ];
 
 /// A whole configuration, checked.
@@ -138,7 +142,7 @@ pub(crate) struct ServiceConfig {
     pub(crate) admission: Policy,
     /// Who a connection process is and where it stands.
     pub(crate) identity: Identity,
-    /// Added to what a program finds in its environment.
+    /// Added to what a program finds in its environment; that of its user and of files is in it.
     pub(crate) environment: BTreeMap<String, String>,
     /// Resource limits of a connection process.
     pub(crate) limits: Vec<Limit>,
@@ -189,6 +193,19 @@ pub(crate) struct Program {
     pub(crate) path: PathBuf,
     /// argv, with argv\[0\] as it was written.
     pub(crate) arguments: Vec<String>,
+    /// How it gets its connection.
+    pub(crate) passing: Passing,
+}
+
+/// How a program gets its connection.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Passing {
+    /// On descriptors 0 and 1.
+    #[default]
+    Stdio,
+    /// On descriptor 3, as sd_listen_fds(3) has it.
+    ListenFds,
 }
 
 /// Who a connection process is and where it stands.

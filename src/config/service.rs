@@ -1,5 +1,6 @@
 //! A service: what its section says, checked against the machine.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
@@ -15,7 +16,8 @@ use super::lookup::{Obstacle, Root, Runner};
 use super::source::Origin;
 use super::value::{Fault, Faults};
 use super::{
-    Address, Credentials, Identity, Job, PassedDemands, Program, ServiceConfig, SocketOptions, sockets,
+    Address, Credentials, Identity, Job, PassedDemands, Program, ServiceConfig, SocketOptions, environment,
+    sockets,
 };
 use crate::sys::process::{self, Resource};
 
@@ -86,7 +88,11 @@ pub(crate) fn resolve(
     };
     let handler = draft.handler.take().and_then(|name| handler(name, machine).map_err(&mut keep).ok());
     let directory = draft.working_directory.as_ref().map_or(Path::new("/"), |path| path.get_ref());
-    let setting = Setting { root, environment: &draft.environment, directory };
+    let environment = environment::of(&draft, machine).unwrap_or_else(|mut found| {
+        found.drain(..).map(Fault::of_machine).for_each(&mut keep);
+        draft.environment.clone()
+    });
+    let setting = Setting { root, environment: &environment, directory };
     let job = if broken_chroot { Ok(None) } else { job(name, section, handler, &draft, setting) };
     let job = job.map_err(&mut keep).ok().flatten();
     let socket_access = sockets::access(&draft, machine).unwrap_or_else(|mut found| {
@@ -94,7 +100,7 @@ pub(crate) fn resolve(
         None
     });
     if matches!(job, Some(Job::Exec(_))) {
-        space(section, &draft).map_err(Fault::of_machine).map_err(&mut keep).ok();
+        space(section, &draft, &environment).map_err(Fault::of_machine).map_err(&mut keep).ok();
     }
     let spare = spares(section, &draft, job.as_ref()).map_err(&mut keep).ok().flatten();
     let mut passed = PassedDemands::default();
@@ -129,7 +135,7 @@ pub(crate) fn resolve(
                 umask: draft.umask?,
                 nice: draft.nice,
             },
-            environment: draft.environment,
+            environment,
             limits: draft.limits,
             count_bytes: draft.count_bytes?,
             stderr: draft.stderr?,
@@ -238,26 +244,34 @@ fn job(
             None => Ok(handler.map(Job::Handler)),
         },
         (None, Some(_)) => match &draft.exec {
-            Some(exec) => files::program(exec, setting)
-                .map(|program| Program { arguments: exec.argv(draft.argv0.as_ref()), ..program })
-                .map(|program| Some(Job::Exec(program)))
-                .map_err(Fault::of_machine),
+            Some(exec) => {
+                let program = files::program(exec, setting).map_err(Fault::of_machine)?;
+                let arguments = exec.argv(draft.argv0.as_ref());
+                Ok(draft.connection.map(|passing| Job::Exec(Program { arguments, passing, ..program })))
+            }
             None => Ok(None),
         },
     }
 }
 
 /// Arguments and environment of a program must not be more than the kernel passes on.
-fn space(section: &Section<'_>, draft: &ServiceDraft) -> Result<(), Fault> {
+fn space(
+    section: &Section<'_>,
+    draft: &ServiceDraft,
+    environment: &BTreeMap<String, String>,
+) -> Result<(), Fault> {
     let Some(exec) = &draft.exec else { return Ok(()) };
     let limit = draft.limits.iter().find(|limit| limit.kind.resource == Resource::RLIMIT_STACK);
     let own = || process::limits(Resource::RLIMIT_STACK).map_or(u64::MAX, |(soft, _)| soft);
     let stack = limit.map_or_else(own, |limit| limit.value);
-    executable::fits(&exec.argv(draft.argv0.as_ref()), &draft.environment, stack).map_err(
+    executable::fits(&exec.argv(draft.argv0.as_ref()), environment, stack).map_err(
         |(place, Obstacle { why, help })| {
             let at = match place {
                 TooMuch::Arguments => exec.span.clone(),
-                TooMuch::Environment => section.span("environment").unwrap_or_else(|| section.header.clone()),
+                TooMuch::Environment => {
+                    let keys = ["environment", "environment_file"].into_iter();
+                    keys.filter_map(|key| section.span(key)).next().unwrap_or_else(|| section.header.clone())
+                }
             };
             Fault::new(at, format!("the program cannot be started: {why}")).help(help)
         },

@@ -193,7 +193,7 @@ pub(super) fn demands(
         );
     }
     if matches!(job, Some(Job::Handler(_))) {
-        for key in ["environment", "stderr", "count_bytes"] {
+        for key in ["environment", "environment_file", "connection", "stderr", "count_bytes"] {
             faults.extend(section.span(key).map(|span| {
                 Fault::new(span, format!("{key} can do nothing: it is about programs, and a handler is none"))
                     .help(format!("remove {key}, or run a program with exec"))

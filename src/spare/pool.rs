@@ -86,7 +86,7 @@ impl Pool {
         let copies = (size > 0 && (setup.sends_copies || hands_over)).then(Copies::new).transpose()?;
         let sending = copies.as_ref().map(Copies::descriptor);
         let mut kept = [&listeners[..], &[leash_end, writer, wake, child.reporter().descriptor()]].concat();
-        kept.extend(sources.into_iter().chain(sending));
+        kept.extend(sources.into_iter().chain(sending).chain(child.stdin()));
         kept.sort_unstable_by_key(AsRawFd::as_raw_fd);
         let spec = SpareSpec {
             child,

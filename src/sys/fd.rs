@@ -223,12 +223,27 @@ pub(crate) fn standard(connection: BorrowedFd<'_>) -> io::Result<()> {
     (0..=1).try_for_each(|number| put(connection, number))
 }
 
+/// In a connection process that execs: puts the connection on fd 3, this on 0, and what 2 is on 1, too; whatever else there
+/// is is closed then.
+pub(crate) fn standard_and_first(stdin: BorrowedFd<'_>, connection: BorrowedFd<'_>) -> io::Result<()> {
+    /// `SD_LISTEN_FDS_START`, sd_listen_fds(3).
+    const FIRST: RawFd = 3;
+    put(stdin, 0)?;
+    // SAFETY: dup2 on numbers touches no memory. The standard descriptors stay open, and nobody owns them.
+    check(unsafe { libc::dup2(2, 1) })?;
+    put(connection, FIRST)?;
+    // If it was there already, it still is to be closed.
+    // SAFETY: fcntl with F_SETFD touches no memory.
+    check(unsafe { libc::fcntl(FIRST, libc::F_SETFD, 0) })?;
+    close_range(FIRST + 1, RawFd::MAX, libc::CLOSE_RANGE_CLOEXEC)
+}
+
 /// In a connection process: puts something else on fd 2.
 pub(crate) fn standard_error(stderr: BorrowedFd<'_>) -> io::Result<()> {
     put(stderr, 2)
 }
 
-/// Makes a standard descriptor a copy of this one, kept over an exec.
+/// Makes a descriptor a copy of this one, kept over an exec; of what it was before, nobody of this process is left.
 fn put(fd: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
     // SAFETY: dup2 on numbers touches no memory. The standard descriptors stay open, and nobody owns them.
     check(unsafe { libc::dup2(fd.as_raw_fd(), number) })?;

@@ -93,6 +93,8 @@ const ROWS: &[Row] = &[
     row("listen", "", everywhere, serves),
     row("handler", "", everywhere, serves),
     row("exec", "", everywhere, serves),
+    row("argv0", "argv0 = \"other\"", argv0, serves),
+    row("connection", "connection = \"listen-fds\"", no_handlers, serves),
     row("workers", "workers = 2", everywhere, has_workers),
     row("spare", "spare = 2", everywhere, has_spares),
     row("max_connections", "max_connections = 1\noverload = \"reset\"", everywhere, takes_one),
@@ -117,6 +119,7 @@ const ROWS: &[Row] = &[
     row("umask", "umask = \"0123\"", everywhere, has_umask),
     row("nice", "nice = 7", everywhere, is_nice),
     row("environment", "environment = { CELL = \"yes\" }", no_handlers, has_environment),
+    row("environment_file", "environment_file = \"-/nonexistent\"", no_handlers, serves),
     row("limits", "limits = { core = 12345 }", everywhere, has_limit),
     row("stderr", "stderr = \"null\"", no_handlers, says_nothing),
     row("backlog", "backlog = 17", everywhere, has_backlog),
@@ -208,6 +211,10 @@ fn no_handlers(_: At, job: Job) -> Option<&'static str> {
     (!job.is_program()).then_some("it is about programs, and a handler is none")
 }
 
+fn argv0(_: At, job: Job) -> Option<&'static str> {
+    (!job.is_program()).then_some("a handler is no program, and has no zeroth argument")
+}
+
 fn no_programs(_: At, job: Job) -> Option<&'static str> {
     job.is_program().then_some("a program serves one connection and ends")
 }
@@ -263,6 +270,9 @@ impl Seat<'_> {
     fn section(&self, row: &Row) -> String {
         let listen = if self.at.is_passed() { format!("fd:{}", self.name) } else { self.address.clone() };
         let job = match self.job.is_program() {
+            true if row.key == "connection" => {
+                "exec = [\"/bin/sh\", \"-c\", \"exec cat <&3 >&3\"]".to_owned()
+            }
             true if row.key == "environment" => "exec = [\"/usr/bin/env\"]".to_owned(),
             true if row.key == "stderr" => "exec = [\"/bin/sh\", \"-c\", \"echo loud >&2; cat\"]".to_owned(),
             true => format!("exec = [\"{ECHO}\"]"),

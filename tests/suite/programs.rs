@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use crate::support::client::{connect, exchange_unix, finish, listen_to};
+use crate::support::client::{connect, exchange, exchange_unix, finish, listen_to};
 use crate::support::{Preforkd, address, root, sure, text, write};
 
 /// What `env` printed.
@@ -37,6 +37,74 @@ fn argv0_is_the_zeroth_argument_and_only_that() {
         let printed = answer(r#"["/bin/cat", "/proc/self/cmdline"]"#, &keys);
         assert_eq!(printed, "other name\0/proc/self/cmdline\0", "{more}");
     }
+}
+
+/// What sd_listen_fds(3) looks at, and what else is open.
+const LISTENER: &str = "import os, socket, sys\n\
+    s = socket.socket(fileno=3)\n\
+    own = os.environ['LISTEN_PID'] == str(os.getpid())\n\
+    said = [own, os.environ['LISTEN_FDS'], os.environ['LISTEN_FDNAMES'], os.get_inheritable(3), s.getblocking(),\n\
+        \x20   os.readlink('/proc/self/fd/0'), sorted(int(n) for n in os.listdir('/proc/self/fd') if int(n) < 4)]\n\
+    print('to stdout', flush=True)\n\
+    line = s.makefile().readline()\n\
+    s.sendall((repr(said) + line).encode())\n";
+
+#[test]
+fn a_program_that_wants_it_gets_its_connection_as_systemd_passes_it() {
+    for more in ["", "spare = 1", "count_bytes = false", "user = \"nobody\""] {
+        if more.contains("user") && !root("another user") {
+            continue;
+        }
+        let address = address::fresh();
+        let keys = format!("workers = 1\nconnection = \"listen-fds\"\n{more}");
+        let program = "[\"/usr/bin/python3\", \"DIR/program.py\"]";
+        let server = Preforkd::run(&service(address, program, &keys)).script("program.py", LISTENER).start();
+        let said = text(&exchange(address, b"hello\n"));
+        let wanted = "[True, '1', 'connection', True, True, '/dev/null', [0, 1, 2, 3]]hello\n";
+        assert_eq!(said, wanted, "{more}");
+        server.log.wait("its stdout is its stderr", |line| line.ends_with("to stdout"));
+    }
+}
+
+#[test]
+fn a_user_brings_what_a_login_has_and_files_and_environment_win() {
+    if !root("another user") {
+        return;
+    }
+    let address = address::fresh();
+    let keys = "user = \"www-data\"\nenvironment_file = [\"DIR/first\", \"DIR/second\", \"-DIR/none\"]\n\
+                environment = { C = \"own\", LOGNAME = \"other\" }";
+    let server = Preforkd::run(&service(address, "[\"/usr/bin/env\"]", keys))
+        .script("first", "# secrets\nA='one two'\nB=first\nC=first\n")
+        .script("second", "B=second\nHOME=/elsewhere")
+        .start();
+    let printed = text(&exchange(address, b""));
+    let found = environment(&printed);
+    for (name, value) in [
+        ("USER", "www-data"),
+        ("LOGNAME", "other"),
+        ("HOME", "/elsewhere"),
+        ("A", "one two"),
+        ("B", "second"),
+        ("C", "own"),
+    ] {
+        assert_eq!(found.get(name), Some(&value), "{name}: {printed}");
+    }
+    // Its shell is nologin.
+    assert!(!found.contains_key("SHELL"), "{printed}");
+    // What a file says counts from the next reload on.
+    crate::support::write(&server.dir().join("second"), "B=third\n");
+    server.reload_ok();
+    let printed = text(&exchange(address, b""));
+    let found = environment(&printed);
+    assert_eq!((found.get("B"), found.get("HOME")), (Some(&"third"), Some(&"/var/www")), "{printed}");
+    // A fault names the file and the line, and no value.
+    crate::support::write(&server.dir().join("second"), "B=x\nwrong secret\n");
+    let output = server.reload();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(said.contains("/second, line 2") && !said.contains("secret"), "{said}");
+    assert_eq!(environment(&text(&exchange(address, b""))).get("B"), Some(&"third"));
 }
 
 #[test]

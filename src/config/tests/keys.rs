@@ -43,7 +43,9 @@ fn an_empty_service_has_the_defaults() {
     assert_eq!(service(&text(&written)), service(&text("")), "a default that is written changes nothing");
 }
 
-const EVERY_KEY: [(&str, &str, &[&str]); 40] = [
+const EVERY_KEY: &[(&str, &str, &[&str])] = &[
+    ("connection", "\"listen-fds\"", &["listen-fds"]),
+    ("environment_file", "\"-/nonexistent\"", &["-/nonexistent"]),
     ("argv0", "\"other\"", &["other"]),
     ("workers", "3", &["3"]),
     ("spare", "0", &["0"]),
@@ -148,6 +150,11 @@ fn every_key_refuses_a_wrong_type_and_a_wrong_value() {
         ("exec", "[]"),
         ("exec", "[\"\"]"),
         ("exec", "[\"/nonexistent\"]"),
+        ("connection", "\"socket\""),
+        ("connection", "3"),
+        ("environment_file", "\"etc/x\""),
+        ("environment_file", "\"/nonexistent\""),
+        ("environment_file", "[7]"),
         ("argv0", "\"\""),
         ("argv0", "\"ls\""),
         ("workers", "1025"),
@@ -177,7 +184,9 @@ fn every_key_refuses_a_wrong_type_and_a_wrong_value() {
     let base = |key: &str| match key {
         "listen" => "handler = \"echo\"\n",
         "handler" | "exec" => "listen = \"127.0.0.1:7\"\n",
-        "environment" | "stderr" | "count_bytes" => "listen = \"127.0.0.1:7\"\nexec = [\"cat\"]\n",
+        "environment" | "environment_file" | "connection" | "stderr" | "count_bytes" => {
+            "listen = \"127.0.0.1:7\"\nexec = [\"cat\"]\n"
+        }
         _ => "listen = [\"127.0.0.1:7\", \"unix:/run/x.sock\"]\nhandler = \"echo\"\n",
     };
     let wrong_types = SERVICE
