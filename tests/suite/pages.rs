@@ -75,9 +75,7 @@ fn counterpart(unit: &Unit) -> BTreeMap<String, Value> {
         let value = value.as_str();
         let (key, value) = match name.as_str() {
             // BindIPv6Only=default: both families.
-            "ListenStream" if value.parse::<u16>().is_ok() => {
-                ("listen", strings([&*format!("[::]:{value}"), &*format!("0.0.0.0:{value}")]))
-            }
+            "ListenStream" if value.parse::<u16>().is_ok() => ("listen", format!("*:{value}").into()),
             "ListenStream" if value.starts_with('/') => ("listen", format!("unix:{value}").into()),
             "ListenStream" => ("listen", value.into()),
             "Accept" => {
