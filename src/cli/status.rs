@@ -83,6 +83,14 @@ fn render(status: &Status) -> String {
         if let Some(reason) = &service.down {
             let _ = writeln!(text, "\n{} is down: {reason}", service.name);
         }
+        if service.left_behind > 0 {
+            let _ = writeln!(
+                text,
+                "\n{}: {} left behind by programs that have ended",
+                service.name,
+                processes(service.left_behind)
+            );
+        }
         for unreachable in &service.unreachable {
             let _ = writeln!(text, "\n{}: {unreachable}", service.name);
         }
@@ -91,6 +99,10 @@ fn render(status: &Status) -> String {
         let _ = writeln!(text, "\n{} log records were dropped", status.log_records_dropped);
     }
     text
+}
+
+fn processes(count: u32) -> String {
+    if count == 1 { "1 process".to_owned() } else { format!("{count} processes") }
 }
 
 fn state(state: Condition) -> &'static str {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::DeValue;
@@ -42,6 +43,8 @@ pub(crate) struct ServiceDraft {
     pub(crate) socket_user: Option<Spanned<String>>,
     pub(crate) socket_group: Option<Spanned<String>>,
     pub(crate) socket_mode: Option<u32>,
+    pub(crate) kill_mode: Option<KillModeWord>,
+    pub(crate) kill_grace: Option<Duration>,
     pub(crate) count_bytes: Option<bool>,
     pub(super) admission: admission::draft::PolicyDraft,
 }
@@ -52,6 +55,13 @@ pub(crate) struct EnvironmentFile {
     pub(crate) path: PathBuf,
     /// It may be missing.
     pub(crate) is_optional: bool,
+}
+
+/// A word of `kill_mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KillModeWord {
+    Group,
+    Process,
 }
 
 /// `exec`.
@@ -253,6 +263,11 @@ pub(super) fn socket_group(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> A
 
 pub(super) fn socket_mode(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     set(&mut draft.socket_mode, value::file_mode(value))
+}
+
+pub(super) fn kill_mode(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+    let words = [("group", KillModeWord::Group), ("process", KillModeWord::Process)];
+    set(&mut draft.kill_mode, choice(value, &words))
 }
 
 pub(super) fn count_bytes(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {

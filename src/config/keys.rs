@@ -356,6 +356,27 @@ pub(crate) static SERVICE: &[Key<ServiceDraft>] = &[
         decode: Some(draft::socket_mode),
     },
     Key {
+        name: "kill_mode",
+        flag: Some("kill-mode"),
+        kind: Kind::Text,
+        placeholder: "WHAT",
+        default: Some("\"group\""),
+        example: "\"process\"",
+        doc: "What becomes of processes that a program leaves behind when it ends: group kills its process group, process \
+              leaves them without the client until the service ends",
+        decode: Some(draft::kill_mode),
+    },
+    Key {
+        name: "kill_grace",
+        flag: Some("kill-grace"),
+        kind: Kind::Text,
+        placeholder: "DURATION",
+        default: Some("\"0s\""),
+        example: "\"10s\"",
+        doc: "How long what is left of the process group may take to end, after TERM, until it gets KILL",
+        decode: Some(|draft, value| set(&mut draft.kill_grace, duration(value))),
+    },
+    Key {
         name: "count_bytes",
         flag: Some("count-bytes"),
         kind: Kind::Boolean,

@@ -146,6 +146,8 @@ pub(crate) struct ServiceConfig {
     pub(crate) environment: BTreeMap<String, String>,
     /// Resource limits of a connection process.
     pub(crate) limits: Vec<Limit>,
+    /// What becomes of what a program leaves behind.
+    pub(crate) kill_mode: KillMode,
     /// Whether the connection of a program is kept until the program has ended, for its counts.
     pub(crate) count_bytes: bool,
     /// Where the stderr of a program goes.
@@ -195,6 +197,23 @@ pub(crate) struct Program {
     pub(crate) arguments: Vec<String>,
     /// How it gets its connection.
     pub(crate) passing: Passing,
+}
+
+/// What becomes of the process group of a program that has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum KillMode {
+    /// It is killed: told to end, if it has some time for it.
+    Group { grace: Duration },
+    /// It goes on, without the client, until its service ends.
+    Process,
+}
+
+impl KillMode {
+    /// Whether something of the group may go on when its program has ended.
+    pub(crate) fn leaves_some(self) -> bool {
+        self != KillMode::Group { grace: Duration::ZERO }
+    }
 }
 
 /// How a program gets its connection.

@@ -9,15 +9,15 @@ use toml::Spanned;
 use super::accounts::{Accounts, Group, Unanswered, User, id};
 use super::diagnostic::nearest;
 use super::document::Section;
-use super::draft::ServiceDraft;
+use super::draft::{KillModeWord, ServiceDraft};
 use super::executable::{self, Setting, TooMuch};
 use super::files;
 use super::lookup::{Obstacle, Root, Runner};
 use super::source::Origin;
 use super::value::{Fault, Faults};
 use super::{
-    Address, Credentials, Identity, Job, PassedDemands, Program, ServiceConfig, SocketOptions, environment,
-    sockets,
+    Address, Credentials, Identity, Job, KillMode, PassedDemands, Program, ServiceConfig, SocketOptions,
+    environment, sockets,
 };
 use crate::sys::process::{self, Resource};
 
@@ -102,6 +102,7 @@ pub(crate) fn resolve(
     if matches!(job, Some(Job::Exec(_))) {
         space(section, &draft, &environment).map_err(Fault::of_machine).map_err(&mut keep).ok();
     }
+    let kill_mode = kill_mode(section, &draft).map_err(&mut keep).ok().flatten();
     let spare = spares(section, &draft, job.as_ref()).map_err(&mut keep).ok().flatten();
     let mut passed = PassedDemands::default();
     match sockets::demands(section, &draft, job.as_ref()) {
@@ -137,6 +138,7 @@ pub(crate) fn resolve(
             },
             environment,
             limits: draft.limits,
+            kill_mode: kill_mode?,
             count_bytes: draft.count_bytes?,
             stderr: draft.stderr?,
             socket: SocketOptions {
@@ -251,6 +253,20 @@ fn job(
             }
             None => Ok(None),
         },
+    }
+}
+
+/// What becomes of what a program leaves behind.
+fn kill_mode(section: &Section<'_>, draft: &ServiceDraft) -> Result<Option<KillMode>, Fault> {
+    match (draft.kill_mode, section.span("kill_grace")) {
+        (Some(KillModeWord::Process), Some(at)) => {
+            let fault =
+                Fault::new(at, "with kill_mode = \"process\" nothing is killed that could have a grace");
+            Err(fault.help("remove kill_grace, or write kill_mode = \"group\""))
+        }
+        (Some(KillModeWord::Process), None) => Ok(Some(KillMode::Process)),
+        (Some(KillModeWord::Group), _) => Ok(draft.kill_grace.map(|grace| KillMode::Group { grace })),
+        (None, _) => Ok(None),
     }
 }
 

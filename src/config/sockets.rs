@@ -156,6 +156,10 @@ impl Asked<'_> {
 const NO_TCP: &str = "it can do nothing without a listener over TCP";
 const NO_UNIX: &str = "it can do nothing without a listener at a Unix socket";
 
+/// Keys that say something about a program.
+const ABOUT_PROGRAMS: [&str; 6] =
+    ["environment", "environment_file", "connection", "kill_mode", "kill_grace", "count_bytes"];
+
 /// What the keys ask of sockets that are not known yet; or which could not do what they say at those that are.
 pub(super) fn demands(
     section: &Section<'_>,
@@ -193,7 +197,7 @@ pub(super) fn demands(
         );
     }
     if matches!(job, Some(Job::Handler(_))) {
-        for key in ["environment", "environment_file", "connection", "stderr", "count_bytes"] {
+        for key in ABOUT_PROGRAMS {
             faults.extend(section.span(key).map(|span| {
                 Fault::new(span, format!("{key} can do nothing: it is about programs, and a handler is none"))
                     .help(format!("remove {key}, or run a program with exec"))

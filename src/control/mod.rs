@@ -106,6 +106,8 @@ pub(crate) struct ServiceStatus {
     /// Those that are counted for their source; 0 without `max_connections_per_source`.
     pub(crate) counted: u32,
     pub(crate) max_connections: u32,
+    /// Processes that programs have left behind.
+    pub(crate) left_behind: u32,
     /// Connections that wait to be accepted; of TCP only.
     pub(crate) queued: u64,
     pub(crate) accepted: u64,

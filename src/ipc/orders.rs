@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config;
 use crate::sys::fd::FdNumber;
+use crate::sys::wait::Pid;
 use crate::sys::{memory, message};
 
 /// The hidden command that starts a worker.
@@ -159,6 +160,13 @@ pub(crate) enum WorkerReport {
     /// A handler that runs in a copy of this worker's memory was killed by a fault. Whoever caused it may be guessing
     /// at addresses, and must not be given the same ones for long (Bittau et al., "Hacking Blind", 2014).
     NeedsRenewal,
+    /// A program has ended and left somebody behind in its process group.
+    LeftBehind {
+        /// The group, after its leader that is gone.
+        group: Pid,
+        /// When it is to be killed, if it is.
+        kill_after: Option<Duration>,
+    },
     /// No listener is open any more; connections go on.
     Retired,
     /// It cannot work, and why.

@@ -150,6 +150,11 @@ impl AdoptedConnections {
         self.children.iter().any(|(_, child)| child.id().worker == worker && child.waits())
     }
 
+    /// The service of an adopted process.
+    pub(super) fn service_of(&self, pid: Pid) -> Option<&str> {
+        self.children.get(pid).map(|child| child.slot().scoreboard().0.name.as_str())
+    }
+
     /// The service of a spare that waited when its worker died.
     pub(super) fn service_of_spare(&self, pid: Pid) -> Option<&str> {
         let spare = self.children.get(pid).filter(|child| child.waits());

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use super::Supervisor;
 use super::generation::{Generation, Trouble};
 use super::listeners::{ListenError, Listener};
+use super::phase::KILL_AFTER;
 use super::rollout::{Purpose, Rollout};
 use super::service::Service;
 use super::state::State;
@@ -14,6 +15,7 @@ use crate::control::Answer;
 use crate::control::server::{ClientId, Server};
 use crate::journal::{Level, MessageId};
 use crate::scoreboard::Owner;
+use crate::sys::time::Monotonic;
 
 impl State {
     /// `next` replaces the generation in force, but for the services that are `kept`. Workers of the old one retire.
@@ -29,6 +31,10 @@ impl State {
             old.for_each(|worker| service.recount(Owner::worker(worker.serial())));
         }
         let old = self.generation.replace(next, kept);
+        let generation = &self.generation;
+        self.left_behind.end(Monotonic::now() + KILL_AFTER, |service| {
+            generation.service(service).is_none() && !generation.down().contains_key(service)
+        });
         let closing = self.close_unused(&old);
         let generation = &self.generation;
         for worker in self.workers.iter_mut() {

@@ -8,6 +8,7 @@ mod commit;
 mod control_socket;
 mod generation;
 mod history;
+mod left_behind;
 mod listeners;
 mod loader;
 mod phase;
@@ -233,6 +234,7 @@ impl Supervisor {
             self.advance_loader(now);
             self.reap(now);
             self.state.adopted.tend();
+            self.state.left_behind.tend(now);
             self.state.workers.send_looks();
             self.systemd.deliver();
             self.state.control.tend(now, &self.poller);
@@ -277,6 +279,7 @@ impl Supervisor {
         let deadlines = [
             state.workers.next_deadline(self.generation_on_its_way(), now),
             state.adopted.next_deadline(),
+            state.left_behind.next_deadline(),
             state.control.next_deadline(),
             self.changes.next_deadline(),
             self.systemd.next_try(),
@@ -304,6 +307,7 @@ impl Supervisor {
             match news {
                 News::Nothing => return,
                 News::Other => {}
+                News::LeftBehind { group, kill_after } => self.leave_behind(&name, group, kill_after, now),
                 News::Accepts => {
                     state.workers.relieve(&name, generation, now);
                     let service = state.generation.service_mut(&name);

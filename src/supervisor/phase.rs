@@ -14,7 +14,7 @@ use crate::sys::time::Monotonic;
 use crate::sys::{process, wait};
 
 /// How long connections have between SIGTERM and SIGKILL.
-const KILL_AFTER: Duration = Duration::from_secs(2);
+pub(super) const KILL_AFTER: Duration = Duration::from_secs(2);
 
 /// How long workers have after that: one that does not obey is killed, which makes its connections ours to kill.
 const WORKERS_END_AFTER: Duration = Duration::from_secs(2);
@@ -210,7 +210,12 @@ impl Supervisor {
     /// processes have left behind. It goes with us, as it does when systemd ends a unit. The children of what is killed
     /// become ours, and are killed in turn.
     pub(super) fn leave_nothing(&mut self) {
-        let until = Monotonic::now() + LAST_PATIENCE;
+        let now = Monotonic::now();
+        let until = now + LAST_PATIENCE;
+        let is_in_a_hurry = matches!(self.phase, Phase::Ending { kill_after: Duration::ZERO, .. });
+        let left = &mut self.state.left_behind;
+        let kill_at = if left.is_empty() || is_in_a_hurry { now } else { now + KILL_AFTER };
+        left.end(kill_at, |_| true);
         loop {
             let children = process::children();
             if children.is_empty() {
@@ -220,7 +225,9 @@ impl Supervisor {
                 self.log.warning(None, format_args!("processes that do not die are left: {children:?}"));
                 break;
             }
-            children.iter().for_each(|pid| process::signal_process(*pid, Signal::SIGKILL));
+            if kill_at <= Monotonic::now() {
+                children.iter().for_each(|pid| process::signal_process(*pid, Signal::SIGKILL));
+            }
             while let Ok(Some(_)) = wait::reap() {}
             std::thread::sleep(LAST_TICK);
         }

@@ -1,17 +1,20 @@
 //! Every process that has ended, and what follows from it.
 
+use std::time::Duration;
+
 use super::Supervisor;
 use super::adopted::Dead;
 use super::rollout::Purpose;
 use super::service::Service;
 use super::status::seconds;
 use super::workers::{WorkerProcess, WorkerStage};
+use crate::config::KillMode;
 use crate::exit;
 use crate::journal::{Level, MessageId};
 use crate::scoreboard::Owner;
-use crate::sys::process;
 use crate::sys::time::Monotonic;
 use crate::sys::wait::{self, Ended, Ending, Pid};
+use crate::worker::children::rest::{self, GroupRest};
 
 impl Supervisor {
     /// Reaps all that have ended.
@@ -26,11 +29,14 @@ impl Supervisor {
                 // A worker, or of one that has died since.
                 self.bury_workers(now);
             }
-            if self.state.adopted.has(pid) {
-                process::kill_rest_of_group(pid);
-            }
+            let rest = self.end_rest(pid);
             // It may have been a worker, and is gone.
             let Ok(Some(ended)) = wait::reap_one(pid) else { continue };
+            if let Some((service, kill_after)) =
+                rest.and_then(|(service, rest)| Some((service, rest.left(pid)?)))
+            {
+                self.state.left_behind.add(&service, pid, kill_after.map(|time| now + time));
+            }
             self.hear_late();
             let state = &mut self.state;
             if let Some(service) = state.adopted.service_of_spare(pid) {
@@ -42,7 +48,33 @@ impl Supervisor {
             if !state.adopted.ended(&ended, admission, &self.log, &self.poller) {
                 // A process that a connection process left behind.
                 self.log.debug(None, format_args!("reaped process {pid}, {}", ended.ending));
+                state.left_behind.forget_gone();
             }
+        }
+    }
+
+    /// Does what is to be done about the group of an adopted process that has ended. Who has a service no more has no way to
+    /// be left behind.
+    fn end_rest(&self, pid: Pid) -> Option<(String, GroupRest)> {
+        let service = self.state.adopted.service_of(pid)?;
+        let in_force = self.state.generation.service(service);
+        let mode =
+            in_force.map_or(KillMode::Group { grace: Duration::ZERO }, |service| service.config().kill_mode);
+        Some((service.to_owned(), rest::end(pid, mode)))
+    }
+
+    /// A program has left a group behind, as its worker says.
+    pub(super) fn leave_behind(
+        &mut self,
+        service: &str,
+        group: Pid,
+        kill_after: Option<Duration>,
+        now: Monotonic,
+    ) {
+        let state = &mut self.state;
+        // Nobody who is known as something else can be what a worker says.
+        if group > 1 && !state.adopted.has(group) && !state.workers.has(group) {
+            state.left_behind.add(service, group, kill_after.map(|time| now + time));
         }
     }
 
@@ -72,6 +104,9 @@ impl Supervisor {
 
     fn bury(&mut self, mut worker: WorkerProcess, ended: &Ended, now: Monotonic) {
         worker.hear_last_words();
+        for (group, kill_after) in worker.left().to_vec() {
+            self.leave_behind(worker.service(), group, kill_after, now);
+        }
         let _ = self.poller.remove(worker.link());
         let dead = Dead {
             serial: worker.serial(),

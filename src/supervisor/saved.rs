@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::adopted::{AdoptedRecord, SavedLateEvents};
 use super::generation::{GenerationSettings, SavedDown, SavedService};
 use super::history::History;
+use super::left_behind::LeftBehind;
 use super::listeners::SavedListener;
 use super::service::SavedServiceState;
 use super::workers::{SavedWorker, WorkerSettings};
@@ -40,6 +41,7 @@ pub(super) struct Saved {
     pub(super) workers: Vec<SavedWorker>,
     pub(super) adopted: Vec<AdoptedRecord>,
     pub(super) late: Vec<SavedLateEvents>,
+    pub(super) left_behind: LeftBehind,
     pub(super) control: Option<SavedServer>,
 }
 
@@ -136,6 +138,7 @@ mod tests {
             workers: Vec::new(),
             adopted: Vec::new(),
             late: Vec::new(),
+            left_behind: LeftBehind::default(),
             control: None,
         }
     }

@@ -7,6 +7,7 @@ use super::adopted::AdoptedConnections;
 use super::control_socket::ControlSocket;
 use super::generation::Generation;
 use super::history::History;
+use super::left_behind::LeftBehind;
 use super::listeners::{ListenerTable, Listeners, SavedListener};
 use super::saved::{Kept, Saved};
 use super::service::{ServiceState, ServiceStates};
@@ -27,6 +28,7 @@ pub(super) struct State {
     pub(super) listeners: Listeners,
     pub(super) workers: Workers,
     pub(super) adopted: AdoptedConnections,
+    pub(super) left_behind: LeftBehind,
     pub(super) control: ControlSocket,
 }
 
@@ -43,6 +45,7 @@ impl State {
             listeners: Listeners::new(passed, systemd.clone()),
             workers: Workers::new(run, descriptor_limit),
             adopted: AdoptedConnections::new(run),
+            left_behind: LeftBehind::default(),
             control: ControlSocket::default(),
         })
     }
@@ -65,6 +68,7 @@ impl State {
             worker_settings: self.workers.settings(),
             workers: self.workers.save(&mut listeners, kept),
             adopted: self.adopted.save(),
+            left_behind: self.left_behind.clone(),
             late: self.adopted.save_late(kept),
             control: self.control.save(clients, |fd| kept.keep(fd)),
             passed: self.listeners.save_passed(kept),
@@ -89,8 +93,16 @@ impl State {
         let adopted = AdoptedConnections::resume(run, saved.adopted, saved.late, &services, poller)?;
         let (control, clients) = ControlSocket::resume(saved.control, poller)?;
         let listeners = Listeners::resume(saved.passed, &listeners, systemd.clone())?;
-        let state =
-            State { history: saved.history, generation, services, listeners, workers, adopted, control };
+        let state = State {
+            history: saved.history,
+            generation,
+            services,
+            listeners,
+            workers,
+            adopted,
+            left_behind: saved.left_behind,
+            control,
+        };
         Ok((state, clients))
     }
 }

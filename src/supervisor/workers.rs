@@ -83,6 +83,8 @@ pub(super) struct WorkerProcess {
     looks: Looks,
     /// What it said when it gave up.
     complaint: Option<String>,
+    /// The groups that it reported to have left behind before it died.
+    left: Vec<(Pid, Option<Duration>)>,
     link: OwnedFd,
 }
 
@@ -188,6 +190,11 @@ impl WorkerProcess {
         &self.spare_events
     }
 
+    /// The groups that it reported to have left behind before it died.
+    pub(super) fn left(&self) -> &[(Pid, Option<Duration>)] {
+        &self.left
+    }
+
     /// What it said when it gave up.
     pub(super) fn complaint(&self) -> Option<&str> {
         self.complaint.as_deref()
@@ -217,6 +224,7 @@ impl WorkerProcess {
                 WorkerReport::Failed(complaint) => self.complaint = Some(complaint),
                 WorkerReport::Accepting => self.record.stage = WorkerStage::Accepting,
                 WorkerReport::Retired => self.record.stage = WorkerStage::Draining,
+                WorkerReport::LeftBehind { group, kill_after } => self.left.push((group, kill_after)),
                 WorkerReport::Ready | WorkerReport::NeedsRenewal | WorkerReport::Looked { .. } => {}
             }
         }
@@ -274,6 +282,8 @@ pub(super) enum News {
     Accepts,
     /// It accepts no more.
     Retired,
+    /// A program has left a group behind.
+    LeftBehind { group: Pid, kill_after: Option<Duration> },
     /// Of no interest but to this module.
     Other,
     /// Nothing more, for now or for ever.
@@ -353,6 +363,7 @@ impl Workers {
                 spare_events: Rc::new(SpareEvents::open(spare_events.take()?)),
                 looks: Looks::default(),
                 complaint: None,
+                left: Vec::new(),
                 link,
                 record,
             };
@@ -422,6 +433,7 @@ impl Workers {
             spare_events: Rc::new(spare_events),
             looks: Looks::default(),
             complaint: None,
+            left: Vec::new(),
             link,
         };
         let watched = poller.add(worker.link(), Interest::Read, EventSource::Worker(serial).into());
@@ -479,6 +491,9 @@ impl Workers {
                 return News::Retired;
             }
             Heard::Message(WorkerReport::Failed(complaint)) => worker.complaint = Some(complaint),
+            Heard::Message(WorkerReport::LeftBehind { group, kill_after }) => {
+                return News::LeftBehind { group, kill_after };
+            }
             Heard::Message(WorkerReport::NeedsRenewal) => worker.record.needs_renewal = true,
             Heard::Message(WorkerReport::Looked { request }) => {
                 let next = worker.looks.answered(request);

@@ -79,6 +79,16 @@ pub(crate) fn kill_rest_of_group(leader: Pid) {
     }
 }
 
+/// Whether somebody is in this process group, dead or alive.
+pub(crate) fn is_group(group: Pid) -> bool {
+    group > 1 && nix::sys::signal::killpg(nix::unistd::Pid::from_raw(group), None) != Err(Errno::ESRCH)
+}
+
+/// The process group of a child that has not been reaped.
+pub(crate) fn group_of(pid: Pid) -> Option<Pid> {
+    nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(pid))).ok().map(nix::unistd::Pid::as_raw)
+}
+
 /// Signals one process; the caller must be the one who reaps it, as with [`signal_group`].
 pub(crate) fn signal_process(pid: Pid, signal: Signal) {
     if pid > 1 {

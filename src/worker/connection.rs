@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::AsFd;
 
 use super::acceptor::Accepted;
-use super::children::Departed;
+use super::children::{Departed, rest};
 use super::starter::{Admitted, Started};
 use super::{Newcomer, Worker, WorkerSlot, headers};
 use crate::admission::Refusal;
@@ -16,7 +16,6 @@ use crate::ipc::orders::WorkerReport;
 use crate::ipc::reports::ChildReport;
 use crate::journal::{Level, MessageId, Remote};
 use crate::scoreboard::{Count, CountUp};
-use crate::sys::process;
 use crate::sys::signal::Signal;
 use crate::sys::socket::{self, Peer};
 use crate::sys::time::Monotonic;
@@ -240,14 +239,18 @@ impl Worker {
         }
     }
 
-    /// Reaps one child. Of a program's process group nothing is left behind.
+    /// Reaps one child. What a program leaves behind in its process group is killed, or reported.
     fn reap_one(&self) -> Option<Ended> {
         if !self.cx.spec.execs() {
             return wait::reap().ok().flatten();
         }
         let pid = wait::ended()?;
-        process::kill_rest_of_group(pid);
-        wait::wait_for(pid).ok().flatten()
+        let rest = rest::end(pid, self.cx.plan.service.kill_mode);
+        let ended = wait::wait_for(pid).ok().flatten();
+        if let Some(kill_after) = rest.left(pid) {
+            self.link.report(&WorkerReport::LeftBehind { group: pid, kill_after });
+        }
+        ended
     }
 
     fn ended(&mut self, ended: &Ended) {

@@ -218,7 +218,9 @@ impl Worker {
         let service = &plan.service;
         let deadlines = service.admission.deadlines;
         let execs = matches!(service.job, Job::Exec(_));
-        let keeps_connections = execs && (service.count_bytes || deadlines.are_of_bytes());
+        // Who goes on when its program has ended is not to have the client.
+        let keeps_connections =
+            execs && (service.count_bytes || deadlines.are_of_bytes() || service.kill_mode.leaves_some());
         let pool = Pool::new(Setup {
             size: plan.spares,
             connections: service.connections_per_child,

@@ -25,6 +25,7 @@ mod down;
 mod endings;
 mod faults;
 mod haproxy;
+mod left_behind;
 mod life;
 mod limit;
 mod load;

@@ -24,6 +24,7 @@ fn an_empty_service_has_the_defaults() {
         identity: Identity { user: None, chroot: None, working_directory: None, umask: 0o022, nice: None },
         environment: BTreeMap::new(),
         limits: vec![],
+        kill_mode: crate::config::KillMode::Group { grace: Duration::ZERO },
         count_bytes: true,
         stderr: StderrTarget::Log,
         socket: SocketOptions { backlog: 4096, nodelay: true, keepalive: false },
@@ -45,6 +46,8 @@ fn an_empty_service_has_the_defaults() {
 
 const EVERY_KEY: &[(&str, &str, &[&str])] = &[
     ("connection", "\"listen-fds\"", &["listen-fds"]),
+    ("kill_mode", "\"group\"", &["group"]),
+    ("kill_grace", "\"3s\"", &["3s"]),
     ("environment_file", "\"-/nonexistent\"", &["-/nonexistent"]),
     ("argv0", "\"other\"", &["other"]),
     ("workers", "3", &["3"]),
@@ -150,6 +153,8 @@ fn every_key_refuses_a_wrong_type_and_a_wrong_value() {
         ("exec", "[]"),
         ("exec", "[\"\"]"),
         ("exec", "[\"/nonexistent\"]"),
+        ("kill_mode", "\"none\""),
+        ("kill_grace", "3"),
         ("connection", "\"socket\""),
         ("connection", "3"),
         ("environment_file", "\"etc/x\""),
@@ -184,9 +189,8 @@ fn every_key_refuses_a_wrong_type_and_a_wrong_value() {
     let base = |key: &str| match key {
         "listen" => "handler = \"echo\"\n",
         "handler" | "exec" => "listen = \"127.0.0.1:7\"\n",
-        "environment" | "environment_file" | "connection" | "stderr" | "count_bytes" => {
-            "listen = \"127.0.0.1:7\"\nexec = [\"cat\"]\n"
-        }
+        "environment" | "environment_file" | "connection" | "kill_mode" | "kill_grace" | "stderr"
+        | "count_bytes" => "listen = \"127.0.0.1:7\"\nexec = [\"cat\"]\n",
         _ => "listen = [\"127.0.0.1:7\", \"unix:/run/x.sock\"]\nhandler = \"echo\"\n",
     };
     let wrong_types = SERVICE

@@ -8,6 +8,7 @@
 mod closes;
 mod end;
 mod output;
+pub(crate) mod rest;
 mod timers;
 
 use std::collections::VecDeque;

@@ -1,0 +1,90 @@
+//! What programs leave behind: processes of their groups that go on when they have ended. They are this process's children by
+//! then, since it is the subreaper.
+//!
+//! A group's number is its leader's, who has been reaped: it stands for the group as long as somebody is in it. So nothing is
+//! done to a group without a child of ours in it, who cannot go before it is reaped here.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::sys::process;
+use crate::sys::signal::Signal;
+use crate::sys::time::Monotonic;
+use crate::sys::wait::Pid;
+
+/// The groups that are left behind, by their numbers.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct LeftBehind(BTreeMap<Pid, LeftGroup>);
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct LeftGroup {
+    service: String,
+    /// When it is killed; `None` if it may go on.
+    kill_at: Option<Monotonic>,
+}
+
+impl LeftBehind {
+    /// A program of a service has left this group behind.
+    pub(super) fn add(&mut self, service: &str, group: Pid, kill_at: Option<Monotonic>) {
+        self.0.insert(group, LeftGroup { service: service.to_owned(), kill_at });
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How many processes a service has left behind.
+    pub(super) fn count(&self, service: &str) -> u32 {
+        if self.0.values().all(|group| group.service != service) {
+            return 0;
+        }
+        let is_its_own = |group: &Pid| self.0.get(group).is_some_and(|group| group.service == service);
+        groups().filter(is_its_own).count() as u32
+    }
+
+    /// Somebody has been reaped who was none of a worker's: forgets the groups that nobody is in any more.
+    pub(super) fn forget_gone(&mut self) {
+        if !self.0.is_empty() {
+            let alive: Vec<Pid> = groups().collect();
+            self.0.retain(|group, _| alive.contains(group));
+        }
+    }
+
+    /// When a group is to be killed.
+    pub(super) fn next_deadline(&self) -> Option<Monotonic> {
+        self.0.values().filter_map(|group| group.kill_at).min()
+    }
+
+    /// Kills those whose time is over.
+    pub(super) fn tend(&mut self, now: Monotonic) {
+        let due = |group: &LeftGroup| group.kill_at.is_some_and(|at| at <= now);
+        if !self.0.values().any(due) {
+            return;
+        }
+        let alive: Vec<Pid> = groups().collect();
+        self.0.retain(|group, _| alive.contains(group));
+        for (group, left) in self.0.iter_mut().filter(|(_, left)| due(left)) {
+            left.kill_at = None;
+            process::kill_rest_of_group(*group);
+        }
+    }
+
+    /// Has those end whose service has, and kills them at this time.
+    pub(super) fn end(&mut self, kill_at: Monotonic, has_ended: impl Fn(&str) -> bool) {
+        if self.0.values().all(|group| !has_ended(&group.service)) {
+            return;
+        }
+        let alive: Vec<Pid> = groups().collect();
+        self.0.retain(|group, _| alive.contains(group));
+        for (group, left) in self.0.iter_mut().filter(|(_, left)| has_ended(&left.service)) {
+            left.kill_at = Some(left.kill_at.map_or(kill_at, |at| at.min(kill_at)));
+            process::signal_group(*group, Signal::SIGTERM);
+        }
+    }
+}
+
+/// The groups of all children of this process.
+fn groups() -> impl Iterator<Item = Pid> {
+    process::children().into_iter().filter_map(process::group_of)
+}
