@@ -14,6 +14,7 @@ use super::value::{
     whole,
 };
 use super::{Address, Limit, OWN_VARIABLES, Passing, StderrTarget, admission, limits as limit_table};
+use crate::journal::Records;
 
 /// What the keys of a section said.
 #[derive(Debug, Default)]
@@ -37,6 +38,7 @@ pub(crate) struct ServiceDraft {
     pub(crate) environment_file: Vec<Spanned<EnvironmentFile>>,
     pub(crate) limits: Vec<Limit>,
     pub(crate) stderr: Option<StderrTarget>,
+    pub(crate) records: Option<Records>,
     pub(crate) backlog: Option<u32>,
     pub(crate) nodelay: Option<bool>,
     pub(crate) keepalive: Option<bool>,
@@ -223,6 +225,11 @@ pub(super) fn stderr(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied
     let words =
         [("log", StderrTarget::Log), ("inherit", StderrTarget::Inherit), ("null", StderrTarget::Null)];
     set(&mut draft.stderr, choice(value, &words))
+}
+
+pub(super) fn log(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+    let words = [("all", Records::All), ("failures", Records::Failures), ("none", Records::None)];
+    set(&mut draft.records, choice(value, &words))
 }
 
 pub(super) fn workers(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {

@@ -296,6 +296,16 @@ pub(crate) static SERVICE: &[Key<ServiceDraft>] = &[
         decode: Some(draft::stderr),
     },
     Key {
+        name: "log",
+        flag: Some("log"),
+        kind: Kind::Text,
+        placeholder: "WHICH",
+        default: Some("\"all\""),
+        example: "\"failures\"",
+        doc: "Which connections get a record in the log: all, failures (those that did not end with exit status 0) or none",
+        decode: Some(draft::log),
+    },
+    Key {
         name: "backlog",
         flag: Some("backlog"),
         kind: Kind::Number,

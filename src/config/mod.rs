@@ -41,7 +41,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::admission::Policy;
-use crate::journal::LogSettings;
+use crate::journal::{LogSettings, Records};
 
 pub(crate) use accounts::{KnownUser, known_user};
 pub(crate) use address::Address;
@@ -152,6 +152,8 @@ pub(crate) struct ServiceConfig {
     pub(crate) count_bytes: bool,
     /// Where the stderr of a program goes.
     pub(crate) stderr: StderrTarget,
+    /// Which records of its connections are written.
+    pub(crate) records: Records,
     /// Socket options.
     pub(crate) socket: SocketOptions,
     /// Who may use the files of its Unix sockets.

@@ -141,6 +141,7 @@ pub(crate) fn resolve(
             kill_mode: kill_mode?,
             count_bytes: draft.count_bytes?,
             stderr: draft.stderr?,
+            records: draft.records?,
             socket: SocketOptions {
                 backlog: draft.backlog?,
                 nodelay: draft.nodelay?,

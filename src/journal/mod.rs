@@ -37,7 +37,7 @@ pub(crate) use self::escape::is_special;
 pub(crate) use self::message_id::MessageId;
 pub(crate) use self::record::Remote;
 pub(crate) use self::record::{ConnectionRecord, Exit, LeftOut, OutputLine};
-pub(crate) use self::settings::{Level, LogSettings, LogTarget};
+pub(crate) use self::settings::{Level, LogSettings, LogTarget, Records};
 
 /// How often lost records are reported at most: while the target is full, a report only takes the place of a record.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);

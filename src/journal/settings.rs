@@ -41,3 +41,15 @@ pub(crate) enum Level {
     /// For those who look for a fault.
     Debug = 7,
 }
+
+/// Which connections of a service get a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Records {
+    /// Every one.
+    All,
+    /// Those that did not end with exit status 0.
+    Failures,
+    /// None.
+    None,
+}

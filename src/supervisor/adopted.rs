@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::EventSource;
 use super::saved::Kept;
 use super::service::{Adopter, ServiceState, ServiceStates};
+use crate::admission::Deadlines;
 use crate::admission::sources::SlotIndex;
-use crate::admission::{Admission, Deadlines};
 use crate::client::ConnectionId;
 use crate::journal::Log;
 use crate::scoreboard::{Count, CountUp, Counts, Owner, RowState, Slot};
@@ -20,7 +20,7 @@ use crate::sys::fd::FdNumber;
 use crate::sys::process;
 use crate::sys::time::Monotonic;
 use crate::sys::wait::{Ended, Pid};
-use crate::worker::children::{Books, Child, Children};
+use crate::worker::children::{Books, Child, Children, InForce};
 
 /// The adopted connections. The scoreboard says where to look; what is kept here was checked.
 #[derive(Debug)]
@@ -93,11 +93,11 @@ impl AdoptedConnections {
         &mut self,
         dead: &Dead<'_>,
         is_worker: impl Fn(Pid) -> bool,
-        admission: Option<&Admission>,
+        in_force: Option<InForce<'_>>,
         log: &Log,
     ) -> usize {
         let state = dead.service_state;
-        let books = Books { service: &state.name, log, counters: &**state, admission, config: None };
+        let books = Books { service: &state.name, log, counters: &**state, in_force, config: None };
         let (mut going_on, mut ours) = (0, 0);
         for row in state.scoreboard.held_by(Owner::worker(dead.serial)) {
             // What it had counted as accepted and had not completed.
@@ -191,19 +191,19 @@ impl AdoptedConnections {
         self.late = late.into_iter().filter(|late| self.waits(late.record.worker)).collect();
     }
 
-    /// A process has been reaped, and what it had to say was heard; false if it was none of them. `admission` tells what is
+    /// A process has been reaped, and what it had to say was heard; false if it was none of them. `in_force` tells what is
     /// in force for a service.
     pub(super) fn ended<'a>(
         &mut self,
         ended: &Ended,
-        admission: impl FnOnce(&str) -> Option<&'a Admission>,
+        in_force: impl FnOnce(&str) -> Option<InForce<'a>>,
         log: &Log,
         poller: &Poller,
     ) -> bool {
         let Some(child) = self.children.get(ended.pid) else { return false };
         let state = Rc::clone(&child.slot().scoreboard().0);
-        let admission = admission(&state.name);
-        let books = Books { service: &state.name, log, counters: &*state, admission, config: None };
+        let in_force = in_force(&state.name);
+        let books = Books { service: &state.name, log, counters: &*state, in_force, config: None };
         let _departed = self.children.ended(ended, &books, poller);
         self.forget_late();
         true

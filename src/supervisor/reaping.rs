@@ -44,8 +44,8 @@ impl Supervisor {
                 state.workers.look(service);
             }
             let generation = &state.generation;
-            let admission = |name: &str| generation.service(name).map(Service::admission);
-            if !state.adopted.ended(&ended, admission, &self.log, &self.poller) {
+            let in_force = |name: &str| generation.service(name).map(Service::in_force);
+            if !state.adopted.ended(&ended, in_force, &self.log, &self.poller) {
                 // A process that a connection process left behind.
                 self.log.debug(None, format_args!("reaped process {pid}, {}", ended.ending));
                 state.left_behind.forget_gone();
@@ -116,8 +116,8 @@ impl Supervisor {
             counted: worker.counted(),
         };
         let state = &mut self.state;
-        let admission = state.generation.service(worker.service()).map(Service::admission);
-        let adopted = state.adopted.adopt(&dead, |pid| state.workers.has(pid), admission, &self.log);
+        let in_force = state.generation.service(worker.service()).map(Service::in_force);
+        let adopted = state.adopted.adopt(&dead, |pid| state.workers.has(pid), in_force, &self.log);
         state.adopted.watch_late(worker.serial(), &self.poller);
         // The one connection that it was woken for may still be queued.
         state.workers.look(worker.service());

@@ -21,6 +21,7 @@ use crate::pace::Backoff;
 use crate::scoreboard::{Count, CountUp, Counts, Owner, Scoreboard};
 use crate::sys::fd::FdNumber;
 use crate::sys::time::Monotonic;
+use crate::worker::children::InForce;
 
 /// The pauses before the next worker after some have died before they ever worked.
 ///
@@ -116,9 +117,9 @@ impl Service {
         &self.state
     }
 
-    /// Who gets in, and what their connections' ends cost.
-    pub(super) fn admission(&self) -> &Admission {
-        &self.admission
+    /// What concerns the ends of its connections.
+    pub(super) fn in_force(&self) -> InForce<'_> {
+        InForce { admission: &self.admission, records: self.config.records }
     }
 
     pub(super) fn listeners(&self) -> &[Rc<Listener>] {

@@ -39,7 +39,7 @@ use crate::sys::wait::{self, Pid};
 use crate::sys::{fd, memory, process};
 
 use acceptor::Acceptor;
-use children::{Books, Children, OutputPipes};
+use children::{Books, Children, InForce, OutputPipes};
 use headers::Headers;
 use linger::LingeringCloses;
 use link::Link;
@@ -160,7 +160,7 @@ impl Context {
             service: &service.name,
             log: &self.log,
             counters: &self.counters,
-            admission: Some(self.admission),
+            in_force: Some(InForce { admission: self.admission, records: service.records }),
             config: Some(service),
         }
     }

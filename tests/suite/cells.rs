@@ -94,6 +94,7 @@ const ROWS: &[Row] = &[
     row("handler", "", everywhere, serves),
     row("exec", "", everywhere, serves),
     row("argv0", "argv0 = \"other\"", argv0, serves),
+    row("log", "log = \"none\"", everywhere, serves),
     row("kill_mode", "kill_mode = \"process\"", no_handlers, serves),
     row("kill_grace", "kill_grace = \"5s\"", no_handlers, serves),
     row("connection", "connection = \"listen-fds\"", no_handlers, serves),

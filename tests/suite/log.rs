@@ -407,3 +407,34 @@ fn a_program_that_writes_a_normal_amount_loses_nothing() {
         }
     }
 }
+
+#[test]
+fn a_service_says_which_of_its_connections_have_a_record() {
+    use crate::support::address;
+    let program = "[\"/bin/sh\", \"-c\", \"read status; echo said $status >&2; exit $status\"]";
+    let (failures, none) = (address::fresh(), address::fresh());
+    let config = format!(
+        "[service.failures]\nlisten = \"{failures}\"\nexec = {program}\nworkers = 1\nlog = \"failures\"\n\
+         [service.none]\nlisten = \"{none}\"\nexec = {program}\nworkers = 1\nlog = \"none\"\n"
+    );
+    let server = Preforkd::run(&config).start();
+    for (address, status) in [(failures, "0\n"), (failures, "3\n"), (none, "0\n"), (none, "3\n")] {
+        exchange(address, status.as_bytes());
+    }
+    // What programs say is theirs, and what is counted is all.
+    for name in ["failures", "none"] {
+        server.log.wait("stderr", |line| line.starts_with(&format!("{name}: ")) && line.contains("said 3"));
+    }
+    let completed = |name: &str| {
+        let status = server.status();
+        let services = status["services"].as_array().unwrap();
+        services.iter().find(|service| service["name"] == name).unwrap()["completed"].as_u64().unwrap()
+    };
+    eventually("all have ended", || completed("failures") == 2 && completed("none") == 2);
+    server.stop();
+    let records = |name: &str| {
+        server.log.count(|line| line.contains(&format!("{name}: connection")) && line.contains(" after "))
+    };
+    assert_eq!((records("failures"), records("none")), (1, 0));
+    assert_eq!(server.log.count(|line| line.contains("exited 3")), 1);
+}

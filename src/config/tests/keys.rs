@@ -27,6 +27,7 @@ fn an_empty_service_has_the_defaults() {
         kill_mode: crate::config::KillMode::Group { grace: Duration::ZERO },
         count_bytes: true,
         stderr: StderrTarget::Log,
+        records: crate::journal::Records::All,
         socket: SocketOptions { backlog: 4096, nodelay: true, keepalive: false },
         socket_access: SocketAccess { user: None, group: None, mode: 0o600 },
         passed: PassedDemands::default(),
@@ -46,6 +47,7 @@ fn an_empty_service_has_the_defaults() {
 
 const EVERY_KEY: &[(&str, &str, &[&str])] = &[
     ("connection", "\"listen-fds\"", &["listen-fds"]),
+    ("log", "\"failures\"", &["failures"]),
     ("kill_mode", "\"group\"", &["group"]),
     ("kill_grace", "\"3s\"", &["3s"]),
     ("environment_file", "\"-/nonexistent\"", &["-/nonexistent"]),
@@ -153,6 +155,7 @@ fn every_key_refuses_a_wrong_type_and_a_wrong_value() {
         ("exec", "[]"),
         ("exec", "[\"\"]"),
         ("exec", "[\"/nonexistent\"]"),
+        ("log", "\"some\""),
         ("kill_mode", "\"none\""),
         ("kill_grace", "3"),
         ("connection", "\"socket\""),

@@ -9,7 +9,7 @@ use crate::admission::{Admission, Offence, Sentence};
 use crate::client::{Client, ConnectionId};
 use crate::config::ServiceConfig;
 use crate::ipc::reports::Failure;
-use crate::journal::{ConnectionRecord, Exit, Level, Log, MessageId};
+use crate::journal::{ConnectionRecord, Exit, Level, Log, MessageId, Records};
 use crate::scoreboard::{Count, CountUp, Scoreboard, Slot};
 use crate::sys::wait::{Ended, Ending, Pid};
 
@@ -19,10 +19,19 @@ pub(crate) struct Books<'a> {
     pub(crate) service: &'a str,
     pub(crate) log: &'a Log,
     pub(crate) counters: &'a dyn CountUp,
-    /// What is in force for the service; `None` if it was removed.
-    pub(crate) admission: Option<&'a Admission>,
+    /// `None` if the service was removed.
+    pub(crate) in_force: Option<InForce<'a>>,
     /// What a failure is explained by, in a worker.
     pub(crate) config: Option<&'a ServiceConfig>,
+}
+
+/// What is in force for a service, as far as it concerns the ends of its connections.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct InForce<'a> {
+    /// What their ends cost.
+    pub(crate) admission: &'a Admission,
+    /// Which of them are written.
+    pub(crate) records: Records,
 }
 
 /// A connection that has ended. Its slot goes with it, when all is entered.
@@ -65,10 +74,17 @@ impl Books<'_> {
         if matches!(exit, Exit::TimedOut(_)) {
             self.counters.count(Count::Timeouts);
         }
-        let record = ConnectionRecord::new(self.service, *id, client, ended, exit);
-        self.log.connection(&ConnectionRecord { bytes: *bytes, ..record });
-        let (Some(offence), Some(admission)) = (offence(exit), self.admission) else { return };
-        if let Some(sentence) = admission.punish(client, offence, slot.scoreboard().sources()) {
+        let is_written = match self.in_force.map_or(Records::All, |in_force| in_force.records) {
+            Records::All => true,
+            Records::Failures => !matches!(exit, Exit::Ended(Ending::Exited(0))),
+            Records::None => false,
+        };
+        if is_written {
+            let record = ConnectionRecord::new(self.service, *id, client, ended, exit);
+            self.log.connection(&ConnectionRecord { bytes: *bytes, ..record });
+        }
+        let (Some(offence), Some(in_force)) = (offence(exit), self.in_force) else { return };
+        if let Some(sentence) = in_force.admission.punish(client, offence, slot.scoreboard().sources()) {
             self.log_sentence(*id, &sentence);
         }
     }

@@ -39,7 +39,7 @@ use end::{Finished, How};
 use output::{PipeState, Said};
 use timers::{Timer, TimerKind, Timers};
 
-pub(crate) use end::Books;
+pub(crate) use end::{Books, InForce};
 pub(crate) use output::{Output, OutputPipes};
 
 /// A process that has, or waits for, a connection, and what is kept of it until it is reaped.
