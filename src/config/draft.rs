@@ -10,10 +10,12 @@ use toml::de::DeValue;
 
 use super::address::AddressError;
 use super::value::{
-    self, Applied, Fault, Faults, TomlValue, choice, collect, decode, name_or_number, one_or_more, set, text,
-    whole,
+    self, Applied, Fault, Faults, TomlValue, choice, collect, decode, duration, name_or_number, one_or_more,
+    set, text, whole,
 };
-use super::{Address, Limit, OWN_VARIABLES, Passing, StderrTarget, admission, limits as limit_table};
+use super::{
+    Address, Keepalive, Limit, OWN_VARIABLES, Passing, StderrTarget, admission, limits as limit_table,
+};
 use crate::journal::Records;
 
 /// What the keys of a section said.
@@ -41,7 +43,13 @@ pub(crate) struct ServiceDraft {
     pub(crate) records: Option<Records>,
     pub(crate) backlog: Option<u32>,
     pub(crate) nodelay: Option<bool>,
-    pub(crate) keepalive: Option<bool>,
+    pub(crate) keepalive: Option<Keepalive>,
+    pub(crate) defer_accept: u32,
+    pub(crate) interface: Option<String>,
+    pub(crate) freebind: Option<bool>,
+    pub(crate) transparent: Option<bool>,
+    pub(crate) tos: u8,
+    pub(crate) mark: u32,
     pub(crate) socket_user: Option<Spanned<String>>,
     pub(crate) socket_group: Option<Spanned<String>>,
     pub(crate) socket_mode: Option<u32>,
@@ -282,5 +290,73 @@ pub(super) fn count_bytes(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Ap
 }
 
 pub(super) fn keepalive(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
-    set(&mut draft.keepalive, decode(value))
+    const RIGHT: &str =
+        "write true, false, or a table as in { idle = \"60s\", interval = \"10s\", count = 5 }";
+    let DeValue::Table(entries) = value.get_ref() else {
+        let is_on = decode(value).map_err(|fault| fault.help(RIGHT));
+        return set(&mut draft.keepalive, is_on.map(|is_on| Keepalive { is_on, ..Keepalive::default() }));
+    };
+    let mut keepalive = Keepalive { is_on: true, ..Keepalive::default() };
+    let mut faults = Faults::new();
+    for (key, value) in entries {
+        // The kernel takes no more than these: MAX_TCP_KEEPIDLE and the others in its include/net/tcp.h.
+        let kept = match key.get_ref().as_ref() {
+            "idle" => seconds::<32767>(value).map(|time| keepalive.idle = Some(time)),
+            "interval" => seconds::<32767>(value).map(|time| keepalive.interval = Some(time)),
+            "count" => whole::<1, 127, _>(value).map(|count| keepalive.count = Some(count)),
+            other => Err(Fault::new(key.span(), format!("keepalive has no \"{other}\"")).help(RIGHT)),
+        };
+        faults.extend(kept.err());
+    }
+    draft.keepalive = faults.is_empty().then_some(keepalive);
+    if faults.is_empty() { Ok(()) } else { Err(faults) }
+}
+
+/// A duration of 1 s at least, in whole seconds.
+fn seconds<const MOST: u64>(value: &TomlValue<'_>) -> Result<u32, Fault> {
+    let time = duration(value)?;
+    let seconds = time.as_millis().div_ceil(1000);
+    match u32::try_from(seconds) {
+        Ok(seconds) if seconds > 0 && u64::from(seconds) <= MOST => Ok(seconds),
+        _ => Err(Fault::new(value.span(), "the kernel does not take this time")
+            .help(format!("write a time from \"1s\" to \"{MOST}s\""))),
+    }
+}
+
+pub(super) fn defer_accept(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+    draft.defer_accept = seconds::<3600>(value)?;
+    Ok(())
+}
+
+pub(super) fn interface(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+    let name = text(value)?;
+    // IFNAMSIZ has 16 bytes with its NUL; dev_valid_name() in the kernel's net/core/dev.c.
+    if name.is_empty()
+        || name.len() > 15
+        || name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace())
+    {
+        let fault = Fault::new(value.span(), format!("\"{name}\" cannot be a network interface"));
+        return Err(fault.help("write its name as ip link shows it, as in \"eth0\"").into());
+    }
+    draft.interface = Some(name);
+    Ok(())
+}
+
+pub(super) fn tos(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+    // netinet/ip.h; systemd.socket(5) has the same words.
+    const WORDS: [(&str, u8); 4] =
+        [("low-delay", 16), ("throughput", 8), ("reliability", 4), ("low-cost", 2)];
+    draft.tos = match value.get_ref() {
+        DeValue::String(text) => match text.parse() {
+            Ok(number) => number,
+            Err(_) => choice(value, &WORDS)?,
+        },
+        _ => whole::<0, 255, _>(value)?,
+    };
+    Ok(())
+}
+
+pub(super) fn mark(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+    draft.mark = whole::<0, { u32::MAX as i64 }, _>(value)?;
+    Ok(())
 }

@@ -171,6 +171,7 @@ impl ServiceConfig {
             listen: self.listen.clone(),
             job: self.job.clone(),
             identity: self.identity.clone(),
+            socket: self.socket.clone(),
             environment: self.environment.clone(),
             limits: self.limits.clone(),
             socket_access: self.socket_access.clone(),
@@ -281,14 +282,39 @@ pub(crate) enum StderrTarget {
 }
 
 /// Socket options of a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SocketOptions {
     /// `listen(2)`'s backlog; the kernel caps it at `net.core.somaxconn`.
     pub(crate) backlog: u32,
     /// `TCP_NODELAY` on connections.
     pub(crate) nodelay: bool,
-    /// `SO_KEEPALIVE` on connections.
-    pub(crate) keepalive: bool,
+    /// How idle connections are probed.
+    pub(crate) keepalive: Keepalive,
+    /// Connections are accepted with their first byte, or after so many seconds.
+    pub(crate) defer_accept: u32,
+    /// The only interface by which connections come.
+    pub(crate) interface: Option<String>,
+    /// Addresses need not be there yet.
+    pub(crate) freebind: bool,
+    /// Connections to other addresses are taken, too.
+    pub(crate) transparent: bool,
+    /// The type of service of what is sent.
+    pub(crate) tos: u8,
+    /// The mark of what is sent, for routing and firewall.
+    pub(crate) mark: u32,
+}
+
+/// How idle connections are probed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Keepalive {
+    /// Whether they are at all.
+    pub(crate) is_on: bool,
+    /// Seconds until the first probe; as the machine has it without, and so for what follows.
+    pub(crate) idle: Option<u32>,
+    /// Seconds from one to the next.
+    pub(crate) interval: Option<u32>,
+    /// How many without an answer end the connection.
+    pub(crate) count: Option<u32>,
 }
 
 /// Who may use the files of a service's Unix sockets: `socket_user`, `socket_group` and `socket_mode`.

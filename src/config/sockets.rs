@@ -156,6 +156,10 @@ impl Asked<'_> {
 const NO_TCP: &str = "it can do nothing without a listener over TCP";
 const NO_UNIX: &str = "it can do nothing without a listener at a Unix socket";
 
+/// Keys that are options of TCP.
+const OF_TCP: [&str; 8] =
+    ["nodelay", "keepalive", "defer_accept", "interface", "freebind", "transparent", "tos", "mark"];
+
 /// Keys that say something about a program.
 const ABOUT_PROGRAMS: [&str; 6] =
     ["environment", "environment_file", "connection", "kill_mode", "kill_grace", "count_bytes"];
@@ -168,7 +172,7 @@ pub(super) fn demands(
 ) -> Result<PassedDemands, Faults> {
     let Some(kinds) = Kinds::of(section, draft) else { return Ok(PassedDemands::default()) };
     let mut asked = Asked { section, demands: Vec::new() };
-    for key in ["nodelay", "keepalive"] {
+    for key in OF_TCP {
         asked.ask(key, Need::One(SocketKind::Tcp), NO_TCP, &format!("remove {key}"));
     }
     if section.span("exec").is_some() {

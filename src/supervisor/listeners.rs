@@ -14,10 +14,13 @@ use serde::{Deserialize, Serialize};
 use super::port_owner;
 use super::saved::{Kept, contradiction};
 use super::systemd::{ActivatedSockets, Systemd};
-use crate::config::{Account, Address, ServiceConfig, SocketAccess, SocketKind, SocketOptions, socket_file};
+use crate::config::{
+    Account, Address, Keepalive, ServiceConfig, SocketAccess, SocketKind, SocketOptions, socket_file,
+};
 use crate::exit;
 use crate::sys::access::{Access, AccessError, HeldSocket};
 use crate::sys::fd::{self, FdNumber};
+use crate::sys::options::{self, Probes};
 use crate::sys::socket::{self, UnixName};
 
 /// A listening socket. It closes when the last service that uses it lets go.
@@ -169,7 +172,7 @@ impl Listener {
     /// its file cannot be given to whom it should be.
     pub(crate) fn put_to_use(
         &self,
-        options: SocketOptions,
+        options: &SocketOptions,
         access: &SocketAccess,
     ) -> Result<(), ListenError> {
         if self.is_tcp() {
@@ -180,24 +183,72 @@ impl Listener {
     }
 
     /// Begins to listen, if it does not yet.
-    pub(super) fn begin(&self, options: SocketOptions) {
+    pub(super) fn begin(&self, options: &SocketOptions) {
         // It cannot fail on a socket that listens, nor on one whose port is shared by those who have it.
         let _ = socket::start_listening(self.descriptor(), options.backlog);
     }
 
-    fn prepare(&self, options: SocketOptions, access: &SocketAccess) -> Result<(), ListenError> {
-        if self.record.file.is_none() {
-            let _ = socket::set_inherited_options(self.descriptor(), options.nodelay, options.keepalive);
-        }
+    fn prepare(&self, options: &SocketOptions, access: &SocketAccess) -> Result<(), ListenError> {
+        let set = match self.record.file.is_none() && self.kind() == SocketKind::Tcp {
+            true => set_options(self.descriptor(), options),
+            false => Ok(()),
+        };
         if self.record.standing.replace(Standing::Open) != Standing::Open && self.is_ours() {
             self.systemd.store(&self.record.address, self.descriptor());
         }
+        let failed = |cause| ListenError { address: self.record.address.clone(), cause };
+        set.map_err(|error| failed(Cause::Io(error)))?;
         let Some((path, inode)) = self.record.file.as_ref().filter(|_| self.is_ours()) else { return Ok(()) };
         let set =
             |file: HeldSocket| file.set(path, wanted(access)).map_err(|error| Cause::access(error, access));
         let set = held(path, *inode).map_err(Cause::Io).and_then(set);
-        set.map_err(|cause| ListenError { address: self.record.address.clone(), cause })
+        set.map_err(failed)
     }
+}
+
+/// An option that cannot be set, as a key says it.
+#[derive(Debug, thiserror::Error)]
+#[error("{key} cannot be set: {source}; {help}")]
+struct OptionError {
+    key: &'static str,
+    source: io::Error,
+    help: &'static str,
+}
+
+impl OptionError {
+    fn of(key: &'static str, source: io::Error) -> io::Error {
+        let help = match source.raw_os_error() {
+            Some(libc::EPERM) if key == "interface" => {
+                "root may, or a process with CAP_NET_RAW; restart preforkd if it listens by another one"
+            }
+            Some(libc::EPERM) => {
+                "root may, or a process with CAP_NET_ADMIN: add it to AmbientCapabilities= and CapabilityBoundingSet= of the unit, and set PrivateUsers=no"
+            }
+            Some(libc::ENODEV) => "there is no such interface, see ip link",
+            _ => "remove the key",
+        };
+        io::Error::new(source.kind(), OptionError { key, source, help })
+    }
+}
+
+/// What is set before bind(2).
+fn set_before_bind(socket: BorrowedFd<'_>, wanted: &SocketOptions) -> io::Result<()> {
+    let because = |key| move |error| OptionError::of(key, error);
+    options::set_interface(socket, wanted.interface.as_deref()).map_err(because("interface"))?;
+    options::set_freebind(socket, wanted.freebind).map_err(because("freebind"))?;
+    options::set_transparent(socket, wanted.transparent).map_err(because("transparent"))?;
+    options::set_mark(socket, wanted.mark).map_err(because("mark"))
+}
+
+/// All that a TCP listener is to have, whatever it had before.
+fn set_options(socket: BorrowedFd<'_>, wanted: &SocketOptions) -> io::Result<()> {
+    let because = |key| move |error| OptionError::of(key, error);
+    let Keepalive { is_on, idle, interval, count } = wanted.keepalive;
+    options::set_nodelay(socket, wanted.nodelay).map_err(because("nodelay"))?;
+    options::set_keepalive(socket, is_on, Probes { idle, interval, count }).map_err(because("keepalive"))?;
+    options::set_tos(socket, wanted.tos).map_err(because("tos"))?;
+    options::set_defer_accept(socket, wanted.defer_accept).map_err(because("defer_accept"))?;
+    set_before_bind(socket, wanted)
 }
 
 /// The file of a Unix socket, if it still is the one that we made.
@@ -428,6 +479,9 @@ impl fmt::Display for ListenError {
 
 /// What socket(2), bind(2) and listen(2) may say on a machine that is in order, and the way out.
 fn in_words(error: &io::Error, address: &Address) -> String {
+    if let Some(option) = error.get_ref().and_then(|inner| inner.downcast_ref::<OptionError>()) {
+        return option.to_string();
+    }
     let port = match address {
         Address::Tcp(tcp) => tcp.port(),
         Address::Any(port) => *port,
@@ -585,7 +639,7 @@ impl Listeners {
                 }
                 continue;
             }
-            match self.make(address, service.socket, &service.socket_access) {
+            match self.make(address, &service.socket, &service.socket_access) {
                 Ok(fresh) => {
                     self.open.insert(address.clone(), fresh.iter().map(Rc::downgrade).collect());
                     all.extend(fresh);
@@ -662,7 +716,7 @@ impl Listeners {
     fn make(
         &mut self,
         address: &Address,
-        options: SocketOptions,
+        options: &SocketOptions,
         access: &SocketAccess,
     ) -> Result<Vec<Rc<Listener>>, ListenError> {
         let failed = |cause| ListenError { address: address.clone(), cause };
@@ -671,7 +725,8 @@ impl Listeners {
         let mut listens = true;
         let (sockets, file) = match address {
             Address::Tcp(tcp) => {
-                let bind = |shares| socket::bind_tcp(*tcp, shares);
+                let bind =
+                    |shares| socket::bind_tcp(*tcp, shares, &|socket| set_before_bind(socket, options));
                 let made = left
                     .map_or_else(|| self.listen(tcp.port(), options.backlog, &bind), |left| Ok((left, true)));
                 let (socket, is_listening) = made.map_err(io_failed)?;
@@ -679,7 +734,8 @@ impl Listeners {
                 (vec![socket], None)
             }
             Address::Any(port) => {
-                let bind = |shares| socket::bind_any(*port, shares);
+                let bind =
+                    |shares| socket::bind_any(*port, shares, &|socket| set_before_bind(socket, options));
                 let made =
                     left.map_or_else(|| self.listen(*port, options.backlog, &bind), |left| Ok((left, true)));
                 let (socket, is_listening) = made.map_err(io_failed)?;

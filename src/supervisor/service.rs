@@ -177,7 +177,7 @@ impl Service {
 
     /// Its workers are about to accept.
     pub(super) fn begin(&self) {
-        self.listeners.iter().for_each(|listener| listener.begin(self.config.socket));
+        self.listeners.iter().for_each(|listener| listener.begin(&self.config.socket));
     }
 
     /// Its configuration is in force from now on. Returns what is not as it should be; it was tried out before, but the
@@ -185,7 +185,7 @@ impl Service {
     pub(super) fn comes_into_force(&self) -> Vec<ListenError> {
         self.state.scoreboard.set_limit(self.config.max_connections);
         let put_to_use = |listener: &Rc<Listener>| {
-            listener.put_to_use(self.config.socket, &self.config.socket_access).err()
+            listener.put_to_use(&self.config.socket, &self.config.socket_access).err()
         };
         self.listeners.iter().filter_map(put_to_use).collect()
     }

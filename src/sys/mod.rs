@@ -16,6 +16,7 @@ pub(crate) mod fork;
 pub(crate) mod kill_points;
 pub(crate) mod memory;
 pub(crate) mod message;
+pub(crate) mod options;
 pub(crate) mod permission;
 pub(crate) mod process;
 pub(crate) mod signal;

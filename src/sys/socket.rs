@@ -42,8 +42,8 @@ pub(crate) struct PeerCredentials {
 }
 
 /// A new TCP socket that is bound to `address`, does not block and does not listen yet. An IPv6 wildcard takes IPv6 only. If it `shares`, it can be bound beside others that do, see [`share_port`].
-pub(crate) fn bind_tcp(address: SocketAddr, shares: bool) -> io::Result<OwnedFd> {
-    bind_one(address, true, shares)
+pub(crate) fn bind_tcp(address: SocketAddr, shares: bool, before: &Before<'_>) -> io::Result<OwnedFd> {
+    bind_one(address, true, shares, before)
 }
 
 /// One that is bound to this port of every address of this machine, and takes both families where it has both. It does not
@@ -51,12 +51,12 @@ pub(crate) fn bind_tcp(address: SocketAddr, shares: bool) -> io::Result<OwnedFd>
 ///
 /// One socket, for what one family's could not do: have the same port in both if the kernel chooses it, and be there for
 /// IPv6 addresses that the machine gets later.
-pub(crate) fn bind_any(port: u16, shares: bool) -> io::Result<OwnedFd> {
-    let both = bind_one((Ipv6Addr::UNSPECIFIED, port).into(), false, shares);
+pub(crate) fn bind_any(port: u16, shares: bool, before: &Before<'_>) -> io::Result<OwnedFd> {
+    let both = bind_one((Ipv6Addr::UNSPECIFIED, port).into(), false, shares, before);
     match both {
         // Of kernels that were started with ipv6.disable=1, and where RestrictAddressFamilies= has no AF_INET6.
         Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
-            bind_one((Ipv4Addr::UNSPECIFIED, port).into(), false, shares)
+            bind_one((Ipv4Addr::UNSPECIFIED, port).into(), false, shares, before)
         }
         both => both,
     }
@@ -67,7 +67,10 @@ pub(crate) fn takes_both(socket: BorrowedFd<'_>) -> bool {
     nixsock::getsockopt(&socket, sockopt::Ipv6V6Only) == Ok(false)
 }
 
-fn bind_one(address: SocketAddr, ipv6_only: bool, shares: bool) -> io::Result<OwnedFd> {
+/// What is done to a socket before it is bound.
+pub(crate) type Before<'a> = dyn Fn(BorrowedFd<'_>) -> io::Result<()> + 'a;
+
+fn bind_one(address: SocketAddr, ipv6_only: bool, shares: bool, before: &Before<'_>) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let socket = stream_socket(family)?;
     // Without it a restart has to wait for the TIME_WAIT of old connections, socket(7). It does not let two listeners
@@ -76,6 +79,7 @@ fn bind_one(address: SocketAddr, ipv6_only: bool, shares: bool) -> io::Result<Ow
     if shares {
         share_port(socket.as_fd(), true);
     }
+    before(socket.as_fd())?;
     match address {
         SocketAddr::V4(address) => nixsock::bind(socket.as_raw_fd(), &SockaddrIn::from(address))?,
         SocketAddr::V6(address) => {
@@ -189,17 +193,6 @@ pub(crate) fn start_listening(socket: BorrowedFd<'_>, backlog: u32) -> io::Resul
     let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
     let backlog = Backlog::new(backlog).unwrap_or(Backlog::MAXCONN);
     Ok(nixsock::listen(&socket, backlog)?)
-}
-
-/// `TCP_NODELAY` and `SO_KEEPALIVE` on a TCP listener: Linux hands both on to accepted connections, tcp(7).
-pub(crate) fn set_inherited_options(
-    listener: BorrowedFd<'_>,
-    nodelay: bool,
-    keepalive: bool,
-) -> io::Result<()> {
-    setsockopt(&listener, sockopt::TcpNoDelay, &nodelay)?;
-    setsockopt(&listener, sockopt::KeepAlive, &keepalive)?;
-    Ok(())
 }
 
 /// Whether `fd` is a stream socket that listens.
@@ -416,7 +409,7 @@ mod tests {
 
     #[test]
     fn who_stops_listening_does_so_for_all_who_have_a_copy() {
-        let tcp = bind_tcp("127.0.0.1:0".parse().unwrap(), false).unwrap();
+        let tcp = bind_tcp("127.0.0.1:0".parse().unwrap(), false, &|_| Ok(())).unwrap();
         start_listening(tcp.as_fd(), 8).unwrap();
         let address = local_address(tcp.as_fd()).unwrap().unwrap();
         let dir = tempfile::tempdir().unwrap();

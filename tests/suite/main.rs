@@ -31,6 +31,7 @@ mod limit;
 mod load;
 mod loader;
 mod log;
+mod options;
 mod overload;
 mod pages;
 mod paths;
