@@ -5,6 +5,7 @@ use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use serde::{Deserialize, Serialize};
 
+use crate::sys::interface;
 use crate::sys::socket::{Peer, PeerCredentials};
 use crate::sys::time::Monotonic;
 
@@ -65,6 +66,31 @@ const NAMES_CLIENT: u64 = 1 << 41;
 
 /// In the same word.
 const IS_EXEMPT: u64 = 1 << 42;
+/// The family of a link-local address whose interface stands in its bits 32 to 63. These are zero, RFC 4291 section 2.5.6.
+const SCOPED: u64 = 7;
+
+fn is_scoped(ip: u128) -> bool {
+    Ipv6Addr::from(ip).is_unicast_link_local() && (ip >> 64) as u32 == 0
+}
+
+/// An IP address as programs and records have it: a link-local one with its interface.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Zoned(pub(crate) SocketAddr);
+
+impl fmt::Display for Zoned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.ip().to_canonical().fmt(f)?;
+        match self.0 {
+            SocketAddr::V6(address) if address.ip().is_unicast_link_local() && address.scope_id() != 0 => {
+                match interface::name_of(address.scope_id()) {
+                    Some(name) => write!(f, "%{name}"),
+                    None => write!(f, "%{}", address.scope_id()),
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+}
 
 impl Connection {
     /// How many words it takes in shared memory or in a pipe.
@@ -79,7 +105,12 @@ impl Connection {
                 (1, u128::from(peer.pid as u32) << 64 | u128::from(peer.uid) << 32 | u128::from(peer.gid))
             }
             Peer::Ip(SocketAddr::V4(address)) => (4, u128::from(address.ip().to_ipv6_mapped())),
-            Peer::Ip(SocketAddr::V6(address)) => (6, u128::from(*address.ip())),
+            Peer::Ip(SocketAddr::V6(address)) => match u128::from(*address.ip()) {
+                ip if is_scoped(ip) && address.scope_id() != 0 => {
+                    (SCOPED, ip | u128::from(address.scope_id()) << 64)
+                }
+                ip => (6, ip),
+            },
         };
         let port = match client.peer {
             Peer::Ip(address) => address.port(),
@@ -101,6 +132,10 @@ impl Connection {
         let port = about as u16;
         let peer = match (about >> 16 & 0xff, ip.to_ipv4_mapped()) {
             (4, Some(ip)) => Peer::Ip(SocketAddr::new(ip.into(), port)),
+            (SCOPED, _) => {
+                let ip = Ipv6Addr::from(u128::from(high >> 32 << 32) << 64 | u128::from(low));
+                Peer::Ip(SocketAddrV6::new(ip, port, 0, high as u32).into())
+            }
             (6, _) => Peer::Ip(SocketAddrV6::new(ip, port, 0, 0).into()),
             (1, _) => Peer::Unix(Some(PeerCredentials {
                 pid: high as i32,

@@ -10,6 +10,7 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 
 use super::Conn;
+use crate::client::Zoned;
 use crate::config::DEFAULT_PROGRAM_PATH;
 use crate::sys::exec::Image;
 use crate::sys::process;
@@ -40,13 +41,13 @@ pub(crate) fn describe(conn: &Conn, connection: BorrowedFd<'_>, as_listen_fds: b
     match conn.client.peer {
         Peer::Ip(remote) => {
             image.set("PROTO", "TCP");
-            image.set("TCPREMOTEIP", remote.ip());
+            image.set("TCPREMOTEIP", Zoned(remote));
             image.set("TCPREMOTEPORT", remote.port());
-            image.set("REMOTE_ADDR", remote.ip());
+            image.set("REMOTE_ADDR", Zoned(remote));
             image.set("REMOTE_PORT", remote.port());
             let local = || socket::local_address(connection).ok().flatten();
             if let Some(local) = conn.client.header.and_then(|header| header.called).or_else(local) {
-                image.set("TCPLOCALIP", local.ip());
+                image.set("TCPLOCALIP", Zoned(local));
                 image.set("TCPLOCALPORT", local.port());
             }
         }

@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) enum Address {
     /// `192.0.2.1:7` or `[2001:db8::1]:7`. An IPv6 wildcard takes IPv6 only, so `[::]:7` and `0.0.0.0:7` go together.
     Tcp(SocketAddr),
+    /// `[fe80::1%eth0]:7`: a link-local address at the interface of this name, whichever number that has.
+    Scoped(Ipv6Addr, String, u16),
     /// `*:7`: every address of this machine, of whichever family there is.
     Any(u16),
     /// `unix:/run/x.sock`; the path is absolute.
@@ -27,6 +29,7 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Address::Tcp(address) => write!(f, "{address}"),
+            Address::Scoped(ip, interface, port) => write!(f, "[{ip}%{interface}]:{port}"),
             Address::Any(port) => write!(f, "*:{port}"),
             Address::Unix(path) => write!(f, "unix:{}", path.display()),
             Address::Abstract(name) => write!(f, "unix:@{name}"),
@@ -55,8 +58,36 @@ impl FromStr for Address {
         if let Some(port) = digits.and_then(|port| port.parse().ok()) {
             return Ok(Address::Any(port));
         }
+        if let Some((ip, interface, port)) = scoped(text) {
+            return link_local(ip, interface, port);
+        }
         text.parse().map_err(|_| AddressError(tcp_hint(text))).and_then(tcp)
     }
+}
+
+/// The parts of `[fe80::1%eth0]:7`, if the interface is no number.
+fn scoped(text: &str) -> Option<(Ipv6Addr, &str, u16)> {
+    let (ip, rest) = text.strip_prefix('[')?.split_once('%')?;
+    let (interface, port) = rest.rsplit_once("]:")?;
+    let is_number = interface.bytes().all(|byte| byte.is_ascii_digit());
+    (!is_number).then_some((ip.parse().ok()?, interface, port.parse().ok()?))
+}
+
+fn link_local(ip: Ipv6Addr, interface: &str, port: u16) -> Result<Address, AddressError> {
+    // dev_valid_name() in the kernel's net/core/dev.c.
+    if interface.len() > 15
+        || interface.contains(|c: char| c.is_ascii_whitespace() || ['/', ':', '\0'].contains(&c))
+    {
+        return Err(AddressError(format!(
+            "\"{interface}\" cannot be the name of an interface; ip link shows them"
+        )));
+    }
+    if !ip.is_unicast_link_local() {
+        return Err(AddressError(format!(
+            "only a link-local address has an interface; write \"[{ip}]:{port}\""
+        )));
+    }
+    Ok(Address::Scoped(ip, interface.to_owned(), port))
 }
 
 fn tcp(address: SocketAddr) -> Result<Address, AddressError> {
@@ -165,6 +196,7 @@ mod tests {
             "*:7",
             "*:0",
             "[fe80::1%3]:9",
+            "[fe80::1%br-lan.1]:9",
             "unix:/run/x.sock",
             "unix:@x y",
             "fd:web",
@@ -182,6 +214,8 @@ mod tests {
             ("*:99999", "0 to 65535"),
             ("[::ffff:127.0.0.1]:80", "\"127.0.0.1:80\""),
             ("[::ffff:0.0.0.0]:80", "\"*:80\""),
+            ("[2001:db8::1%eth0]:80", "\"[2001:db8::1]:80\""),
+            ("[fe80::1%sixteen-letters-]:80", "ip link"),
             ("[fe80::1]:80", "\"[fe80::1%INTERFACE]:80\""),
             ("127.0.0.1", "127.0.0.1:7"),
             ("::1:80", "goes in brackets"),

@@ -176,6 +176,12 @@ fn clash(a: &Address, b: &Address) -> bool {
     let wildcard = |address: &SocketAddr| address.ip().is_unspecified();
     match (a, b) {
         (Address::Any(any), Address::Any(port)) => any == port && *any != 0,
+        (Address::Any(any), Address::Scoped(_, _, port))
+        | (Address::Scoped(_, _, port), Address::Any(any)) => any == port && *any != 0,
+        (Address::Tcp(wide), Address::Scoped(_, _, port))
+        | (Address::Scoped(_, _, port), Address::Tcp(wide)) => {
+            *port == wide.port() && *port != 0 && wide.is_ipv6() && wildcard(wide)
+        }
         (Address::Any(any), Address::Tcp(address)) | (Address::Tcp(address), Address::Any(any)) => {
             *any == address.port() && *any != 0
         }

@@ -194,7 +194,7 @@ fn boundless(name: &str, section: &Section<'_>, draft: &ServiceDraft) -> Option<
     }
     let is_open = |address: &&Spanned<Address>| match address.get_ref() {
         Address::Tcp(address) => !address.ip().to_canonical().is_loopback(),
-        Address::Any(_) => true,
+        Address::Scoped(..) | Address::Any(_) => true,
         // The file says who may; of a socket that systemd passes nothing is known.
         Address::Unix(_) | Address::Abstract(_) | Address::Activated(_) => false,
     };

@@ -79,7 +79,7 @@ impl Kinds {
         let mut kinds = Kinds::default();
         for address in &draft.listen {
             let kind = match address.get_ref() {
-                Address::Tcp(_) | Address::Any(_) => &mut kinds.tcp,
+                Address::Tcp(_) | Address::Scoped(..) | Address::Any(_) => &mut kinds.tcp,
                 Address::Unix(_) => &mut kinds.file,
                 Address::Abstract(_) => &mut kinds.name,
                 Address::Activated(_) => &mut kinds.passed,

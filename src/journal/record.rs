@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::escape::Escaper;
 use super::{Buffer, Level, MessageId};
 use crate::admission::Deadline;
-use crate::client::{Client, ConnectionId};
+use crate::client::{Client, ConnectionId, Zoned};
 use crate::sys::socket::Peer;
 use crate::sys::time::Monotonic;
 use crate::sys::wait::{Ended, Ending, Pid};
@@ -33,6 +33,9 @@ impl fmt::Display for Remote {
         match *self {
             Remote::Ip(SocketAddr::V6(address)) if address.ip().to_ipv4_mapped().is_some() => {
                 write!(f, "{}:{}", address.ip().to_canonical(), address.port())
+            }
+            Remote::Ip(SocketAddr::V6(address)) if address.scope_id() != 0 => {
+                write!(f, "[{}]:{}", Zoned(address.into()), address.port())
             }
             Remote::Ip(address) => address.fmt(f),
             Remote::Unix { pid, uid } => write!(f, "uid {uid} (pid {pid})"),
@@ -241,7 +244,7 @@ fn connection_fields(record: &ConnectionRecord<'_>, field: &mut dyn FnMut(&'stat
     field("PREFORKD_CONNECTION", format_args!("{}", record.id));
     match record.remote {
         Remote::Ip(address) => {
-            field("REMOTE_ADDR", format_args!("{}", address.ip().to_canonical()));
+            field("REMOTE_ADDR", format_args!("{}", Zoned(address)));
             field("REMOTE_PORT", format_args!("{}", address.port()));
         }
         Remote::Unix { pid, uid } => {

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io;
+use std::net::{SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ use crate::config::{
 use crate::exit;
 use crate::sys::access::{Access, AccessError, HeldSocket};
 use crate::sys::fd::{self, FdNumber};
+use crate::sys::interface;
 use crate::sys::options::{self, Probes};
 use crate::sys::socket::{self, UnixName};
 
@@ -114,7 +116,7 @@ impl Listener {
     }
 
     fn is_tcp(&self) -> bool {
-        matches!(self.record.address, Address::Tcp(_) | Address::Any(_))
+        matches!(self.record.address, Address::Tcp(_) | Address::Scoped(..) | Address::Any(_))
     }
 
     /// Whether it listens at every address of this machine.
@@ -146,11 +148,22 @@ impl Listener {
                 Err(_) => Some(WhyUnreachable::Removed(self.is_ours())),
             },
             None => match socket::local_address(self.descriptor()) {
+                Ok(Some(SocketAddr::V6(bound))) if !self.is_at_interface(&bound) => {
+                    Some(WhyUnreachable::OtherInterface)
+                }
                 Ok(Some(address)) if !socket::is_address_here(address.ip()) => {
                     Some(WhyUnreachable::NoAddress)
                 }
                 _ => None,
             },
+        }
+    }
+
+    /// Whether the interface that its address names still is the one that it is bound to.
+    fn is_at_interface(&self, bound: &SocketAddrV6) -> bool {
+        match &self.record.address {
+            Address::Scoped(_, name, _) => interface::index_of(name) == Some(bound.scope_id()),
+            _ => true,
         }
     }
 
@@ -234,7 +247,12 @@ impl OptionError {
 /// What is set before bind(2).
 fn set_before_bind(socket: BorrowedFd<'_>, wanted: &SocketOptions) -> io::Result<()> {
     let because = |key| move |error| OptionError::of(key, error);
-    options::set_interface(socket, wanted.interface.as_deref()).map_err(because("interface"))?;
+    // bind(2) has put a link-local address at its interface.
+    let has_one = matches!(socket::local_address(socket),
+        Ok(Some(SocketAddr::V6(bound))) if bound.ip().is_unicast_link_local());
+    if wanted.interface.is_some() || !has_one {
+        options::set_interface(socket, wanted.interface.as_deref()).map_err(because("interface"))?;
+    }
     options::set_freebind(socket, wanted.freebind).map_err(because("freebind"))?;
     options::set_transparent(socket, wanted.transparent).map_err(because("transparent"))?;
     options::set_mark(socket, wanted.mark).map_err(because("mark"))
@@ -319,6 +337,8 @@ pub(super) enum WhyUnreachable {
     Replaced(bool),
     /// Its file is gone. Whether it was ours.
     Removed(bool),
+    /// Its interface is gone, and another of the same name is another one.
+    OtherInterface,
     /// The machine does not have its address now. When that comes back, so do the clients.
     NoAddress,
 }
@@ -327,7 +347,7 @@ impl WhyUnreachable {
     /// Whether a reload has to make another.
     fn asks_for_another(self) -> bool {
         match self {
-            WhyUnreachable::Deaf => true,
+            WhyUnreachable::Deaf | WhyUnreachable::OtherInterface => true,
             WhyUnreachable::Replaced(is_ours) | WhyUnreachable::Removed(is_ours) => is_ours,
             WhyUnreachable::NoAddress => false,
         }
@@ -338,6 +358,9 @@ impl fmt::Display for WhyUnreachable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             WhyUnreachable::Deaf => "somebody has shut the socket down; preforkd reload makes another",
+            WhyUnreachable::OtherInterface => {
+                "its interface is gone or was made anew; preforkd reload binds it again, once it is there"
+            }
             WhyUnreachable::Replaced(true) => {
                 "another file is in its place; preforkd reload makes another, if that goes"
             }
@@ -484,10 +507,13 @@ fn in_words(error: &io::Error, address: &Address) -> String {
     }
     let port = match address {
         Address::Tcp(tcp) => tcp.port(),
-        Address::Any(port) => *port,
+        Address::Scoped(_, _, port) | Address::Any(port) => *port,
         Address::Unix(_) | Address::Abstract(_) | Address::Activated(_) => 0,
     };
     let is_low = (1..1024).contains(&port);
+    if let (Some(libc::ENODEV), Address::Scoped(_, name, _)) = (error.raw_os_error(), address) {
+        return format!("no interface {name}; see ip link");
+    }
     let words = match error.raw_os_error() {
         Some(libc::EACCES) if is_low => {
             "ports below 1024 need root, CAP_NET_BIND_SERVICE or a systemd socket"
@@ -518,7 +544,7 @@ fn unmet(service: &ServiceConfig, open: &[Rc<Listener>]) -> Option<ListenError> 
     let passed = open.iter().filter(|listener| !listener.is_ours());
     let address = passed.clone().next()?.record.address.clone();
     let ours = service.listen.iter().filter_map(|address| match address {
-        Address::Tcp(_) | Address::Any(_) => Some(SocketKind::Tcp),
+        Address::Tcp(_) | Address::Scoped(..) | Address::Any(_) => Some(SocketKind::Tcp),
         Address::Unix(_) | Address::Abstract(_) => Some(SocketKind::Unix),
         Address::Activated(_) => None,
     });
@@ -595,6 +621,12 @@ impl Listeners {
                 bound.is_some_and(|bound| {
                     bound.ip() == wanted.ip() && [0, bound.port()].contains(&wanted.port())
                 })
+            }),
+            Address::Scoped(ip, name, port) => socket::local_address(socket.as_fd()).is_ok_and(|bound| {
+                let Some(SocketAddr::V6(bound)) = bound else { return false };
+                bound.ip() == ip
+                    && interface::index_of(name) == Some(bound.scope_id())
+                    && [0, bound.port()].contains(port)
             }),
             Address::Any(port) => socket::local_address(socket.as_fd()).is_ok_and(|bound| {
                 bound.is_some_and(|bound| {
@@ -733,6 +765,19 @@ impl Listeners {
                 listens = is_listening;
                 (vec![socket], None)
             }
+            Address::Scoped(ip, name, port) => {
+                let bind = |shares| {
+                    let index = interface::index_of(name)
+                        .ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?;
+                    let address = SocketAddrV6::new(*ip, *port, 0, index).into();
+                    socket::bind_tcp(address, shares, &|socket| set_before_bind(socket, options))
+                };
+                let made =
+                    left.map_or_else(|| self.listen(*port, options.backlog, &bind), |left| Ok((left, true)));
+                let (socket, is_listening) = made.map_err(io_failed)?;
+                listens = is_listening;
+                (vec![socket], None)
+            }
             Address::Any(port) => {
                 let bind =
                     |shares| socket::bind_any(*port, shares, &|socket| set_before_bind(socket, options));
@@ -782,6 +827,9 @@ impl Listeners {
             let name = bound.filter(|_| file.is_none()).map_or_else(
                 || address.to_string(),
                 |bound| match address {
+                    Address::Scoped(ip, name, _) => {
+                        Address::Scoped(*ip, name.clone(), bound.port()).to_string()
+                    }
                     Address::Any(_) => Address::Any(bound.port()).to_string(),
                     _ => bound.to_string(),
                 },

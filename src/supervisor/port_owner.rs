@@ -9,6 +9,7 @@ use crate::config::Address;
 pub(crate) fn of(address: &Address) -> Option<String> {
     let inode = match address {
         Address::Tcp(address) => tcp_inode(*address)?,
+        Address::Scoped(ip, _, port) => tcp_inode((*ip, *port).into())?,
         Address::Any(port) => tcp_inode((Ipv6Addr::UNSPECIFIED, *port).into())?,
         Address::Unix(path) => unix_inode(path.to_str()?)?,
         Address::Abstract(name) => unix_inode(&format!("@{name}"))?,

@@ -207,7 +207,9 @@ fn stored_name(address: &Address) -> String {
     match address {
         Address::Unix(path) => format!("{STORED}{HEX}{}", hex(path.as_os_str().as_bytes())),
         Address::Abstract(name) => format!("{STORED}{HEX}{}", hex(format!("@{name}").as_bytes())),
-        Address::Tcp(_) | Address::Any(_) | Address::Activated(_) => format!("{STORED}{name}"),
+        Address::Tcp(_) | Address::Scoped(..) | Address::Any(_) | Address::Activated(_) => {
+            format!("{STORED}{name}")
+        }
     }
 }
 
@@ -311,6 +313,7 @@ mod tests {
         let short = [
             "127.0.0.1:7",
             "[fe80::1%3]:9",
+            "[fe80::1%eth0]:9",
             "*:7",
             "unix:/run/50%:3A",
             "fd:web",

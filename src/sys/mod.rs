@@ -12,6 +12,7 @@ pub(crate) mod epoll;
 pub(crate) mod exec;
 pub(crate) mod fd;
 pub(crate) mod fork;
+pub(crate) mod interface;
 #[cfg(test)]
 pub(crate) mod kill_points;
 pub(crate) mod memory;

@@ -257,12 +257,12 @@ const WITHOUT_IPV6: &str = "import ctypes, os, platform, struct, sys\n\
 
 #[test]
 fn a_star_is_served_where_the_kernel_has_no_ipv6() {
-    let listen = address::fresh();
-    let config =
-        format!("[service.echo]\nlisten = \"*:{}\"\nhandler = \"echo\"\nworkers = 1\n", listen.port());
+    // Of its own: other tests' addresses have the same port.
+    let port = address::fresh().port() + 5000;
+    let config = format!("[service.echo]\nlisten = \"*:{port}\"\nhandler = \"echo\"\nworkers = 1\n");
     let server = Preforkd::run(&config).under(&["python3", "-c", WITHOUT_IPV6]).start();
-    assert_eq!(listened(&server), format!("[\"*:{}\"]", listen.port()));
-    assert_eq!(exchange((Ipv4Addr::LOCALHOST, listen.port()).into(), b"x"), b"x");
+    assert_eq!(listened(&server), format!("[\"*:{port}\"]"));
+    assert_eq!(exchange((Ipv4Addr::LOCALHOST, port).into(), b"x"), b"x");
     server.reload_ok();
     assert_eq!(unreachable(&server), "[]");
 }
@@ -275,4 +275,50 @@ fn a_star_with_port_0_has_one_port_in_both_families() {
     for ip in [std::net::IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
         assert_eq!(exchange(SocketAddr::new(ip, port), b"x"), b"x");
     }
+}
+
+#[test]
+fn a_link_local_address_has_its_interface_and_survives_a_new_number() {
+    if !root("a network of its own") {
+        return;
+    }
+    let config = "[service.who]\nlisten = \"[fe80::1%port0]:7102\"\nworkers = 1\nexec = [\"/bin/sh\", \"-c\", \
+        \"echo $REMOTE_ADDR $TCPREMOTEIP $TCPLOCALIP\"]\n";
+    let make = "ip link add port0 type veth peer name far0; ip link set far0 up; ip link set port0 up; ip addr add fe80::1/64 dev port0 nodad";
+    for spare in ["", "spare = 1\n"] {
+        let server = Preforkd::run(&format!("{config}{spare}"))
+            .under(&["unshare", "--net"])
+            .after(&format!("ip link set lo up\n{make}"))
+            .start();
+        assert_eq!(listened(&server), "[\"[fe80::1%port0]:7102\"]");
+        let all = "fe80::1%port0 fe80::1%port0 fe80::1%port0\n";
+        assert_eq!(echoed(&server, "fe80::1%port0"), all);
+        server.log.wait("the record has it", |line| line.contains("[fe80::1%port0]:"));
+        let pid = server.pid().to_string();
+        let there =
+            |script: &str| assert!(run(&["nsenter", "-t", &pid, "-n", "sh", "-ec", script]).status.success());
+        there("ip link del port0");
+        assert!(unreachable(&server).contains("its interface"), "{}", unreachable(&server));
+        there(make);
+        server.reload_ok();
+        assert_eq!(unreachable(&server), "[]");
+        assert_eq!(echoed(&server, "fe80::1%port0"), all);
+    }
+}
+
+#[test]
+fn an_interface_that_comes_later_is_waited_for() {
+    if !root("a network of its own") {
+        return;
+    }
+    let config = "[service.late]\nlisten = \"[fe80::7%port7]:7102\"\nworkers = 1\nhandler = \"echo\"\n\
+                  [service.other]\nlisten = \"127.0.0.1:7103\"\nworkers = 1\nhandler = \"echo\"\n";
+    let server = Preforkd::run(config).under(&["unshare", "--net"]).after("ip link set lo up").start();
+    let down = || server.status()["services"][0]["down"].as_str().map(str::to_owned);
+    let why = down().unwrap();
+    assert!(why.contains("no interface port7"), "{why}");
+    let make = "ip link add port7 type veth peer name far7; ip link set far7 up; ip link set port7 up; \
+                ip addr add fe80::7/64 dev port7 nodad";
+    crate::support::sure(&["nsenter", "-t", &server.pid().to_string(), "-n", "sh", "-ec", make]);
+    eventually("it is served", || down().is_none());
 }
