@@ -20,7 +20,7 @@ pub(crate) fn command() -> Command {
         .about("Run one service without a configuration file")
         .override_usage("preforkd serve [OPTIONS] ADDRESS HANDLER\n       preforkd serve [OPTIONS] ADDRESS -- PROGRAM [ARG]...")
         .args(flags().map(argument))
-        .arg(Arg::new(ADDRESS).required(true).help("IP:PORT, [IPV6]:PORT, unix:/PATH, unix:@NAME or fd:NAME; port 0 is any free port"))
+        .arg(Arg::new(ADDRESS).required(true).help("IP:PORT, [IPV6]:PORT, [IPV6%ZONE]:PORT, *:PORT, unix:/PATH, unix:@NAME or fd:NAME; port 0 is any free port"))
         .arg(Arg::new(HANDLER).help(format!("A built-in service: {}", handler::NAMES.join(", "))))
         .arg(
             Arg::new(PROGRAM)

@@ -107,8 +107,8 @@ pub(crate) static SERVICE: &[Key<ServiceDraft>] = &[
         placeholder: "ADDRESS",
         default: None,
         example: "\"127.0.0.1:7007\"",
-        doc: "Where the service listens: IP:PORT, [IPV6]:PORT, [fe80::1%INTERFACE]:PORT, *:PORT for every address of this machine, unix:/PATH, \
-              unix:@NAME of the abstract namespace, or fd:NAME for a socket that systemd passes",
+        doc: "Where the service listens: IP:PORT, [IPV6]:PORT, [IPV6%ZONE]:PORT of an interface, *:PORT for every address of \
+              this machine, unix:/PATH, unix:@NAME of the abstract namespace, or fd:NAME for a socket that systemd passes",
         decode: Some(draft::listen),
     },
     Key {

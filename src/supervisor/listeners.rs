@@ -175,7 +175,10 @@ impl Listener {
     }
 
     /// Says whether [`Listener::put_to_use`] could give its file to whom this says.
-    fn try_out(&self, access: &SocketAccess) -> Result<(), Cause> {
+    fn try_out(&self, options: &SocketOptions, access: &SocketAccess) -> Result<(), Cause> {
+        if self.kind() == SocketKind::Tcp {
+            try_before_bind(options).map_err(Cause::Io)?;
+        }
         let Some((path, inode)) = self.record.file.as_ref().filter(|_| self.is_ours()) else { return Ok(()) };
         let file = held(path, *inode).map_err(Cause::Io)?;
         file.try_out(path, wanted(access)).map_err(|error| Cause::access(error, access))
@@ -203,7 +206,7 @@ impl Listener {
 
     fn prepare(&self, options: &SocketOptions, access: &SocketAccess) -> Result<(), ListenError> {
         let set = match self.record.file.is_none() && self.kind() == SocketKind::Tcp {
-            true => set_options(self.descriptor(), options),
+            true => set_options(self.descriptor(), options, self.is_ours()),
             false => Ok(()),
         };
         if self.record.standing.replace(Standing::Open) != Standing::Open && self.is_ours() {
@@ -232,7 +235,7 @@ impl OptionError {
     fn of(key: &'static str, source: io::Error) -> io::Error {
         let help = match source.raw_os_error() {
             Some(libc::EPERM) if key == "interface" => {
-                "root may, or a process with CAP_NET_RAW; restart preforkd if it listens by another one"
+                "root may, or a process with CAP_NET_RAW: add it to AmbientCapabilities= and CapabilityBoundingSet= of the unit; or restart preforkd, if it listens by another one"
             }
             Some(libc::EPERM) => {
                 "root may, or a process with CAP_NET_ADMIN: add it to AmbientCapabilities= and CapabilityBoundingSet= of the unit, and set PrivateUsers=no"
@@ -246,27 +249,55 @@ impl OptionError {
 
 /// What is set before bind(2).
 fn set_before_bind(socket: BorrowedFd<'_>, wanted: &SocketOptions) -> io::Result<()> {
+    set_of_bind(socket, wanted, true)
+}
+
+/// The same; of a socket that is not ours, what nobody asks for stays as it is.
+fn set_of_bind(socket: BorrowedFd<'_>, wanted: &SocketOptions, is_ours: bool) -> io::Result<()> {
     let because = |key| move |error| OptionError::of(key, error);
     // bind(2) has put a link-local address at its interface.
     let has_one = matches!(socket::local_address(socket),
         Ok(Some(SocketAddr::V6(bound))) if bound.ip().is_unicast_link_local());
-    if wanted.interface.is_some() || !has_one {
+    if wanted.interface.is_some() || is_ours && !has_one {
         options::set_interface(socket, wanted.interface.as_deref()).map_err(because("interface"))?;
     }
-    options::set_freebind(socket, wanted.freebind).map_err(because("freebind"))?;
-    options::set_transparent(socket, wanted.transparent).map_err(because("transparent"))?;
-    options::set_mark(socket, wanted.mark).map_err(because("mark"))
+    if wanted.freebind || is_ours {
+        options::set_freebind(socket, wanted.freebind).map_err(because("freebind"))?;
+    }
+    if wanted.transparent || is_ours {
+        options::set_transparent(socket, wanted.transparent).map_err(because("transparent"))?;
+    }
+    if wanted.mark != 0 || is_ours {
+        options::set_mark(socket, wanted.mark).map_err(because("mark"))?;
+    }
+    Ok(())
 }
 
-/// All that a TCP listener is to have, whatever it had before.
-fn set_options(socket: BorrowedFd<'_>, wanted: &SocketOptions) -> io::Result<()> {
+/// All that a TCP listener is to have, whatever it had before. What a socket unit says of its own sockets stays unless a key
+/// says something else.
+fn set_options(socket: BorrowedFd<'_>, wanted: &SocketOptions, is_ours: bool) -> io::Result<()> {
     let because = |key| move |error| OptionError::of(key, error);
     let Keepalive { is_on, idle, interval, count } = wanted.keepalive;
     options::set_nodelay(socket, wanted.nodelay).map_err(because("nodelay"))?;
-    options::set_keepalive(socket, is_on, Probes { idle, interval, count }).map_err(because("keepalive"))?;
-    options::set_tos(socket, wanted.tos).map_err(because("tos"))?;
-    options::set_defer_accept(socket, wanted.defer_accept).map_err(because("defer_accept"))?;
-    set_before_bind(socket, wanted)
+    if is_on || is_ours {
+        options::set_keepalive(socket, is_on, Probes { idle, interval, count })
+            .map_err(because("keepalive"))?;
+    }
+    if wanted.tos != 0 || is_ours {
+        options::set_tos(socket, wanted.tos).map_err(because("tos"))?;
+    }
+    if wanted.defer_accept != 0 || is_ours {
+        options::set_defer_accept(socket, wanted.defer_accept).map_err(because("defer_accept"))?;
+    }
+    set_of_bind(socket, wanted, is_ours)
+}
+
+/// Whether what bind(2) asks for can be set at all, on a socket that is for nothing else.
+fn try_before_bind(wanted: &SocketOptions) -> io::Result<()> {
+    if wanted.interface.is_none() && !wanted.transparent && wanted.mark == 0 {
+        return Ok(());
+    }
+    set_before_bind(socket::probe()?.as_fd(), wanted)
 }
 
 /// The file of a Unix socket, if it still is the one that we made.
@@ -663,8 +694,9 @@ impl Listeners {
             known.retain(|listener| listener.is_reachable());
             if !known.is_empty() {
                 let failed = |cause| ListenError { address: address.clone(), cause };
-                let mut refusals =
-                    known.iter().filter_map(|listener| listener.try_out(&service.socket_access).err());
+                let mut refusals = known
+                    .iter()
+                    .filter_map(|listener| listener.try_out(&service.socket, &service.socket_access).err());
                 match refusals.next() {
                     None => all.extend(known),
                     Some(cause) => missing.push(failed(cause)),

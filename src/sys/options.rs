@@ -5,9 +5,9 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use nix::sys::socket::{self as nixsock, AddressFamily, SockFlag, SockType, getsockopt, setsockopt, sockopt};
+use nix::sys::socket::{self as nixsock, AddressFamily, SockFlag, SockType, setsockopt, sockopt};
 
 use super::check;
 
@@ -134,17 +134,22 @@ pub(crate) fn set_nodelay(socket: BorrowedFd<'_>, on: bool) -> io::Result<()> {
 /// `SO_KEEPALIVE` and how it is done.
 pub(crate) fn set_keepalive(socket: BorrowedFd<'_>, on: bool, probes: Probes) -> io::Result<()> {
     setsockopt(&socket, sockopt::KeepAlive, &on)?;
-    // What the machine has by default, a fresh socket has.
+    // What the machine has by default, a fresh socket has. Where there can be none, nothing was changed before.
     let flags = SockFlag::SOCK_CLOEXEC;
     let fresh = nixsock::socket(AddressFamily::Inet, SockType::Stream, flags, None)
-        .or_else(|_| nixsock::socket(AddressFamily::Inet6, SockType::Stream, flags, None))?;
-    let idle = probes.idle.map_or_else(|| getsockopt(&fresh, sockopt::TcpKeepIdle), Ok)?;
-    let interval = probes.interval.map_or_else(|| getsockopt(&fresh, sockopt::TcpKeepInterval), Ok)?;
-    let count = probes.count.map_or_else(|| getsockopt(&fresh, sockopt::TcpKeepCount), Ok)?;
-    for (option, value) in
-        [(libc::TCP_KEEPIDLE, idle), (libc::TCP_KEEPINTVL, interval), (libc::TCP_KEEPCNT, count)]
-    {
-        set(socket, libc::IPPROTO_TCP, option, libc::c_int::try_from(value).unwrap_or(libc::c_int::MAX))?;
+        .or_else(|_| nixsock::socket(AddressFamily::Inet6, SockType::Stream, flags, None))
+        .ok();
+    let default = |option| get(fresh.as_ref()?.as_fd(), libc::IPPROTO_TCP, option).ok();
+    let wanted = [
+        (libc::TCP_KEEPIDLE, probes.idle),
+        (libc::TCP_KEEPINTVL, probes.interval),
+        (libc::TCP_KEEPCNT, probes.count),
+    ];
+    for (option, wanted) in wanted {
+        let wanted = wanted.map(|value| libc::c_int::try_from(value).unwrap_or(libc::c_int::MAX));
+        if let Some(value) = wanted.or_else(|| default(option)) {
+            set(socket, libc::IPPROTO_TCP, option, value)?;
+        }
     }
     Ok(())
 }

@@ -183,6 +183,11 @@ pub(crate) fn connect_unix(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// A TCP socket to try something with.
+pub(crate) fn probe() -> io::Result<OwnedFd> {
+    stream_socket(AddressFamily::Inet).or_else(|_| stream_socket(AddressFamily::Inet6))
+}
+
 fn stream_socket(family: AddressFamily) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     Ok(nixsock::socket(family, SockType::Stream, flags, None)?)

@@ -256,8 +256,7 @@ fn where_nothing_can_be_served_a_start_fails() {
         let server = Preforkd::run(&config).start_unready();
         assert_eq!(server.ending(), code, "{}", server.log.all().join("\n"));
         server.wait_empty();
-        let said = server.log.all().join("\n");
-        assert!(said.contains("gone"), "{said}");
+        server.log.wait("why", |line| line.contains("gone"));
     }
 }
 

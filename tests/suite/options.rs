@@ -101,14 +101,62 @@ fn what_is_not_permitted_or_not_there_is_named() {
     for key in ["mark = 7", "transparent = true"] {
         let config = format!("[service.echo]\nlisten = \"{listen}\"\nhandler = \"echo\"\n{key}\n");
         let server = Preforkd::run(&config).by_user(390, 100).start_unready();
-        assert_eq!(server.ending(), "77");
-        let said = server.log.all().join("\n");
         let name = key.split(' ').next().unwrap();
-        assert!(said.contains(name) && said.contains("CAP_NET_ADMIN"), "{said}");
+        server.log.wait("why", |line| line.contains(name) && line.contains("CAP_NET_ADMIN"));
+        assert_eq!(server.ending(), "77");
         server.wait_empty();
     }
     let output = preforkd(&["serve", "--tos", "fast", "127.0.0.1:0", "echo"]);
     assert!(text(&output.stderr).contains("low-delay"), "{}", text(&output.stderr));
+}
+
+/// A socket unit with options of its own: they stay, unless a key says something else.
+#[test]
+fn what_a_socket_unit_has_set_stays() {
+    if !root("marks") {
+        return;
+    }
+    let listen = address::fresh();
+    let script = "import os, socket, sys\n\
+        host, port = sys.argv[1].split(':')\n\
+        s = socket.socket()\n\
+        s.bind((host, int(port)))\n\
+        s.listen(100)\n\
+        s.setsockopt(socket.SOL_SOCKET, 25, b'lo')\n\
+        s.setsockopt(socket.SOL_SOCKET, 36, 7)\n\
+        s.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, 16)\n\
+        s.setsockopt(socket.IPPROTO_IP, 19, 1)\n\
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)\n\
+        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 77)\n\
+        os.dup2(s.fileno(), 3, inheritable=True) if s.fileno() != 3 else s.set_inheritable(True)\n\
+        s.detach()\n\
+        os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1', LISTEN_FDNAMES='web')\n\
+        os.execvp(sys.argv[2], sys.argv[2:])\n";
+    let config = service(listen, "").replace(&format!("\"{listen}\""), "\"fd:web\"");
+    let server = Preforkd::run(&config)
+        .script("show.py", SHOW)
+        .under(&["python3", "-c", script, &listen.to_string()])
+        .start();
+    let check = |mark: &str| {
+        let said = text(&exchange(listen, b""));
+        for what in
+            ["keepalive 1 77 ", "tos 16\n", &format!("mark {mark}\n"), "transparent 1\n", "interface lo\n"]
+        {
+            assert!(said.contains(what), "{what}: {said}");
+        }
+    };
+    check("7");
+    server.configure(&format!("{config}mark = 9\n"));
+    server.reload_ok();
+    check("9");
+    assert!(server.upgrade().status.success());
+    check("9");
+    // What cannot be is found before anything is changed.
+    server.configure(&format!("{config}interface = \"nosuch0\"\n"));
+    let output = server.reload();
+    assert_eq!(output.status.code(), Some(78));
+    assert!(text(&output.stderr).contains("interface"), "{}", text(&output.stderr));
+    check("9");
 }
 
 /// Two sockets of one name, as systemd passes them with `ReusePort=yes` or two `ListenStream=`: the kernel spreads clients

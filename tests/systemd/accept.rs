@@ -51,7 +51,7 @@ fn look() -> (String, usize) {
 pub(crate) fn both_sides_of_the_manual_serve_alike(container: &Container) {
     let page = include_str!("../../packaging/man/preforkd.accept.7.scd");
     let blocks: Vec<_> = page.split("```\n").skip(1).step_by(2).collect();
-    let [socket, service, toml] = blocks[..] else { panic!("{} blocks", blocks.len()) };
+    let [socket, service, toml, ..] = blocks[..] else { panic!("{} blocks", blocks.len()) };
     container.clean();
     container.write("/usr/sbin/in.fingerd", PROGRAM);
     container.sure("chmod 755 /usr/sbin/in.fingerd");
