@@ -31,6 +31,7 @@ mod limit;
 mod load;
 mod loader;
 mod log;
+mod moved;
 mod options;
 mod overload;
 mod pages;

@@ -1,0 +1,164 @@
+//! Services of public repositories, moved by hand: each is served by its own super-server and by preforkd, and the same
+//! client asks both. What each is, and what differs, is in moved/README.md.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::support::{BINARY, root, run, say, text, write};
+
+/// A file of a public repository, and what became of it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    /// Repository and path: where it is from.
+    from: String,
+    /// The super-server that it is for.
+    server: String,
+    /// The users that it names, if Debian has them not.
+    #[serde(default)]
+    users: String,
+    /// The ports that it listens at, with spaces.
+    ports: String,
+    /// What its program needs, a script.
+    #[serde(default)]
+    setup: String,
+    /// The same settings as in the file, written anew: for its super-server.
+    before: String,
+    /// What a person writes in its place: preforkd.toml.
+    after: String,
+    /// The client, a script; what it says is the answer.
+    client: String,
+    /// What makes two answers comparable, for sed -E: times, pids.
+    #[serde(default)]
+    normalise: String,
+    /// What both answers hold, so that two failures are not taken for the same answer.
+    shows: Vec<String>,
+    /// How the answer differs after the move, if it does.
+    differs: Option<Differs>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Differs {
+    /// What is in the answer before the move only.
+    before: String,
+    /// What is in the answer after the move only.
+    after: String,
+}
+
+fn cases() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite/moved")
+}
+
+/// Serves it before or after its move, and asks.
+fn answer(case: &Case, side: &str, packages: &Path) -> String {
+    let dir = tempfile::Builder::new().prefix("preforkd-test-").tempdir().unwrap();
+    for (name, content) in [
+        ("server", &case.server),
+        ("users", &case.users),
+        ("ports", &case.ports),
+        ("setup", &case.setup),
+        ("before", &case.before),
+        ("after", &case.after),
+        ("client", &case.client),
+        ("normalise", &case.normalise),
+    ] {
+        write(&dir.path().join(name), content);
+    }
+    let stage = cases().join("stage");
+    let paths = [stage.as_path(), packages, Path::new(BINARY), dir.path()].map(|path| path.to_str().unwrap());
+    let namespaces = [
+        "unshare",
+        "--mount",
+        "--net",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+        "--propagation",
+        "private",
+    ];
+    let output = run(&[&namespaces[..], &paths[..], &[side]].concat());
+    let (said, log) = (text(&output.stdout), text(&output.stderr));
+    for shown in &case.shows {
+        assert!(said.contains(shown), "{side}: no {shown:?} in\n{said}\n{log}");
+    }
+    said
+}
+
+/// Whether the answer is the same before and after.
+fn moved(name: &str) {
+    if !root(name) {
+        return;
+    }
+    let packages = Path::new(BINARY).ancestors().nth(2).unwrap().join("moved/root");
+    if !packages.exists() {
+        assert!(std::env::var_os("CI").is_none(), "{name} needs what tests/suite/moved/install unpacks");
+        say(&format!("SKIPPED: {name} needs what tests/suite/moved/install unpacks"));
+        return;
+    }
+    let case = std::fs::read_to_string(cases().join(format!("{name}.toml"))).unwrap();
+    let case: Case = toml::from_str(&case).unwrap();
+    assert!(case.from.contains(": "), "where it is from: REPOSITORY: PATH");
+    let (before, after) = std::thread::scope(|scope| {
+        let before = scope.spawn(|| answer(&case, "before", &packages));
+        let after = answer(&case, "after", &packages);
+        (before.join().unwrap(), after)
+    });
+    match &case.differs {
+        None => assert_eq!(before, after, "{name}"),
+        Some(differs) => {
+            assert!(
+                before.contains(&differs.before) && !after.contains(&differs.before),
+                "{before}\n{after}"
+            );
+            assert!(after.contains(&differs.after) && !before.contains(&differs.after), "{before}\n{after}");
+        }
+    }
+}
+
+/// One test a case, and one that finds cases without.
+macro_rules! cases {
+    ($($name:ident),+ $(,)?) => {
+        $(#[test] fn $name() { moved(stringify!($name)); })+
+
+        #[test]
+        fn every_case_is_tested_and_listed() {
+            let mut files: Vec<String> = std::fs::read_dir(cases())
+                .unwrap()
+                .filter_map(|entry| Some(entry.unwrap().file_name().to_str()?.strip_suffix(".toml")?.to_owned()))
+                .collect();
+            files.sort();
+            assert_eq!(files, [$(stringify!($name)),+]);
+            let list = std::fs::read_to_string(cases().join("README.md")).unwrap();
+            for name in files {
+                let case = std::fs::read_to_string(cases().join(format!("{name}.toml"))).unwrap();
+                let case: Case = toml::from_str(&case).unwrap();
+                let row = list.lines().find(|line| line.starts_with(&format!("| {name} |")));
+                let row = row.unwrap_or_else(|| panic!("README.md does not list {name}"));
+                assert!(row.contains(&case.from), "{name} is from {}", case.from);
+                assert_eq!(row.contains("| same |"), case.differs.is_none(), "{row}");
+            }
+        }
+    };
+}
+
+cases!(
+    bitlbee_xinetd,
+    ctf_xinetd,
+    cvs_inetd,
+    finger_inetd,
+    ftp_inetd,
+    ftp_xinetd,
+    git_xinetd,
+    gopher_xinetd,
+    nrpe_xinetd,
+    pop3_inetd,
+    rsync_inetd,
+    rsync_xinetd,
+    ssh_xinetd,
+    svn_inetd,
+    telnet_inetd,
+    telnet_xinetd,
+);
