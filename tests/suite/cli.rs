@@ -225,7 +225,7 @@ fn a_closed_stdout_is_no_panic() {
 
 #[test]
 fn what_is_doubtful_is_one_line_of_the_log_and_serve_is_quiet() {
-    let port = address::fresh().port();
+    let port = address::port();
     let config =
         format!("[service.x]\nlisten = [\"0.0.0.0:{port}\"]\nhandler = \"echo\"\nallow = [\"0.0.0.0\"]\n");
     let server = Preforkd::run(&config).start();

@@ -145,7 +145,6 @@ macro_rules! cases {
 }
 
 cases!(
-    bitlbee_xinetd,
     ctf_xinetd,
     cvs_inetd,
     finger_inetd,

@@ -171,16 +171,14 @@ fn follow(client: SocketAddr, first: &[&str], second: &[&str]) {
 
 #[test]
 fn an_address_and_its_wildcard_follow_each_other() {
-    let port = address::fresh().port();
-    // Of its own: the wildcard would be in the way of other tests' addresses.
-    let port = port + 2000;
+    let port = address::port();
     follow_each_other((Ipv4Addr::LOCALHOST, port).into(), (Ipv4Addr::UNSPECIFIED, port).into());
     follow_each_other((Ipv6Addr::LOCALHOST, port).into(), (Ipv6Addr::UNSPECIFIED, port).into());
 }
 
 #[test]
 fn every_address_and_some_of_them_follow_each_other() {
-    let port = address::fresh().port() + 4000;
+    let port = address::port();
     let [any, v4, v6, home] = ["*", "0.0.0.0", "[::]", "127.0.0.1"].map(|ip| format!("{ip}:{port}"));
     let clients = [SocketAddr::from((Ipv4Addr::LOCALHOST, port)), (Ipv6Addr::LOCALHOST, port).into()];
     follow(clients[0], &[&home], &[&any]);
@@ -191,7 +189,7 @@ fn every_address_and_some_of_them_follow_each_other() {
 
 #[test]
 fn a_reload_that_fails_leaves_who_comes_to_the_old_listener() {
-    let port = address::fresh().port() + 3000;
+    let port = address::port();
     let config = |listen: &str, extra: &str| {
         format!("[service.echo]\nlisten = \"{listen}:{port}\"\nhandler = \"echo\"\nworkers = 1\n{extra}")
     };
@@ -257,8 +255,7 @@ const WITHOUT_IPV6: &str = "import ctypes, os, platform, struct, sys\n\
 
 #[test]
 fn a_star_is_served_where_the_kernel_has_no_ipv6() {
-    // Of its own: other tests' addresses have the same port.
-    let port = address::fresh().port() + 5000;
+    let port = address::port();
     let config = format!("[service.echo]\nlisten = \"*:{port}\"\nhandler = \"echo\"\nworkers = 1\n");
     let server = Preforkd::run(&config).under(&["python3", "-c", WITHOUT_IPV6]).start();
     assert_eq!(listened(&server), format!("[\"*:{port}\"]"));

@@ -13,6 +13,13 @@ pub(crate) fn fresh() -> SocketAddr {
     SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(127, network, high, low), 7007 + port))
 }
 
+/// A port of its own, for who listens at every address: all others have one port, each at an address of its own.
+pub(crate) fn port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let run = u16::try_from(std::process::id() % 400).unwrap();
+    10_000 + run * 50 + NEXT.fetch_add(1, Ordering::Relaxed) % 50
+}
+
 /// The source address with this number, out of a network for clients: so many that ports never run out.
 pub(crate) fn source(number: u32) -> Ipv4Addr {
     let [_, _, high, low] = (number % 60_000 + 1).to_be_bytes();
