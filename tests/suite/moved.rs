@@ -149,6 +149,7 @@ cases!(
     bitlbee_xinetd,
     ctf_xinetd,
     cvs_inetd,
+    cvs_stderr_inetd,
     finger_inetd,
     ftp_inetd,
     ftp_xinetd,
