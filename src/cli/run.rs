@@ -39,7 +39,9 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
         Ok(loaded) => {
             loaded.warnings.iter().for_each(|warning| complain(warning.line()));
             if loaded.config.services.is_empty() {
-                complain(format_args!("preforkd: nothing can be served: {}", loaded.warnings.first_line()));
+                let reasons = loaded.config.unavailable.reasons.iter();
+                let reasons: Vec<_> = reasons.map(|(name, reason)| format!("{name}: {reason}")).collect();
+                complain(format_args!("preforkd: nothing can be served: {}", reasons.join("; ")));
                 return ExitCode::from(exit::CONFIG);
             }
             super::ended(supervisor::run(loaded.config, source, false))

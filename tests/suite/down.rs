@@ -252,11 +252,15 @@ fn where_somebody_looks_it_is_all_or_nothing() {
 #[test]
 fn where_nothing_can_be_served_a_start_fails() {
     let only = format!("[service.gone]\nlisten = \"{}\"\nexec = [\"DIR/gone\"]\n", address::fresh());
-    for (config, code) in [(echo("gone", &format!("\"{NOWHERE}\"")), "71"), (only, "78")] {
+    // There is a warning, too, which is not why.
+    let doubtful = "[service.gone]\nlisten = \"0.0.0.0:0\"\nexec = [\"DIR/gone\"]\n".to_owned();
+    for (config, code) in [(echo("gone", &format!("\"{NOWHERE}\"")), "71"), (only, "78"), (doubtful, "78")] {
         let server = Preforkd::run(&config).start_unready();
         assert_eq!(server.ending(), code, "{}", server.log.all().join("\n"));
         server.wait_empty();
-        server.log.wait("why", |line| line.contains("gone"));
+        let wanted = if code == "78" { "nothing can be served: gone: " } else { NOWHERE };
+        let said = server.log.wait("why", |line| line.contains(wanted));
+        assert!(code != "78" || said.contains("cannot run"), "{said}");
     }
 }
 
