@@ -3,14 +3,14 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::config::{Credentials, Identity, Limit};
+use crate::config::{Identity, Limit, UserIds};
 use crate::ipc::reports::Step;
 use crate::sys::process::{self, Resource};
 
 /// What is set in every connection process before anything of a stranger runs.
 #[derive(Debug)]
 pub(crate) struct Confinement {
-    user: Option<Credentials>,
+    user: Option<UserIds>,
     chroot: Option<PathBuf>,
     /// `None` once the worker itself stands there.
     directory: Option<PathBuf>,

@@ -8,7 +8,7 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 use super::explain::{self, Explained, Subject};
 use super::output::{complain, say};
 use crate::child::handler;
-use crate::config::{self, DEFAULT_PATH, Diagnostics, Machine, Tolerance};
+use crate::config::{self, CredentialStore, DEFAULT_PATH, Diagnostics, Machine, Tolerance};
 use crate::exit;
 
 /// `check [--config PATH] [--explain WHO]`.
@@ -36,7 +36,10 @@ pub(crate) fn config_argument() -> Arg {
 /// Checks, prints the verdict, and says with which code to exit.
 pub(crate) fn run(matches: &ArgMatches) -> ExitCode {
     let path = matches.get_one::<PathBuf>("config").map_or(Path::new(DEFAULT_PATH), PathBuf::as_path);
-    match config::load(path, &Tolerance::none(), &Machine::with(&handler::NAMES)) {
+    // Who checks by hand is not given what the unit is.
+    let credentials = CredentialStore::of_environment().of_another();
+    let machine = Machine { credentials, ..Machine::with(&handler::NAMES) };
+    match config::load(path, &Tolerance::none(), &machine) {
         Ok(loaded) => {
             show(&loaded.warnings);
             match matches.get_one::<Subject>("explain") {

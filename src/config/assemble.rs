@@ -45,8 +45,11 @@ pub(crate) fn assemble(
         for section in [&defaults, section] {
             apply(section, SERVICE, &header, &mut draft, problems);
         }
-        let doubts =
-            draft.admission.doubts(section.origin).into_iter().chain(service::doubts(name, section, &draft));
+        let doubts = draft
+            .admission
+            .doubts(section.origin)
+            .into_iter()
+            .chain(service::doubts(name, section, &draft, machine));
         doubts.for_each(|fault| problems.push(section.origin.error(fault).into_warning()));
         take(name, section.origin, &draft, &mut taken, problems);
         match service::resolve(name, section, draft, machine) {

@@ -14,7 +14,8 @@ use super::value::{
     set, text, whole,
 };
 use super::{
-    Address, Keepalive, Limit, OWN_VARIABLES, Passing, StderrTarget, admission, limits as limit_table,
+    Address, Keepalive, Limit, OWN_VARIABLES, Passing, StderrTarget, admission, credentials,
+    limits as limit_table,
 };
 use crate::journal::Records;
 
@@ -38,6 +39,7 @@ pub(crate) struct ServiceDraft {
     pub(crate) nice: Option<i32>,
     pub(crate) environment: BTreeMap<String, String>,
     pub(crate) environment_file: Vec<Spanned<EnvironmentFile>>,
+    pub(crate) credentials: Vec<Spanned<String>>,
     pub(crate) limits: Vec<Limit>,
     pub(crate) stderr: Option<StderrTarget>,
     pub(crate) records: Option<Records>,
@@ -166,6 +168,20 @@ pub(super) fn environment_file(draft: &mut ServiceDraft, value: &TomlValue<'_>) 
         }
         Ok(spanned(entry, EnvironmentFile { path: path.into(), is_optional: text.starts_with('-') }))
     })?;
+    Ok(())
+}
+
+pub(super) fn credentials(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+    let names = collect(one_or_more(value), |entry| {
+        let name = text(entry)?;
+        if credentials::is_name(&name) {
+            return Ok(spanned(entry, name));
+        }
+        let message = format!("\"{}\" cannot be the name of a credential", name.escape_debug());
+        Err(Fault::new(entry.span(), message)
+            .help("write the name that LoadCredential= has before its colon"))
+    })?;
+    draft.credentials = names;
     Ok(())
 }
 

@@ -276,6 +276,17 @@ pub(crate) static SERVICE: &[Key<ServiceDraft>] = &[
         decode: Some(draft::environment_file),
     },
     Key {
+        name: "credentials",
+        flag: Some("credentials"),
+        kind: Kind::List,
+        placeholder: "NAME",
+        default: None,
+        example: "[\"db.password\"]",
+        doc: "Secrets that systemd gives to preforkd (LoadCredential=) and that the programs of this service find as files of \
+              these names in CREDENTIALS_DIRECTORY, which no other service's have",
+        decode: Some(draft::credentials),
+    },
+    Key {
         name: "limits",
         flag: Some("limits"),
         kind: Kind::Table,

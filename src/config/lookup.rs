@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
-use super::Credentials;
+use super::UserIds;
 use crate::sys::{permission, process};
 
 /// Symbolic links that the kernel follows in one path, path_resolution(7).
@@ -28,7 +28,7 @@ pub(crate) struct Root<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Runner<'a> {
     /// As these.
-    User(&'a Credentials),
+    User(&'a UserIds),
     /// As whoever runs preforkd.
     Preforkd,
     /// That is not known, or does not matter.
@@ -114,7 +114,7 @@ impl Runner<'_> {
             Runner::Anybody => true,
             Runner::Preforkd if process::is_user(0) => as_root,
             Runner::Preforkd => permission::may_execute(path),
-            Runner::User(Credentials { uid: 0, .. }) => as_root,
+            Runner::User(UserIds { uid: 0, .. }) => as_root,
             Runner::User(user) => {
                 let bit = if file.uid() == user.uid {
                     0o100

@@ -14,6 +14,7 @@ mod accounts;
 pub(crate) mod address;
 pub(crate) mod admission;
 mod assemble;
+mod credentials;
 pub(crate) mod diagnostic;
 mod document;
 mod draft;
@@ -45,6 +46,7 @@ use crate::journal::{LogSettings, Records};
 
 pub(crate) use accounts::{KnownUser, known_user};
 pub(crate) use address::Address;
+pub(crate) use credentials::{CredentialStore, Credentials, VARIABLE as CREDENTIALS_VARIABLE};
 pub(crate) use diagnostic::{Diagnostic, Diagnostics};
 pub(crate) use document::make_name;
 pub(crate) use limits::LimitKind;
@@ -64,7 +66,7 @@ pub(crate) const DEFAULT_CONTROL_SOCKET: &str = control_socket!();
 pub(crate) const DEFAULT_PROGRAM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The variables that each connection process finds set, or unset if unknown; `environment` cannot set them.
-pub(crate) const OWN_VARIABLES: [&str; 19] = [
+pub(crate) const OWN_VARIABLES: [&str; 20] = [
     "PROTO",
     "TCPREMOTEIP",
     "TCPREMOTEPORT",
@@ -84,6 +86,7 @@ pub(crate) const OWN_VARIABLES: [&str; 19] = [
     "LISTEN_FDS",
     "LISTEN_FDNAMES",
     "LISTEN_PID",
+    CREDENTIALS_VARIABLE,
 ];
 
 /// A whole configuration, checked.
@@ -144,6 +147,8 @@ pub(crate) struct ServiceConfig {
     pub(crate) identity: Identity,
     /// Added to what a program finds in its environment; that of its user and of files is in it.
     pub(crate) environment: BTreeMap<String, String>,
+    /// What its programs find in files of their own; only the supervisor has it.
+    pub(crate) credentials: Credentials,
     /// Resource limits of a connection process.
     pub(crate) limits: Vec<Limit>,
     /// What becomes of what a program leaves behind.
@@ -163,8 +168,8 @@ pub(crate) struct ServiceConfig {
 }
 
 impl ServiceConfig {
-    /// Without the lists of its admission.
-    pub(crate) fn without_lists(&self) -> Self {
+    /// What a worker gets: without the lists of its admission, and without secrets.
+    pub(crate) fn for_workers(&self) -> Self {
         ServiceConfig {
             admission: self.admission.without_lists(),
             name: self.name.clone(),
@@ -173,6 +178,7 @@ impl ServiceConfig {
             identity: self.identity.clone(),
             socket: self.socket.clone(),
             environment: self.environment.clone(),
+            credentials: Credentials::new(),
             limits: self.limits.clone(),
             socket_access: self.socket_access.clone(),
             passed: PassedDemands::default(),
@@ -234,7 +240,7 @@ pub(crate) enum Passing {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Identity {
     /// The user, group and supplementary groups to become; `None` keeps those of the supervisor.
-    pub(crate) user: Option<Credentials>,
+    pub(crate) user: Option<UserIds>,
     /// The new root directory.
     pub(crate) chroot: Option<PathBuf>,
     /// The working directory, inside `chroot` if there is one; `/` without it.
@@ -247,7 +253,7 @@ pub(crate) struct Identity {
 
 /// Resolved ids.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Credentials {
+pub(crate) struct UserIds {
     /// The name or number in the configuration, for messages.
     pub(crate) name: String,
     /// The `group` of the configuration, if there is one.

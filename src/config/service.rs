@@ -16,8 +16,8 @@ use super::lookup::{Obstacle, Root, Runner};
 use super::source::Origin;
 use super::value::{Fault, Faults};
 use super::{
-    Address, Credentials, Identity, Job, KillMode, PassedDemands, Program, ServiceConfig, SocketOptions,
-    environment, sockets,
+    Address, CredentialStore, Credentials, Identity, Job, KillMode, PassedDemands, Program, ServiceConfig,
+    SocketOptions, UserIds, credentials, environment, sockets,
 };
 use crate::sys::process::{self, Resource};
 
@@ -29,6 +29,8 @@ pub(crate) struct Machine<'a> {
     pub(crate) handlers: &'a [&'a str],
     /// Where relative program paths start, on a command line.
     pub(crate) current: Option<&'a Path>,
+    /// Where secrets are.
+    pub(crate) credentials: CredentialStore,
     /// Hears what will be waited for, before it is: a file server or another program may never answer.
     pub(crate) waits_for: &'a dyn Fn(fmt::Arguments<'_>),
 }
@@ -41,8 +43,8 @@ impl<'a> Machine<'a> {
 
     /// This one, in a program with these handlers.
     pub(crate) fn with(handlers: &'a [&'a str]) -> Self {
-        let accounts = Accounts::default();
-        Machine { accounts, handlers, current: None, waits_for: &|_| () }
+        let (accounts, credentials) = (Accounts::default(), CredentialStore::of_environment());
+        Machine { accounts, handlers, current: None, credentials, waits_for: &|_| () }
     }
 }
 
@@ -64,7 +66,7 @@ pub(crate) fn resolve(
     let parents = draft.listen.iter().filter_map(|address| files::socket_parent(address).err());
     parents.map(Fault::of_machine).for_each(&mut keep);
 
-    let user = credentials(&draft, machine).map_err(|mut found| {
+    let user = user_ids(&draft, machine).map_err(|mut found| {
         found.drain(..).map(Fault::of_machine).for_each(&mut keep);
     });
     let runner = match &user {
@@ -91,6 +93,10 @@ pub(crate) fn resolve(
     let environment = environment::of(&draft, machine).unwrap_or_else(|mut found| {
         found.drain(..).map(Fault::of_machine).for_each(&mut keep);
         draft.environment.clone()
+    });
+    let credentials = credentials::of(&draft, machine).unwrap_or_else(|found| {
+        found.into_iter().for_each(&mut keep);
+        Credentials::new()
     });
     let setting = Setting { root, environment: &environment, directory };
     let job = if broken_chroot { Ok(None) } else { job(name, section, handler, &draft, setting) };
@@ -137,6 +143,7 @@ pub(crate) fn resolve(
                 nice: draft.nice,
             },
             environment,
+            credentials,
             limits: draft.limits,
             kill_mode: kill_mode?,
             count_bytes: draft.count_bytes?,
@@ -161,10 +168,16 @@ pub(crate) fn resolve(
 }
 
 /// What is no error, and does not do what its writer expects.
-pub(crate) fn doubts(name: &str, section: &Section<'_>, draft: &ServiceDraft) -> Faults {
+pub(crate) fn doubts(
+    name: &str,
+    section: &Section<'_>,
+    draft: &ServiceDraft,
+    machine: &Machine<'_>,
+) -> Faults {
     let mut doubts = sockets::open_names(section, draft);
     doubts.extend(boundless(name, section, draft));
     doubts.extend(own_wrapper(draft));
+    doubts.extend(credentials::unknown(draft, machine));
     doubts
 }
 
@@ -330,7 +343,7 @@ fn spares(section: &Section<'_>, draft: &ServiceDraft, job: Option<&Job>) -> Res
 }
 
 /// Who the connection processes become.
-fn credentials(draft: &ServiceDraft, machine: &Machine<'_>) -> Result<Option<Credentials>, Faults> {
+fn user_ids(draft: &ServiceDraft, machine: &Machine<'_>) -> Result<Option<UserIds>, Faults> {
     let accounts = &machine.accounts;
     for name in [&draft.user, &draft.group].into_iter().flatten() {
         machine.waits_for_account(name.get_ref());
@@ -341,9 +354,9 @@ fn credentials(draft: &ServiceDraft, machine: &Machine<'_>) -> Result<Option<Cre
         faults.push(fault);
         None
     });
-    let credentials = match (&draft.user, &group) {
+    let ids = match (&draft.user, &group) {
         (None, None) => None,
-        (None, Some(group)) => Some(Credentials {
+        (None, Some(group)) => Some(UserIds {
             name: group.name.clone(),
             group: Some(group.name.clone()),
             uid: process::user_id(),
@@ -351,14 +364,14 @@ fn credentials(draft: &ServiceDraft, machine: &Machine<'_>) -> Result<Option<Cre
             groups: vec![group.gid],
         }),
         (Some(name), _) => match become_user(name, group.as_ref(), draft.group.is_some(), accounts) {
-            Ok(credentials) => Some(credentials),
+            Ok(ids) => Some(ids),
             Err(fault) => {
                 faults.push(fault);
                 None
             }
         },
     };
-    if faults.is_empty() { Ok(credentials) } else { Err(faults) }
+    if faults.is_empty() { Ok(ids) } else { Err(faults) }
 }
 
 fn become_user(
@@ -366,7 +379,7 @@ fn become_user(
     group: Option<&Group>,
     group_is_given: bool,
     accounts: &Accounts,
-) -> Result<Credentials, Fault> {
+) -> Result<UserIds, Fault> {
     let user = find_user(name, accounts)?;
     let (uid, gid) = match (&user, id(name.get_ref())) {
         (Some(user), _) => (user.uid, group.map_or(user.gid, |group| group.gid)),
@@ -386,7 +399,7 @@ fn become_user(
     groups.sort_unstable();
     groups.dedup();
     let group = group.map(|group| group.name.clone());
-    Ok(Credentials { name: name.get_ref().clone(), group, uid, gid, groups })
+    Ok(UserIds { name: name.get_ref().clone(), group, uid, gid, groups })
 }
 
 fn unanswered(name: &Spanned<String>, why: &Unanswered) -> Fault {

@@ -161,8 +161,15 @@ const OF_TCP: [&str; 8] =
     ["nodelay", "keepalive", "defer_accept", "interface", "freebind", "transparent", "tos", "mark"];
 
 /// Keys that say something about a program.
-const ABOUT_PROGRAMS: [&str; 6] =
-    ["environment", "environment_file", "connection", "kill_mode", "kill_grace", "count_bytes"];
+const ABOUT_PROGRAMS: [&str; 7] = [
+    "environment",
+    "environment_file",
+    "credentials",
+    "connection",
+    "kill_mode",
+    "kill_grace",
+    "count_bytes",
+];
 
 /// What the keys ask of sockets that are not known yet; or which could not do what they say at those that are.
 pub(super) fn demands(

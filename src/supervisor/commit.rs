@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::Supervisor;
 use super::generation::{Generation, Trouble};
-use super::listeners::{ListenError, Listener};
+use super::listeners::Listener;
 use super::phase::KILL_AFTER;
 use super::rollout::{Purpose, Rollout};
 use super::service::Service;
@@ -20,7 +20,7 @@ use crate::sys::time::Monotonic;
 impl State {
     /// `next` replaces the generation in force, but for the services that are `kept`. Workers of the old one retire.
     /// Returns what came out otherwise than it was tried.
-    fn commit(&mut self, next: Generation, kept: &[String]) -> Vec<(String, ListenError)> {
+    fn commit(&mut self, next: Generation, kept: &[String]) -> Vec<(String, String)> {
         let mut failures = Vec::new();
         for service in next.services() {
             let name = service.name();

@@ -287,7 +287,7 @@ impl Generation {
         for SavedService { config, generation: number, listeners: places, missing } in services {
             let state = states.of_saved(&config.name)?;
             let sockets = super::listeners::pick(listeners, &places)?;
-            generation.add(Service::new(config, number, state, sockets, missing)?);
+            generation.add(Service::new(config, number, state, sockets, missing, None)?);
         }
         Ok(generation)
     }

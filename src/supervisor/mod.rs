@@ -6,6 +6,7 @@ mod adopted;
 mod changes;
 mod commit;
 mod control_socket;
+mod credentials;
 mod generation;
 mod history;
 mod left_behind;

@@ -231,6 +231,7 @@ impl Supervisor {
             while let Ok(Some(_)) = wait::reap() {}
             std::thread::sleep(LAST_TICK);
         }
+        self.state.credentials.remove();
         self.state.control.close(&self.poller);
     }
 }

@@ -205,8 +205,11 @@ impl Supervisor {
             return Ok(Some(why_down));
         }
         let missing = missing.iter().map(MissingAddress::from).collect();
-        let service = Service::new(config, rollout.next.number(), service_state, listeners, missing)
-            .map_err(no_memory)?;
+        let control_socket = rollout.next.settings().supervisor.control_socket.as_deref();
+        let staged = state.credentials.stage(&config, control_socket)?;
+        let number = rollout.next.number();
+        let service =
+            Service::new(config, number, service_state, listeners, missing, staged).map_err(no_memory)?;
         for _ in 0..service.config().workers {
             state
                 .workers

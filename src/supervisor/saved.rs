@@ -12,6 +12,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use serde::{Deserialize, Serialize};
 
 use super::adopted::{AdoptedRecord, SavedLateEvents};
+use super::credentials::CredentialFiles;
 use super::generation::{GenerationSettings, SavedDown, SavedService};
 use super::history::History;
 use super::left_behind::LeftBehind;
@@ -24,7 +25,7 @@ use crate::sys::memory;
 
 /// The version of this file, of the scoreboard's layout and of the messages to workers. It changes when a program of
 /// another version could misread one of them; then a restart is needed.
-const VERSION: u32 = 6;
+const VERSION: u32 = 7;
 
 /// Everything.
 #[derive(Debug, Serialize, Deserialize)]
@@ -34,6 +35,7 @@ pub(super) struct Saved {
     pub(super) services: Vec<SavedService>,
     pub(super) down: SavedDown,
     pub(super) states: Vec<SavedServiceState>,
+    pub(super) credentials: CredentialFiles,
     pub(super) listeners: Vec<SavedListener>,
     /// What systemd's socket units passed, by name.
     pub(super) passed: BTreeMap<String, Vec<FdNumber>>,
@@ -132,6 +134,7 @@ mod tests {
             services: Vec::new(),
             down: SavedDown::default(),
             states: Vec::new(),
+            credentials: CredentialFiles::default(),
             listeners: Vec::new(),
             passed: BTreeMap::new(),
             worker_settings: serde_json::from_str(r#"{"run": 1, "next": 2, "descriptor_limit": 3}"#).unwrap(),
@@ -157,7 +160,7 @@ mod tests {
 
     #[test]
     fn another_version_needs_a_restart_and_garbage_is_no_state() {
-        for other in [r#"{"version": 4, "run": 7}"#, r#"{"version": 7, "state": null}"#] {
+        for other in [r#"{"version": 4, "run": 7}"#, r#"{"version": 8, "state": null}"#] {
             let error = Saved::read(file(other.as_bytes())).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::Unsupported);
             assert!(error.to_string().ends_with("a restart is needed"), "{error}");
@@ -167,7 +170,7 @@ mod tests {
         for end in 0..whole.len() {
             assert!(Saved::read(file(&whole[..end])).is_err(), "{end}");
         }
-        for text in ["", "[]", "{}", r#"{"version": -1}"#, r#"{"version": 6, "state": {}}"#, "\0\u{1}"] {
+        for text in ["", "[]", "{}", r#"{"version": -1}"#, r#"{"version": 7, "state": {}}"#, "\0\u{1}"] {
             assert!(Saved::read(file(text.as_bytes())).is_err(), "{text}");
         }
     }

@@ -1,21 +1,23 @@
 //! A service, as the supervisor keeps it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::credentials::{InstalledCredentials, StagedCredentials};
 use super::listeners::{ListenError, Listener};
 use super::saved::{Kept, contradiction};
 use crate::admission::sources::Sources;
 use crate::admission::{Admission, CallerSets};
 use crate::client::Connection;
-use crate::config::{Address, ServiceConfig};
+use crate::config::{Address, CREDENTIALS_VARIABLE, ServiceConfig};
 use crate::control::Unreachable;
 use crate::pace::Backoff;
 use crate::scoreboard::{Count, CountUp, Counts, Owner, Scoreboard};
@@ -44,6 +46,8 @@ pub(super) struct Service {
     admission: Admission,
     listeners: Vec<Rc<Listener>>,
     missing: Vec<MissingAddress>,
+    /// Its credentials, until it comes into force.
+    staged: RefCell<Option<StagedCredentials>>,
     /// Of workers that cannot begin.
     pub(super) backoff: Backoff,
     /// Why the last one could not.
@@ -65,17 +69,25 @@ impl From<&ListenError> for MissingAddress {
 }
 
 impl Service {
-    /// The service as `generation` has it; without workers yet.
+    /// The service as `generation` has it, without workers yet. Its credentials are `staged`, or in force already.
     pub(super) fn new(
         config: ServiceConfig,
         generation: u64,
         state: Rc<ServiceState>,
         listeners: Vec<Rc<Listener>>,
         missing: Vec<MissingAddress>,
+        staged: Option<StagedCredentials>,
     ) -> io::Result<Self> {
         let policy = &config.admission;
         let prefixes = CallerSets::freeze(&policy.rules, &policy.proxies, &policy.penalties.exempt)?;
-        let for_workers = config.without_lists();
+        let mut for_workers = config.for_workers();
+        if !config.credentials.is_empty() {
+            let installed = state.credentials.borrow();
+            let installed = installed.as_ref().map(InstalledCredentials::place);
+            let place = staged.as_ref().map(StagedCredentials::place).or(installed);
+            let place = place.map(|place| place.to_string_lossy().into_owned());
+            for_workers.environment.extend(place.map(|place| (CREDENTIALS_VARIABLE.to_owned(), place)));
+        }
         let admission = Admission::new(policy, CallerSets::open(prefixes.as_fd())?);
         let backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         let trouble = None;
@@ -88,6 +100,7 @@ impl Service {
             admission,
             listeners,
             missing,
+            staged: RefCell::new(staged),
             backoff,
             trouble,
         })
@@ -182,12 +195,15 @@ impl Service {
 
     /// Its configuration is in force from now on. Returns what is not as it should be; it was tried out before, but the
     /// world has gone on.
-    pub(super) fn comes_into_force(&self) -> Vec<ListenError> {
+    pub(super) fn comes_into_force(&self) -> Vec<String> {
         self.state.scoreboard.set_limit(self.config.max_connections);
+        let credentials = self.state.use_credentials(self.staged.take());
         let put_to_use = |listener: &Rc<Listener>| {
             listener.put_to_use(&self.config.socket, &self.config.socket_access).err()
         };
-        self.listeners.iter().filter_map(put_to_use).collect()
+        let failures = self.listeners.iter().filter_map(put_to_use).map(|error| error.to_string());
+        let credentials = credentials.map_err(|error| format!("its credentials cannot be renewed: {error}"));
+        failures.chain(credentials.err()).collect()
     }
 
     /// Counts the connections of `owner` by source as this configuration wants it; they may have been counted by other
@@ -212,6 +228,7 @@ pub(super) struct ServiceState {
     pub(super) file: OwnedFd,
     pub(super) sources_file: OwnedFd,
     gone: Cell<Counts>,
+    credentials: RefCell<Option<InstalledCredentials>>,
 }
 
 /// The same, as it is saved.
@@ -222,6 +239,7 @@ pub(super) struct SavedServiceState {
     slot_freed: FdNumber,
     sources: FdNumber,
     gone: Counts,
+    credentials: Option<PathBuf>,
 }
 
 impl ServiceState {
@@ -236,6 +254,7 @@ impl ServiceState {
             file,
             sources_file,
             gone: Cell::default(),
+            credentials: RefCell::default(),
         }))
     }
 
@@ -246,15 +265,28 @@ impl ServiceState {
             slot_freed: kept.keep(self.scoreboard.slot_freed()),
             sources: kept.keep(self.sources_file.as_fd()),
             gone: self.gone.get(),
+            credentials: self.credentials.borrow().as_ref().map(|installed| installed.place().to_owned()),
         }
     }
 
     fn resume(saved: SavedServiceState) -> io::Result<Rc<Self>> {
-        let SavedServiceState { name, scoreboard, slot_freed, sources, gone } = saved;
+        let SavedServiceState { name, scoreboard, slot_freed, sources, gone, credentials } = saved;
         let (file, sources_file) = (scoreboard.take()?, sources.take()?);
         let sources = Sources::open(sources_file.as_fd())?;
         let scoreboard = Rc::new(Scoreboard::open(file.as_fd(), slot_freed.take()?, sources)?);
-        Ok(Rc::new(ServiceState { name, scoreboard, file, sources_file, gone: Cell::new(gone) }))
+        let credentials = RefCell::new(credentials.map(InstalledCredentials::at));
+        Ok(Rc::new(ServiceState { name, scoreboard, file, sources_file, gone: Cell::new(gone), credentials }))
+    }
+
+    /// Has these credentials in force instead of what was; on an error that stays.
+    fn use_credentials(&self, staged: Option<StagedCredentials>) -> io::Result<()> {
+        let Some(staged) = staged else {
+            self.credentials.take();
+            return Ok(());
+        };
+        let place = staged.put_to_use()?;
+        self.credentials.borrow_mut().get_or_insert_with(|| InstalledCredentials::at(place));
+        Ok(())
     }
 
     /// The counters of workers that are gone.

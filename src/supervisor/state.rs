@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use super::adopted::AdoptedConnections;
 use super::control_socket::ControlSocket;
+use super::credentials::CredentialFiles;
 use super::generation::Generation;
 use super::history::History;
 use super::left_behind::LeftBehind;
@@ -25,6 +26,7 @@ pub(super) struct State {
     /// What is in force.
     pub(super) generation: Generation,
     pub(super) services: ServiceStates,
+    pub(super) credentials: CredentialFiles,
     pub(super) listeners: Listeners,
     pub(super) workers: Workers,
     pub(super) adopted: AdoptedConnections,
@@ -42,6 +44,7 @@ impl State {
             history: History::begin(),
             generation: Generation::new(0, config.supervisor.clone(), config.log),
             services: ServiceStates::default(),
+            credentials: CredentialFiles::default(),
             listeners: Listeners::new(passed, systemd.clone()),
             workers: Workers::new(run, descriptor_limit),
             adopted: AdoptedConnections::new(run),
@@ -64,6 +67,7 @@ impl State {
             generation: self.generation.settings().clone(),
             services: self.generation.save(&mut listeners),
             down: self.generation.save_down(),
+            credentials: self.credentials.clone(),
             states: services.iter().map(|state| state.save(kept)).collect(),
             worker_settings: self.workers.settings(),
             workers: self.workers.save(&mut listeners, kept),
@@ -97,6 +101,7 @@ impl State {
             history: saved.history,
             generation,
             services,
+            credentials: saved.credentials,
             listeners,
             workers,
             adopted,

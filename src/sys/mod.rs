@@ -15,9 +15,11 @@ pub(crate) mod fork;
 pub(crate) mod interface;
 #[cfg(test)]
 pub(crate) mod kill_points;
+pub(crate) mod list;
 pub(crate) mod memory;
 pub(crate) mod message;
 pub(crate) mod options;
+pub(crate) mod path;
 pub(crate) mod permission;
 pub(crate) mod process;
 pub(crate) mod signal;

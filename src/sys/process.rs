@@ -89,6 +89,11 @@ pub(crate) fn group_of(pid: Pid) -> Option<Pid> {
     nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(pid))).ok().map(nix::unistd::Pid::as_raw)
 }
 
+/// Whether there is such a process, whosever it is.
+pub(crate) fn exists(pid: Pid) -> bool {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None) != Err(Errno::ESRCH)
+}
+
 /// Signals one process; the caller must be the one who reaps it, as with [`signal_group`].
 pub(crate) fn signal_process(pid: Pid, signal: Signal) {
     if pid > 1 {

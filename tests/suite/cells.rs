@@ -123,6 +123,7 @@ const ROWS: &[Row] = &[
     row("nice", "nice = 7", everywhere, is_nice),
     row("environment", "environment = { CELL = \"yes\" }", no_handlers, has_environment),
     row("environment_file", "environment_file = \"-/nonexistent\"", no_handlers, serves),
+    row("credentials", "credentials = \"cell\"", no_handlers, has_credential),
     row("limits", "limits = { core = 12345 }", everywhere, has_limit),
     row("stderr", "stderr = \"null\"", everywhere, says_nothing),
     row("backlog", "backlog = 17", everywhere, has_backlog),
@@ -282,6 +283,9 @@ impl Seat<'_> {
             true if row.key == "connection" => {
                 "exec = [\"/bin/sh\", \"-c\", \"exec cat <&3 >&3\"]".to_owned()
             }
+            true if row.key == "credentials" => {
+                "exec = [\"/bin/sh\", \"-c\", \"cat $(env | sed -n s/^CREDENTIALS_.*=//p)/cell\"]".to_owned()
+            }
             true if row.key == "environment" => "exec = [\"/usr/bin/env\"]".to_owned(),
             true if row.key == "stderr" => "exec = [\"/bin/sh\", \"-c\", \"echo loud >&2; cat\"]".to_owned(),
             true => format!("exec = [\"{ECHO}\"]"),
@@ -417,6 +421,10 @@ fn has_environment(seat: &Seat<'_>) {
     assert!(seat.ask("").lines().any(|line| line == "CELL=yes"), "{}", seat.name);
 }
 
+fn has_credential(seat: &Seat<'_>) {
+    assert_eq!(seat.ask(""), "secret", "{}", seat.name);
+}
+
 fn says_nothing(seat: &Seat<'_>) {
     serves(seat);
     let server = seat.server.unwrap();
@@ -507,8 +515,9 @@ const ACTIVATE: &str = "use IO::Socket::INET; use IO::Socket::UNIX; use Fcntl; u
 /// A preforkd with these seats as services.
 fn start(row: &Row, seats: &[Seat<'_>]) -> Preforkd {
     let config: String = seats.iter().map(|seat| seat.section(row)).collect();
-    let server = Preforkd::run(&config);
+    let server = Preforkd::run(&config).script("cell", "secret");
     let dir = server.dir().display().to_string();
+    let server = server.env("CREDENTIALS_DIRECTORY", &dir);
     let passed = seats.iter().filter(|seat| seat.at.is_passed());
     let passed: Vec<_> =
         passed.map(|seat| format!("{}={}", seat.name, seat.address.replace("DIR", &dir))).collect();

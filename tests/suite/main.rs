@@ -20,6 +20,7 @@ mod attacks;
 mod cells;
 mod cli;
 mod counts;
+mod credentials;
 mod deadlines;
 mod down;
 mod endings;

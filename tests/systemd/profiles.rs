@@ -58,6 +58,40 @@ pub(crate) fn programs_get_what_they_want(container: &Container) {
     container.clean();
 }
 
+/// A secret that only root can read reaches the programs of the service that names it, as the unit is and as root.
+pub(crate) fn credentials_reach_who_names_them(container: &Container) {
+    let names = "credentials = 'secret'";
+    let tell = script(
+        "id -un; ls -l $CREDENTIALS_DIRECTORY | tail -n +2 | cut -c 1-10; cat $CREDENTIALS_DIRECTORY/secret; \
+         echo x 2>/dev/null >$CREDENTIALS_DIRECTORY/other || echo kept",
+    );
+    container.clean();
+    container.write("/srv/secret", "of this service\n");
+    container.sure("chmod 600 /srv/secret");
+    for (profiles, user, said) in [
+        (&[][..], "", "preforkd\n-r--------\nof this service\n"),
+        (&["root"], "user = 'nobody'", "nobody\n-r--r-----\nof this service\nkept\n"),
+    ] {
+        container.clean();
+        container.drop_in("[Service]\nLoadCredential=secret:/srv/secret\n");
+        profiles.iter().for_each(|profile| container.profile(profile));
+        container.configure(&ECHO.replace("handler = \"echo\"", &format!("{tell}\n{user}\n{names}")));
+        container.sure("systemctl start preforkd");
+        for _ in 0..2 {
+            assert_eq!(listen_to(PORT), said);
+            container.sure("systemctl restart preforkd");
+        }
+        // Another service, and nobody.
+        let other = script("echo ${CREDENTIALS_DIRECTORY-none}");
+        container.configure(&ECHO.replace("handler = \"echo\"", &format!("{other}\n{user}")));
+        container.sure("systemctl reload preforkd");
+        assert_eq!(listen_to(PORT), "none\n");
+        assert_eq!(container.sure("find /run/preforkd/credentials -type f"), "");
+    }
+    container.clean();
+    container.sure("rm /srv/secret");
+}
+
 pub(crate) fn root_runs_programs_as_others(container: &Container) {
     let look = "id -un; id -gn; nice; ulimit -n; ulimit -t; pwd; \
                 grep -c -e ^CapPrm:.0*$ -e ^CapEff:.0*$ -e ^CapInh:.0*$ -e ^CapAmb:.0*$ /proc/self/status";

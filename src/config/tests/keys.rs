@@ -23,6 +23,7 @@ fn an_empty_service_has_the_defaults() {
         admission: config.services[0].admission.clone(),
         identity: Identity { user: None, chroot: None, working_directory: None, umask: 0o022, nice: None },
         environment: BTreeMap::new(),
+        credentials: BTreeMap::new(),
         limits: vec![],
         kill_mode: crate::config::KillMode::Group { grace: Duration::ZERO },
         count_bytes: true,
@@ -61,6 +62,7 @@ const EVERY_KEY: &[(&str, &str, &[&str])] = &[
     ("kill_mode", "\"group\"", &["group"]),
     ("kill_grace", "\"3s\"", &["3s"]),
     ("environment_file", "\"-/nonexistent\"", &["-/nonexistent"]),
+    ("credentials", "[]", &[]),
     ("argv0", "\"other\"", &["other"]),
     ("workers", "3", &["3"]),
     ("spare", "0", &["0"]),
@@ -179,6 +181,9 @@ fn every_key_refuses_a_wrong_type_and_a_wrong_value() {
         ("environment_file", "\"etc/x\""),
         ("environment_file", "\"/nonexistent\""),
         ("environment_file", "[7]"),
+        ("credentials", "\"a/b\""),
+        ("credentials", "\"none\""),
+        ("credentials", "[7]"),
         ("argv0", "\"\""),
         ("argv0", "\"ls\""),
         ("workers", "1025"),
@@ -218,8 +223,8 @@ fn every_key_refuses_a_wrong_type_and_a_wrong_value() {
     let base = |key: &str| match key {
         "listen" => "handler = \"echo\"\n",
         "handler" | "exec" => "listen = \"127.0.0.1:7\"\n",
-        "environment" | "environment_file" | "connection" | "kill_mode" | "kill_grace" | "stderr"
-        | "count_bytes" => "listen = \"127.0.0.1:7\"\nexec = [\"cat\"]\n",
+        "environment" | "environment_file" | "credentials" | "connection" | "kill_mode" | "kill_grace"
+        | "stderr" | "count_bytes" => "listen = \"127.0.0.1:7\"\nexec = [\"cat\"]\n",
         _ => "listen = [\"127.0.0.1:7\", \"unix:/run/x.sock\"]\nhandler = \"echo\"\n",
     };
     let wrong_types = SERVICE

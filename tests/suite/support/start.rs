@@ -69,8 +69,9 @@ impl Preforkd {
         self.dir.path()
     }
 
-    /// Puts an executable script into its directory.
+    /// Puts a file into its directory, or below; a script is executable.
     pub(crate) fn script(self, name: &str, content: &str) -> Self {
+        std::fs::create_dir_all(self.dir().join(name).parent().unwrap()).unwrap();
         write(&self.dir().join(name), &content.replace("DIR", self.dir().to_str().unwrap()));
         self
     }
