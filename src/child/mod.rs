@@ -46,6 +46,8 @@ pub(crate) struct ChildSpec {
     confinement: Confinement,
     job: PreparedJob,
     null: Option<OwnedFd>,
+    /// Whether stderr is the client's, too.
+    says_errors_to_client: bool,
     signals: &'static Signals,
     reporter: Reporter,
     deadlines: Deadlines,
@@ -106,11 +108,13 @@ impl ChildSpec {
         };
         let null = match service.stderr {
             StderrTarget::Null => Some(std::fs::File::options().write(true).open("/dev/null")?.into()),
-            StderrTarget::Log | StderrTarget::Inherit => None,
+            StderrTarget::Log | StderrTarget::Inherit | StderrTarget::Connection => None,
         };
         let confinement = Confinement::new(&service.identity, &service.limits, restore_descriptor_limit)?;
         let deadlines = service.admission.deadlines;
-        Ok(ChildSpec { confinement, job, null, signals, reporter: reports.reporter(), deadlines })
+        let says_errors_to_client = service.stderr == StderrTarget::Connection;
+        let reporter = reports.reporter();
+        Ok(ChildSpec { confinement, job, null, says_errors_to_client, signals, reporter, deadlines })
     }
 
     /// Whether connections are for a program.
@@ -177,6 +181,9 @@ impl ChildSpec {
 
     /// In a child: leaves it the connection and what it reports by, or on exec nothing but its standard descriptors.
     fn close(&self, child: ForkedChild, connection: Option<BorrowedFd<'_>>) -> Result<(), Failed> {
+        if let Some(connection) = connection.filter(|_| self.says_errors_to_client) {
+            fd::standard_error(connection).map_err(|error| (Step::Descriptors, error))?;
+        }
         let closed = match &self.job {
             PreparedJob::Handler(_) => {
                 let reporter = self.reporter.descriptor();

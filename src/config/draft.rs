@@ -246,8 +246,12 @@ pub(super) fn table<'v, 'a>(value: &'v TomlValue<'a>) -> Result<&'v toml::de::De
 }
 
 pub(super) fn stderr(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
-    let words =
-        [("log", StderrTarget::Log), ("inherit", StderrTarget::Inherit), ("null", StderrTarget::Null)];
+    let words = [
+        ("log", StderrTarget::Log),
+        ("inherit", StderrTarget::Inherit),
+        ("null", StderrTarget::Null),
+        ("connection", StderrTarget::Connection),
+    ];
     set(&mut draft.stderr, choice(value, &words))
 }
 

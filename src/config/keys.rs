@@ -303,7 +303,8 @@ pub(crate) static SERVICE: &[Key<ServiceDraft>] = &[
         placeholder: "WHERE",
         default: Some("\"log\""),
         example: "\"log\"",
-        doc: "Where programs' stderr goes: log (a record for each line), inherit (preforkd's own) or null",
+        doc: "Where programs' stderr goes: log (a record for each line), inherit (preforkd's own), null or \
+              connection (the client, as with inetd)",
         decode: Some(draft::stderr),
     },
     Key {

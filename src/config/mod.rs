@@ -285,6 +285,8 @@ pub(crate) enum StderrTarget {
     Inherit,
     /// `/dev/null`.
     Null,
+    /// The client.
+    Connection,
 }
 
 /// Socket options of a service.

@@ -17,7 +17,7 @@ use super::source::Origin;
 use super::value::{Fault, Faults};
 use super::{
     Address, CredentialStore, Credentials, Identity, Job, KillMode, PassedDemands, Program, ServiceConfig,
-    SocketOptions, UserIds, credentials, environment, sockets,
+    SocketOptions, StderrTarget, UserIds, credentials, environment, sockets,
 };
 use crate::sys::process::{self, Resource};
 
@@ -262,6 +262,11 @@ fn job(
             Some(argv0) => {
                 Err(Fault::new(argv0.span(), "a handler is no program, and has no zeroth argument")
                     .help("remove argv0, or run a program with exec"))
+            }
+            None if draft.stderr == Some(StderrTarget::Connection) => {
+                let at = section.span("stderr").unwrap_or_else(|| section.header.clone());
+                let message = "a handler says nothing to stderr that is for its client";
+                Err(Fault::new(at, message).help("remove stderr, or run a program with exec"))
             }
             None => Ok(handler.map(Job::Handler)),
         },

@@ -257,10 +257,34 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Peer)> {
     // SAFETY: the kernel has just given us this descriptor.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     let peer = match ip_of(&storage) {
-        Some(address) => Peer::Ip(unmapped(address)),
+        Some(address) => {
+            let unmapped = unmapped(address);
+            if unmapped != address {
+                become_ipv4(fd.as_fd());
+            }
+            Peer::Ip(unmapped)
+        }
         None => Peer::Unix(peer_credentials(fd.as_fd()).ok()),
     };
     Ok((fd, peer))
+}
+
+/// Turns a connection over IPv4 that a listener of both families has accepted into one of IPv4 for good, ipv6(7),
+/// `IPV6_ADDRFORM`: programs ask the kernel who their client is, and compare. One that its client has ended before it was
+/// accepted stays as it is; the kernel does so in the state ESTABLISHED only.
+fn become_ipv4(connection: BorrowedFd<'_>) {
+    let family = libc::AF_INET;
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the value is a live local that the kernel reads.
+    unsafe {
+        libc::setsockopt(
+            connection.as_raw_fd(),
+            libc::IPPROTO_IPV6,
+            libc::IPV6_ADDRFORM,
+            (&raw const family).cast(),
+            length,
+        )
+    };
 }
 
 /// Whether an error of [`accept`] says nothing about the listener, or about this process: the client was gone again, or

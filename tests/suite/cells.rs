@@ -126,6 +126,7 @@ const ROWS: &[Row] = &[
     row("credentials", "credentials = \"cell\"", no_handlers, has_credential),
     row("limits", "limits = { core = 12345 }", everywhere, has_limit),
     row("stderr", "stderr = \"null\"", everywhere, says_nothing),
+    row("stderr", "stderr = \"connection\"", no_stderr, says_it_to_the_client),
     row("backlog", "backlog = 17", everywhere, has_backlog),
     row("nodelay", "nodelay = false", tcp_only, serves),
     row("keepalive", "keepalive = true", tcp_only, serves),
@@ -223,6 +224,10 @@ fn no_handlers(_: At, job: Job) -> Option<&'static str> {
 
 fn argv0(_: At, job: Job) -> Option<&'static str> {
     (!job.is_program()).then_some("a handler is no program, and has no zeroth argument")
+}
+
+fn no_stderr(_: At, job: Job) -> Option<&'static str> {
+    (!job.is_program()).then_some("a handler says nothing to stderr that is for its client")
 }
 
 fn no_programs(_: At, job: Job) -> Option<&'static str> {
@@ -423,6 +428,10 @@ fn has_environment(seat: &Seat<'_>) {
 
 fn has_credential(seat: &Seat<'_>) {
     assert_eq!(seat.ask(""), "secret", "{}", seat.name);
+}
+
+fn says_it_to_the_client(seat: &Seat<'_>) {
+    assert_eq!(seat.ask("x"), "loud\nx", "{}", seat.name);
 }
 
 fn says_nothing(seat: &Seat<'_>) {
