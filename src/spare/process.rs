@@ -198,7 +198,7 @@ impl Spare {
                 match self.accept(*listener, n) {
                     Attempt::Taken(socket, connection) => {
                         // The listener may be about to be closed.
-                        socket::make_hear(socket.as_fd());
+                        socket::undo_deafness(socket.as_fd());
                         return Ok(Some((socket, connection)));
                     }
                     Attempt::Other => {}

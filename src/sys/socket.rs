@@ -213,21 +213,51 @@ pub(crate) fn is_listener(fd: BorrowedFd<'_>) -> bool {
 /// which came over the loopback or a router (ip(7), `IP_MINTTL`). A socket filter would do it too, but drops the end of a
 /// handshake as well, and some kernels keep it for root.
 ///
-/// Connections accepted from then on inherit it and need [`make_hear`].
+/// Connections accepted from then on may have inherited it and need [`undo_deafness`].
 pub(crate) fn make_deaf(listener: BorrowedFd<'_>) {
     set_least_ttl(listener, 255);
 }
 
 /// Undoes [`make_deaf`].
-pub(crate) fn make_hear(socket: BorrowedFd<'_>) {
-    set_least_ttl(socket, 0);
+pub(crate) fn make_hear(listener: BorrowedFd<'_>) {
+    set_least_ttl(listener, 0);
+}
+
+/// How often a client is asked whether it is there, in seconds, that may have said otherwise to a deaf connection.
+const ASKED_EVERY: u32 = 5;
+
+/// Undoes what a connection has inherited from a listener that had been made deaf before its handshake ended.
+///
+/// What its client sent meanwhile will come again, but for a reset: that comes once, and who has missed it waits for ever. So
+/// from now on the kernel asks such a client whether it is still there, and has the answer that was missed.
+pub(crate) fn undo_deafness(connection: BorrowedFd<'_>) {
+    if has_least_ttl(connection) {
+        set_least_ttl(connection, 0);
+        let _ = nixsock::setsockopt(&connection, sockopt::TcpKeepIdle, &ASKED_EVERY);
+        let _ = nixsock::setsockopt(&connection, sockopt::KeepAlive, &true);
+    }
+}
+
+/// linux/in6.h; libc does not have it.
+const IPV6_MINHOPCOUNT: libc::c_int = 73;
+
+const LEAST_TTL: [(libc::c_int, libc::c_int); 2] =
+    [(libc::IPPROTO_IP, libc::IP_MINTTL), (libc::IPPROTO_IPV6, IPV6_MINHOPCOUNT)];
+
+fn has_least_ttl(socket: BorrowedFd<'_>) -> bool {
+    LEAST_TTL.into_iter().any(|(level, option)| {
+        let (mut ttl, mut length): (libc::c_int, _) = (0, size_of::<libc::c_int>() as libc::socklen_t);
+        // SAFETY: the kernel writes one int to a live local.
+        let result = unsafe {
+            libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut ttl).cast(), &mut length)
+        };
+        result == 0 && ttl > 0
+    })
 }
 
 fn set_least_ttl(socket: BorrowedFd<'_>, ttl: libc::c_int) {
-    /// linux/in6.h; libc does not have it.
-    const IPV6_MINHOPCOUNT: libc::c_int = 73;
     let length = size_of::<libc::c_int>() as libc::socklen_t;
-    for (level, option) in [(libc::IPPROTO_IP, libc::IP_MINTTL), (libc::IPPROTO_IPV6, IPV6_MINHOPCOUNT)] {
+    for (level, option) in LEAST_TTL {
         // The level that is not the socket's fails, and so it should.
         // SAFETY: the value is a live local that the kernel reads.
         unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const ttl).cast(), length) };

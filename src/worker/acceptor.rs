@@ -161,7 +161,7 @@ impl Acceptor {
         match socket::accept(socket) {
             Ok((connection, peer)) => {
                 if listener.emptying {
-                    socket::make_hear(connection.as_fd());
+                    socket::undo_deafness(connection.as_fd());
                 }
                 Accepted::Connection(connection, peer)
             }

@@ -1,12 +1,13 @@
 //! The end: drain, and what ends at once.
 
+use std::io::Write;
 use std::net::SocketAddr;
 
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getpgid};
 
 use crate::life::echo_service;
-use crate::support::client::{closed, connect, echo, finish, refused};
+use crate::support::client::{closed, connect, echo, finish, refused, reset};
 use crate::support::{A_WHILE, Preforkd, Running, address, eventually, proc};
 
 #[test]
@@ -38,6 +39,31 @@ fn a_stop_without_connections_is_quick() {
     let start = std::time::Instant::now();
     server.stop();
     assert!(start.elapsed() < std::time::Duration::from_secs(10), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_client_that_resets_while_its_listener_is_being_closed_holds_nobody_up() {
+    let address = address::fresh();
+    // One that writes nothing would learn nothing of it.
+    let config = format!(
+        "[service.discard]\nlisten = \"{address}\"\nhandler = \"discard\"\nworkers = 1\nmax_connections = 1\n\
+         defer_accept = \"30s\"\n"
+    );
+    let server = Preforkd::run(&config).start();
+    let [mut served, mut queued, mut late] = [(); 3].map(|()| connect(address));
+    served.write_all(b"served").unwrap();
+    eventually("it is served", || server.count("active") == 1);
+    queued.write_all(b"queued").unwrap();
+    server.signal(Signal::SIGTERM);
+    eventually("the listener is being closed", || server.status()["state"] == "draining");
+    // The handshake ends with the first byte, for a listener that defers.
+    late.write_all(b"late").unwrap();
+    reset(late);
+    drop((served, queued));
+    assert_eq!(server.ending(), "0");
+    server.log.wait("the end", |line| line == "ended");
+    let all = server.log.all();
+    assert!(!all.iter().any(|line| line.contains("drain_timeout")), "{all:#?}");
 }
 
 /// A service whose connections end by nothing but SIGKILL, and start something that is as stubborn.
