@@ -7,7 +7,9 @@
 //! |---|---|---|
 //! | map | a spare maps the memory of the sources | its limits may leave no room for it |
 //! | enter | process group, umask, nice, limits, chroot, user, capabilities, working directory | what needs privilege comes first, in the order in which each takes away what the next does without |
+//! | | a Landlock domain | the directory may be one that rules do not name |
 //! | | stderr, signals to their defaults, unblocked | the worker's handlers would swallow a signal that is meant for this process |
+//! | | a filter of system calls | it lets pass what the steps below need |
 //! | | a spare waits, accepts, and is asked by [`crate::admission`] | |
 //! | close | what the parent still owns, or on exec all but 0, 1, 2 | nothing of a stranger has run yet |
 //! | seal | the limit of descriptors | accept(2) takes some that a handler or program need not have |
@@ -16,7 +18,7 @@
 //! All but the last is rehearsed by each worker before it is ready, for a fork, an exec and a spare alike.
 
 pub(crate) mod closing;
-mod confine;
+pub(crate) mod confine;
 mod environment;
 pub(crate) mod handler;
 pub(crate) mod watch;
@@ -110,7 +112,7 @@ impl ChildSpec {
             StderrTarget::Null => Some(std::fs::File::options().write(true).open("/dev/null")?.into()),
             StderrTarget::Log | StderrTarget::Inherit | StderrTarget::Connection => None,
         };
-        let confinement = Confinement::new(&service.identity, &service.limits, restore_descriptor_limit)?;
+        let confinement = Confinement::new(service, restore_descriptor_limit)?;
         let deadlines = service.admission.deadlines;
         let says_errors_to_client = service.stderr == StderrTarget::Connection;
         let reporter = reports.reporter();
@@ -176,7 +178,8 @@ impl ChildSpec {
         // Before they are unblocked: the worker's handler would swallow a SIGTERM that is meant for this process.
         // Ignored signals there are none, the worker has seen to that.
         signal::forget_handlers(self.signals);
-        signal::unblock_all().map_err(|error| (Step::Signals, error))
+        signal::unblock_all().map_err(|error| (Step::Signals, error))?;
+        self.confinement.close()
     }
 
     /// In a child: leaves it the connection and what it reports by, or on exec nothing but its standard descriptors.

@@ -18,7 +18,7 @@ pub(crate) fn command() -> Command {
         .arg(config_argument())
         .arg(
             Arg::new("explain").long("explain").value_name("WHO").value_parser(explain::parse).help(
-                "Say what would meet this address, or user:NAME, at each service, and which line decides",
+                "Say what would meet this address, or user:NAME, at each service, and which line decides; or what its sandbox is",
             ),
         )
 }

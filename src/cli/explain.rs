@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use crate::admission::rules::Decision;
 use crate::admission::{LocalUser, Overload, Prefix, SourceName};
+use crate::child::confine::cage::on_this_kernel;
 use crate::config::{Address, KnownUser, ServiceConfig, known_user};
 
 /// About whom is asked.
@@ -14,6 +15,8 @@ pub(crate) enum Subject {
     Address(IpAddr),
     /// Who comes through a Unix socket, as he was written.
     User(String, KnownUser),
+    /// What connection processes may not do, whoever comes.
+    Sandbox,
 }
 
 impl Display for Subject {
@@ -21,12 +24,16 @@ impl Display for Subject {
         match self {
             Subject::Address(address) => address.fmt(f),
             Subject::User(text, _) => f.write_str(text),
+            Subject::Sandbox => f.write_str("sandbox"),
         }
     }
 }
 
-/// An address or a user, from the command line.
+/// An address, a user, or the word for the sandbox, from the command line.
 pub(crate) fn parse(text: &str) -> Result<Subject, String> {
+    if text == "sandbox" {
+        return Ok(Subject::Sandbox);
+    }
     if let Some(name) = text.strip_prefix("user:") {
         return known_user(name).map(|user| Subject::User(text.to_owned(), user));
     }
@@ -34,7 +41,9 @@ pub(crate) fn parse(text: &str) -> Result<Subject, String> {
     address.map(|address| Subject::Address(address.to_canonical())).map_err(|_| {
         match text.parse::<Prefix>() {
             Ok(_) => "one address is wanted, not a prefix".to_owned(),
-            Err(_) => "that is no IP address, as 192.0.2.7 or 2001:db8::7 are, and no user:NAME".to_owned(),
+            Err(_) => {
+                "that is no IP address, as 192.0.2.7 or 2001:db8::7 are, no user:NAME, and not the word sandbox".to_owned()
+            }
         }
     })
 }
@@ -58,6 +67,12 @@ impl Display for Explained<'_> {
             Subject::User(..) if service.listen.iter().all(is_tcp) => {
                 Some("listens over TCP only, where nobody is known as a user")
             }
+            Subject::Sandbox => {
+                return match on_this_kernel(service) {
+                    Some(sandbox) => write!(f, "{name}: {sandbox}"),
+                    None => write!(f, "{name}: none; a connection process may do whatever its user may"),
+                };
+            }
             _ => None,
         };
         if let Some(nowhere) = nowhere {
@@ -69,6 +84,7 @@ impl Display for Explained<'_> {
                 let user = local(user);
                 (admission.proxies.find_user(&user), admission.rules.decide_user(&user))
             }
+            Subject::Sandbox => return Ok(()),
         };
         if let Some((_, proxy)) = proxy {
             return write!(
@@ -124,6 +140,7 @@ impl Explained<'_> {
             Subject::User(_, user) => {
                 (SourceName::User(user.uid), admission.penalties.exempt.find_user(&local(user)))
             }
+            Subject::Sandbox => return Ok(()),
         };
         let beyond = match &admission.overload {
             Overload::Queue => "beyond that it is closed",

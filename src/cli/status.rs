@@ -91,6 +91,9 @@ fn render(status: &Status) -> String {
                 processes(service.left_behind)
             );
         }
+        if let Some(sandbox) = &service.sandbox {
+            let _ = writeln!(text, "\n{} in its sandbox: {sandbox}", service.name);
+        }
         for unreachable in &service.unreachable {
             let _ = writeln!(text, "\n{}: {unreachable}", service.name);
         }

@@ -9,6 +9,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::address::AddressError;
+use super::sandbox::SandboxDraft;
 use super::value::{
     self, Applied, Fault, Faults, TomlValue, choice, collect, decode, duration, name_or_number, one_or_more,
     set, text, whole,
@@ -40,6 +41,7 @@ pub(crate) struct ServiceDraft {
     pub(crate) environment: BTreeMap<String, String>,
     pub(crate) environment_file: Vec<Spanned<EnvironmentFile>>,
     pub(crate) credentials: Vec<Spanned<String>>,
+    pub(super) sandbox: Option<SandboxDraft>,
     pub(crate) limits: Vec<Limit>,
     pub(crate) stderr: Option<StderrTarget>,
     pub(crate) records: Option<Records>,

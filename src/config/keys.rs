@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::admission::keys as admission;
 use super::draft::{self, ServiceDraft};
 use super::key::{Key, Kind, Part};
+use super::sandbox;
 use super::value::{choice, decode, duration, set};
 use crate::journal::{Level, LogTarget};
 
@@ -287,6 +288,16 @@ pub(crate) static SERVICE: &[Key<ServiceDraft>] = &[
         decode: Some(draft::credentials),
     },
     Key {
+        name: "sandbox",
+        flag: None,
+        kind: Kind::Table,
+        placeholder: "",
+        default: None,
+        example: "{ read = [\"/srv/git\"], execute = [\"/usr\"], network = \"none\" }",
+        doc: "What a connection process may not do, even if somebody has taken it over, see SANDBOX; false for nothing of it",
+        decode: Some(sandbox::sandbox),
+    },
+    Key {
         name: "limits",
         flag: Some("limits"),
         kind: Kind::Table,
@@ -486,8 +497,16 @@ pub(crate) static SERVICE: &[Key<ServiceDraft>] = &[
     admission::IDLE_TIMEOUT,
     admission::MAX_LIFETIME,
     admission::PROXY_PROTOCOL_FROM,
+    promised("wait"),
+    promised("warm"),
+    promised("warm_max_age"),
+    promised("warm_watch"),
+];
+
+/// A key that has its name already.
+const fn promised(name: &'static str) -> Key<ServiceDraft> {
     Key {
-        name: "sandbox",
+        name,
         flag: None,
         kind: Kind::Text,
         placeholder: "",
@@ -495,8 +514,8 @@ pub(crate) static SERVICE: &[Key<ServiceDraft>] = &[
         example: "",
         doc: "",
         decode: None,
-    },
-];
+    }
+}
 
 /// One flag of `serve`, without the functions.
 #[derive(Debug, Clone, Copy)]

@@ -27,6 +27,7 @@ pub(crate) mod keys;
 mod limits;
 mod load;
 mod lookup;
+mod sandbox;
 mod service;
 pub(crate) mod socket_file;
 mod sockets;
@@ -51,6 +52,7 @@ pub(crate) use diagnostic::{Diagnostic, Diagnostics};
 pub(crate) use document::make_name;
 pub(crate) use limits::LimitKind;
 pub(crate) use load::{Loaded, Tolerance, check_again, load};
+pub(crate) use sandbox::{AllowedFiles, CallSet, FileUse, Network, Sandbox};
 pub(crate) use service::Machine;
 pub(crate) use sockets::{PassedDemands, SocketKind};
 pub(crate) use source::Snapshot;
@@ -149,6 +151,8 @@ pub(crate) struct ServiceConfig {
     pub(crate) environment: BTreeMap<String, String>,
     /// What its programs find in files of their own; only the supervisor has it.
     pub(crate) credentials: Credentials,
+    /// What a connection process may not do; `None` leaves it what its user may.
+    pub(crate) sandbox: Option<Sandbox>,
     /// Resource limits of a connection process.
     pub(crate) limits: Vec<Limit>,
     /// What becomes of what a program leaves behind.
@@ -179,6 +183,7 @@ impl ServiceConfig {
             socket: self.socket.clone(),
             environment: self.environment.clone(),
             credentials: Credentials::new(),
+            sandbox: self.sandbox.clone(),
             limits: self.limits.clone(),
             socket_access: self.socket_access.clone(),
             passed: PassedDemands::default(),

@@ -17,7 +17,7 @@ use super::source::Origin;
 use super::value::{Fault, Faults};
 use super::{
     Address, CredentialStore, Credentials, Identity, Job, KillMode, PassedDemands, Program, ServiceConfig,
-    SocketOptions, StderrTarget, UserIds, credentials, environment, sockets,
+    SocketOptions, StderrTarget, UserIds, credentials, environment, sandbox, sockets,
 };
 use crate::sys::process::{self, Resource};
 
@@ -101,6 +101,13 @@ pub(crate) fn resolve(
     let setting = Setting { root, environment: &environment, directory };
     let job = if broken_chroot { Ok(None) } else { job(name, section, handler, &draft, setting) };
     let job = job.map_err(&mut keep).ok().flatten();
+    let sandbox = match &job {
+        Some(job) => sandbox::of(section, &draft, job, root).unwrap_or_else(|found| {
+            found.into_iter().for_each(&mut keep);
+            None
+        }),
+        None => None,
+    };
     let socket_access = sockets::access(&draft, machine).unwrap_or_else(|mut found| {
         found.drain(..).map(Fault::of_machine).for_each(&mut keep);
         None
@@ -144,6 +151,7 @@ pub(crate) fn resolve(
             },
             environment,
             credentials,
+            sandbox,
             limits: draft.limits,
             kill_mode: kill_mode?,
             count_bytes: draft.count_bytes?,

@@ -108,6 +108,8 @@ pub(crate) struct ServiceStatus {
     pub(crate) max_connections: u32,
     /// Processes that programs have left behind.
     pub(crate) left_behind: u32,
+    /// What its connection processes may not do; `None` if that is all that their user may.
+    pub(crate) sandbox: Option<CageStatus>,
     /// Connections that wait to be accepted; of TCP only.
     pub(crate) queued: u64,
     pub(crate) accepted: u64,
@@ -115,6 +117,25 @@ pub(crate) struct ServiceStatus {
     pub(crate) refused: Refused,
     pub(crate) timeouts: u64,
     pub(crate) crashes: u64,
+}
+
+/// What the sandbox of a service comes to on this kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CageStatus {
+    /// What holds, in words.
+    pub(crate) in_force: Vec<String>,
+    /// What does not, and why.
+    pub(crate) missing: Vec<String>,
+}
+
+impl fmt::Display for CageStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.in_force.join("; "))?;
+        match self.missing.is_empty() {
+            true => Ok(()),
+            false => write!(f, "; not here: {}", self.missing.join("; ")),
+        }
+    }
 }
 
 /// An address at which nobody can reach a service.

@@ -46,6 +46,12 @@ pub(crate) enum Step {
     Descriptors,
     /// sigprocmask(2).
     Signals,
+    /// prctl(2).
+    Privileges,
+    /// landlock_restrict_self(2).
+    Domain,
+    /// seccomp(2).
+    Filter,
     /// epoll_ctl(2), accept(2).
     Wait,
     /// execve(2).
@@ -53,7 +59,7 @@ pub(crate) enum Step {
 }
 
 impl Step {
-    const ALL: [Step; 12] = [
+    const ALL: [Step; 15] = [
         Step::Group,
         Step::Nice,
         Step::Limits,
@@ -64,6 +70,9 @@ impl Step {
         Step::User,
         Step::Descriptors,
         Step::Signals,
+        Step::Privileges,
+        Step::Domain,
+        Step::Filter,
         Step::Wait,
         Step::Exec,
     ];
@@ -80,6 +89,9 @@ impl Step {
             Step::User => "cannot become user",
             Step::Descriptors => "cannot arrange descriptors",
             Step::Signals => "cannot unblock signals",
+            Step::Privileges => "cannot give up to gain privileges",
+            Step::Domain => "cannot enter its Landlock domain",
+            Step::Filter => "cannot have its system calls filtered",
             Step::Wait => "cannot wait for a connection",
             Step::Exec => "cannot start",
         }

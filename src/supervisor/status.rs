@@ -9,6 +9,7 @@ use super::service::{Service, ServiceState};
 use super::state::State;
 use super::workers::{WorkerProcess, WorkerStage};
 use crate::admission::Refusal;
+use crate::child::confine::cage::on_this_kernel;
 use crate::control::{Refused, Reloads, ServiceStatus, Status, WorkerState, WorkerStatus};
 use crate::scoreboard::{Count, Counts, Processes};
 use crate::sys::time::Monotonic;
@@ -96,6 +97,7 @@ impl State {
             counted: service_state.scoreboard.sources().counted(),
             max_connections: service_state.scoreboard.limit(),
             left_behind: self.left_behind.count(&service_state.name),
+            sandbox: service.and_then(|service| on_this_kernel(service.config())),
             queued: listeners.iter().map(|listener| u64::from(listener.queued())).sum(),
             accepted: totals.get(Count::Accepted),
             completed: totals.get(Count::Completed),
@@ -151,6 +153,7 @@ fn never_served(name: &str, down: &DownService) -> ServiceStatus {
         counted: 0,
         max_connections: down.config.as_ref().map_or(0, |config| config.max_connections),
         left_behind: 0,
+        sandbox: None,
         queued: 0,
         accepted: 0,
         completed: 0,

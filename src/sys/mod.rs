@@ -15,6 +15,7 @@ pub(crate) mod fork;
 pub(crate) mod interface;
 #[cfg(test)]
 pub(crate) mod kill_points;
+pub(crate) mod landlock;
 pub(crate) mod list;
 pub(crate) mod memory;
 pub(crate) mod message;
@@ -22,6 +23,7 @@ pub(crate) mod options;
 pub(crate) mod path;
 pub(crate) mod permission;
 pub(crate) mod process;
+pub(crate) mod seccomp;
 pub(crate) mod signal;
 pub(crate) mod socket;
 pub(crate) mod stream;

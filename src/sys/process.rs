@@ -202,6 +202,14 @@ pub(crate) fn has_capabilities() -> bool {
     result == -1 || sets.iter().any(|&set| set != 0)
 }
 
+/// From now on no exec gives this process, or what comes of it, a privilege that it has not: prctl(2),
+/// `PR_SET_NO_NEW_PRIVS`.
+pub(crate) fn gain_no_privileges() -> io::Result<()> {
+    // SAFETY: takes numbers only.
+    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1_usize, 0_usize, 0_usize, 0_usize) })?;
+    Ok(())
+}
+
 /// What this machine is called.
 pub(crate) fn host_name() -> OsString {
     nix::unistd::gethostname().unwrap_or_default()

@@ -124,6 +124,7 @@ const ROWS: &[Row] = &[
     row("environment", "environment = { CELL = \"yes\" }", no_handlers, has_environment),
     row("environment_file", "environment_file = \"-/nonexistent\"", no_handlers, serves),
     row("credentials", "credentials = \"cell\"", no_handlers, has_credential),
+    row("sandbox", "sandbox = { network = \"none\", write_execute = false }", everywhere, serves),
     row("limits", "limits = { core = 12345 }", everywhere, has_limit),
     row("stderr", "stderr = \"null\"", everywhere, says_nothing),
     row("stderr", "stderr = \"connection\"", no_stderr, says_it_to_the_client),
@@ -622,8 +623,9 @@ fn every_key_and_every_kind_of_listener_has_its_cells() {
     for key in &keys {
         assert!(ROWS.iter().any(|row| row.key == *key), "the key {key} has no row in ROWS");
     }
-    let known =
-        |key: &str| keys.iter().any(|known| known == key) || ["listen", "handler", "exec"].contains(&key);
+    let known = |key: &str| {
+        keys.iter().any(|known| known == key) || ["listen", "handler", "exec", "sandbox"].contains(&key)
+    };
     ROWS.iter().for_each(|row| assert!(known(row.key), "{} is no key", row.key));
 
     let line = help.lines().find(|line| line.trim_start().starts_with("<ADDRESS>")).unwrap();

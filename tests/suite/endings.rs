@@ -185,7 +185,9 @@ fn an_answer_over_a_unix_socket_is_whole_too() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.sock");
         let listen = format!("unix:{}", path.display());
-        let _server = Preforkd::serve(options, &listen, &["--", "/bin/echo", "no"]).start();
+        // It ends when it has something to read, and reads no more of it.
+        let program = ["--", "/bin/sh", "-c", "head -c 1 >/dev/null; echo no"];
+        let _server = Preforkd::serve(options, &listen, &program).start();
         let mut client = connect_unix(&path);
         client.write_all(&[7; 50_000]).unwrap();
         let mut answer = String::new();

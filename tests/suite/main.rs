@@ -44,6 +44,7 @@ mod property;
 mod proxy;
 mod reachable;
 mod real;
+mod sandbox;
 mod services;
 mod several;
 mod sources;

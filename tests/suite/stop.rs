@@ -60,7 +60,7 @@ fn a_client_that_resets_while_its_listener_is_being_closed_holds_nobody_up() {
     late.write_all(b"late").unwrap();
     reset(late);
     drop((served, queued));
-    assert_eq!(server.ending(), "0");
+    server.left_nothing(&[address]);
     server.log.wait("the end", |line| line == "ended");
     let all = server.log.all();
     assert!(!all.iter().any(|line| line.contains("drain_timeout")), "{all:#?}");

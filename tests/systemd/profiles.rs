@@ -136,7 +136,8 @@ pub(crate) fn home_directories_can_be_read(container: &Container) {
 
 pub(crate) fn setuid_programs_become_another_user(container: &Container) {
     container.sure("install -m 4755 /usr/bin/id /usr/local/bin/setuid-id");
-    let keys = format!("{}\nuser = 'nobody'", script("id -un; setuid-id -un"));
+    let keys =
+        format!("{}\nuser = 'nobody'\nsandbox = {{ no_new_privs = false }}", script("id -un; setuid-id -un"));
     start(container, &["root", "setuid-programs"], &keys);
     assert_eq!(listen_to(PORT), "nobody\nroot\n");
     start(container, &["root"], &keys);
@@ -147,7 +148,7 @@ pub(crate) fn setuid_programs_become_another_user(container: &Container) {
 
 pub(crate) fn sshd_gives_the_whole_machine(container: &Container) {
     let session = "id -un; echo >/usr/written && rm /usr/written && unshare --mount mount -t tmpfs none /mnt && echo all";
-    start(container, &["sshd"], &script(session));
+    start(container, &["sshd"], &format!("{}\nsandbox = false", script(session)));
     assert_eq!(listen_to(PORT), "root\nall\n");
     container.clean();
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::admission::{Deadlines, Overload};
+use crate::config::{AllowedFiles, CallSet, Network};
 
 #[test]
 fn an_empty_service_has_the_defaults() {
@@ -24,6 +25,7 @@ fn an_empty_service_has_the_defaults() {
         identity: Identity { user: None, chroot: None, working_directory: None, umask: 0o022, nice: None },
         environment: BTreeMap::new(),
         credentials: BTreeMap::new(),
+        sandbox: config.services[0].sandbox.clone(),
         limits: vec![],
         kill_mode: crate::config::KillMode::Group { grace: Duration::ZERO },
         count_bytes: true,
@@ -266,7 +268,65 @@ fn what_is_promised_for_later_is_refused() {
         assert!(shown.contains(&format!("\"{}\" is not supported by this version", key.name)), "{shown}");
     }
     assert!(complaint("connections_per_child = 100\nspare = 0").contains("without spares"));
-    assert!(complaint("[service.x.sandbox]\nnetwork = false").contains("\"sandbox\" is not supported"));
+    for key in ["private_tmp", "pid_namespace"] {
+        let shown = complaint(&format!("[service.x.sandbox]\n{key} = true"));
+        assert!(shown.contains(&format!("\"{key}\" is not supported by this version")), "{shown}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_sandbox_is_said_at_its_place() {
+    for (lines, right) in [
+        ("sandbox = true", "boolean where a table is expected"),
+        ("sandbox = \"none\"", "write a table"),
+        ("[service.x.sandbox]\nnetworks = \"none\"", "did you mean \"network\"?"),
+        ("[service.x.sandbox]\nnetwork = \"local\"", "write one of \"none\", \"client\", \"any\""),
+        ("[service.x.sandbox]\nread = [\"srv\"]", "\"srv\" is not an absolute path"),
+        (
+            "[service.x.sandbox]\nread = [\"/nonexistent\"]",
+            "cannot allow /nonexistent: there is no such file",
+        ),
+        ("[service.x.sandbox]\nsystem_calls = \"few\"", "write one of \"handler\", \"service\", \"any\""),
+        (
+            "[service.x.sandbox]\nsystem_calls = { base = \"any\", allows = [] }",
+            "the keys are base, allow and deny",
+        ),
+        ("[service.x.sandbox]\nsystem_calls = { deny = [\"socke\"] }", "did you mean \"socket\"?"),
+        ("[service.x.sandbox]\nno_new_privs = false\nnetwork = \"none\"", "the kernel forbids it"),
+        ("[service.x.sandbox]\nrequired = \"yes\"", "string \"yes\" where a boolean is expected"),
+    ] {
+        let shown = complaint(lines);
+        assert!(shown.contains(right), "{lines}: {shown}");
+    }
+    let place = Scratch::new();
+    let program =
+        "[service.x]\nlisten = \"fd:a\"\nexec = [\"cat\"]\nsandbox = { system_calls = \"handler\" }";
+    place.write("p.toml", program);
+    assert!(place.complaints().contains("no program could even be started"), "{}", place.complaints());
+}
+
+#[test]
+fn what_a_sandbox_is_without_a_word_depends_on_the_job() {
+    let of =
+        |job: &str, keys: &str| service(&format!("[service.x]\nlisten = \"fd:a\"\n{job}\n{keys}")).sandbox;
+    let handler = of("handler = \"echo\"", "").unwrap();
+    assert_eq!((handler.network, handler.write_execute, handler.required), (Network::None, false, false));
+    assert_eq!(handler.files, Some(AllowedFiles::default()));
+    assert_eq!(handler.system_calls.base, CallSet::Handler);
+    let program = of("exec = [\"cat\"]", "").unwrap();
+    assert_eq!((program.network, program.write_execute, program.required), (Network::Any, true, false));
+    assert_eq!((program.files, program.system_calls.base), (None, CallSet::Service));
+
+    for none in ["sandbox = false", "sandbox = { no_new_privs = false }"] {
+        assert_eq!(of("exec = [\"cat\"]", none), None, "{none}");
+    }
+    let written =
+        of("exec = [\"cat\"]", "sandbox = { read = \"/usr\", write = [\"-/nonexistent\"] }").unwrap();
+    let files = written.files.unwrap();
+    assert_eq!(files.read.len() + files.write.len(), 2);
+    // It may be executed itself.
+    assert_eq!(files.execute.len(), 1);
+    assert!(written.required);
 }
 
 #[test]

@@ -107,6 +107,7 @@ fn what_the_default_configuration_has_in_comments_is_right() {
         .map(|line| line.strip_prefix("# ").filter(|code| is_code(code)).unwrap_or(line))
         .collect();
     place.write("p.toml", &text.join("\n"));
+    place.write("credentials/db.password", "secret");
     let config = place.config();
     let git = config.services.iter().find(|service| service.name == "git").unwrap();
     assert_eq!(config.supervisor.drain_timeout, Duration::from_secs(30));

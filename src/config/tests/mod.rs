@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
+use crate::config::CredentialStore;
 use crate::config::accounts::tests::fake;
 use crate::config::flags::{Given, from_flags};
 use crate::config::key::{Kind, Part};
@@ -44,7 +45,8 @@ impl Scratch {
     }
 
     fn load(&self) -> Result<Loaded, Diagnostics> {
-        let machine = Machine { accounts: fake(self.path()), ..Machine::with(&HANDLERS) };
+        let credentials = CredentialStore::Directory(self.path().join("credentials"));
+        let machine = Machine { accounts: fake(self.path()), credentials, ..Machine::with(&HANDLERS) };
         load(&self.path().join("p.toml"), &Tolerance::none(), &machine)
     }
 

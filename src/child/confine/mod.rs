@@ -1,11 +1,16 @@
 //! Who a connection process is, where it stands, and what it may use.
 
+pub(crate) mod cage;
+mod filter;
+
 use std::io;
 use std::path::PathBuf;
 
-use crate::config::{Identity, Limit, UserIds};
+use crate::config::{ServiceConfig, UserIds};
 use crate::ipc::reports::Step;
 use crate::sys::process::{self, Resource};
+
+use cage::Cage;
 
 /// What is set in every connection process before anything of a stranger runs.
 #[derive(Debug)]
@@ -23,15 +28,13 @@ pub(crate) struct Confinement {
     /// The soft RLIMIT_NOFILE this worker was started with. A worker raises its own; a program that uses select(2)
     /// breaks with descriptors above 1023, so it gets the old one back.
     descriptors: Option<(u64, u64)>,
+    cage: Option<Cage>,
 }
 
 impl Confinement {
     /// Prepares it, in a worker that has not raised its limits yet.
-    pub(crate) fn new(
-        identity: &Identity,
-        limits: &[Limit],
-        restore_descriptor_limit: bool,
-    ) -> io::Result<Self> {
+    pub(crate) fn new(service: &ServiceConfig, restore_descriptor_limit: bool) -> io::Result<Self> {
+        let ServiceConfig { identity, limits, .. } = service;
         let own = limits.iter().any(|limit| limit.kind.resource == Resource::RLIMIT_NOFILE);
         let descriptors = match restore_descriptor_limit && !own {
             true => Some(process::descriptor_limits()?),
@@ -46,6 +49,7 @@ impl Confinement {
             limits: limits.iter().map(|limit| (limit.kind.resource, limit.value)).collect(),
             is_privileged: true,
             descriptors,
+            cage: Cage::new(service.sandbox.as_ref(), &service.job, identity.chroot.as_deref())?,
         })
     }
 
@@ -90,7 +94,14 @@ impl Confinement {
             process::drop_capabilities();
         }
         // After the change of user: a directory that only root may enter is none to start a user's program in.
-        self.directory.as_ref().map_or(Ok(()), std::env::set_current_dir).map_err(at(Step::Directory))
+        self.directory.as_ref().map_or(Ok(()), std::env::set_current_dir).map_err(at(Step::Directory))?;
+        self.cage.as_ref().map_or(Ok(()), Cage::enter)
+    }
+
+    /// Closes the cage, in a process that has entered: from now on it may ask the kernel only for what a handler or program
+    /// needs, and the steps that are left.
+    pub(crate) fn close(&self) -> Result<(), (Step, io::Error)> {
+        self.cage.as_ref().map_or(Ok(()), Cage::close)
     }
 
     /// Lowers the limit on descriptors: the last step. Before, accept(2) may need more than a handler or program gets.

@@ -1,0 +1,258 @@
+//! The cage of a connection process: what it may still do, whoever has taken it over. Prepared by the worker, entered by each
+//! child, and never left.
+//!
+//! A Landlock domain for each connection: what is in one can neither trace nor signal what is in another, nor read it in
+//! proc(5), though both have the same user; and of files and the network it has what the rules say. Then a filter of system calls,
+//! one for a process. All of it lasts over an exec, and for everything that comes of the process.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
+    RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, Scope,
+};
+
+use super::filter;
+use crate::config::{AllowedFiles, CallSet, FileUse, Job, Network, Sandbox, ServiceConfig};
+use crate::control::CageStatus;
+use crate::ipc::reports::Step;
+use crate::sys::seccomp::{self, Instruction};
+use crate::sys::{landlock as domain, process};
+
+/// A cage, as every child of a worker enters it.
+#[derive(Debug)]
+pub(crate) struct Cage {
+    ruleset: Option<OwnedFd>,
+    filter: Vec<Instruction>,
+}
+
+/// What this kernel can do.
+#[derive(Debug, Clone, Copy)]
+struct Abilities {
+    landlock: ABI,
+    filters: bool,
+}
+
+impl Abilities {
+    /// Those of this kernel, for this process.
+    fn of_this_kernel() -> Self {
+        Abilities { landlock: ABI::from(domain::version().unwrap_or(0)), filters: seccomp::is_there() }
+    }
+
+    /// Without `Refer`, of the second version, every domain would forbid to move files between directories.
+    fn has_domains(self) -> bool {
+        self.landlock >= ABI::V2
+    }
+}
+
+impl Cage {
+    /// Prepares that of a service, in a worker; `None` if it has none.
+    ///
+    /// # Errors
+    ///
+    /// What it requires, and this kernel cannot do; a path that cannot be opened.
+    pub(crate) fn new(
+        sandbox: Option<&Sandbox>,
+        job: &Job,
+        chroot: Option<&Path>,
+    ) -> io::Result<Option<Self>> {
+        let Some(sandbox) = sandbox else { return Ok(None) };
+        let abilities = Abilities::of_this_kernel();
+        let plan = KernelCage::new(sandbox, job, abilities);
+        if let (true, Some(missing)) = (sandbox.required, plan.missing.first()) {
+            let text =
+                format!("the sandbox cannot be as it is required: {missing}; required = false does without");
+            return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+        }
+        let ruleset = match abilities.has_domains() {
+            true => plan.ruleset(chroot)?,
+            false => None,
+        };
+        let filter = if plan.filters { filter::compile(sandbox, plan.landlock)? } else { Vec::new() };
+        Ok(Some(Cage { ruleset, filter }))
+    }
+
+    /// In a child: the part that leaves it all system calls.
+    pub(crate) fn enter(&self) -> Result<(), (Step, io::Error)> {
+        process::gain_no_privileges().map_err(|error| (Step::Privileges, error))?;
+        match &self.ruleset {
+            Some(ruleset) => domain::enter(ruleset.as_fd()).map_err(|error| (Step::Domain, error)),
+            None => Ok(()),
+        }
+    }
+
+    /// In a child that has entered: the rest.
+    pub(crate) fn close(&self) -> Result<(), (Step, io::Error)> {
+        match self.filter.is_empty() {
+            true => Ok(()),
+            false => seccomp::install(&self.filter).map_err(|error| (Step::Filter, error)),
+        }
+    }
+}
+
+/// What the sandbox of a service comes to on this kernel; `None` if it has none.
+pub(crate) fn on_this_kernel(service: &ServiceConfig) -> Option<CageStatus> {
+    let KernelCage { in_force, missing, .. } =
+        KernelCage::new(service.sandbox.as_ref()?, &service.job, Abilities::of_this_kernel());
+    Some(CageStatus { in_force, missing })
+}
+
+/// What a sandbox comes to on a kernel.
+#[derive(Debug)]
+struct KernelCage<'a> {
+    sandbox: &'a Sandbox,
+    landlock: ABI,
+    filters: bool,
+    /// What of it is in force, in words.
+    in_force: Vec<String>,
+    /// What is not, and why.
+    missing: Vec<String>,
+}
+
+impl<'a> KernelCage<'a> {
+    fn new(sandbox: &'a Sandbox, job: &Job, abilities: Abilities) -> Self {
+        let foreign = match job {
+            Job::Exec(program) if sandbox.system_calls.base == CallSet::Service => {
+                filter::is_foreign(&program.path)
+            }
+            _ => false,
+        };
+        let filters = abilities.filters && !foreign && filter::is_needed(sandbox);
+        let mut plan = KernelCage {
+            sandbox,
+            landlock: abilities.landlock,
+            filters,
+            in_force: vec!["no new privileges".to_owned()],
+            missing: Vec::new(),
+        };
+        let domains = abilities.has_domains();
+        plan.say(
+            domains,
+            "siblings cannot be traced or read",
+            "there is no Landlock of version 2 in this kernel",
+        );
+        let needs = |version: u32, kernel: &str| {
+            format!("Landlock of version {version} is needed, which Linux {kernel} has")
+        };
+        plan.say(abilities.landlock >= ABI::V6, "siblings cannot be signalled", &needs(6, "6.12"));
+        if let Some(files) = &sandbox.files {
+            plan.say(domains, &files.to_string(), "there is no Landlock of version 2 in this kernel");
+            plan.say(abilities.landlock >= ABI::V3, "files are not truncated", &needs(3, "6.2"));
+        }
+        let calls = match (foreign, abilities.filters) {
+            (true, _) => "the program is of another architecture",
+            (false, false) => "there are no filters of system calls in this kernel",
+            (false, true) => "",
+        };
+        match sandbox.network {
+            Network::Any => {}
+            Network::None => plan.say(calls.is_empty(), "network: none", calls),
+            Network::Client => plan.say(calls.is_empty(), "network: client", calls),
+        }
+        match sandbox.system_calls.base {
+            CallSet::Any => {}
+            CallSet::Handler => plan.say(calls.is_empty(), "system calls: handler", calls),
+            CallSet::Service => plan.say(calls.is_empty(), "system calls: service", calls),
+        }
+        if !sandbox.write_execute {
+            plan.say(calls.is_empty(), "no code that was written to memory", calls);
+        }
+        plan
+    }
+
+    fn say(&mut self, is_there: bool, what: &str, why_not: &str) {
+        match is_there {
+            true => self.in_force.push(what.to_owned()),
+            false => self.missing.push(format!("{what}: {why_not}")),
+        }
+    }
+
+    /// The rules of the domain.
+    fn ruleset(&self, chroot: Option<&Path>) -> io::Result<Option<OwnedFd>> {
+        let failed =
+            |error: RulesetError| io::Error::other(format!("cannot make rules of Landlock: {error}"));
+        let made = self.rules().map_err(failed)?;
+        let root = AllowedFiles::root();
+        let (files, is_closed) = match &self.sandbox.files {
+            Some(files) => (files, true),
+            None => (&root, false),
+        };
+        let mut made = made;
+        for (wanted, list) in files.lists() {
+            for allowed in list {
+                let path = allowed.outside(chroot);
+                let opened = match PathFd::new(&path) {
+                    Ok(opened) => opened,
+                    Err(_) if allowed.is_optional && !path.exists() => continue,
+                    Err(error) => {
+                        return Err(io::Error::other(format!("cannot allow {}: {error}", path.display())));
+                    }
+                };
+                let access = match (is_closed, path.is_dir()) {
+                    (false, _) => BitFlags::from(AccessFs::Refer),
+                    (true, true) => self.access(wanted),
+                    (true, false) => self.access(wanted) & AccessFs::from_file(self.landlock),
+                };
+                let rule = PathBeneath::new(opened, access);
+                made = made.add_rule(rule).map_err(failed)?;
+            }
+        }
+        Ok(made.into())
+    }
+
+    fn rules(&self) -> Result<RulesetCreated, RulesetError> {
+        let abi = self.landlock;
+        let mut rules = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+        rules = match &self.sandbox.files {
+            Some(_) => rules.handle_access(AccessFs::from_all(abi))?,
+            // A domain has to forbid something: this is what nobody does, and what every domain forbids, which is given back.
+            None => rules.handle_access(AccessFs::MakeBlock | AccessFs::Refer)?,
+        };
+        if abi >= ABI::V4 {
+            rules = match self.sandbox.network {
+                Network::Any => rules,
+                Network::Client => rules.handle_access(AccessNet::BindTcp)?,
+                Network::None => rules.handle_access(AccessNet::from_all(abi))?,
+            };
+        }
+        if abi >= ABI::V6 {
+            rules = rules.scope(Scope::Signal)?;
+            if self.sandbox.network == Network::None {
+                rules = rules.scope(Scope::AbstractUnixSocket)?;
+            }
+        }
+        rules.create()
+    }
+
+    fn access(&self, wanted: FileUse) -> BitFlags<AccessFs> {
+        let read = AccessFs::from_read(self.landlock);
+        match wanted {
+            FileUse::Read => read & !BitFlags::from(AccessFs::Execute),
+            FileUse::Execute => read,
+            FileUse::Write => {
+                let written = AccessFs::from_write(self.landlock);
+                (read | written) & !(AccessFs::Execute | AccessFs::MakeBlock | AccessFs::MakeChar)
+            }
+        }
+    }
+}
+
+impl fmt::Display for AllowedFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut is_empty = true;
+        for (wanted, list) in self.lists().into_iter().filter(|(_, list)| !list.is_empty()) {
+            f.write_str(if is_empty { "files: " } else { ", " })?;
+            is_empty = false;
+            f.write_str(match wanted {
+                FileUse::Read => "read",
+                FileUse::Write => "write",
+                FileUse::Execute => "execute",
+            })?;
+            list.iter().try_for_each(|allowed| write!(f, " {}", allowed.path.display()))?;
+        }
+        if is_empty { f.write_str("files: none") } else { Ok(()) }
+    }
+}

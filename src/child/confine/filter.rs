@@ -1,0 +1,338 @@
+//! Filters of system calls: which there are, and how they are compiled.
+
+use std::collections::BTreeMap;
+use std::env::consts::ARCH;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use landlock::ABI;
+use seccompiler::{
+    SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+};
+use syscalls::Sysno;
+
+use crate::config::{CallSet, Network, Sandbox};
+use crate::sys::seccomp::Instruction;
+
+/// All that a handler's process asks for, from the moment when it is in its cage: what it needs to wait for its connection as a
+/// spare, to serve it, to report and to end. Our program is linked statically, so this does not change with the user's libc.
+const OF_HANDLERS: &[&str] = &[
+    "accept4",
+    "alarm",
+    "brk",
+    "clock_gettime",
+    "clock_nanosleep",
+    "close",
+    "close_range",
+    "dup",
+    "dup2",
+    "dup3",
+    "epoll_create1",
+    "epoll_ctl",
+    "epoll_pwait",
+    "epoll_wait",
+    "exit",
+    "exit_group",
+    "fcntl",
+    "fstat",
+    "futex",
+    "getitimer",
+    "getpeername",
+    "getpid",
+    "getrandom",
+    "getrusage",
+    "getsockname",
+    "getsockopt",
+    "gettid",
+    "ioctl",
+    "madvise",
+    "mremap",
+    "munmap",
+    "nanosleep",
+    "poll",
+    "ppoll",
+    "read",
+    "readv",
+    "recvfrom",
+    "recvmsg",
+    "restart_syscall",
+    "rt_sigaction",
+    "rt_sigprocmask",
+    "rt_sigreturn",
+    "sched_yield",
+    "sendmsg",
+    "sendto",
+    "setitimer",
+    "setsockopt",
+    "shutdown",
+    "sigaltstack",
+    "write",
+    "writev",
+];
+
+/// What a service has no use for: what administers the machine, looks into other processes, or is the usual way out of a cage.
+/// systemd's @system-service leaves out most of it, too, systemd.exec(5).
+const NOT_OF_SERVICES: &[&str] = &[
+    "_sysctl",
+    "acct",
+    "add_key",
+    "adjtimex",
+    "bpf",
+    "clock_adjtime",
+    "clock_settime",
+    "create_module",
+    "delete_module",
+    "fanotify_init",
+    "finit_module",
+    "fsconfig",
+    "fsmount",
+    "fsopen",
+    "fspick",
+    "get_kernel_syms",
+    "init_module",
+    "ioperm",
+    "iopl",
+    "kcmp",
+    "kexec_file_load",
+    "kexec_load",
+    "keyctl",
+    "lookup_dcookie",
+    "mount",
+    "mount_setattr",
+    "move_mount",
+    "move_pages",
+    "name_to_handle_at",
+    "nfsservctl",
+    "open_by_handle_at",
+    "open_tree",
+    "open_tree_attr",
+    "perf_event_open",
+    "pidfd_getfd",
+    "pivot_root",
+    "process_madvise",
+    "process_vm_readv",
+    "process_vm_writev",
+    "ptrace",
+    "query_module",
+    "quotactl",
+    "quotactl_fd",
+    "reboot",
+    "request_key",
+    "setdomainname",
+    "sethostname",
+    "setns",
+    "settimeofday",
+    "swapoff",
+    "swapon",
+    "sysfs",
+    "syslog",
+    "umount2",
+    "uselib",
+    "userfaultfd",
+    "ustat",
+    "vmsplice",
+];
+
+/// What libraries do without when they are told that it does not exist: the arguments of the first cannot be looked at, and
+/// what is asked for by the others does not come by here.
+const UNKNOWN_TO_SERVICES: &[&str] = &["clone3", "io_uring_setup", "io_uring_enter", "io_uring_register"];
+
+/// sched.h: new namespaces.
+const NAMESPACES: [i32; 8] = [
+    libc::CLONE_NEWNS,
+    libc::CLONE_NEWCGROUP,
+    libc::CLONE_NEWUTS,
+    libc::CLONE_NEWIPC,
+    libc::CLONE_NEWUSER,
+    libc::CLONE_NEWPID,
+    libc::CLONE_NEWNET,
+    // CLONE_NEWTIME.
+    0x80,
+];
+
+/// What is said of a call: never, or if all conditions of one of these rules hold.
+type CallRules = BTreeMap<i64, Vec<SeccompRule>>;
+
+/// Whether there is something to filter.
+pub(super) fn is_needed(sandbox: &Sandbox) -> bool {
+    let calls = &sandbox.system_calls;
+    calls.base != CallSet::Any
+        || !calls.deny.is_empty()
+        || sandbox.network != Network::Any
+        || !sandbox.write_execute
+}
+
+/// Whether this is a program of 32 bits: its system calls have other numbers.
+pub(super) fn is_foreign(program: &Path) -> bool {
+    let mut head = [0; 5];
+    let read = File::open(program).and_then(|mut file| file.read_exact(&mut head));
+    // elf(5): EI_CLASS is ELFCLASS32.
+    read.is_ok() && head == *b"\x7fELF\x01"
+}
+
+/// The filter of a sandbox, beside a Landlock of this version.
+pub(super) fn compile(sandbox: &Sandbox, landlock: ABI) -> io::Result<Vec<Instruction>> {
+    let failed = |error: seccompiler::BackendError| {
+        io::Error::other(format!("cannot make a filter of system calls: {error}"))
+    };
+    let calls = &sandbox.system_calls;
+    let mut rules = CallRules::new();
+    let (otherwise, matched) = match calls.base {
+        CallSet::Handler => (SeccompAction::KillProcess, SeccompAction::Allow),
+        CallSet::Service | CallSet::Any => (SeccompAction::Allow, SeccompAction::Errno(libc::EPERM as u32)),
+    };
+    match calls.base {
+        CallSet::Handler => {
+            always(&mut rules, OF_HANDLERS);
+            // Of this process only, and no code.
+            rules.extend(rule("prlimit64", &[equals(0, 0)]));
+            rules.extend(rule("mmap", &[lacks(2, libc::PROT_EXEC)]));
+            rules.extend(rule("mprotect", &[lacks(2, libc::PROT_EXEC)]));
+            calls.allow.iter().for_each(|name| always(&mut rules, &[name]));
+            calls.deny.iter().filter_map(|name| number(name)).for_each(|number| {
+                rules.remove(&number);
+            });
+        }
+        CallSet::Service => {
+            always(&mut rules, NOT_OF_SERVICES);
+            for flag in NAMESPACES {
+                for name in ["clone", "unshare"] {
+                    add(&mut rules, name, &[has(0, flag)]);
+                }
+            }
+            // Which machine there seems to be, is asked by 0xffffffff; 8 is that of 32 bits.
+            let others = [differs(0, 0), differs(0, 8), differs(0, 0xffff_ffff)];
+            add(&mut rules, "personality", &others);
+        }
+        CallSet::Any => {}
+    }
+    if calls.base != CallSet::Handler {
+        forbid_network(&mut rules, sandbox.network, landlock);
+        if !sandbox.write_execute {
+            add(&mut rules, "mmap", &[has(2, libc::PROT_EXEC), has(2, libc::PROT_WRITE)]);
+            add(&mut rules, "mprotect", &[has(2, libc::PROT_EXEC)]);
+            add(&mut rules, "pkey_mprotect", &[has(2, libc::PROT_EXEC)]);
+            add(&mut rules, "shmat", &[has(2, libc::SHM_EXEC)]);
+        }
+        calls.allow.iter().filter_map(|name| number(name)).for_each(|number| {
+            rules.remove(&number);
+        });
+        calls.deny.iter().for_each(|name| always(&mut rules, &[name]));
+    }
+    let arch = TargetArch::try_from(ARCH).map_err(failed)?;
+    let rules = rules.into_iter().collect();
+    let filter = SeccompFilter::new(rules, otherwise, matched, arch).map_err(failed)?;
+    let compiled: seccompiler::BpfProgram = filter.try_into().map_err(failed)?;
+    let mut program = if calls.base == CallSet::Service { prologue(&calls.allow) } else { Vec::new() };
+    program.extend(compiled.iter().map(|of| Instruction { code: of.code, jt: of.jt, jf: of.jf, k: of.k }));
+    Ok(program)
+}
+
+/// Calls that are too new to be in a list do not exist, nor do those of x32, which have their own numbers: seccomp(2). glibc
+/// goes another way if a call does not exist, and gives up if it is not permitted.
+fn prologue(allowed: &[String]) -> Vec<Instruction> {
+    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const GREATER: u16 = (libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K) as u16;
+    const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    let unknown = UNKNOWN_TO_SERVICES.iter().filter(|name| !allowed.iter().any(|allowed| allowed == *name));
+    let unknown: Vec<_> = unknown.filter_map(|name| number(name)).collect();
+    let last = Sysno::last().id() as u32;
+    // What jumps, jumps to the return at the end, and who comes there by himself jumps over it.
+    let mut program = vec![
+        Instruction { code: LOAD, jt: 0, jf: 0, k: 0 },
+        Instruction { code: GREATER, jt: unknown.len() as u8 + 1, jf: 0, k: last },
+    ];
+    for (place, call) in unknown.iter().enumerate() {
+        let jump = (unknown.len() - place) as u8;
+        program.push(Instruction { code: EQUAL, jt: jump, jf: 0, k: *call as u32 });
+    }
+    program.push(Instruction { code: (libc::BPF_JMP | libc::BPF_JA) as u16, jt: 0, jf: 0, k: 1 });
+    program.push(Instruction {
+        code: RETURN,
+        jt: 0,
+        jf: 0,
+        k: libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32,
+    });
+    program
+}
+
+/// What Landlock does not see of the network, or not yet.
+fn forbid_network(rules: &mut CallRules, network: Network, landlock: ABI) {
+    if network == Network::Any {
+        return;
+    }
+    // A socket that is connected anew may listen at a port that the kernel chooses: Landlock does not see it.
+    always(rules, &["listen"]);
+    if landlock < ABI::V4 {
+        always(rules, &["bind"]);
+    }
+    if network == Network::Client {
+        return;
+    }
+    add(rules, "socket", &[differs(0, libc::AF_UNIX as u64)]);
+    if landlock < ABI::V4 {
+        always(rules, &["connect"]);
+    }
+    // tcp(7): it connects, and Landlock does not see that either.
+    for (name, flags) in [("sendto", 3), ("sendmsg", 2), ("sendmmsg", 3)] {
+        add(rules, name, &[has(flags, libc::MSG_FASTOPEN)]);
+    }
+}
+
+/// The number of a call on this architecture, if there is such a call.
+fn number(name: &str) -> Option<i64> {
+    name.parse::<Sysno>().ok().map(|call| i64::from(call.id()))
+}
+
+fn always(rules: &mut CallRules, names: &[impl AsRef<str>]) {
+    for number in names.iter().filter_map(|name| number(name.as_ref())) {
+        // No rule is one that always holds.
+        rules.insert(number, Vec::new());
+    }
+}
+
+fn add(rules: &mut CallRules, name: &str, conditions: &[Option<SeccompCondition>]) {
+    if let Some((number, more)) = rule(name, conditions) {
+        match rules.get_mut(&number) {
+            Some(rules) if rules.is_empty() => {}
+            Some(rules) => rules.extend(more),
+            None => {
+                rules.insert(number, more);
+            }
+        }
+    }
+}
+
+/// A rule about a call, if it and all conditions can be said.
+fn rule(name: &str, conditions: &[Option<SeccompCondition>]) -> Option<(i64, Vec<SeccompRule>)> {
+    let conditions = conditions.iter().cloned().collect::<Option<Vec<_>>>()?;
+    Some((number(name)?, vec![SeccompRule::new(conditions).ok()?]))
+}
+
+fn condition(argument: u8, operation: SeccompCmpOp, value: u64) -> Option<SeccompCondition> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operation, value).ok()
+}
+
+fn equals(argument: u8, value: u64) -> Option<SeccompCondition> {
+    condition(argument, SeccompCmpOp::Eq, value)
+}
+
+fn differs(argument: u8, value: u64) -> Option<SeccompCondition> {
+    condition(argument, SeccompCmpOp::Ne, value)
+}
+
+fn has(argument: u8, flag: i32) -> Option<SeccompCondition> {
+    let flag = mask(flag);
+    condition(argument, SeccompCmpOp::MaskedEq(flag), flag)
+}
+
+fn lacks(argument: u8, flag: i32) -> Option<SeccompCondition> {
+    condition(argument, SeccompCmpOp::MaskedEq(mask(flag)), 0)
+}
+
+/// The bits of a flag, of which the highest is no sign.
+fn mask(flag: i32) -> u64 {
+    u64::from(flag as u32)
+}

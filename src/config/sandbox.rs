@@ -1,0 +1,353 @@
+//! `sandbox`: what a connection process may not do, whoever has taken it over.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use syscalls::Sysno;
+use toml::Spanned;
+use toml::de::DeValue;
+
+use super::Job;
+use super::diagnostic::nearest;
+use super::document::Section;
+use super::draft::{ServiceDraft, table};
+use super::lookup::Root;
+use super::value::{Applied, Fault, Faults, TomlValue, choice, collect, decode, one_or_more, set, text};
+
+/// What a connection process may not do. With any of it, it gains no privileges by an exec, prctl(2),
+/// `PR_SET_NO_NEW_PRIVS`, and a wall is between it and its siblings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Sandbox {
+    /// The files that it may use; `None` leaves that to their permissions.
+    pub(crate) files: Option<AllowedFiles>,
+    /// Whom it may call.
+    pub(crate) network: Network,
+    /// What it may ask the kernel for.
+    pub(crate) system_calls: SystemCalls,
+    /// Whether it may execute memory that it has written.
+    pub(crate) write_execute: bool,
+    /// Whether a kernel that cannot do all of it is an error.
+    pub(crate) required: bool,
+}
+
+/// Files and directories with all that is below them, as they are named inside `chroot`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AllowedFiles {
+    /// To be read.
+    pub(crate) read: Vec<AllowedPath>,
+    /// To be read, written, made and removed.
+    pub(crate) write: Vec<AllowedPath>,
+    /// To be read and executed.
+    pub(crate) execute: Vec<AllowedPath>,
+}
+
+/// An entry of a list of paths.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AllowedPath {
+    pub(crate) path: PathBuf,
+    /// It may be missing.
+    pub(crate) is_optional: bool,
+}
+
+/// Whom a connection process may call, besides the client that it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Network {
+    /// Nobody.
+    None,
+    /// Others, but none may call it.
+    Client,
+    /// Others, and they it.
+    Any,
+}
+
+/// What a connection process may ask the kernel for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SystemCalls {
+    pub(crate) base: CallSet,
+    /// Besides what the base allows, by name.
+    pub(crate) allow: Vec<String>,
+    /// Not, though the base allows it.
+    pub(crate) deny: Vec<String>,
+}
+
+/// Sets of system calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum CallSet {
+    /// The few that a handler needs; whoever asks for another is killed.
+    Handler,
+    /// Those that programs need; what only administers the machine, or is the usual way out of a cage, fails.
+    Service,
+    /// All.
+    Any,
+}
+
+/// What is written of it.
+#[derive(Debug, Default)]
+pub(crate) struct SandboxDraft {
+    /// `false`.
+    is_off: bool,
+    read: Option<Vec<Spanned<AllowedPath>>>,
+    write: Option<Vec<Spanned<AllowedPath>>>,
+    execute: Option<Vec<Spanned<AllowedPath>>>,
+    network: Option<Network>,
+    system_calls: Option<SystemCalls>,
+    calls_span: Range<usize>,
+    write_execute: Option<bool>,
+    no_new_privs: Option<Spanned<bool>>,
+    required: Option<bool>,
+}
+
+/// The keys of the table.
+const KEYS: [&str; 10] = [
+    "read",
+    "write",
+    "execute",
+    "network",
+    "system_calls",
+    "write_execute",
+    "private_tmp",
+    "pid_namespace",
+    "no_new_privs",
+    "required",
+];
+
+pub(super) fn sandbox(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+    let mut new = SandboxDraft::default();
+    if let DeValue::Boolean(false) = value.get_ref() {
+        draft.sandbox = Some(SandboxDraft { is_off: true, ..new });
+        return Ok(());
+    }
+    let entries = table(value).map_err(|mut faults| {
+        let right = "write a table, as in sandbox = { network = \"none\" }, or false for no sandbox at all";
+        faults.drain(..).map(|fault| fault.help(right)).collect::<Faults>()
+    })?;
+    let mut faults = Faults::new();
+    for (key, value) in entries {
+        let kept = match key.get_ref().as_ref() {
+            "read" => paths(value).map(|paths| new.read = Some(paths)),
+            "write" => paths(value).map(|paths| new.write = Some(paths)),
+            "execute" => paths(value).map(|paths| new.execute = Some(paths)),
+            "network" => set(
+                &mut new.network,
+                choice(value, &[("none", Network::None), ("client", Network::Client), ("any", Network::Any)]),
+            ),
+            "system_calls" => {
+                new.calls_span = value.span();
+                system_calls(value).map(|calls| new.system_calls = Some(calls))
+            }
+            "write_execute" => set(&mut new.write_execute, decode(value)),
+            "no_new_privs" => {
+                set(&mut new.no_new_privs, decode(value).map(|is_on| Spanned::new(value.span(), is_on)))
+            }
+            "required" => set(&mut new.required, decode(value)),
+            name @ ("private_tmp" | "pid_namespace") => match decode(value) {
+                Ok(false) => Ok(()),
+                Ok(true) => {
+                    Err(Fault::new(key.span(), format!("\"{name}\" is not supported by this version"))
+                        .help("remove it, and do not rely on what it promises")
+                        .into())
+                }
+                Err(fault) => Err(fault.into()),
+            },
+            name => {
+                let help = match nearest(name, KEYS) {
+                    Some(near) => format!("did you mean \"{near}\"?"),
+                    None => format!("the keys of sandbox are {}", KEYS.join(", ")),
+                };
+                Err(Fault::new(key.span(), format!("unknown key \"{name}\" in sandbox")).help(help).into())
+            }
+        };
+        faults.extend(kept.err().into_iter().flatten());
+    }
+    draft.sandbox = Some(new);
+    if faults.is_empty() { Ok(()) } else { Err(faults) }
+}
+
+fn paths(value: &TomlValue<'_>) -> Result<Vec<Spanned<AllowedPath>>, Faults> {
+    collect(one_or_more(value), |entry| {
+        let text = text(entry)?;
+        let path = text.strip_prefix('-').unwrap_or(&text);
+        if !path.starts_with('/') {
+            let fault = Fault::new(entry.span(), format!("\"{path}\" is not an absolute path"));
+            return Err(fault.help("write a path that starts with /, or with -/ if it may be missing"));
+        }
+        let allowed = AllowedPath { path: path.into(), is_optional: text.starts_with('-') };
+        Ok(Spanned::new(entry.span(), allowed))
+    })
+}
+
+const BASES: [(&str, CallSet); 3] =
+    [("handler", CallSet::Handler), ("service", CallSet::Service), ("any", CallSet::Any)];
+
+fn system_calls(value: &TomlValue<'_>) -> Result<SystemCalls, Faults> {
+    let mut base = CallSet::Service;
+    let (mut allow, mut deny) = (Vec::new(), Vec::new());
+    let DeValue::Table(entries) = value.get_ref() else {
+        return Ok(SystemCalls { base: choice(value, &BASES)?, allow, deny });
+    };
+    let mut faults = Faults::new();
+    for (key, value) in entries {
+        let kept = match key.get_ref().as_ref() {
+            "base" => choice(value, &BASES).map(|found| base = found).map_err(Faults::from),
+            "allow" => names(value).map(|names| allow = names),
+            "deny" => names(value).map(|names| deny = names),
+            name => {
+                let fault = Fault::new(key.span(), format!("unknown key \"{name}\" in system_calls"));
+                Err(fault.help("the keys are base, allow and deny").into())
+            }
+        };
+        faults.extend(kept.err().into_iter().flatten());
+    }
+    if faults.is_empty() { Ok(SystemCalls { base, allow, deny }) } else { Err(faults) }
+}
+
+/// Names of system calls that this machine knows.
+fn names(value: &TomlValue<'_>) -> Result<Vec<String>, Faults> {
+    collect(one_or_more(value), |entry| {
+        let name = text(entry)?;
+        if name.parse::<Sysno>().is_ok() {
+            return Ok(name);
+        }
+        let help = match nearest(&name, Sysno::iter().map(|call| call.name())) {
+            Some(near) => format!("did you mean \"{near}\"?"),
+            None => "syscalls(2) has their names".to_owned(),
+        };
+        Err(Fault::new(entry.span(), format!("there is no system call \"{name}\"")).help(help))
+    })
+}
+
+/// The sandbox of a service: what is written, and what holds where nothing is.
+pub(super) fn of(
+    section: &Section<'_>,
+    draft: &ServiceDraft,
+    job: &Job,
+    root: Root<'_>,
+) -> Result<Option<Sandbox>, Faults> {
+    let written = draft.sandbox.as_ref();
+    let is_off = written.is_some_and(|written| written.is_off);
+    let gains_privileges =
+        written.and_then(|written| written.no_new_privs.as_ref()).filter(|is_on| !*is_on.get_ref());
+    if let (Some(written), Some(at)) = (written, gains_privileges) {
+        return match written.says_more() {
+            false => Ok(None),
+            true => Err(Fault::new(
+                at.span(),
+                "a process that may gain privileges cannot be kept in a sandbox: the kernel forbids it",
+            )
+            .help("remove no_new_privs, or everything else in sandbox")
+            .into()),
+        };
+    }
+    if is_off {
+        return Ok(None);
+    }
+    let mut sandbox = default(job);
+    let Some(written) = written else { return Ok(Some(sandbox)) };
+    sandbox.required = written.required.unwrap_or(true);
+    sandbox.network = written.network.unwrap_or(sandbox.network);
+    sandbox.write_execute = written.write_execute.unwrap_or(sandbox.write_execute);
+    let mut faults = Faults::new();
+    if let Some(calls) = &written.system_calls {
+        if calls.base == CallSet::Handler && matches!(job, Job::Exec(_)) {
+            let at = if written.calls_span.is_empty() {
+                section.header.clone()
+            } else {
+                written.calls_span.clone()
+            };
+            let message = "with the system calls of a handler no program could even be started";
+            faults.push(Fault::new(at, message).help("write \"service\", and deny what it need not have"));
+        }
+        sandbox.system_calls = calls.clone();
+    }
+    let lists = [&written.read, &written.write, &written.execute];
+    if lists.iter().any(|list| list.is_some()) {
+        let [read, write, mut execute] = lists.map(|list| {
+            let list = list.iter().flatten();
+            faults.extend(list.clone().filter_map(|path| missing(path, root)));
+            list.map(|path| path.get_ref().clone()).collect::<Vec<_>>()
+        });
+        if let Job::Exec(program) = job {
+            execute.push(AllowedPath { path: program.path.clone(), is_optional: false });
+        }
+        sandbox.files = Some(AllowedFiles { read, write, execute });
+    }
+    if faults.is_empty() { Ok(Some(sandbox)) } else { Err(faults) }
+}
+
+impl SandboxDraft {
+    fn says_more(&self) -> bool {
+        self.read.is_some()
+            || self.write.is_some()
+            || self.execute.is_some()
+            || self.network.is_some_and(|network| network != Network::Any)
+            || self.system_calls.as_ref().is_some_and(|calls| calls.base != CallSet::Any)
+            || self.write_execute == Some(false)
+    }
+}
+
+/// What holds where nothing is written. It is not required: it must not keep a service down on an older kernel.
+fn default(job: &Job) -> Sandbox {
+    let calls = |base| SystemCalls { base, allow: Vec::new(), deny: Vec::new() };
+    match job {
+        Job::Handler(_) => Sandbox {
+            files: Some(AllowedFiles::default()),
+            network: Network::None,
+            system_calls: calls(CallSet::Handler),
+            write_execute: false,
+            required: false,
+        },
+        Job::Exec(_) => Sandbox {
+            files: None,
+            network: Network::Any,
+            system_calls: calls(CallSet::Service),
+            write_execute: true,
+            required: false,
+        },
+    }
+}
+
+fn missing(path: &Spanned<AllowedPath>, root: Root<'_>) -> Option<Fault> {
+    let AllowedPath { path: name, is_optional } = path.get_ref();
+    let error = std::fs::metadata(root.outside(name)).err().filter(|_| !*is_optional)?;
+    let message =
+        format!("cannot allow {}{}: {}", name.display(), root.inside(), super::lookup::reason(&error));
+    Some(
+        Fault::new(path.span(), message)
+            .help("correct the path, or write \"-\" before it if it may be missing")
+            .of_machine(),
+    )
+}
+
+impl AllowedFiles {
+    /// Everything.
+    pub(crate) fn root() -> Self {
+        let root = AllowedPath { path: "/".into(), is_optional: false };
+        AllowedFiles { read: vec![root], ..AllowedFiles::default() }
+    }
+
+    /// All of them with what may be done to them.
+    pub(crate) fn lists(&self) -> [(FileUse, &[AllowedPath]); 3] {
+        [(FileUse::Read, &self.read), (FileUse::Write, &self.write), (FileUse::Execute, &self.execute)]
+    }
+}
+
+/// What may be done to files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FileUse {
+    Read,
+    Write,
+    Execute,
+}
+
+impl AllowedPath {
+    /// Where it is outside.
+    pub(crate) fn outside(&self, chroot: Option<&Path>) -> PathBuf {
+        match chroot {
+            Some(root) => root.join(self.path.strip_prefix("/").unwrap_or(&self.path)),
+            None => self.path.clone(),
+        }
+    }
+}
