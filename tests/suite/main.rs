@@ -44,6 +44,7 @@ mod property;
 mod proxy;
 mod reachable;
 mod real;
+mod security;
 mod services;
 mod several;
 mod sources;
