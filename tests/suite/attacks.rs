@@ -1,8 +1,8 @@
 //! Clients that mean harm, and others beside them that must not notice.
 
 use std::io::{Read, Write};
-use std::os::unix::fs::FileExt;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -243,8 +243,9 @@ fn a_number_in_the_scoreboard_gets_no_stranger_killed() {
     );
     let server = Preforkd::run(&config).start();
     // A group of its own, as a connection process has.
-    let mut stranger = std::process::Command::new("setsid").args(["sleep", "1000"]).spawn().unwrap();
-    let number = i32::try_from(stranger.id()).unwrap();
+    let mut stranger =
+        Stranger(std::process::Command::new("setsid").args(["sleep", "1000"]).spawn().unwrap());
+    let number = i32::try_from(stranger.0.id()).unwrap();
     let mut client = connect_as(GOOD, listen);
     try_echo(&mut client, b"x").unwrap();
     let connection = server.connections()[0].pid;
@@ -257,9 +258,17 @@ fn a_number_in_the_scoreboard_gets_no_stranger_killed() {
     server.signal(nix::sys::signal::Signal::SIGTERM);
     server.wait_empty();
     assert!(!proc::lives(connection), "who is really its child is ended");
-    assert!(stranger.try_wait().unwrap().is_none(), "a stranger was killed");
-    stranger.kill().unwrap();
-    stranger.wait().unwrap();
+    assert!(stranger.0.try_wait().unwrap().is_none(), "a stranger was killed");
+}
+
+/// A process of nobody's business, which ends with the test.
+struct Stranger(std::process::Child);
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Puts one number in the place of another in the scoreboard of a supervisor of one service; returns how often.
@@ -303,7 +312,9 @@ fn who_cannot_be_confined_is_not_served() {
         assert!(closed(&mut connect_as(BAD, service)), "{name}: served outside its chroot");
         server.log.wait("why", |line| line.contains(name) && line.contains("chroot"));
     }
-    eventually("none is left", || server.status()["services"].to_string().matches("\"active\":0").count() == 2);
+    eventually("none is left", || {
+        server.status()["services"].to_string().matches("\"active\":0").count() == 2
+    });
     std::fs::rename(server.dir().join("elsewhere"), &jail).unwrap();
     assert!(listen.into_iter().all(is_served));
 }
@@ -341,7 +352,9 @@ fn refusals_leave_no_descriptor_behind() {
 /// CVE-2021-21703 of php-fpm.
 #[test]
 fn a_connection_process_has_no_memory_of_its_worker() {
-    for keys in ["", "spare = 1", "max_connections_per_source = 5", "spare = 1\nmax_connections_per_source = 5"] {
+    for keys in
+        ["", "spare = 1", "max_connections_per_source = 5", "spare = 1\nmax_connections_per_source = 5"]
+    {
         for job in ["handler = \"echo\"", "exec = [\"/bin/cat\"]"] {
             let listen = address::fresh();
             let config = format!("[service.x]\nlisten = \"{listen}\"\n{job}\nworkers = 1\n{keys}\n");
@@ -358,7 +371,9 @@ fn a_connection_process_has_no_memory_of_its_worker() {
             assert!(shares(server.pid()), "this test looks for the wrong thing");
             // With spares, one serves and another waits: of that one nothing is said here.
             let serving = server.connections().into_iter().filter(|process| {
-                proc::descriptors(process.pid).iter().all(|(_, path)| path.to_string_lossy() != "anon_inode:[eventpoll]")
+                proc::descriptors(process.pid)
+                    .iter()
+                    .all(|(_, path)| path.to_string_lossy() != "anon_inode:[eventpoll]")
             });
             let serving: Vec<_> = serving.collect();
             assert!(!serving.is_empty(), "{job} {keys}");
@@ -372,7 +387,9 @@ fn a_connection_process_has_no_memory_of_its_worker() {
 /// Not at one of the addresses of its wildcard, and not by sharing the port: CVE-2008-3259.
 #[test]
 fn nobody_listens_beside_it() {
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket, sockopt};
+    use nix::sys::socket::{
+        AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket, sockopt,
+    };
     use std::os::fd::AsRawFd;
     let listen = SocketAddr::from(([0, 0, 0, 0], address::port()));
     let server = Preforkd::run(&format!("[service.x]\nlisten = \"{listen}\"\nhandler = \"echo\"\n")).start();

@@ -61,11 +61,13 @@ fn every_lesson_has_a_test_or_says_that_it_has_none() {
     let text = security();
     let section = text.split_once("\n## What happened to others\n").expect("the section").1;
     let section = section.split("\n## ").next().unwrap();
-    let lessons: Vec<_> = section.split("\n- ").skip(1).collect();
+    // However its lines are broken.
+    let in_one_line = |lesson: &str| lesson.split_whitespace().collect::<Vec<_>>().join(" ");
+    let lessons: Vec<_> = section.split("\n- ").skip(1).map(in_one_line).collect();
     assert!(lessons.len() >= 15, "{} lessons", lessons.len());
-    let without = |lesson: &&&str| {
+    let without = |lesson: &&String| {
         let is_tested = lesson.contains("Test: `") || lesson.contains("Tests: `");
-        !is_tested && !lesson.contains("No test yet") && !lesson.contains("No test:")
+        !is_tested && !lesson.contains("No test yet")
     };
     let untested: Vec<_> = lessons.iter().filter(without).collect();
     assert!(untested.is_empty(), "neither \"Test:\" nor \"No test yet\": {untested:#?}");
