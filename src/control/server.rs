@@ -178,7 +178,12 @@ impl Server {
             Ok(Some(request)) => {
                 // Not watched while its answer is being made: it may have shut down its side, which is no fault.
                 let _ = poller.remove(client.stream.as_fd());
-                Some((id, request))
+                if request == Request::Status || !is_served_here(&client.stream) {
+                    return Some((id, request));
+                }
+                let why = "a connection process may ask for the status, and for nothing else";
+                self.answer(id, &Answer::Refused(why.to_owned()), poller);
+                None
             }
             Err(Gone) => {
                 self.drop_client(id, poller);
@@ -394,5 +399,18 @@ impl Session {
             }
         }
         Err(Gone)
+    }
+}
+/// Whether the client is a process that this one serves connections by, or was started by such a process. It may have this
+/// process's user, and with it the right to connect.
+fn is_served_here(stream: &UnixStream) -> bool {
+    match socket::peer_credentials(stream.as_fd()) {
+        // Who is not of this user is root, and not one of this process's: that would have root as its user then.
+        Ok(peer) if !process::is_user(peer.uid) => false,
+        // Outside this process's namespace, which is above it.
+        Ok(peer) if peer.pid == 0 => false,
+        // One that is gone already may have been any.
+        Ok(peer) => process::is_descendant(peer.pid).unwrap_or(true),
+        Err(_) => true,
     }
 }

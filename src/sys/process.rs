@@ -134,6 +134,25 @@ pub(crate) fn is_child(pid: Pid) -> bool {
     unsafe { libc::waitid(libc::P_PID, id, &mut info, flags) == 0 }
 }
 
+/// Whether a process comes of this one; `None` if it is no more, or cannot be seen.
+pub(crate) fn is_descendant(pid: Pid) -> Option<bool> {
+    /// More are not below each other in any tree of this kind.
+    const DEEPEST: u32 = 1000;
+    let mut pid = pid;
+    for _ in 0..DEEPEST {
+        if pid == id() {
+            return Some(true);
+        }
+        if pid <= 1 {
+            return Some(false);
+        }
+        // proc_pid_stat(5). The name in parentheses may have spaces.
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        pid = stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()?;
+    }
+    None
+}
+
 /// The children of this process that are still there, from /proc; empty where the kernel does not tell.
 pub(crate) fn children() -> Vec<Pid> {
     std::fs::read_to_string("/proc/thread-self/children")

@@ -2,12 +2,13 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::support::client::{connect_from, try_echo};
-use crate::support::{Preforkd, Running, address, eventually, sure};
+use crate::support::client::{closed, connect_from, try_echo};
+use crate::support::{Preforkd, Running, address, eventually, proc, root, sure};
 
 const BAD: [u8; 4] = [127, 0, 0, 66];
 const GOOD: [u8; 4] = [127, 0, 0, 1];
@@ -231,4 +232,177 @@ fn a_worker_without_memory_is_replaced_and_its_connections_go_on() {
     }
     assert!(failed <= 1, "{failed} connections failed");
     try_echo(&mut before, b"x").unwrap();
+}
+
+/// Where workers write numbers of processes, the supervisor may read others: it signals nobody who is not its own child.
+#[test]
+fn a_number_in_the_scoreboard_gets_no_stranger_killed() {
+    let listen = address::fresh();
+    let config = format!(
+        "[supervisor]\ndrain_timeout = \"100ms\"\n[service.echo]\nlisten = \"{listen}\"\nhandler = \"echo\"\nworkers = 1\n"
+    );
+    let server = Preforkd::run(&config).start();
+    // A group of its own, as a connection process has.
+    let mut stranger =
+        Stranger(std::process::Command::new("setsid").args(["sleep", "1000"]).spawn().unwrap());
+    let number = i32::try_from(stranger.0.id()).unwrap();
+    let mut client = connect_as(GOOD, listen);
+    try_echo(&mut client, b"x").unwrap();
+    let connection = server.connections()[0].pid;
+    let worker = server.workers()[0];
+    // Stopped, it does not put right what is about to be wrong.
+    proc::stop(worker);
+    assert_eq!(replace_in_scoreboard(server.pid(), connection, number), 1, "the number of one process");
+    server.replace_worker(worker);
+    good_exchange(listen);
+    server.signal(nix::sys::signal::Signal::SIGTERM);
+    server.wait_empty();
+    assert!(!proc::lives(connection), "who is really its child is ended");
+    assert!(stranger.0.try_wait().unwrap().is_none(), "a stranger was killed");
+}
+
+/// A process of nobody's business, which ends with the test.
+struct Stranger(std::process::Child);
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Puts one number in the place of another in the scoreboard of a supervisor of one service; returns how often.
+fn replace_in_scoreboard(process: i32, old: i32, new: i32) -> usize {
+    let descriptors = proc::descriptors(process);
+    let is_it = |path: &std::path::Path| path.to_string_lossy().contains("preforkd-scoreboard");
+    let (number, _) = descriptors.iter().find(|(_, path)| is_it(path)).unwrap();
+    let path = format!("/proc/{process}/fd/{number}");
+    let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
+    let mut content = Vec::new();
+    (&file).read_to_end(&mut content).unwrap();
+    let words = content.chunks_exact(4).enumerate().filter(|(_, word)| *word == old.to_ne_bytes());
+    let places: Vec<_> = words.map(|(place, _)| place as u64 * 4).collect();
+    places.iter().for_each(|place| file.write_all_at(&new.to_ne_bytes(), *place).unwrap());
+    places.len()
+}
+
+/// What was there when preforkd started may be gone when somebody connects.
+#[test]
+fn who_cannot_be_confined_is_not_served() {
+    if !root("chroot") {
+        return;
+    }
+    let listen = [address::fresh(), address::fresh()];
+    let service = |name: &str, listen: SocketAddr, job: &str| {
+        format!("[service.{name}]\nlisten = \"{listen}\"\nuser = \"nobody\"\nchroot = \"DIR/jail\"\n{job}\n")
+    };
+    let config = [
+        service("handler", listen[0], "handler = \"daytime\""),
+        service("program", listen[1], "exec = [\"/busybox\", \"date\"]"),
+    ];
+    let server = Preforkd::run(&config.concat());
+    let jail = server.dir().join("jail");
+    std::fs::create_dir(&jail).unwrap();
+    std::fs::copy("/bin/busybox", jail.join("busybox")).expect("package busybox-static");
+    let server = server.start();
+    let is_served = |service| matches!(connect_as(GOOD, service).read(&mut [0]), Ok(1..));
+    assert!(listen.into_iter().all(is_served));
+    std::fs::rename(&jail, server.dir().join("elsewhere")).unwrap();
+    for (service, name) in listen.into_iter().zip(["handler", "program"]) {
+        assert!(closed(&mut connect_as(BAD, service)), "{name}: served outside its chroot");
+        server.log.wait("why", |line| line.contains(name) && line.contains("chroot"));
+    }
+    eventually("none is left", || {
+        server.status()["services"].to_string().matches("\"active\":0").count() == 2
+    });
+    std::fs::rename(server.dir().join("elsewhere"), &jail).unwrap();
+    assert!(listen.into_iter().all(is_served));
+}
+
+/// Who is turned away again and again takes nothing with him: CVE-2013-3571 of socat.
+#[test]
+fn refusals_leave_no_descriptor_behind() {
+    for keys in ["", "spare = 2"] {
+        let listen = address::fresh();
+        let keys = format!("deny = \"127.0.0.66\"\nworkers = 1\n{keys}\n");
+        let server =
+            Preforkd::run(&format!("[service.x]\nlisten = \"{listen}\"\nhandler = \"echo\"\n{keys}")).start();
+        let denied = |number: u64| {
+            for _ in 0..number {
+                let mut client = connect_as(BAD, listen);
+                assert!(closed(&mut client));
+            }
+        };
+        let at_rest = || {
+            let others = server.connections().into_iter().map(|process| process.pid);
+            let all = server.workers().into_iter().chain([server.pid()]).chain(others);
+            all.map(proc::descriptors_at_rest).collect::<Vec<_>>()
+        };
+        denied(10);
+        eventually("all are counted", || refused(&server, "access") == 10);
+        let before = at_rest();
+        denied(1000);
+        eventually("all are counted", || refused(&server, "access") == 1010);
+        eventually("as many descriptors as before", || at_rest() == before);
+        good_exchange(listen);
+    }
+}
+
+/// What workers and supervisor share is not in a connection process, which may be a stranger's: CVE-2019-0211 of Apache,
+/// CVE-2021-21703 of php-fpm.
+#[test]
+fn a_connection_process_has_no_memory_of_its_worker() {
+    for keys in
+        ["", "spare = 1", "max_connections_per_source = 5", "spare = 1\nmax_connections_per_source = 5"]
+    {
+        for job in ["handler = \"echo\"", "exec = [\"/bin/cat\"]"] {
+            let listen = address::fresh();
+            let config = format!("[service.x]\nlisten = \"{listen}\"\n{job}\nworkers = 1\n{keys}\n");
+            let server = Preforkd::run(&config).start();
+            let mut client = connect_as(GOOD, listen);
+            try_echo(&mut client, b"x").unwrap();
+            let shares = |pid: i32| {
+                let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+                let descriptors = proc::descriptors(pid);
+                let is_shared = |path: &str| path.contains("memfd:preforkd-");
+                maps.lines().any(is_shared)
+                    || descriptors.iter().any(|(_, path)| is_shared(&path.to_string_lossy()))
+            };
+            assert!(shares(server.pid()), "this test looks for the wrong thing");
+            // With spares, one serves and another waits: of that one nothing is said here.
+            let serving = server.connections().into_iter().filter(|process| {
+                proc::descriptors(process.pid)
+                    .iter()
+                    .all(|(_, path)| path.to_string_lossy() != "anon_inode:[eventpoll]")
+            });
+            let serving: Vec<_> = serving.collect();
+            assert!(!serving.is_empty(), "{job} {keys}");
+            for process in serving {
+                assert!(!shares(process.pid), "{job} {keys}: {:?}", proc::descriptors(process.pid));
+            }
+        }
+    }
+}
+
+/// Not at one of the addresses of its wildcard, and not by sharing the port: CVE-2008-3259.
+#[test]
+fn nobody_listens_beside_it() {
+    use nix::sys::socket::{
+        AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket, sockopt,
+    };
+    use std::os::fd::AsRawFd;
+    let listen = SocketAddr::from(([0, 0, 0, 0], address::port()));
+    let server = Preforkd::run(&format!("[service.x]\nlisten = \"{listen}\"\nhandler = \"echo\"\n")).start();
+    let beside = |place: [u8; 4]| {
+        let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        setsockopt(&socket, sockopt::ReuseAddr, &true).unwrap();
+        setsockopt(&socket, sockopt::ReusePort, &true).unwrap();
+        let [a, b, c, d] = place;
+        bind(socket.as_raw_fd(), &SockaddrIn::new(a, b, c, d, listen.port()))
+    };
+    for place in [[0, 0, 0, 0], GOOD, BAD] {
+        assert_eq!(beside(place), Err(nix::errno::Errno::EADDRINUSE), "{place:?}");
+    }
+    good_exchange(SocketAddr::from((GOOD, listen.port())));
+    server.stop();
 }

@@ -45,6 +45,7 @@ mod proxy;
 mod reachable;
 mod real;
 mod sandbox;
+mod security;
 mod services;
 mod several;
 mod sources;

@@ -253,3 +253,31 @@ fn status_and_check_say_what_is_in_force() {
     server.configure(&service("echo", "sandbox = false").0);
     assert_eq!(explained(&server), "x: none; a connection process may do whatever its user may\n");
 }
+
+#[test]
+fn a_connection_process_may_look_at_preforkd_and_do_nothing_to_it() {
+    // Also one that has left its program, whose parent is the supervisor then.
+    for before in ["", "setsid sh -c \"sleep 0.2; "] {
+        let after = if before.is_empty() { "" } else { "\" & wait" };
+        for (command, done) in
+            [("status --json", true), ("reload", false), ("unban 127.0.0.1", false), ("upgrade", false)]
+        {
+            let script = format!(
+                "{before}{} {command} --control DIR/control.sock >/dev/null 2>DIR/said; echo $? >DIR/code{after}",
+                crate::support::BINARY
+            );
+            let script = if before.is_empty() { script } else { script.replace("$?", "\\$?") };
+            let (config, at) = service(&script, "kill_mode = \"process\"");
+            let server = Preforkd::run(&config).start();
+            exchange(at, b"");
+            let code = server.dir().join("code");
+            crate::support::eventually("it has tried", || {
+                std::fs::read_to_string(&code).is_ok_and(|code| code.ends_with('\n'))
+            });
+            let said = std::fs::read_to_string(server.dir().join("said")).unwrap();
+            let code = std::fs::read_to_string(code).unwrap();
+            assert_eq!(code == "0\n", done, "{before}{command}: {code}{said}");
+            assert_eq!(said.contains("may ask for the status"), !done, "{before}{command}: {said}");
+        }
+    }
+}
