@@ -166,7 +166,7 @@ fn config(hostile: SocketAddr, echo: SocketAddr, keys: &str) -> String {
         "[supervisor]\ndrain_timeout = \"500ms\"\n\
          [service.hostile]\nlisten = \"{hostile}\"\nexec = [\"DIR/attempts\"]\nworkers = 1\n\
          limits = {{ nproc = 100, as = \"150M\", nofile = 64, fsize = \"10M\", core = 0 }}\n{keys}\n\
-         [service.echo]\nlisten = \"{echo}\"\nhandler = \"echo\"\nworkers = 1\n"
+         [service.other]\nlisten = \"{echo}\"\nhandler = \"echo\"\nworkers = 1\n"
     )
 }
 
@@ -265,6 +265,7 @@ fn try_everything(keys: &str, one_user: bool, number: u32) {
         write(&server.dir().join("attempts"), include_str!("../hostile/attempts"));
         let server = if one_user { server.by_user(number, 400) } else { server }.start();
         let workers = server.all_workers();
+        assert_eq!(server.service()["name"], "hostile");
         let outcomes = outcomes(&server, hostile, other);
         judge(&outcomes, *caged, one_user, &format!("{cage}, {keys}"));
         all_is_well(&server, &workers, hostile, other);
