@@ -135,6 +135,12 @@ const NOT_OPEN: &[&str] = &["harm_sibling"];
 /// Open today as well if supervisor, workers and connection processes are one user.
 const OPEN_FOR_ONE_USER: &[&str] = &["*_worker", "*_supervisor", "control_socket"];
 
+/// Open as well on a kernel without Landlock.
+const OPEN_WITHOUT_LANDLOCK: &[&str] = &[];
+
+/// landlock_create_ruleset, landlock_add_rule, landlock_restrict_self.
+const LANDLOCK: [&str; 3] = ["444", "445", "446"];
+
 /// The cages under which all is tried: their name, the keys of the service, and whether what must fail under a cage must
 /// fail here. A cage that leaves nothing comes here with the keys that make it.
 const CAGES: &[(&str, &str, bool)] = &[("defaults", "", false)];
@@ -152,8 +158,23 @@ fn must_fail(attempt: &str, caged: bool) -> bool {
     *fails == Always || *fails == Caged && caged
 }
 
-fn is_open(attempt: &str, one_user: bool) -> bool {
-    let more = if one_user { OPEN_FOR_ONE_USER } else { &[] };
+/// How preforkd runs.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    /// By root, connection processes are a user of their own.
+    Root,
+    /// The same, on a kernel that lacks what newer ones have.
+    WithoutLandlock,
+    /// Supervisor, workers and connection processes are one user.
+    OneUser,
+}
+
+fn is_open(attempt: &str, way: Way) -> bool {
+    let more = match way {
+        Way::Root => &[][..],
+        Way::WithoutLandlock => OPEN_WITHOUT_LANDLOCK,
+        Way::OneUser => OPEN_FOR_ONE_USER,
+    };
     let named = |name: &&str| match name.strip_prefix('*') {
         Some(end) => attempt.ends_with(end),
         None => *name == attempt,
@@ -204,14 +225,14 @@ fn outcomes(server: &Running, hostile: SocketAddr, other: SocketAddr) -> BTreeMa
     pairs.map(|(name, outcome)| (name.to_owned(), outcome.to_owned())).collect()
 }
 
-fn judge(outcomes: &BTreeMap<String, String>, caged: bool, one_user: bool, way: &str) {
+fn judge(outcomes: &BTreeMap<String, String>, caged: bool, way: Way, what: &str) {
     let at_others = AT_OTHERS.iter().flat_map(|what| OTHERS.map(|other| format!("{what}_{other}")));
     for name in ATTEMPTS.iter().map(|(name, _)| (*name).to_owned()).chain(at_others) {
-        assert!(outcomes.contains_key(&name), "{way}: {name} was not tried");
+        assert!(outcomes.contains_key(&name), "{what}: {name} was not tried");
     }
     let mut wrong = Vec::new();
     for (name, outcome) in outcomes {
-        let (must_fail, open) = (must_fail(name, caged), is_open(name, one_user));
+        let (must_fail, open) = (must_fail(name, caged), is_open(name, way));
         if outcome.contains("impossible") {
             wrong.push(format!("{name} could not be tried: {outcome}"));
         } else if outcome == "done" && must_fail && !open {
@@ -220,7 +241,7 @@ fn judge(outcomes: &BTreeMap<String, String>, caged: bool, one_user: bool, way: 
             wrong.push(format!("{name} is in the list of what is open, but was {outcome}"));
         }
     }
-    assert!(wrong.is_empty(), "{way}:\n{}\n\nall of it: {outcomes:#?}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "{what}:\n{}\n\nall of it: {outcomes:#?}", wrong.join("\n"));
 }
 
 /// Nobody but the attacker has noticed, and all is counted.
@@ -253,21 +274,34 @@ fn all_is_well(server: &Running, workers: &[i32], hostile: SocketAddr, other: So
     assert_eq!(server.log.count(|line| forged(line) && !line.contains(": stderr: ")), 0);
 }
 
-fn try_everything(keys: &str, one_user: bool, number: u32) {
+fn try_everything(keys: &str, way: Way, number: u32) {
     if !root("a setuid program") {
         return;
     }
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/hostile");
     for (cage, cage_keys, caged) in CAGES {
         let (hostile, other) = (address::fresh(), address::fresh());
         let uid = user(number);
-        let identity = if one_user { String::new() } else { format!("user = {uid}\ngroup = {uid}") };
+        let identity = match way {
+            Way::OneUser => String::new(),
+            Way::Root | Way::WithoutLandlock => format!("user = {uid}\ngroup = {uid}"),
+        };
         let server = Preforkd::run(&config(hostile, other, &format!("{keys}\n{identity}\n{cage_keys}")));
-        write(&server.dir().join("attempts"), include_str!("../hostile/attempts"));
-        let server = if one_user { server.by_user(number, 400) } else { server }.start();
+        let program = std::fs::read_to_string(format!("{directory}/attempts")).unwrap();
+        write(&server.dir().join("attempts"), &program);
+        let server = match way {
+            Way::Root => server,
+            Way::OneUser => server.by_user(number, 400),
+            Way::WithoutLandlock => {
+                let without = format!("{directory}/without");
+                server.under(&[&[&*without], &LANDLOCK[..], &["--"]].concat())
+            }
+        };
+        let server = server.start();
         let workers = server.all_workers();
         assert_eq!(server.service()["name"], "hostile");
         let outcomes = outcomes(&server, hostile, other);
-        judge(&outcomes, *caged, one_user, &format!("{cage}, {keys}"));
+        judge(&outcomes, *caged, way, &format!("{cage}, {keys}"));
         all_is_well(&server, &workers, hostile, other);
         // With all that has survived.
         server.stop();
@@ -276,15 +310,20 @@ fn try_everything(keys: &str, one_user: bool, number: u32) {
 
 #[test]
 fn a_captured_program_under_root_reaches_nobody() {
-    try_everything("", false, 61_240);
+    try_everything("", Way::Root, 61_240);
 }
 
 #[test]
 fn a_captured_program_that_was_a_spare_reaches_nobody() {
-    try_everything("spare = 2", false, 61_241);
+    try_everything("spare = 2", Way::Root, 61_241);
 }
 
 #[test]
 fn a_captured_program_of_an_unprivileged_preforkd_reaches_nobody() {
-    try_everything("", true, 61_242);
+    try_everything("", Way::OneUser, 61_242);
+}
+
+#[test]
+fn a_captured_program_on_an_older_kernel_reaches_nobody() {
+    try_everything("", Way::WithoutLandlock, 61_243);
 }
