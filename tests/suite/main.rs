@@ -26,6 +26,7 @@ mod down;
 mod endings;
 mod faults;
 mod haproxy;
+mod hostile;
 mod left_behind;
 mod life;
 mod limit;
