@@ -174,6 +174,15 @@ fn paths(value: &TomlValue<'_>) -> Result<Vec<Spanned<AllowedPath>>, Faults> {
             let fault = Fault::new(entry.span(), format!("\"{path}\" is not an absolute path"));
             return Err(fault.help("write a path that starts with /, or with -/ if it may be missing"));
         }
+        if Path::new(path).starts_with("/proc/self") || Path::new(path).starts_with("/proc/thread-self") {
+            let fault = Fault::new(
+                entry.span(),
+                format!("{path} is preforkd's own at the time when the rules are made"),
+            );
+            return Err(
+                fault.help("write \"/proc\": of other processes it has little for who is in a sandbox")
+            );
+        }
         let allowed = AllowedPath { path: path.into(), is_optional: text.starts_with('-') };
         Ok(Spanned::new(entry.span(), allowed))
     })

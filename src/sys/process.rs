@@ -134,7 +134,8 @@ pub(crate) fn is_child(pid: Pid) -> bool {
     unsafe { libc::waitid(libc::P_PID, id, &mut info, flags) == 0 }
 }
 
-/// Whether a process comes of this one; `None` if it is no more, or cannot be seen.
+/// Whether a process comes of this one; `None` if it, or one between, is no more. What comes of this one can be seen by it, in
+/// whatever namespace of users this one is; so what is there and cannot be seen does not.
 pub(crate) fn is_descendant(pid: Pid) -> Option<bool> {
     /// More are not below each other in any tree of this kind.
     const DEEPEST: u32 = 1000;
@@ -147,7 +148,9 @@ pub(crate) fn is_descendant(pid: Pid) -> Option<bool> {
             return Some(false);
         }
         // proc_pid_stat(5). The name in parentheses may have spaces.
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
+            return exists(pid).then_some(false);
+        };
         pid = stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()?;
     }
     None

@@ -158,6 +158,7 @@ type CallRules = BTreeMap<i64, Vec<SeccompRule>>;
 pub(super) fn is_needed(sandbox: &Sandbox) -> bool {
     let calls = &sandbox.system_calls;
     calls.base != CallSet::Any
+        || sandbox.files.is_some()
         || !calls.deny.is_empty()
         || sandbox.network != Network::Any
         || !sandbox.write_execute
@@ -201,6 +202,15 @@ pub(super) fn compile(sandbox: &Sandbox, landlock: ABI) -> io::Result<Vec<Instru
                     add(&mut rules, name, &[has(0, flag)]);
                 }
             }
+            // Of others of its user as well, which Landlock does not see.
+            for name in
+                ["prlimit64", "sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler"]
+            {
+                add(&mut rules, name, &[differs(0, 0)]);
+            }
+            for name in ["setpriority", "ioprio_set"] {
+                add(&mut rules, name, &[differs(1, 0)]);
+            }
             // Which machine there seems to be, is asked by 0xffffffff; 8 is that of 32 bits.
             let others = [differs(0, 0), differs(0, 8), differs(0, 0xffff_ffff)];
             add(&mut rules, "personality", &others);
@@ -209,6 +219,10 @@ pub(super) fn compile(sandbox: &Sandbox, landlock: ABI) -> io::Result<Vec<Instru
     }
     if calls.base != CallSet::Handler {
         forbid_network(&mut rules, sandbox.network, landlock);
+        if sandbox.files.is_some() {
+            // A file that has no place in the tree could be executed.
+            always(&mut rules, &["memfd_create"]);
+        }
         if !sandbox.write_execute {
             add(&mut rules, "mmap", &[has(2, libc::PROT_EXEC), has(2, libc::PROT_WRITE)]);
             add(&mut rules, "mprotect", &[has(2, libc::PROT_EXEC)]);
@@ -260,24 +274,20 @@ fn prologue(allowed: &[String]) -> Vec<Instruction> {
 
 /// What Landlock does not see of the network, or not yet.
 fn forbid_network(rules: &mut CallRules, network: Network, landlock: ABI) {
-    if network == Network::Any {
-        return;
-    }
-    // A socket that is connected anew may listen at a port that the kernel chooses: Landlock does not see it.
-    always(rules, &["listen"]);
-    if landlock < ABI::V4 {
-        always(rules, &["bind"]);
-    }
-    if network == Network::Client {
-        return;
-    }
-    add(rules, "socket", &[differs(0, libc::AF_UNIX as u64)]);
-    if landlock < ABI::V4 {
-        always(rules, &["connect"]);
-    }
-    // tcp(7): it connects, and Landlock does not see that either.
-    for (name, flags) in [("sendto", 3), ("sendmsg", 2), ("sendmmsg", 3)] {
-        add(rules, name, &[has(flags, libc::MSG_FASTOPEN)]);
+    match network {
+        Network::Any => {}
+        Network::Client => {
+            // A socket that is connected anew may listen at a port that the kernel chooses: Landlock does not see it.
+            always(rules, &["listen"]);
+            if landlock < ABI::V4 {
+                always(rules, &["bind"]);
+            }
+        }
+        // Its own connection could be connected to somebody else, connect(2). And what is shared by name is a way to others, too.
+        Network::None => {
+            always(rules, &["socket", "connect", "bind", "listen"]);
+            always(rules, &["shmget", "semget", "msgget", "mq_open"]);
+        }
     }
 }
 

@@ -286,6 +286,7 @@ fn what_is_wrong_with_a_sandbox_is_said_at_its_place() {
             "[service.x.sandbox]\nread = [\"/nonexistent\"]",
             "cannot allow /nonexistent: there is no such file",
         ),
+        ("[service.x.sandbox]\nread = [\"/proc/self/maps\"]", "write \"/proc\""),
         ("[service.x.sandbox]\nsystem_calls = \"few\"", "write one of \"handler\", \"service\", \"any\""),
         (
             "[service.x.sandbox]\nsystem_calls = { base = \"any\", allows = [] }",
