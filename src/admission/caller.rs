@@ -4,9 +4,9 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::prefix::{Prefix, PrefixError};
+use super::prefix::{Prefix, PrefixError, from_text};
 
 /// An entry of `allow`, `deny`, `penalty_exempt` or `proxy_protocol_from`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -132,8 +132,7 @@ impl Serialize for SourceName {
 
 impl<'de> Deserialize<'de> for SourceName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(|error| de::Error::custom(format_args!("\"{text}\" {error}")))
+        from_text(deserializer)
     }
 }
 

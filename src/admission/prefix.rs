@@ -180,9 +180,18 @@ impl Serialize for Prefix {
 
 impl<'de> Deserialize<'de> for Prefix {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(|error| de::Error::custom(format_args!("\"{text}\" {error}")))
+        from_text(deserializer)
     }
+}
+
+/// What is saved as it is written.
+pub(super) fn from_text<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+where
+    T: FromStr<Err = PrefixError>,
+    D: Deserializer<'de>,
+{
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(|error| de::Error::custom(format_args!("\"{text}\" {error}")))
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
 use std::io;
 use std::net::{SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,22 +11,19 @@ use std::rc::{Rc, Weak};
 
 use serde::{Deserialize, Serialize};
 
-use super::port_owner;
+use super::listen_error::{Cause, ListenError, WhyUnreachable};
+use super::listener_options;
 use super::saved::{Kept, contradiction};
 use super::systemd::{ActivatedSockets, Systemd};
-use crate::config::{
-    Account, Address, Keepalive, ServiceConfig, SocketAccess, SocketKind, SocketOptions, socket_file,
-};
-use crate::exit;
-use crate::sys::access::{Access, AccessError, HeldSocket};
+use crate::config::{Account, Address, ServiceConfig, SocketAccess, SocketKind, SocketOptions};
+use crate::sys::access::{Access, HeldSocket};
 use crate::sys::fd::{self, FdNumber};
 use crate::sys::interface;
-use crate::sys::options::{self, Probes};
 use crate::sys::socket::{self, UnixName};
 
 /// A listening socket. It closes when the last service that uses it lets go.
 #[derive(Debug)]
-pub(crate) struct Listener {
+pub(super) struct Listener {
     socket: OwnedFd,
     record: ListenerRecord,
     systemd: Systemd,
@@ -63,16 +59,16 @@ pub(super) enum Standing {
 
 impl Listener {
     /// What it is called in messages: the address as bound, with the port that the kernel chose.
-    pub(crate) fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         &self.record.name
     }
 
-    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 
     /// How many connections wait to be accepted.
-    pub(crate) fn queued(&self) -> u32 {
+    pub(super) fn queued(&self) -> u32 {
         socket::queued(self.descriptor())
     }
 
@@ -89,7 +85,7 @@ impl Listener {
     }
 
     /// Leaves it to the supervisor after this one, which gets it from systemd.
-    pub(crate) fn leave(&self) {
+    pub(super) fn leave(&self) {
         self.record.standing.set(Standing::Left);
     }
 
@@ -177,7 +173,7 @@ impl Listener {
     /// Says whether [`Listener::put_to_use`] could give its file to whom this says.
     fn try_out(&self, options: &SocketOptions, access: &SocketAccess) -> Result<(), Cause> {
         if self.kind() == SocketKind::Tcp {
-            try_before_bind(options).map_err(Cause::Io)?;
+            listener_options::try_before_bind(options).map_err(Cause::Io)?;
         }
         let Some((path, inode)) = self.record.file.as_ref().filter(|_| self.is_ours()) else { return Ok(()) };
         let file = held(path, *inode).map_err(Cause::Io)?;
@@ -186,7 +182,7 @@ impl Listener {
 
     /// Has a service use it from now on, as a reload may have changed it; it may have been closing. It is used also if
     /// its file cannot be given to whom it should be.
-    pub(crate) fn put_to_use(
+    pub(super) fn put_to_use(
         &self,
         options: &SocketOptions,
         access: &SocketAccess,
@@ -206,13 +202,13 @@ impl Listener {
 
     fn prepare(&self, options: &SocketOptions, access: &SocketAccess) -> Result<(), ListenError> {
         let set = match self.record.file.is_none() && self.kind() == SocketKind::Tcp {
-            true => set_options(self.descriptor(), options, self.is_ours()),
+            true => listener_options::set_all(self.descriptor(), options, self.is_ours()),
             false => Ok(()),
         };
         if self.record.standing.replace(Standing::Open) != Standing::Open && self.is_ours() {
             self.systemd.store(&self.record.address, self.descriptor());
         }
-        let failed = |cause| ListenError { address: self.record.address.clone(), cause };
+        let failed = |cause| ListenError::new(&self.record.address, cause);
         set.map_err(|error| failed(Cause::Io(error)))?;
         let Some((path, inode)) = self.record.file.as_ref().filter(|_| self.is_ours()) else { return Ok(()) };
         let set =
@@ -222,82 +218,14 @@ impl Listener {
     }
 }
 
-/// An option that cannot be set, as a key says it.
-#[derive(Debug, thiserror::Error)]
-#[error("{key} cannot be set: {source}; {help}")]
-struct OptionError {
-    key: &'static str,
-    source: io::Error,
-    help: &'static str,
-}
-
-impl OptionError {
-    fn of(key: &'static str, source: io::Error) -> io::Error {
-        let help = match source.raw_os_error() {
-            Some(libc::EPERM) if key == "interface" => {
-                "root may, or a process with CAP_NET_RAW: add it to AmbientCapabilities= and CapabilityBoundingSet= of the unit; or restart preforkd, if it listens by another one"
-            }
-            Some(libc::EPERM) => {
-                "root may, or a process with CAP_NET_ADMIN: add it to AmbientCapabilities= and CapabilityBoundingSet= of the unit, and set PrivateUsers=no"
-            }
-            Some(libc::ENODEV) => "there is no such interface, see ip link",
-            _ => "remove the key",
-        };
-        io::Error::new(source.kind(), OptionError { key, source, help })
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.settle();
+        if self.record.standing.get() != Standing::Left && self.is_ours() {
+            // systemd closes its copy when it comes to it.
+            socket::stop_listening(self.descriptor());
+        }
     }
-}
-
-/// What is set before bind(2).
-fn set_before_bind(socket: BorrowedFd<'_>, wanted: &SocketOptions) -> io::Result<()> {
-    set_of_bind(socket, wanted, true)
-}
-
-/// The same; of a socket that is not ours, what nobody asks for stays as it is.
-fn set_of_bind(socket: BorrowedFd<'_>, wanted: &SocketOptions, is_ours: bool) -> io::Result<()> {
-    let because = |key| move |error| OptionError::of(key, error);
-    // bind(2) has put a link-local address at its interface.
-    let has_one = matches!(socket::local_address(socket),
-        Ok(Some(SocketAddr::V6(bound))) if bound.ip().is_unicast_link_local());
-    if wanted.interface.is_some() || is_ours && !has_one {
-        options::set_interface(socket, wanted.interface.as_deref()).map_err(because("interface"))?;
-    }
-    if wanted.freebind || is_ours {
-        options::set_freebind(socket, wanted.freebind).map_err(because("freebind"))?;
-    }
-    if wanted.transparent || is_ours {
-        options::set_transparent(socket, wanted.transparent).map_err(because("transparent"))?;
-    }
-    if wanted.mark != 0 || is_ours {
-        options::set_mark(socket, wanted.mark).map_err(because("mark"))?;
-    }
-    Ok(())
-}
-
-/// All that a TCP listener is to have, whatever it had before. What a socket unit says of its own sockets stays unless a key
-/// says something else.
-fn set_options(socket: BorrowedFd<'_>, wanted: &SocketOptions, is_ours: bool) -> io::Result<()> {
-    let because = |key| move |error| OptionError::of(key, error);
-    let Keepalive { is_on, idle, interval, count } = wanted.keepalive;
-    options::set_nodelay(socket, wanted.nodelay).map_err(because("nodelay"))?;
-    if is_on || is_ours {
-        options::set_keepalive(socket, is_on, Probes { idle, interval, count })
-            .map_err(because("keepalive"))?;
-    }
-    if wanted.tos != 0 || is_ours {
-        options::set_tos(socket, wanted.tos).map_err(because("tos"))?;
-    }
-    if wanted.defer_accept != 0 || is_ours {
-        options::set_defer_accept(socket, wanted.defer_accept).map_err(because("defer_accept"))?;
-    }
-    set_of_bind(socket, wanted, is_ours)
-}
-
-/// Whether what bind(2) asks for can be set at all, on a socket that is for nothing else.
-fn try_before_bind(wanted: &SocketOptions) -> io::Result<()> {
-    if wanted.interface.is_none() && !wanted.transparent && wanted.mark == 0 {
-        return Ok(());
-    }
-    set_before_bind(socket::probe()?.as_fd(), wanted)
 }
 
 /// The file of a Unix socket, if it still is the one that we made.
@@ -309,16 +237,6 @@ fn held(path: &Path, inode: u64) -> io::Result<HeldSocket> {
 fn wanted(access: &SocketAccess) -> Access {
     let id = |account: &Option<Account>| account.as_ref().map(|account| account.id);
     Access { uid: id(&access.user), gid: id(&access.group), mode: access.mode }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        self.settle();
-        if self.record.standing.get() != Standing::Left && self.is_ours() {
-            // systemd closes its copy when it comes to it.
-            socket::stop_listening(self.descriptor());
-        }
-    }
 }
 
 impl SavedListener {
@@ -359,236 +277,12 @@ pub(super) fn pick(listeners: &[Rc<Listener>], places: &[usize]) -> io::Result<V
     places.iter().map(|&place| listeners.get(place).map(Rc::clone).ok_or_else(contradiction)).collect()
 }
 
-/// Why nobody can reach a listener.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum WhyUnreachable {
-    /// It listens no more.
-    Deaf,
-    /// Another file is where its own was. Whether the file was ours.
-    Replaced(bool),
-    /// Its file is gone. Whether it was ours.
-    Removed(bool),
-    /// Its interface is gone, and another of the same name is another one.
-    OtherInterface,
-    /// The machine does not have its address now. When that comes back, so do the clients.
-    NoAddress,
-}
-
-impl WhyUnreachable {
-    /// Whether a reload has to make another.
-    fn asks_for_another(self) -> bool {
-        match self {
-            WhyUnreachable::Deaf | WhyUnreachable::OtherInterface => true,
-            WhyUnreachable::Replaced(is_ours) | WhyUnreachable::Removed(is_ours) => is_ours,
-            WhyUnreachable::NoAddress => false,
-        }
-    }
-}
-
-impl fmt::Display for WhyUnreachable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            WhyUnreachable::Deaf => "somebody has shut the socket down; preforkd reload makes another",
-            WhyUnreachable::OtherInterface => {
-                "its interface is gone or was made anew; preforkd reload binds it again, once it is there"
-            }
-            WhyUnreachable::Replaced(true) => {
-                "another file is in its place; preforkd reload makes another, if that goes"
-            }
-            WhyUnreachable::Removed(true) => "its file was removed; preforkd reload makes another",
-            WhyUnreachable::Replaced(false) => {
-                "another file is in its place; systemctl restart the socket unit"
-            }
-            WhyUnreachable::Removed(false) => "its file was removed; systemctl restart the socket unit",
-            WhyUnreachable::NoAddress => {
-                "this machine does not have the address now; it serves when the address is back"
-            }
-        })
-    }
-}
-
-/// Why an address cannot be listened on.
-#[derive(Debug)]
-pub(crate) struct ListenError {
-    address: Address,
-    cause: Cause,
-}
-
-#[derive(Debug)]
-enum Cause {
-    InUse(Option<String>),
-    NotPassed(Vec<String>),
-    NoListener,
-    /// A Unix socket's path is at fault, and this is how.
-    Path(io::Error, String),
-    Access(String),
-    /// What a key asks of it.
-    Demand(String),
-    Io(io::Error),
-}
-
-impl Cause {
-    fn of(address: &Address, error: io::Error) -> Self {
-        let obstacle = match address {
-            Address::Unix(path) => socket_file::obstacle(path, &error),
-            _ => None,
-        };
-        match (obstacle, error.kind()) {
-            (Some(obstacle), _) => Cause::Path(error, obstacle),
-            (None, io::ErrorKind::AddrInUse) => Cause::InUse(port_owner::of(address)),
-            (None, _) => Cause::Io(error),
-        }
-    }
-
-    fn access(error: AccessError, access: &SocketAccess) -> Self {
-        let name = |account: &Option<Account>| {
-            account
-                .as_ref()
-                .map_or_else(|| "that of preforkd".to_owned(), |account| format!("\"{}\"", account.name))
-        };
-        let because = |error: &io::Error| match error.raw_os_error() {
-            Some(libc::EPERM) => "this process may not".to_owned(),
-            Some(libc::EINVAL) => "there is no such id in the user namespace of this process".to_owned(),
-            _ => error.to_string(),
-        };
-        Cause::Access(match error {
-            AccessError::Owner(error) => format!(
-                "cannot make user {} its owner (socket_user): {}; root may, or a process with CAP_CHOWN; without either, \
-                 give others access by socket_group and socket_mode",
-                name(&access.user),
-                because(&error)
-            ),
-            AccessError::Group(error) => format!(
-                "cannot make its group {} (socket_group): {}; root may, or a process that is in that group, by \
-                 SupplementaryGroups= in its unit",
-                name(&access.group),
-                because(&error)
-            ),
-            AccessError::File(error) => {
-                format!("cannot make its mode {:04o} (socket_mode): {}", access.mode, because(&error))
-            }
-        })
-    }
-}
-
-impl ListenError {
-    /// Where.
-    pub(super) fn address(&self) -> &Address {
-        &self.address
-    }
-
-    /// With which code to exit for it.
-    pub(super) fn exit_code(&self) -> u8 {
-        match &self.cause {
-            Cause::Io(error) | Cause::Path(error, _) if error.kind() == io::ErrorKind::PermissionDenied => {
-                exit::NOT_PERMITTED
-            }
-            Cause::Access(_) => exit::NOT_PERMITTED,
-            Cause::Demand(_) => exit::CONFIG,
-            Cause::InUse(_) | Cause::NotPassed(_) | Cause::NoListener | Cause::Io(_) | Cause::Path(..) => {
-                exit::OS
-            }
-        }
-    }
-}
-
-impl fmt::Display for ListenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let address = &self.address;
-        match &self.cause {
-            Cause::InUse(Some(holder)) if holder.ends_with(&format!("(pid {})", std::process::id())) => {
-                write!(
-                    f,
-                    "cannot listen on {address}: this preforkd has it as part of another address; reload without that one first"
-                )
-            }
-            Cause::InUse(Some(holder)) => write!(f, "cannot listen on {address}: it is in use by {holder}"),
-            Cause::InUse(None) => write!(f, "cannot listen on {address}: another process is using it"),
-            Cause::NotPassed(names) if names.is_empty() => {
-                write!(
-                    f,
-                    "cannot listen on {address}: systemd passed no socket; is there a .socket unit, and was it started?"
-                )
-            }
-            Cause::NotPassed(names) => {
-                write!(
-                    f,
-                    "cannot listen on {address}: systemd passed no socket of that name, but {}",
-                    names.join(", ")
-                )
-            }
-            Cause::NoListener => {
-                write!(
-                    f,
-                    "cannot listen on {address}: what systemd passed is no listening stream socket; use ListenStream= and Accept=no"
-                )
-            }
-            Cause::Path(_, obstacle) => write!(f, "cannot listen on {address}: {obstacle}"),
-            Cause::Demand(why) => write!(f, "cannot use {address} as the keys of the service want: {why}"),
-            Cause::Access(why) => write!(f, "cannot listen on {address} as it should be: {why}"),
-            Cause::Io(error) => write!(f, "cannot listen on {address}: {}", in_words(error, address)),
-        }
-    }
-}
-
-/// What socket(2), bind(2) and listen(2) may say on a machine that is in order, and the way out.
-fn in_words(error: &io::Error, address: &Address) -> String {
-    if let Some(option) = error.get_ref().and_then(|inner| inner.downcast_ref::<OptionError>()) {
-        return option.to_string();
-    }
-    let port = match address {
-        Address::Tcp(tcp) => tcp.port(),
-        Address::Scoped(_, _, port) | Address::Any(port) => *port,
-        Address::Unix(_) | Address::Abstract(_) | Address::Activated(_) => 0,
-    };
-    let is_low = (1..1024).contains(&port);
-    if let (Some(libc::ENODEV), Address::Scoped(_, name, _)) = (error.raw_os_error(), address) {
-        return format!("no interface {name}; see ip link");
-    }
-    let words = match error.raw_os_error() {
-        Some(libc::EACCES) if is_low => {
-            "ports below 1024 need root, CAP_NET_BIND_SERVICE or a systemd socket"
-        }
-        Some(libc::EADDRNOTAVAIL) => "this machine has no such address; see ip addr",
-        Some(libc::ENODEV | libc::ENXIO) => "this machine has no such interface; see ip link",
-        Some(libc::EINVAL) => {
-            "the kernel does not take this address; a link-local one needs its interface, see ip addr"
-        }
-        Some(libc::EAFNOSUPPORT) => {
-            "this machine does not have this kind of address, or RestrictAddressFamilies= of the unit forbids it"
-        }
-        Some(libc::EACCES | libc::EPERM) => {
-            "the kernel or a security module forbids it; look into the journal"
-        }
-        Some(libc::EMFILE) => "this process has too many descriptors open; raise LimitNOFILE= of the unit",
-        Some(libc::ENFILE) => "the machine has too many files open; raise the sysctl fs.file-max",
-        Some(libc::ENOMEM | libc::ENOBUFS) => "the kernel has no memory for it",
-        Some(libc::ENOSPC | libc::EDQUOT) => "the file system has no room for the socket",
-        Some(libc::ELOOP) => "its path has too many symbolic links",
-        _ => return error.to_string(),
-    };
-    words.to_owned()
-}
-
-/// What a key asks of the sockets that systemd has passed, if they are not of the kind for it.
-fn unmet(service: &ServiceConfig, open: &[Rc<Listener>]) -> Option<ListenError> {
-    let passed = open.iter().filter(|listener| !listener.is_ours());
-    let address = passed.clone().next()?.record.address.clone();
-    let ours = service.listen.iter().filter_map(|address| match address {
-        Address::Tcp(_) | Address::Scoped(..) | Address::Any(_) => Some(SocketKind::Tcp),
-        Address::Unix(_) | Address::Abstract(_) => Some(SocketKind::Unix),
-        Address::Activated(_) => None,
-    });
-    let kinds: Vec<_> = passed.map(|listener| listener.kind()).chain(ours).collect();
-    let why = service.passed.object(&kinds)?;
-    Some(ListenError { address, cause: Cause::Demand(why) })
-}
 /// Makes a socket that is bound to an address; told whether it shares its port.
 type Bind<'a> = dyn Fn(bool) -> io::Result<OwnedFd> + 'a;
 
 /// All listeners of the supervisor.
 #[derive(Debug)]
-pub(crate) struct Listeners {
+pub(super) struct Listeners {
     /// By address, so that a reload finds what is open. A listener that no service uses any more is closed.
     open: HashMap<Address, Vec<Weak<Listener>>>,
     passed: ActivatedSockets,
@@ -597,7 +291,7 @@ pub(crate) struct Listeners {
 
 impl Listeners {
     /// With the sockets that systemd passed, by their names.
-    pub(crate) fn new(passed: ActivatedSockets, systemd: Systemd) -> Self {
+    pub(super) fn new(passed: ActivatedSockets, systemd: Systemd) -> Self {
         Listeners { open: HashMap::new(), passed, systemd }
     }
 
@@ -633,7 +327,7 @@ impl Listeners {
     /// Closes what the supervisor before this one left and no service wants. systemd closes its copy in a process that it
     /// starts for it, `asynchronous_close` in its service_fd_store_unlink(), and until then clients would be let in to
     /// wait for nobody.
-    pub(crate) fn close_left(&mut self) {
+    pub(super) fn close_left(&mut self) {
         for (address, listener) in self.passed.stored.drain() {
             self.systemd.forget(&address);
             socket::stop_listening(listener.as_fd());
@@ -683,7 +377,7 @@ impl Listeners {
     }
 
     /// The listeners of `service`: those that are open already, and new ones; and the addresses at which there is none.
-    pub(crate) fn open(&mut self, service: &ServiceConfig) -> (Vec<Rc<Listener>>, Vec<ListenError>) {
+    pub(super) fn open(&mut self, service: &ServiceConfig) -> (Vec<Rc<Listener>>, Vec<ListenError>) {
         self.open.retain(|_, listeners| listeners.iter().any(|listener| listener.strong_count() > 0));
         let (mut all, mut missing) = (Vec::new(), Vec::new());
         for address in &service.listen {
@@ -693,7 +387,7 @@ impl Listeners {
             known.iter().filter(|listener| !listener.is_reachable()).for_each(|lost| lost.settle());
             known.retain(|listener| listener.is_reachable());
             if !known.is_empty() {
-                let failed = |cause| ListenError { address: address.clone(), cause };
+                let failed = |cause| ListenError::new(address, cause);
                 let mut refusals = known
                     .iter()
                     .filter_map(|listener| listener.try_out(&service.socket, &service.socket_access).err());
@@ -783,14 +477,14 @@ impl Listeners {
         options: &SocketOptions,
         access: &SocketAccess,
     ) -> Result<Vec<Rc<Listener>>, ListenError> {
-        let failed = |cause| ListenError { address: address.clone(), cause };
+        let failed = |cause| ListenError::new(address, cause);
         let io_failed = |error| failed(Cause::of(address, error));
+        let set_options = |socket: BorrowedFd<'_>| listener_options::set_before_bind(socket, options);
         let left = self.left(address);
         let mut listens = true;
         let (sockets, file) = match address {
             Address::Tcp(tcp) => {
-                let bind =
-                    |shares| socket::bind_tcp(*tcp, shares, &|socket| set_before_bind(socket, options));
+                let bind = |shares| socket::bind_tcp(*tcp, shares, &set_options);
                 let made = left
                     .map_or_else(|| self.listen(tcp.port(), options.backlog, &bind), |left| Ok((left, true)));
                 let (socket, is_listening) = made.map_err(io_failed)?;
@@ -802,7 +496,7 @@ impl Listeners {
                     let index = interface::index_of(name)
                         .ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?;
                     let address = SocketAddrV6::new(*ip, *port, 0, index).into();
-                    socket::bind_tcp(address, shares, &|socket| set_before_bind(socket, options))
+                    socket::bind_tcp(address, shares, &set_options)
                 };
                 let made =
                     left.map_or_else(|| self.listen(*port, options.backlog, &bind), |left| Ok((left, true)));
@@ -811,8 +505,7 @@ impl Listeners {
                 (vec![socket], None)
             }
             Address::Any(port) => {
-                let bind =
-                    |shares| socket::bind_any(*port, shares, &|socket| set_before_bind(socket, options));
+                let bind = |shares| socket::bind_any(*port, shares, &set_options);
                 let made =
                     left.map_or_else(|| self.listen(*port, options.backlog, &bind), |left| Ok((left, true)));
                 let (socket, is_listening) = made.map_err(io_failed)?;
@@ -895,4 +588,18 @@ impl Listeners {
         }
         Ok(copies)
     }
+}
+
+/// What a key asks of the sockets that systemd has passed, if they are not of the kind for it.
+fn unmet(service: &ServiceConfig, open: &[Rc<Listener>]) -> Option<ListenError> {
+    let passed = open.iter().filter(|listener| !listener.is_ours());
+    let address = &passed.clone().next()?.record.address;
+    let ours = service.listen.iter().filter_map(|address| match address {
+        Address::Tcp(_) | Address::Scoped(..) | Address::Any(_) => Some(SocketKind::Tcp),
+        Address::Unix(_) | Address::Abstract(_) => Some(SocketKind::Unix),
+        Address::Activated(_) => None,
+    });
+    let kinds: Vec<_> = passed.map(|listener| listener.kind()).chain(ours).collect();
+    let why = service.passed.object(&kinds)?;
+    Some(ListenError::new(address, Cause::Demand(why)))
 }

@@ -10,6 +10,8 @@ mod credentials;
 mod generation;
 mod history;
 mod left_behind;
+mod listen_error;
+mod listener_options;
 mod listeners;
 mod loader;
 mod phase;

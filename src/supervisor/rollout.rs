@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::changes::Change;
 use super::generation::{DownService, Generation};
-use super::listeners::ListenError;
+use super::listen_error::ListenError;
 use super::recovery::LONGEST_PAUSE;
 use super::service::{MissingAddress, Service};
 use super::workers::{WorkerProcess, WorkerStage};

@@ -12,7 +12,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::credentials::{InstalledCredentials, StagedCredentials};
-use super::listeners::{ListenError, Listener};
+use super::listen_error::ListenError;
+use super::listeners::Listener;
 use super::saved::{Kept, contradiction};
 use crate::admission::sources::Sources;
 use crate::admission::{Admission, CallerSets};

@@ -70,125 +70,114 @@ type Says = fn(At, Job) -> Option<&'static str>;
 /// Proves that it works, on a service that has it.
 type Proof = fn(&Seat<'_>);
 
-/// A key: how it is written, where it works, and what proves it.
+/// Keys that one test proves: how they are written, where they work, and what proves it.
 struct Row {
-    key: &'static str,
-    /// With what else it needs. `TCP` and `UNIX` begin lines for one kind of listener alone.
-    lines: &'static str,
+    /// A line a key. `TCP` and `UNIX` begin lines for one kind of listener alone.
+    keys: &'static str,
     says: Says,
     proof: Proof,
+    /// Lines for other keys, which the proof needs.
+    with: &'static str,
+    /// What `exec` is, where the job is a program.
+    program: &'static str,
 }
 
-const fn row(key: &'static str, lines: &'static str, says: Says, proof: Proof) -> Row {
-    Row { key, lines, says, proof }
+impl Row {
+    const fn with(self, lines: &'static str) -> Self {
+        Row { with: lines, ..self }
+    }
+
+    const fn program(self, exec: &'static str) -> Self {
+        Row { program: exec, ..self }
+    }
+
+    /// The names of its keys.
+    fn names(&self) -> impl Iterator<Item = &'static str> {
+        let lines = self.keys.lines().map(|line| line.trim_start_matches("TCP ").trim_start_matches("UNIX "));
+        lines.map(|line| line.split(" = ").next().unwrap())
+    }
 }
 
-const ECHO: &str = "cat";
+const fn row(keys: &'static str, says: Says, proof: Proof) -> Row {
+    Row { keys, says, proof, with: "", program: "'cat'" }
+}
+
 const NO_TCP: &str = "it can do nothing without a listener over TCP";
 const NO_LOCAL: &str = "users and groups can do nothing without a listener at a Unix socket";
 const NO_ADDRESS: &str = "addresses can do nothing without a listener over TCP";
 
-/// One line a key; a second one where it has another form elsewhere.
+/// One row a key, or one for several with the same proof; a second one where it has another form elsewhere.
 const ROWS: &[Row] = &[
-    row("listen", "", everywhere, serves),
-    row("handler", "", everywhere, serves),
-    row("exec", "", everywhere, serves),
-    row("argv0", "argv0 = \"other\"", argv0, serves),
-    row("log", "log = \"none\"", everywhere, serves),
-    row("kill_mode", "kill_mode = \"process\"", no_handlers, serves),
-    row("kill_grace", "kill_grace = \"5s\"", no_handlers, serves),
-    row("connection", "connection = \"listen-fds\"", no_handlers, serves),
-    row("workers", "workers = 2", everywhere, has_workers),
-    row("spare", "spare = 2", everywhere, has_spares),
-    row("max_connections", "max_connections = 1\noverload = \"reset\"", everywhere, takes_one),
-    row("overload", "max_connections = 1\noverload = \"refuse\"", everywhere, takes_one),
-    row(
-        "refuse_message",
-        "max_connections = 1\noverload = \"refuse\"\nrefuse_message = \"busy\"",
-        everywhere,
-        says_busy,
-    ),
-    row(
-        "refuse_message",
-        "max_connections_per_source = 1\noverload = \"refuse\"\nrefuse_message = \"busy\"",
-        everywhere,
-        says_busy,
-    ),
-    row("connections_per_child", "connections_per_child = 2", no_programs, serves),
-    row("user", "user = 4711\ngroup = 4712", everywhere, is_user),
-    row("group", "user = 4711\ngroup = 4712", everywhere, is_user),
-    row("chroot", "chroot = \"/\"\nworking_directory = \"/usr\"", everywhere, is_in_usr),
-    row("working_directory", "working_directory = \"/usr\"", everywhere, is_in_usr),
-    row("umask", "umask = \"0123\"", everywhere, has_umask),
-    row("nice", "nice = 7", everywhere, is_nice),
-    row("environment", "environment = { CELL = \"yes\" }", no_handlers, has_environment),
-    row("environment_file", "environment_file = \"-/nonexistent\"", no_handlers, serves),
-    row("credentials", "credentials = \"cell\"", no_handlers, has_credential),
-    row("sandbox", "sandbox = { network = \"none\", write_execute = false }", everywhere, serves),
-    row("limits", "limits = { core = 12345 }", everywhere, has_limit),
-    row("stderr", "stderr = \"null\"", everywhere, says_nothing),
-    row("stderr", "stderr = \"connection\"", no_stderr, says_it_to_the_client),
-    row("backlog", "backlog = 17", everywhere, has_backlog),
-    row("nodelay", "nodelay = false", tcp_only, serves),
-    row("keepalive", "keepalive = true", tcp_only, serves),
-    row("defer_accept", "defer_accept = \"10s\"", tcp_only, serves),
-    row("interface", "interface = \"lo\"", tcp_only, serves),
-    row("freebind", "freebind = true", tcp_only, serves),
-    row("transparent", "transparent = true", tcp_only, serves),
-    row("tos", "tos = \"low-delay\"", tcp_only, serves),
-    row("mark", "mark = 7", tcp_only, serves),
-    row("socket_user", "socket_user = 4711", files_only, owns_file),
-    row("socket_group", "socket_group = 4712", files_only, owns_file),
-    row("socket_mode", "socket_mode = \"0640\"", files_only, owns_file),
-    row("count_bytes", "count_bytes = true", counts_bytes, is_counted),
-    row("allow", "TCP allow = \"192.0.2.0/24\"\nUNIX allow = \"user:nobody\"", everywhere, lets_nobody_in),
-    row(
-        "allow",
-        "TCP allow = \"127.0.0.1\"\nUNIX allow = [\"user:root\", \"group:nogroup\"]",
-        everywhere,
-        serves,
-    ),
-    row("allow", "allow = \"192.0.2.0/24\"", by_address, lets_nobody_in),
-    row("allow", "allow = \"user:nobody\"", by_user, lets_nobody_in),
-    row("deny", "TCP deny = \"127.0.0.0/8\"\nUNIX deny = \"group:root\"", everywhere, lets_nobody_in),
-    row("deny", "deny = \"127.0.0.0/8\"", by_address, lets_nobody_in),
-    row("deny", "deny = \"group:root\"", by_user, lets_nobody_in),
-    row("max_connections_per_source", "max_connections_per_source = 1", everywhere, takes_one),
-    row("rate_per_source", "rate_per_source = \"1/h burst 1\"", everywhere, serves_once),
-    row(
-        "source_prefix_v4",
-        "source_prefix_v4 = 8\nrate_per_source = \"1/h burst 1\"",
-        by_prefix,
-        serves_once,
-    ),
-    row(
-        "source_prefix_v6",
-        "source_prefix_v6 = 48\nrate_per_source = \"1/h burst 1\"",
-        by_prefix,
-        serves_once,
-    ),
-    row("penalties", PENALTY, everywhere, serves_once_ending),
-    row("penalty_threshold", PENALTY, everywhere, serves_once_ending),
-    row("penalty_limit", PENALTY, everywhere, serves_once_ending),
-    row("penalty_exempt", EXEMPT, everywhere, serves_again_ending),
-    row("penalty_exempt", "penalty_exempt = \"127.0.0.1\"", by_address, serves),
-    row("penalty_exempt", "penalty_exempt = \"user:root\"", by_user, serves),
-    row("first_byte_timeout", "first_byte_timeout = \"200ms\"", deadline_of_bytes, is_ended_silent),
-    row("idle_timeout", "idle_timeout = \"200ms\"", deadline_of_bytes, is_ended_silent),
-    row("max_lifetime", "max_lifetime = \"300ms\"", everywhere, is_ended_silent),
-    row(
-        "proxy_protocol_from",
-        "TCP proxy_protocol_from = \"127.0.0.1\"\nUNIX proxy_protocol_from = \"unix:\"",
-        no_spares,
-        believes,
-    ),
-    row("proxy_protocol_from", "proxy_protocol_from = \"127.0.0.1\"", proxy_by_address, believes),
-    row("proxy_protocol_from", "proxy_protocol_from = \"unix:\"", proxy_at_unix, believes),
+    // What every service has: where it listens, and its handler or program.
+    row("", everywhere, serves),
+    row("argv0 = 'other'", argv0, serves),
+    row("log = 'none'", everywhere, serves),
+    row("kill_mode = 'process'", no_handlers, serves),
+    row("kill_grace = '5s'", no_handlers, serves),
+    row("connection = 'listen-fds'", no_handlers, serves).program("'/bin/sh', '-c', 'exec cat <&3 >&3'"),
+    row("workers = 2", everywhere, has_workers),
+    row("spare = 2", everywhere, has_spares),
+    row("max_connections = 1", everywhere, takes_one).with("overload = 'reset'"),
+    row("overload = 'refuse'", everywhere, takes_one).with("max_connections = 1"),
+    row("refuse_message = 'busy'", everywhere, says_busy).with("overload = 'refuse'\nmax_connections = 1"),
+    row("refuse_message = 'busy'", everywhere, says_busy)
+        .with("overload = 'refuse'\nmax_connections_per_source = 1"),
+    row("connections_per_child = 2", no_programs, serves),
+    row("user = 4711\ngroup = 4712", everywhere, is_user),
+    row("chroot = '/'", everywhere, is_in_usr).with("working_directory = '/usr'"),
+    row("working_directory = '/usr'", everywhere, is_in_usr),
+    row("umask = '0123'", everywhere, has_umask),
+    row("nice = 7", everywhere, is_nice),
+    row("environment = { CELL = 'yes' }", no_handlers, has_environment).program("'/usr/bin/env'"),
+    row("environment_file = '-/nonexistent'", no_handlers, serves),
+    row("credentials = 'cell'", no_handlers, has_credential).program(CREDENTIAL),
+    row("sandbox = { network = 'none', write_execute = false }", everywhere, serves),
+    row("limits = { core = 12345 }", everywhere, has_limit),
+    row("stderr = 'null'", everywhere, says_nothing).program(LOUD),
+    row("stderr = 'connection'", no_stderr, says_it_to_the_client).program(LOUD),
+    row("backlog = 17", everywhere, has_backlog),
+    row("nodelay = false", tcp_only, serves),
+    row("keepalive = true", tcp_only, serves),
+    row("defer_accept = '10s'", tcp_only, serves),
+    row("interface = 'lo'", tcp_only, serves),
+    row("freebind = true", tcp_only, serves),
+    row("transparent = true", tcp_only, serves),
+    row("tos = 'low-delay'", tcp_only, serves),
+    row("mark = 7", tcp_only, serves),
+    row("socket_user = 4711", files_only, owns_file),
+    row("socket_group = 4712", files_only, owns_file),
+    row("socket_mode = '0640'", files_only, owns_file),
+    row("count_bytes = true", counts_bytes, is_counted),
+    row("TCP allow = '192.0.2.0/24'\nUNIX allow = 'user:nobody'", everywhere, lets_nobody_in),
+    row("TCP allow = '127.0.0.1'\nUNIX allow = ['user:root', 'group:nogroup']", everywhere, serves),
+    row("allow = '192.0.2.0/24'", by_address, lets_nobody_in),
+    row("allow = 'user:nobody'", by_user, lets_nobody_in),
+    row("TCP deny = '127.0.0.0/8'\nUNIX deny = 'group:root'", everywhere, lets_nobody_in),
+    row("deny = '127.0.0.0/8'", by_address, lets_nobody_in),
+    row("deny = 'group:root'", by_user, lets_nobody_in),
+    row("max_connections_per_source = 1", everywhere, takes_one),
+    row("rate_per_source = '1/h burst 1'", everywhere, serves_once),
+    row("source_prefix_v4 = 8", tcp_only, serves_once).with("rate_per_source = '1/h burst 1'"),
+    row("source_prefix_v6 = 48", tcp_only, serves_once).with("rate_per_source = '1/h burst 1'"),
+    row(PENALTIES, everywhere, serves_once_ending).with(OFFENCE),
+    row(EXEMPT, everywhere, serves_again_ending).with(EXEMPT_FROM),
+    row("penalty_exempt = '127.0.0.1'", by_address, serves),
+    row("penalty_exempt = 'user:root'", by_user, serves),
+    row("first_byte_timeout = '200ms'", deadline_of_bytes, is_ended_silent),
+    row("idle_timeout = '200ms'", deadline_of_bytes, is_ended_silent),
+    row("max_lifetime = '300ms'", everywhere, is_ended_silent),
+    row("TCP proxy_protocol_from = '127.0.0.1'\nUNIX proxy_protocol_from = 'unix:'", no_spares, believes),
+    row("proxy_protocol_from = '127.0.0.1'", proxy_by_address, believes),
+    row("proxy_protocol_from = 'unix:'", proxy_at_unix, believes),
 ];
 
+const CREDENTIAL: &str = "'/bin/sh', '-c', 'cat $(env | sed -n s/^CREDENTIALS_.*=//p)/cell'";
+const LOUD: &str = "'/bin/sh', '-c', 'echo loud >&2; cat'";
+const PENALTIES: &str = "penalties = { timeout = '10m' }\npenalty_threshold = '1m'\npenalty_limit = '20m'";
 /// A deadline that ends it is an offence.
-const PENALTY: &str = "penalties = { timeout = \"10m\" }\npenalty_threshold = \"1m\"\npenalty_limit = \"20m\"\nmax_lifetime = \"1500ms\"";
-const EXEMPT: &str = "penalties = { timeout = \"10m\" }\nmax_lifetime = \"1500ms\"\nTCP penalty_exempt = \"127.0.0.0/8\"\nUNIX penalty_exempt = \"group:root\"";
+const OFFENCE: &str = "max_lifetime = '1500ms'";
+const EXEMPT: &str = "TCP penalty_exempt = '127.0.0.0/8'\nUNIX penalty_exempt = 'group:root'";
+const EXEMPT_FROM: &str = "penalties = { timeout = '10m' }\nmax_lifetime = '1500ms'";
 
 fn everywhere(_: At, _: Job) -> Option<&'static str> {
     None
@@ -196,10 +185,6 @@ fn everywhere(_: At, _: Job) -> Option<&'static str> {
 
 fn tcp_only(at: At, _: Job) -> Option<&'static str> {
     at.is_unix().then_some(NO_TCP)
-}
-
-fn by_prefix(at: At, job: Job) -> Option<&'static str> {
-    tcp_only(at, job)
 }
 
 fn by_address(at: At, _: Job) -> Option<&'static str> {
@@ -248,7 +233,7 @@ fn no_spares(_: At, job: Job) -> Option<&'static str> {
 }
 
 fn proxy_by_address(at: At, job: Job) -> Option<&'static str> {
-    no_spares(at, job).or(at.is_unix().then_some(NO_TCP))
+    no_spares(at, job).or(tcp_only(at, job))
 }
 
 fn proxy_at_unix(at: At, job: Job) -> Option<&'static str> {
@@ -286,26 +271,19 @@ impl Seat<'_> {
     fn section(&self, row: &Row) -> String {
         let listen = if self.at.is_passed() { format!("fd:{}", self.name) } else { self.address.clone() };
         let job = match self.job.is_program() {
-            true if row.key == "connection" => {
-                "exec = [\"/bin/sh\", \"-c\", \"exec cat <&3 >&3\"]".to_owned()
-            }
-            true if row.key == "credentials" => {
-                "exec = [\"/bin/sh\", \"-c\", \"cat $(env | sed -n s/^CREDENTIALS_.*=//p)/cell\"]".to_owned()
-            }
-            true if row.key == "environment" => "exec = [\"/usr/bin/env\"]".to_owned(),
-            true if row.key == "stderr" => "exec = [\"/bin/sh\", \"-c\", \"echo loud >&2; cat\"]".to_owned(),
-            true => format!("exec = [\"{ECHO}\"]"),
-            false => "handler = \"echo\"".to_owned(),
+            true => format!("exec = [{}]", row.program),
+            false => "handler = 'echo'".to_owned(),
         };
-        let spare = if self.job.is_spare() && row.key != "spare" { "spare = 1\n" } else { "" };
-        let workers = if row.key == "workers" { "" } else { "workers = 1\n" };
-        let lines = row.lines.lines().filter_map(|line| match line.split_once(' ') {
+        let has = |key| row.names().any(|name| name == key);
+        let spare = if self.job.is_spare() && !has("spare") { "spare = 1\n" } else { "" };
+        let workers = if has("workers") { "" } else { "workers = 1\n" };
+        let lines = row.keys.lines().chain(row.with.lines()).filter_map(|line| match line.split_once(' ') {
             Some(("TCP", line)) => (!self.at.is_unix()).then_some(line),
             Some(("UNIX", line)) => self.at.is_unix().then_some(line),
             _ => Some(line),
         });
         let lines = lines.collect::<Vec<_>>().join("\n");
-        format!("[service.{}]\nlisten = \"{listen}\"\n{job}\n{spare}{workers}{lines}\n", self.name)
+        format!("[service.{}]\nlisten = '{listen}'\n{job}\n{spare}{workers}{lines}\n", self.name)
     }
 
     fn connect(&self) -> Box<dyn Stream> {
@@ -585,8 +563,8 @@ fn is_refused(row: &Row, seat: &Seat<'_>) {
         said = server.log.wait(why, |line| line.contains(why));
         server.wait_empty();
     }
-    assert_eq!(code.as_deref(), Some("78"), "{} of {}: {said}", row.key, seat.name);
-    assert!(said.contains(why), "{} of {}: no {why:?} in {said}", row.key, seat.name);
+    assert_eq!(code.as_deref(), Some("78"), "{} of {}: {said}", row.keys, seat.name);
+    assert!(said.contains(why), "{} of {}: no {why:?} in {said}", row.keys, seat.name);
 }
 
 #[test]
@@ -612,6 +590,8 @@ fn every_key_works_or_is_refused_at_every_listener_with_every_job() {
 fn every_key_and_every_kind_of_listener_has_its_cells() {
     /// Flags that are no keys of a service.
     const OTHERS: [&str; 5] = ["control", "drain_timeout", "log_target", "log_level", "help"];
+    /// Keys of a service that have no flag.
+    const NO_FLAGS: [&str; 1] = ["sandbox"];
     let help = sure(&[crate::support::BINARY, "serve", "--help"]);
     let flags = help.lines().filter_map(|line| {
         let (_, flag) = line.split_once("--")?;
@@ -621,12 +601,14 @@ fn every_key_and_every_kind_of_listener_has_its_cells() {
     let keys: Vec<String> = flags.filter(|flag| !OTHERS.contains(&flag.as_str())).collect();
     assert!(keys.len() > 30, "{help}");
     for key in &keys {
-        assert!(ROWS.iter().any(|row| row.key == *key), "the key {key} has no row in ROWS");
+        assert!(
+            ROWS.iter().any(|row| row.names().any(|name| name == key)),
+            "the key {key} has no row in ROWS"
+        );
     }
-    let known = |key: &str| {
-        keys.iter().any(|known| known == key) || ["listen", "handler", "exec", "sandbox"].contains(&key)
-    };
-    ROWS.iter().for_each(|row| assert!(known(row.key), "{} is no key", row.key));
+    let names = ROWS.iter().flat_map(Row::names);
+    let known = |name| keys.iter().any(|known| known == name) || NO_FLAGS.contains(&name);
+    names.for_each(|name| assert!(known(name), "{name} is no key"));
 
     let line = help.lines().find(|line| line.trim_start().starts_with("<ADDRESS>")).unwrap();
     let (_, forms) = line.trim_start().split_once("<ADDRESS>").unwrap();
