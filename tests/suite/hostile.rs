@@ -201,7 +201,7 @@ fn is_open(attempt: &str, caged: bool, way: Way) -> bool {
         Some(end) => attempt.ends_with(end),
         None => *name == attempt,
     };
-    OPEN.iter().chain(more).any(|name| named(&name))
+    OPEN.iter().chain(more).any(named)
 }
 
 fn config(hostile: SocketAddr, echo: SocketAddr, keys: &str) -> String {
