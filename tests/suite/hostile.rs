@@ -179,7 +179,7 @@ fn is_open(attempt: &str, way: Way) -> bool {
         Some(end) => attempt.ends_with(end),
         None => *name == attempt,
     };
-    OPEN.iter().chain(more).any(|name| named(&name)) && !NOT_OPEN.contains(&attempt)
+    OPEN.iter().chain(more).any(named) && !NOT_OPEN.contains(&attempt)
 }
 
 fn config(hostile: SocketAddr, echo: SocketAddr, keys: &str) -> String {
