@@ -45,6 +45,7 @@ mod property;
 mod proxy;
 mod reachable;
 mod real;
+mod recipes;
 mod sandbox;
 mod security;
 mod services;
