@@ -479,7 +479,7 @@ pub(crate) static SERVICE: &[Key<ServiceDraft>] = &[
         default: Some("true"),
         example: "false",
         doc: "Whether records of programs say how many bytes went in and out; if so, a connection ends with its program, \
-              and not before if that closes it, and what was written arrives",
+              and not before if that closes it",
         decode: Some(draft::count_bytes),
     },
     admission::REFUSE_MESSAGE,

@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::ffi::{CStr, OsString};
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -154,6 +154,16 @@ pub(crate) fn is_descendant(pid: Pid) -> Option<bool> {
         pid = stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()?;
     }
     None
+}
+
+/// Whether a process has this socket as one of its descriptors; false if that cannot be seen.
+pub(crate) fn has_socket(pid: Pid, socket: BorrowedFd<'_>) -> bool {
+    let Ok(socket) = std::fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())) else {
+        return false;
+    };
+    let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    // proc_pid_fd(5): "socket:[INODE]".
+    descriptors.flatten().any(|entry| std::fs::read_link(entry.path()).is_ok_and(|link| link == socket))
 }
 
 /// The children of this process that are still there, from /proc; empty where the kernel does not tell.

@@ -218,9 +218,10 @@ impl Worker {
         let service = &plan.service;
         let deadlines = service.admission.deadlines;
         let execs = matches!(service.job, Job::Exec(_));
-        // Who goes on when its program has ended is not to have the client.
-        let keeps_connections =
-            execs && (service.count_bytes || deadlines.are_of_bytes() || service.kill_mode.leaves_some());
+        // Until the program has ended, or if nothing else asks for that, until it has closed it.
+        let keeps_connections = execs;
+        let lets_go =
+            execs && !(service.count_bytes || deadlines.are_of_bytes() || service.kill_mode.leaves_some());
         let pool = Pool::new(Setup {
             size: plan.spares,
             connections: service.connections_per_child,
@@ -262,7 +263,7 @@ impl Worker {
             refusals: Refusals::default(),
             lingering: LingeringCloses::new(),
             starter: Starter::new(stack, pipes)?,
-            children: Children::new(plan.service.max_connections, deadlines),
+            children: Children::new(plan.service.max_connections, deadlines).letting_go(lets_go),
             pool,
             cx: Context {
                 plan,

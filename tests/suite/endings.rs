@@ -70,6 +70,20 @@ fn an_answer_is_whole_whatever_the_client_has_sent() {
     }
 }
 
+#[test]
+fn an_answer_is_whole_if_nobody_counts() {
+    for options in [&["--count-bytes", "false"][..], &["--count-bytes", "false", "--spare", "2"]] {
+        // At once, and after it was looked whether the program has its connection yet.
+        for first in ["", "sleep 0.4; "] {
+            let [dashes, shell, is_script, script] = answers("");
+            let server = serve(options, &[dashes, shell, is_script, first.to_owned() + &script]);
+            let mut client = slow(server.address());
+            client.write_all(&[7; 50_000]).unwrap();
+            assert_eq!(read_slowly(&mut client).len(), LENGTH, "{options:?} {first}");
+        }
+    }
+}
+
 /// It goes on sending after the program has ended: what it sends is thrown away, and no reset overtakes the answer.
 #[test]
 fn an_answer_is_whole_while_the_client_goes_on_sending() {

@@ -75,6 +75,10 @@ struct Several {
     ended: VecDeque<Connection>,
 }
 
+/// When it is looked whether a program has its connection yet: as often as it is old, within these bounds.
+const FIRST_HOLD: Duration = Duration::from_millis(100);
+const LONGEST_HOLD: Duration = Duration::from_secs(1);
+
 /// More than the pipe of events holds no honest process can be ahead.
 const FURTHEST_AHEAD: usize = 1 << 16;
 
@@ -195,6 +199,8 @@ pub(crate) struct Children<S: Deref<Target = Scoreboard>> {
     due: Vec<u64>,
     /// Those that the kernel is asked about.
     deadlines: Deadlines,
+    /// A connection is let go of when its program has closed it.
+    lets_go: bool,
 }
 
 /// Room that is made at the start, so that the path of a connection does not allocate in ordinary times.
@@ -213,7 +219,13 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
             closes_until: Monotonic::NEVER,
             due: Vec::new(),
             deadlines: deadlines.of_bytes(),
+            lets_go: false,
         }
+    }
+
+    /// The same, but a program that closes its connection and goes on has ended it.
+    pub(crate) fn letting_go(self, lets_go: bool) -> Self {
+        Children { lets_go, ..self }
     }
 
     pub(crate) fn insert(&mut self, pid: Pid, child: Child<S>) {
@@ -424,6 +436,7 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
             let Some(Timer { pid, kind, number, .. }) = due else { return };
             match kind {
                 TimerKind::Look => self.look_at(pid, now),
+                TimerKind::Hold => self.look_whether_it_holds(pid, now),
                 TimerKind::End => self.end(pid, Deadline::Lifetime, now),
                 TimerKind::Kill => process::signal_group(pid, Signal::SIGKILL),
                 TimerKind::Close => self.due.push(number),
@@ -449,6 +462,9 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
 
     /// Begins to watch a connection that a process is known to have, and of which there is a copy.
     fn watch_bytes(&mut self, pid: Pid) {
+        if self.lets_go && self.by_pid.get(&pid).is_some_and(|child| child.kept.is_some()) {
+            self.put(pid, Monotonic::now() + FIRST_HOLD, TimerKind::Hold);
+        }
         let can_be_watched = |child: &&mut Child<S>| {
             // The kernel counts nothing of a Unix socket.
             let is_ip = |connection: &Connection| matches!(connection.client.peer, Peer::Ip(_));
@@ -486,6 +502,18 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
             Verdict::Over(deadline) => self.end(pid, deadline, now),
             Verdict::LookAt(at) => self.put(pid, at, TimerKind::Look),
             Verdict::Free => {}
+        }
+    }
+
+    /// The kernel tells nobody that one of two who have a socket has closed it.
+    fn look_whether_it_holds(&mut self, pid: Pid, now: Monotonic) {
+        let Some(child) = self.by_pid.get_mut(&pid).filter(|_| !wait::has_ended(pid)) else { return };
+        let Some(kept) = &child.kept else { return };
+        if process::has_socket(pid, kept.as_fd()) {
+            let age = now - child.connection.map_or(now, |connection| connection.client.accepted);
+            self.put(pid, now + age.clamp(FIRST_HOLD, LONGEST_HOLD), TimerKind::Hold);
+        } else {
+            child.kept = None;
         }
     }
 

@@ -19,6 +19,8 @@ pub(super) enum TimerKind {
     End,
     /// It was told to end.
     Kill,
+    /// See whether its program has the connection yet.
+    Hold,
     /// See whether its client has what its program wrote, which has ended.
     Close,
 }
@@ -41,7 +43,7 @@ pub(super) struct Timers(Vec<Timer, DontForkAlloc>);
 const SLACK: usize = 1024;
 
 /// A connection has no more than this: of each task one.
-const TIMERS_PER_CONNECTION: usize = 3;
+const TIMERS_PER_CONNECTION: usize = 4;
 
 impl Timers {
     /// An empty one, with room if it will be needed.
