@@ -116,22 +116,13 @@ const OTHERS: [&str; 3] = ["worker", "supervisor", "sibling"];
 
 /// Open under root, where connection processes are a user of their own; `*` is any end.
 const OPEN: &[&str] = &[
-    // The names of descriptors, and no more.
-    "descriptors_sibling",
     // It may offer a sibling to the kernel when memory runs out.
     "oom_score_sibling",
     // Neither a cgroup nor a pid namespace.
     "outlive_session",
 ];
 /// Open as well if supervisor, workers and connection processes are one user.
-const OPEN_FOR_ONE_USER: &[&str] = &[
-    "descriptors_worker",
-    "descriptors_supervisor",
-    "oom_score_worker",
-    "oom_score_supervisor",
-    // It may look.
-    "control_socket",
-];
+const OPEN_FOR_ONE_USER: &[&str] = &["oom_score_worker", "oom_score_supervisor"];
 
 /// Open as well on a kernel without Landlock.
 const OPEN_WITHOUT_LANDLOCK: &[&str] = &[
@@ -142,6 +133,7 @@ const OPEN_WITHOUT_LANDLOCK: &[&str] = &[
     "memory_sibling",
     "environment_sibling",
     "maps_sibling",
+    "descriptors_sibling",
     // Of a service that has no cage of files there.
     "read_secret",
     "run_shell",
