@@ -165,8 +165,8 @@ impl ChildSpec {
     }
 
     /// After the rehearsal: the worker goes as far towards what its children are as that takes nothing from it.
-    pub(crate) fn preapply(&mut self) {
-        self.confinement.preapply();
+    pub(crate) fn preapply(&mut self) -> io::Result<()> {
+        self.confinement.preapply()
     }
 
     /// In a child: the first phase, all that needs privilege and no connection.

@@ -78,7 +78,7 @@ pub(crate) struct SystemCalls {
 pub(crate) enum CallSet {
     /// The few that a handler needs; whoever asks for another is killed.
     Handler,
-    /// Those that programs need; what only administers the machine, or is the usual way out of a cage, fails.
+    /// Those that services need; what only administers the machine, or is the usual way out of a cage, fails.
     Service,
     /// All.
     Any,
@@ -304,7 +304,7 @@ fn default(job: &Job) -> Sandbox {
         Job::Handler(_) => Sandbox {
             files: Some(AllowedFiles::default()),
             network: Network::None,
-            system_calls: calls(CallSet::Handler),
+            system_calls: calls(CallSet::Service),
             write_execute: false,
             required: false,
         },

@@ -213,7 +213,7 @@ impl Worker {
         let mut spec = ChildSpec::new(&plan.service, signals, &reports)?;
         let rehearsal = fork(|child| spec.rehearse(child))?;
         passed(&plan.service, rehearsal, &reports)?;
-        spec.preapply();
+        spec.preapply()?;
         let spec: &ChildSpec = for_ever(spec);
         let service = &plan.service;
         let deadlines = service.admission.deadlines;

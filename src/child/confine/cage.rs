@@ -26,7 +26,9 @@ use crate::sys::{landlock as domain, process};
 #[derive(Debug)]
 pub(crate) struct Cage {
     ruleset: Option<OwnedFd>,
+    /// Empty once the worker has it itself.
     filter: Vec<Instruction>,
+    is_shared: bool,
 }
 
 /// What this kernel can do.
@@ -71,8 +73,17 @@ impl Cage {
             true => plan.ruleset(chroot)?,
             false => None,
         };
-        let filter = if plan.filters { filter::compile(sandbox, plan.landlock)? } else { Vec::new() };
-        Ok(Some(Cage { ruleset, filter }))
+        let filter = if plan.filters { filter::compile(sandbox, job, plan.landlock)? } else { Vec::new() };
+        Ok(Some(Cage { ruleset, filter, is_shared: filter::is_shared(sandbox, job) }))
+    }
+
+    /// In the worker, once a child has tried it: takes on what its children have in common, if it can live with that.
+    pub(crate) fn share(&mut self) -> io::Result<()> {
+        if !self.is_shared || self.filter.is_empty() {
+            return Ok(());
+        }
+        process::gain_no_privileges()?;
+        seccomp::install(&std::mem::take(&mut self.filter))
     }
 
     /// In a child: the part that leaves it all system calls.

@@ -12,10 +12,10 @@ use seccompiler::{
 };
 use syscalls::Sysno;
 
-use crate::config::{CallSet, Network, Sandbox};
+use crate::config::{CallSet, Job, Network, Sandbox};
 use crate::sys::seccomp::Instruction;
 
-/// All that a handler's process asks for, from the moment when it is in its cage: what it needs to wait for its connection as a
+/// All that a handler's process asks for, from the moment when its filter is there: what it needs to wait for its connection as a
 /// spare, to serve it, to report and to end. Our program is linked statically, so this does not change with the user's libc.
 const OF_HANDLERS: &[&str] = &[
     "accept4",
@@ -154,6 +154,14 @@ const NAMESPACES: [i32; 8] = [
 /// What is said of a call: never, or if all conditions of one of these rules hold.
 type CallRules = BTreeMap<i64, Vec<SeccompRule>>;
 
+/// Whether a worker can live with the filter of its children, which then costs a connection nothing: to install one takes
+/// 60 to 200 µs, as the kernel compiles it and tries all system calls on it.
+pub(super) fn is_shared(sandbox: &Sandbox, job: &Job) -> bool {
+    let calls = &sandbox.system_calls;
+    let network = matches!(job, Job::Handler(_)) || sandbox.network == Network::Any;
+    calls.base != CallSet::Handler && calls.deny.is_empty() && network
+}
+
 /// Whether there is something to filter.
 pub(super) fn is_needed(sandbox: &Sandbox) -> bool {
     let calls = &sandbox.system_calls;
@@ -173,7 +181,7 @@ pub(super) fn is_foreign(program: &Path) -> bool {
 }
 
 /// The filter of a sandbox, beside a Landlock of this version.
-pub(super) fn compile(sandbox: &Sandbox, landlock: ABI) -> io::Result<Vec<Instruction>> {
+pub(super) fn compile(sandbox: &Sandbox, job: &Job, landlock: ABI) -> io::Result<Vec<Instruction>> {
     let failed = |error: seccompiler::BackendError| {
         io::Error::other(format!("cannot make a filter of system calls: {error}"))
     };
@@ -203,9 +211,8 @@ pub(super) fn compile(sandbox: &Sandbox, landlock: ABI) -> io::Result<Vec<Instru
                 }
             }
             // Of others of its user as well, which Landlock does not see.
-            for name in
-                ["prlimit64", "sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler"]
-            {
+            add(&mut rules, "prlimit64", &[differs(0, 0), is_given(2)]);
+            for name in ["sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler"] {
                 add(&mut rules, name, &[differs(0, 0)]);
             }
             for name in ["setpriority", "ioprio_set"] {
@@ -218,7 +225,7 @@ pub(super) fn compile(sandbox: &Sandbox, landlock: ABI) -> io::Result<Vec<Instru
         CallSet::Any => {}
     }
     if calls.base != CallSet::Handler {
-        forbid_network(&mut rules, sandbox.network, landlock);
+        forbid_network(&mut rules, sandbox.network, is_shared(sandbox, job), landlock);
         if sandbox.files.is_some() {
             // A file that has no place in the tree could be executed.
             always(&mut rules, &["memfd_create"]);
@@ -273,7 +280,7 @@ fn prologue(allowed: &[String]) -> Vec<Instruction> {
 }
 
 /// What Landlock does not see of the network, or not yet.
-fn forbid_network(rules: &mut CallRules, network: Network, landlock: ABI) {
+fn forbid_network(rules: &mut CallRules, network: Network, is_shared: bool, landlock: ABI) {
     match network {
         Network::Any => {}
         Network::Client => {
@@ -285,7 +292,13 @@ fn forbid_network(rules: &mut CallRules, network: Network, landlock: ABI) {
         }
         // Its own connection could be connected to somebody else, connect(2). And what is shared by name is a way to others, too.
         Network::None => {
-            always(rules, &["socket", "connect", "bind", "listen"]);
+            if is_shared {
+                // The worker opens its log again when that was away.
+                add(rules, "socket", &[differs(0, libc::AF_UNIX as u64)]);
+            } else {
+                always(rules, &["socket", "connect"]);
+            }
+            always(rules, &["bind", "listen"]);
             always(rules, &["shmget", "semget", "msgget", "mq_open"]);
         }
     }
@@ -331,6 +344,11 @@ fn equals(argument: u8, value: u64) -> Option<SeccompCondition> {
 
 fn differs(argument: u8, value: u64) -> Option<SeccompCondition> {
     condition(argument, SeccompCmpOp::Ne, value)
+}
+
+/// Not NULL.
+fn is_given(argument: u8) -> Option<SeccompCondition> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Qword, SeccompCmpOp::Ne, 0).ok()
 }
 
 fn has(argument: u8, flag: i32) -> Option<SeccompCondition> {

@@ -54,13 +54,14 @@ impl Confinement {
     }
 
     /// Has the worker itself go where its children will, as far as that takes nothing from it, so that they need not.
-    pub(crate) fn preapply(&mut self) {
+    pub(crate) fn preapply(&mut self) -> io::Result<()> {
         self.umask.take().into_iter().for_each(process::set_umask);
         // A directory may be there for the user only, or only inside the chroot.
         if self.user.is_none() && self.chroot.is_none() {
             self.directory.take_if(|directory| std::env::set_current_dir(directory).is_ok());
         }
         self.is_privileged = process::has_capabilities();
+        self.cage.as_mut().map_or(Ok(()), Cage::share)
     }
 
     /// Whether who enters it is somebody else than the worker.

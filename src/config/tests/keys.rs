@@ -313,7 +313,7 @@ fn what_a_sandbox_is_without_a_word_depends_on_the_job() {
     let handler = of("handler = \"echo\"", "").unwrap();
     assert_eq!((handler.network, handler.write_execute, handler.required), (Network::None, false, false));
     assert_eq!(handler.files, Some(AllowedFiles::default()));
-    assert_eq!(handler.system_calls.base, CallSet::Handler);
+    assert_eq!(handler.system_calls.base, CallSet::Service);
     let program = of("exec = [\"cat\"]", "").unwrap();
     assert_eq!((program.network, program.write_execute, program.required), (Network::Any, true, false));
     assert_eq!((program.files, program.system_calls.base), (None, CallSet::Service));
