@@ -12,7 +12,7 @@ use crate::child::handler;
 use crate::client::ConnectionId;
 use crate::config::{self, Accounts, Diagnostics, Loaded, Machine, ServiceConfig};
 use crate::control::server::understand;
-use crate::ipc::reports::ChildReport;
+use crate::ipc::reports::{ChildReport, ExitNote};
 use crate::journal::{OutputLine, forms, is_special};
 use crate::spare::events;
 
@@ -200,6 +200,12 @@ pub fn report(bytes: &[u8]) {
         if let ChildReport::Failed(failure) = report {
             let _ = failure.kind();
         }
+    }
+    for words in bytes.chunks_exact(16) {
+        let (first, second) = words.split_at(8);
+        let word = |bytes: &[u8]| bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+        let Some(note) = ExitNote::from_words([word(first), word(second)]) else { continue };
+        assert_eq!(ExitNote::from_words(note.to_words()), Some(note));
     }
 }
 

@@ -13,6 +13,7 @@
 //! | | a spare waits, accepts, and is asked by [`crate::admission`] | |
 //! | close | what the parent still owns, or on exec all but 0, 1, 2 | nothing of a stranger has run yet |
 //! | seal | the limit of descriptors | accept(2) takes some that a handler or program need not have |
+//! | close | what a handler's process has reported by until now | it may fail until here, and is captured from here on |
 //! | run | the handler, or execve(2) | |
 //!
 //! All but the last is rehearsed by each worker before it is ready, for a fork, an exec and a spare alike.
@@ -32,7 +33,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::admission::Deadlines;
 use crate::client::{Client, ConnectionId, Traffic};
 use crate::config::{Job, Passing, ServiceConfig, StderrTarget};
-use crate::ipc::reports::{self, Failure, FailureWord, Reporter, Reports, Step};
+use crate::ipc::reports::{self, ExitNote, Failure, FailureWord, Reporter, Step};
 use crate::sys::exec::Image;
 use crate::sys::fd::{self, ReservedFds};
 use crate::sys::fork::{ForkedChild, SharingChild};
@@ -88,7 +89,7 @@ impl ChildSpec {
     pub(crate) fn new(
         service: &ServiceConfig,
         signals: &'static Signals,
-        reports: &Reports,
+        reporter: Reporter,
     ) -> io::Result<Self> {
         let (job, restore_descriptor_limit) = match &service.job {
             Job::Handler(name) => {
@@ -115,7 +116,6 @@ impl ChildSpec {
         let confinement = Confinement::new(service, restore_descriptor_limit)?;
         let deadlines = service.admission.deadlines;
         let says_errors_to_client = service.stderr == StderrTarget::Connection;
-        let reporter = reports.reporter();
         Ok(ChildSpec { confinement, job, null, says_errors_to_client, signals, reporter, deadlines })
     }
 
@@ -156,10 +156,13 @@ impl ChildSpec {
         self.rehearsed(ready)
     }
 
-    /// How a rehearsal ends.
+    /// How a rehearsal ends: as a handler's process does.
     pub(crate) fn rehearsed(&self, ready: Result<(), Failed>) -> u8 {
         match ready {
-            Ok(()) => 0,
+            Ok(()) => {
+                ExitNote::Served(Traffic::default()).leave();
+                0
+            }
             Err(failed) => self.fail(None, &failed),
         }
     }
@@ -182,7 +185,8 @@ impl ChildSpec {
         self.confinement.close()
     }
 
-    /// In a child: leaves it the connection and what it reports by, or on exec nothing but its standard descriptors.
+    /// In a child: leaves it the connection, and until it is sealed what it reports by; or on exec nothing but its standard
+    /// descriptors.
     fn close(&self, child: ForkedChild, connection: Option<BorrowedFd<'_>>) -> Result<(), Failed> {
         if let Some(connection) = connection.filter(|_| self.says_errors_to_client) {
             fd::standard_error(connection).map_err(|error| (Step::Descriptors, error))?;
@@ -226,9 +230,11 @@ impl ChildSpec {
             PreparedJob::Handler(handler) => {
                 // Its lifetime is its worker's matter.
                 let deadlines = self.deadlines.of_bytes();
-                let (code, traffic) =
-                    watch::serve(handler, connection, &conn.client, deadlines, self.reporter);
-                self.reporter.served(traffic);
+                let (code, traffic) = match self.reporter.close(child) {
+                    Ok(()) => watch::serve(handler, connection, &conn.client, deadlines),
+                    Err(error) => self.fail(Some(connection.as_fd()), &(Step::Descriptors, error)),
+                };
+                ExitNote::Served(traffic).leave();
                 process::exit(code)
             }
             PreparedJob::Exec(_) => {
@@ -243,9 +249,7 @@ impl ChildSpec {
     /// process, the next will find: that is what was asked for. `None` if it is for a program.
     pub(crate) fn run_once_more(&self, connection: OwnedFd, client: &Client) -> Option<(u8, Traffic)> {
         match self.job {
-            PreparedJob::Handler(handler) => {
-                Some(watch::serve(handler, connection, client, self.deadlines, self.reporter))
-            }
+            PreparedJob::Handler(handler) => Some(watch::serve(handler, connection, client, self.deadlines)),
             PreparedJob::Exec(_) => None,
         }
     }

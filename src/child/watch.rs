@@ -10,7 +10,7 @@ use super::closing;
 use super::handler::{self, Handler, Progress};
 use crate::admission::{ActivityWatch, Deadlines, TERM_TO_KILL, Verdict};
 use crate::client::{Client, Traffic};
-use crate::ipc::reports::Reporter;
+use crate::ipc::reports::ExitNote;
 use crate::pace::LINGER_TIME;
 use crate::sys::alarm::{self, OnAlarm};
 use crate::sys::socket::{self, Peer};
@@ -27,7 +27,6 @@ struct SelfWatch<'a> {
     /// What the handler itself has counted: of a Unix socket the kernel counts nothing.
     progress: &'a Progress,
     header_length: u64,
-    reporter: Reporter,
     deadlines: Deadlines,
     watch: ActivityWatch,
 }
@@ -55,13 +54,13 @@ impl OnAlarm for SelfWatch<'_> {
         match self.watch.judge(&self.deadlines, now, activity) {
             Verdict::Over(deadline) => {
                 stream::give_up_after(self.connection, TERM_TO_KILL);
-                // The client is not to wait until there is room for the report. If it serves several, it is killed later.
+                // If it serves several, it is killed later.
                 let traffic = closing::finish(self.connection, now + LINGER_TIME).map(|counted| Traffic {
                     received: counted.received.saturating_sub(self.header_length),
                     ..counted
                 });
                 stream::end(self.connection);
-                self.reporter.timed_out(deadline, traffic.unwrap_or_else(|| self.progress.traffic()));
+                ExitNote::TimedOut(deadline, traffic.unwrap_or_else(|| self.progress.traffic())).leave();
                 process::exit(TIMED_OUT)
             }
             Verdict::LookAt(next) => Some(next - now),
@@ -78,7 +77,6 @@ pub(crate) fn serve(
     connection: OwnedFd,
     client: &Client,
     deadlines: Deadlines,
-    reporter: Reporter,
 ) -> (u8, Traffic) {
     let watch = ActivityWatch::new(client);
     let header_length = client.header_length();
@@ -96,14 +94,8 @@ pub(crate) fn serve(
     // Behind a proxy it may be a Unix socket, too.
     let is_unix = matches!(client.peer, Peer::Unix(_)) || client.header.is_some() && is_unix(connection_fd);
     let progress = if is_unix { Progress::timed(client.accepted) } else { Progress::default() };
-    let mut watcher = SelfWatch {
-        connection: connection_fd,
-        progress: &progress,
-        header_length,
-        reporter,
-        deadlines,
-        watch,
-    };
+    let mut watcher =
+        SelfWatch { connection: connection_fd, progress: &progress, header_length, deadlines, watch };
     // Who cannot be watched is not served for ever.
     let served =
         alarm::during(&mut watcher, first, || handler::serve(handler, connection.as_fd(), &progress));

@@ -1,20 +1,25 @@
-//! What a connection process tells its worker: why it could not become what it should, or what its handler has moved.
+//! What a connection process tells its worker. Whoever captures one may lie about itself, and that is all:
 //!
-//! One pipe for all of a worker's children, closed on exec: a message is smaller than PIPE_BUF, so two never mix, and it
-//! is read when somebody is reaped, so it wakes nobody. For room in it waits who has to say more than how much was moved,
-//! when the client has nothing to wait for any more. A handler keeps it, and what comes out of it is believed as far as a
-//! handler can be: it may lie about how much it has moved, or that it has refused somebody, even in the name of another, and
-//! it may keep the pipe full, so that others wait or are not heard.
+//! | what | when | how |
+//! |---|---|---|
+//! | why it could not begin; that a spare has refused somebody | before anything of a stranger runs in it | the pipe of its worker's children, which it closes then |
+//! | what its handler has moved; that a deadline was behind it | at its end | an [`ExitNote`], which the kernel keeps with its exit code |
+//! | that a connection has ended, and it waits for the next; that one is refused | as long as it lives, if it serves several | a pipe of its own, in the place of the other |
+//!
+//! A message is smaller than PIPE_BUF, so two never mix. The first pipe is read when somebody is reaped, so it wakes nobody
+//! by itself, and who has no room there waits for it: it can only be full of what is true. A program has none of this.
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::admission::{Deadline, Refusal};
 use crate::client::{Connection, Traffic};
 use crate::config::{Job, Limit, ServiceConfig};
+use crate::sys::exit_words::{self, ExitWords};
+use crate::sys::fork::ForkedChild;
 use crate::sys::time::nanos;
 use crate::sys::wait::Pid;
 use crate::sys::{fd, memory, process};
@@ -192,14 +197,91 @@ impl FailureWord {
 pub(crate) enum ChildReport {
     /// It could not begin; it ends with [`FAILED_TO_BEGIN`].
     Failed(Failure),
-    /// Its handler has come to its end, and the process with it.
-    Served(Traffic),
     /// Its handler has come to its end; the process waits for the next connection.
     Ended(Served),
     /// A spare has closed a connection that is not let in, and goes on waiting.
     Refused(Refusal),
-    /// Its handler had a deadline behind it; it ends, see [`super::TIMED_OUT`].
+}
+
+/// What a handler's process leaves about itself at its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ExitNote {
+    /// Its handler has come to its end.
+    Served(Traffic),
+    /// Its handler had a deadline behind it, see [`super::TIMED_OUT`].
     TimedOut(Deadline, Traffic),
+}
+
+/// In the second word of a note: that it is one, and its kind. No kind has all bits, so no note has.
+const IS_NOTE: u64 = 1 << (usize::BITS - 1);
+const KIND_SHIFT: u32 = usize::BITS - 4;
+
+/// More bytes than this are said to be so many.
+const MOST_BYTES: u64 = (1 << KIND_SHIFT) - 1;
+
+impl ExitNote {
+    /// Makes sure that the children of this process can leave one.
+    ///
+    /// # Errors
+    ///
+    /// `PermissionDenied`, with the way out.
+    pub(crate) fn make_room() -> io::Result<()> {
+        exit_words::make_room().map_err(|error| {
+            let text = format!(
+                "the limit on file locks cannot be lifted ({error}), by which connection processes say what they have moved; \
+                 take LimitLOCKS= out of preforkd's unit, or \"ulimit -x\" out of what starts it"
+            );
+            io::Error::new(error.kind(), text)
+        })
+    }
+
+    /// Leaves it, before this process exits; also in a signal handler.
+    #[inline]
+    pub(crate) fn leave(self) {
+        // It fails only if another process of this user has lowered the limit, who could as well have ended this one.
+        let _ = exit_words::leave(self.to_words());
+    }
+
+    /// What this child has left, that has ended and was not reaped yet.
+    pub(crate) fn of(child: Pid) -> Option<Self> {
+        exit_words::of(child).and_then(ExitNote::from_words)
+    }
+
+    pub(crate) fn to_words(self) -> ExitWords {
+        let (kind, traffic) = match self {
+            ExitNote::Served(traffic) => (0, traffic),
+            ExitNote::TimedOut(deadline, traffic) => (1 + deadline as u64, traffic),
+        };
+        let sent = traffic.sent.min(MOST_BYTES);
+        [traffic.received.min(MOST_BYTES), IS_NOTE | kind << KIND_SHIFT | sent]
+    }
+
+    /// From words that anything may have been left in.
+    pub(crate) fn from_words([received, rest]: ExitWords) -> Option<Self> {
+        let traffic = Traffic { received, sent: rest & MOST_BYTES };
+        if rest & IS_NOTE == 0 || received > MOST_BYTES {
+            return None;
+        }
+        match (rest >> KIND_SHIFT & 7) as u8 {
+            0 => Some(ExitNote::Served(traffic)),
+            kind => Some(ExitNote::TimedOut(Deadline::from_number(kind - 1)?, traffic)),
+        }
+    }
+
+    /// What was moved.
+    pub(crate) fn traffic(self) -> Traffic {
+        match self {
+            ExitNote::Served(traffic) | ExitNote::TimedOut(_, traffic) => traffic,
+        }
+    }
+
+    /// Which deadline had passed.
+    pub(crate) fn deadline(self) -> Option<Deadline> {
+        match self {
+            ExitNote::TimedOut(deadline, _) => Some(deadline),
+            ExitNote::Served(_) => None,
+        }
+    }
 }
 
 /// A connection that has ended, and whose process goes on.
@@ -219,32 +301,28 @@ pub(crate) struct Served {
 const LENGTH: usize = 8 + NUMBERS * 8;
 const NUMBERS: usize = 3 + Connection::WORDS;
 
-/// How often as many as fit the buffer are read at once: more than the 64 KiB that a pipe holds. A handler that never
-/// stops writing must not hold us up.
-const READS_AT_ONCE: usize = 100;
+/// So much is read by one call.
+const AT_ONCE: usize = LENGTH * 32;
 
-/// How long a process waits for room for its report: another may keep the pipe full.
+/// And so often: more than the 64 KiB that a pipe holds.
+pub(crate) const READS_AT_ONCE: usize = 100;
+
+/// How long a process waits for room for its report: its worker may be stopped.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The kinds of reports that are no failures.
-const SERVED: u8 = 0;
 const ENDED: u8 = u8::MAX;
 const REFUSED: u8 = u8::MAX - 1;
-const TIMED_OUT: u8 = u8::MAX - 2;
 
 impl ChildReport {
     pub(crate) fn encode(self, sender: Pid) -> [u8; LENGTH] {
         let mut connection = [0; Connection::WORDS];
         let (kind, code, numbers) = match self {
-            ChildReport::Served(traffic) => (SERVED, 0, [traffic.received, traffic.sent, 0]),
             ChildReport::Ended(served) => {
                 connection = served.connection.to_words();
                 (ENDED, served.code, [served.traffic.received, served.traffic.sent, nanos(served.cpu)])
             }
             ChildReport::Refused(why) => (REFUSED, why as u8, [0; 3]),
-            ChildReport::TimedOut(deadline, traffic) => {
-                (TIMED_OUT, deadline as u8, [traffic.received, traffic.sent, 0])
-            }
             ChildReport::Failed(failure) => {
                 (failure.step as u8, 0, [u64::from(failure.errno.unsigned_abs()), 0, 0])
             }
@@ -268,13 +346,11 @@ impl ChildReport {
             *word = u64::from_ne_bytes(*bytes.first_chunk()?);
         }
         let [first, second, third, connection @ ..] = words;
-        let traffic = Traffic { received: first, sent: second };
         let report = match kind {
-            SERVED => ChildReport::Served(traffic),
             REFUSED => ChildReport::Refused(Refusal::from_number(code)?),
-            TIMED_OUT => ChildReport::TimedOut(Deadline::from_number(code)?, traffic),
             ENDED => {
                 let connection = Connection::from_words(connection)?;
+                let traffic = Traffic { received: first, sent: second };
                 let cpu = Duration::from_nanos(third);
                 ChildReport::Ended(Served { connection, code, traffic, cpu })
             }
@@ -287,31 +363,40 @@ impl ChildReport {
     }
 }
 
-/// The pipe, in the worker.
+/// The end of a pipe that the worker reads.
 #[derive(Debug)]
-pub(crate) struct Reports {
-    read: File,
-    write: BorrowedFd<'static>,
+pub(crate) struct Reports(File);
+
+/// What a process that has a pipe for itself has made of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OwnPipe {
+    /// It has said something, and there may be more.
+    Heard,
+    /// It says nothing now.
+    Silent,
+    /// Nobody can write to it any more.
+    Closed,
+    /// It has written what no honest process does.
+    Abused,
 }
 
 impl Reports {
-    /// A new pipe.
-    pub(crate) fn new() -> io::Result<Self> {
+    /// A new pipe, and its end for who is to report.
+    pub(crate) fn create() -> io::Result<(Reports, OwnedFd)> {
         let (read, write) = fd::pipe()?;
         fd::set_nonblocking(write.as_fd(), true)?;
-        Ok(Reports { read: read.into(), write: fd::for_ever(write) })
+        Ok((Reports(read.into()), write))
     }
 
-    /// For those who are to report.
-    pub(crate) fn reporter(&self) -> Reporter {
-        Reporter(self.write)
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 
     /// Hands on all that has come. A process reports before it ends, so its report is there when it is reaped.
     pub(crate) fn read(&self, mut take: impl FnMut(Pid, ChildReport)) {
-        let mut buffer = [0; LENGTH * 32];
+        let mut buffer = [0; AT_ONCE];
         for _ in 0..READS_AT_ONCE {
-            let length = (&self.read).read(&mut buffer).unwrap_or(0);
+            let length = (&self.0).read(&mut buffer).unwrap_or(0);
             let messages = buffer.get(..length).unwrap_or_default().chunks_exact(LENGTH);
             messages.filter_map(ChildReport::decode).for_each(|(pid, report)| take(pid, report));
             if length < buffer.len() {
@@ -319,62 +404,77 @@ impl Reports {
             }
         }
     }
+
+    /// Hands on some of what has come from the process that has the other end for itself.
+    pub(crate) fn read_own(&self, owner: Pid, mut take: impl FnMut(ChildReport)) -> OwnPipe {
+        let mut buffer = [0; AT_ONCE];
+        let length = match (&self.0).read(&mut buffer) {
+            Ok(0) => return OwnPipe::Closed,
+            Ok(length) => length,
+            Err(_) => return OwnPipe::Silent,
+        };
+        for message in buffer.get(..length).unwrap_or_default().chunks(LENGTH) {
+            match ChildReport::decode(message) {
+                Some((pid, report)) if pid == owner => take(report),
+                _ => return OwnPipe::Abused,
+            }
+        }
+        OwnPipe::Heard
+    }
 }
 
-/// The pipe, in a connection process.
+/// The other end, in a connection process.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reporter(BorrowedFd<'static>);
 
 impl Reporter {
+    /// For the children of a process that makes them for as long as it is there.
+    pub(crate) fn for_ever(write: OwnedFd) -> Self {
+        Reporter(fd::for_ever(write))
+    }
+
     pub(crate) fn descriptor(self) -> BorrowedFd<'static> {
         self.0
+    }
+
+    /// In a child: from now on this is the other end of a pipe of its own.
+    pub(crate) fn replace(self, own: BorrowedFd<'_>) -> io::Result<()> {
+        fd::replace(self.0, own)
+    }
+
+    /// In a child: has no more to report.
+    pub(crate) fn close(self, child: ForkedChild) -> io::Result<()> {
+        fd::close(child, self.0)
     }
 
     /// Says what went wrong, before this process exits. Waits for room: without it the end would be one of a client's
     /// doing, and might be punished.
     pub(crate) fn failed(self, failure: Failure) {
-        self.deliver(ChildReport::Failed(failure));
-    }
-
-    /// Says what was moved. If the worker has let the pipe fill up, the record goes without.
-    pub(crate) fn served(self, traffic: Traffic) {
-        let _ = self.send(ChildReport::Served(traffic));
+        // The worker is gone if it fails, and the supervisor knows of its death.
+        let _ = self.deliver(ChildReport::Failed(failure), Some(REPORT_TIMEOUT));
     }
 
     /// Says that a connection was not let in, and wakes the worker. Waits for room, rather than refuse somebody who is not
     /// counted.
     pub(crate) fn refused(self, why: Refusal, wake: BorrowedFd<'_>) {
-        self.wake_and_deliver(ChildReport::Refused(why), Some(REPORT_TIMEOUT), wake);
-    }
-
-    /// Says that a connection has ended and the process goes on, and wakes the worker. Waits for room: a report that is
-    /// lost would be a connection that never ended.
-    pub(crate) fn ended(self, served: Served, wake: BorrowedFd<'_>) {
-        self.wake_and_deliver(ChildReport::Ended(served), None, wake);
-    }
-
-    /// Says that a deadline has passed, before this process exits; also in a signal handler. Waits for room: without it
-    /// the end would be no timeout, and its source go unpunished.
-    pub(crate) fn timed_out(self, deadline: Deadline, traffic: Traffic) {
-        self.deliver(ChildReport::TimedOut(deadline, traffic));
-    }
-
-    fn wake_and_deliver(self, report: ChildReport, patience: Option<Duration>, wake: BorrowedFd<'_>) {
-        if self.send(report).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+        let report = ChildReport::Refused(why);
+        let sent = fd::write(self.0, &report.encode(process::id()));
+        if sent.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
             // Who has filled the pipe may have woken nobody.
             memory::ring(wake);
-            let _ = fd::write_message(self.0, &report.encode(process::id()), patience);
+            let _ = self.deliver(report, Some(REPORT_TIMEOUT));
         }
         memory::ring(wake);
     }
 
-    fn deliver(self, report: ChildReport) {
-        // The worker is gone if it fails, and the supervisor knows of its death.
-        let _ = fd::write_message(self.0, &report.encode(process::id()), Some(REPORT_TIMEOUT));
+    /// Says that a connection has ended and the process goes on. Waits for room: a report that is lost would be a connection
+    /// that never ended.
+    pub(crate) fn ended(self, served: Served) {
+        let _ = self.deliver(ChildReport::Ended(served), None);
     }
 
-    fn send(self, report: ChildReport) -> io::Result<usize> {
-        fd::write(self.0, &report.encode(process::id()))
+    fn deliver(self, report: ChildReport, patience: Option<Duration>) -> io::Result<()> {
+        fd::write_message(self.0, &report.encode(process::id()), patience)
     }
 }
 
@@ -385,15 +485,12 @@ mod tests {
     use crate::sys::socket::Peer;
     use crate::sys::time::Monotonic;
 
-    #[test]
-    fn reports_come_through_whole() {
-        let reports = Reports::new().unwrap();
-        let reporter = reports.reporter();
-        let wake = memory::event().unwrap();
-        let failure = Failure::new(Step::Exec, &io::Error::from_raw_os_error(2));
-        let traffic = Traffic { received: u64::MAX, sent: 7 };
-        reporter.served(traffic);
-        reporter.failed(failure);
+    fn pipe() -> (Reports, Reporter) {
+        let (reports, reporter) = Reports::create().unwrap();
+        (reports, Reporter::for_ever(reporter))
+    }
+
+    fn served() -> Served {
         let client = Client {
             peer: Peer::Unix(None),
             accepted: Monotonic::from_nanos(5),
@@ -401,43 +498,83 @@ mod tests {
             is_exempt: false,
         };
         let connection = Connection { number: 9, client, until: Monotonic::NEVER };
-        let served = Served { connection, code: 7, traffic, cpu: Duration::from_nanos(3) };
-        reporter.ended(served, wake.as_fd());
-        let deadlines = [Deadline::FirstByte, Deadline::Idle, Deadline::Lifetime];
-        deadlines.into_iter().for_each(|deadline| reporter.timed_out(deadline, traffic));
-        let mut heard = Vec::new();
-        reports.read(|_, report| heard.push(report));
-        let first = [ChildReport::Served(traffic), ChildReport::Failed(failure), ChildReport::Ended(served)];
-        let last = deadlines.map(|deadline| ChildReport::TimedOut(deadline, traffic));
-        assert_eq!(heard, [first, last].concat());
+        let traffic = Traffic { received: u64::MAX, sent: 7 };
+        Served { connection, code: 7, traffic, cpu: Duration::from_nanos(3) }
     }
 
     #[test]
-    fn nobody_waits_for_a_worker_that_does_not_read() {
-        let reports = Reports::new().unwrap();
-        (0..10_000).for_each(|_| reports.reporter().served(Traffic::default()));
+    fn reports_come_through_whole() {
+        let (reports, reporter) = pipe();
+        let wake = memory::event().unwrap();
+        let failure = Failure::new(Step::Exec, &io::Error::from_raw_os_error(2));
+        reporter.failed(failure);
+        reporter.ended(served());
+        reporter.refused(Refusal::Access, wake.as_fd());
+        let mut heard = Vec::new();
+        reports.read(|pid, report| heard.push((pid, report)));
+        let said = [
+            ChildReport::Failed(failure),
+            ChildReport::Ended(served()),
+            ChildReport::Refused(Refusal::Access),
+        ];
+        assert_eq!(heard, said.map(|report| (process::id(), report)));
+    }
+
+    #[test]
+    fn notes_come_through_whole() {
+        let deadlines = [Deadline::FirstByte, Deadline::Idle, Deadline::Lifetime];
+        for traffic in [Traffic::default(), Traffic { received: 5, sent: 1 << 40 }] {
+            let timed_out = deadlines.map(|deadline| ExitNote::TimedOut(deadline, traffic));
+            for note in [&[ExitNote::Served(traffic)], &timed_out[..]].concat() {
+                let [first, second] = note.to_words();
+                assert!(first <= second && second != u64::MAX);
+                assert_eq!(ExitNote::from_words([first, second]), Some(note));
+            }
+        }
+        let much = ExitNote::Served(Traffic { received: u64::MAX, sent: u64::MAX }).to_words();
+        let most = Traffic { received: MOST_BYTES, sent: MOST_BYTES };
+        assert_eq!(ExitNote::from_words(much), Some(ExitNote::Served(most)));
+        let no_kind = IS_NOTE | 7 << KIND_SHIFT;
+        for nothing in
+            [[0, 0], [0, 1], [7, MOST_BYTES], [u64::MAX; 2], [MOST_BYTES + 1, IS_NOTE], [0, no_kind]]
+        {
+            assert_eq!(ExitNote::from_words(nothing), None);
+        }
+    }
+
+    #[test]
+    fn who_has_a_pipe_for_itself_speaks_for_itself_alone() {
+        let (reports, reporter) = pipe();
+        let me = process::id();
+        let read = |owner| {
+            let mut heard = Vec::new();
+            (reports.read_own(owner, |report| heard.push(report)), heard)
+        };
+        assert_eq!(read(me), (OwnPipe::Silent, vec![]));
+        reporter.ended(served());
+        assert_eq!(read(me), (OwnPipe::Heard, vec![ChildReport::Ended(served())]));
+        reporter.ended(served());
+        assert_eq!(read(me + 1), (OwnPipe::Abused, vec![]));
+        reporter.ended(served());
+        fd::write(reporter.0, b"more").unwrap();
+        assert_eq!(read(me).0, OwnPipe::Abused);
     }
 
     #[test]
     fn a_process_that_never_stops_writing_holds_nobody_up() {
-        let reports = Reports::new().unwrap();
-        let mut pipe = File::from(reports.write.try_clone_to_owned().unwrap());
+        let (reports, own) = Reports::create().unwrap();
+        let mut pipe = File::from(own);
         let stop = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                while !stop.load(Relaxed) {
                     let _ = io::Write::write(&mut pipe, &[7; 32 * 1024]);
                 }
             });
             (0..100).for_each(|_| reports.read(|_, _| ()));
-            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            (0..100).for_each(|_| _ = reports.read_own(1, |_| ()));
+            stop.store(true, Relaxed);
         });
-        // Nor does the end of its nonsense become the beginning of what others say.
-        reports.read(|_, _| ());
-        reports.reporter().served(Traffic { received: 1, sent: 2 });
-        let mut heard = Vec::new();
-        reports.read(|_, report| heard.push(report));
-        assert_eq!(heard, [ChildReport::Served(Traffic { received: 1, sent: 2 })]);
     }
 
     #[test]

@@ -175,17 +175,18 @@ impl Pool {
         missing.then(|| self.backoff.until().unwrap_or(Monotonic::from_nanos(0)))
     }
 
-    /// Makes one more for this slot. `id` is what its first connection will be called.
+    /// Makes one more for this slot. `id` is what its first connection will be called; it gets what its program's stderr is
+    /// to be, and what it reports by if it is to serve several.
     pub(crate) fn make(
         &mut self,
         slot: &Slot<&'static Scoreboard>,
         id: ConnectionId,
-        stderr: Option<OwnedFd>,
+        (stderr, reports): (Option<OwnedFd>, Option<OwnedFd>),
         stack: &ChildStack,
     ) -> io::Result<Pid> {
         let wakes =
             self.all_wake || self.silent + 1 >= self.size / 2 || self.waiting.iter().all(|(_, wakes)| !wakes);
-        let mut context = SpareContext { spec: self.spec, id, slot: slot.index(), wakes, stderr };
+        let mut context = SpareContext { spec: self.spec, id, slot: slot.index(), wakes, stderr, reports };
         let made = stack.fork(slot.pid_word(), process::wait, &mut context);
         match made {
             Ok(pid) => self.add(pid, wakes),

@@ -58,6 +58,8 @@ pub(crate) struct SpareContext {
     pub(crate) wakes: bool,
     /// Where its program's stderr goes.
     pub(crate) stderr: Option<OwnedFd>,
+    /// Where it reports, if it is to serve several connections.
+    pub(crate) reports: Option<OwnedFd>,
 }
 
 const LEASH: u64 = u64::MAX;
@@ -82,7 +84,8 @@ pub(crate) fn wait(child: ForkedChild, context: SpareContext) -> u8 {
 /// In a forked child: does all that a spare does but wait for a connection.
 pub(crate) fn rehearse(child: ForkedChild, spec: &'static SpareSpec) -> u8 {
     let id = ConnectionId { run: 0, worker: 0, number: 0 };
-    let context = SpareContext { spec, id, slot: SlotIndex::at(0), wakes: false, stderr: None };
+    let context =
+        SpareContext { spec, id, slot: SlotIndex::at(0), wakes: false, stderr: None, reports: None };
     spec.child.rehearsed(Spare::begin(child, context).and_then(|_| spec.child.seal()))
 }
 
@@ -109,6 +112,10 @@ impl Spare {
     fn begin(child: ForkedChild, mut context: SpareContext) -> Result<Self, Failed> {
         let failed = |error| (Step::Wait, error);
         let spec = context.spec;
+        // First: what it says from now on is nobody else's.
+        if let Some(own) = context.reports.take() {
+            spec.child.reporter().replace(own.as_fd()).map_err(failed)?;
+        }
         // Before the limits, which may have no room for it.
         let sources = spec.sources.map(Sources::open).transpose().map_err(failed)?;
         let stderr = context.stderr.take();
@@ -153,7 +160,7 @@ impl Spare {
             let now = time::cpu();
             let cpu = now.saturating_sub(std::mem::replace(&mut before, now));
             let served = Served { connection, code, traffic, cpu };
-            child.reporter().ended(served, self.context.spec.wake);
+            child.reporter().ended(served);
             // Nobody was woken in its place while it served.
             if self.leaves || self.is_told_to_go() {
                 return Ok(());

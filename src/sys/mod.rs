@@ -10,6 +10,7 @@ mod clone3;
 pub(crate) mod dontfork;
 pub(crate) mod epoll;
 pub(crate) mod exec;
+pub(crate) mod exit_words;
 pub(crate) mod fd;
 pub(crate) mod fork;
 pub(crate) mod interface;

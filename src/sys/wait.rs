@@ -101,6 +101,15 @@ pub(crate) fn ended() -> Option<Pid> {
     waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOWAIT)
 }
 
+/// Waits until the child `pid` has ended, and leaves it to be reaped.
+pub(crate) fn await_end(pid: Pid) {
+    let Ok(id) = libc::id_t::try_from(pid) else { return };
+    // SAFETY: without a place for what it finds, waitid touches no memory of ours.
+    while unsafe { libc::waitid(libc::P_PID, id, std::ptr::null_mut(), libc::WEXITED | libc::WNOWAIT) } == -1
+        && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
+    {}
+}
+
 /// Whether this child has ended and only waits to be reaped.
 pub(crate) fn has_ended(pid: Pid) -> bool {
     libc::id_t::try_from(pid).is_ok_and(|id| waitid(libc::P_PID, id, libc::WEXITED | libc::WNOWAIT).is_some())

@@ -13,13 +13,13 @@ use crate::admission::Refusal;
 use crate::admission::proxy::{ProxiedClient, Read};
 use crate::client::{Client, ProxyHeader};
 use crate::ipc::orders::WorkerReport;
-use crate::ipc::reports::ChildReport;
+use crate::ipc::reports::{ChildReport, ExitNote, FAILED_TO_BEGIN, OwnPipe, READS_AT_ONCE};
 use crate::journal::{Level, MessageId, Remote};
 use crate::scoreboard::{Count, CountUp};
 use crate::sys::signal::Signal;
 use crate::sys::socket::{self, Peer};
 use crate::sys::time::Monotonic;
-use crate::sys::wait::{self, Ended};
+use crate::sys::wait::{self, Ended, Ending, Pid};
 
 impl Worker {
     /// Takes one connection. If epoll has reported the listener it will again, at once, as long as its queue is not
@@ -228,7 +228,7 @@ impl Worker {
         let mut any = false;
         while let Some(ended) = self.reap_one() {
             any = true;
-            self.hear_reports();
+            self.hear_last(&ended);
             self.ended(&ended);
         }
         if any {
@@ -240,11 +240,13 @@ impl Worker {
     }
 
     /// Reaps one child. What a program leaves behind in its process group is killed, or reported.
-    fn reap_one(&self) -> Option<Ended> {
-        if !self.cx.spec.execs() {
-            return wait::reap().ok().flatten();
-        }
+    fn reap_one(&mut self) -> Option<Ended> {
         let pid = wait::ended()?;
+        if !self.cx.spec.execs() {
+            // Not of a program, which could leave it too.
+            ExitNote::of(pid).into_iter().for_each(|note| self.children.note(pid, note));
+            return wait::wait_for(pid).ok().flatten();
+        }
         let rest = rest::end(pid, self.cx.plan.service.kill_mode);
         let ended = wait::wait_for(pid).ok().flatten();
         if let Some(kill_after) = rest.left(pid) {
@@ -270,13 +272,81 @@ impl Worker {
     pub(super) fn hear_reports(&mut self) {
         // First: a report may be about what was taken.
         self.hear_spares();
-        let (mut served, mut refused) = (Vec::new(), Vec::new());
+        let mut refused = Vec::new();
         self.reports.read(|pid, report| match report {
-            ChildReport::Ended(one) => served.push((pid, one)),
+            ChildReport::Failed(failure) => self.children.failed(pid, failure),
             ChildReport::Refused(why) => refused.push(why),
-            report => self.children.note(pid, report),
+            // Who has this to say has a pipe of its own.
+            ChildReport::Ended(_) => {}
         });
         refused.into_iter().for_each(|why| self.refuse(why));
-        served.into_iter().for_each(|(pid, served)| self.served_one_of_several(pid, &served));
+    }
+
+    /// Hears some of what a process says that serves several connections, and kills it if that cannot be.
+    pub(super) fn hear_from(&mut self, pid: Pid) {
+        // First: what it reports may be about what it was taken for.
+        self.hear_spares();
+        let found = self.hear_own(pid);
+        self.kill_if_it_lies(pid, found);
+    }
+
+    fn kill_if_it_lies(&self, pid: Pid, found: OwnPipe) {
+        if found == OwnPipe::Abused && self.children.kill(pid) {
+            self.cx.event(
+                Level::Warning,
+                None,
+                format_args!("process {pid} has reported what cannot be, and is killed"),
+            );
+        }
+    }
+
+    /// Hears all that processes have said by now that serve several connections.
+    pub(super) fn hear_all_that_serve_several(&mut self) {
+        self.hear_spares();
+        for pid in self.children.serving_several() {
+            let found = self.hear_rest(pid);
+            self.kill_if_it_lies(pid, found);
+        }
+    }
+
+    fn hear_own(&mut self, pid: Pid) -> OwnPipe {
+        let mut heard = Vec::new();
+        let found = self.children.read_reports(pid, &self.cx.poller, |report| heard.push(report));
+        let are_true = heard.into_iter().all(|report| match report {
+            ChildReport::Refused(why) => {
+                self.refuse(why);
+                true
+            }
+            ChildReport::Ended(served) => self.served_one_of_several(pid, &served),
+            // Who has a connection has begun.
+            ChildReport::Failed(failure) => {
+                let waits = self.children.waits(pid);
+                if waits {
+                    self.children.failed(pid, failure);
+                }
+                waits
+            }
+        });
+        if are_true { found } else { OwnPipe::Abused }
+    }
+
+    /// All that there is now. One that was captured may never stop, nor those that it has left the pipe to.
+    fn hear_rest(&mut self, pid: Pid) -> OwnPipe {
+        let mut found = OwnPipe::Heard;
+        (0..READS_AT_ONCE).all(|_| {
+            found = self.hear_own(pid);
+            found == OwnPipe::Heard
+        });
+        found
+    }
+
+    /// Hears what a process has said before it ended.
+    fn hear_last(&mut self, ended: &Ended) {
+        if self.pool.is_used() || ended.ending == Ending::Exited(FAILED_TO_BEGIN) {
+            self.hear_reports();
+        }
+        if self.pool.serves_several() {
+            self.hear_rest(ended.pid);
+        }
     }
 }

@@ -26,7 +26,7 @@ use crate::client::{Client, ConnectionId};
 use crate::config::{Job, ServiceConfig, StderrTarget};
 use crate::exit;
 use crate::ipc::orders::{Heard, ListenerSet, Order, Plan, WorkerReport, take_plan};
-use crate::ipc::reports::{ChildReport, Reports};
+use crate::ipc::reports::{ChildReport, ExitNote, Reporter, Reports};
 use crate::journal::{Level, Log, MessageId};
 use crate::scoreboard::{Counters, Owner, Scoreboard, Slot};
 use crate::spare::events::{SpareEvents, SpareEventsWriter};
@@ -65,6 +65,8 @@ enum Token {
     Listener(usize),
     /// The stderr of a connection process.
     Output(Pid),
+    /// What a process that serves several connections reports.
+    Reports(Pid),
     /// A proxy whose header has not come yet.
     Header(u64),
     /// A client that was refused and has not hung up.
@@ -87,6 +89,7 @@ impl From<Token> for u64 {
             Token::Header(number) => (5, number),
             Token::Lingering(place) => (6, place as u64),
             Token::Closing(number) => (7, number),
+            Token::Reports(pid) => (8, u64::from(pid.unsigned_abs())),
         };
         kind << KIND | value
     }
@@ -103,6 +106,7 @@ impl From<u64> for Token {
             4 => Token::Output(value as Pid),
             5 => Token::Header(value),
             6 => Token::Lingering(value as usize),
+            8 => Token::Reports(value as Pid),
             _ => Token::Closing(value),
         }
     }
@@ -178,7 +182,7 @@ impl Context {
 struct Worker {
     cx: Context,
     link: Link,
-    /// What connection processes say.
+    /// What connection processes say before they have a connection.
     reports: Reports,
     acceptor: Acceptor,
     slots: Slots,
@@ -207,10 +211,13 @@ impl Worker {
         let listeners: io::Result<Vec<BorrowedFd<'static>>> =
             plan.listeners.iter().map(|listener| Ok(fd::for_ever(listener.fd.take()?))).collect();
         let listeners = listeners?;
-        let reports = Reports::new()?;
+        let (reports, reporter) = Reports::create()?;
+        if matches!(plan.service.job, Job::Handler(_)) {
+            ExitNote::make_room()?;
+        }
         let prefixes = CallerSets::open(plan.fds.prefixes.take()?.as_fd())?;
         let admission: &Admission = for_ever(Admission::new(&plan.service.admission, prefixes));
-        let mut spec = ChildSpec::new(&plan.service, signals, &reports)?;
+        let mut spec = ChildSpec::new(&plan.service, signals, Reporter::for_ever(reporter))?;
         let rehearsal = fork(|child| spec.rehearse(child))?;
         passed(&plan.service, rehearsal, &reports)?;
         spec.preapply()?;
@@ -332,6 +339,7 @@ impl Worker {
                 Token::Lingering(place) => self.lingering.hear(place, &self.cx.poller),
                 Token::Header(number) => self.hear_proxy(number),
                 Token::Closing(number) => self.tend_close(number),
+                Token::Reports(pid) => self.hear_from(pid),
                 Token::Output(pid) => {
                     self.children.read_output(pid, &self.cx.books(), &self.cx.poller);
                 }
@@ -353,7 +361,7 @@ impl Worker {
         let is_due = self.children.next_deadline().is_some_and(|at| at <= Monotonic::now());
         if is_due && self.pool.serves_several() {
             // What one of several connections was to end for may be over.
-            self.hear_reports();
+            self.hear_all_that_serve_several();
         }
         self.children.tend();
         self.children.due_closes().into_iter().for_each(|number| self.tend_close(number));
@@ -462,6 +470,8 @@ fn for_ever<T>(value: T) -> &'static T {
 
 /// Waits for a rehearsal, and says why it has failed.
 fn passed(service: &ServiceConfig, rehearsal: Pid, reports: &Reports) -> io::Result<()> {
+    wait::await_end(rehearsal);
+    let note = ExitNote::of(rehearsal);
     let ended = wait::wait_for(rehearsal)?;
     let mut failure = None;
     reports.read(|_, report| {
@@ -471,6 +481,11 @@ fn passed(service: &ServiceConfig, rehearsal: Pid, reports: &Reports) -> io::Res
     });
     match (failure, ended.map(|ended| ended.ending)) {
         (Some(failure), _) => Err(io::Error::new(failure.kind(), failure.explain(service))),
+        (None, Some(wait::Ending::Exited(0))) if note.is_none() && matches!(service.job, Job::Handler(_)) => {
+            let why = "what connection processes leave at their end cannot be read: that takes /proc, or CAP_SYS_RESOURCE if \
+                       they are another user";
+            Err(io::Error::other(why))
+        }
         (None, Some(wait::Ending::Exited(0))) => Ok(()),
         (None, ending) => {
             let ending = ending.map_or_else(|| "unknown".to_owned(), |ending| ending.to_string());

@@ -52,7 +52,8 @@ impl Worker {
         }
     }
 
-    pub(super) fn served_one_of_several(&mut self, pid: Pid, served: &Served) {
+    /// False if it cannot be true.
+    pub(super) fn served_one_of_several(&mut self, pid: Pid, served: &Served) -> bool {
         let waits = self.children.served(pid, served, &self.cx.books()).or_else(|| {
             // It was taken, and served, since we listened.
             self.hear_spares();
@@ -61,6 +62,7 @@ impl Worker {
         if waits == Some(true) {
             self.pool.add_again(pid);
         }
+        waits.is_some()
     }
 
     /// A spare has ended that nobody had taken.

@@ -9,7 +9,7 @@ use super::children::{Child, Output, OutputPipes};
 use super::{Context, Newcomer, Token, WorkerSlot};
 use crate::child::{self, ChildSpec, Conn};
 use crate::client::Connection;
-use crate::ipc::reports::FailureWord;
+use crate::ipc::reports::{FailureWord, Reports};
 use crate::pace::Backoff;
 use crate::scoreboard::Scoreboard;
 use crate::spare::Pool;
@@ -175,12 +175,17 @@ impl Starter {
         cx: &Context,
     ) -> io::Result<(Pid, Child<&'static Scoreboard>)> {
         let (output, stderr) = self.pipes.as_ref().map(OutputPipes::make).transpose()?.unzip();
+        let (reports, own) = pool.serves_several().then(Reports::create).transpose()?.unzip();
         let id = cx.id(self.numbers + 1);
-        let pid = pool.make(&slot, id, stderr, &self.stack)?;
+        let pid = pool.make(&slot, id, (stderr, own), &self.stack)?;
         self.numbers += 1;
         let output = output.map(|pipe| listen_to(pid, pipe, cx));
+        if let Some(reports) = &reports {
+            // Without it they are read when it ends, or a deadline is over.
+            let _ = cx.poller.add(reports.descriptor(), Interest::Read, Token::Reports(pid).into());
+        }
         let connections = cx.plan.service.connections_per_child;
-        Ok((pid, Child::spare(slot, id, connections).with_output(output)))
+        Ok((pid, Child::spare(slot, id, connections).with_output(output).with_reports(reports)))
     }
 }
 

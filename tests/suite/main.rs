@@ -46,6 +46,7 @@ mod proxy;
 mod reachable;
 mod real;
 mod recipes;
+mod reports;
 mod sandbox;
 mod security;
 mod services;

@@ -21,8 +21,8 @@ use hashbrown::HashMap;
 use crate::admission::{ActivityWatch, Deadline, Deadlines, TERM_TO_KILL, Verdict};
 use crate::child::closing::LONGEST_CLOSE;
 use crate::child::watch::TIMED_OUT;
-use crate::client::{Connection, ConnectionId, Traffic, process_of};
-use crate::ipc::reports::{ChildReport, FAILED_TO_BEGIN, Failure, Served};
+use crate::client::{Connection, ConnectionId, process_of};
+use crate::ipc::reports::{ChildReport, ExitNote, FAILED_TO_BEGIN, Failure, OwnPipe, Reports, Served};
 use crate::journal::{Exit, LeftOut, OutputLine};
 use crate::scoreboard::{Overdue, Row, Scoreboard, Slot};
 use crate::sys::dontfork::DontForkAlloc;
@@ -60,10 +60,8 @@ pub(crate) struct Child<S: Deref<Target = Scoreboard>> {
     overdue: Option<Overdue>,
     /// Why it could not begin, as it says itself.
     failure: Option<Failure>,
-    /// What its handler said that it has moved.
-    traffic: Option<Traffic>,
-    /// The deadline that it said was behind it.
-    said_timeout: Option<Deadline>,
+    /// What its handler has left about itself.
+    note: Option<ExitNote>,
 }
 
 /// Of a process that serves one connection after the other.
@@ -73,6 +71,8 @@ struct Several {
     left: Option<u32>,
     /// What it has served, as what came after tells, and has not reported yet.
     ended: VecDeque<Connection>,
+    /// Where it reports; `None` if its worker did not make it.
+    reports: Option<Reports>,
 }
 
 /// When it is looked whether a program has its connection yet: as often as it is old, within these bounds.
@@ -99,7 +99,7 @@ impl<S: Deref<Target = Scoreboard>> Child<S> {
     /// if the number of that is 0.
     pub(crate) fn spare(slot: Slot<S>, id: ConnectionId, connections: u32) -> Self {
         let left = (connections != 0).then_some(connections);
-        let several = (connections != 1).then(|| Several { left, ended: VecDeque::new() });
+        let several = (connections != 1).then(|| Several { left, ended: VecDeque::new(), reports: None });
         Child {
             slot,
             id,
@@ -110,14 +110,21 @@ impl<S: Deref<Target = Scoreboard>> Child<S> {
             watch: None,
             overdue: None,
             failure: None,
-            traffic: None,
-            said_timeout: None,
+            note: None,
         }
     }
 
     /// The same, with what it writes to stderr.
     pub(crate) fn with_output(self, output: Option<Output>) -> Self {
         Child { output, ..self }
+    }
+
+    /// The same, with where it reports if it serves several.
+    pub(crate) fn with_reports(mut self, reports: Option<Reports>) -> Self {
+        if let Some(several) = &mut self.several {
+            several.reports = reports;
+        }
+        self
     }
 
     /// The same, with its connection.
@@ -153,7 +160,7 @@ impl<S: Deref<Target = Scoreboard>> Child<S> {
     }
 
     fn how(&self, ending: Ending) -> How<'static> {
-        let said = self.said_timeout.filter(|_| ending == Ending::Exited(TIMED_OUT));
+        let said = self.note.and_then(ExitNote::deadline).filter(|_| ending == Ending::Exited(TIMED_OUT));
         let failure = self.failure.filter(|_| ending == Ending::Exited(FAILED_TO_BEGIN));
         match (self.overdue.map(|overdue| overdue.deadline).or(said), failure) {
             (Some(deadline), _) => How::Exit(Exit::TimedOut(deadline)),
@@ -334,17 +341,50 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
         Some(is_current && !is_last)
     }
 
-    /// Notes what a process said about itself.
-    pub(crate) fn note(&mut self, pid: Pid, report: ChildReport) {
-        let Some(child) = self.by_pid.get_mut(&pid) else { return };
-        match report {
-            ChildReport::Failed(failure) => child.failure = Some(failure),
-            ChildReport::Served(traffic) => child.traffic = Some(traffic),
-            ChildReport::TimedOut(deadline, traffic) => {
-                (child.said_timeout, child.traffic) = (Some(deadline), Some(traffic));
-            }
-            ChildReport::Ended(_) | ChildReport::Refused(_) => {}
+    /// Whether a process has no connection, as far as is known.
+    pub(crate) fn waits(&self, pid: Pid) -> bool {
+        self.by_pid.get(&pid).is_some_and(Child::waits)
+    }
+
+    /// A process could not begin, as it says itself.
+    pub(crate) fn failed(&mut self, pid: Pid, failure: Failure) {
+        if let Some(child) = self.by_pid.get_mut(&pid) {
+            child.failure = Some(failure);
         }
+    }
+
+    /// A handler's process has ended, and has left this about itself.
+    pub(crate) fn note(&mut self, pid: Pid, note: ExitNote) {
+        if let Some(child) = self.by_pid.get_mut(&pid) {
+            child.note = Some(note);
+        }
+    }
+
+    /// Those that serve several connections.
+    pub(crate) fn serving_several(&self) -> Vec<Pid> {
+        self.iter().filter(|(_, child)| child.several.is_some()).map(|(pid, _)| pid).collect()
+    }
+
+    /// Some of what a process says that serves several connections.
+    pub(crate) fn read_reports(&self, pid: Pid, poller: &Poller, take: impl FnMut(ChildReport)) -> OwnPipe {
+        let several = self.by_pid.get(&pid).and_then(|child| child.several.as_ref());
+        let Some(reports) = several.and_then(|several| several.reports.as_ref()) else {
+            return OwnPipe::Silent;
+        };
+        let found = reports.read_own(pid, take);
+        if found == OwnPipe::Closed {
+            let _ = poller.remove(reports.descriptor());
+        }
+        found
+    }
+
+    /// Kills a process with its group; false if it is none of these.
+    pub(crate) fn kill(&self, pid: Pid) -> bool {
+        let is_ours = self.by_pid.contains_key(&pid);
+        if is_ours {
+            process::signal_group(pid, Signal::SIGKILL);
+        }
+        is_ours
     }
 
     /// Lines from a program that is still running.
@@ -366,6 +406,9 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
         let kept = child.kept.take();
         let output = child.output.take();
         let (mut several, child) = (child.several.take(), child);
+        if let Some(reports) = several.as_ref().and_then(|several| several.reports.as_ref()) {
+            let _ = poller.remove(reports.descriptor());
+        }
         if let Some(mut output) = output {
             let id = child.connection.as_ref().map_or(child.id, |connection| child.name(connection));
             let _ = poller.remove(output.descriptor());
@@ -380,7 +423,8 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
         match kept {
             Some(kept) => self.begin_close((child, connection, kept), ended, books, poller),
             None => {
-                let bytes = child.traffic.map(|traffic| (traffic.received, traffic.sent));
+                let traffic = child.note.map(ExitNote::traffic);
+                let bytes = traffic.map(|traffic| (traffic.received, traffic.sent));
                 enter(&child, &connection, ended, bytes, books);
             }
         }
