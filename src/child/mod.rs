@@ -196,7 +196,8 @@ impl ChildSpec {
                 let reporter = self.reporter.descriptor();
                 let mut kept = [connection.unwrap_or(reporter), reporter];
                 kept.sort_unstable_by_key(AsRawFd::as_raw_fd);
-                fd::close_all_but(child, &kept)
+                // Its stderr would be ours, where a line of it passes for one of preforkd.
+                fd::close_standard_and_all_but(child, &kept)
             }
             PreparedJob::Exec(PreparedProgram { stdin: None, .. }) => {
                 connection.map_or(Ok(()), fd::standard).and_then(|()| fd::close_others_on_exec())

@@ -256,9 +256,17 @@ pub(crate) fn close_others_on_exec() -> io::Result<()> {
 }
 
 /// In a child: closes whatever is not 0, 1, 2 or among `kept`, owners or not. `kept` is in order.
-pub(crate) fn close_all_but(_: ForkedChild, kept: &[BorrowedFd<'_>]) -> io::Result<()> {
+pub(crate) fn close_all_but(child: ForkedChild, kept: &[BorrowedFd<'_>]) -> io::Result<()> {
+    close_from(child, 3, kept)
+}
+
+/// The same, and 0, 1 and 2, which none of `kept` is.
+pub(crate) fn close_standard_and_all_but(child: ForkedChild, kept: &[BorrowedFd<'_>]) -> io::Result<()> {
+    close_from(child, 0, kept)
+}
+
+fn close_from(_: ForkedChild, mut first: RawFd, kept: &[BorrowedFd<'_>]) -> io::Result<()> {
     debug_assert!(kept.is_sorted_by_key(AsRawFd::as_raw_fd), "what is kept is in order");
-    let mut first = 3;
     for fd in kept.iter().map(AsRawFd::as_raw_fd).filter(|&fd| fd > 2) {
         if first < fd {
             close_range(first, fd - 1, 0)?;

@@ -156,11 +156,8 @@ fn a_handler_has_no_more_than_it_needs() {
         let [pid] = serving[..] else { panic!("{serving:?}") };
         assert_eq!(before.contains(&pid), spare != "0");
         let descriptors = proc::descriptors(pid);
-        let others: Vec<_> = descriptors.iter().filter(|(number, _)| *number > 2).collect();
-        let is = |kind: &str| {
-            others.iter().filter(|(_, target)| target.to_str().unwrap().starts_with(kind)).count()
-        };
-        assert_eq!((others.len(), is("socket:")), (1, 1), "its connection alone: {descriptors:?}");
+        let is_socket = descriptors.iter().all(|(_, target)| target.to_str().unwrap().starts_with("socket:"));
+        assert_eq!((descriptors.len(), is_socket), (1, true), "its connection alone: {descriptors:?}");
         let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
         assert!(!maps.contains("preforkd-board") && !maps.contains("preforkd-tally"), "{maps}");
         assert!(!maps.contains("[stack]"), "nor its parent's stack: {maps}");
