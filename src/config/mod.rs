@@ -52,7 +52,9 @@ pub(crate) use diagnostic::{Diagnostic, Diagnostics};
 pub(crate) use document::make_name;
 pub(crate) use limits::LimitKind;
 pub(crate) use load::{Loaded, Tolerance, check_again, load};
-pub(crate) use sandbox::{AllowedFiles, CallSet, FileUse, Network, Sandbox};
+#[cfg(test)]
+pub(crate) use sandbox::SystemCalls;
+pub(crate) use sandbox::{AllowedFiles, AllowedPath, CallSet, FileUse, Network, Sandbox};
 pub(crate) use service::Machine;
 pub(crate) use sockets::{PassedDemands, SocketKind};
 pub(crate) use source::Snapshot;

@@ -279,7 +279,7 @@ pub(super) fn of(
             list.map(|path| path.get_ref().clone()).collect::<Vec<_>>()
         });
         if let Job::Exec(program) = job {
-            execute.push(AllowedPath { path: program.path.clone(), is_optional: false });
+            execute.push(AllowedPath::of(&program.path));
         }
         sandbox.files = Some(AllowedFiles { read, write, execute });
     }
@@ -333,8 +333,7 @@ fn missing(path: &Spanned<AllowedPath>, root: Root<'_>) -> Option<Fault> {
 impl AllowedFiles {
     /// Everything.
     pub(crate) fn root() -> Self {
-        let root = AllowedPath { path: "/".into(), is_optional: false };
-        AllowedFiles { read: vec![root], ..AllowedFiles::default() }
+        AllowedFiles { read: vec![AllowedPath::of(Path::new("/"))], ..AllowedFiles::default() }
     }
 
     /// All of them with what may be done to them.
@@ -352,6 +351,11 @@ pub(crate) enum FileUse {
 }
 
 impl AllowedPath {
+    /// This one, which has to be there.
+    pub(crate) fn of(path: &Path) -> Self {
+        AllowedPath { path: path.to_owned(), is_optional: false }
+    }
+
     /// Where it is outside.
     pub(crate) fn outside(&self, chroot: Option<&Path>) -> PathBuf {
         match chroot {

@@ -16,7 +16,7 @@ use landlock::{
 };
 
 use super::filter;
-use crate::config::{AllowedFiles, CallSet, FileUse, Job, Network, Sandbox, ServiceConfig};
+use crate::config::{AllowedFiles, AllowedPath, CallSet, FileUse, Job, Network, Sandbox, ServiceConfig};
 use crate::control::CageStatus;
 use crate::ipc::reports::Step;
 use crate::sys::seccomp::{self, Instruction};
@@ -63,8 +63,8 @@ impl Cage {
     ) -> io::Result<Option<Self>> {
         let Some(sandbox) = sandbox else { return Ok(None) };
         let abilities = Abilities::of_this_kernel();
-        let plan = KernelCage::new(sandbox, job, abilities);
-        if let (true, Some(missing)) = (sandbox.required, plan.missing.first()) {
+        let plan = KernelCage::new(sandbox, job, chroot, abilities);
+        if let (true, Some(missing)) = (sandbox.required, &plan.unmet) {
             let text =
                 format!("the sandbox cannot be as it is required: {missing}; required = false does without");
             return Err(io::Error::new(io::ErrorKind::Unsupported, text));
@@ -106,8 +106,12 @@ impl Cage {
 
 /// What the sandbox of a service comes to on this kernel; `None` if it has none.
 pub(crate) fn on_this_kernel(service: &ServiceConfig) -> Option<CageStatus> {
-    let KernelCage { in_force, missing, .. } =
-        KernelCage::new(service.sandbox.as_ref()?, &service.job, Abilities::of_this_kernel());
+    let KernelCage { in_force, missing, .. } = KernelCage::new(
+        service.sandbox.as_ref()?,
+        &service.job,
+        service.identity.chroot.as_deref(),
+        Abilities::of_this_kernel(),
+    );
     Some(CageStatus { in_force, missing })
 }
 
@@ -121,13 +125,15 @@ struct KernelCage<'a> {
     in_force: Vec<String>,
     /// What is not, and why.
     missing: Vec<String>,
+    /// The first of that which was asked for by name.
+    unmet: Option<String>,
 }
 
 impl<'a> KernelCage<'a> {
-    fn new(sandbox: &'a Sandbox, job: &Job, abilities: Abilities) -> Self {
+    fn new(sandbox: &'a Sandbox, job: &Job, chroot: Option<&Path>, abilities: Abilities) -> Self {
         let foreign = match job {
             Job::Exec(program) if sandbox.system_calls.base == CallSet::Service => {
-                filter::is_foreign(&program.path)
+                filter::is_foreign(&AllowedPath::of(&program.path).outside(chroot))
             }
             _ => false,
         };
@@ -138,6 +144,7 @@ impl<'a> KernelCage<'a> {
             filters,
             in_force: vec!["no new privileges".to_owned()],
             missing: Vec::new(),
+            unmet: None,
         };
         let domains = abilities.has_domains();
         plan.say(
@@ -150,7 +157,7 @@ impl<'a> KernelCage<'a> {
         };
         plan.say(abilities.landlock >= ABI::V6, "siblings cannot be signalled", &needs(6, "6.12"));
         if let Some(files) = &sandbox.files {
-            plan.say(domains, &files.to_string(), "there is no Landlock of version 2 in this kernel");
+            plan.ask(domains, &files.to_string(), "there is no Landlock of version 2 in this kernel");
             plan.say(abilities.landlock >= ABI::V3, "files are not truncated", &needs(3, "6.2"));
         }
         let calls = match (foreign, abilities.filters) {
@@ -160,16 +167,16 @@ impl<'a> KernelCage<'a> {
         };
         match sandbox.network {
             Network::Any => {}
-            Network::None => plan.say(calls.is_empty(), "network: none", calls),
-            Network::Client => plan.say(calls.is_empty(), "network: client", calls),
+            Network::None => plan.ask(calls.is_empty(), "network: none", calls),
+            Network::Client => plan.ask(calls.is_empty(), "network: client", calls),
         }
         match sandbox.system_calls.base {
             CallSet::Any => {}
-            CallSet::Handler => plan.say(calls.is_empty(), "system calls: handler", calls),
-            CallSet::Service => plan.say(calls.is_empty(), "system calls: service", calls),
+            CallSet::Handler => plan.ask(calls.is_empty(), "system calls: handler", calls),
+            CallSet::Service => plan.ask(calls.is_empty(), "system calls: service", calls),
         }
         if !sandbox.write_execute {
-            plan.say(calls.is_empty(), "no code that was written to memory", calls);
+            plan.ask(calls.is_empty(), "no code that was written to memory", calls);
         }
         plan
     }
@@ -178,6 +185,14 @@ impl<'a> KernelCage<'a> {
         match is_there {
             true => self.in_force.push(what.to_owned()),
             false => self.missing.push(format!("{what}: {why_not}")),
+        }
+    }
+
+    /// The same about what can be asked for, and so be required.
+    fn ask(&mut self, is_there: bool, what: &str, why_not: &str) {
+        self.say(is_there, what, why_not);
+        if !is_there && self.unmet.is_none() {
+            self.unmet = self.missing.last().cloned();
         }
     }
 
@@ -265,5 +280,43 @@ impl fmt::Display for AllowedFiles {
             list.iter().try_for_each(|allowed| write!(f, " {}", allowed.path.display()))?;
         }
         if is_empty { f.write_str("files: none") } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::SystemCalls;
+
+    fn sandbox(files: bool, network: Network) -> Sandbox {
+        Sandbox {
+            files: files.then(AllowedFiles::root),
+            network,
+            system_calls: SystemCalls { base: CallSet::Service, allow: Vec::new(), deny: Vec::new() },
+            write_execute: true,
+            required: true,
+        }
+    }
+
+    #[test]
+    fn only_what_is_asked_for_can_be_required() {
+        let job = Job::Handler("echo".to_owned());
+        for (files, network, landlock, filters, missing, is_met) in [
+            (true, Network::None, ABI::V7, true, 0, true),
+            // Debian 12: siblings can be signalled, and files truncated.
+            (true, Network::None, ABI::V2, true, 2, true),
+            (false, Network::Client, ABI::V2, true, 1, true),
+            (true, Network::Any, ABI::V1, true, 4, false),
+            (false, Network::Any, ABI::Unsupported, true, 2, true),
+            (false, Network::None, ABI::V7, false, 2, false),
+        ] {
+            let sandbox = sandbox(files, network);
+            let cage = KernelCage::new(&sandbox, &job, None, Abilities { landlock, filters });
+            assert_eq!(
+                (cage.missing.len(), cage.unmet.is_none()),
+                (missing, is_met),
+                "{landlock:?}: {cage:#?}"
+            );
+        }
     }
 }

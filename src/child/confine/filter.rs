@@ -364,3 +364,115 @@ fn lacks(argument: u8, flag: i32) -> Option<SeccompCondition> {
 fn mask(flag: i32) -> u64 {
     u64::from(flag as u32)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::SystemCalls;
+
+    const EPERM: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+    const ENOSYS: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+    const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+    const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
+
+    /// What a filter answers, as the kernel runs it: seccomp(2), `struct seccomp_data`.
+    fn verdict(program: &[Instruction], arch: u32, call: u32, arguments: [u64; 3]) -> u32 {
+        let mut data = [call.to_ne_bytes(), arch.to_ne_bytes(), [0; 4], [0; 4]].concat();
+        arguments.iter().for_each(|argument| data.extend(argument.to_ne_bytes()));
+        let (mut at, mut a) = (0, 0_u32);
+        loop {
+            let Instruction { code, jt, jf, k } = program[at];
+            let jump = |taken: bool| usize::from(if taken { jt } else { jf });
+            at += 1;
+            match code {
+                0x20 => a = u32::from_ne_bytes(data[k as usize..][..4].try_into().unwrap()),
+                0x54 => a &= k,
+                0x05 => at += k as usize,
+                0x15 => at += jump(a == k),
+                0x25 => at += jump(a > k),
+                0x35 => at += jump(a >= k),
+                0x06 => return k,
+                other => panic!("instruction {other:#x}"),
+            }
+        }
+    }
+
+    /// AUDIT_ARCH_X86_64, and AUDIT_ARCH_I386.
+    const NATIVE: u32 = 0xc000_003e;
+    const FOREIGN: u32 = 0x4000_0003;
+
+    fn sandbox(base: CallSet, network: Network) -> Sandbox {
+        let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
+        Sandbox {
+            files: None,
+            network,
+            system_calls: SystemCalls {
+                base,
+                allow: words(&["mount", "io_uring_setup"]),
+                deny: words(&["chmod"]),
+            },
+            write_execute: false,
+            required: false,
+        }
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn a_filter_says_what_is_written() {
+        let job = Job::Exec(crate::config::Program {
+            path: "/bin/cat".into(),
+            arguments: Vec::new(),
+            passing: crate::config::Passing::Stdio,
+        });
+        let service = compile(&sandbox(CallSet::Service, Network::None), &job, ABI::V7).unwrap();
+        let call = |name: &str| number(name).unwrap() as u32;
+        let newest = Sysno::last().id() as u32;
+        for (name, arguments, wanted) in [
+            ("read", [0; 3], ALLOW),
+            ("execve", [0; 3], ALLOW),
+            ("ptrace", [0; 3], EPERM),
+            ("mount", [0; 3], ALLOW),
+            ("chmod", [0; 3], EPERM),
+            ("socket", [1, 0, 0], EPERM),
+            ("connect", [0; 3], EPERM),
+            ("clone", [libc::SIGCHLD as u64, 0, 0], ALLOW),
+            ("clone", [libc::CLONE_NEWUSER as u64 | libc::SIGCHLD as u64, 0, 0], EPERM),
+            ("clone3", [0; 3], ENOSYS),
+            ("io_uring_setup", [0; 3], ALLOW),
+            ("io_uring_enter", [0; 3], ENOSYS),
+            ("personality", [0xffff_ffff, 0, 0], ALLOW),
+            ("personality", [0x0004_0000, 0, 0], EPERM),
+            ("prlimit64", [0, 7, 1 << 40], ALLOW),
+            ("prlimit64", [77, 7, 0], ALLOW),
+            ("prlimit64", [77, 7, 1 << 40], EPERM),
+            ("setpriority", [0, 0, 9], ALLOW),
+            ("setpriority", [0, 77, 9], EPERM),
+            ("mmap", [0, 4096, 3], ALLOW),
+            ("mmap", [0, 4096, 5], ALLOW),
+            ("mmap", [0, 4096, 7], EPERM),
+            ("mprotect", [0, 4096, 5], EPERM),
+        ] {
+            assert_eq!(verdict(&service, NATIVE, call(name), arguments), wanted, "{name} {arguments:?}");
+        }
+        // Too new, and of x32.
+        for unknown in [newest + 1, 0x4000_0000 | call("read")] {
+            assert_eq!(verdict(&service, NATIVE, unknown, [0; 3]), ENOSYS);
+        }
+        assert_eq!(verdict(&service, FOREIGN, 3, [0; 3]), KILL);
+
+        let handler = compile(&sandbox(CallSet::Handler, Network::None), &job, ABI::V7).unwrap();
+        for (name, arguments, wanted) in [
+            ("recvfrom", [0; 3], ALLOW),
+            ("execve", [0; 3], KILL),
+            ("openat", [0; 3], KILL),
+            ("socket", [1, 0, 0], KILL),
+            ("mount", [0; 3], ALLOW),
+            ("mmap", [0, 4096, 3], ALLOW),
+            ("mmap", [0, 4096, 5], KILL),
+            ("prlimit64", [0, 7, 1], ALLOW),
+            ("prlimit64", [77, 7, 1], KILL),
+        ] {
+            assert_eq!(verdict(&handler, NATIVE, call(name), arguments), wanted, "{name} {arguments:?}");
+        }
+    }
+}
