@@ -26,9 +26,11 @@ use crate::sys::{landlock as domain, process};
 #[derive(Debug)]
 pub(crate) struct Cage {
     ruleset: Option<OwnedFd>,
-    /// Empty once the worker has it itself.
     filter: Vec<Instruction>,
+    /// The worker can live with the filter.
     is_shared: bool,
+    /// It does, and gains no privileges either.
+    is_inherited: bool,
 }
 
 /// What this kernel can do.
@@ -74,7 +76,7 @@ impl Cage {
             false => None,
         };
         let filter = if plan.filters { filter::compile(sandbox, job, plan.landlock)? } else { Vec::new() };
-        Ok(Some(Cage { ruleset, filter, is_shared: filter::is_shared(sandbox, job) }))
+        Ok(Some(Cage { ruleset, filter, is_shared: filter::is_shared(sandbox, job), is_inherited: false }))
     }
 
     /// In the worker, once a child has tried it: takes on what its children have in common, if it can live with that.
@@ -83,12 +85,16 @@ impl Cage {
             return Ok(());
         }
         process::gain_no_privileges()?;
-        seccomp::install(&std::mem::take(&mut self.filter))
+        seccomp::install(&self.filter)?;
+        self.is_inherited = true;
+        Ok(())
     }
 
     /// In a child: the part that leaves it all system calls.
     pub(crate) fn enter(&self) -> Result<(), (Step, io::Error)> {
-        process::gain_no_privileges().map_err(|error| (Step::Privileges, error))?;
+        if !self.is_inherited {
+            process::gain_no_privileges().map_err(|error| (Step::Privileges, error))?;
+        }
         match &self.ruleset {
             Some(ruleset) => domain::enter(ruleset.as_fd()).map_err(|error| (Step::Domain, error)),
             None => Ok(()),
@@ -97,7 +103,7 @@ impl Cage {
 
     /// In a child that has entered: the rest.
     pub(crate) fn close(&self) -> Result<(), (Step, io::Error)> {
-        match self.filter.is_empty() {
+        match self.filter.is_empty() || self.is_inherited {
             true => Ok(()),
             false => seccomp::install(&self.filter).map_err(|error| (Step::Filter, error)),
         }
