@@ -409,8 +409,8 @@ fn is_served_here(stream: &UnixStream) -> bool {
         Ok(peer) if !process::is_user(peer.uid) => false,
         // Outside this process's namespace, which is above it.
         Ok(peer) if peer.pid == 0 => false,
-        // One that is gone already may have been any.
-        Ok(peer) => process::is_descendant(peer.pid).unwrap_or(true),
+        // One that is gone already may have been any. Where that could only be a process of root's, it has had other ways.
+        Ok(peer) => process::is_descendant(peer.pid).unwrap_or(!process::is_user(0)),
         Err(_) => true,
     }
 }
