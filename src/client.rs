@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::sys::interface;
 use crate::sys::socket::{Peer, PeerCredentials};
@@ -185,6 +186,48 @@ impl ConnectionId {
 /// The part of a number that all connections of a process have in common.
 pub(crate) fn process_of(number: u64) -> u64 {
     number & ((1 << PROCESS_BITS) - 1)
+}
+
+/// As it is written.
+impl FromStr for ConnectionId {
+    type Err = NoConnectionId;
+
+    fn from_str(text: &str) -> Result<Self, NoConnectionId> {
+        let mut parts = text.splitn(3, '-');
+        let mut part =
+            || parts.next().filter(|part| part.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'.'));
+        let run = part().and_then(|run| u32::from_str_radix(run, 16).ok());
+        let worker = part().and_then(|worker| worker.parse().ok());
+        let number = part().and_then(|number| {
+            let (process, nth) = number.split_once('.').unwrap_or((number, "0"));
+            let (process, nth): (u64, u64) = (process.parse().ok()?, nth.parse().ok()?);
+            (process == process_of(process) && nth < u64::from(ConnectionId::PER_PROCESS))
+                .then_some(process | nth << PROCESS_BITS)
+        });
+        match (run, worker, number) {
+            (Some(run), Some(worker), Some(number)) => Ok(ConnectionId { run, worker, number }),
+            _ => Err(NoConnectionId),
+        }
+    }
+}
+
+/// What is no name of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "is no connection's id; they look like 1cecf0-1-42, and \"preforkd connections\" and the log have them"
+)]
+pub(crate) struct NoConnectionId;
+
+impl Serialize for ConnectionId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ConnectionId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
 }
 
 impl fmt::Display for ConnectionId {

@@ -68,6 +68,36 @@ impl fmt::Display for Deadline {
     }
 }
 
+/// Why preforkd ends a connection that would go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EndCause {
+    /// It has this deadline behind it.
+    Deadline(Deadline),
+    /// Somebody who may has asked for it: `preforkd kill`.
+    Operator,
+}
+
+impl EndCause {
+    /// The number of those that are no deadlines.
+    const OPERATOR: u8 = 64;
+
+    /// As a number that [`EndCause::from_number`] knows.
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            EndCause::Deadline(deadline) => deadline as u8,
+            EndCause::Operator => EndCause::OPERATOR,
+        }
+    }
+
+    /// The one with this number.
+    pub(crate) fn from_number(number: u8) -> Option<Self> {
+        match number {
+            EndCause::OPERATOR => Some(EndCause::Operator),
+            number => Deadline::from_number(number).map(EndCause::Deadline),
+        }
+    }
+}
+
 /// How long a process group that was told to end by TERM has until it is ended by KILL, and the kernel to deliver what the
 /// client has not taken.
 pub(crate) const TERM_TO_KILL: Duration = Duration::from_secs(5);

@@ -22,7 +22,7 @@ pub(crate) use admit::{Admission, Sentence};
 pub(crate) use caller::{Caller, LocalUser, SourceName};
 pub(crate) use caller_sets::CallerSets;
 pub(crate) use callers::{Callers, Listed};
-pub(crate) use deadlines::{ActivityWatch, Deadline, Deadlines, TERM_TO_KILL, Verdict};
+pub(crate) use deadlines::{ActivityWatch, Deadline, Deadlines, EndCause, TERM_TO_KILL, Verdict};
 pub(crate) use policy::{
     LONGEST_MESSAGE, Offence, Overload, Penalties, Policy, Rate, RateUnit, SourceLimits,
 };

@@ -23,12 +23,13 @@ pub(super) fn ask(matches: &ArgMatches, request: &Request, code: u8, aftermath: 
             }
             ExitCode::from(code)
         }
-        Ok(Answer::Status(_)) => {
-            complain(format_args!(
-                "preforkd: the running preforkd did not understand; is it of another version?"
-            ));
-            ExitCode::from(exit::UNAVAILABLE)
-        }
+        Ok(Answer::Status(_) | Answer::Connections(_)) => not_understood(),
         Err(error) => super::unanswered(&error),
     }
+}
+
+/// Says that the answer is one to something else.
+pub(super) fn not_understood() -> ExitCode {
+    complain("preforkd: the running preforkd did not understand; is it of another version?");
+    ExitCode::from(exit::UNAVAILABLE)
 }

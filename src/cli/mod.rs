@@ -2,9 +2,11 @@
 
 mod ask;
 pub(crate) mod check;
+mod connections;
 mod explain;
 #[cfg(feature = "generate")]
 pub(crate) mod generate;
+mod kill;
 pub(crate) mod output;
 mod reload;
 mod run;
@@ -21,8 +23,10 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Arg, ArgMatches, Command, value_parser};
 
+use crate::admission::SourceName;
+use crate::admission::prefix::PrefixError;
 use crate::child::handler;
-use crate::config::{DEFAULT_CONTROL_SOCKET, parse_duration};
+use crate::config::{self, DEFAULT_CONTROL_SOCKET, parse_duration};
 use crate::ipc::orders;
 use crate::{exit, supervisor, sys, worker};
 
@@ -70,6 +74,8 @@ fn command() -> Command {
         .subcommand(check::command())
         .subcommand(reload::command())
         .subcommand(status::command())
+        .subcommand(connections::command())
+        .subcommand(kill::command())
         .subcommand(upgrade::command())
         .subcommand(unban::command())
 }
@@ -81,6 +87,8 @@ fn dispatch(matches: &ArgMatches) -> ExitCode {
         Some(("check", matches)) => check::run(matches),
         Some(("reload", matches)) => reload::run(matches),
         Some(("status", matches)) => status::run(matches),
+        Some(("connections", matches)) => connections::run(matches),
+        Some(("kill", matches)) => kill::run(matches),
         Some(("upgrade", matches)) => upgrade::run(matches),
         Some(("unban", matches)) => unban::run(matches),
         _ => ExitCode::from(exit::USAGE),
@@ -108,6 +116,14 @@ fn timeout_argument(default: &'static str) -> Arg {
         })
         .default_value(default)
         .help("How long to wait for the answer")
+}
+
+/// A source, as commands take it.
+fn source(text: &str) -> Result<SourceName, String> {
+    match text.strip_prefix("user:").filter(|name| *name != "?") {
+        Some(name) => config::known_user(name).map(|user| SourceName::User(user.uid)),
+        None => text.parse().map_err(|why: PrefixError| format!("\"{text}\" {why}; {}", why.help(text))),
+    }
 }
 
 fn patience(matches: &ArgMatches) -> Duration {

@@ -38,6 +38,7 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
             complain(format_args!("preforkd: {text}"));
             ExitCode::from(exit::UNAVAILABLE)
         }
+        Ok(Answer::Connections(_)) => super::ask::not_understood(),
         Err(error) => super::unanswered(&error),
     }
 }

@@ -5,9 +5,6 @@ use std::process::ExitCode;
 use clap::{Arg, ArgMatches, Command};
 
 use super::ask::ask;
-use crate::admission::SourceName;
-use crate::admission::prefix::PrefixError;
-use crate::config;
 use crate::control::Request;
 use crate::exit;
 
@@ -22,16 +19,9 @@ pub(super) fn command() -> Command {
             Arg::new("source")
                 .value_name("SOURCE")
                 .required(true)
-                .value_parser(source)
+                .value_parser(super::source)
                 .help("Whose: every source that has an address in common with this prefix, or user:NAME"),
         )
-}
-
-fn source(text: &str) -> Result<SourceName, String> {
-    match text.strip_prefix("user:").filter(|name| *name != "?") {
-        Some(name) => config::known_user(name).map(|user| SourceName::User(user.uid)),
-        None => text.parse().map_err(|why: PrefixError| format!("\"{text}\" {why}; {}", why.help(text))),
-    }
 }
 
 /// Exits with 0 if nobody there has a penalty any more.

@@ -11,6 +11,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::admission::SourceName;
+use crate::client::ConnectionId;
+use crate::sys::wait::Pid;
 
 /// The longest request.
 pub(crate) const LONGEST_REQUEST: usize = 64 * 1024;
@@ -25,6 +27,18 @@ pub(crate) enum Request {
     Upgrade,
     /// What is going on.
     Status,
+    /// The connections that live.
+    Connections {
+        /// Of one service only.
+        service: Option<String>,
+        /// Of clients that have something in common with this only.
+        source: Option<SourceName>,
+    },
+    /// End connections.
+    Kill {
+        /// Which.
+        ids: Vec<ConnectionId>,
+    },
     /// Lift the penalties of sources.
     Unban {
         /// Of all that have a client in common with this.
@@ -44,6 +58,25 @@ pub(crate) enum Answer {
     Refused(String),
     /// The answer to [`Request::Status`].
     Status(Box<Status>),
+    /// The answer to [`Request::Connections`].
+    Connections(Vec<ConnectionStatus>),
+}
+
+/// A connection that lives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ConnectionStatus {
+    pub(crate) id: ConnectionId,
+    pub(crate) service: String,
+    /// The address of the client without its port, or its user.
+    pub(crate) source: SourceName,
+    /// The client as the log has it.
+    pub(crate) client: String,
+    /// Its process; `None` while there is none yet, or no more.
+    pub(crate) pid: Option<Pid>,
+    /// How long ago it was accepted.
+    pub(crate) age_ms: u64,
+    /// It was told to end.
+    pub(crate) is_ending: bool,
 }
 
 /// `status --json`. Fields are added, never renamed.

@@ -192,6 +192,12 @@ impl Server {
         }
     }
 
+    /// The user of a client.
+    pub(crate) fn user_of(&self, id: ClientId) -> Option<u32> {
+        let peer = self.clients.get(&id).map(|client| socket::peer_credentials(client.stream.as_fd()));
+        peer.and_then(Result::ok).map(|peer| peer.uid)
+    }
+
     /// Answers a client, who may have gone.
     pub(crate) fn answer(&mut self, id: ClientId, answer: &Answer, poller: &Poller) {
         let Some(client) = self.clients.get_mut(&id) else { return };

@@ -8,6 +8,7 @@
 //! | [`Order::Accept`]        | supervisor | worker     | `Accepting` | a worker that takes no orders is killed          |
 //! | [`Order::Look`]          | supervisor | worker     | `Looked`    | one at a time; the watchdog ends who owes one    |
 //! | [`Order::Retire`]        | supervisor | worker     | `Retired`   | as above; without a supervisor it retires anyway |
+//! | [`Order::Kill`]          | supervisor | worker     |             | as above; the connection goes on                 |
 //! | [`Order::End`]           | supervisor | worker     | its end     | killed, its connections are the supervisor's     |
 //! | [`WorkerReport::Ready`]  | worker     | supervisor |             | a worker that is not ready in time is killed     |
 //! | [`WorkerReport::Failed`] | worker     | supervisor |             | its exit code says the same in fewer words       |
@@ -137,6 +138,11 @@ pub(crate) enum Order {
     Look {
         /// What the answer says.
         request: u32,
+    },
+    /// End one connection with its process group, if it is there.
+    Kill {
+        /// The last part of its id.
+        number: u64,
     },
     /// End all connections with their process groups.
     End {

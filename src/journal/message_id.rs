@@ -33,6 +33,8 @@ pub(crate) enum MessageId {
     Refused,
     /// A source has a penalty, or has been forgiven.
     Penalty,
+    /// A connection is ended by hand.
+    ConnectionKilled,
     /// A service cannot be served, or not at one of its addresses; it is tried again.
     ServiceDown,
     /// A service that was down is served.
@@ -60,6 +62,7 @@ impl MessageId {
             MessageId::Penalty => ("7f109d344d3c4cba80ebe61355ce25ff", 15),
             MessageId::ServiceDown => ("c1f0a7c5be164d5b8d7d6b0f0d9e4a31", 16),
             MessageId::ServiceBack => ("5e0b3c9a44d24d0f9a0c7f6c2b8d1e72", 17),
+            MessageId::ConnectionKilled => ("3a8d5d0e6f1b4f7f8d5a2c9b7e40c6d1", 18),
         }
     }
 

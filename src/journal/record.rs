@@ -61,6 +61,8 @@ pub(crate) enum Exit<'a> {
     Ended(Ending),
     /// A deadline has ended it, whatever its process made of that.
     TimedOut(Deadline),
+    /// Somebody has asked for it to be ended, whatever its process made of that.
+    Killed,
     /// It never had a process; the reason, such as "fork: Resource temporarily unavailable".
     NotStarted(&'a str),
     /// Its worker died before it, so nobody who could say is left.
@@ -72,6 +74,7 @@ impl fmt::Display for Exit<'_> {
         match self {
             Exit::Ended(ending) => ending.fmt(f),
             Exit::TimedOut(deadline) => write!(f, "timeout {deadline}"),
+            Exit::Killed => f.write_str("ended by kill"),
             Exit::NotStarted(_) => f.write_str("not started"),
             Exit::Lost => f.write_str("lost"),
         }
@@ -134,7 +137,7 @@ impl<'a> ConnectionRecord<'a> {
         match self.exit {
             Exit::NotStarted(_) => MessageId::ConnectionNotStarted,
             Exit::Ended(ending) if ending.is_crash() => MessageId::ConnectionCrashed,
-            Exit::Ended(_) | Exit::TimedOut(_) | Exit::Lost => MessageId::ConnectionEnded,
+            Exit::Ended(_) | Exit::TimedOut(_) | Exit::Killed | Exit::Lost => MessageId::ConnectionEnded,
         }
     }
 }
@@ -147,7 +150,7 @@ impl fmt::Display for ConnectionRecord<'_> {
         }
         let (seconds, millis) = (self.duration.as_secs(), self.duration.subsec_millis());
         write!(f, "{} after {seconds}.{millis:03}s (pid {}", self.exit, self.pid)?;
-        if let Exit::Ended(_) | Exit::TimedOut(_) = self.exit {
+        if let Exit::Ended(_) | Exit::TimedOut(_) | Exit::Killed = self.exit {
             write!(f, ", cpu {} ms, {} KiB", self.cpu.as_millis(), self.max_rss_kib)?;
         }
         if let Some((received, sent)) = self.bytes {
@@ -262,7 +265,7 @@ fn connection_fields(record: &ConnectionRecord<'_>, field: &mut dyn FnMut(&'stat
         field("PREFORKD_BYTES_IN", format_args!("{received}"));
         field("PREFORKD_BYTES_OUT", format_args!("{sent}"));
     }
-    if let Exit::Ended(_) | Exit::TimedOut(_) = record.exit {
+    if let Exit::Ended(_) | Exit::TimedOut(_) | Exit::Killed = record.exit {
         field("PREFORKD_CPU_USEC", format_args!("{}", record.cpu.as_micros()));
         field("PREFORKD_MAXRSS_KB", format_args!("{}", record.max_rss_kib));
     }

@@ -26,7 +26,7 @@ use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
 
-use crate::admission::Deadline;
+use crate::admission::EndCause;
 use crate::admission::sources::{MAX_SLOTS, SlotIndex, Source, Sources};
 use crate::client::Connection;
 use crate::sys::memory::{self, AtomicU32, AtomicU64, Mapping};
@@ -95,7 +95,7 @@ pub(crate) enum RowState {
     Spare,
     /// A connection is let in; its process may be on its way.
     Serving,
-    /// A deadline has passed, and its process was told to end.
+    /// Its process was told to end, by a deadline or by hand.
     Ending,
 }
 
@@ -113,8 +113,8 @@ impl Row {
 /// A connection that was told to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Overdue {
-    /// The deadline that has passed.
-    pub(crate) deadline: Deadline,
+    /// Why.
+    pub(crate) cause: EndCause,
     /// When what is left of it is killed.
     pub(crate) kill_at: Monotonic,
 }
@@ -266,10 +266,8 @@ impl Scoreboard {
         let pid = self.pids().get(slot.index() as usize).map_or(0, |pid| pid.load(SeqCst));
         let pid = Pid::try_from(pid).ok().filter(|&pid| pid > 1);
         let word = |place: usize| self.row_words(slot.index()).get(place).map_or(0, |word| word.load(SeqCst));
-        let deadline =
-            word(WHY).checked_sub(1).and_then(|why| Deadline::from_number(u8::try_from(why).ok()?));
-        let overdue =
-            deadline.map(|deadline| Overdue { deadline, kill_at: Monotonic::from_nanos(word(KILL_AT)) });
+        let cause = word(WHY).checked_sub(1).and_then(|why| EndCause::from_number(u8::try_from(why).ok()?));
+        let overdue = cause.map(|cause| Overdue { cause, kill_at: Monotonic::from_nanos(word(KILL_AT)) });
         Row { slot, pid, connection: self.connection(slot), overdue }
     }
 
@@ -398,7 +396,7 @@ impl<S: Deref<Target = Scoreboard>> Slot<S> {
     pub(crate) fn note_overdue(&self, overdue: Overdue) {
         if let [.., why, kill_at] = self.scoreboard.row_words(self.index.index()) {
             kill_at.store(overdue.kill_at.nanos(), SeqCst);
-            why.store(overdue.deadline as u64 + 1, SeqCst);
+            why.store(u64::from(overdue.cause.number()) + 1, SeqCst);
         }
     }
 
@@ -516,7 +514,7 @@ mod tests {
                 let connection = Connection { number: 42, client, until: Monotonic::NEVER };
                 slot.note(Some(&connection));
                 assert_eq!((row().state(), row().connection), (RowState::Serving, Some(connection)));
-                let overdue = Overdue { deadline: Deadline::Idle, kill_at: Monotonic::from_nanos(9) };
+                let overdue = Overdue { cause: EndCause::Operator, kill_at: Monotonic::from_nanos(9) };
                 slot.note_overdue(overdue);
                 assert_eq!((row().state(), row().overdue), (RowState::Ending, Some(overdue)));
                 slot.note(None);

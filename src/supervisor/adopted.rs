@@ -209,6 +209,16 @@ impl AdoptedConnections {
         true
     }
 
+    /// The name of a connection that one of them serves.
+    pub(super) fn id_of(&self, pid: Pid, number: u64) -> Option<ConnectionId> {
+        self.children.get(pid).map(|child| ConnectionId { number, ..child.id() })
+    }
+
+    /// Ends one connection by hand; false if none of them has it.
+    pub(super) fn end_by_hand(&mut self, wanted: ConnectionId) -> bool {
+        self.children.end_by_hand(|id| id == wanted)
+    }
+
     /// When a connection has to end.
     pub(super) fn next_deadline(&self) -> Option<Monotonic> {
         self.children.next_deadline()

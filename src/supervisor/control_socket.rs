@@ -53,6 +53,11 @@ impl ControlSocket {
         }
     }
 
+    /// The user of a client that has asked for something.
+    fn user_of(&self, client: ClientId) -> Option<u32> {
+        self.server.as_ref().and_then(|server| server.user_of(client))
+    }
+
     fn handle(&mut self, token: u64, poller: &Poller) -> Option<(ClientId, Request)> {
         self.server.as_mut()?.handle(token, poller)
     }
@@ -101,6 +106,14 @@ impl Supervisor {
             Some((client, Request::Upgrade)) => self.upgrade(vec![client]),
             Some((client, Request::Unban { source, service })) => {
                 let answer = self.unban(source, service.as_deref());
+                self.answer([client], &answer);
+            }
+            Some((client, Request::Connections { service, source })) => {
+                let answer = self.connections(service.as_deref(), source);
+                self.answer([client], &answer);
+            }
+            Some((client, Request::Kill { ids })) => {
+                let answer = self.kill(&ids, self.state.control.user_of(client));
                 self.answer([client], &answer);
             }
             Some((client, Request::Status)) => {

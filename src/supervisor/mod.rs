@@ -5,6 +5,7 @@
 mod adopted;
 mod changes;
 mod commit;
+mod connections;
 mod control_socket;
 mod credentials;
 mod generation;

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::Supervisor;
-use super::service::{Service, ServiceState};
+use super::service::ServiceState;
 use crate::admission::SourceName;
 use crate::control::Answer;
 use crate::journal::{Level, MessageId};
@@ -12,13 +12,8 @@ use crate::sys::time::Monotonic;
 impl Supervisor {
     /// Lifts the penalties of all sources that have a client in common with `wanted`, at one service or all.
     pub(super) fn unban(&self, wanted: SourceName, service: Option<&str>) -> Answer {
-        let generation = &self.state.generation;
-        if let Some(unknown) = service.filter(|name| generation.service(name).is_none()) {
-            let names: Vec<_> = generation.services().map(Service::name).collect();
-            return Answer::Refused(format!(
-                "there is no service \"{unknown}\"; the services are {}",
-                names.join(", ")
-            ));
+        if let Some(answer) = self.unknown_service(service) {
+            return answer;
         }
         let now = Monotonic::now();
         let mut lines = Vec::new();

@@ -26,11 +26,13 @@ pub(crate) mod permission;
 pub(crate) mod process;
 pub(crate) mod seccomp;
 pub(crate) mod signal;
+pub(crate) mod sock_diag;
 pub(crate) mod socket;
 pub(crate) mod stream;
 pub(crate) mod tcp_info;
 pub(crate) mod time;
 pub(crate) mod title;
+pub(crate) mod usage;
 pub(crate) mod wait;
 
 use std::io;

@@ -46,6 +46,8 @@ pub(crate) struct TcpInfo {
     pub(crate) is_closed: bool,
     /// Of a listener, how many connections wait in its queue.
     pub(crate) unacked: u32,
+    /// Milliseconds since data came or was sent last, retransmissions too.
+    pub(crate) since_data_ms: u32,
     /// What tells whether the connection is in use, from Linux 4.1 on.
     pub(crate) activity: Option<Activity>,
 }
@@ -86,10 +88,25 @@ impl TcpInfo {
             libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, place, &mut length)
         };
         check(result)?;
+        Ok(TcpInfo::from_raw(&raw, length as usize))
+    }
+
+    /// From what the kernel has written elsewhere, in as many bytes as it knows.
+    pub(super) fn from_bytes(bytes: &[u8]) -> TcpInfo {
+        // SAFETY: plain numbers, for which zero is a value.
+        let mut raw: Raw = unsafe { std::mem::zeroed() };
+        let length = bytes.len().min(size_of::<Raw>());
+        // SAFETY: both are of that length at least, plain bytes, and apart from each other.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), (&raw mut raw).cast(), length) };
+        TcpInfo::from_raw(&raw, length)
+    }
+
+    /// The first `length` bytes are the kernel's.
+    fn from_raw(raw: &Raw, length: usize) -> TcpInfo {
         // The end of the client's stream takes a number in the sequence, which the kernel counts as a byte.
         let end = u64::from(END_HAS_COME.contains(&raw.state));
         let unsent = u64::from(raw.notsent_bytes);
-        let is_told = length as usize >= std::mem::offset_of!(Raw, segments);
+        let is_told = length >= std::mem::offset_of!(Raw, segments);
         let activity = is_told.then_some(Activity {
             received: raw.bytes_received,
             acked: raw.bytes_acked,
@@ -98,15 +115,16 @@ impl TcpInfo {
         });
         // The end of our stream is a byte for the kernel, too, when it is acknowledged, and as long as it is not sent.
         let written = raw.bytes_sent.saturating_sub(raw.bytes_retrans).saturating_add(unsent);
-        Ok(TcpInfo {
+        TcpInfo {
             received: raw.bytes_received.saturating_sub(end),
             acked: raw.bytes_acked.min(written),
             written,
             end_has_come: end == 1,
             is_closed: raw.state == CLOSED,
             unacked: raw.unacked,
+            since_data_ms: raw.last_data_recv.min(raw.last_data_sent),
             activity,
-        })
+        }
     }
 }
 

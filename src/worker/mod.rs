@@ -409,6 +409,11 @@ impl Worker {
                     self.look();
                 }
                 Heard::Message(Order::Retire { empty }) => self.retire(&empty),
+                Heard::Message(Order::Kill { number }) => {
+                    // A spare may have taken it just now.
+                    self.hear_reports();
+                    self.children.end_by_hand(|id| id.number == number);
+                }
                 Heard::Message(Order::End { kill_after }) => self.end_connections(kill_after),
                 Heard::Silence => return,
                 Heard::End | Heard::Nonsense => {

@@ -150,7 +150,7 @@ fn offence(exit: Exit<'_>) -> Option<Offence> {
         Exit::TimedOut(_) => Some(Offence::Timeout),
         Exit::Ended(Ending::Exited(status)) => Some(Offence::Exit(status)),
         Exit::Ended(ending) => ending.is_crash().then_some(Offence::Crash),
-        Exit::NotStarted(_) | Exit::Lost => None,
+        Exit::NotStarted(_) | Exit::Killed | Exit::Lost => None,
     }
 }
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 
-use crate::admission::{ActivityWatch, Deadline, Deadlines, TERM_TO_KILL, Verdict};
+use crate::admission::{ActivityWatch, Deadline, Deadlines, EndCause, TERM_TO_KILL, Verdict};
 use crate::child::closing::LONGEST_CLOSE;
 use crate::child::watch::TIMED_OUT;
 use crate::client::{Connection, ConnectionId, process_of};
@@ -162,8 +162,10 @@ impl<S: Deref<Target = Scoreboard>> Child<S> {
     fn how(&self, ending: Ending) -> How<'static> {
         let said = self.note.and_then(ExitNote::deadline).filter(|_| ending == Ending::Exited(TIMED_OUT));
         let failure = self.failure.filter(|_| ending == Ending::Exited(FAILED_TO_BEGIN));
-        match (self.overdue.map(|overdue| overdue.deadline).or(said), failure) {
-            (Some(deadline), _) => How::Exit(Exit::TimedOut(deadline)),
+        let said = said.map(EndCause::Deadline);
+        match (self.overdue.map(|overdue| overdue.cause).or(said), failure) {
+            (Some(EndCause::Deadline(deadline)), _) => How::Exit(Exit::TimedOut(deadline)),
+            (Some(EndCause::Operator), _) => How::Exit(Exit::Killed),
             (None, Some(failure)) => How::Failed(failure),
             (None, None) => How::Exit(Exit::Ended(ending)),
         }
@@ -481,7 +483,7 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
             match kind {
                 TimerKind::Look => self.look_at(pid, now),
                 TimerKind::Hold => self.look_whether_it_holds(pid, now),
-                TimerKind::End => self.end(pid, Deadline::Lifetime, now),
+                TimerKind::End => self.end(pid, EndCause::Deadline(Deadline::Lifetime), now),
                 TimerKind::Kill => process::signal_group(pid, Signal::SIGKILL),
                 TimerKind::Close => self.due.push(number),
             }
@@ -543,7 +545,7 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
         let (Some(kept), Some(watch)) = (&child.kept, &mut child.watch) else { return };
         let activity = TcpInfo::of(kept.as_fd()).ok().and_then(|info| info.activity);
         match watch.judge(&self.deadlines, now, activity) {
-            Verdict::Over(deadline) => self.end(pid, deadline, now),
+            Verdict::Over(deadline) => self.end(pid, EndCause::Deadline(deadline), now),
             Verdict::LookAt(at) => self.put(pid, at, TimerKind::Look),
             Verdict::Free => {}
         }
@@ -561,19 +563,32 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
         }
     }
 
-    /// Tells a process to end whose connection has a deadline behind it.
-    fn end(&mut self, pid: Pid, deadline: Deadline, now: Monotonic) {
+    /// Ends the connection with this number by hand; false if no process has it.
+    pub(crate) fn end_by_hand(&mut self, is_it: impl Fn(ConnectionId) -> bool) -> bool {
+        let has_it = |(_, child): &(Pid, &Child<S>)| {
+            child.connection.is_some_and(|connection| is_it(child.name(&connection)))
+        };
+        let found = self.iter().find(has_it).map(|(pid, _)| pid).filter(|pid| !wait::has_ended(*pid));
+        if let Some(pid) = found {
+            self.end(pid, EndCause::Operator, Monotonic::now());
+        }
+        found.is_some()
+    }
+
+    /// Tells a process to end, for the sake of its connection.
+    fn end(&mut self, pid: Pid, cause: EndCause, now: Monotonic) {
         let Some(child) = self.by_pid.get_mut(&pid) else { return };
         // One that has ended by itself was in time.
         if child.overdue.is_some() || wait::has_ended(pid) {
             return;
         }
-        // One that serves several should have ended itself.
-        let grace = if child.several.is_some() { Duration::ZERO } else { TERM_TO_KILL };
+        // One that serves several should have ended itself when its deadline came.
+        let had_time = child.several.is_some() && cause != EndCause::Operator;
+        let grace = if had_time { Duration::ZERO } else { TERM_TO_KILL };
         if let Some(kept) = &child.kept {
             stream::give_up_after(kept.as_fd(), TERM_TO_KILL);
         }
-        let overdue = Overdue { deadline, kill_at: now + grace };
+        let overdue = Overdue { cause, kill_at: now + grace };
         child.overdue = Some(overdue);
         child.slot.note_overdue(overdue);
         self.tell_to_end(pid, grace, overdue.kill_at);

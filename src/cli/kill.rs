@@ -1,0 +1,35 @@
+//! `preforkd kill`: ends connections.
+
+use std::process::ExitCode;
+
+use clap::{Arg, ArgMatches, Command};
+
+use super::ask::ask;
+use crate::client::{ConnectionId, NoConnectionId};
+use crate::control::Request;
+use crate::exit;
+
+/// `kill [--control PATH] ID…`.
+pub(super) fn command() -> Command {
+    Command::new("kill")
+        .about("End connections")
+        .arg(super::control_argument())
+        .arg(super::timeout_argument("10s"))
+        .arg(
+            Arg::new("id")
+                .value_name("ID")
+                .required(true)
+                .num_args(1..)
+                .value_parser(|text: &str| {
+                    text.parse::<ConnectionId>()
+                        .map_err(|error: NoConnectionId| format!("\"{text}\" {error}"))
+                })
+                .help("Which, as \"preforkd connections\" and the log name them"),
+        )
+}
+
+/// Exits with 0 if all of them were there, and have been told to end.
+pub(super) fn run(matches: &ArgMatches) -> ExitCode {
+    let ids = matches.get_many("id").unwrap_or_default().copied().collect();
+    ask(matches, &Request::Kill { ids }, exit::UNAVAILABLE, None)
+}

@@ -1,0 +1,140 @@
+//! `preforkd connections` and `preforkd kill`.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use super::Supervisor;
+use super::service::{Service, ServiceState};
+use super::state::State;
+use super::workers::WorkerProcess;
+use crate::admission::SourceName;
+use crate::admission::prefix::Prefix;
+use crate::client::{Client, ConnectionId};
+use crate::control::{Answer, ConnectionStatus};
+use crate::ipc::orders::Order;
+use crate::journal::{Level, MessageId, Remote};
+use crate::scoreboard::{Owner, Row};
+use crate::sys::socket::Peer;
+use crate::sys::time::Monotonic;
+
+impl Supervisor {
+    /// The connections that live, of one service or all, of the clients that are meant by `source` or all.
+    pub(super) fn connections(&self, service: Option<&str>, source: Option<SourceName>) -> Answer {
+        if let Some(answer) = self.unknown_service(service) {
+            return answer;
+        }
+        let now = Monotonic::now();
+        let mut found = Vec::new();
+        let is_meant = |state: &Rc<ServiceState>| service.is_none_or(|wanted| wanted == state.name);
+        for service_state in self.state.services.alive().filter(is_meant) {
+            for (id, client, row) in self.state.connections_of(&service_state) {
+                let its_source = source_of(client.peer);
+                if source.is_none_or(|wanted| its_source.overlaps(&wanted)) {
+                    found.push(ConnectionStatus {
+                        id,
+                        service: service_state.name.clone(),
+                        source: its_source,
+                        client: Remote::from(client.peer).to_string(),
+                        pid: row.pid,
+                        age_ms: u64::try_from((now - client.accepted).as_millis()).unwrap_or(u64::MAX),
+                        is_ending: row.overdue.is_some(),
+                    });
+                }
+            }
+        }
+        Answer::Connections(found)
+    }
+
+    /// Refuses a request that is about a service that there is not.
+    pub(super) fn unknown_service(&self, service: Option<&str>) -> Option<Answer> {
+        let (generation, name) = (&self.state.generation, service?);
+        let is_known = generation.service(name).is_some()
+            || generation.down().contains_key(name)
+            || self.state.services.alive().any(|state| state.name == name);
+        if is_known {
+            return None;
+        }
+        let names: Vec<_> = generation.services().map(Service::name).collect();
+        Some(Answer::Refused(format!(
+            "there is no service \"{name}\"; the services are {}",
+            names.join(", ")
+        )))
+    }
+
+    /// Ends these connections, as `user` has asked: TERM to the process group, KILL a little later.
+    pub(super) fn kill(&mut self, ids: &[ConnectionId], user: Option<u32>) -> Answer {
+        let by = user.map_or_else(|| "somebody".to_owned(), |uid| format!("uid {uid}"));
+        let (mut told, mut unknown) = (Vec::new(), Vec::new());
+        for id in ids {
+            let Some((service, client)) = self.state.end_by_hand(*id) else {
+                unknown.push(format!("there is no connection {id} (any more)"));
+                continue;
+            };
+            let remote = Remote::from(client.peer);
+            let what = format!("connection {id} from {remote} is told to end");
+            self.log.event(
+                Level::Notice,
+                Some(MessageId::ConnectionKilled),
+                Some(&service),
+                format_args!("{what}, by {by}"),
+            );
+            told.push(format!("{service}: {what}"));
+        }
+        match unknown.is_empty() {
+            true => Answer::Done(told.join("\n")),
+            false => Answer::Refused([told, unknown].concat().join("\n")),
+        }
+    }
+}
+
+impl State {
+    /// The connections of a service, as its rows show them.
+    fn connections_of(&self, service: &ServiceState) -> Vec<(ConnectionId, Client, Row)> {
+        let run = self.workers.settings().run;
+        let workers = self.workers.of_service(&service.name).map(WorkerProcess::serial);
+        let owners =
+            workers.map(|serial| (Owner::worker(serial), Some(serial))).chain([(Owner::SUPERVISOR, None)]);
+        let mut found = Vec::new();
+        for (owner, serial) in owners {
+            for row in service.scoreboard.held_by(owner) {
+                let Some(connection) = row.connection else { continue };
+                let number = connection.number;
+                let id = match serial {
+                    Some(worker) => Some(ConnectionId { run, worker, number }),
+                    None => row.pid.and_then(|pid| self.adopted.id_of(pid, number)),
+                };
+                found.extend(id.map(|id| (id, connection.client, row)));
+            }
+        }
+        found.sort_by_key(|(_, client, _)| client.accepted);
+        found
+    }
+
+    /// Tells a connection to end; of which service and client it is, or `None` if there is none of this name.
+    fn end_by_hand(&mut self, wanted: ConnectionId) -> Option<(String, Client)> {
+        let find = |state: &Rc<ServiceState>| {
+            let found = self.connections_of(state).into_iter().find(|(id, ..)| *id == wanted);
+            found.map(|(_, client, _)| (state.name.clone(), client))
+        };
+        let found = self.services.alive().find_map(|state| find(&state))?;
+        match self.workers.get(wanted.worker) {
+            Some(worker) => worker.order(&Order::Kill { number: wanted.number }),
+            None => {
+                self.adopted.end_by_hand(wanted);
+            }
+        }
+        Some(found)
+    }
+}
+
+/// The client alone, whatever prefix its service counts it by.
+fn source_of(peer: Peer) -> SourceName {
+    match peer {
+        Peer::Ip(address) => {
+            let ip = address.ip().to_canonical();
+            SourceName::Prefix(Prefix::around(ip, if matches!(ip, IpAddr::V4(_)) { 32 } else { 128 }))
+        }
+        Peer::Unix(Some(peer)) => SourceName::User(peer.uid),
+        Peer::Unix(None) => SourceName::UnknownUser,
+    }
+}
