@@ -124,6 +124,11 @@ impl ChildSpec {
         matches!(self.job, PreparedJob::Exec(_))
     }
 
+    /// Whether it is filtered what its children ask the kernel for.
+    pub(crate) fn filters_calls(&self) -> bool {
+        self.confinement.filters_calls()
+    }
+
     /// Whether a child may share the worker's memory until it has become its program, and the worker wait for that. Not
     /// if it is somebody else's by then: he could stop it, and so the worker. Nor if it has to know its own number, which
     /// is there when it is.

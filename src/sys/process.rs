@@ -30,6 +30,11 @@ pub(crate) fn id() -> Pid {
     nix::unistd::getpid().as_raw()
 }
 
+/// The number of its parent.
+pub(crate) fn parent() -> Pid {
+    nix::unistd::getppid().as_raw()
+}
+
 /// Makes this process inherit the descendants of its children that die, prctl(2).
 pub(crate) fn become_subreaper() -> io::Result<()> {
     Ok(nix::sys::prctl::set_child_subreaper(true)?)
@@ -57,7 +62,7 @@ pub(crate) fn new_group() -> io::Result<()> {
     Ok(nix::unistd::setpgid(nix::unistd::Pid::from_raw(0), nix::unistd::Pid::from_raw(0))?)
 }
 
-/// Signals the process group of `leader`, or `leader` alone if it has not made its group yet.
+/// Signals the process group of `leader`, and `leader` alone if it has not made its group yet, or has left it.
 ///
 /// The caller must be the one who reaps `leader` and must not have reaped it: only then can the number not belong to
 /// another process.
@@ -66,7 +71,9 @@ pub(crate) fn signal_group(leader: Pid, signal: Signal) {
         return;
     }
     let group = nix::unistd::Pid::from_raw(leader);
-    if nix::sys::signal::killpg(group, signal) == Err(Errno::ESRCH) {
+    let is_sent = nix::sys::signal::killpg(group, signal) != Err(Errno::ESRCH);
+    // It may go from one group to another as often as it likes, and have left somebody in its own. What kills may come twice.
+    if !is_sent || signal == Signal::SIGKILL || group_of(leader) != Some(leader) {
         let _ = nix::sys::signal::kill(group, signal);
     }
 }

@@ -40,6 +40,11 @@ impl Ending {
             )
         )
     }
+
+    /// Whether a filter of system calls may have ended it.
+    pub(crate) fn is_by_filter(self) -> bool {
+        self == Ending::Killed(libc::SIGSYS)
+    }
 }
 
 impl fmt::Display for Ending {

@@ -264,7 +264,23 @@ impl Worker {
                 self.link.report_once(&WorkerReport::NeedsRenewal);
             }
             Some(Departed::Spare { failure, is_spent }) => self.lost_spare(ended, failure, is_spent),
+            Some(Departed::Connection) if ended.ending.is_by_filter() => self.say_why_killed(),
             Some(Departed::Connection) | None => {}
+        }
+    }
+
+    /// Whoever sees the first of such records shall know what to do about it; a program may go on to do it.
+    fn say_why_killed(&mut self) {
+        if !self.said_why_killed && self.cx.spec.filters_calls() {
+            self.said_why_killed = true;
+            self.cx.event(
+                Level::Warning,
+                None,
+                format_args!(
+                    "the filter of system calls kills programs of 32 bits that another one starts; \
+                     sandbox = {{ system_calls = \"any\" }} lets them run"
+                ),
+            );
         }
     }
 

@@ -192,6 +192,8 @@ struct Worker {
     starter: Starter,
     children: Children<&'static Scoreboard>,
     pool: Pool,
+    /// The log has been told what killed a program by its filter.
+    said_why_killed: bool,
 }
 
 impl Worker {
@@ -272,6 +274,7 @@ impl Worker {
             starter: Starter::new(stack, pipes)?,
             children: Children::new(plan.service.max_connections, deadlines).letting_go(lets_go),
             pool,
+            said_why_killed: false,
             cx: Context {
                 plan,
                 log,

@@ -15,7 +15,7 @@ use landlock::{
     RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, Scope,
 };
 
-use super::filter;
+use super::filter::{self, Silence};
 use crate::config::{AllowedFiles, AllowedPath, CallSet, FileUse, Job, Network, Sandbox, ServiceConfig};
 use crate::control::CageStatus;
 use crate::ipc::reports::Step;
@@ -27,6 +27,7 @@ use crate::sys::{landlock as domain, process};
 pub(crate) struct Cage {
     ruleset: Option<OwnedFd>,
     filter: Vec<Instruction>,
+    silence: Option<Silence>,
     /// The worker can live with the filter.
     is_shared: bool,
     /// It does, and gains no privileges either.
@@ -76,7 +77,14 @@ impl Cage {
             false => None,
         };
         let filter = if plan.filters { filter::compile(sandbox, job, plan.landlock)? } else { Vec::new() };
-        Ok(Some(Cage { ruleset, filter, is_shared: filter::is_shared(sandbox, job), is_inherited: false }))
+        let silence = if plan.filters { Silence::new(sandbox, job, plan.landlock) } else { None };
+        let is_shared = filter::is_shared(sandbox, job);
+        Ok(Some(Cage { ruleset, filter, silence, is_shared, is_inherited: false }))
+    }
+
+    /// Whether there is a filter of system calls.
+    pub(crate) fn filters_calls(&self) -> bool {
+        !self.filter.is_empty()
     }
 
     /// In the worker, once a child has tried it: takes on what its children have in common, if it can live with that.
@@ -103,22 +111,30 @@ impl Cage {
 
     /// In a child that has entered: the rest.
     pub(crate) fn close(&self) -> Result<(), (Step, io::Error)> {
-        match self.filter.is_empty() || self.is_inherited {
-            true => Ok(()),
-            false => seccomp::install(&self.filter).map_err(|error| (Step::Filter, error)),
+        let failed = |error| (Step::Filter, error);
+        if !self.filter.is_empty() && !self.is_inherited {
+            seccomp::install(&self.filter).map_err(failed)?;
+        }
+        match &self.silence {
+            Some(silence) => seccomp::install(&silence.of(process::id())).map_err(failed),
+            None => Ok(()),
         }
     }
 }
 
 /// What the sandbox of a service comes to on this kernel; `None` if it has none.
 pub(crate) fn on_this_kernel(service: &ServiceConfig) -> Option<CageStatus> {
-    let KernelCage { in_force, missing, .. } = KernelCage::new(
+    let mut plan = KernelCage::new(
         service.sandbox.as_ref()?,
         &service.job,
         service.identity.chroot.as_deref(),
         Abilities::of_this_kernel(),
     );
-    Some(CageStatus { in_force, missing })
+    if super::is_alone(service) {
+        let user = service.identity.user.as_ref().map_or_else(process::effective_user_id, |user| user.uid);
+        plan.say(user != 0, "no other process can be started", "the kernel does not limit root; set user");
+    }
+    Some(CageStatus { in_force: plan.in_force, missing: plan.missing })
 }
 
 /// What a sandbox comes to on a kernel.
@@ -161,10 +177,15 @@ impl<'a> KernelCage<'a> {
         let needs = |version: u32, kernel: &str| {
             format!("Landlock of version {version} is needed, which Linux {kernel} has")
         };
-        plan.say(abilities.landlock >= ABI::V6, "siblings cannot be signalled", &needs(6, "6.12"));
+        plan.say_of_signals(job, &needs(6, "6.12"));
         if let Some(files) = &sandbox.files {
             plan.ask(domains, &files.to_string(), "there is no Landlock of version 2 in this kernel");
-            plan.say(abilities.landlock >= ABI::V3, "files are not truncated", &needs(3, "6.2"));
+            let is_filtered = filters && filter::changes_no_file(sandbox, job);
+            plan.say(
+                abilities.landlock >= ABI::V3 || is_filtered,
+                "files are not truncated",
+                &needs(3, "6.2"),
+            );
         }
         let calls = match (foreign, abilities.filters) {
             (true, _) => "the program is of another architecture",
@@ -173,10 +194,6 @@ impl<'a> KernelCage<'a> {
         };
         match sandbox.network {
             Network::Any => {}
-            // A worker that has the filter itself opens its log again when that was away.
-            Network::None if filter::is_shared(sandbox, job) => {
-                plan.ask(calls.is_empty(), "network: none but Unix sockets", calls);
-            }
             Network::None => plan.ask(calls.is_empty(), "network: none", calls),
             Network::Client => plan.ask(calls.is_empty(), "network: client", calls),
         }
@@ -189,6 +206,23 @@ impl<'a> KernelCage<'a> {
             plan.ask(calls.is_empty(), "no code that was written to memory", calls);
         }
         plan
+    }
+
+    /// Landlock keeps signals in, or the filter those of a handler, who sends none. Of a program that keeps only those to its
+    /// worker and the supervisor, whose numbers it knows.
+    fn say_of_signals(&mut self, job: &Job, needed: &str) {
+        let is_handler = matches!(job, Job::Handler(_));
+        let filters = self.filters && self.sandbox.system_calls.base != CallSet::Any;
+        let scope = self.landlock >= filter::SIGNAL_SCOPE;
+        if filters && !scope && !is_handler {
+            self.say(true, "its worker and the supervisor cannot be signalled", "");
+        }
+        let help = "or a user of its own for each connection";
+        self.say(
+            scope || filters && is_handler,
+            "siblings cannot be signalled",
+            &format!("{needed}, {help}"),
+        );
     }
 
     fn say(&mut self, is_there: bool, what: &str, why_not: &str) {
@@ -254,7 +288,7 @@ impl<'a> KernelCage<'a> {
                 Network::None => rules.handle_access(AccessNet::from_all(abi))?,
             };
         }
-        if abi >= ABI::V6 {
+        if abi >= filter::SIGNAL_SCOPE {
             rules = rules.scope(Scope::Signal)?;
             if self.sandbox.network == Network::None {
                 rules = rules.scope(Scope::AbstractUnixSocket)?;
@@ -314,10 +348,10 @@ mod tests {
         for (files, network, landlock, filters, missing, is_met) in [
             (true, Network::None, ABI::V7, true, 0, true),
             // Debian 12: siblings can be signalled, and files truncated.
-            (true, Network::None, ABI::V2, true, 2, true),
-            (false, Network::Client, ABI::V2, true, 1, true),
-            (true, Network::Any, ABI::V1, true, 4, false),
-            (false, Network::Any, ABI::Unsupported, true, 2, true),
+            (true, Network::None, ABI::V2, true, 0, true),
+            (false, Network::Client, ABI::V2, true, 0, true),
+            (true, Network::Any, ABI::V1, true, 2, false),
+            (false, Network::Any, ABI::Unsupported, true, 1, true),
             (false, Network::None, ABI::V7, false, 2, false),
         ] {
             let sandbox = sandbox(files, network);

@@ -6,7 +6,7 @@ mod filter;
 use std::io;
 use std::path::PathBuf;
 
-use crate::config::{ServiceConfig, UserIds};
+use crate::config::{Job, ServiceConfig, UserIds};
 use crate::ipc::reports::Step;
 use crate::sys::process::{self, Resource};
 
@@ -40,13 +40,17 @@ impl Confinement {
             true => Some(process::descriptor_limits()?),
             false => None,
         };
+        let mut limits: Vec<_> = limits.iter().map(|limit| (limit.kind.resource, limit.value)).collect();
+        if is_alone(service) {
+            limits.push((Resource::RLIMIT_NPROC, 0));
+        }
         Ok(Confinement {
             user: identity.user.clone(),
             chroot: identity.chroot.clone(),
             directory: Some(identity.working_directory.clone().unwrap_or_else(|| PathBuf::from("/"))),
             umask: Some(identity.umask),
             nice: identity.nice,
-            limits: limits.iter().map(|limit| (limit.kind.resource, limit.value)).collect(),
+            limits,
             is_privileged: true,
             descriptors,
             cage: Cage::new(service.sandbox.as_ref(), &service.job, identity.chroot.as_deref())?,
@@ -67,6 +71,11 @@ impl Confinement {
     /// Whether who enters it is somebody else than the worker.
     pub(crate) fn is_somebody_else(&self) -> bool {
         self.user.as_ref().is_some_and(|user| !process::is_user(user.uid))
+    }
+
+    /// Whether there is a filter of system calls.
+    pub(crate) fn filters_calls(&self) -> bool {
+        self.cage.as_ref().is_some_and(Cage::filters_calls)
     }
 
     /// Enters it, in a connection process, but for a low limit on descriptors. There is no way back.
@@ -113,6 +122,13 @@ impl Confinement {
             None => Ok(()),
         }
     }
+}
+
+/// Whether connection processes of a service may start no other process: a handler has no use for one, and who has captured it
+/// would outlive the connection by it.
+fn is_alone(service: &ServiceConfig) -> bool {
+    let is_limited = service.limits.iter().any(|limit| limit.kind.resource == Resource::RLIMIT_NPROC);
+    matches!(service.job, Job::Handler(_)) && service.sandbox.is_some() && !is_limited
 }
 
 /// Who may have fewer descriptors may not until it serves: to accept takes some.
