@@ -9,7 +9,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::support::client::{connect, echo};
-use crate::support::{Preforkd, Running, address, eventually, proc, root, text, user, write};
+use crate::support::{
+    Preforkd, Running, address, eventually, kernel_has_scopes, proc, root, text, user, write,
+};
 
 /// When an attempt must fail.
 #[derive(Clone, Copy, PartialEq)]
@@ -129,8 +131,7 @@ const OPEN_FOR_ONE_USER: &[&str] = &["oom_score_worker", "oom_score_supervisor"]
 
 /// Open as well, in a cage that leaves nothing too, where Landlock does not keep signals in: before Linux 6.12. A program has to
 /// be able to signal what it has started, and nobody knows those numbers ahead.
-const OPEN_WITHOUT_SCOPES: &[&str] =
-    &["probe_sibling", "signal_sibling", "signal_group_sibling", "signal_by_io_sibling"];
+const OPEN_WITHOUT_SCOPES: &[&str] = &["probe_sibling", "signal_sibling", "signal_group_sibling"];
 
 /// Open as well on a kernel without Landlock.
 const OPEN_WITHOUT_LANDLOCK: &[&str] = &[
@@ -201,13 +202,6 @@ fn is_open(attempt: &str, caged: bool, way: Way) -> bool {
         None => *name == attempt,
     };
     OPEN.iter().chain(more).any(named)
-}
-
-/// Whether Landlock of this kernel is of version 6: a domain keeps signals in.
-fn kernel_has_scopes() -> bool {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap());
-    (numbers.next().unwrap(), numbers.next().unwrap()) >= (6, 12)
 }
 
 fn config(hostile: SocketAddr, echo: SocketAddr, keys: &str) -> String {

@@ -1,6 +1,7 @@
 //! What the tests share: starting preforkd and knowing everything that it started, clients, and looking into /proc.
 
 pub(crate) mod address;
+pub(crate) mod captive;
 pub(crate) mod client;
 pub(crate) mod fence;
 pub(crate) mod haproxy;
@@ -86,6 +87,14 @@ pub(crate) fn root(test: &str) -> bool {
         say(&format!("SKIPPED: {test} needs root"));
     }
     root
+}
+
+/// Whether Landlock of this kernel is of version 6: a domain keeps signals in.
+pub(crate) fn kernel_has_scopes() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers =
+        release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap());
+    (numbers.next().unwrap(), numbers.next().unwrap()) >= (6, 12)
 }
 
 /// Says something that is worth seeing also when the test passes: past what cargo captures.
