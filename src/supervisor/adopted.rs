@@ -161,6 +161,11 @@ impl AdoptedConnections {
         spare.map(|child| child.slot().scoreboard().0.name.as_str())
     }
 
+    /// Whether spares of dead workers of a service wait.
+    pub(super) fn has_spares(&self, service: &str) -> bool {
+        self.children.iter().any(|(_, child)| child.waits() && child.slot().scoreboard().0.name == service)
+    }
+
     /// How many spares of dead workers have said that they were taken, and were not heard yet.
     pub(super) fn unheard(&self, service: &str) -> u32 {
         self.late.iter().filter(|late| late.record.service == service).map(|late| late.events.unread()).sum()

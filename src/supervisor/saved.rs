@@ -25,7 +25,7 @@ use crate::sys::memory;
 
 /// The version of this file, of the scoreboard's layout and of the messages to workers. It changes when a program of
 /// another version could misread one of them; then a restart is needed.
-const VERSION: u32 = 7;
+const VERSION: u32 = 8;
 
 /// Everything.
 #[derive(Debug, Serialize, Deserialize)]

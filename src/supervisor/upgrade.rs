@@ -192,6 +192,9 @@ impl Supervisor {
         match verdict {
             Err(reason) => self.refuse_upgrade(clients, &format!("{program}: {reason}")),
             Ok(()) => {
+                self.give_up_drains(
+                    "preforkd goes on as another program; the services stay paused, ask again",
+                );
                 let error = self.exec(&clients);
                 self.refuse_upgrade(clients, &format!("cannot run {program}: {error}"));
             }

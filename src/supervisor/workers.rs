@@ -255,6 +255,18 @@ impl WorkerProcess {
         self.order(&Order::Retire { empty });
     }
 
+    /// The same, for one that accepts or is about to.
+    pub(super) fn retire_unless_it_has(&mut self) {
+        if self.record.stage != WorkerStage::Draining {
+            self.retire(&[]);
+        }
+    }
+
+    /// Whether it, or a spare of it, may still accept.
+    pub(super) fn has_listeners(&self) -> bool {
+        !self.listeners.is_empty()
+    }
+
     /// Its generation is given up. It ends with its connections, if it has accepted some already. The next generation has
     /// the same number, and must neither wait for it nor fail with it.
     pub(super) fn dismiss(&mut self) {
