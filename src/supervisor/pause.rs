@@ -22,14 +22,14 @@ struct AwaitedDrain {
     client: ClientId,
     /// `None` for all.
     service: Option<String>,
-    until: Rest,
+    until: AtRest,
     /// What to say then.
     lines: String,
 }
 
 /// How far a service that is paused has come to rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rest {
+pub(super) enum AtRest {
     /// Nobody accepts any more: a worker that was told to stop, and a spare, may do so once more before they hear it.
     Accepting,
     /// The last connection has ended, too.
@@ -38,7 +38,7 @@ pub(super) enum Rest {
 
 impl Supervisor {
     /// A service, or all, accept nobody from now on. Answers when that is so, or the connections have ended as well.
-    pub(super) fn pause(&mut self, service: Option<String>, client: ClientId, until: Rest) {
+    pub(super) fn pause(&mut self, service: Option<String>, client: ClientId, until: AtRest) {
         match self.set_paused(service.as_deref(), true) {
             Answer::Done(lines) => self.drains.0.push(AwaitedDrain { client, service, until, lines }),
             refused => self.answer([client], &refused),
@@ -123,8 +123,8 @@ impl Supervisor {
             return None;
         }
         match until {
-            Rest::Accepting => Some(Answer::Done(lines.clone())),
-            Rest::Connections => meant.iter().all(|one| state.live_of(one) == 0).then(|| {
+            AtRest::Accepting => Some(Answer::Done(lines.clone())),
+            AtRest::Connections => meant.iter().all(|one| state.live_of(one) == 0).then(|| {
                 let lines: Vec<_> =
                     meant.iter().map(|one| format!("{}: paused, and has no connections", one.name)).collect();
                 Answer::Done(lines.join("\n"))
