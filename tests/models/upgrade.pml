@@ -202,8 +202,7 @@ active proctype Supervisor()
 		fi;
 		flag_child = 0;
 		reap();
-		/* Supervisor::advance_trial */
-		begin_wanted();
+		/* Supervisor::advance_trial. Nobody waits for a reload here, see reload.pml; so nothing is begun first. */
 		if
 		:: trying && (trial == SAYS_YES || trial == SAYS_NO) ->
 			atomic { yes = (trial == SAYS_YES); trying = 0; trial = SILENT };
@@ -253,8 +252,7 @@ active proctype Supervisor()
 					atomic { waits[0] = waits[0] || wants[0]; waits[1] = waits[1] || wants[1]; waits[2] = waits[2] || wants[2]; wants[0] = 0; wants[1] = 0; wants[2] = 0 };
 					answer_waits(REFUSED)
 #endif
-				fi;
-				begin_wanted()
+				fi
 			fi;
 			yes = 0
 		:: else
