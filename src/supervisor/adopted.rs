@@ -11,7 +11,7 @@ use super::saved::Kept;
 use super::service::{Adopter, ServiceState, ServiceStates};
 use crate::admission::Deadlines;
 use crate::admission::sources::SlotIndex;
-use crate::client::ConnectionId;
+use crate::client::{Connection, ConnectionId};
 use crate::journal::Log;
 use crate::scoreboard::{Count, CountUp, Counts, Owner, RowState, Slot};
 use crate::spare::events::SpareEvents;
@@ -60,6 +60,8 @@ pub(super) struct AdoptedRecord {
     worker: u32,
     slot: SlotIndex,
     connections: u32,
+    /// Those that it has served before the one in its row, and that are not entered.
+    ended: Vec<[u64; Connection::WORDS]>,
 }
 
 impl LateEvents {
@@ -242,6 +244,7 @@ impl AdoptedConnections {
             worker: child.id().worker,
             slot: child.slot().index(),
             connections: child.connections(),
+            ended: child.ended().map(Connection::to_words).collect(),
         };
         self.children.iter().map(save).collect()
     }
@@ -268,8 +271,9 @@ impl AdoptedConnections {
             let state = states.of_saved(&record.service)?;
             let row = state.scoreboard.row(record.slot);
             let slot = Slot::adopt(Adopter(state), record.slot);
+            let ended = record.ended.into_iter().filter_map(Connection::from_words);
             let child = Child::adopted(slot, all.id(record.worker, 0), record.connections, &row);
-            all.children.insert(record.pid, child);
+            all.children.insert(record.pid, child.with_ended(ended));
         }
         for SavedLateEvents { record, events } in late {
             let events = Rc::new(SpareEvents::open(events.take()?));

@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn another_version_needs_a_restart_and_garbage_is_no_state() {
-        for other in [r#"{"version": 4, "run": 7}"#, r#"{"version": 8, "state": null}"#] {
+        for other in [r#"{"version": 4, "run": 7}"#, r#"{"version": 9, "state": null}"#] {
             let error = Saved::read(file(other.as_bytes())).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::Unsupported);
             assert!(error.to_string().ends_with("a restart is needed"), "{error}");
@@ -170,7 +170,7 @@ mod tests {
         for end in 0..whole.len() {
             assert!(Saved::read(file(&whole[..end])).is_err(), "{end}");
         }
-        for text in ["", "[]", "{}", r#"{"version": -1}"#, r#"{"version": 7, "state": {}}"#, "\0\u{1}"] {
+        for text in ["", "[]", "{}", r#"{"version": -1}"#, r#"{"version": 8, "state": {}}"#, "\0\u{1}"] {
             assert!(Saved::read(file(text.as_bytes())).is_err(), "{text}");
         }
     }

@@ -493,6 +493,8 @@ impl Workers {
             Heard::Message(WorkerReport::Accepting) => {
                 if worker.record.stage != WorkerStage::Draining {
                     worker.record.stage = WorkerStage::Accepting;
+                    // Since it said so, another may have been woken for somebody and be gone, and it was not told to look.
+                    worker.look();
                 }
                 return News::Accepts;
             }

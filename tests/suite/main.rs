@@ -33,6 +33,7 @@ mod limit;
 mod load;
 mod loader;
 mod log;
+mod models;
 mod moved;
 mod operate;
 mod options;

@@ -71,7 +71,7 @@ pub(crate) struct Sources(Mapping);
 /// A source under this memory's secret, so that nobody can choose addresses that meet in a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Source {
-    /// Never 0, and its lowest bit is.
+    /// Never 0, and its lowest bits are.
     key: u64,
     name: SourceName,
 }
@@ -123,7 +123,7 @@ impl Sources {
             SourceName::User(uid) => hasher.write_u64(uid.into()),
             SourceName::UnknownUser => hasher.write_u8(0),
         }
-        Source { key: (hasher.finish() & !members::APPLIES).max(2), name }
+        Source { key: (hasher.finish() & !members::FLAGS).max(members::FLAGS + 1), name }
     }
 
     /// Counts the connection in this slot for its source, if that has fewer than `limit`.

@@ -7,6 +7,7 @@
 
 use std::sync::atomic::Ordering::SeqCst;
 
+use super::members::FLAGS;
 use crate::sys::memory::{AtomicU64, Mapping};
 use crate::sys::time::Monotonic;
 
@@ -33,7 +34,7 @@ impl<'a> TimeTable<'a> {
     }
 
     fn set(&self, key: u64) -> impl Iterator<Item = (usize, &'a AtomicU64, &'a AtomicU64)> {
-        let number = (key >> 1) as usize % (self.0.len() / SET).max(1);
+        let number = (key / (FLAGS + 1)) as usize % (self.0.len() / SET).max(1);
         places(number, self.0.get(number * SET..(number + 1) * SET).unwrap_or_default())
     }
 

@@ -48,6 +48,29 @@ fn a_limit_can_change_in_both_directions() {
 }
 
 #[test]
+fn a_newcomer_keeps_his_slot_while_who_had_it_before_is_counted_anew() {
+    for still in [false, true] {
+        let sources = sources();
+        let (old, new) = (source(&sources, "192.0.2.0/24"), source(&sources, "192.0.2.1"));
+        let place = SlotIndex::at(0);
+        sources.enter(place, old, 1).unwrap();
+        let looks = std::cell::Cell::new(0);
+        sources.move_to(place, new, || {
+            looks.set(looks.get() + 1);
+            if looks.get() == 1 {
+                return true;
+            }
+            sources.leave(place);
+            sources.members().apply_and_die(0, new.key);
+            still
+        });
+        assert_eq!(looks.get(), 2);
+        assert_eq!(sources.enter(SlotIndex::at(1), new, 1), Err(Full), "he is about to enter");
+        assert_eq!(sources.counted(), 0, "and it is for him to say that he has");
+    }
+}
+
+#[test]
 fn a_rough_count_that_was_left_too_high_keeps_nobody_out() {
     let sources = sources();
     let one = source(&sources, "192.0.2.1");

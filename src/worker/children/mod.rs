@@ -127,6 +127,14 @@ impl<S: Deref<Target = Scoreboard>> Child<S> {
         self
     }
 
+    /// The same, with what it has served before, if it serves several.
+    pub(crate) fn with_ended(mut self, ended: impl Iterator<Item = Connection>) -> Self {
+        if let Some(several) = &mut self.several {
+            several.ended.extend(ended);
+        }
+        self
+    }
+
     /// The same, with its connection.
     pub(crate) fn with_kept(self, kept: Option<OwnedFd>) -> Self {
         Child { kept, ..self }
@@ -143,6 +151,11 @@ impl<S: Deref<Target = Scoreboard>> Child<S> {
 
     pub(crate) fn id(&self) -> ConnectionId {
         self.id
+    }
+
+    /// What it has served, and has not reported yet.
+    pub(crate) fn ended(&self) -> impl Iterator<Item = Connection> {
+        self.several.iter().flat_map(|several| several.ended.iter().copied())
     }
 
     /// How many connections it may still serve, with the one that it has; 0 for as many as come.
