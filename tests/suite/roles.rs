@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use nix::sys::signal::Signal;
 
 use crate::support::client::{closed, connect, echo};
-use crate::support::{Preforkd, Running, address, eventually, preforkd, proc, root, text, user};
+use crate::support::{Preforkd, Running, address, eventually, limit, preforkd, proc, root, text, user};
 
 const SETGID: u64 = 1 << 6;
 const SETUID: u64 = 1 << 7;
@@ -369,4 +369,59 @@ fn workers_are_what_they_were_after_a_reload_an_upgrade_and_a_death() {
     let dead = worker(&server, "b");
     server.replace_worker(dead);
     see();
+}
+
+/// What was possible in the rehearsal need not be later. Then nothing runs, the client is not kept, and it is said which step
+/// failed; the next is served when it is possible again. A chroot: `attacks::who_cannot_be_confined_is_not_served`.
+#[test]
+fn a_directory_that_is_gone_is_a_step_that_fails_alone() {
+    if !root("users") {
+        return;
+    }
+    for (_, job) in JOBS {
+        let at = address::fresh();
+        let config = format!(
+            "[service.x]\nlisten = \"{at}\"\nworkers = 1\nuser = \"games\"\nworking_directory = \"DIR/here\"\n{job}\n"
+        );
+        let server = Preforkd::run(&config);
+        let (here, there) = (server.dir().join("here"), server.dir().join("there"));
+        std::fs::create_dir(&here).unwrap();
+        let server = server.start();
+        echo(&mut connect(at), b"x");
+        std::fs::rename(&here, &there).unwrap();
+        is_not_served(&server, at, "working_directory");
+        std::fs::rename(&there, &here).unwrap();
+        echo(&mut connect(at), b"x");
+    }
+}
+
+#[test]
+fn a_limit_that_cannot_be_set_is_a_step_that_fails_alone() {
+    if !root("another user") {
+        return;
+    }
+    for (_, job) in JOBS {
+        let at = address::fresh();
+        let config = format!(
+            "[service.x]\nlisten = \"{at}\"\nworkers = 1\n{job}\nlimits = {{ core = 1000, nofile = 500, fsize = \"1M\" }}\n"
+        );
+        // Without rights, so that what is lowered for the worker it cannot raise.
+        let server = Preforkd::run(&config).by_user(387, 100).start();
+        echo(&mut connect(at), b"x");
+        limit(server.workers()[0], "--fsize=1000:1000");
+        is_not_served(&server, at, "cannot set limits");
+        assert_eq!(server.workers().len(), 1);
+    }
+}
+
+fn is_not_served(server: &Running, at: SocketAddr, step: &str) {
+    let mut client = connect(at);
+    // The port is in the record of this connection.
+    let port = format!("127.0.0.1:{}:", client.local_addr().unwrap().port());
+    let _ = std::io::Write::write_all(&mut client, b"x");
+    // The end or a reset, and never an answer.
+    assert!(!matches!(std::io::Read::read(&mut client, &mut [0]), Ok(1..)));
+    server.log.wait("why", |line| line.contains(&port) && line.contains(step));
+    eventually("nothing is left", || server.count("active") == 0 && server.connections().is_empty());
+    assert_eq!(server.count("accepted"), server.count("completed"));
 }
