@@ -32,7 +32,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::admission::Deadlines;
 use crate::client::{Client, ConnectionId, Traffic};
-use crate::config::{Job, Passing, ServiceConfig, StderrTarget};
+use crate::config::{Job, Passing, ServiceConfig, StderrTarget, WorkerIds};
 use crate::ipc::reports::{self, ExitNote, Failure, FailureWord, Reporter, Step};
 use crate::sys::exec::Image;
 use crate::sys::fd::{self, ReservedFds};
@@ -165,6 +165,11 @@ impl ChildSpec {
             }
             Err(failed) => self.fail(None, &failed),
         }
+    }
+
+    /// Before the rehearsal, in a worker that is root and need not be: gives that up.
+    pub(crate) fn step_down(&mut self, own: WorkerIds) -> Result<(), Failed> {
+        self.confinement.step_down(own)
     }
 
     /// After the rehearsal: the worker goes as far towards what its children are as that takes nothing from it.

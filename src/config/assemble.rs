@@ -13,6 +13,7 @@ use super::draft::ServiceDraft;
 use super::key::{Key, Kind};
 use super::keys::{LOG, LogDraft, SERVICE, SUPERVISOR, SupervisorDraft};
 use super::load::Tolerance;
+use super::roles;
 use super::service::{self, Machine};
 use super::source::Origin;
 use super::value::{Fault, find_nul};
@@ -73,6 +74,7 @@ pub(crate) fn assemble(
         problems.push(if is_usable { error.into_warning() } else { error });
     }
     services.sort_by(|a, b| a.name.cmp(&b.name));
+    roles::assign_workers(&mut services, machine);
     Some(Config {
         supervisor: SupervisorConfig {
             control_socket: supervisor.control_socket,

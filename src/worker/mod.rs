@@ -26,7 +26,7 @@ use crate::client::{Client, ConnectionId};
 use crate::config::{Job, ServiceConfig, StderrTarget};
 use crate::exit;
 use crate::ipc::orders::{Heard, ListenerSet, Order, Plan, WorkerReport, take_plan};
-use crate::ipc::reports::{ChildReport, ExitNote, Reporter, Reports};
+use crate::ipc::reports::{ChildReport, ExitNote, Failure, Reporter, Reports};
 use crate::journal::{Level, Log, MessageId};
 use crate::scoreboard::{Counters, Owner, Scoreboard, Slot};
 use crate::spare::events::{SpareEvents, SpareEventsWriter};
@@ -218,6 +218,12 @@ impl Worker {
         let prefixes = CallerSets::open(plan.fds.prefixes.take()?.as_fd())?;
         let admission: &Admission = for_ever(Admission::new(&plan.service.admission, prefixes));
         let mut spec = ChildSpec::new(&plan.service, signals, Reporter::for_ever(reporter))?;
+        if let Some(own) = plan.service.identity.worker {
+            spec.step_down(own).map_err(|(step, error)| {
+                let failure = Failure::new(step, &error);
+                io::Error::new(failure.kind(), failure.explain(&plan.service))
+            })?;
+        }
         let rehearsal = fork(|child| spec.rehearse(child))?;
         passed(&plan.service, rehearsal, &reports)?;
         spec.preapply()?;

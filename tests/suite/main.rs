@@ -49,6 +49,7 @@ mod reachable;
 mod real;
 mod recipes;
 mod reports;
+mod roles;
 mod sandbox;
 mod security;
 mod services;

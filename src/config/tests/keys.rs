@@ -22,7 +22,14 @@ fn an_empty_service_has_the_defaults() {
         connections_per_child: 1,
         max_connections: 1000,
         admission: config.services[0].admission.clone(),
-        identity: Identity { user: None, chroot: None, working_directory: None, umask: 0o022, nice: None },
+        identity: Identity {
+            user: None,
+            worker: None,
+            chroot: None,
+            working_directory: None,
+            umask: 0o022,
+            nice: None,
+        },
         environment: BTreeMap::new(),
         credentials: BTreeMap::new(),
         sandbox: config.services[0].sandbox.clone(),
@@ -159,7 +166,7 @@ fn flags_equal_a_file_with(listen: &str, fits: impl Fn(&str) -> bool) {
         given.push(Given { label: key.into(), part: Part::Service, key, kind: Kind::List, texts });
     }
     let accounts = fake(place.path());
-    let machine = Machine { accounts, ..Machine::with(&HANDLERS) };
+    let machine = Machine { accounts, becomes_others: false, ..Machine::with(&HANDLERS) };
     let mut of_file = place.config();
     // Whoever types flags looks at what comes of them.
     of_file.supervisor.strict_start = true;
