@@ -21,7 +21,7 @@ use crate::client::{Connection, ConnectionId};
 use crate::pace::Backoff;
 use crate::scoreboard::{Scoreboard, Slot};
 use crate::sys::dontfork::DontForkAlloc;
-use crate::sys::fork::{ChildStack, fork};
+use crate::sys::fork::{ChildStack, fork_into};
 use crate::sys::time::Monotonic;
 use crate::sys::wait::Pid;
 use crate::sys::{fd, memory};
@@ -120,7 +120,7 @@ impl Pool {
     /// Forks a process that does all that a spare does but wait, if there are to be spares.
     pub(crate) fn rehearse(&self) -> Option<io::Result<Pid>> {
         let spec = self.spec;
-        (self.size > 0).then(|| fork(move |child| process::rehearse(child, spec)))
+        (self.size > 0).then(|| fork_into(spec.child.pids(), move |child| process::rehearse(child, spec)))
     }
 
     /// Whether there are to be spares.

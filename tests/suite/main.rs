@@ -34,6 +34,7 @@ mod load;
 mod loader;
 mod log;
 mod moved;
+mod namespaces;
 mod options;
 mod overload;
 mod pages;

@@ -2,6 +2,7 @@
 
 pub(crate) mod cage;
 mod filter;
+pub(crate) mod namespaces;
 
 use std::io;
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use crate::ipc::reports::Step;
 use crate::sys::process::{self, Resource};
 
 use cage::Cage;
+use namespaces::OwnNamespaces;
 
 /// What is set in every connection process before anything of a stranger runs.
 #[derive(Debug)]
@@ -33,7 +35,11 @@ pub(crate) struct Confinement {
 
 impl Confinement {
     /// Prepares it, in a worker that has not raised its limits yet.
-    pub(crate) fn new(service: &ServiceConfig, restore_descriptor_limit: bool) -> io::Result<Self> {
+    pub(crate) fn new(
+        service: &ServiceConfig,
+        namespaces: OwnNamespaces,
+        restore_descriptor_limit: bool,
+    ) -> io::Result<Self> {
         let ServiceConfig { identity, limits, .. } = service;
         let own = limits.iter().any(|limit| limit.kind.resource == Resource::RLIMIT_NOFILE);
         let descriptors = match restore_descriptor_limit && !own {
@@ -49,7 +55,7 @@ impl Confinement {
             limits: limits.iter().map(|limit| (limit.kind.resource, limit.value)).collect(),
             is_privileged: true,
             descriptors,
-            cage: Cage::new(service.sandbox.as_ref(), &service.job, identity.chroot.as_deref())?,
+            cage: Cage::new(service, namespaces)?,
         })
     }
 
@@ -86,6 +92,15 @@ impl Confinement {
         if let Some(root) = &self.chroot {
             process::change_root(root).map_err(at(Step::Root))?;
         }
+        self.take_identity()?;
+        // After the change of user: a directory that only root may enter is none to start a user's program in.
+        self.directory.as_ref().map_or(Ok(()), std::env::set_current_dir).map_err(at(Step::Directory))?;
+        self.cage.as_ref().map_or(Ok(()), Cage::enter)
+    }
+
+    /// In a child: takes on the user and groups, and no privileges.
+    pub(crate) fn take_identity(&self) -> Result<(), (Step, io::Error)> {
+        let at = |stage| move |error: io::Error| (stage, error);
         if let Some(user) = &self.user {
             // In the one order that works.
             process::take_groups(&user.groups).map_err(at(Step::Groups))?;
@@ -94,9 +109,7 @@ impl Confinement {
         } else if self.is_privileged {
             process::drop_capabilities();
         }
-        // After the change of user: a directory that only root may enter is none to start a user's program in.
-        self.directory.as_ref().map_or(Ok(()), std::env::set_current_dir).map_err(at(Step::Directory))?;
-        self.cage.as_ref().map_or(Ok(()), Cage::enter)
+        Ok(())
     }
 
     /// Closes the cage, in a process that has entered: from now on it may ask the kernel only for what a handler or program
