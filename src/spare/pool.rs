@@ -88,6 +88,8 @@ impl Pool {
         let mut kept = [&listeners[..], &[leash_end, writer, wake, child.reporter().descriptor()]].concat();
         kept.extend(sources.into_iter().chain(sending).chain(child.stdin()));
         kept.sort_unstable_by_key(AsRawFd::as_raw_fd);
+        let null = || std::fs::File::options().read(true).write(true).open("/dev/null");
+        let null = (size > 0 && !child.execs()).then(null).transpose()?.map(|null| fd::for_ever(null.into()));
         let spec = SpareSpec {
             child,
             admission,
@@ -99,6 +101,7 @@ impl Pool {
             copies: sending.filter(|_| setup.sends_copies),
             refused: sending.filter(|_| hands_over),
             sources,
+            null,
             connections,
         };
         Ok(Pool {

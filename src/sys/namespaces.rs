@@ -4,11 +4,12 @@
 use std::ffi::{CStr, CString, c_void};
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag};
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 
 use super::check;
 
@@ -57,17 +58,31 @@ pub(crate) fn cover(root: &Path, directory: &Path, bytes: u64) -> io::Result<boo
     Ok(true)
 }
 
-/// A link in a root directory leads nowhere outside of it.
+/// What is inside another root than this process's own may be somebody else's, so no link is followed there. By steps, since
+/// `RestrictSUIDSGID=` of systemd hides openat2(2).
 fn directory_inside(root: &Path, directory: &Path) -> io::Result<Option<OwnedFd>> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let root: OwnedFd = nix::fcntl::open(root, flags, nix::sys::stat::Mode::empty())?;
-    let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_IN_ROOT);
-    match nix::fcntl::openat2(&root, directory, how) {
-        Ok(found) => Ok(Some(found)),
-        // A link that leads nowhere, or to itself, is none.
-        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(None),
-        Err(error) => Err(error.into()),
+    let open =
+        |at: BorrowedFd<'_>, name: &Path, flags| match nix::fcntl::openat(at, name, flags, Mode::empty()) {
+            Ok(found) => Ok(Some(found)),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(Errno::ENOTDIR | Errno::ELOOP) => {
+                let text = format!("{} in {} is no directory", directory.display(), root.display());
+                Err(io::Error::new(io::ErrorKind::NotADirectory, text))
+            }
+            Err(error) => Err(error.into()),
+        };
+    let mut place: OwnedFd = nix::fcntl::open(root, flags, Mode::empty())?;
+    if root == Path::new("/") {
+        return open(place.as_fd(), directory, flags);
     }
+    for name in directory.components().filter(|part| matches!(part, Component::Normal(_))) {
+        match open(place.as_fd(), name.as_ref(), flags | OFlag::O_NOFOLLOW)? {
+            Some(found) => place = found,
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(place))
 }
 
 fn mount(

@@ -27,6 +27,7 @@ mod endings;
 mod faults;
 mod haproxy;
 mod hostile;
+mod inherited;
 mod left_behind;
 mod life;
 mod limit;

@@ -149,12 +149,6 @@ pub(crate) fn sandboxes_have_namespaces(container: &Container) {
         say(&format!("     systemd {}: {profiles:?}: {}", container.systemd(), exposure.trim()));
         container.sure("systemctl restart preforkd");
         assert!(!container.run("pgrep -x sleep").status.success(), "something is left");
-        // A built-in service, and a program that may ask for everything but still has no privilege.
-        for keys in ["handler = 'echo'", "handler = 'echo'\nspare = 2"] {
-            container.configure(&ECHO.replace("handler = \"echo\"", &format!("{keys}\n{user}\n{all}")));
-            container.sure("systemctl reload preforkd");
-            echo(&mut connect(PORT));
-        }
     }
     container.clean();
     container.sure("rm /var/tmp/outside");

@@ -16,7 +16,7 @@ use landlock::{
 };
 
 use super::filter;
-use super::namespaces::{MachineNamespaces, OwnNamespaces};
+use super::namespaces::{MachineNamespaces, Obstacle, OwnNamespaces};
 use crate::config::{AllowedFiles, AllowedPath, CallSet, FileUse, Job, Network, Sandbox, ServiceConfig};
 use crate::control::CageStatus;
 use crate::ipc::reports::Step;
@@ -190,8 +190,7 @@ impl<'a> KernelCage<'a> {
             CallSet::Service => plan.ask(calls.is_empty(), "system calls: service", calls),
         }
         if sandbox.network_namespace {
-            let obstacle = abilities.namespaces.network;
-            plan.ask(obstacle.is_none(), "an empty network", obstacle.unwrap_or_default());
+            plan.ask_for("an empty network", abilities.namespaces.network);
             let is_kept =
                 abilities.landlock >= ABI::V4 || sandbox.network == Network::None && calls.is_empty();
             plan.say(is_kept, "its connection stays its client's", &needs(4, "6.7"));
@@ -200,13 +199,11 @@ impl<'a> KernelCage<'a> {
             plan.ask(calls.is_empty(), "no code that was written to memory", calls);
         }
         if let Some(bytes) = sandbox.private_tmp {
-            let obstacle = abilities.namespaces.mounts;
             let what = format!("/tmp and /var/tmp of its own, of {} KiB each", bytes >> 10);
-            plan.ask(obstacle.is_none(), &what, obstacle.unwrap_or_default());
+            plan.ask_for(&what, abilities.namespaces.mounts);
         }
         if sandbox.pid_namespace {
-            let obstacle = abilities.namespaces.processes;
-            plan.ask(obstacle.is_none(), "all its processes end with it", obstacle.unwrap_or_default());
+            plan.ask_for("all its processes end with it", abilities.namespaces.processes);
         }
         plan
     }
@@ -224,6 +221,10 @@ impl<'a> KernelCage<'a> {
         if !is_there && self.unmet.is_none() {
             self.unmet = self.missing.last().cloned();
         }
+    }
+
+    fn ask_for(&mut self, what: &str, obstacle: Option<Obstacle>) {
+        self.ask(obstacle.is_none(), what, &obstacle.map_or_else(String::new, |why| why.to_string()));
     }
 
     /// The rules of the domain.

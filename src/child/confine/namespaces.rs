@@ -3,6 +3,7 @@
 //! Who is root needs CAP_SYS_ADMIN for it. Anybody else makes a namespace of users first, in which there is only himself; root
 //! cannot, since there would be nobody in there whom his children could become.
 
+use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -54,18 +55,21 @@ impl OwnNamespaces {
     }
 
     fn make(self, root: &Path) -> io::Result<()> {
-        let failed = |what: &'static str| {
-            move |error: io::Error| io::Error::new(error.kind(), format!("cannot have {what}: {error}"))
-        };
+        self.try_to_make(root).map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot make the namespaces of its sandbox: {error}"))
+        })
+    }
+
+    fn try_to_make(self, root: &Path) -> io::Result<()> {
         let is_root = process::is_user(0);
         if !is_root {
-            namespaces::become_sole_user().map_err(failed("a namespace of users"))?;
+            namespaces::become_sole_user()?;
         }
         if self.network {
-            namespaces::leave(Namespace::Network).map_err(failed("a namespace of the network"))?;
+            namespaces::leave(Namespace::Network)?;
         }
         if let Some(bytes) = self.tmp {
-            make_private_directories(root, bytes).map_err(failed("directories for temporary files"))?;
+            make_private_directories(root, bytes)?;
         }
         if !is_root {
             // In there it has all.
@@ -82,28 +86,52 @@ fn make_private_directories(root: &Path, bytes: u64) -> io::Result<()> {
     for directory in PRIVATE_DIRECTORIES {
         any |= namespaces::cover(root, Path::new(directory), bytes)?;
     }
-    let nothing = || io::Error::new(io::ErrorKind::NotFound, format!("{} has none", root.display()));
+    let nothing = || {
+        io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("{} has no directory for temporary files", root.display()),
+        )
+    };
     if any { Ok(()) } else { Err(nothing()) }
 }
 
-/// Why this process cannot have a namespace, if it cannot.
-pub(super) type Obstacle = Option<&'static str>;
+/// Why this process cannot have a namespace, if it cannot: an errno.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Obstacle(i32);
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            libc::EPERM | libc::EACCES if process::is_user(0) => {
+                "it takes CAP_SYS_ADMIN, which preforkd does not have here; sandbox-namespaces.conf in preforkd.systemd(7) names it"
+            }
+            libc::EPERM | libc::EACCES => {
+                "preforkd may not make namespaces here; sandbox-namespaces.conf in preforkd.systemd(7) allows it in its unit, and \
+                 the sysctls user.max_user_namespaces and kernel.unprivileged_userns_clone on the machine"
+            }
+            libc::ENOSPC => "there may be no more namespaces, see user.max_*_namespaces in namespaces(7)",
+            libc::EINVAL | libc::ENOSYS => "this kernel has no such namespaces",
+            other => return write!(f, "it cannot be made here: {}", crate::sys::error_text(other)),
+        })
+    }
+}
 
 /// What this process can have of what a sandbox asks for; what it does not, is not tried.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct MachineNamespaces {
-    pub(super) mounts: Obstacle,
-    pub(super) network: Obstacle,
-    pub(super) processes: Obstacle,
+    pub(super) mounts: Option<Obstacle>,
+    pub(super) network: Option<Obstacle>,
+    pub(super) processes: Option<Obstacle>,
 }
 
 impl MachineNamespaces {
     /// Has children try it: once, since the kernel takes its time to clear up after them.
     pub(super) fn of_this_machine(sandbox: &Sandbox) -> Self {
-        static TRIED: [OnceLock<Obstacle>; 3] = [const { OnceLock::new() }; 3];
+        static TRIED: [OnceLock<Option<Obstacle>>; 3] = [const { OnceLock::new() }; 3];
         let OwnNamespaces { tmp, network, processes } = OwnNamespaces::wanted(sandbox);
         let [first, second, third] = &TRIED;
-        let tried = |is_wanted: bool, found: &OnceLock<Obstacle>, what: OwnNamespaces| match is_wanted {
+        let tried = |is_wanted: bool, found: &OnceLock<Option<Obstacle>>, what: OwnNamespaces| match is_wanted
+        {
             true => *found.get_or_init(|| try_in_child(what)),
             false => None,
         };
@@ -125,31 +153,19 @@ impl MachineNamespaces {
     }
 }
 
-fn try_in_child(what: OwnNamespaces) -> Obstacle {
+fn try_in_child(what: OwnNamespaces) -> Option<Obstacle> {
     let tried = fork(move |_| {
-        let made = what.make(Path::new("/")).and_then(|()| match what.processes {
+        let made = what.try_to_make(Path::new("/")).and_then(|()| match what.processes {
             true => namespaces::leave(Namespace::Processes),
             false => Ok(()),
         });
-        made.err().map_or(0, |error| match error.kind() {
-            io::ErrorKind::PermissionDenied => 1,
-            io::ErrorKind::StorageFull => 2,
-            _ => 3,
-        })
+        let errno = |error: io::Error| error.raw_os_error().unwrap_or(libc::EIO);
+        made.err().map_or(0, |error| u8::try_from(errno(error)).unwrap_or(u8::MAX))
     });
-    let ending = tried.and_then(wait::wait_for).ok().flatten().map(|ended| ended.ending);
-    match ending {
-        Some(wait::Ending::Exited(0)) => None,
-        Some(wait::Ending::Exited(1)) if process::is_user(0) => Some(
-            "it takes CAP_SYS_ADMIN, which preforkd does not have here; sandbox-namespaces.conf in preforkd.systemd(7) gives it",
-        ),
-        Some(wait::Ending::Exited(1)) => Some(
-            "preforkd may not make namespaces here; sandbox-namespaces.conf in preforkd.systemd(7) allows it in its unit, and the \
-             sysctls user.max_*_namespaces and kernel.unprivileged_userns_clone on the machine",
-        ),
-        Some(wait::Ending::Exited(2)) => {
-            Some("there may be no more namespaces, see user.max_*_namespaces in namespaces(7)")
-        }
-        _ => Some("this kernel has none, or /proc or the directory is not there"),
+    match tried.and_then(wait::wait_for) {
+        Ok(Some(wait::Ended { ending: wait::Ending::Exited(0), .. })) => None,
+        Ok(Some(wait::Ended { ending: wait::Ending::Exited(errno), .. })) => Some(Obstacle(errno.into())),
+        Ok(_) => Some(Obstacle(libc::ECHILD)),
+        Err(error) => Some(Obstacle(error.raw_os_error().unwrap_or(libc::EIO))),
     }
 }
