@@ -122,7 +122,9 @@ fn help<D>(fault: Fault, key: &Key<D>, origin: Origin<'_>) -> Fault {
     }
     match (origin, key.flag) {
         (Origin::File(_), _) => fault.help(format!("for example: {} = {}", key.name, key.example)),
-        (Origin::Flags(_), Some(flag)) if !matches!(key.kind, Kind::Table | Kind::List) => {
+        (Origin::Flags(_), Some(flag))
+            if !matches!(key.kind, Kind::Table | Kind::TableOrFalse | Kind::List) =>
+        {
             fault.help(format!("for example: --{flag} {}", key.example.trim_matches('"')))
         }
         (Origin::Flags(_), _) => fault,

@@ -55,7 +55,9 @@ pub(crate) use limits::LimitKind;
 pub(crate) use load::{Loaded, Tolerance, check_again, load};
 #[cfg(test)]
 pub(crate) use sandbox::SystemCalls;
-pub(crate) use sandbox::{AllowedFiles, AllowedPath, CallSet, FileUse, Network, Sandbox};
+pub(crate) use sandbox::{
+    AllowedFiles, AllowedPath, CallSet, FileUse, Network, PRIVATE_DIRECTORIES, Sandbox,
+};
 pub(crate) use service::Machine;
 pub(crate) use sockets::{PassedDemands, SocketKind};
 pub(crate) use source::Snapshot;

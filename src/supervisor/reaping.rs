@@ -10,6 +10,7 @@ use super::status::seconds;
 use super::workers::{WorkerProcess, WorkerStage};
 use crate::config::KillMode;
 use crate::exit;
+use crate::ipc::reports::ExitNote;
 use crate::journal::{Level, MessageId};
 use crate::scoreboard::Owner;
 use crate::sys::time::Monotonic;
@@ -30,8 +31,10 @@ impl Supervisor {
                 self.bury_workers(now);
             }
             let rest = self.end_rest(pid);
+            let note = self.note_of(pid);
             // It may have been a worker, and is gone.
             let Ok(Some(ended)) = wait::reap_one(pid) else { continue };
+            let ended = ExitNote::correct(note, ended);
             if let Some((service, kill_after)) =
                 rest.and_then(|(service, rest)| Some((service, rest.left(pid)?)))
             {
@@ -61,6 +64,13 @@ impl Supervisor {
         let mode =
             in_force.map_or(KillMode::Group { grace: Duration::ZERO }, |service| service.config().kill_mode);
         Some((service.to_owned(), rest::end(pid, mode)))
+    }
+
+    /// What the first process of a namespace says of the end of an adopted process.
+    fn note_of(&self, pid: Pid) -> Option<ExitNote> {
+        let service = self.state.generation.service(self.state.adopted.service_of(pid)?)?;
+        let has_own_pids = service.config().sandbox.as_ref().is_some_and(|sandbox| sandbox.pid_namespace);
+        if has_own_pids { ExitNote::of(pid) } else { None }
     }
 
     /// A program has left a group behind, as its worker says.

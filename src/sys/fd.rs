@@ -218,9 +218,9 @@ impl ReservedFds {
     }
 }
 
-/// In a connection process that execs: puts the connection on fds 0 and 1.
-pub(crate) fn standard(connection: BorrowedFd<'_>) -> io::Result<()> {
-    (0..=1).try_for_each(|number| put(connection, number))
+/// In a connection process: puts its connection, or what is to be in its place, on fds 0 and 1.
+pub(crate) fn standard(fd: BorrowedFd<'_>) -> io::Result<()> {
+    (0..=1).try_for_each(|number| put(fd, number))
 }
 
 /// In a connection process that execs: puts the connection on fd 3, this on 0, and what 2 is on 1, too; whatever else there

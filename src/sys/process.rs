@@ -6,6 +6,7 @@ use std::ffi::{CStr, OsString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::errno::Errno;
 use nix::sys::resource::{getrlimit, setrlimit};
@@ -28,6 +29,26 @@ pub(crate) fn exit(code: u8) -> ! {
 /// The number of this process.
 pub(crate) fn id() -> Pid {
     nix::unistd::getpid().as_raw()
+}
+
+/// What others call this process, once it has learnt that: 0 before.
+static OUTER_ID: AtomicI32 = AtomicI32::new(0);
+
+/// The number of this process, or if it is in a namespace of processes of its own, that of the first process in there, for those
+/// who have made it.
+pub(crate) fn outer_id() -> Pid {
+    match OUTER_ID.load(Ordering::Relaxed) {
+        0 => id(),
+        outer => outer,
+    }
+}
+
+/// In the first process of a namespace: learns what it is called outside, which is where /proc is from. Its children know it, too.
+pub(crate) fn learn_outer_id() -> io::Result<()> {
+    let link = std::fs::read_link("/proc/self")?;
+    let outer = link.to_str().and_then(|number| number.parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
+    OUTER_ID.store(outer, Ordering::Relaxed);
+    Ok(())
 }
 
 /// Makes this process inherit the descendants of its children that die, prctl(2).
@@ -166,6 +187,15 @@ pub(crate) fn has_socket(pid: Pid, socket: BorrowedFd<'_>) -> bool {
     descriptors.flatten().any(|entry| std::fs::read_link(entry.path()).is_ok_and(|link| link == socket))
 }
 
+/// The same of the children of a process.
+pub(crate) fn have_socket(parent: Pid, socket: BorrowedFd<'_>) -> bool {
+    // proc_pid_task(5). If that cannot be seen, they may well have it.
+    let Ok(children) = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")) else {
+        return true;
+    };
+    children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).any(|pid| has_socket(pid, socket))
+}
+
 /// The children of this process that are still there, from /proc; empty where the kernel does not tell.
 pub(crate) fn children() -> Vec<Pid> {
     std::fs::read_to_string("/proc/thread-self/children")
@@ -244,6 +274,7 @@ impl Capabilities {
     const SETGID: Self = Capabilities(1 << 6);
     const SETUID: Self = Capabilities(1 << 7);
     pub(crate) const SYS_CHROOT: Self = Capabilities(1 << 18);
+    pub(crate) const SYS_ADMIN: Self = Capabilities(1 << 21);
     pub(crate) const SYS_NICE: Self = Capabilities(1 << 23);
 
     /// These, and those if there is reason for them.
@@ -332,6 +363,20 @@ pub(crate) fn drop_capabilities() -> io::Result<()> {
         Err(error) if has_capabilities() => Err(error),
         _ => Ok(()),
     }
+}
+
+/// linux/capability.h.
+pub(crate) const SYS_ADMIN: u8 = 21;
+
+/// In a process that has all in its namespace of users: gives up all but this one.
+pub(crate) fn keep_capability(kept: Option<u8>) -> io::Result<()> {
+    let mut header = CAPABILITIES;
+    let mask = kept.map_or(0, |number| 1u32 << number);
+    // Effective, permitted and inheritable, twice.
+    let sets = [mask, mask, 0, 0, 0, 0];
+    // SAFETY: as in `drop_capabilities`.
+    check(unsafe { libc::syscall(libc::SYS_capset, header.as_mut_ptr(), sets.as_ptr()) } as libc::c_int)?;
+    Ok(())
 }
 
 /// Whether this process is not root and has a capability to give up; true if that cannot be found out.

@@ -206,8 +206,10 @@ pub(super) fn compile(sandbox: &Sandbox, job: &Job, landlock: ABI) -> io::Result
         CallSet::Service => {
             always(&mut rules, NOT_OF_SERVICES);
             for flag in NAMESPACES {
-                for name in ["clone", "unshare"] {
-                    add(&mut rules, name, &[has(0, flag)]);
+                add(&mut rules, "unshare", &[has(0, flag)]);
+                // The worker makes its children in one; they have not the privilege that it takes.
+                if flag != libc::CLONE_NEWPID || !(sandbox.pid_namespace && is_shared(sandbox, job)) {
+                    add(&mut rules, "clone", &[has(0, flag)]);
                 }
             }
             // Of others of its user as well, which Landlock does not see.
@@ -412,6 +414,9 @@ mod tests {
                 deny: words(&["chmod"]),
             },
             write_execute: false,
+            private_tmp: None,
+            network_namespace: false,
+            pid_namespace: false,
             required: false,
         }
     }

@@ -2,6 +2,7 @@
 
 pub(crate) mod cage;
 mod filter;
+pub(crate) mod namespaces;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use crate::ipc::reports::Step;
 use crate::sys::process::{self, Capabilities, Resource};
 
 use cage::Cage;
+use namespaces::OwnNamespaces;
 
 /// What is set in every connection process before anything of a stranger runs.
 #[derive(Debug)]
@@ -37,7 +39,11 @@ pub(crate) struct Confinement {
 
 impl Confinement {
     /// Prepares it, in a worker that has not raised its limits yet.
-    pub(crate) fn new(service: &ServiceConfig, restore_descriptor_limit: bool) -> io::Result<Self> {
+    pub(crate) fn new(
+        service: &ServiceConfig,
+        namespaces: OwnNamespaces,
+        restore_descriptor_limit: bool,
+    ) -> io::Result<Self> {
         let ServiceConfig { identity, limits, .. } = service;
         let own = limits.iter().any(|limit| limit.kind.resource == Resource::RLIMIT_NOFILE);
         let descriptors = match restore_descriptor_limit && !own {
@@ -55,7 +61,7 @@ impl Confinement {
             leaves_notes: matches!(service.job, Job::Handler(_)),
             is_privileged: true,
             descriptors,
-            cage: Cage::new(service.sandbox.as_ref(), &service.job, identity.chroot.as_deref())?,
+            cage: Cage::new(service, namespaces)?,
         })
     }
 
@@ -65,7 +71,11 @@ impl Confinement {
     /// It stands before them with a user of its own, whom they cannot reach, see [`process::stand_before`]; with their
     /// user as its only one they could stop or kill it where Landlock knows no scope of signals, before Linux 6.12. With a
     /// user of its own only, it would need CAP_SETUID, which is as good as root, and CAP_KILL.
-    pub(crate) fn step_down(&mut self, own: WorkerIds) -> Result<(), (Step, io::Error)> {
+    pub(crate) fn step_down(
+        &mut self,
+        own: WorkerIds,
+        makes_namespaces: bool,
+    ) -> Result<(), (Step, io::Error)> {
         let Some(user) = self.user.as_ref().filter(|user| user.uid != 0) else { return Ok(()) };
         let at = |stage| move |error: io::Error| (stage, error);
         for &(resource, value) in &self.limits {
@@ -93,6 +103,7 @@ impl Confinement {
                 .and(Capabilities::DAC_READ_SEARCH, chroot.is_some_and(is_hidden))
                 .and(Capabilities::SYS_NICE, nice.is_some_and(|nice| nice < process::nice()))
                 .and(Capabilities::KILL, !is_caged)
+                .and(Capabilities::SYS_ADMIN, makes_namespaces)
         };
         let group_of_files = if self.leaves_notes { process::group_that_sees_others() } else { None };
         process::stand_before((own.uid, own.gid), (user.uid, user.gid), group_of_files, kept)
@@ -132,6 +143,15 @@ impl Confinement {
         if let Some(root) = &self.chroot {
             process::change_root(root).map_err(at(Step::Root))?;
         }
+        self.take_identity()?;
+        // After the change of user: a directory that only root may enter is none to start a user's program in.
+        self.directory.as_ref().map_or(Ok(()), std::env::set_current_dir).map_err(at(Step::Directory))?;
+        self.cage.as_ref().map_or(Ok(()), Cage::enter)
+    }
+
+    /// In a child: takes on the user and groups, and no privileges.
+    pub(crate) fn take_identity(&self) -> Result<(), (Step, io::Error)> {
+        let at = |stage| move |error: io::Error| (stage, error);
         if let Some(user) = &self.user {
             // In the one order that works.
             if !self.has_groups {
@@ -142,9 +162,7 @@ impl Confinement {
         } else if self.is_privileged {
             process::drop_capabilities().map_err(at(Step::Privileges))?;
         }
-        // After the change of user: a directory that only root may enter is none to start a user's program in.
-        self.directory.as_ref().map_or(Ok(()), std::env::set_current_dir).map_err(at(Step::Directory))?;
-        self.cage.as_ref().map_or(Ok(()), Cage::enter)
+        Ok(())
     }
 
     /// Closes the cage, in a process that has entered: from now on it may ask the kernel only for what a handler or program
