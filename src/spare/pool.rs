@@ -89,7 +89,7 @@ impl Pool {
         kept.extend(sources.into_iter().chain(sending).chain(child.stdin()));
         kept.sort_unstable_by_key(AsRawFd::as_raw_fd);
         let null = || std::fs::File::options().read(true).write(true).open("/dev/null");
-        let null = (size > 0 && !child.execs()).then(null).transpose()?.map(|null| fd::for_ever(null.into()));
+        let null = (size > 0).then(null).transpose()?.map(|null| fd::for_ever(null.into()));
         let spec = SpareSpec {
             child,
             admission,

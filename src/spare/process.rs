@@ -43,7 +43,7 @@ pub(crate) struct SpareSpec {
     pub(crate) refused: Option<BorrowedFd<'static>>,
     /// The memory of the sources, if who gets in depends on them.
     pub(crate) sources: Option<BorrowedFd<'static>>,
-    /// What takes the place of the standard descriptors, which are the supervisor's, if spares do not exec.
+    /// What takes the place of the standard descriptors, which are the supervisor's; not of what a program says its errors to.
     pub(crate) null: Option<BorrowedFd<'static>>,
     /// How many connections a spare serves, one after the other.
     pub(crate) connections: u32,
@@ -129,7 +129,8 @@ impl Spare {
         // Its number is 2 by now, and is closed with the others.
         drop(stderr);
         if let Some(null) = spec.null {
-            fd::standard(null).and_then(|()| fd::standard_error(null)).map_err(failed)?;
+            let errors = || if spec.child.execs() { Ok(()) } else { fd::standard_error(null) };
+            fd::standard(null).and_then(|()| errors()).map_err(failed)?;
         }
         fd::close_all_but(child, &spec.kept).map_err(failed)?;
         let poller = Poller::new().map_err(failed)?;

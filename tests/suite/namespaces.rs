@@ -108,6 +108,7 @@ fn a_private_tmp_is_inside_a_chroot_and_leads_nowhere_outside() {
         let server = inside(made).start_unready();
         server.log.wait("why", |line| line.contains(why));
         assert_eq!(server.ending(), "71");
+        server.wait_empty();
     }
 }
 

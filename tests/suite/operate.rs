@@ -375,7 +375,8 @@ fn a_drain_ends_if_the_service_is_resumed_and_at_an_upgrade_and_at_the_end() {
     server.signal(Signal::SIGTERM);
     assert!(said(waiting).contains("preforkd is ending"));
     drop(client);
-    server.ending();
+    assert_eq!(server.ending(), "0");
+    server.wait_empty();
 }
 
 #[test]

@@ -16,7 +16,7 @@ use landlock::{
 };
 
 use super::filter;
-use super::namespaces::{MachineNamespaces, Obstacle, OwnNamespaces};
+use super::namespaces::{MachineNamespaces, NoNamespace, OwnNamespaces};
 use crate::config::{AllowedFiles, AllowedPath, CallSet, FileUse, Job, Network, Sandbox, ServiceConfig};
 use crate::control::CageStatus;
 use crate::ipc::reports::Step;
@@ -223,7 +223,7 @@ impl<'a> KernelCage<'a> {
         }
     }
 
-    fn ask_for(&mut self, what: &str, obstacle: Option<Obstacle>) {
+    fn ask_for(&mut self, what: &str, obstacle: Option<NoNamespace>) {
         self.ask(obstacle.is_none(), what, &obstacle.map_or_else(String::new, |why| why.to_string()));
     }
 

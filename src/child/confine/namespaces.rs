@@ -97,9 +97,9 @@ fn make_private_directories(root: &Path, bytes: u64) -> io::Result<()> {
 
 /// Why this process cannot have a namespace, if it cannot: an errno.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Obstacle(i32);
+pub(super) struct NoNamespace(i32);
 
-impl fmt::Display for Obstacle {
+impl fmt::Display for NoNamespace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
             libc::EPERM | libc::EACCES if process::is_user(0) => {
@@ -119,22 +119,22 @@ impl fmt::Display for Obstacle {
 /// What this process can have of what a sandbox asks for; what it does not, is not tried.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct MachineNamespaces {
-    pub(super) mounts: Option<Obstacle>,
-    pub(super) network: Option<Obstacle>,
-    pub(super) processes: Option<Obstacle>,
+    pub(super) mounts: Option<NoNamespace>,
+    pub(super) network: Option<NoNamespace>,
+    pub(super) processes: Option<NoNamespace>,
 }
 
 impl MachineNamespaces {
     /// Has children try it: once, since the kernel takes its time to clear up after them.
     pub(super) fn of_this_machine(sandbox: &Sandbox) -> Self {
-        static TRIED: [OnceLock<Option<Obstacle>>; 3] = [const { OnceLock::new() }; 3];
+        static TRIED: [OnceLock<Option<NoNamespace>>; 3] = [const { OnceLock::new() }; 3];
         let OwnNamespaces { tmp, network, processes } = OwnNamespaces::wanted(sandbox);
         let [first, second, third] = &TRIED;
-        let tried = |is_wanted: bool, found: &OnceLock<Option<Obstacle>>, what: OwnNamespaces| match is_wanted
-        {
-            true => *found.get_or_init(|| try_in_child(what)),
-            false => None,
-        };
+        let tried =
+            |is_wanted: bool, found: &OnceLock<Option<NoNamespace>>, what: OwnNamespaces| match is_wanted {
+                true => *found.get_or_init(|| try_in_child(what)),
+                false => None,
+            };
         let none = OwnNamespaces::default();
         MachineNamespaces {
             mounts: tried(tmp.is_some(), first, OwnNamespaces { tmp: Some(1 << 20), ..none }),
@@ -153,7 +153,7 @@ impl MachineNamespaces {
     }
 }
 
-fn try_in_child(what: OwnNamespaces) -> Option<Obstacle> {
+fn try_in_child(what: OwnNamespaces) -> Option<NoNamespace> {
     let tried = fork(move |_| {
         let made = what.try_to_make(Path::new("/")).and_then(|()| match what.processes {
             true => namespaces::leave(Namespace::Processes),
@@ -164,8 +164,8 @@ fn try_in_child(what: OwnNamespaces) -> Option<Obstacle> {
     });
     match tried.and_then(wait::wait_for) {
         Ok(Some(wait::Ended { ending: wait::Ending::Exited(0), .. })) => None,
-        Ok(Some(wait::Ended { ending: wait::Ending::Exited(errno), .. })) => Some(Obstacle(errno.into())),
-        Ok(_) => Some(Obstacle(libc::ECHILD)),
-        Err(error) => Some(Obstacle(error.raw_os_error().unwrap_or(libc::EIO))),
+        Ok(Some(wait::Ended { ending: wait::Ending::Exited(errno), .. })) => Some(NoNamespace(errno.into())),
+        Ok(_) => Some(NoNamespace(libc::ECHILD)),
+        Err(error) => Some(NoNamespace(error.raw_os_error().unwrap_or(libc::EIO))),
     }
 }
