@@ -61,7 +61,7 @@ pub(super) fn of_root(
     )
 }
 
-/// Says who the workers of all services are: where these are to have root's rights, nobody else than the supervisor.
+/// Says who the workers of all services are: where these have no user, nobody else than the supervisor.
 pub(super) fn assign_workers(services: &mut [ServiceConfig], machine: &Machine<'_>) {
     if !machine.becomes_others {
         return;
@@ -77,7 +77,8 @@ pub(super) fn assign_workers(services: &mut [ServiceConfig], machine: &Machine<'
     let mut all = named.chain(unowned(accounts).map(|id| (id, id)));
     let Some((uid, gid)) = all.find(|(uid, _)| *uid != 0 && !taken.contains(uid)) else { return };
     for service in services {
-        let user = service.identity.user.as_ref().filter(|user| user.uid != 0);
+        // A built-in service that has not asked for a user may still log to a socket, and be given limits, that are root's only.
+        let user = service.identity.user.as_ref().filter(|user| user.uid != 0 && user.is_named);
         service.identity.worker = user.map(|_| WorkerIds { uid, gid });
     }
 }

@@ -111,19 +111,19 @@ fn a_worker_and_its_connection_processes_have_left_root_behind() {
 }
 
 #[test]
-fn a_handler_is_nobody_and_a_program_without_a_user_is_who_preforkd_is() {
+fn without_a_user_a_handler_is_nobody_and_a_program_and_both_workers_are_who_preforkd_is() {
     if !root("users") {
         return;
     }
     with_processes("", JOBS[0].1, |worker, connection| {
-        let [own, handler, _, _] = worker.ids("Uid");
-        assert!(own != 0 && handler != 0 && own != handler, "{own} {handler}");
+        assert_eq!(worker.ids("Uid"), [0; 4]);
+        let [handler, ..] = connection.ids("Uid");
+        assert!(handler != 0);
         assert_eq!(connection.ids("Uid"), [handler; 4]);
         assert!(connection.ids("Gid").iter().all(|gid| *gid != 0));
         assert!(!connection.groups().contains(&0));
         let users = std::fs::read_to_string("/etc/passwd").unwrap();
         assert!(!users.contains(&format!(":x:{handler}:")), "{handler} is somebody");
-        worker.has(0);
         connection.has(0);
     });
     with_processes("group = \"games\"", JOBS[0].1, |_, connection| {
@@ -344,7 +344,7 @@ fn workers_are_what_they_were_after_a_reload_an_upgrade_and_a_death() {
     let at: [SocketAddr; 2] = [address::fresh(), address::fresh()];
     let config = |more: &str| {
         format!(
-            "[service.a]\nlisten = \"{}\"\nhandler = \"echo\"\nworkers = 1\n{more}\n[service.b]\nlisten = \"{}\"\nexec = [\"/bin/cat\"]\n\
+            "[service.a]\nlisten = \"{}\"\nhandler = \"echo\"\nuser = \"daemon\"\nworkers = 1\n{more}\n[service.b]\nlisten = \"{}\"\nexec = [\"/bin/cat\"]\n\
              user = \"games\"\nworkers = 1\n{more}\n",
             at[0], at[1]
         )
@@ -352,11 +352,11 @@ fn workers_are_what_they_were_after_a_reload_an_upgrade_and_a_death() {
     let server = Preforkd::run(&config("")).own_copy().start();
     let see = || {
         at.iter().for_each(|at| echo(&mut connect(*at), b"x"));
-        for (service, user) in [("a", None), ("b", Some(5))] {
+        for (service, user) in [("a", 1), ("b", 5)] {
             let status = Status::of(worker(&server, service));
             let [own, serves, saved, _] = status.ids("Uid");
             assert!(own == saved && own != 0 && own != serves && serves != 0);
-            assert!(user.is_none_or(|user: u32| user == serves));
+            assert_eq!(serves, user);
             status.has(0);
         }
     };
