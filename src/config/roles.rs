@@ -5,11 +5,7 @@
 //! anybody, and is a user whom nobody else is.
 
 use super::accounts::Accounts;
-use super::document::Section;
-use super::draft::ServiceDraft;
 use super::service::{Machine, is_mapped};
-use super::source::Origin;
-use super::value::Fault;
 use super::{Job, ServiceConfig, UserIds, WorkerIds};
 
 /// The user of the package, systemd/preforkd.sysusers.
@@ -39,26 +35,6 @@ pub(super) fn user_of(job: &Job, given: Option<UserIds>, machine: &Machine<'_>) 
     let own =
         || UserIds { name: id.to_string(), is_named: false, group: None, uid: id, gid: id, groups: vec![id] };
     Some(given.map_or_else(own, |given| UserIds { uid: id, ..given }))
-}
-
-/// A program that is root, and nobody has said that it should be.
-pub(super) fn of_root(
-    name: &str,
-    section: &Section<'_>,
-    draft: &ServiceDraft,
-    machine: &Machine<'_>,
-) -> Option<Fault> {
-    // Who tries something on a command line knows who he is.
-    if draft.user.is_some() || matches!(section.origin, Origin::Flags(_)) || !machine.becomes_others {
-        return None;
-    }
-    let at = section.span("exec")?;
-    let message =
-        format!("service \"{name}\" has no user: where preforkd is root, it runs its program as root");
-    Some(
-        Fault::new(at, message)
-            .help("add user = \"NAME\"; or user = \"root\", if the program changes its user itself"),
-    )
 }
 
 /// Says who the workers of all services are: where these have no user, nobody else than the supervisor.

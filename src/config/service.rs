@@ -190,7 +190,6 @@ pub(crate) fn doubts(
     let mut doubts = sockets::open_names(section, draft);
     doubts.extend(boundless(name, section, draft));
     doubts.extend(own_wrapper(draft));
-    doubts.extend(roles::of_root(name, section, draft, machine));
     doubts.extend(credentials::unknown(draft, machine));
     doubts
 }

@@ -110,7 +110,7 @@ fn find(server: &Running, worker: i32, client: SocketAddr) -> Found {
     });
     let inode = inode.unwrap();
     let has = |pid: &i32| proc::descriptors(*pid).iter().any(|(_, path)| path == Path::new(&inode));
-    let place = others.iter().position(|pid| has(pid)).unwrap_or_else(|| panic!("nobody serves: {all:?}"));
+    let place = others.iter().position(has).unwrap_or_else(|| panic!("nobody serves: {all:?}"));
     let serving = others.remove(place);
     Found { serving, waiting: others, inits }
 }

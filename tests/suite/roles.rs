@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use nix::sys::signal::Signal;
 
 use crate::support::client::{closed, connect, echo};
-use crate::support::{Preforkd, Running, address, eventually, limit, preforkd, proc, root, text, user};
+use crate::support::{Preforkd, Running, address, eventually, limit, proc, root, text, user};
 
 const SETGID: u64 = 1 << 6;
 const SETUID: u64 = 1 << 7;
@@ -309,30 +309,6 @@ fn a_worker_counts_and_hears_where_processes_are_hidden() {
         if !keys.contains("count_bytes") {
             server.log.wait("its bytes", |line| line.contains("received=5") || line.contains("5 bytes"));
         }
-    }
-}
-
-#[test]
-fn check_says_who_serves_as_root() {
-    if !root("users") {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let check = |keys: &str| {
-        let path = dir.path().join("preforkd.toml");
-        let config = format!("[service.x]\nlisten = \"127.0.0.1:0\"\n{keys}\n");
-        crate::support::write(&path, &config);
-        let output = preforkd(&["check", "--config", path.to_str().unwrap()]);
-        assert!(output.status.success(), "{}", text(&output.stderr));
-        text(&output.stderr) + &text(&output.stdout)
-    };
-    let said = check(JOBS[1].1);
-    assert!(said.contains("runs its program as root"), "{said}");
-    for keys in
-        [JOBS[0].1, "exec = [\"/bin/cat\"]\nuser = \"games\"", "exec = [\"/bin/cat\"]\nuser = \"root\""]
-    {
-        let said = check(keys);
-        assert!(!said.contains("as root"), "{said}");
     }
 }
 
