@@ -353,14 +353,14 @@ fn set_capabilities(Capabilities(kept): Capabilities) -> io::Result<()> {
 
 /// In a process that is not root: gives up all capabilities, those too that an exec would hand on.
 ///
-/// The ambient set is what matters: without it an exec by an ordinary user ends with none, capabilities(7). The rest may
-/// be refused by a filter of system calls, which is no matter where there is nothing to give up.
+/// A unit's filter of system calls may refuse it, with EPERM: then whoever gave the process a capability has meant it for all,
+/// as systemd/drop-ins/ports-below-1024.conf says.
 pub(crate) fn drop_capabilities() -> io::Result<()> {
     if nix::unistd::geteuid().is_root() {
         return Ok(());
     }
     match set_capabilities(Capabilities::NONE) {
-        Err(error) if has_capabilities() => Err(error),
+        Err(error) if error.kind() != io::ErrorKind::PermissionDenied && has_capabilities() => Err(error),
         _ => Ok(()),
     }
 }
