@@ -57,7 +57,7 @@ impl<'a> Members<'a> {
     }
 
     pub(crate) fn enter(&self, index: u32, key: u64, limit: u32) -> Result<(), Full> {
-        let Some(slot) = self.slots.get(index as usize) else { return Ok(()) };
+        let slot = self.slots.get(index as usize).ok_or(Full)?;
         self.raise_top(index);
         for _ in 0..TRIES {
             slot.store(key | APPLIES, SeqCst);

@@ -148,9 +148,9 @@ impl Sources {
     }
 
     /// Takes a token, if there is one. `clock` tells the present, not when the connection was accepted: who has kept
-    /// somebody waiting since must not turn the time back for all.
+    /// somebody waiting since must not turn the time back for all. Who finds no place for his time gets none.
     pub(crate) fn take_token(&self, source: Source, bucket: Bucket, clock: impl Fn() -> Monotonic) -> bool {
-        let Some((_, time)) = self.tokens().claim(source.key, clock()) else { return true };
+        let Some((_, time)) = self.tokens().claim(source.key, clock()) else { return false };
         let mut taken = false;
         let _ = time.fetch_update(SeqCst, SeqCst, |time| {
             // After the word was read. Whoever wrote it had an earlier time, so what is beyond a full bucket was written
