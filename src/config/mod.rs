@@ -18,7 +18,7 @@ mod credentials;
 pub(crate) mod diagnostic;
 mod document;
 mod draft;
-mod environment;
+pub(crate) mod environment;
 mod executable;
 mod files;
 pub(crate) mod flags;

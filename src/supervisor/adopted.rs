@@ -75,6 +75,8 @@ impl LateEvents {
 #[derive(Debug)]
 pub(super) struct Dead<'a> {
     pub(super) serial: u32,
+    /// Its number, which is that of the session of all that it has made: they lead groups, and who does cannot leave.
+    pub(super) pid: Pid,
     pub(super) service_state: &'a Rc<ServiceState>,
     /// What its spares have said since it last listened.
     pub(super) events: &'a Rc<SpareEvents>,
@@ -106,8 +108,11 @@ impl AdoptedConnections {
             ours += u64::from(matches!(row.state(), RowState::Serving | RowState::Ending));
             let slot = Slot::adopt(Adopter(Rc::clone(state)), row.slot);
             let id = self.id(dead.serial, 0);
-            // Its number is from shared memory: it counts only if the kernel says that it is ours to reap.
-            let is_ours = |&pid: &Pid| !is_worker(pid) && !self.has(pid) && process::is_child(pid);
+            // Its number is from shared memory: it counts only if the kernel says that it is ours to reap, and was that
+            // worker's.
+            let is_its_own = |pid: Pid| process::session_of(pid) == Some(dead.pid);
+            let is_ours =
+                |&pid: &Pid| !is_worker(pid) && !self.has(pid) && process::is_child(pid) && is_its_own(pid);
             match (row.pid.filter(is_ours), row.connection) {
                 (Some(pid), connection) => {
                     going_on += usize::from(connection.is_some());

@@ -22,7 +22,7 @@ mod reaping;
 mod recovery;
 mod reload;
 mod rollout;
-mod saved;
+pub(crate) mod saved;
 mod service;
 mod start;
 mod state;
@@ -312,10 +312,13 @@ impl Supervisor {
             let state = &mut self.state;
             let Some(worker) = state.workers.get(serial) else { return };
             let (name, generation) = (worker.service().to_owned(), worker.generation());
+            let session = worker.pid();
             match news {
                 News::Nothing => return,
                 News::Other => {}
-                News::LeftBehind { group, kill_after } => self.leave_behind(&name, group, kill_after, now),
+                News::LeftBehind { group, kill_after } => {
+                    self.leave_behind(&name, (group, session), kill_after, now);
+                }
                 News::Accepts => {
                     state.workers.relieve(&name, generation, now);
                     let service = state.generation.service_mut(&name);

@@ -13,6 +13,7 @@ use crate::exit;
 use crate::ipc::reports::ExitNote;
 use crate::journal::{Level, MessageId};
 use crate::scoreboard::Owner;
+use crate::sys::process;
 use crate::sys::time::Monotonic;
 use crate::sys::wait::{self, Ended, Ending, Pid};
 use crate::worker::children::rest::{self, GroupRest};
@@ -31,14 +32,14 @@ impl Supervisor {
                 self.bury_workers(now);
             }
             let rest = self.end_rest(pid);
-            let note = self.note_of(pid);
+            let (note, session) = (self.note_of(pid), process::session_of(pid));
             // It may have been a worker, and is gone.
             let Ok(Some(ended)) = wait::reap_one(pid) else { continue };
             let ended = ExitNote::correct(note, ended);
-            if let Some((service, kill_after)) =
-                rest.and_then(|(service, rest)| Some((service, rest.left(pid)?)))
+            if let (Some((service, kill_after)), Some(session)) =
+                (rest.and_then(|(service, rest)| Some((service, rest.left(pid)?))), session)
             {
-                self.state.left_behind.add(&service, pid, kill_after.map(|time| now + time));
+                self.state.left_behind.add(&service, (pid, session), kill_after.map(|time| now + time));
             }
             self.hear_late();
             let state = &mut self.state;
@@ -73,18 +74,18 @@ impl Supervisor {
         if has_own_pids { ExitNote::of(pid) } else { None }
     }
 
-    /// A program has left a group behind, as its worker says.
+    /// A program has left a group behind, as its worker says, whose session it would be in.
     pub(super) fn leave_behind(
         &mut self,
         service: &str,
-        group: Pid,
+        (group, worker): (Pid, Pid),
         kill_after: Option<Duration>,
         now: Monotonic,
     ) {
         let state = &mut self.state;
         // Nobody who is known as something else can be what a worker says.
         if group > 1 && !state.adopted.has(group) && !state.workers.has(group) {
-            state.left_behind.add(service, group, kill_after.map(|time| now + time));
+            state.left_behind.add(service, (group, worker), kill_after.map(|time| now + time));
         }
     }
 
@@ -115,11 +116,12 @@ impl Supervisor {
     fn bury(&mut self, mut worker: WorkerProcess, ended: &Ended, now: Monotonic) {
         worker.hear_last_words();
         for (group, kill_after) in worker.left().to_vec() {
-            self.leave_behind(worker.service(), group, kill_after, now);
+            self.leave_behind(worker.service(), (group, worker.pid()), kill_after, now);
         }
         let _ = self.poller.remove(worker.link());
         let dead = Dead {
             serial: worker.serial(),
+            pid: worker.pid(),
             service_state: worker.service_state(),
             events: worker.spare_events(),
             connections: worker.connections(),

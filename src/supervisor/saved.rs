@@ -86,6 +86,17 @@ impl Saved {
     }
 }
 
+/// For the fuzz targets: what is read means the same when it is written again.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn check_saved(content: &[u8]) {
+    let read = |content: &[u8]| memory::sealed(c"preforkd-state", content).and_then(Saved::read);
+    if let Ok(saved) = read(content) {
+        let first = serde_json::to_vec(&Versioned { version: VERSION, state: saved }).unwrap_or_default();
+        let again = read(&first).map(|state| serde_json::to_vec(&Versioned { version: VERSION, state }).ok());
+        assert_eq!(again.ok().flatten(), Some(first));
+    }
+}
+
 /// What is saved names something that is not there.
 pub(super) fn contradiction() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "the saved state contradicts itself")

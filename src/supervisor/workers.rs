@@ -397,6 +397,7 @@ impl Workers {
         let (link, far_end) = message::pair()?;
         let (counters, counters_file) = Counters::create()?;
         let (spare_events, spare_events_writer) = SpareEvents::create(spares)?;
+        let own_spare_events = spare_events.own()?;
         let service_state = service.state();
         let mut handover = Handover::new(far_end.as_fd());
         let fds = WorkerFds {
@@ -442,7 +443,7 @@ impl Workers {
             listeners: service.listeners().to_vec(),
             counters,
             counters_file,
-            spare_events: Rc::new(spare_events),
+            spare_events: Rc::new(own_spare_events),
             looks: Looks::default(),
             complaint: None,
             left: Vec::new(),

@@ -371,6 +371,13 @@ pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// The end of a pipe to read, with an open file description of its own that does not block, proc_pid_fd(5).
+pub(crate) fn reopen_nonblocking(pipe: BorrowedFd<'_>) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let path = format!("/proc/self/fd/{}", pipe.as_raw_fd());
+    File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::fd::IntoRawFd;

@@ -110,6 +110,11 @@ pub(crate) fn group_of(pid: Pid) -> Option<Pid> {
     nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(pid))).ok().map(nix::unistd::Pid::as_raw)
 }
 
+/// The session of a process that is there. A child that has not been reaped is there.
+pub(crate) fn session_of(pid: Pid) -> Option<Pid> {
+    nix::unistd::getsid(Some(nix::unistd::Pid::from_raw(pid))).ok().map(nix::unistd::Pid::as_raw)
+}
+
 /// Whether there is such a process, whosever it is.
 pub(crate) fn exists(pid: Pid) -> bool {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None) != Err(Errno::ESRCH)

@@ -17,6 +17,7 @@ mod accept;
 mod admission;
 mod adopted;
 mod attacks;
+mod captured;
 mod cells;
 mod cli;
 mod counts;

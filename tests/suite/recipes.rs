@@ -152,7 +152,7 @@ fn sshd() {
     assert!(banner.starts_with("SSH-2.0-OpenSSH"), "{banner}");
     std::io::Write::write_all(stranger.get_mut(), b"SSH-2.0-test\r\n").unwrap();
     eventually("its cage", || {
-        proc::descendants(server.workers()[0]).iter().any(|process| {
+        proc::descendants(server.pid()).iter().any(|process| {
             let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid)).unwrap_or_default();
             let uid = status.lines().find_map(|line| line.strip_prefix("Uid:\t")).unwrap_or("0");
             let root = std::fs::read_link(format!("/proc/{}/root", process.pid)).unwrap_or_default();
