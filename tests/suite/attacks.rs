@@ -222,7 +222,7 @@ fn a_worker_without_memory_is_replaced_and_its_connections_go_on() {
     let server = Preforkd::serve(&options, &listen.to_string(), &["echo"]).start();
     let mut before = connect_as(GOOD, listen);
     try_echo(&mut before, b"x").unwrap();
-    let worker = server.workers()[0];
+    let worker = server.worker();
     limit(worker, "--as=4096:4096");
     // It needs no more memory for these, or dies for want of it.
     let mut failed = 0;
@@ -249,7 +249,7 @@ fn a_number_in_the_scoreboard_gets_no_stranger_killed() {
     let mut client = connect_as(GOOD, listen);
     try_echo(&mut client, b"x").unwrap();
     let connection = server.connections()[0].pid;
-    let worker = server.workers()[0];
+    let worker = server.worker();
     // Stopped, it does not put right what is about to be wrong.
     proc::stop(worker);
     assert_eq!(replace_in_scoreboard(server.pid(), connection, number), 1, "the number of one process");

@@ -251,7 +251,7 @@ fn no_connection_process_has_the_connection_of_another() {
         let server = Preforkd::run(&format!("[service.x]\nlisten = \"{at}\"\nworkers = 1\n{job}\n")).start();
         let mut clients: Vec<TcpStream> = (0..5).map(|_| connect(at)).collect();
         clients.iter_mut().for_each(|client| try_echo(client, b"x").unwrap());
-        let worker = server.workers()[0];
+        let worker = server.worker();
         for client in &clients {
             let found = find(&server, worker, client.local_addr().unwrap());
             let mut sockets: Vec<_> = proc::descriptors(found.serving)

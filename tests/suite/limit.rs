@@ -273,7 +273,7 @@ fn worker_ticks(server: &Running) -> u64 {
 fn a_worker_without_descriptors_waits_without_spinning_and_goes_on_by_itself() {
     let options = [&["--workers", "1"], by_itself()].concat();
     let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).start();
-    let worker = server.workers()[0];
+    let worker = server.worker();
     let mut first = connect(server.address());
     echo(&mut first, b"x");
     let limits =

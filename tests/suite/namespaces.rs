@@ -68,7 +68,7 @@ fn a_private_tmp_is_the_services_own_and_of_one_worker() {
         }
         let in_force = server.service()["sandbox"].to_string();
         assert!(in_force.contains("/tmp and /var/tmp of its own, of 2048 KiB each"), "{in_force}");
-        server.replace_worker(server.workers()[0]);
+        server.replace_worker(server.worker());
         assert!(listen_to(at).starts_with("/tmp:\n/var/tmp:\n"));
     }
 }
@@ -173,7 +173,7 @@ fn a_network_namespace_has_nobody_in_it() {
 
 /// The first process of the namespace in which a program is, and that.
 fn init_and_program(server: &Running) -> (i32, i32) {
-    let worker = server.workers()[0];
+    let worker = server.worker();
     let named = |process: &proc::Process| process.parent != worker || process.name == "preforkd-init";
     eventually("they have their names", || proc::descendants(worker).iter().all(named));
     let all = proc::descendants(worker);
@@ -359,7 +359,7 @@ fn who_has_an_init_outlives_his_worker_and_not_his_service() {
     let (first, mut second) = (connect(at), connect(at));
     lines(&first).next().unwrap();
     lines(&second).next().unwrap();
-    server.replace_worker(server.workers()[0]);
+    server.replace_worker(server.worker());
     assert_eq!(server.count("active"), 2);
     second.write_all(b"USR1\n").unwrap();
     let record = server.log.wait("the record", |line| line.contains("connection "));

@@ -188,7 +188,7 @@ fn the_connections_of_dead_workers_are_shown_and_ended_too() {
             let mut client = connect(listen);
             echo(&mut client, b"hello");
             let name = id(&when_there_are(&server, 1)[0]).to_owned();
-            let worker = server.workers()[0];
+            let worker = server.worker();
             proc::kill(worker, Signal::SIGKILL);
             eventually("it is buried", || !server.all_workers().contains(&worker) && !proc::lives(worker));
             if upgrades {
@@ -281,7 +281,7 @@ fn a_pause_outlasts_reload_upgrade_and_the_death_of_workers() {
         let server = Preforkd::run(&config("")).start();
         let mut before = connect(listen);
         echo(&mut before, b"hello");
-        let worker = server.workers()[0];
+        let worker = server.worker();
         assert_eq!(operate(&server, "pause", &["one"]).0, Some(0));
         let queued = queued_client(listen);
         server.configure(&config("nice = 1"));

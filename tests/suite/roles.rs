@@ -69,7 +69,7 @@ fn with_processes(keys: &str, job: &str, see: impl Fn(&Status, &Status)) {
     let server = server.start();
     let mut client = connect(at);
     echo(&mut client, b"x");
-    let worker = server.workers()[0];
+    let worker = server.worker();
     let connection = server.connections().into_iter().find(|process| process.parent == worker).unwrap();
     see(&Status::of(worker), &Status::of(connection.pid));
     drop(client);
@@ -179,7 +179,7 @@ fn a_chroot_below_a_directory_of_roots_is_entered() {
     let server = server.start();
     let mut client = connect(at);
     echo(&mut client, b"x");
-    Status::of(server.workers()[0]).has(SYS_CHROOT | DAC_READ_SEARCH);
+    Status::of(server.worker()).has(SYS_CHROOT | DAC_READ_SEARCH);
     let connection = server.connections()[0].pid;
     Status::of(connection).has(0);
     assert_eq!(std::fs::read_link(format!("/proc/{connection}/root")).unwrap(), hidden.join("jail"));
@@ -209,7 +209,7 @@ fn a_user_without_rights_gives_none_up() {
     let server = Preforkd::run(&config).by_user(389, 100).start();
     let mut client = connect(at);
     echo(&mut client, b"x");
-    for pid in [server.pid(), server.workers()[0], server.connections()[0].pid] {
+    for pid in [server.pid(), server.worker(), server.connections()[0].pid] {
         let status = Status::of(pid);
         assert!(status.ids("Uid").windows(2).all(|two| two[0] == two[1] && two[0] != 0));
         status.has(0);
@@ -228,7 +228,7 @@ fn a_worker_cannot_be_reached_by_the_user_of_its_service() {
         "[service.x]\nlisten = \"{at}\"\nhandler = \"echo\"\nuser = {user}\ngroup = {user}\nworkers = 1\nspare = 1\nsandbox = false\n"
     );
     let server = Preforkd::run(&config).start();
-    let worker = server.workers()[0];
+    let worker = server.worker();
     let (uid, gid) = (format!("--reuid={user}"), format!("--regid={user}"));
     let as_user = |command: &str| {
         let command = command.replace("WORKER", &worker.to_string());
@@ -278,7 +278,7 @@ fn processes_of_another_user_end_when_they_are_to() {
         };
         assert!(closed(&mut begun()), "by the worker");
         let mut client = begun();
-        let worker = server.workers()[0];
+        let worker = server.worker();
         proc::kill(worker, Signal::SIGKILL);
         assert!(closed(&mut client), "by the supervisor");
         eventually("another", || server.workers().first().is_some_and(|other| *other != worker));
@@ -384,7 +384,7 @@ fn a_limit_that_cannot_be_set_is_a_step_that_fails_alone() {
         // Without rights, so that what is lowered for the worker it cannot raise.
         let server = Preforkd::run(&config).by_user(387, 100).start();
         echo(&mut connect(at), b"x");
-        limit(server.workers()[0], "--fsize=1000:1000");
+        limit(server.worker(), "--fsize=1000:1000");
         is_not_served(&server, at, "cannot set limits");
         assert_eq!(server.workers().len(), 1);
     }

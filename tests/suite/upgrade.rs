@@ -110,7 +110,7 @@ fn connections_of_dead_workers_and_removed_services_outlive_an_upgrade() {
     let (mut orphan, mut removed) = (connect(one), connect(two));
     echo(&mut orphan, b"x");
     echo(&mut removed, b"x");
-    server.replace_worker(server.workers()[0]);
+    server.replace_worker(server.worker());
     server.configure(&echo_service(one, "workers = 1"));
     server.reload_ok();
     upgraded(&server);
@@ -165,7 +165,7 @@ fn what_an_adopted_process_has_served_before_is_not_forgotten() {
     let options = ["--workers", "1", "--spare", "1", "--connections-per-child", "0"];
     let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).own_copy().start();
     eventually("a spare", || server.count("spares") == 1);
-    let worker = server.workers()[0];
+    let worker = server.worker();
     let mut first = connect(server.address());
     echo(&mut first, b"1");
     eventually("its worker knows", || server.count("active") == 1 && server.count("accepted") == 1);
