@@ -130,14 +130,14 @@ impl Connection {
     pub(crate) fn from_words(words: [u64; Connection::WORDS]) -> Option<Self> {
         let [number, accepted, about, high, low, until] = words;
         let ip = Ipv6Addr::from(u128::from(high) << 64 | u128::from(low));
+        let without_scope = Ipv6Addr::from(u128::from(high >> 32 << 32) << 64 | u128::from(low));
         let port = about as u16;
         let peer = match (about >> 16 & 0xff, ip.to_ipv4_mapped()) {
             (4, Some(ip)) => Peer::Ip(SocketAddr::new(ip.into(), port)),
-            (SCOPED, _) => {
-                let ip = Ipv6Addr::from(u128::from(high >> 32 << 32) << 64 | u128::from(low));
-                Peer::Ip(SocketAddrV6::new(ip, port, 0, high as u32).into())
+            (SCOPED, _) if without_scope.is_unicast_link_local() => {
+                Peer::Ip(SocketAddrV6::new(without_scope, port, 0, high as u32).into())
             }
-            (6, _) => Peer::Ip(SocketAddrV6::new(ip, port, 0, 0).into()),
+            (SCOPED | 6, _) => Peer::Ip(SocketAddrV6::new(ip, port, 0, 0).into()),
             (1, _) => Peer::Unix(Some(PeerCredentials {
                 pid: high as i32,
                 uid: (low >> 32) as u32,

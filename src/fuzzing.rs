@@ -1,20 +1,29 @@
 //! What the targets in `fuzz/` call: each takes any bytes and panics if a property does not hold.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
 
 use crate::admission::callers::WrittenAt;
 use crate::admission::proxy::{self, LONGEST_V1, LONGEST_V2, Parsed, ProxyError};
 use crate::admission::rules::Action;
-use crate::admission::{Caller, CallerSets, Callers, Listed, Prefix, Rules};
+use crate::admission::sources::{Bucket, Penalty, SlotIndex, Sources};
+use crate::admission::{Caller, CallerSets, Callers, Listed, Prefix, Rules, SourceName};
 use crate::child::handler;
 use crate::client::ConnectionId;
 use crate::config::{self, Accounts, Diagnostics, Loaded, Machine, ServiceConfig};
+use crate::control::client;
 use crate::control::server::understand;
+use crate::ipc::orders::{self, Heard, Order, WorkerReport};
 use crate::ipc::reports::{ChildReport, ExitNote};
-use crate::journal::{OutputLine, forms, is_special};
+use crate::journal::{OutputLine, Remote, forms, is_special};
+use crate::scoreboard::{Counters, Owner, Scoreboard, Slot};
 use crate::spare::events;
+use crate::supervisor::saved;
+use crate::sys::message;
+use crate::sys::time::Monotonic;
 
 /// A configuration's text is a configuration or is complained about, and both can be shown.
 ///
@@ -218,6 +227,153 @@ pub fn call(bytes: &[u8]) {
     }
 }
 
+/// Whatever a worker writes to the memory of its service: who reads it finds no more slots than there are, keeps the limit, and
+/// can give back what it holds. The bytes are words and where they stand, 12 bytes each.
+pub fn scoreboard(bytes: &[u8]) {
+    let made = || -> std::io::Result<_> {
+        let (sources, sources_file) = Sources::create()?;
+        let (scoreboard, file) = Scoreboard::create(sources)?;
+        let (counters, counters_file) = Counters::create()?;
+        Ok((Rc::new(scoreboard), counters, [file, sources_file, counters_file]))
+    };
+    let Ok((scoreboard, counters, files)) = made() else { unreachable!("no memory") };
+    scoreboard.set_limit(8);
+    let before = [
+        Slot::claim(Rc::clone(&scoreboard), Owner::worker(1)),
+        Slot::claim(Rc::clone(&scoreboard), Owner::worker(2)),
+    ];
+    bytes.chunks_exact(12).take(256).for_each(|record| scribble(&files, record));
+
+    let sources = scoreboard.sources();
+    let processes = scoreboard.processes();
+    let total = u64::from(processes.connections) + u64::from(processes.spares) + u64::from(processes.claimed);
+    assert!(total <= 1_000_000 && sources.counted() <= 1_000_000 && scoreboard.limit() <= 1_000_000);
+    let now = Monotonic::now();
+    let name = |address: u32| SourceName::Prefix(Prefix::around(IpAddr::V4(address.into()), 32));
+    let source = sources.source(name(1));
+    for owner in [Owner::worker(1), Owner::worker(2), Owner::SUPERVISOR] {
+        for row in scoreboard.held_by(owner) {
+            assert!(row.slot.index() < 1_000_000 && row.pid.is_none_or(|pid| pid > 1));
+            let _ = (
+                row.state(),
+                row.connection.map(|connection| Remote::from(connection.client.peer).to_string()),
+            );
+        }
+        scoreboard.recount(owner, |connection| {
+            Some(sources.source(name(u32::try_from(connection.number).unwrap_or(1))))
+        });
+    }
+    let _ = sources.enter(SlotIndex::at(3), source, 2);
+    sources.leave(SlotIndex::at(3));
+    // It waits for no longer than its limits say, unless there is no place for it, which is a matter of the moment.
+    let bucket = Bucket { interval: Duration::from_secs(1), burst: 2 };
+    let takes = |time| sources.take_token(source, bucket, || now + time);
+    assert!((0..3).any(|_| takes(Duration::ZERO) || takes(Duration::from_secs(2))));
+    let penalty = Penalty {
+        amount: Duration::from_secs(1),
+        threshold: Duration::ZERO,
+        longest: Duration::from_secs(5),
+    };
+    assert!(sources.punish(source, &penalty, || now).total <= penalty.longest);
+    let _ = sources.waits(source, now);
+    sources.forgive(now, |_| true);
+    let mut sum = counters.totals();
+    sum.add(counters.totals());
+
+    // The supervisor sets the limit again, and gives back what dead workers held.
+    scoreboard.set_limit(8);
+    let mut held: Vec<_> = [Owner::worker(1), Owner::worker(2)]
+        .into_iter()
+        .flat_map(|owner| scoreboard.held_by(owner))
+        .map(|row| Slot::adopt(Rc::clone(&scoreboard), row.slot))
+        .collect();
+    assert!(held.iter().all(|slot| scoreboard.row(slot.index()).slot == slot.index()));
+    held.clear();
+    assert!(
+        scoreboard.held_by(Owner::worker(1)).is_empty() && scoreboard.held_by(Owner::worker(2)).is_empty()
+    );
+    let claimed: Vec<_> =
+        std::iter::from_fn(|| Slot::claim(Rc::clone(&scoreboard), Owner::worker(3)).ok()).collect();
+    assert!(claimed.len() <= 8);
+    drop((claimed, before));
+}
+
+/// One word, somewhere: which memory and what part of it, which word there, and what it is.
+fn scribble(files: &[OwnedFd; 3], record: &[u8]) {
+    use std::os::unix::fs::FileExt;
+    let [part, kind, low, high, word @ ..] = record else { return };
+    let file = &files[usize::from(part % 3)];
+    let Ok(file) = file.try_clone().map(std::fs::File::from) else { return };
+    let slots: u64 = 1_000_000;
+    // The head and the owners, pids and rows of a scoreboard; the slots, groups, tokens and penalties of sources.
+    let begins =
+        [0, 4096, 4096 + slots * 4, 4096 + slots * 8, 4160 + slots * 8, 4160 + slots * 8 + (4 << 20)];
+    let place = begins[usize::from(kind % 6)] + u64::from(u16::from_ne_bytes([*low, *high])) * 8;
+    if file.metadata().is_ok_and(|data| place + 8 <= data.len()) {
+        let _ = file.write_all_at(word, place);
+    }
+}
+
+/// A ledger is of this version and means one thing, or is refused.
+pub fn saved(bytes: &[u8]) {
+    saved::check_saved(bytes);
+}
+
+/// What comes over the link between worker and supervisor is a message that can be said again, or nonsense.
+pub fn link(bytes: &[u8]) {
+    let Ok((here, there)) = message::pair() else { unreachable!("no sockets") };
+    let hear_again = |text: &[u8]| {
+        if text.is_empty() || message::send(here.as_fd(), text).is_err() {
+            return;
+        }
+        if let Heard::Message(report) = orders::hear::<WorkerReport>(there.as_fd()) {
+            // What it says of why it failed may take more room than it came in.
+            if orders::tell(here.as_fd(), &report).is_ok() {
+                assert!(matches!(orders::hear(there.as_fd()), Heard::Message(again) if report == again));
+            }
+        }
+        let _ = message::send(here.as_fd(), text);
+        if let Heard::Message(order) = orders::hear::<Order>(there.as_fd()) {
+            if let Order::Retire { empty } = &order {
+                let _ = [0, 63, 64, usize::MAX].map(|place| empty.contains(place));
+            }
+            assert!(orders::tell(here.as_fd(), &order).is_ok());
+            assert!(matches!(orders::hear(there.as_fd()), Heard::Message(again) if order == again));
+        }
+        assert!(matches!(orders::hear::<Order>(there.as_fd()), Heard::Silence));
+    };
+    hear_again(bytes);
+    bytes.split(|byte| *byte == b'\n').for_each(hear_again);
+}
+
+/// What a supervisor answers means the same when it is answered again.
+pub fn answer(bytes: &[u8]) {
+    if let Ok(answer) = client::understand(bytes) {
+        let again = serde_json::to_vec(&answer).unwrap_or_default();
+        assert_eq!(client::understand(&again).ok(), Some(answer));
+    }
+}
+
+/// A file of variables is read, or complained about with a line that it has.
+pub fn environment(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    match config::environment::parse(text) {
+        Ok(variables) => {
+            let is_name = |name: &String| !name.is_empty() && !name.contains(['=', '\0', '\n']);
+            assert!(variables.iter().all(|(name, value)| is_name(name) && !value.contains('\0')));
+        }
+        Err((line, why)) => assert!((1..=text.split('\n').count()).contains(&line) && !why.is_empty()),
+    }
+}
+
+/// An address reads as what it is shown as, or is explained.
+pub fn address(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(address) = text.parse::<config::Address>() {
+        assert_eq!(address.to_string().parse::<config::Address>().ok(), Some(address));
+    }
+}
+
 /// Remote text in the log is what it was, can be read in one way only, and is neither a second record nor a field.
 pub fn escape(bytes: &[u8]) {
     check_escaped(bytes);
@@ -287,15 +443,21 @@ mod tests {
     /// Every input in fuzz/corpus, so that what a fuzzer has found once is tried by every run of the tests.
     #[test]
     fn the_corpora_find_nothing() {
-        let targets: [(&str, FuzzTarget); 8] = [
+        let targets: [(&str, FuzzTarget); 14] = [
+            ("address", address),
+            ("answer", answer),
             ("call", call),
             ("config", config),
+            ("environment", environment),
             ("escape", escape),
+            ("link", link),
             ("prefix", prefix),
             ("proxy", proxy),
             ("report", report),
             ("request", request),
             ("rules", rules),
+            ("saved", saved),
+            ("scoreboard", scoreboard),
         ];
         let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
         let mut names = Vec::new();

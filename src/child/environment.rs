@@ -54,7 +54,10 @@ pub(crate) fn describe(conn: &Conn, connection: BorrowedFd<'_>, as_listen_fds: b
         Peer::Unix(credentials) => {
             image.set("PROTO", "IPC");
             if let Some(peer) = credentials {
-                image.set("IPCREMOTEPID", peer.pid);
+                // Whose number is of another namespace has none here.
+                if peer.pid > 0 {
+                    image.set("IPCREMOTEPID", peer.pid);
+                }
                 image.set("IPCREMOTEEUID", peer.uid);
                 image.set("IPCREMOTEEGID", peer.gid);
             }

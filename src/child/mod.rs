@@ -16,12 +16,15 @@
 //! | close | what a handler's process has reported by until now | it may fail until here, and is captured from here on |
 //! | run | the handler, or execve(2) | |
 //!
+//! With a namespace of processes, all of it is done by the child of the one that is made, see [`init`].
+//!
 //! All but the last is rehearsed by each worker before it is ready, for a fork, an exec and a spare alike.
 
 pub(crate) mod closing;
 pub(crate) mod confine;
 mod environment;
 pub(crate) mod handler;
+mod init;
 pub(crate) mod watch;
 
 use std::ffi::CString;
@@ -32,15 +35,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::admission::Deadlines;
 use crate::client::{Client, ConnectionId, Traffic};
-use crate::config::{Job, Passing, ServiceConfig, StderrTarget};
+use crate::config::{Job, Passing, ServiceConfig, StderrTarget, WorkerIds};
 use crate::ipc::reports::{self, ExitNote, Failure, FailureWord, Reporter, Step};
 use crate::sys::exec::Image;
 use crate::sys::fd::{self, ReservedFds};
-use crate::sys::fork::{ForkedChild, SharingChild};
+use crate::sys::fork::{ForkedChild, Pids, SharingChild};
 use crate::sys::signal::{self, Signals};
 use crate::sys::{process, stream};
 
 use confine::Confinement;
+use confine::namespaces::OwnNamespaces;
 use handler::Handler;
 
 /// All that can be prepared before there is a connection. Made once by each worker, and kept for its whole life.
@@ -54,6 +58,7 @@ pub(crate) struct ChildSpec {
     signals: &'static Signals,
     reporter: Reporter,
     deadlines: Deadlines,
+    pids: Pids,
 }
 
 #[derive(Debug)]
@@ -81,13 +86,14 @@ pub(crate) struct Conn {
 pub(crate) type Failed = (Step, io::Error);
 
 impl ChildSpec {
-    /// Prepares for the connections of `service`, in a worker. `signals` are those that the worker handles.
+    /// Prepares for the connections of `service`, in a worker that has these namespaces. `signals` are those that it handles.
     ///
     /// # Errors
     ///
     /// A handler that this program does not have; a NUL byte in a path, argument or variable; a `/dev/null` that cannot be opened.
     pub(crate) fn new(
         service: &ServiceConfig,
+        namespaces: OwnNamespaces,
         signals: &'static Signals,
         reporter: Reporter,
     ) -> io::Result<Self> {
@@ -113,10 +119,11 @@ impl ChildSpec {
             StderrTarget::Null => Some(std::fs::File::options().write(true).open("/dev/null")?.into()),
             StderrTarget::Log | StderrTarget::Inherit | StderrTarget::Connection => None,
         };
-        let confinement = Confinement::new(service, restore_descriptor_limit)?;
+        let confinement = Confinement::new(service, namespaces, restore_descriptor_limit)?;
         let deadlines = service.admission.deadlines;
         let says_errors_to_client = service.stderr == StderrTarget::Connection;
-        Ok(ChildSpec { confinement, job, null, says_errors_to_client, signals, reporter, deadlines })
+        let pids = if namespaces.processes { Pids::Own } else { Pids::Shared };
+        Ok(ChildSpec { confinement, job, null, says_errors_to_client, signals, reporter, deadlines, pids })
     }
 
     /// Whether connections are for a program.
@@ -133,7 +140,24 @@ impl ChildSpec {
     /// if it is somebody else's by then: he could stop it, and so the worker. Nor if it has to know its own number, which
     /// is there when it is.
     pub(crate) fn may_share_memory(&self) -> bool {
-        !self.confinement.is_somebody_else() && self.stdin().is_none()
+        !self.confinement.is_somebody_else() && self.stdin().is_none() && self.pids == Pids::Shared
+    }
+
+    /// In which namespace of processes its children begin.
+    pub(crate) fn pids(&self) -> Pids {
+        self.pids
+    }
+
+    /// In a child: does `work`, in a process beside this one if this is the first of a namespace.
+    pub(crate) fn in_its_place<F: FnOnce(ForkedChild) -> u8 + Send>(
+        &self,
+        child: ForkedChild,
+        work: F,
+    ) -> u8 {
+        match self.pids {
+            Pids::Shared => work(child),
+            Pids::Own => init::attend(child, self, work),
+        }
     }
 
     /// What a program gets as its stdin, if that is not the connection.
@@ -157,8 +181,10 @@ impl ChildSpec {
     /// In a forked child: does all that a connection process does before its handler or program, for a connection that
     /// there is not, and exits. So a user that cannot be taken or a limit that cannot be set is known before the first.
     pub(crate) fn rehearse(&self, child: ForkedChild) -> u8 {
-        let ready = self.enter(None).and_then(|()| self.close(child, None)).and_then(|()| self.seal());
-        self.rehearsed(ready)
+        self.in_its_place(child, |child| {
+            let ready = self.enter(None).and_then(|()| self.close(child, None)).and_then(|()| self.seal());
+            self.rehearsed(ready)
+        })
     }
 
     /// How a rehearsal ends: as a handler's process does.
@@ -170,6 +196,11 @@ impl ChildSpec {
             }
             Err(failed) => self.fail(None, &failed),
         }
+    }
+
+    /// Before the rehearsal, in a worker that is root and need not be: gives that up.
+    pub(crate) fn step_down(&mut self, own: WorkerIds) -> Result<(), Failed> {
+        self.confinement.step_down(own, self.pids == Pids::Own)
     }
 
     /// After the rehearsal: the worker goes as far towards what its children are as that takes nothing from it.
@@ -299,9 +330,9 @@ pub(crate) fn serve_in_fork(
     connection: OwnedFd,
     conn: &Conn,
     stderr: Option<BorrowedFd<'_>>,
-) -> ! {
-    match spec.enter(stderr) {
+) -> u8 {
+    spec.in_its_place(child, |child| match spec.enter(stderr) {
         Ok(()) => spec.run(child, connection, conn),
         Err(failed) => spec.fail(Some(connection.as_fd()), &failed),
-    }
+    })
 }

@@ -8,6 +8,7 @@ mod explain;
 pub(crate) mod generate;
 mod kill;
 pub(crate) mod output;
+mod pause;
 mod reload;
 mod run;
 mod serve;
@@ -76,6 +77,9 @@ fn command() -> Command {
         .subcommand(status::command())
         .subcommand(connections::command())
         .subcommand(kill::command())
+        .subcommand(pause::pause_command())
+        .subcommand(pause::resume_command())
+        .subcommand(pause::drain_command())
         .subcommand(upgrade::command())
         .subcommand(unban::command())
 }
@@ -88,6 +92,9 @@ fn dispatch(matches: &ArgMatches) -> ExitCode {
         Some(("reload", matches)) => reload::run(matches),
         Some(("status", matches)) => status::run(matches),
         Some(("connections", matches)) => connections::run(matches),
+        Some(("pause", matches)) => pause::pause(matches),
+        Some(("resume", matches)) => pause::resume(matches),
+        Some(("drain", matches)) => pause::drain(matches),
         Some(("kill", matches)) => kill::run(matches),
         Some(("upgrade", matches)) => upgrade::run(matches),
         Some(("unban", matches)) => unban::run(matches),

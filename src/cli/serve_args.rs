@@ -33,7 +33,7 @@ pub(crate) fn command() -> Command {
 }
 
 fn argument(flag: Flag) -> Arg {
-    let repeatable = matches!(flag.kind, Kind::List | Kind::Table);
+    let repeatable = matches!(flag.kind, Kind::List | Kind::Table | Kind::TableOrFalse);
     let mut doc = flag.doc.to_owned();
     if repeatable {
         doc.push_str(" (repeatable)");
@@ -134,6 +134,38 @@ mod tests {
         assert_eq!(cat.supervisor.control_socket, Some("/run/x".into()));
         let Job::Exec(program) = &cat.services[0].job else { panic!("not a program") };
         assert_eq!(program.arguments, ["/bin/cat", "-u", "--workers", "9"]);
+    }
+
+    #[test]
+    fn a_sandbox_is_false_or_what_its_keys_say() {
+        let sandbox = |flags: &str| {
+            parse(&format!("{flags} 127.0.0.1:7 -- /bin/cat"))
+                .map(|config| config.services[0].sandbox.clone())
+        };
+        assert_eq!(sandbox("--sandbox false"), Ok(None));
+        assert_eq!(sandbox("--sandbox no_new_privs=false"), Ok(None));
+        let one = sandbox(
+            "--sandbox network=none --sandbox read=/etc --sandbox read=/usr --sandbox private_tmp=2M --sandbox required=false \
+             --sandbox system_calls={base=\"service\",deny=[\"chmod\"]} --sandbox execute=[\"/usr\",\"-/lib\"]",
+        );
+        let one = one.unwrap().unwrap();
+        let files = one.files.unwrap();
+        assert_eq!((files.read.len(), files.execute.len(), one.required), (2, 3, false));
+        assert_eq!((one.private_tmp, &one.system_calls.deny[..]), (Some(2 << 20), &["chmod".to_owned()][..]));
+        for (flags, complaint) in [
+            ("--sandbox off", "\"off\" has no \"=\"\n   help: write NAME=VALUE, or false alone"),
+            ("--sandbox network=none --sandbox false", "\"false\" has no \"=\""),
+            ("--sandbox networks=none", "did you mean \"network\"?"),
+            ("--sandbox network=none --sandbox network=any", "sequence where"),
+            (
+                "--sandbox required=perhaps",
+                "--sandbox: error: string \"perhaps\" where a boolean is expected",
+            ),
+            ("--sandbox read=[1]", "--sandbox: error: "),
+        ] {
+            let said = sandbox(flags).unwrap_err();
+            assert!(said.contains(complaint), "{flags}: {said}");
+        }
     }
 
     #[test]

@@ -81,6 +81,10 @@ fn render(status: &Status) -> String {
         );
     }
     for service in &status.services {
+        if service.paused {
+            let _ =
+                writeln!(text, "\n{} is paused: clients wait until \"preforkd resume {0}\"", service.name);
+        }
         if let Some(reason) = &service.down {
             let _ = writeln!(text, "\n{} is down: {reason}", service.name);
         }

@@ -13,6 +13,7 @@ use super::draft::ServiceDraft;
 use super::key::{Key, Kind};
 use super::keys::{LOG, LogDraft, SERVICE, SUPERVISOR, SupervisorDraft};
 use super::load::Tolerance;
+use super::roles;
 use super::service::{self, Machine};
 use super::source::Origin;
 use super::value::{Fault, find_nul};
@@ -73,6 +74,7 @@ pub(crate) fn assemble(
         problems.push(if is_usable { error.into_warning() } else { error });
     }
     services.sort_by(|a, b| a.name.cmp(&b.name));
+    roles::assign_workers(&mut services, machine);
     Some(Config {
         supervisor: SupervisorConfig {
             control_socket: supervisor.control_socket,
@@ -120,7 +122,9 @@ fn help<D>(fault: Fault, key: &Key<D>, origin: Origin<'_>) -> Fault {
     }
     match (origin, key.flag) {
         (Origin::File(_), _) => fault.help(format!("for example: {} = {}", key.name, key.example)),
-        (Origin::Flags(_), Some(flag)) if !matches!(key.kind, Kind::Table | Kind::List) => {
+        (Origin::Flags(_), Some(flag))
+            if !matches!(key.kind, Kind::Table | Kind::TableOrFalse | Kind::List) =>
+        {
             fault.help(format!("for example: --{flag} {}", key.example.trim_matches('"')))
         }
         (Origin::Flags(_), _) => fault,

@@ -87,7 +87,7 @@ fn read(path: &std::path::Path) -> io::Result<String> {
 }
 
 /// Reads it as systemd does (`EnvironmentFile=` in systemd.exec(5)), but what systemd ignores is an error with its line.
-fn parse(text: &str) -> Result<Variables, (usize, String)> {
+pub(crate) fn parse(text: &str) -> Result<Variables, (usize, String)> {
     let mut variables = Variables::new();
     let mut lines = Lines { rest: text.chars().peekable(), line: 1 };
     while let Some(first) = lines.rest.peek().copied() {

@@ -82,16 +82,69 @@ fn value(flag: &Given, index: usize) -> Result<Spanned<DeValue<'_>>, Fault> {
         Kind::Table => {
             let mut table = DeTable::new();
             for text in &flag.texts {
-                let Some((name, value)) = text.split_once('=') else {
-                    let message = format!("\"{text}\" has no \"=\"");
-                    return Err(Fault::new(span.clone(), message).help("write NAME=VALUE"));
-                };
+                let (name, value) = named(text, index, "NAME=VALUE")?;
                 table.insert(Spanned::new(span.clone(), Cow::Borrowed(name)), string(value));
+            }
+            DeValue::Table(table)
+        }
+        Kind::TableOrFalse if flag.texts.iter().all(|text| text == "false") => DeValue::Boolean(false),
+        Kind::TableOrFalse => {
+            let mut table = DeTable::new();
+            for text in &flag.texts {
+                let (name, value) = named(text, index, "NAME=VALUE, or false alone")?;
+                let value = Spanned::new(span.clone(), any_value(value, index));
+                let name = Spanned::new(span.clone(), Cow::Borrowed(name));
+                let value = match table.remove(&name) {
+                    Some(before) => joined(before, value),
+                    None => value,
+                };
+                table.insert(name, value);
             }
             DeValue::Table(table)
         }
     };
     Ok(Spanned::new(span.clone(), value))
+}
+
+fn named<'a>(text: &'a str, index: usize, right: &str) -> Result<(&'a str, &'a str), Fault> {
+    text.split_once('=').ok_or_else(|| {
+        Fault::new(index..index, format!("\"{text}\" has no \"=\"")).help(format!("write {right}"))
+    })
+}
+
+/// A boolean, list or table as in TOML; any other text is a text.
+fn any_value(text: &str, index: usize) -> DeValue<'_> {
+    let parsed = DeValue::parse(text).ok().map(|value| placed(value, index).into_inner());
+    parsed
+        .filter(|value| value.is_bool() || value.is_array() || value.is_table())
+        .unwrap_or(DeValue::String(Cow::Borrowed(text)))
+}
+
+/// A value with all that is in it, at the place of its flag.
+fn placed(value: Spanned<DeValue<'_>>, index: usize) -> Spanned<DeValue<'_>> {
+    let value = match value.into_inner() {
+        DeValue::Array(entries) => {
+            DeValue::Array(entries.into_iter().map(|entry| placed(entry, index)).collect())
+        }
+        DeValue::Table(entries) => DeValue::Table(
+            entries
+                .into_iter()
+                .map(|(name, value)| (Spanned::new(index..index, name.into_inner()), placed(value, index)))
+                .collect(),
+        ),
+        other => other,
+    };
+    Spanned::new(index..index, value)
+}
+
+/// One list of both.
+fn joined<'a>(before: Spanned<DeValue<'a>>, more: Spanned<DeValue<'a>>) -> Spanned<DeValue<'a>> {
+    let span = before.span();
+    let entries = [before, more].into_iter().flat_map(|value| match value.into_inner() {
+        DeValue::Array(entries) => entries.into_iter().collect(),
+        other => vec![Spanned::new(span.clone(), other)],
+    });
+    Spanned::new(span.clone(), DeValue::Array(entries.collect()))
 }
 
 /// A number or boolean; any other text stays a text, for the key's own function to say what is wrong.

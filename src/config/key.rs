@@ -34,8 +34,11 @@ pub(crate) enum Kind {
     Boolean,
     /// An array of strings; the flag may be given several times.
     List,
-    /// A table; the flag is `NAME=VALUE` and may be given several times.
+    /// A table of texts; the flag is `NAME=VALUE` and may be given several times.
     Table,
+    /// A table of any values, or `false`; the flag is as before, a name that comes again has a list, and a value may be written as
+    /// in TOML.
+    TableOrFalse,
 }
 
 /// Decodes a value and keeps it.

@@ -289,9 +289,9 @@ pub(crate) static SERVICE: &[Key<ServiceDraft>] = &[
     },
     Key {
         name: "sandbox",
-        flag: None,
-        kind: Kind::Table,
-        placeholder: "",
+        flag: Some("sandbox"),
+        kind: Kind::TableOrFalse,
+        placeholder: "NAME=VALUE",
         default: None,
         example: "{ read = [\"/srv/git\"], execute = [\"/usr\"], network = \"none\" }",
         doc: "What a connection process may not do, even if somebody has taken it over, see SANDBOX; false for nothing of it",

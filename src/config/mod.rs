@@ -18,7 +18,7 @@ mod credentials;
 pub(crate) mod diagnostic;
 mod document;
 mod draft;
-mod environment;
+pub(crate) mod environment;
 mod executable;
 mod files;
 pub(crate) mod flags;
@@ -27,6 +27,7 @@ pub(crate) mod keys;
 mod limits;
 mod load;
 mod lookup;
+mod roles;
 mod sandbox;
 mod service;
 pub(crate) mod socket_file;
@@ -54,7 +55,9 @@ pub(crate) use limits::LimitKind;
 pub(crate) use load::{Loaded, Tolerance, check_again, load};
 #[cfg(test)]
 pub(crate) use sandbox::SystemCalls;
-pub(crate) use sandbox::{AllowedFiles, AllowedPath, CallSet, FileUse, Network, Sandbox};
+pub(crate) use sandbox::{
+    AllowedFiles, AllowedPath, CallSet, FileUse, Network, PRIVATE_DIRECTORIES, Sandbox,
+};
 pub(crate) use service::Machine;
 pub(crate) use sockets::{PassedDemands, SocketKind};
 pub(crate) use source::Snapshot;
@@ -248,6 +251,8 @@ pub(crate) enum Passing {
 pub(crate) struct Identity {
     /// The user, group and supplementary groups to become; `None` keeps those of the supervisor.
     pub(crate) user: Option<UserIds>,
+    /// Who its workers are, if they are to be somebody else than the supervisor.
+    pub(crate) worker: Option<WorkerIds>,
     /// The new root directory.
     pub(crate) chroot: Option<PathBuf>,
     /// The working directory, inside `chroot` if there is one; `/` without it.
@@ -263,6 +268,8 @@ pub(crate) struct Identity {
 pub(crate) struct UserIds {
     /// The name or number in the configuration, for messages.
     pub(crate) name: String,
+    /// Whether the configuration names it; where it does not, a handler is somebody who has nothing.
+    pub(crate) is_named: bool,
     /// The `group` of the configuration, if there is one.
     pub(crate) group: Option<String>,
     /// `setresuid`.
@@ -271,6 +278,13 @@ pub(crate) struct UserIds {
     pub(crate) gid: u32,
     /// `setgroups`.
     pub(crate) groups: Vec<u32>,
+}
+
+/// Who a worker is, beside the user of its service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WorkerIds {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
 }
 
 /// One resource limit; soft and hard value are the same. `u64::MAX` is "unlimited".

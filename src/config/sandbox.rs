@@ -11,9 +11,11 @@ use toml::de::DeValue;
 use super::Job;
 use super::diagnostic::nearest;
 use super::document::Section;
-use super::draft::{ServiceDraft, table};
+use super::draft::{KillModeWord, ServiceDraft, table};
 use super::lookup::Root;
-use super::value::{Applied, Fault, Faults, TomlValue, choice, collect, decode, one_or_more, set, text};
+use super::value::{
+    Applied, Fault, Faults, TomlValue, choice, collect, decode, one_or_more, parse_size, set, text,
+};
 
 /// What a connection process may not do. With any of it, it gains no privileges by an exec, prctl(2),
 /// `PR_SET_NO_NEW_PRIVS`, and a wall is between it and its siblings.
@@ -27,6 +29,12 @@ pub(crate) struct Sandbox {
     pub(crate) system_calls: SystemCalls,
     /// Whether it may execute memory that it has written.
     pub(crate) write_execute: bool,
+    /// How many bytes each of [`PRIVATE_DIRECTORIES`] may take, if its service has its own.
+    pub(crate) private_tmp: Option<u64>,
+    /// Whether it finds a network without anybody in it.
+    pub(crate) network_namespace: bool,
+    /// Whether it has a namespace of processes, in which all end with it.
+    pub(crate) pid_namespace: bool,
     /// Whether a kernel that cannot do all of it is an error.
     pub(crate) required: bool,
 }
@@ -96,12 +104,24 @@ pub(crate) struct SandboxDraft {
     system_calls: Option<SystemCalls>,
     calls_span: Range<usize>,
     write_execute: Option<bool>,
+    private_tmp: Option<Spanned<Option<u64>>>,
+    network_namespace: Option<bool>,
+    pid_namespace: Option<Spanned<bool>>,
     no_new_privs: Option<Spanned<bool>>,
     required: Option<bool>,
 }
 
+/// Where temporary files are, file-hierarchy(7).
+pub(crate) const PRIVATE_DIRECTORIES: [&str; 2] = ["/tmp", "/var/tmp"];
+
+/// What a private one of them may take if nothing else is written.
+const PRIVATE_BYTES: u64 = 64 << 20;
+
+/// With less there would be no room for anything.
+const LEAST_PRIVATE_BYTES: u64 = 1 << 20;
+
 /// The keys of the table.
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 11] = [
     "read",
     "write",
     "execute",
@@ -109,6 +129,7 @@ const KEYS: [&str; 10] = [
     "system_calls",
     "write_execute",
     "private_tmp",
+    "network_namespace",
     "pid_namespace",
     "no_new_privs",
     "required",
@@ -143,15 +164,13 @@ pub(super) fn sandbox(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applie
                 set(&mut new.no_new_privs, decode(value).map(|is_on| Spanned::new(value.span(), is_on)))
             }
             "required" => set(&mut new.required, decode(value)),
-            name @ ("private_tmp" | "pid_namespace") => match decode(value) {
-                Ok(false) => Ok(()),
-                Ok(true) => {
-                    Err(Fault::new(key.span(), format!("\"{name}\" is not supported by this version"))
-                        .help("remove it, and do not rely on what it promises")
-                        .into())
-                }
-                Err(fault) => Err(fault.into()),
-            },
+            "private_tmp" => {
+                set(&mut new.private_tmp, private_tmp(value).map(|room| Spanned::new(value.span(), room)))
+            }
+            "network_namespace" => set(&mut new.network_namespace, decode(value)),
+            "pid_namespace" => {
+                set(&mut new.pid_namespace, decode(value).map(|is_on| Spanned::new(value.span(), is_on)))
+            }
             name => {
                 let help = match nearest(name, KEYS) {
                     Some(near) => format!("did you mean \"{near}\"?"),
@@ -186,6 +205,23 @@ fn paths(value: &TomlValue<'_>) -> Result<Vec<Spanned<AllowedPath>>, Faults> {
         let allowed = AllowedPath { path: path.into(), is_optional: text.starts_with('-') };
         Ok(Spanned::new(entry.span(), allowed))
     })
+}
+
+/// `false`, `true` or how much there is room for.
+fn private_tmp(value: &TomlValue<'_>) -> Result<Option<u64>, Fault> {
+    let wrong = |message: String| {
+        Err(Fault::new(value.span(), message)
+            .help("write true, false, or a size from 1M, as in \"256M\", for each of /tmp and /var/tmp"))
+    };
+    match value.get_ref() {
+        DeValue::Boolean(false) => Ok(None),
+        DeValue::Boolean(true) => Ok(Some(PRIVATE_BYTES)),
+        DeValue::String(text) => match parse_size(text) {
+            Some(bytes) if bytes >= LEAST_PRIVATE_BYTES => Ok(Some(bytes)),
+            _ => wrong(format!("\"{text}\" is no size of a directory")),
+        },
+        other => wrong(format!("{} where a boolean or a size is expected", other.type_str())),
+    }
 }
 
 const BASES: [(&str, CallSet); 3] =
@@ -258,6 +294,9 @@ pub(super) fn of(
     sandbox.required = written.required.unwrap_or(true);
     sandbox.network = written.network.unwrap_or(sandbox.network);
     sandbox.write_execute = written.write_execute.unwrap_or(sandbox.write_execute);
+    sandbox.private_tmp = written.private_tmp();
+    sandbox.network_namespace = written.network_namespace.unwrap_or(false);
+    sandbox.pid_namespace = written.has_pid_namespace();
     let mut faults = Faults::new();
     if let Some(calls) = &written.system_calls {
         if calls.base == CallSet::Handler && matches!(job, Job::Exec(_)) {
@@ -283,7 +322,47 @@ pub(super) fn of(
         }
         sandbox.files = Some(AllowedFiles { read, write, execute });
     }
+    faults.extend(left_behind(written, draft));
+    faults.extend(covered(written, draft, job));
     if faults.is_empty() { Ok(Some(sandbox)) } else { Err(faults) }
+}
+
+/// With a namespace of processes, what a program leaves behind ends with it.
+fn left_behind(written: &SandboxDraft, draft: &ServiceDraft) -> Option<Fault> {
+    let at = written.pid_namespace.as_ref().filter(|is_on| *is_on.get_ref())?.span();
+    let key = match (draft.kill_mode, draft.kill_grace) {
+        (Some(KillModeWord::Process), _) => "kill_mode = \"process\"",
+        (_, Some(grace)) if !grace.is_zero() => "kill_grace",
+        _ => return None,
+    };
+    let message = "what a program leaves behind ends with its namespace of processes, at once";
+    Some(Fault::new(at, message).help(format!("remove pid_namespace, or {key}")))
+}
+
+/// What would not be found any more below a private directory.
+fn covered(written: &SandboxDraft, draft: &ServiceDraft, job: &Job) -> Faults {
+    let mut faults = Faults::new();
+    let Some(at) = written.private_tmp.as_ref().filter(|room| room.get_ref().is_some()) else {
+        return faults;
+    };
+    let is_covered = |path: &Path| {
+        PRIVATE_DIRECTORIES.iter().any(|covered| path.starts_with(covered) && path != Path::new(covered))
+    };
+    let message = |path: &Path| format!("private_tmp hides {}", path.display());
+    let help = "have it somewhere else, or remove private_tmp";
+    let program = match job {
+        Job::Exec(program) => Some(&program.path),
+        Job::Handler(_) => None,
+    };
+    let hidden = program
+        .into_iter()
+        .chain(draft.working_directory.as_ref().map(Spanned::get_ref))
+        .filter(|path| is_covered(path));
+    faults.extend(hidden.map(|path| Fault::new(at.span(), message(path)).help(help)));
+    let lists = [&written.read, &written.write, &written.execute].into_iter().flatten().flatten();
+    let hidden = lists.filter(|path| is_covered(&path.get_ref().path) && !path.get_ref().is_optional);
+    faults.extend(hidden.map(|path| Fault::new(path.span(), message(&path.get_ref().path)).help(help)));
+    faults
 }
 
 impl SandboxDraft {
@@ -294,6 +373,17 @@ impl SandboxDraft {
             || self.network.is_some_and(|network| network != Network::Any)
             || self.system_calls.as_ref().is_some_and(|calls| calls.base != CallSet::Any)
             || self.write_execute == Some(false)
+            || self.private_tmp().is_some()
+            || self.network_namespace == Some(true)
+            || self.has_pid_namespace()
+    }
+
+    fn private_tmp(&self) -> Option<u64> {
+        self.private_tmp.as_ref().and_then(|room| *room.get_ref())
+    }
+
+    fn has_pid_namespace(&self) -> bool {
+        self.pid_namespace.as_ref().is_some_and(|is_on| *is_on.get_ref())
     }
 }
 
@@ -306,6 +396,9 @@ fn default(job: &Job) -> Sandbox {
             network: Network::None,
             system_calls: calls(CallSet::Service),
             write_execute: false,
+            private_tmp: None,
+            network_namespace: false,
+            pid_namespace: false,
             required: false,
         },
         Job::Exec(_) => Sandbox {
@@ -313,6 +406,9 @@ fn default(job: &Job) -> Sandbox {
             network: Network::Any,
             system_calls: calls(CallSet::Service),
             write_execute: true,
+            private_tmp: None,
+            network_namespace: false,
+            pid_namespace: false,
             required: false,
         },
     }

@@ -13,6 +13,7 @@ use super::draft::{KillModeWord, ServiceDraft};
 use super::executable::{self, Setting, TooMuch};
 use super::files;
 use super::lookup::{Obstacle, Root, Runner};
+use super::roles;
 use super::source::Origin;
 use super::value::{Fault, Faults};
 use super::{
@@ -31,6 +32,8 @@ pub(crate) struct Machine<'a> {
     pub(crate) current: Option<&'a Path>,
     /// Where secrets are.
     pub(crate) credentials: CredentialStore,
+    /// Whether preforkd is root there, and may become any other user.
+    pub(crate) becomes_others: bool,
     /// Hears what will be waited for, before it is: a file server or another program may never answer.
     pub(crate) waits_for: &'a dyn Fn(fmt::Arguments<'_>),
 }
@@ -44,7 +47,8 @@ impl<'a> Machine<'a> {
     /// This one, in a program with these handlers.
     pub(crate) fn with(handlers: &'a [&'a str]) -> Self {
         let (accounts, credentials) = (Accounts::default(), CredentialStore::of_environment());
-        Machine { accounts, handlers, current: None, credentials, waits_for: &|_| () }
+        let becomes_others = process::may_become_others();
+        Machine { accounts, handlers, current: None, credentials, becomes_others, waits_for: &|_| () }
     }
 }
 
@@ -136,14 +140,15 @@ pub(crate) fn resolve(
         Some(ServiceConfig {
             name: name.to_owned(),
             listen: draft.listen.into_iter().map(Spanned::into_inner).collect(),
-            job: job?,
+            job: job.clone()?,
             workers: draft.workers.unwrap_or_else(cpus),
             spare: spare?,
             connections_per_child: draft.connections_per_child?,
             max_connections: draft.max_connections?,
             admission: admission?,
             identity: Identity {
-                user: user.ok()?,
+                user: roles::user_of(job.as_ref()?, user.ok()?, machine),
+                worker: None,
                 chroot,
                 working_directory,
                 umask: draft.umask?,
@@ -371,6 +376,7 @@ fn user_ids(draft: &ServiceDraft, machine: &Machine<'_>) -> Result<Option<UserId
         (None, None) => None,
         (None, Some(group)) => Some(UserIds {
             name: group.name.clone(),
+            is_named: false,
             group: Some(group.name.clone()),
             uid: process::user_id(),
             gid: group.gid,
@@ -412,7 +418,7 @@ fn become_user(
     groups.sort_unstable();
     groups.dedup();
     let group = group.map(|group| group.name.clone());
-    Ok(UserIds { name: name.get_ref().clone(), group, uid, gid, groups })
+    Ok(UserIds { name: name.get_ref().clone(), is_named: true, group, uid, gid, groups })
 }
 
 fn unanswered(name: &Spanned<String>, why: &Unanswered) -> Fault {
@@ -450,15 +456,24 @@ pub(super) fn client_group(name: &Spanned<String>, machine: &Machine<'_>) -> Res
     is_seen(name, "group", gid, "/proc/self/gid_map").map(|()| gid)
 }
 
-/// In a user namespace that does not have it, every client looks like nobody, user_namespaces(7).
-fn is_seen(name: &Spanned<String>, what: &str, id: u32, map: &str) -> Result<(), Fault> {
+/// Whether the user namespace of this process has the user and the group of this number.
+pub(super) fn is_mapped(id: u32) -> bool {
+    ["/proc/self/uid_map", "/proc/self/gid_map"].into_iter().all(|map| is_in(id, map))
+}
+
+fn is_in(id: u32, map: &str) -> bool {
     let map = std::fs::read_to_string(map).unwrap_or_default();
     let has = |line: &str| {
         let mut numbers = line.split_ascii_whitespace().map(|number| number.parse::<u64>().unwrap_or(0));
         let (first, _, count) = (numbers.next(), numbers.next(), numbers.next());
         first.zip(count).is_some_and(|(first, count)| (first..first + count).contains(&id.into()))
     };
-    if map.trim().is_empty() || map.lines().any(has) {
+    map.trim().is_empty() || map.lines().any(has)
+}
+
+/// In a user namespace that does not have it, every client looks like nobody, user_namespaces(7).
+fn is_seen(name: &Spanned<String>, what: &str, id: u32, map: &str) -> Result<(), Fault> {
+    if is_in(id, map) {
         return Ok(());
     }
     let message =

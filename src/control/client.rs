@@ -130,7 +130,12 @@ fn converse(stream: BorrowedFd<'_>, request: &Request, until: Monotonic) -> io::
             return Err(io::ErrorKind::FileTooLarge.into());
         }
     }
-    Ok(serde_json::from_slice(&answer)?)
+    Ok(understand(&answer)?)
+}
+
+/// An answer, whole.
+pub(crate) fn understand(answer: &[u8]) -> serde_json::Result<Answer> {
+    serde_json::from_slice(answer)
 }
 
 fn wait(stream: BorrowedFd<'_>, events: PollFlags, until: Monotonic) -> io::Result<()> {

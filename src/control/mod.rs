@@ -39,6 +39,21 @@ pub(crate) enum Request {
         /// Which.
         ids: Vec<ConnectionId>,
     },
+    /// Accept nobody, until it is resumed; clients wait.
+    Pause {
+        /// One service, or all.
+        service: Option<String>,
+    },
+    /// Accept again.
+    Resume {
+        /// One service, or all.
+        service: Option<String>,
+    },
+    /// Pause, and answer when the last connection has ended.
+    Drain {
+        /// One service, or all.
+        service: Option<String>,
+    },
     /// Lift the penalties of sources.
     Unban {
         /// Of all that have a client in common with this.
@@ -128,6 +143,8 @@ pub(crate) struct ServiceStatus {
     pub(crate) name: String,
     /// As bound: with the port that the kernel chose.
     pub(crate) listen: Vec<String>,
+    /// It accepts nobody until it is resumed.
+    pub(crate) paused: bool,
     /// Why it is not served; `None` if it is.
     pub(crate) down: Option<String>,
     /// The addresses at which nobody can reach it, as the kernel and the file system say now.

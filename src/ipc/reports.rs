@@ -21,7 +21,7 @@ use crate::config::{Job, Limit, ServiceConfig};
 use crate::sys::exit_words::{self, ExitWords};
 use crate::sys::fork::ForkedChild;
 use crate::sys::time::nanos;
-use crate::sys::wait::Pid;
+use crate::sys::wait::{Ended, Ending, Pid};
 use crate::sys::{fd, memory, process};
 
 /// With this code a connection process ends that could not begin.
@@ -51,6 +51,8 @@ pub(crate) enum Step {
     Descriptors,
     /// sigprocmask(2).
     Signals,
+    /// clone(2), within a namespace of processes.
+    Process,
     /// prctl(2).
     Privileges,
     /// landlock_restrict_self(2).
@@ -64,7 +66,7 @@ pub(crate) enum Step {
 }
 
 impl Step {
-    const ALL: [Step; 15] = [
+    const ALL: [Step; 16] = [
         Step::Group,
         Step::Nice,
         Step::Limits,
@@ -75,6 +77,7 @@ impl Step {
         Step::User,
         Step::Descriptors,
         Step::Signals,
+        Step::Process,
         Step::Privileges,
         Step::Domain,
         Step::Filter,
@@ -94,6 +97,7 @@ impl Step {
             Step::User => "cannot become user",
             Step::Descriptors => "cannot arrange descriptors",
             Step::Signals => "cannot unblock signals",
+            Step::Process => "cannot make a process in its namespace of processes",
             Step::Privileges => "cannot give up to gain privileges",
             Step::Domain => "cannot enter its Landlock domain",
             Step::Filter => "cannot have its system calls filtered",
@@ -210,11 +214,16 @@ pub(crate) enum ExitNote {
     Served(Traffic),
     /// Its handler had a deadline behind it, see [`super::TIMED_OUT`].
     TimedOut(Deadline, Traffic),
+    /// It was the first process of a namespace, which no signal ends: this one has ended the process that it was there for.
+    Killed(i32),
 }
 
 /// In the second word of a note: that it is one, and its kind. No kind has all bits, so no note has.
 const IS_NOTE: u64 = 1 << (usize::BITS - 1);
 const KIND_SHIFT: u32 = usize::BITS - 4;
+
+/// The kind that is neither served nor one of the deadlines.
+const KILLED: u64 = 6;
 
 /// More bytes than this are said to be so many.
 const MOST_BYTES: u64 = (1 << KIND_SHIFT) - 1;
@@ -251,6 +260,7 @@ impl ExitNote {
         let (kind, traffic) = match self {
             ExitNote::Served(traffic) => (0, traffic),
             ExitNote::TimedOut(deadline, traffic) => (1 + deadline as u64, traffic),
+            ExitNote::Killed(signal) => (KILLED, Traffic { received: 0, sent: signal.unsigned_abs().into() }),
         };
         let sent = traffic.sent.min(MOST_BYTES);
         [traffic.received.min(MOST_BYTES), IS_NOTE | kind << KIND_SHIFT | sent]
@@ -264,7 +274,19 @@ impl ExitNote {
         }
         match (rest >> KIND_SHIFT & 7) as u8 {
             0 => Some(ExitNote::Served(traffic)),
+            kind if u64::from(kind) == KILLED => {
+                let is_signal = received == 0 && (1..=64).contains(&traffic.sent);
+                is_signal.then_some(ExitNote::Killed(traffic.sent as i32))
+            }
             kind => Some(ExitNote::TimedOut(Deadline::from_number(kind - 1)?, traffic)),
+        }
+    }
+
+    /// How a process has ended of which the kernel says this, and which has left such a note.
+    pub(crate) fn correct(note: Option<Self>, ended: Ended) -> Ended {
+        match note {
+            Some(ExitNote::Killed(signal)) => Ended { ending: Ending::Killed(signal), ..ended },
+            _ => ended,
         }
     }
 
@@ -272,6 +294,7 @@ impl ExitNote {
     pub(crate) fn traffic(self) -> Traffic {
         match self {
             ExitNote::Served(traffic) | ExitNote::TimedOut(_, traffic) => traffic,
+            ExitNote::Killed(_) => Traffic::default(),
         }
     }
 
@@ -279,7 +302,7 @@ impl ExitNote {
     pub(crate) fn deadline(self) -> Option<Deadline> {
         match self {
             ExitNote::TimedOut(deadline, _) => Some(deadline),
-            ExitNote::Served(_) => None,
+            ExitNote::Served(_) | ExitNote::Killed(_) => None,
         }
     }
 }
@@ -458,7 +481,7 @@ impl Reporter {
     /// counted.
     pub(crate) fn refused(self, why: Refusal, wake: BorrowedFd<'_>) {
         let report = ChildReport::Refused(why);
-        let sent = fd::write(self.0, &report.encode(process::id()));
+        let sent = fd::write(self.0, &report.encode(process::outer_id()));
         if sent.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
             // Who has filled the pipe may have woken nobody.
             memory::ring(wake);
@@ -474,7 +497,7 @@ impl Reporter {
     }
 
     fn deliver(self, report: ChildReport, patience: Option<Duration>) -> io::Result<()> {
-        fd::write_message(self.0, &report.encode(process::id()), patience)
+        fd::write_message(self.0, &report.encode(process::outer_id()), patience)
     }
 }
 
@@ -525,7 +548,7 @@ mod tests {
         let deadlines = [Deadline::FirstByte, Deadline::Idle, Deadline::Lifetime];
         for traffic in [Traffic::default(), Traffic { received: 5, sent: 1 << 40 }] {
             let timed_out = deadlines.map(|deadline| ExitNote::TimedOut(deadline, traffic));
-            for note in [&[ExitNote::Served(traffic)], &timed_out[..]].concat() {
+            for note in [&[ExitNote::Served(traffic), ExitNote::Killed(15)], &timed_out[..]].concat() {
                 let [first, second] = note.to_words();
                 assert!(first <= second && second != u64::MAX);
                 assert_eq!(ExitNote::from_words([first, second]), Some(note));

@@ -35,6 +35,8 @@ pub(crate) enum MessageId {
     Penalty,
     /// A connection is ended by hand.
     ConnectionKilled,
+    /// A service accepts nobody for a while, or again.
+    ServicePaused,
     /// A service cannot be served, or not at one of its addresses; it is tried again.
     ServiceDown,
     /// A service that was down is served.
@@ -63,6 +65,7 @@ impl MessageId {
             MessageId::ServiceDown => ("c1f0a7c5be164d5b8d7d6b0f0d9e4a31", 16),
             MessageId::ServiceBack => ("5e0b3c9a44d24d0f9a0c7f6c2b8d1e72", 17),
             MessageId::ConnectionKilled => ("3a8d5d0e6f1b4f7f8d5a2c9b7e40c6d1", 18),
+            MessageId::ServicePaused => ("b1c7f0e29a5d4e6c8f3b6a1d0c5e7f94", 19),
         }
     }
 

@@ -38,6 +38,11 @@ impl SpareEvents {
         SpareEvents(read.into())
     }
 
+    /// The same end, opened anew: whether a read waits is for this process alone to say, whoever else has the other.
+    pub(crate) fn own(&self) -> io::Result<SpareEvents> {
+        fd::reopen_nonblocking(self.descriptor()).map(SpareEvents)
+    }
+
     /// To hand it over.
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -132,6 +137,17 @@ mod tests {
         events.read(|pid, connection| heard.push((pid, connection)));
         assert!(heard.iter().copied().eq((1..=100).map(|number| (42, connection(number)))));
         assert_eq!(events.unread(), 0);
+    }
+
+    #[test]
+    fn who_has_the_pipe_too_cannot_make_this_process_wait() {
+        let (shared, writer) = SpareEvents::create(8).unwrap();
+        let own = shared.own().unwrap();
+        fd::set_nonblocking(shared.descriptor(), false).unwrap();
+        tell(writer.descriptor(), 42, &connection(1));
+        let mut heard = 0;
+        (0..2).for_each(|_| own.read(|_, _| heard += 1));
+        assert_eq!(heard, 1);
     }
 
     #[test]

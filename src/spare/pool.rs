@@ -21,7 +21,7 @@ use crate::client::{Connection, ConnectionId};
 use crate::pace::Backoff;
 use crate::scoreboard::{Scoreboard, Slot};
 use crate::sys::dontfork::DontForkAlloc;
-use crate::sys::fork::{ChildStack, fork};
+use crate::sys::fork::{ChildStack, fork_into};
 use crate::sys::time::Monotonic;
 use crate::sys::wait::Pid;
 use crate::sys::{fd, memory};
@@ -88,6 +88,8 @@ impl Pool {
         let mut kept = [&listeners[..], &[leash_end, writer, wake, child.reporter().descriptor()]].concat();
         kept.extend(sources.into_iter().chain(sending).chain(child.stdin()));
         kept.sort_unstable_by_key(AsRawFd::as_raw_fd);
+        let null = || std::fs::File::options().read(true).write(true).open("/dev/null");
+        let null = (size > 0).then(null).transpose()?.map(|null| fd::for_ever(null.into()));
         let spec = SpareSpec {
             child,
             admission,
@@ -99,6 +101,7 @@ impl Pool {
             copies: sending.filter(|_| setup.sends_copies),
             refused: sending.filter(|_| hands_over),
             sources,
+            null,
             connections,
         };
         Ok(Pool {
@@ -120,7 +123,7 @@ impl Pool {
     /// Forks a process that does all that a spare does but wait, if there are to be spares.
     pub(crate) fn rehearse(&self) -> Option<io::Result<Pid>> {
         let spec = self.spec;
-        (self.size > 0).then(|| fork(move |child| process::rehearse(child, spec)))
+        (self.size > 0).then(|| fork_into(spec.child.pids(), move |child| process::rehearse(child, spec)))
     }
 
     /// Whether there are to be spares.

@@ -43,6 +43,8 @@ pub(crate) struct SpareSpec {
     pub(crate) refused: Option<BorrowedFd<'static>>,
     /// The memory of the sources, if who gets in depends on them.
     pub(crate) sources: Option<BorrowedFd<'static>>,
+    /// What takes the place of the standard descriptors, which are the supervisor's; not of what a program says its errors to.
+    pub(crate) null: Option<BorrowedFd<'static>>,
     /// How many connections a spare serves, one after the other.
     pub(crate) connections: u32,
 }
@@ -70,15 +72,17 @@ const LAST_LOOKS: usize = 4096;
 /// Waits for a connection and serves it, or for one after the other; the whole life of a spare.
 pub(crate) fn wait(child: ForkedChild, context: SpareContext) -> u8 {
     let spec = context.spec;
-    let begun = Spare::begin(child, context);
-    let result = begun.and_then(|mut spare| match spec.connections {
-        1 => spare.serve_once(),
-        connections => spare.serve_several(connections),
-    });
-    match result {
-        Ok(()) => 0,
-        Err(failed) => spec.child.fail(None, &failed),
-    }
+    spec.child.in_its_place(child, |child| {
+        let begun = Spare::begin(child, context);
+        let result = begun.and_then(|mut spare| match spec.connections {
+            1 => spare.serve_once(),
+            connections => spare.serve_several(connections),
+        });
+        match result {
+            Ok(()) => 0,
+            Err(failed) => spec.child.fail(None, &failed),
+        }
+    })
 }
 
 /// In a forked child: does all that a spare does but wait for a connection.
@@ -86,7 +90,9 @@ pub(crate) fn rehearse(child: ForkedChild, spec: &'static SpareSpec) -> u8 {
     let id = ConnectionId { run: 0, worker: 0, number: 0 };
     let context =
         SpareContext { spec, id, slot: SlotIndex::at(0), wakes: false, stderr: None, reports: None };
-    spec.child.rehearsed(Spare::begin(child, context).and_then(|_| spec.child.seal()))
+    spec.child.in_its_place(child, |child| {
+        spec.child.rehearsed(Spare::begin(child, context).and_then(|_| spec.child.seal()))
+    })
 }
 
 /// What a try to accept has led to.
@@ -122,6 +128,10 @@ impl Spare {
         spec.child.enter(stderr.as_ref().map(AsFd::as_fd))?;
         // Its number is 2 by now, and is closed with the others.
         drop(stderr);
+        if let Some(null) = spec.null {
+            let errors = || if spec.child.execs() { Ok(()) } else { fd::standard_error(null) };
+            fd::standard(null).and_then(|()| errors()).map_err(failed)?;
+        }
         fd::close_all_but(child, &spec.kept).map_err(failed)?;
         let poller = Poller::new().map_err(failed)?;
         for (listener, token) in spec.listeners.iter().zip(0..) {
@@ -248,9 +258,9 @@ impl Spare {
     /// Killed before this, it has died waiting, and the connection with it.
     fn tell(&self, socket: BorrowedFd<'_>, connection: &Connection) {
         let spec = self.context.spec;
-        events::tell(spec.events, process::id(), connection);
+        events::tell(spec.events, process::outer_id(), connection);
         if let Some(copies) = spec.copies {
-            copies::send_copy(copies, process::id(), connection.number, socket);
+            copies::send_copy(copies, process::outer_id(), connection.number, socket);
         }
         if self.context.wakes {
             memory::ring(spec.wake);

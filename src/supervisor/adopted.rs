@@ -11,7 +11,7 @@ use super::saved::Kept;
 use super::service::{Adopter, ServiceState, ServiceStates};
 use crate::admission::Deadlines;
 use crate::admission::sources::SlotIndex;
-use crate::client::ConnectionId;
+use crate::client::{Connection, ConnectionId};
 use crate::journal::Log;
 use crate::scoreboard::{Count, CountUp, Counts, Owner, RowState, Slot};
 use crate::spare::events::SpareEvents;
@@ -60,6 +60,8 @@ pub(super) struct AdoptedRecord {
     worker: u32,
     slot: SlotIndex,
     connections: u32,
+    /// Those that it has served before the one in its row, and that are not entered.
+    ended: Vec<[u64; Connection::WORDS]>,
 }
 
 impl LateEvents {
@@ -73,6 +75,8 @@ impl LateEvents {
 #[derive(Debug)]
 pub(super) struct Dead<'a> {
     pub(super) serial: u32,
+    /// Its number, which is that of the session of all that it has made: they lead groups, and who does cannot leave.
+    pub(super) pid: Pid,
     pub(super) service_state: &'a Rc<ServiceState>,
     /// What its spares have said since it last listened.
     pub(super) events: &'a Rc<SpareEvents>,
@@ -104,8 +108,11 @@ impl AdoptedConnections {
             ours += u64::from(matches!(row.state(), RowState::Serving | RowState::Ending));
             let slot = Slot::adopt(Adopter(Rc::clone(state)), row.slot);
             let id = self.id(dead.serial, 0);
-            // Its number is from shared memory: it counts only if the kernel says that it is ours to reap.
-            let is_ours = |&pid: &Pid| !is_worker(pid) && !self.has(pid) && process::is_child(pid);
+            // Its number is from shared memory: it counts only if the kernel says that it is ours to reap, and was that
+            // worker's.
+            let is_its_own = |pid: Pid| process::session_of(pid) == Some(dead.pid);
+            let is_ours =
+                |&pid: &Pid| !is_worker(pid) && !self.has(pid) && process::is_child(pid) && is_its_own(pid);
             match (row.pid.filter(is_ours), row.connection) {
                 (Some(pid), connection) => {
                     going_on += usize::from(connection.is_some());
@@ -159,6 +166,11 @@ impl AdoptedConnections {
     pub(super) fn service_of_spare(&self, pid: Pid) -> Option<&str> {
         let spare = self.children.get(pid).filter(|child| child.waits());
         spare.map(|child| child.slot().scoreboard().0.name.as_str())
+    }
+
+    /// Whether spares of dead workers of a service wait.
+    pub(super) fn has_spares(&self, service: &str) -> bool {
+        self.children.iter().any(|(_, child)| child.waits() && child.slot().scoreboard().0.name == service)
     }
 
     /// How many spares of dead workers have said that they were taken, and were not heard yet.
@@ -237,6 +249,7 @@ impl AdoptedConnections {
             worker: child.id().worker,
             slot: child.slot().index(),
             connections: child.connections(),
+            ended: child.ended().map(Connection::to_words).collect(),
         };
         self.children.iter().map(save).collect()
     }
@@ -263,8 +276,9 @@ impl AdoptedConnections {
             let state = states.of_saved(&record.service)?;
             let row = state.scoreboard.row(record.slot);
             let slot = Slot::adopt(Adopter(state), record.slot);
+            let ended = record.ended.into_iter().filter_map(Connection::from_words);
             let child = Child::adopted(slot, all.id(record.worker, 0), record.connections, &row);
-            all.children.insert(record.pid, child);
+            all.children.insert(record.pid, child.with_ended(ended));
         }
         for SavedLateEvents { record, events } in late {
             let events = Rc::new(SpareEvents::open(events.take()?));

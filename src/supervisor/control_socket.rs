@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
+use super::pause::AtRest;
 use super::{EventSource, Fatal, Supervisor};
 use crate::control::server::{ClientId, SavedServer, Server};
 use crate::control::{Answer, Request};
@@ -116,6 +117,12 @@ impl Supervisor {
                 let answer = self.kill(&ids, self.state.control.user_of(client));
                 self.answer([client], &answer);
             }
+            Some((client, Request::Pause { service })) => self.pause(service, client, AtRest::Accepting),
+            Some((client, Request::Resume { service })) => {
+                let answer = self.resume_services(service.as_deref());
+                self.answer([client], &answer);
+            }
+            Some((client, Request::Drain { service })) => self.pause(service, client, AtRest::Connections),
             Some((client, Request::Status)) => {
                 let answer = Answer::Status(Box::new(self.status()));
                 self.answer([client], &answer);

@@ -15,13 +15,14 @@ mod listen_error;
 mod listener_options;
 mod listeners;
 mod loader;
+mod pause;
 mod phase;
 mod port_owner;
 mod reaping;
 mod recovery;
 mod reload;
 mod rollout;
-mod saved;
+pub(crate) mod saved;
 mod service;
 mod start;
 mod state;
@@ -44,6 +45,7 @@ use crate::sys::signal::{Signal, Signals, Wakers};
 use crate::sys::time::Monotonic;
 
 use changes::PendingChanges;
+use pause::AwaitedDrains;
 use phase::{After, Phase};
 use recovery::Recovery;
 use state::State;
@@ -186,6 +188,7 @@ struct Supervisor {
     state: State,
     changes: PendingChanges,
     recovery: Recovery,
+    drains: AwaitedDrains,
     phase: Phase,
 }
 
@@ -248,6 +251,7 @@ impl Supervisor {
             self.advance_rollout(now);
             self.advance_trial(now);
             self.advance_end(now);
+            self.advance_drains();
             self.state.workers.end_overdue(self.generation_on_its_way(), now);
             if let Some(fatal) = self.take_failure() {
                 return Err(fatal);
@@ -308,10 +312,13 @@ impl Supervisor {
             let state = &mut self.state;
             let Some(worker) = state.workers.get(serial) else { return };
             let (name, generation) = (worker.service().to_owned(), worker.generation());
+            let session = worker.pid();
             match news {
                 News::Nothing => return,
                 News::Other => {}
-                News::LeftBehind { group, kill_after } => self.leave_behind(&name, group, kill_after, now),
+                News::LeftBehind { group, kill_after } => {
+                    self.leave_behind(&name, (group, session), kill_after, now);
+                }
                 News::Accepts => {
                     state.workers.relieve(&name, generation, now);
                     let service = state.generation.service_mut(&name);
@@ -337,7 +344,7 @@ impl Supervisor {
         let state = &mut self.state;
         let log = state.generation.settings().log;
         for service in state.generation.services_mut() {
-            let wanted = usize::from(service.config().workers);
+            let wanted = if service.state().is_paused() { 0 } else { usize::from(service.config().workers) };
             while state.workers.serving(service.name(), service.generation(), now) < wanted
                 && service.backoff.is_over(now)
             {

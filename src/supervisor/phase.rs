@@ -117,6 +117,7 @@ impl Supervisor {
     fn begin_drain(&mut self, after: After, now: Monotonic) {
         self.systemd.stopping();
         self.give_up_changes("preforkd is ending");
+        self.give_up_drains("preforkd is ending");
         let until = now + self.state.generation.settings().supervisor.drain_timeout;
         self.phase = Phase::Draining { until, tick: now };
         self.log.event(

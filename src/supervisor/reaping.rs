@@ -10,8 +10,10 @@ use super::status::seconds;
 use super::workers::{WorkerProcess, WorkerStage};
 use crate::config::KillMode;
 use crate::exit;
+use crate::ipc::reports::ExitNote;
 use crate::journal::{Level, MessageId};
 use crate::scoreboard::Owner;
+use crate::sys::process;
 use crate::sys::time::Monotonic;
 use crate::sys::wait::{self, Ended, Ending, Pid};
 use crate::worker::children::rest::{self, GroupRest};
@@ -30,12 +32,14 @@ impl Supervisor {
                 self.bury_workers(now);
             }
             let rest = self.end_rest(pid);
+            let (note, session) = (self.note_of(pid), process::session_of(pid));
             // It may have been a worker, and is gone.
             let Ok(Some(ended)) = wait::reap_one(pid) else { continue };
-            if let Some((service, kill_after)) =
-                rest.and_then(|(service, rest)| Some((service, rest.left(pid)?)))
+            let ended = ExitNote::correct(note, ended);
+            if let (Some((service, kill_after)), Some(session)) =
+                (rest.and_then(|(service, rest)| Some((service, rest.left(pid)?))), session)
             {
-                self.state.left_behind.add(&service, pid, kill_after.map(|time| now + time));
+                self.state.left_behind.add(&service, (pid, session), kill_after.map(|time| now + time));
             }
             self.hear_late();
             let state = &mut self.state;
@@ -63,18 +67,25 @@ impl Supervisor {
         Some((service.to_owned(), rest::end(pid, mode)))
     }
 
-    /// A program has left a group behind, as its worker says.
+    /// What the first process of a namespace says of the end of an adopted process.
+    fn note_of(&self, pid: Pid) -> Option<ExitNote> {
+        let service = self.state.generation.service(self.state.adopted.service_of(pid)?)?;
+        let has_own_pids = service.config().sandbox.as_ref().is_some_and(|sandbox| sandbox.pid_namespace);
+        if has_own_pids { ExitNote::of(pid) } else { None }
+    }
+
+    /// A program has left a group behind, as its worker says, whose session it would be in.
     pub(super) fn leave_behind(
         &mut self,
         service: &str,
-        group: Pid,
+        (group, worker): (Pid, Pid),
         kill_after: Option<Duration>,
         now: Monotonic,
     ) {
         let state = &mut self.state;
         // Nobody who is known as something else can be what a worker says.
         if group > 1 && !state.adopted.has(group) && !state.workers.has(group) {
-            state.left_behind.add(service, group, kill_after.map(|time| now + time));
+            state.left_behind.add(service, (group, worker), kill_after.map(|time| now + time));
         }
     }
 
@@ -105,11 +116,12 @@ impl Supervisor {
     fn bury(&mut self, mut worker: WorkerProcess, ended: &Ended, now: Monotonic) {
         worker.hear_last_words();
         for (group, kill_after) in worker.left().to_vec() {
-            self.leave_behind(worker.service(), group, kill_after, now);
+            self.leave_behind(worker.service(), (group, worker.pid()), kill_after, now);
         }
         let _ = self.poller.remove(worker.link());
         let dead = Dead {
             serial: worker.serial(),
+            pid: worker.pid(),
             service_state: worker.service_state(),
             events: worker.spare_events(),
             connections: worker.connections(),

@@ -231,10 +231,18 @@ impl Supervisor {
             rollout.stage = RolloutStage::Opening;
             rollout.next.services().for_each(Service::begin);
             self.state.listeners.share_ports(false);
-            workers.of_generation(number).for_each(|worker| worker.order(&Order::Accept));
+            for worker in self.state.workers.iter_mut().filter(|worker| worker.generation() == number) {
+                match worker.service_state().is_paused() {
+                    // It has shown that it could.
+                    true => worker.retire(&[]),
+                    false => worker.order(&Order::Accept),
+                }
+            }
         }
+        let workers = &self.state.workers;
         let accepts = |service: &Service| {
-            workers.accepting(service.name(), number) >= usize::from(service.config().workers)
+            service.state().is_paused()
+                || workers.accepting(service.name(), number) >= usize::from(service.config().workers)
         };
         if rollout.stage == RolloutStage::Opening && rollout.next.services().all(accepts) {
             if let Some(rollout) = self.end_rollout() {

@@ -25,7 +25,7 @@ use crate::sys::memory;
 
 /// The version of this file, of the scoreboard's layout and of the messages to workers. It changes when a program of
 /// another version could misread one of them; then a restart is needed.
-const VERSION: u32 = 7;
+const VERSION: u32 = 8;
 
 /// Everything.
 #[derive(Debug, Serialize, Deserialize)]
@@ -83,6 +83,17 @@ impl Saved {
             return Err(io::Error::new(io::ErrorKind::Unsupported, text));
         }
         Ok(serde_json::from_slice::<Versioned>(&text)?.state)
+    }
+}
+
+/// For the fuzz targets: what is read means the same when it is written again.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn check_saved(content: &[u8]) {
+    let read = |content: &[u8]| memory::sealed(c"preforkd-state", content).and_then(Saved::read);
+    if let Ok(saved) = read(content) {
+        let first = serde_json::to_vec(&Versioned { version: VERSION, state: saved }).unwrap_or_default();
+        let again = read(&first).map(|state| serde_json::to_vec(&Versioned { version: VERSION, state }).ok());
+        assert_eq!(again.ok().flatten(), Some(first));
     }
 }
 
@@ -160,7 +171,7 @@ mod tests {
 
     #[test]
     fn another_version_needs_a_restart_and_garbage_is_no_state() {
-        for other in [r#"{"version": 4, "run": 7}"#, r#"{"version": 8, "state": null}"#] {
+        for other in [r#"{"version": 4, "run": 7}"#, r#"{"version": 9, "state": null}"#] {
             let error = Saved::read(file(other.as_bytes())).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::Unsupported);
             assert!(error.to_string().ends_with("a restart is needed"), "{error}");
@@ -170,7 +181,7 @@ mod tests {
         for end in 0..whole.len() {
             assert!(Saved::read(file(&whole[..end])).is_err(), "{end}");
         }
-        for text in ["", "[]", "{}", r#"{"version": -1}"#, r#"{"version": 7, "state": {}}"#, "\0\u{1}"] {
+        for text in ["", "[]", "{}", r#"{"version": -1}"#, r#"{"version": 8, "state": {}}"#, "\0\u{1}"] {
             assert!(Saved::read(file(text.as_bytes())).is_err(), "{text}");
         }
     }

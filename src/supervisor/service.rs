@@ -229,6 +229,8 @@ pub(super) struct ServiceState {
     pub(super) file: OwnedFd,
     pub(super) sources_file: OwnedFd,
     gone: Cell<Counts>,
+    /// It has no workers, whatever its configuration says, and clients wait in its queue.
+    paused: Cell<bool>,
     credentials: RefCell<Option<InstalledCredentials>>,
 }
 
@@ -240,6 +242,7 @@ pub(super) struct SavedServiceState {
     slot_freed: FdNumber,
     sources: FdNumber,
     gone: Counts,
+    paused: bool,
     credentials: Option<PathBuf>,
 }
 
@@ -255,6 +258,7 @@ impl ServiceState {
             file,
             sources_file,
             gone: Cell::default(),
+            paused: Cell::new(false),
             credentials: RefCell::default(),
         }))
     }
@@ -266,17 +270,19 @@ impl ServiceState {
             slot_freed: kept.keep(self.scoreboard.slot_freed()),
             sources: kept.keep(self.sources_file.as_fd()),
             gone: self.gone.get(),
+            paused: self.paused.get(),
             credentials: self.credentials.borrow().as_ref().map(|installed| installed.place().to_owned()),
         }
     }
 
     fn resume(saved: SavedServiceState) -> io::Result<Rc<Self>> {
-        let SavedServiceState { name, scoreboard, slot_freed, sources, gone, credentials } = saved;
+        let SavedServiceState { name, scoreboard, slot_freed, sources, gone, paused, credentials } = saved;
         let (file, sources_file) = (scoreboard.take()?, sources.take()?);
         let sources = Sources::open(sources_file.as_fd())?;
         let scoreboard = Rc::new(Scoreboard::open(file.as_fd(), slot_freed.take()?, sources)?);
         let credentials = RefCell::new(credentials.map(InstalledCredentials::at));
-        Ok(Rc::new(ServiceState { name, scoreboard, file, sources_file, gone: Cell::new(gone), credentials }))
+        let (gone, paused) = (Cell::new(gone), Cell::new(paused));
+        Ok(Rc::new(ServiceState { name, scoreboard, file, sources_file, gone, paused, credentials }))
     }
 
     /// Has these credentials in force instead of what was; on an error that stays.
@@ -288,6 +294,16 @@ impl ServiceState {
         let place = staged.put_to_use()?;
         self.credentials.borrow_mut().get_or_insert_with(|| InstalledCredentials::at(place));
         Ok(())
+    }
+
+    /// Whether it is to have no workers for now.
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused.get()
+    }
+
+    /// Whether it is to have workers from now on.
+    pub(super) fn set_paused(&self, paused: bool) {
+        self.paused.set(paused);
     }
 
     /// The counters of workers that are gone.

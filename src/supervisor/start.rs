@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use super::changes::PendingChanges;
+use super::pause::AwaitedDrains;
 use super::phase::Phase;
 use super::recovery::Recovery;
 use super::saved::Saved;
@@ -87,6 +88,7 @@ impl Supervisor {
             state,
             changes: PendingChanges::default(),
             recovery: Recovery::default(),
+            drains: AwaitedDrains::default(),
             phase,
         })
     }

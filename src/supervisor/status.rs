@@ -89,6 +89,7 @@ impl State {
         ServiceStatus {
             name: service_state.name.clone(),
             listen: listeners.iter().map(|listener| listener.name().to_owned()).collect(),
+            paused: service_state.is_paused(),
             down: down.or_else(|| service?.trouble().map(str::to_owned)),
             unreachable: service.map(Service::unreachable).unwrap_or_default(),
             workers: self.workers.of_service(&service_state.name).map(WorkerStatus::from).collect(),
@@ -109,7 +110,12 @@ impl State {
 
     /// All live connections.
     pub(super) fn live(&self) -> u32 {
-        self.services.alive().map(|service| self.processes(&service).connections).sum()
+        self.services.alive().map(|service| self.live_of(&service)).sum()
+    }
+
+    /// Those of a service.
+    pub(super) fn live_of(&self, service: &ServiceState) -> u32 {
+        self.processes(service).connections
     }
 
     /// One line for `systemctl status` and the log.
@@ -126,6 +132,9 @@ impl State {
         );
         for trouble in self.generation.troubles() {
             text.push_str(&format!("; {trouble}"));
+        }
+        for paused in self.generation.services().filter(|service| service.state().is_paused()) {
+            text.push_str(&format!("; {} is paused", paused.name()));
         }
         text
     }
@@ -145,6 +154,7 @@ fn never_served(name: &str, down: &DownService) -> ServiceStatus {
     ServiceStatus {
         name: name.to_owned(),
         listen: Vec::new(),
+        paused: false,
         down: Some(down.reason.clone()),
         unreachable: Vec::new(),
         workers: Vec::new(),

@@ -187,14 +187,23 @@ impl Supervisor {
         let has_told_systemd = self.systemd.next_try().is_none();
         let Some(trial) = self.changes.trial() else { return };
         let Some(verdict) = trial.verdict(has_told_systemd, &self.poller, now) else { return };
-        let Some(clients) = self.end_trial() else { return };
+        let Some(mut clients) = self.end_trial() else { return };
         let program = self.invocation.program.display().to_string();
         match verdict {
             Err(reason) => self.refuse_upgrade(clients, &format!("{program}: {reason}")),
             Ok(()) => {
+                self.give_up_drains(
+                    "preforkd goes on as another program; the services stay paused, ask again",
+                );
+                // Who has asked meanwhile wants the program that is on disk now: this is it.
+                clients.extend(self.changes.take_upgrade().unwrap_or_default());
                 let error = self.exec(&clients);
                 self.refuse_upgrade(clients, &format!("cannot run {program}: {error}"));
             }
+        }
+        // No event need come that would begin the next.
+        if let Some(clients) = self.changes.take_upgrade() {
+            self.upgrade(clients);
         }
     }
 

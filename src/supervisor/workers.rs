@@ -255,6 +255,18 @@ impl WorkerProcess {
         self.order(&Order::Retire { empty });
     }
 
+    /// The same, for one that accepts or is about to.
+    pub(super) fn retire_unless_it_has(&mut self) {
+        if self.record.stage != WorkerStage::Draining {
+            self.retire(&[]);
+        }
+    }
+
+    /// Whether it, or a spare of it, may still accept.
+    pub(super) fn has_listeners(&self) -> bool {
+        !self.listeners.is_empty()
+    }
+
     /// Its generation is given up. It ends with its connections, if it has accepted some already. The next generation has
     /// the same number, and must neither wait for it nor fail with it.
     pub(super) fn dismiss(&mut self) {
@@ -385,6 +397,7 @@ impl Workers {
         let (link, far_end) = message::pair()?;
         let (counters, counters_file) = Counters::create()?;
         let (spare_events, spare_events_writer) = SpareEvents::create(spares)?;
+        let own_spare_events = spare_events.own()?;
         let service_state = service.state();
         let mut handover = Handover::new(far_end.as_fd());
         let fds = WorkerFds {
@@ -430,7 +443,7 @@ impl Workers {
             listeners: service.listeners().to_vec(),
             counters,
             counters_file,
-            spare_events: Rc::new(spare_events),
+            spare_events: Rc::new(own_spare_events),
             looks: Looks::default(),
             complaint: None,
             left: Vec::new(),
@@ -481,6 +494,8 @@ impl Workers {
             Heard::Message(WorkerReport::Accepting) => {
                 if worker.record.stage != WorkerStage::Draining {
                     worker.record.stage = WorkerStage::Accepting;
+                    // Since it said so, another may have been woken for somebody and be gone, and it was not told to look.
+                    worker.look();
                 }
                 return News::Accepts;
             }

@@ -218,9 +218,9 @@ impl ReservedFds {
     }
 }
 
-/// In a connection process that execs: puts the connection on fds 0 and 1.
-pub(crate) fn standard(connection: BorrowedFd<'_>) -> io::Result<()> {
-    (0..=1).try_for_each(|number| put(connection, number))
+/// In a connection process: puts its connection, or what is to be in its place, on fds 0 and 1.
+pub(crate) fn standard(fd: BorrowedFd<'_>) -> io::Result<()> {
+    (0..=1).try_for_each(|number| put(fd, number))
 }
 
 /// In a connection process that execs: puts the connection on fd 3, this on 0, and what 2 is on 1, too; whatever else there
@@ -369,6 +369,13 @@ pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
     flags.set(OFlag::O_NONBLOCK, on);
     fcntl(fd, FcntlArg::F_SETFL(flags))?;
     Ok(())
+}
+
+/// The end of a pipe to read, with an open file description of its own that does not block, proc_pid_fd(5).
+pub(crate) fn reopen_nonblocking(pipe: BorrowedFd<'_>) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let path = format!("/proc/self/fd/{}", pipe.as_raw_fd());
+    File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)
 }
 
 #[cfg(test)]

@@ -42,15 +42,47 @@ impl SharingChild {
 ///
 /// `EAGAIN` and `ENOMEM`: no process can be had now. Also after [`exclude_stacks_from_fork`], and with a second thread.
 pub(crate) fn fork<F: FnOnce(ForkedChild) -> u8 + Send>(work: F) -> io::Result<Pid> {
+    fork_into(Pids::Shared, work)
+}
+
+/// The same, with a word about the namespace of processes.
+pub(crate) fn fork_into<F: FnOnce(ForkedChild) -> u8 + Send>(pids: Pids, work: F) -> io::Result<Pid> {
+    may_fork().map_err(io::Error::other)?;
+    fork_here(pids, work)
+}
+
+/// Forks in a child: that stands on a stack which its children have, whatever was excluded before.
+pub(crate) fn fork_again<F: FnOnce(ForkedChild) -> u8 + Send>(_: ForkedChild, work: F) -> io::Result<Pid> {
+    fork_here(Pids::Shared, work)
+}
+
+fn fork_here<F: FnOnce(ForkedChild) -> u8 + Send>(pids: Pids, work: F) -> io::Result<Pid> {
     extern "C" fn begin<F: FnOnce(ForkedChild) -> u8>(work: *mut c_void) -> libc::c_int {
         // SAFETY: the copy that this process has of the parent's `work`, to which nobody else in it refers.
         let work = unsafe { &mut *work.cast::<Option<F>>() };
         process::exit(work.take().map_or(0, |work| work(ForkedChild(PhantomData))))
     }
-    may_fork().map_err(io::Error::other)?;
     let mut work = Some(work);
     // SAFETY: `begin` never returns, and is given what it casts to; memory is not shared.
-    unsafe { clone(begin::<F>, (&raw mut work).cast(), 0, None, None) }
+    unsafe { clone(begin::<F>, (&raw mut work).cast(), pids.flag(), None, None) }
+}
+
+/// In which namespace of processes a child begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pids {
+    /// Its parent's.
+    Shared,
+    /// A new one, of which it is the first process: with it, all in there end.
+    Own,
+}
+
+impl Pids {
+    fn flag(self) -> libc::c_int {
+        match self {
+            Pids::Shared => 0,
+            Pids::Own => libc::CLONE_NEWPID,
+        }
+    }
 }
 
 fn may_fork() -> Result<(), &'static str> {
@@ -69,6 +101,7 @@ fn may_fork() -> Result<(), &'static str> {
 #[derive(Debug)]
 pub(crate) struct ChildStack {
     memory: DontForkMapping,
+    pids: Pids,
     /// In which children begin, if it is not their parent's.
     cgroup: Option<OwnedFd>,
 }
@@ -96,7 +129,12 @@ impl ChildStack {
         let memory = DontForkMapping::new(GUARD + STACK)?;
         memory.forbid(0..GUARD)?;
         memory.give_to_children(GUARD..GUARD + STACK)?;
-        Ok(ChildStack { memory, cgroup: None })
+        Ok(ChildStack { memory, pids: Pids::Shared, cgroup: None })
+    }
+
+    /// The same, for children in this namespace of processes.
+    pub(crate) fn into_pids(self, pids: Pids) -> Self {
+        ChildStack { pids, ..self }
     }
 
     /// From now on children begin in this cgroup, the directory of one of version 2: they never are in their parent's.
@@ -141,7 +179,7 @@ impl ChildStack {
         // SAFETY: inside the stack, aligned, and nobody else is using this stack in this process.
         unsafe { start.write(ChildStart { run, payload }) };
         // SAFETY: `begin` never returns, and is given what it casts to; memory is not shared, and nobody is using this stack.
-        unsafe { clone(begin::<T>, start.cast(), 0, Some(self), record) }
+        unsafe { clone(begin::<T>, start.cast(), self.pids.flag(), Some(self), record) }
     }
 
     /// Runs `work` in a child that shares this process's memory, while this process waits, until it has become another
@@ -166,7 +204,7 @@ impl ChildStack {
             process::exit(work(SharingChild(PhantomData)))
         }
         debug_assert!(has_one_thread(), "fork is sound in a process of one thread only");
-        let sharing = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES;
+        let sharing = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES | self.pids.flag();
         let work = (&raw const *work).cast_mut().cast();
         // SAFETY: `begin` never returns, and is given what it casts to; the last process that was on this stack and in this
         // memory has gone, or the call that made it would not have returned: CLONE_VFORK.

@@ -1,11 +1,39 @@
-//! Words of shared memory that belong to processes which tests can kill between any two writes.
+//! Words of shared memory that belong to processes which tests can kill between any two writes, or have interrupted by
+//! others between any two accesses.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::atomic::{self, Ordering};
 
 thread_local! {
     /// How many writes this thread has left; `None` if it lives on.
     static LEFT: Cell<Option<u32>> = const { Cell::new(None) };
+    /// What comes in between, and after how many accesses.
+    static INTERRUPTION: RefCell<Option<Interruption>> = const { RefCell::new(None) };
+}
+
+type Interruption = (u32, Box<dyn FnOnce()>);
+
+/// Lets others do something after so many accesses of this thread. Returns whether `what` was interrupted, or has ended
+/// before.
+pub(crate) fn interrupted(after: u32, others: impl FnOnce() + 'static, what: impl FnOnce()) -> bool {
+    let outer = INTERRUPTION.replace(Some((after, Box::new(others))));
+    what();
+    INTERRUPTION.replace(outer).is_none()
+}
+
+/// About to look at a word, or to write it.
+fn access() {
+    let due = INTERRUPTION.with_borrow_mut(|interruption| match interruption {
+        Some((0, _)) => interruption.take(),
+        Some((left, _)) => {
+            *left -= 1;
+            None
+        }
+        None => None,
+    });
+    if let Some((_, others)) = due {
+        others();
+    }
 }
 
 /// Lets what this thread does die after so many writes, or live again. The dead compute on, and change nothing.
@@ -20,6 +48,7 @@ pub(crate) fn has_died() -> bool {
 
 /// Whether it lives to write this.
 fn writes() -> bool {
+    access();
     let lives = !has_died();
     LEFT.set(LEFT.get().map(|left| left.saturating_sub(1)));
     lives
@@ -33,6 +62,7 @@ macro_rules! kill_points {
 
         impl $name {
             pub(crate) fn load(&self, order: Ordering) -> $word {
+                access();
                 self.0.load(order)
             }
 

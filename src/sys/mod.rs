@@ -20,6 +20,7 @@ pub(crate) mod landlock;
 pub(crate) mod list;
 pub(crate) mod memory;
 pub(crate) mod message;
+pub(crate) mod namespaces;
 pub(crate) mod options;
 pub(crate) mod path;
 pub(crate) mod permission;

@@ -6,6 +6,7 @@ use std::ffi::{CStr, OsString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::errno::Errno;
 use nix::sys::resource::{getrlimit, setrlimit};
@@ -33,6 +34,26 @@ pub(crate) fn id() -> Pid {
 /// The number of its parent.
 pub(crate) fn parent() -> Pid {
     nix::unistd::getppid().as_raw()
+}
+
+/// What others call this process, once it has learnt that: 0 before.
+static OUTER_ID: AtomicI32 = AtomicI32::new(0);
+
+/// The number of this process, or if it is in a namespace of processes of its own, that of the first process in there, for those
+/// who have made it.
+pub(crate) fn outer_id() -> Pid {
+    match OUTER_ID.load(Ordering::Relaxed) {
+        0 => id(),
+        outer => outer,
+    }
+}
+
+/// In the first process of a namespace: learns what it is called outside, which is where /proc is from. Its children know it, too.
+pub(crate) fn learn_outer_id() -> io::Result<()> {
+    let link = std::fs::read_link("/proc/self")?;
+    let outer = link.to_str().and_then(|number| number.parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
+    OUTER_ID.store(outer, Ordering::Relaxed);
+    Ok(())
 }
 
 /// Makes this process inherit the descendants of its children that die, prctl(2).
@@ -94,6 +115,11 @@ pub(crate) fn is_group(group: Pid) -> bool {
 /// The process group of a child that has not been reaped.
 pub(crate) fn group_of(pid: Pid) -> Option<Pid> {
     nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(pid))).ok().map(nix::unistd::Pid::as_raw)
+}
+
+/// The session of a process that is there. A child that has not been reaped is there.
+pub(crate) fn session_of(pid: Pid) -> Option<Pid> {
+    nix::unistd::getsid(Some(nix::unistd::Pid::from_raw(pid))).ok().map(nix::unistd::Pid::as_raw)
 }
 
 /// Whether there is such a process, whosever it is.
@@ -173,6 +199,15 @@ pub(crate) fn has_socket(pid: Pid, socket: BorrowedFd<'_>) -> bool {
     descriptors.flatten().any(|entry| std::fs::read_link(entry.path()).is_ok_and(|link| link == socket))
 }
 
+/// The same of the children of a process.
+pub(crate) fn have_socket(parent: Pid, socket: BorrowedFd<'_>) -> bool {
+    // proc_pid_task(5). If that cannot be seen, they may well have it.
+    let Ok(children) = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")) else {
+        return true;
+    };
+    children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).any(|pid| has_socket(pid, socket))
+}
+
 /// The children of this process that are still there, from /proc; empty where the kernel does not tell.
 pub(crate) fn children() -> Vec<Pid> {
     std::fs::read_to_string("/proc/thread-self/children")
@@ -200,45 +235,167 @@ pub(crate) fn become_group(gid: u32) -> io::Result<()> {
 pub(crate) fn become_user(uid: u32) -> io::Result<()> {
     let uid = Uid::from_raw(uid);
     nix::unistd::setresuid(uid, uid, uid)?;
-    drop_capabilities();
+    drop_capabilities()?;
     if !uid.is_root() && nix::unistd::setuid(Uid::from_raw(0)).is_ok() {
         return Err(io::Error::other("root's identity could be taken back"));
     }
     Ok(())
 }
 
+/// In a worker that has the right to: becomes `user` in what it does, and stays `own` for who would do something to it, with
+/// these capabilities of those that it has, and no other.
+///
+/// Who may signal, trace or limit a process is asked by its real and saved user, kill(2), ptrace(2), prlimit(2); what it may
+/// do itself, by its effective one. So it can end processes of `user` and they cannot touch it; and each of its children
+/// can become `user` altogether without a capability, as it is one of the three that setresuid(2) lets anybody choose from.
+pub(crate) fn stand_before(
+    own: (u32, u32),
+    user: (u32, u32),
+    group_of_files: Option<u32>,
+    kept: impl FnOnce() -> Capabilities,
+) -> io::Result<()> {
+    let (uid, gid) = (Uid::from_raw(own.0), Gid::from_raw(own.1));
+    nix::unistd::setresgid(gid, Gid::from_raw(user.1), gid)?;
+    if let Some(group) = group_of_files {
+        nix::unistd::setfsgid(Gid::from_raw(group));
+    }
+    let keep_permitted = |yes: usize| {
+        // SAFETY: prctl takes numbers only here.
+        check(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, yes, 0_usize, 0_usize, 0_usize) })
+    };
+    keep_permitted(1)?;
+    nix::unistd::setresuid(uid, Uid::from_raw(user.0), uid)?;
+    keep_permitted(0)?;
+    // What it may do without any, it can try now.
+    let kept = Capabilities(kept().0 & capabilities()?.permitted.0);
+    set_capabilities(kept)?;
+    if nix::unistd::setuid(Uid::from_raw(0)).is_ok() {
+        return Err(io::Error::other("root's identity could be taken back"));
+    }
+    Ok(())
+}
+
+/// Sets of capabilities(7), as linux/capability.h numbers them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Capabilities(u64);
+
+impl Capabilities {
+    pub(crate) const NONE: Self = Capabilities(0);
+    pub(crate) const DAC_READ_SEARCH: Self = Capabilities(1 << 2);
+    pub(crate) const KILL: Self = Capabilities(1 << 5);
+    const SETGID: Self = Capabilities(1 << 6);
+    const SETUID: Self = Capabilities(1 << 7);
+    pub(crate) const SYS_CHROOT: Self = Capabilities(1 << 18);
+    pub(crate) const SYS_ADMIN: Self = Capabilities(1 << 21);
+    pub(crate) const SYS_NICE: Self = Capabilities(1 << 23);
+
+    /// These, and those if there is reason for them.
+    #[must_use]
+    pub(crate) fn and(self, more: Self, if_so: bool) -> Self {
+        if if_so { Capabilities(self.0 | more.0) } else { self }
+    }
+}
+
+/// What this process may, and what it could take back.
+#[derive(Debug, Clone, Copy)]
+struct CapabilitySets {
+    effective: Capabilities,
+    permitted: Capabilities,
+    inheritable: Capabilities,
+}
+
+/// Whose group one has to be in to see the processes of others in /proc; `None` if they are not hidden: proc(5), "hidepid".
+pub(crate) fn group_that_sees_others() -> Option<u32> {
+    group_that_sees(&std::fs::read_to_string("/proc/self/mountinfo").ok()?)
+}
+
+fn group_that_sees(mounts: &str) -> Option<u32> {
+    // proc_pid_mountinfo(5): the fifth field is where, and after "-" come type, source and options. The last one is on top.
+    let is_proc = |line: &&str| line.split(' ').nth(4) == Some("/proc") && line.contains(" - proc ");
+    let options = mounts.lines().rfind(is_proc)?.rsplit(' ').next()?;
+    let value = |name: &str| options.split(',').find_map(|option| option.strip_prefix(name));
+    let is_hidden = value("hidepid=").is_some_and(|value| !["0", "off"].contains(&value));
+    is_hidden.then(|| value("gid=").and_then(|gid| gid.parse().ok()).unwrap_or(0))
+}
+
+/// Whether this process is root, and may become any other user.
+pub(crate) fn may_become_others() -> bool {
+    let wanted = Capabilities::SETUID.and(Capabilities::SETGID, true).0;
+    nix::unistd::geteuid().is_root() && capabilities().is_ok_and(|sets| sets.effective.0 & wanted == wanted)
+}
+
+/// No exec gives this process, or what comes of it, any capability again, as far as it may decide that: capabilities(7), the
+/// bounding set.
+pub(crate) fn bound_capabilities() {
+    // Beyond the last there is none, and without CAP_SETPCAP none can be dropped.
+    (0..64_usize).all(|number| {
+        // SAFETY: prctl takes numbers only here.
+        unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0_usize, 0_usize, 0_usize) == 0 }
+    });
+}
+
 /// linux/capability.h: the version with two words for each set, and 0 for this process.
 const CAPABILITIES: [u32; 2] = [0x2008_0522, 0];
 
-/// In a process that is not root: gives up all capabilities, those too that an exec would hand on.
-///
-/// The ambient set is what matters: without it an exec by an ordinary user ends with none, capabilities(7). The rest may
-/// be refused by a filter of system calls.
-pub(crate) fn drop_capabilities() {
-    if nix::unistd::geteuid().is_root() {
-        return;
-    }
+fn capabilities() -> io::Result<CapabilitySets> {
     let mut header = CAPABILITIES;
     // Effective, permitted and inheritable, twice.
-    let none = [0u32; 6];
+    let mut words = [0u32; 6];
+    // SAFETY: the kernel reads the header, or writes another version to it, and writes both words of each set, capget(2).
+    if unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), words.as_mut_ptr()) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    let set = |place: usize| Capabilities(u64::from(words[place]) | u64::from(words[place + 3]) << 32);
+    Ok(CapabilitySets { effective: set(0), permitted: set(1), inheritable: set(2) })
+}
+
+/// This process has these, and hands on none.
+fn set_capabilities(Capabilities(kept): Capabilities) -> io::Result<()> {
+    let (low, high) = (kept as u32, (kept >> 32) as u32);
+    let (mut header, words) = (CAPABILITIES, [low, low, 0, high, high, 0]);
     // SAFETY: prctl takes numbers only here.
     unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) };
     // SAFETY: both arrays are as large as the kernel expects for this version. It reads them; to a header whose version it
     // does not know, it writes the one that it wants, capset(2).
-    unsafe { libc::syscall(libc::SYS_capset, header.as_mut_ptr(), none.as_ptr()) };
+    match unsafe { libc::syscall(libc::SYS_capset, header.as_mut_ptr(), words.as_ptr()) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// In a process that is not root: gives up all capabilities, those too that an exec would hand on.
+///
+/// A unit's filter of system calls may refuse it, with EPERM: then whoever gave the process a capability has meant it for all,
+/// as systemd/drop-ins/ports-below-1024.conf says.
+pub(crate) fn drop_capabilities() -> io::Result<()> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    match set_capabilities(Capabilities::NONE) {
+        Err(error) if error.kind() != io::ErrorKind::PermissionDenied && has_capabilities() => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// linux/capability.h.
+pub(crate) const SYS_ADMIN: u8 = 21;
+
+/// In a process that has all in its namespace of users: gives up all but this one.
+pub(crate) fn keep_capability(kept: Option<u8>) -> io::Result<()> {
+    let mut header = CAPABILITIES;
+    let mask = kept.map_or(0, |number| 1u32 << number);
+    // Effective, permitted and inheritable, twice.
+    let sets = [mask, mask, 0, 0, 0, 0];
+    // SAFETY: as in `drop_capabilities`.
+    check(unsafe { libc::syscall(libc::SYS_capset, header.as_mut_ptr(), sets.as_ptr()) } as libc::c_int)?;
+    Ok(())
 }
 
 /// Whether this process is not root and has a capability to give up; true if that cannot be found out.
 pub(crate) fn has_capabilities() -> bool {
-    if nix::unistd::geteuid().is_root() {
-        return false;
-    }
-    let mut header = CAPABILITIES;
-    let mut sets = [0u32; 6];
-    // SAFETY: the kernel reads the header, or writes another version to it, and writes both words of each set, capget(2). An
-    // ambient capability is permitted and inheritable too.
-    let result = unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()) };
-    result == -1 || sets.iter().any(|&set| set != 0)
+    // An ambient capability is permitted and inheritable too.
+    !nix::unistd::geteuid().is_root()
+        && capabilities().map_or(true, |sets| sets.permitted.0 | sets.inheritable.0 != 0)
 }
 
 /// From now on no exec gives this process, or what comes of it, a privilege that it has not: prctl(2),
@@ -269,6 +426,11 @@ pub(crate) fn is_user(uid: u32) -> bool {
     nix::unistd::geteuid().as_raw() == uid
 }
 
+/// Whether it is this user and no other, so that it can be stopped by whoever is him.
+pub(crate) fn is_only_user(uid: u32) -> bool {
+    is_user(uid) && user_id() == uid
+}
+
 /// Makes `path` the root directory, and the working directory too: until then the old root is within reach.
 pub(crate) fn change_root(path: &Path) -> io::Result<()> {
     nix::unistd::chroot(path)?;
@@ -290,6 +452,18 @@ pub(crate) fn set_nice(value: i32) -> io::Result<()> {
 /// Sets soft and hard limit of `resource`; `u64::MAX` is "unlimited".
 pub(crate) fn set_limit(resource: Resource, value: u64) -> io::Result<()> {
     Ok(setrlimit(resource, value, value)?)
+}
+
+/// Lets `resource` be set to so much later, though this process could not do so then; its soft limit stays.
+pub(crate) fn allow_limit(resource: Resource, value: u64) -> io::Result<()> {
+    let (soft, hard) = getrlimit(resource)?;
+    if value > hard { Ok(setrlimit(resource, soft, value)?) } else { Ok(()) }
+}
+
+/// The nice value of this process.
+pub(crate) fn nice() -> i32 {
+    // SAFETY: touches no memory; 0 is this process. The least is what a failure would look like.
+    unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
 }
 
 /// Bytes of a page of memory.
@@ -346,5 +520,32 @@ pub(crate) fn exec(
     match done {
         Ok(never) => match never {},
         Err(errno) => errno.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::group_that_sees;
+
+    #[test]
+    fn who_sees_hidden_processes_is_what_the_mount_says() {
+        let mounts = |options: &str| {
+            format!(
+                "22 1 0:20 / / rw - ext4 /dev/a rw\n25 22 0:24 / /proc rw,nosuid shared:5 - proc proc {options}\n"
+            )
+        };
+        for (options, group) in [
+            ("rw", None),
+            ("rw,hidepid=0", None),
+            ("rw,hidepid=off", None),
+            ("rw,hidepid=2", Some(0)),
+            ("rw,hidepid=invisible,subset=pid", Some(0)),
+            ("rw,gid=7,hidepid=ptraceable", Some(7)),
+        ] {
+            assert_eq!(group_that_sees(&mounts(options)), group, "{options}");
+        }
+        let covered = mounts("rw,hidepid=2") + &mounts("rw");
+        assert_eq!(group_that_sees(&covered), None);
+        assert_eq!(group_that_sees(""), None);
     }
 }

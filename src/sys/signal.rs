@@ -82,6 +82,31 @@ impl Signals {
     }
 }
 
+/// Waits for a signal; all are blocked. Returns its number, and whether it came from the kernel or from outside of this process's
+/// namespace of processes.
+pub(crate) fn wait_for_any() -> (i32, bool) {
+    let all = SigSet::all();
+    // SAFETY: siginfo_t is plain data, for which zero is a value.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the set and the place are live.
+    let number = unsafe { libc::sigwaitinfo(all.as_ref(), &mut info) };
+    // SAFETY: whatever the signal is, this is a number.
+    (number, unsafe { info.si_pid() } == 0)
+}
+
+/// Whether it tells of a child.
+pub(crate) fn is_of_child(number: i32) -> bool {
+    number == Signal::SIGCHLD as i32
+}
+
+/// Sends a signal, by its number, to a process group of which the caller reaps the leader.
+pub(crate) fn relay(number: i32, group: super::wait::Pid) {
+    if number > 0 && group > 1 {
+        // SAFETY: numbers only.
+        unsafe { libc::kill(-group, number) };
+    }
+}
+
 /// Puts every signal back to its default action, ignored ones included: what is ignored survives execve, and the Rust
 /// runtime ignores SIGPIPE.
 pub(crate) fn all_to_default() {

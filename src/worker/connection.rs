@@ -16,6 +16,7 @@ use crate::ipc::orders::WorkerReport;
 use crate::ipc::reports::{ChildReport, ExitNote, FAILED_TO_BEGIN, OwnPipe, READS_AT_ONCE};
 use crate::journal::{Level, MessageId, Remote};
 use crate::scoreboard::{Count, CountUp};
+use crate::sys::fork::Pids;
 use crate::sys::signal::Signal;
 use crate::sys::socket::{self, Peer};
 use crate::sys::time::Monotonic;
@@ -242,13 +243,17 @@ impl Worker {
     /// Reaps one child. What a program leaves behind in its process group is killed, or reported.
     fn reap_one(&mut self) -> Option<Ended> {
         let pid = wait::ended()?;
-        if !self.cx.spec.execs() {
-            // Not of a program, which could leave it too.
-            ExitNote::of(pid).into_iter().for_each(|note| self.children.note(pid, note));
-            return wait::wait_for(pid).ok().flatten();
+        let (execs, has_own_pids) = (self.cx.spec.execs(), self.cx.spec.pids() == Pids::Own);
+        // Not of a program, which could leave it too.
+        let note = if execs && !has_own_pids { None } else { ExitNote::of(pid) };
+        let correct = |ended| ExitNote::correct(note, ended);
+        if !execs {
+            let is_its_own = |note: &ExitNote| !matches!(note, ExitNote::Killed(_));
+            note.filter(is_its_own).into_iter().for_each(|note| self.children.note(pid, note));
+            return wait::wait_for(pid).ok().flatten().map(correct);
         }
         let rest = rest::end(pid, self.cx.plan.service.kill_mode);
-        let ended = wait::wait_for(pid).ok().flatten();
+        let ended = wait::wait_for(pid).ok().flatten().map(correct);
         if let Some(kill_after) = rest.left(pid) {
             self.link.report(&WorkerReport::LeftBehind { group: pid, kill_after });
         }

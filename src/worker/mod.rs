@@ -22,18 +22,20 @@ use std::time::Duration;
 use crate::admission::sources::Sources;
 use crate::admission::{Admission, CallerSets, Overload, Refusals};
 use crate::child::ChildSpec;
+use crate::child::confine::namespaces::OwnNamespaces;
 use crate::client::{Client, ConnectionId};
 use crate::config::{Job, ServiceConfig, StderrTarget};
 use crate::exit;
 use crate::ipc::orders::{Heard, ListenerSet, Order, Plan, WorkerReport, take_plan};
-use crate::ipc::reports::{ChildReport, ExitNote, Reporter, Reports};
+use crate::ipc::reports::{ChildReport, ExitNote, Failure, Reporter, Reports};
 use crate::journal::{Level, Log, MessageId};
 use crate::scoreboard::{Counters, Owner, Scoreboard, Slot};
 use crate::spare::events::{SpareEvents, SpareEventsWriter};
 use crate::spare::{Pool, Setup};
 use crate::sys::epoll::{Interest, Poller};
-use crate::sys::fork::{ChildStack, exclude_stacks_from_fork, fork};
+use crate::sys::fork::{ChildStack, exclude_stacks_from_fork, fork_into};
 use crate::sys::signal::{self, Signal, Signals, Wakers};
+use crate::sys::socket;
 use crate::sys::time::Monotonic;
 use crate::sys::wait::{self, Pid};
 use crate::sys::{fd, memory, process};
@@ -214,13 +216,25 @@ impl Worker {
             plan.listeners.iter().map(|listener| Ok(fd::for_ever(listener.fd.take()?))).collect();
         let listeners = listeners?;
         let (reports, reporter) = Reports::create()?;
-        if matches!(plan.service.job, Job::Handler(_)) {
-            ExitNote::make_room()?;
-        }
         let prefixes = CallerSets::open(plan.fds.prefixes.take()?.as_fd())?;
         let admission: &Admission = for_ever(Admission::new(&plan.service.admission, prefixes));
-        let mut spec = ChildSpec::new(&plan.service, signals, Reporter::for_ever(reporter))?;
-        let rehearsal = fork(|child| spec.rehearse(child))?;
+        // Before anything is opened that its children shall have, and before it is somebody else.
+        let identity = &plan.service.identity;
+        let namespaces = OwnNamespaces::enter(plan.service.sandbox.as_ref(), identity.chroot.as_deref())?;
+        if namespaces.hide_users() && listeners.iter().any(|listener| is_unix(*listener)) {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, HIDDEN_USERS));
+        }
+        if namespaces.processes || matches!(plan.service.job, Job::Handler(_)) {
+            ExitNote::make_room()?;
+        }
+        let mut spec = ChildSpec::new(&plan.service, namespaces, signals, Reporter::for_ever(reporter))?;
+        if let Some(own) = plan.service.identity.worker {
+            spec.step_down(own).map_err(|(step, error)| {
+                let failure = Failure::new(step, &error);
+                io::Error::new(failure.kind(), failure.explain(&plan.service))
+            })?;
+        }
+        let rehearsal = fork_into(spec.pids(), |child| spec.rehearse(child))?;
         passed(&plan.service, rehearsal, &reports)?;
         spec.preapply()?;
         let spec: &ChildSpec = for_ever(spec);
@@ -258,7 +272,7 @@ impl Worker {
         poller.add(scoreboard.slot_freed(), Interest::ReadEdge, Token::SlotFreed.into())?;
         poller.add(pool.wake(), Interest::ReadEdge, Token::SpareTaken.into())?;
         let pipes = (execs && service.stderr == StderrTarget::Log).then(OutputPipes::new);
-        let stack = ChildStack::new()?;
+        let stack = ChildStack::new()?.into_pids(spec.pids());
         exclude_stacks_from_fork()?;
         memory::trim();
         let link = Link::new(link);
@@ -272,7 +286,9 @@ impl Worker {
             refusals: Refusals::default(),
             lingering: LingeringCloses::new(),
             starter: Starter::new(stack, pipes)?,
-            children: Children::new(plan.service.max_connections, deadlines).letting_go(lets_go),
+            children: Children::new(plan.service.max_connections, deadlines)
+                .letting_go(lets_go)
+                .in_pids(spec.pids()),
             pool,
             said_why_killed: false,
             cx: Context {
@@ -474,6 +490,14 @@ impl Worker {
 /// What is leaked here ends with the process.
 fn for_ever<T>(value: T) -> &'static T {
     Box::leak(Box::new(value))
+}
+
+const HIDDEN_USERS: &str = "who calls at a Unix socket could not be told from others where only one user exists, as in the namespaces \
+                            of who is not root; take private_tmp, network_namespace and pid_namespace out of sandbox, or have \
+                            preforkd run as root with CAP_SYS_ADMIN";
+
+fn is_unix(listener: BorrowedFd<'_>) -> bool {
+    matches!(socket::local_address(listener), Ok(None))
 }
 
 /// Waits for a rehearsal, and says why it has failed.

@@ -37,7 +37,7 @@ fn adopted(job: &str, spare: u32, before: &str, after: Option<&str>, dies: Dies)
     };
     let server = Preforkd::run(&config(Some(before))).start();
     eventually("spares", || server.count("spares") == u64::from(spare));
-    let worker = server.workers()[0];
+    let worker = server.worker();
     let mut client = connect(listen);
     echo(&mut client, b"before");
     if matches!(dies, Dies::BeforeTheReload | Dies::BeforeTheReloadAndAnUpgrade) {
@@ -130,7 +130,7 @@ fn a_service_that_comes_back_has_no_say_over_the_connections_of_the_one_before()
             Preforkd::run(&(echo_service(listen, &format!("workers = 1\n{SHORT}")) + &without)).start();
         let mut client = connect(listen);
         echo(&mut client, b"x");
-        server.replace_worker(server.workers()[0]);
+        server.replace_worker(server.worker());
         server.configure(&without);
         server.reload_ok();
         server.configure(&(echo_service(listen, &format!("workers = 1\n{keys}")) + &without));
@@ -149,7 +149,7 @@ fn a_program_that_writes_to_stderr_after_its_worker_has_died_goes_on() {
         let mut client = connect(server.address());
         echo(&mut client, b"before\n");
         server.log.wait("its line", |line| line.ends_with(": before"));
-        server.replace_worker(server.workers()[0]);
+        server.replace_worker(server.worker());
         echo(&mut client, b"after\n");
         let from = format!(" from {}: ", client.local_addr().unwrap());
         assert_eq!(finish(client, b"end\n"), b"end\n");
@@ -212,7 +212,7 @@ fn nothing_is_left_of_a_group_whose_leader_dies_together_with_its_worker() {
         for stopped in [false, true] {
             let server = grouped(spare);
             let (client, program, left) = group(server.address());
-            let worker = server.workers()[0];
+            let worker = server.worker();
             proc::stop(server.pid());
             if stopped {
                 proc::stop(worker);
@@ -232,7 +232,7 @@ fn nothing_is_left_of_a_group_whose_leader_dies_together_with_its_worker() {
 #[test]
 fn nothing_is_left_of_a_group_that_its_worker_has_never_heard_of() {
     let server = grouped("2");
-    let worker = server.workers()[0];
+    let worker = server.worker();
     proc::stop(worker);
     proc::stop(server.pid());
     let (client, program, left) = group(server.address());
@@ -288,7 +288,7 @@ fn told() -> (Running, TcpStream, String) {
     let mut client = connect(listen);
     let mut said = [0; 2];
     client.read_exact(&mut said).unwrap();
-    server.replace_worker(server.workers()[0]);
+    server.replace_worker(server.worker());
     let mut said = [0; 5];
     client.read_exact(&mut said).unwrap();
     assert_eq!(&said, b"told\n");

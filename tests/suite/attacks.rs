@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::support::client::{closed, connect_from, try_echo};
-use crate::support::{Preforkd, Running, address, eventually, proc, root, sure};
+use crate::support::{Preforkd, Running, address, by_itself, eventually, limit, proc, root, sure};
 
 const BAD: [u8; 4] = [127, 0, 0, 66];
 const GOOD: [u8; 4] = [127, 0, 0, 1];
@@ -218,12 +218,12 @@ fn a_program_that_takes_all_it_can_get_is_ended_by_its_limits() {
 #[test]
 fn a_worker_without_memory_is_replaced_and_its_connections_go_on() {
     let listen = address::fresh();
-    let config = format!("[service.echo]\nlisten = \"{listen}\"\nhandler = \"echo\"\nworkers = 1\n");
-    let server = Preforkd::run(&config).start();
+    let options = [&["--workers", "1"], by_itself()].concat();
+    let server = Preforkd::serve(&options, &listen.to_string(), &["echo"]).start();
     let mut before = connect_as(GOOD, listen);
     try_echo(&mut before, b"x").unwrap();
-    let worker = server.workers()[0];
-    sure(&["prlimit", "--as=4096:4096", "--pid", &worker.to_string()]);
+    let worker = server.worker();
+    limit(worker, "--as=4096:4096");
     // It needs no more memory for these, or dies for want of it.
     let mut failed = 0;
     for _ in 0..300 {
@@ -249,7 +249,7 @@ fn a_number_in_the_scoreboard_gets_no_stranger_killed() {
     let mut client = connect_as(GOOD, listen);
     try_echo(&mut client, b"x").unwrap();
     let connection = server.connections()[0].pid;
-    let worker = server.workers()[0];
+    let worker = server.worker();
     // Stopped, it does not put right what is about to be wrong.
     proc::stop(worker);
     assert_eq!(replace_in_scoreboard(server.pid(), connection, number), 1, "the number of one process");

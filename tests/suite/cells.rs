@@ -132,6 +132,11 @@ const ROWS: &[Row] = &[
     row("environment_file = '-/nonexistent'", no_handlers, serves),
     row("credentials = 'cell'", no_handlers, has_credential).program(CREDENTIAL),
     row("sandbox = { network = 'none', write_execute = false }", everywhere, serves),
+    row(
+        "sandbox = { private_tmp = true, network_namespace = true, pid_namespace = true }",
+        everywhere,
+        serves,
+    ),
     row("limits = { core = 12345 }", everywhere, has_limit),
     row("stderr = 'null'", everywhere, says_nothing).program(LOUD),
     row("stderr = 'connection'", no_stderr, says_it_to_the_client).program(LOUD),
@@ -590,8 +595,6 @@ fn every_key_works_or_is_refused_at_every_listener_with_every_job() {
 fn every_key_and_every_kind_of_listener_has_its_cells() {
     /// Flags that are no keys of a service.
     const OTHERS: [&str; 5] = ["control", "drain_timeout", "log_target", "log_level", "help"];
-    /// Keys of a service that have no flag.
-    const NO_FLAGS: [&str; 1] = ["sandbox"];
     let help = sure(&[crate::support::BINARY, "serve", "--help"]);
     let flags = help.lines().filter_map(|line| {
         let (_, flag) = line.split_once("--")?;
@@ -607,7 +610,7 @@ fn every_key_and_every_kind_of_listener_has_its_cells() {
         );
     }
     let names = ROWS.iter().flat_map(Row::names);
-    let known = |name| keys.iter().any(|known| known == name) || NO_FLAGS.contains(&name);
+    let known = |name| keys.iter().any(|known| known == name);
     names.for_each(|name| assert!(known(name), "{name} is no key"));
 
     let line = help.lines().find(|line| line.trim_start().starts_with("<ADDRESS>")).unwrap();

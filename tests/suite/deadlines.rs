@@ -287,7 +287,7 @@ fn a_timeout_that_the_worker_is_slow_to_hear_of_is_one() {
     let server = serve(&["--first-byte-timeout", "5s", "--max-connections", "1500"], ECHO);
     let clients: Vec<_> = (0..1500).map(|_| connect(server.address())).collect();
     eventually("all are served", || server.service()["accepted"] == 1500);
-    let worker = server.workers()[0];
+    let worker = server.worker();
     proc::stop(worker);
     for mut client in clients {
         assert!(closed(&mut client));
@@ -417,7 +417,7 @@ fn the_supervisor_ends_the_lifetimes_of_a_dead_workers_connections() {
         let server = serve(&["--max-lifetime", "3s"], job);
         let client = connect(server.address());
         eventually("it is served", || server.count("active") == 1);
-        server.replace_worker(server.workers()[0]);
+        server.replace_worker(server.worker());
         is_ended(&server, client, "lifetime");
         all_counted(&server, 1);
     }

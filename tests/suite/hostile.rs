@@ -222,7 +222,7 @@ fn drive(server: &Running, hostile: SocketAddr) -> Child {
             format!("address={hostile}"),
             format!("scratch={}", scratch.display()),
             format!("supervisor={}", server.pid()),
-            format!("worker={}", server.workers()[0]),
+            format!("worker={}", server.worker()),
             format!("control={}", server.control()),
         ])
         .stdout(Stdio::piped())

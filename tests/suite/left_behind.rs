@@ -87,7 +87,7 @@ fn what_may_go_on_does_without_the_client_and_is_counted_until_its_service_ends(
         let shown = text(&preforkd(&["status", "--control", server.control()]).stdout);
         assert!(shown.contains("left behind"), "{shown}");
         // Neither the death of its worker nor an upgrade is its end.
-        server.replace_worker(server.workers()[0]);
+        server.replace_worker(server.worker());
         assert!(server.upgrade().status.success());
         eventually("the upgrade", || server.status()["state"] == "running");
         assert!(lives(job) && count() >= 1, "{keys}");
@@ -144,7 +144,7 @@ fn adopted_programs_leave_behind_what_their_service_says() {
         let mut line = String::new();
         std::io::BufRead::read_line(&mut std::io::BufReader::new(&stream), &mut line).unwrap();
         let job: i32 = line.trim().parse().unwrap();
-        let worker = server.workers()[0];
+        let worker = server.worker();
         proc::kill(worker, Signal::SIGKILL);
         eventually("another worker", || !server.workers().is_empty() && server.workers()[0] != worker);
         stream.write_all(b"end\n").unwrap();

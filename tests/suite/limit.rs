@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use crate::support::client::{closed, connect, echo, exchange, silent_for, try_echo};
-use crate::support::{A_WHILE, PATIENCE, Preforkd, Running, eventually, proc, root, sure};
+use crate::support::{A_WHILE, PATIENCE, Preforkd, Running, by_itself, eventually, limit, proc, root, sure};
 
 /// Clients that connect at once and report when they are served.
 struct Crowd {
@@ -271,8 +271,9 @@ fn worker_ticks(server: &Running) -> u64 {
 
 #[test]
 fn a_worker_without_descriptors_waits_without_spinning_and_goes_on_by_itself() {
-    let server = Preforkd::serve(&["--workers", "1"], "127.0.0.1:0", &["echo"]).start();
-    let worker = server.workers()[0];
+    let options = [&["--workers", "1"], by_itself()].concat();
+    let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).start();
+    let worker = server.worker();
     let mut first = connect(server.address());
     echo(&mut first, b"x");
     let limits =
@@ -280,7 +281,7 @@ fn a_worker_without_descriptors_waits_without_spinning_and_goes_on_by_itself() {
     let limits: Vec<&str> = limits.split_whitespace().collect();
     let set = |soft: &str| {
         let nofile = format!("--nofile={soft}:{}", limits[1]);
-        sure(&["prlimit", "--pid", &worker.to_string(), &nofile]);
+        limit(worker, &nofile);
     };
     // accept(2) takes the lowest free number, and that one is now too high.
     set(&proc::lowest_free(worker).to_string());

@@ -1,14 +1,14 @@
-//! Looking at live connections, and ending them: `preforkd connections` and `preforkd kill`.
+//! Looking at a running service and acting on it: `connections`, `kill`, `pause`, `resume` and `drain`.
 
-use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::life::echo_service;
 use crate::support::client::{connect, connect_from, connect_unix, echo, try_echo};
-use crate::support::{Preforkd, Running, address, eventually, preforkd, proc, text};
+use crate::support::{BINARY, Preforkd, Running, address, eventually, preforkd, proc, root, text, user};
 
 /// The ways a connection gets its process, as keys of a service that echoes.
 const WAYS: [&str; 6] = [
@@ -139,7 +139,7 @@ fn one_is_ended_and_no_other() {
         echo(&mut victim, b"hello");
         echo(&mut other, b"hello");
         let found = when_there_are(&server, 2);
-        let its = |client: &std::net::TcpStream| {
+        let its = |client: &TcpStream| {
             let address = client.local_addr().unwrap().to_string();
             id(found.iter().find(|connection| connection["client"] == address).unwrap()).to_owned()
         };
@@ -188,7 +188,7 @@ fn the_connections_of_dead_workers_are_shown_and_ended_too() {
             let mut client = connect(listen);
             echo(&mut client, b"hello");
             let name = id(&when_there_are(&server, 1)[0]).to_owned();
-            let worker = server.workers()[0];
+            let worker = server.worker();
             proc::kill(worker, Signal::SIGKILL);
             eventually("it is buried", || !server.all_workers().contains(&worker) && !proc::lives(worker));
             if upgrades {
@@ -219,4 +219,173 @@ fn what_is_no_id_is_refused_with_what_one_looks_like() {
     let (code, said) = kill(&server, &["000000-1-1", "ffffff-4294967295-1.5"]);
     assert_eq!(code, Some(69));
     assert_eq!(said.matches("there is no connection").count(), 2, "{said}");
+}
+
+/// `pause`, `resume` or `drain`, with these further arguments: exit code, and what it said.
+fn operate(server: &Running, command: &str, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = preforkd(&[&[command, "--control", server.control()], arguments].concat());
+    (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+}
+
+/// A client whose request nobody has read: the kernel has shaken hands for the service.
+fn queued_client(listen: SocketAddr) -> TcpStream {
+    let mut client = connect(listen);
+    client.write_all(b"hello").unwrap();
+    client
+}
+
+fn answered(mut client: TcpStream) {
+    let mut answer = [0; 5];
+    client.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"hello");
+}
+
+#[test]
+fn who_comes_while_a_service_is_paused_waits_and_is_served_afterwards() {
+    for way in WAYS {
+        let (listen, other) = (address::fresh(), address::fresh());
+        let config = format!("[service.one]\nlisten = \"{listen}\"\n{way}\n")
+            + &echo_service(other, "").replace(".echo", ".two");
+        let server = Preforkd::run(&config).start();
+        let mut before = connect(listen);
+        echo(&mut before, b"hello");
+        assert_eq!(
+            operate(&server, "pause", &["one"]),
+            (Some(0), "one: is paused: clients wait in its queue\n".into())
+        );
+        let queued = queued_client(listen);
+        eventually("it waits", || service(&server, "one")["queued"] == 1);
+        echo(&mut before, b"goes on");
+        echo(&mut connect(other), b"the other service too");
+        assert_eq!(service(&server, "one")["paused"], true);
+        assert_eq!(operate(&server, "pause", &["one"]), (Some(0), "one: is paused already\n".into()));
+        assert_eq!(operate(&server, "resume", &["one"]), (Some(0), "one: accepts again\n".into()));
+        answered(queued);
+        echo(&mut before, b"goes on");
+        assert_eq!(service(&server, "one")["paused"], false);
+    }
+}
+
+fn service(server: &Running, name: &str) -> Value {
+    let status = server.status();
+    let services = status["services"].as_array().unwrap();
+    services.iter().find(|service| service["name"] == name).unwrap().clone()
+}
+
+#[test]
+fn a_pause_outlasts_reload_upgrade_and_the_death_of_workers() {
+    for way in WAYS {
+        let listen = address::fresh();
+        let config =
+            |keys: &str| format!("[service.one]\nlisten = \"{listen}\"\nworkers = 1\n{way}\n{keys}\n");
+        let server = Preforkd::run(&config("")).start();
+        let mut before = connect(listen);
+        echo(&mut before, b"hello");
+        let worker = server.worker();
+        assert_eq!(operate(&server, "pause", &["one"]).0, Some(0));
+        let queued = queued_client(listen);
+        server.configure(&config("nice = 1"));
+        server.reload_ok();
+        assert!(server.upgrade().status.success());
+        proc::kill(worker, Signal::SIGKILL);
+        eventually("it is buried", || !server.all_workers().contains(&worker) && !proc::lives(worker));
+        eventually("nobody accepts", || server.all_workers().is_empty());
+        echo(&mut before, b"goes on");
+        assert_eq!(
+            (service(&server, "one")["paused"].clone(), server.count("queued")),
+            (true.into(), 1),
+            "{way}"
+        );
+        assert_eq!(server.count("accepted"), 1);
+        assert_eq!(operate(&server, "resume", &[]).0, Some(0));
+        answered(queued);
+    }
+}
+
+#[test]
+fn a_reload_still_finds_what_a_paused_service_could_not_serve() {
+    if !root("a_reload_still_finds_what_a_paused_service_could_not_serve") {
+        return;
+    }
+    let listen = address::fresh();
+    let config = |keys: &str| echo_service(listen, &format!("workers = 1\n{keys}"));
+    let server = Preforkd::run(&config("")).by_user(user(57), 60).start();
+    assert_eq!(operate(&server, "pause", &["echo"]).0, Some(0));
+    // Nobody but the kernel knows that this is not for everybody.
+    server.configure(&config("nice = -5"));
+    let output = server.reload();
+    assert!(!output.status.success() && text(&output.stderr).contains("nice"), "{}", text(&output.stderr));
+    assert_eq!(operate(&server, "resume", &["echo"]).0, Some(0));
+    echo(&mut connect(listen), b"hello");
+}
+
+#[test]
+fn a_drain_is_answered_when_the_last_connection_has_ended() {
+    for way in WAYS {
+        let listen = address::fresh();
+        let server = serve(listen, way);
+        let (mut one, mut two) = (connect(listen), connect(listen));
+        echo(&mut one, b"hello");
+        echo(&mut two, b"hello");
+        let mut drain = std::process::Command::new(BINARY)
+            .args(["drain", "--control", server.control(), "one"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        eventually("it is paused", || service(&server, "one")["paused"] == true);
+        drop(one);
+        echo(&mut two, b"goes on");
+        assert_eq!(drain.try_wait().unwrap(), None, "{way}");
+        drop(two);
+        let output = drain.wait_with_output().unwrap();
+        assert!(output.status.success(), "{way}");
+        assert_eq!(text(&output.stdout), "one: paused, and has no connections\n");
+        // There is nothing to wait for.
+        assert_eq!(operate(&server, "drain", &[]).0, Some(0));
+    }
+}
+
+#[test]
+fn a_drain_ends_if_the_service_is_resumed_and_at_an_upgrade_and_at_the_end() {
+    let listen = address::fresh();
+    let server = serve(listen, WAYS[0]);
+    let mut client = connect(listen);
+    echo(&mut client, b"hello");
+    let drain = || {
+        let drain = std::process::Command::new(BINARY)
+            .args(["drain", "--control", server.control()])
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        eventually("it is paused", || service(&server, "one")["paused"] == true);
+        drain
+    };
+    let said = |drain: std::process::Child| {
+        let output = drain.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(69));
+        text(&output.stderr)
+    };
+    let waiting = drain();
+    assert_eq!(operate(&server, "resume", &["one"]).0, Some(0));
+    assert!(said(waiting).contains("one accepts again"));
+    let waiting = drain();
+    assert!(server.upgrade().status.success());
+    assert!(said(waiting).contains("goes on as another program"));
+    let waiting = drain();
+    server.signal(Signal::SIGTERM);
+    assert!(said(waiting).contains("preforkd is ending"));
+    drop(client);
+    assert_eq!(server.ending(), "0");
+    server.wait_empty();
+}
+
+#[test]
+fn a_service_that_there_is_not_is_no_service_to_pause() {
+    let server = serve(address::fresh(), WAYS[0]);
+    for command in ["pause", "resume", "drain"] {
+        let (code, said) = operate(&server, command, &["two"]);
+        assert_eq!(code, Some(69), "{command}");
+        assert!(said.contains("there is no service \"two\"; the services are one"), "{said}");
+    }
+    assert_eq!(operate(&server, "pause", &[]).0, Some(64));
 }

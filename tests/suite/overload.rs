@@ -166,7 +166,7 @@ fn beyond_its_share_a_source_is_told_while_the_worker_does_nothing() {
     let server = Preforkd::serve(&[&TELLS[..], &limit].concat(), "127.0.0.1:0", &["echo"]).start();
     let _held = fill(server.address(), 1);
     eventually("a spare waits", || server.count("spares") == 2);
-    let worker = server.workers()[0];
+    let worker = server.worker();
     let before = proc::descriptors(worker).len();
     proc::stop(worker);
     for _ in 0..50 {
@@ -392,7 +392,7 @@ fn who_does_not_hang_up_is_forgotten() {
     let options = [&REFUSE[..], &["--workers", "1"]].concat();
     let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).start();
     let _held = fill(server.address(), 4);
-    let open = || proc::descriptors(server.workers()[0]).len();
+    let open = || proc::descriptors(server.worker()).len();
     let before = open();
     let stubborn: Vec<_> = (0..100).map(|_| connect(server.address())).collect();
     eventually("all are counted", || refused(&server) == 100);

@@ -1,9 +1,12 @@
 //! The examples of config/examples, as they are but for their addresses, serve in the sandboxes that they recommend.
 
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Output;
 
-use crate::support::client::exchange;
-use crate::support::{Preforkd, Running, address, root, run, sure, text};
+use crate::support::client::{connect, exchange};
+use crate::support::{BINARY, Preforkd, Running, address, eventually, proc, root, run, say, sure, text};
 
 /// The example, at an address of its own, with a /srv of its own that this script fills. In the sandbox of the example nothing
 /// of it can be changed but what the example says.
@@ -90,4 +93,102 @@ fn socket_activation() {
     let (server, at) = serve("socket-activation", "listen = \"fd:web\"", ":");
     let said = text(&exchange(at, b"GET / HTTP/1.0\r\n\r\n"));
     assert!(said.ends_with("Hello, 127.0.0.1\n"), "{said}\n{}", server.log.all().join("\n"));
+}
+
+/// As `ssh` with this key would, where the server is.
+fn ssh(server: &Running, at: SocketAddr, key: &str, user: &str, command: &str) -> Output {
+    let (pid, port) = (server.pid().to_string(), at.port().to_string());
+    let (key, who) = (format!("/srv/{key}"), format!("{user}@{}", at.ip()));
+    let mut words =
+        vec!["nsenter", "--mount", "--target", &pid, "ssh", "-F", "none", "-i", &key, "-p", &port];
+    for option in [
+        "BatchMode=yes",
+        "IdentitiesOnly=yes",
+        "StrictHostKeyChecking=no",
+        "UserKnownHostsFile=/dev/null",
+        "LogLevel=ERROR",
+    ] {
+        words.extend(["-o", option]);
+    }
+    words.extend([&who, command]);
+    run(&words)
+}
+
+#[test]
+fn sshd() {
+    if !root("a user, and mounts") {
+        return;
+    }
+    // Unpacked only: installed, it would serve this machine.
+    let packages = Path::new(BINARY).ancestors().nth(2).unwrap().join("moved/root");
+    if !packages.join("usr/sbin/sshd").exists() {
+        assert!(std::env::var_os("CI").is_none(), "sshd needs what tests/suite/moved/install unpacks");
+        say("SKIPPED: sshd needs what tests/suite/moved/install unpacks");
+        return;
+    }
+    let script = r#"
+        for name in usr etc var; do
+            mkdir -p upper/$name work/$name
+            mount -t overlay -o lowerdir=PACKAGES/$name:/$name,upperdir=/srv/upper/$name,workdir=/srv/work/$name layer /$name
+        done
+        mount -t tmpfs run /run
+        mkdir -p /run/sshd keys alice
+        getent passwd sshd >/dev/null || echo sshd:x:901:901::/run/sshd:/bin/false >>/etc/passwd
+        echo alice:x:21001:21001::/srv/alice:/bin/sh >>/etc/passwd
+        for key in key wrong; do ssh-keygen -q -t ed25519 -N "" -f $key; done
+        rm -f /etc/ssh/ssh_host_*
+        ssh-keygen -q -t ed25519 -N "" -f /etc/ssh/ssh_host_ed25519_key
+        cp key.pub keys/root
+        cp key.pub keys/alice
+        install -m 4755 /usr/bin/id setuid-id
+        printf "AuthorizedKeysFile /srv/keys/%%u\nUsePAM no\nPrintMotd no\nPrintLastLog no\n" >/etc/ssh/sshd_config"#;
+    let script = script.replace("PACKAGES", packages.to_str().unwrap());
+    let (server, at) = serve("sshd", "listen = \"*:22\"", &script);
+
+    // A stranger, before he has said who he is: a child of sshd talks to him, as nobody, where nothing is, under a filter of its own.
+    let mut stranger = BufReader::new(connect(at));
+    let mut banner = String::new();
+    stranger.read_line(&mut banner).unwrap();
+    assert!(banner.starts_with("SSH-2.0-OpenSSH"), "{banner}");
+    std::io::Write::write_all(stranger.get_mut(), b"SSH-2.0-test\r\n").unwrap();
+    eventually("its cage", || {
+        proc::descendants(server.pid()).iter().any(|process| {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid)).unwrap_or_default();
+            let uid = status.lines().find_map(|line| line.strip_prefix("Uid:\t")).unwrap_or("0");
+            let root = std::fs::read_link(format!("/proc/{}/root", process.pid)).unwrap_or_default();
+            !uid.starts_with("0\t") && status.contains("Seccomp:\t2\n") && root == Path::new("/run/sshd")
+        })
+    });
+    drop(stranger);
+
+    let log = || server.log.all().join("\n");
+    for (user, command, said, code) in [
+        ("root", "echo hello; id -un; exit 3", "hello\nroot\n", 3),
+        // With privileges of who owns the program, as sudo.
+        ("alice", "id -un; /srv/setuid-id -u; echo ${SSH_CONNECTION%% *}", "alice\n0\n127.0.0.1\n", 0),
+    ] {
+        let mark = server.log.mark();
+        let output = ssh(&server, at, "key", user, command);
+        assert_eq!(
+            (text(&output.stdout).as_str(), output.status.code()),
+            (said, Some(code)),
+            "{user}: {}\n{}",
+            text(&output.stderr),
+            log()
+        );
+        let record = server
+            .log
+            .wait_after(mark, "the record", |line| line.contains("connection ") && line.contains("bytes in"));
+        // In what status sshd ends that has served one client, differs between versions.
+        assert!(record.contains("exited "), "{record}");
+    }
+    for user in ["root", "alice"] {
+        let mark = server.log.mark();
+        let output = ssh(&server, at, "wrong", user, "echo in");
+        assert_eq!((text(&output.stdout).as_str(), output.status.code()), ("", Some(255)));
+        assert!(text(&output.stderr).contains("Permission denied"), "{}", text(&output.stderr));
+        let record = server.log.wait_after(mark, "the record", |line| line.contains("bytes in"));
+        assert!(record.contains("exited 255 ") || record.contains("exited 5 "), "{record}");
+    }
+    eventually("nobody is left", || server.count("active") == 0);
 }

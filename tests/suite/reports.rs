@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use nix::sys::signal::Signal;
 
 use crate::support::client::{closed, connect, echo, finish};
-use crate::support::{Preforkd, Running, eventually, proc, root, sure};
+use crate::support::{Preforkd, Running, eventually, limit, proc, root};
 
 fn record(server: &Running, client: SocketAddr) -> String {
     let from = format!(" from {client}: ");
@@ -30,7 +30,7 @@ fn serving(server: &Running) -> Vec<i32> {
 
 /// What a process leaves for its worker is in its limit on file locks, see `src/sys/exit_words.rs`.
 fn leave(pid: i32, soft: u64, hard: u64) {
-    sure(&["prlimit", "--pid", &pid.to_string(), &format!("--locks={soft}:{hard}")]);
+    limit(pid, &format!("--locks={soft}:{hard}"));
 }
 
 #[test]

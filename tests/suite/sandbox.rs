@@ -65,7 +65,7 @@ fn a_sibling_of_the_same_user_is_out_of_reach() {
             assert_eq!(second.try_on(&first.pid), reached, "{spare}{sandbox}");
             if sandbox.is_empty() {
                 // Nor can it do anything to its worker, or the supervisor; to itself it can.
-                for pid in [server.workers()[0], server.pid()] {
+                for pid in [server.worker(), server.pid()] {
                     assert_eq!(second.try_on(&pid.to_string()), "signal= environ=");
                 }
                 let own = second.pid.clone();

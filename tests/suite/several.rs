@@ -119,7 +119,7 @@ fn every_connection_has_its_own_record_also_if_the_worker_could_not_listen_meanw
     // To a file, which takes all records as fast as they come.
     let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).after("exec 2>>DIR/log").start();
     eventually("spares", || server.count("spares") == 2);
-    let worker = server.workers()[0];
+    let worker = server.worker();
     proc::stop(worker);
     let mut clients = Vec::new();
     for number in 0..CONNECTIONS {

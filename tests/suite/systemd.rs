@@ -26,7 +26,7 @@ fn a_stopped_worker_is_replaced_and_its_connections_go_on() {
     let server = Preforkd::run(&echo_service(address, "workers = 1")).env(WATCHDOG.0, WATCHDOG.1).start();
     let mut stream = connect(address);
     echo(&mut stream, b"x");
-    let worker = server.workers()[0];
+    let worker = server.worker();
     proc::stop(worker);
     // Whoever comes now waits until there is another worker.
     assert_eq!(exchange(address, b"y"), b"y");

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 
 use crate::life::echo_service;
 use crate::support::client::{connect, echo, exchange, finish};
-use crate::support::{BINARY, Preforkd, Running, address, eventually, proc, text};
+use crate::support::{BINARY, Preforkd, Running, address, eventually, proc, sure, text};
 
 fn program() -> Vec<u8> {
     std::fs::read(BINARY).unwrap()
@@ -110,7 +110,7 @@ fn connections_of_dead_workers_and_removed_services_outlive_an_upgrade() {
     let (mut orphan, mut removed) = (connect(one), connect(two));
     echo(&mut orphan, b"x");
     echo(&mut removed, b"x");
-    server.replace_worker(server.workers()[0]);
+    server.replace_worker(server.worker());
     server.configure(&echo_service(one, "workers = 1"));
     server.reload_ok();
     upgraded(&server);
@@ -127,6 +127,59 @@ fn connections_of_dead_workers_and_removed_services_outlive_an_upgrade() {
     assert!(line.contains("exited 0"), "{line}");
     assert_eq!(finish(removed, b"z"), b"z");
     eventually("the other one too", || active(&server) == [0]);
+}
+
+/// Replaces the program by one that lets its trial take until there is a file `go`.
+fn replace_by_slow_program(server: &Running) {
+    let dir = server.dir().display().to_string();
+    sure(&["cp", BINARY, &format!("{dir}/new")]);
+    let script = "#!/bin/sh\nwhile [ ! -e DIR/go ]; do sleep 0.02; done\nexec DIR/new \"$@\"\n";
+    server.replace_program(script.replace("DIR", &dir).as_bytes());
+}
+
+#[test]
+fn all_who_ask_for_an_upgrade_hear_of_it() {
+    let server = Preforkd::serve(&["--workers", "1"], "127.0.0.1:0", &["echo"]).own_copy().start();
+    replace_by_slow_program(&server);
+    let descriptors = || proc::descriptors_at_rest(server.pid());
+    let before = descriptors();
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| server.upgrade());
+        // Its connection and the link to the trial.
+        eventually("the trial", || descriptors() == before + 2);
+        let others = [(); 2].map(|()| scope.spawn(|| server.upgrade()));
+        eventually("the others have asked", || descriptors() == before + 4);
+        assert_eq!(server.status()["upgrades"].as_u64(), Some(0));
+        std::fs::write(server.dir().join("go"), "").unwrap();
+        for client in others.into_iter().chain([first]) {
+            let output = client.join().unwrap();
+            let said = text(&output.stdout) + &text(&output.stderr);
+            assert_eq!(output.status.code(), Some(0), "{said}\n{}", server.log.all().join("\n"));
+        }
+    });
+    assert_eq!(exchange(server.address(), b"x"), b"x");
+}
+
+#[test]
+fn what_an_adopted_process_has_served_before_is_not_forgotten() {
+    let options = ["--workers", "1", "--spare", "1", "--connections-per-child", "0"];
+    let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).own_copy().start();
+    eventually("a spare", || server.count("spares") == 1);
+    let worker = server.worker();
+    let mut first = connect(server.address());
+    echo(&mut first, b"1");
+    eventually("its worker knows", || server.count("active") == 1 && server.count("accepted") == 1);
+    proc::kill(worker, Signal::SIGSTOP);
+    assert_eq!(finish(first, b"2"), b"2");
+    let mut second = connect(server.address());
+    echo(&mut second, b"3");
+    server.replace_worker(worker);
+    eventually("both were heard of", || server.count("accepted") == 2);
+    upgraded(&server);
+    assert_eq!(finish(second, b"4"), b"4");
+    eventually("it is over", || server.count("active") == 0);
+    assert_eq!((server.count("accepted"), server.count("completed")), (2, 2));
+    eventually("two records", || server.log.count(|line| line.starts_with("echo: connection")) == 2);
 }
 
 #[test]

@@ -87,6 +87,7 @@ const TESTS: &[Test] = tests![
     profiles::socket_activated_serves_without_a_network,
     profiles::programs_get_what_they_want,
     profiles::root_runs_programs_as_others,
+    profiles::sandboxes_have_namespaces,
     profiles::credentials_reach_who_names_them,
     profiles::ports_below_1024_can_be_listened_at,
     profiles::home_directories_can_be_read,

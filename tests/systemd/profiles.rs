@@ -1,8 +1,8 @@
 //! The drop-ins: with each of them, the service serves what it is for, and has been given no more than it says.
 
-use crate::support::Container;
 use crate::support::client::{connect, echo, listen_to, served};
 use crate::support::service::{ECHO, PORT};
+use crate::support::{Container, say};
 
 /// Starts the service with these drop-ins and, in place of the handler, these keys.
 #[track_caller]
@@ -105,6 +105,53 @@ pub(crate) fn root_runs_programs_as_others(container: &Container) {
     served(PORT, 1);
     container.clean();
     container.sure("rm -r /srv/of-nobody");
+}
+
+/// As the unit's own user, and as root with the right that the drop-in names.
+pub(crate) fn sandboxes_have_namespaces(container: &Container) {
+    let look = "ls -A /tmp /var/tmp | tr -d \"\\n\"; echo; cat /proc/self/net/dev | grep -c :; echo $$ $PPID; \
+                (setsid sleep 1000 >/dev/null 2>&1 &); unshare -n true 2>/dev/null || echo kept; \
+                grep -c -e ^CapPrm:.0*$ -e ^CapEff:.0*$ -e ^CapInh:.0*$ -e ^CapAmb:.0*$ /proc/self/status; id -un";
+    let all = "sandbox = { private_tmp = true, network_namespace = true, pid_namespace = true }";
+    container.write("/var/tmp/outside", "");
+    let refused = |keys: &str| {
+        container.configure(&ECHO.replace("handler = \"echo\"", keys));
+        container.run("systemctl start preforkd");
+        let said = container.sure("journalctl --no-pager -u preforkd -b");
+        assert!(said.contains("sandbox-namespaces.conf in preforkd.systemd(7)"), "{said}");
+        container.run("systemctl stop preforkd");
+    };
+    container.clean();
+    refused(&format!("{}\n{all}", script(look)));
+    container.profile("root");
+    container.profile("sandbox-namespaces");
+    refused(&format!("{}\nuser = 'nobody'\n{all}", script(look)));
+
+    for (profiles, drop_in, user, name) in [
+        (&["sandbox-namespaces"][..], "", "", "preforkd"),
+        (
+            &["root", "sandbox-namespaces"],
+            "[Service]\nCapabilityBoundingSet=CAP_SYS_ADMIN\n",
+            "user = 'nobody'",
+            "nobody",
+        ),
+    ] {
+        container.clean();
+        profiles.iter().for_each(|profile| container.profile(profile));
+        if !drop_in.is_empty() {
+            container.drop_in(drop_in);
+        }
+        container.configure(&ECHO.replace("handler = \"echo\"", &format!("{}\n{user}\n{all}", script(look))));
+        container.sure("systemctl start preforkd");
+        assert_eq!(listen_to(PORT), format!("/tmp:/var/tmp:\n1\n2 1\nkept\n4\n{name}\n"), "{profiles:?}");
+        let table = container.sure("systemd-analyze security --no-pager preforkd.service");
+        let exposure = table.lines().find(|line| line.contains("Overall exposure level")).unwrap();
+        say(&format!("     systemd {}: {profiles:?}: {}", container.systemd(), exposure.trim()));
+        container.sure("systemctl restart preforkd");
+        assert!(!container.run("pgrep -x sleep").status.success(), "something is left");
+    }
+    container.clean();
+    container.sure("rm /var/tmp/outside");
 }
 
 pub(crate) fn ports_below_1024_can_be_listened_at(container: &Container) {

@@ -16,7 +16,14 @@ use super::MAX_SLOTS;
 use crate::sys::memory::{AtomicU32, AtomicU64, Mapping};
 
 /// In a slot's word: it is not decided whether it gets in.
-pub(crate) const APPLIES: u64 = 1;
+const APPLIES: u64 = 1;
+
+/// Beside it: the supervisor counts anew who was there before. Else its word could be taken for that of a newcomer of the same
+/// source who has got the slot meanwhile, and be taken back.
+const MOVES: u64 = 2;
+
+/// The bits of a slot's word that are not its source's.
+pub(crate) const FLAGS: u64 = APPLIES | MOVES;
 
 const SLOTS: usize = MAX_SLOTS as usize;
 const GROUPS: usize = 1 << 20;
@@ -50,7 +57,7 @@ impl<'a> Members<'a> {
     }
 
     pub(crate) fn enter(&self, index: u32, key: u64, limit: u32) -> Result<(), Full> {
-        let Some(slot) = self.slots.get(index as usize) else { return Ok(()) };
+        let slot = self.slots.get(index as usize).ok_or(Full)?;
         self.raise_top(index);
         for _ in 0..TRIES {
             slot.store(key | APPLIES, SeqCst);
@@ -76,7 +83,7 @@ impl<'a> Members<'a> {
         let (mut members, mut applicants) = (0, 0);
         for (other, slot) in self.slots.iter().take(self.top()).enumerate() {
             let word = slot.load(SeqCst);
-            if word & !APPLIES == key && other != index {
+            if word & !FLAGS == key && other != index {
                 members += u32::from(word == key);
                 applicants += u32::from(word != key);
             }
@@ -95,9 +102,9 @@ impl<'a> Members<'a> {
     pub(crate) fn move_to(&self, index: u32, key: u64, still: impl Fn() -> bool) {
         let Some(slot) = self.slots.get(index as usize) else { return };
         let before = slot.load(SeqCst);
-        let applies = key | APPLIES;
+        let applies = key | APPLIES | MOVES;
         // Since the caller looked, the slot may have become another's, whose word this is.
-        if before & !APPLIES == key
+        if before & !FLAGS == key
             || !still()
             || slot.compare_exchange(before, applies, SeqCst, SeqCst).is_err()
         {
@@ -130,7 +137,7 @@ impl<'a> Members<'a> {
     }
 
     fn group(&self, key: u64) -> Option<&'a AtomicU32> {
-        self.groups.get((key >> 1) as usize % GROUPS)
+        self.groups.get((key / (FLAGS + 1)) as usize % GROUPS)
     }
 
     /// Returns the rough count before.

@@ -71,7 +71,7 @@ pub(crate) struct Sources(Mapping);
 /// A source under this memory's secret, so that nobody can choose addresses that meet in a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Source {
-    /// Never 0, and its lowest bit is.
+    /// Never 0, and its lowest bits are.
     key: u64,
     name: SourceName,
 }
@@ -123,7 +123,7 @@ impl Sources {
             SourceName::User(uid) => hasher.write_u64(uid.into()),
             SourceName::UnknownUser => hasher.write_u8(0),
         }
-        Source { key: (hasher.finish() & !members::APPLIES).max(2), name }
+        Source { key: (hasher.finish() & !members::FLAGS).max(members::FLAGS + 1), name }
     }
 
     /// Counts the connection in this slot for its source, if that has fewer than `limit`.
@@ -148,9 +148,9 @@ impl Sources {
     }
 
     /// Takes a token, if there is one. `clock` tells the present, not when the connection was accepted: who has kept
-    /// somebody waiting since must not turn the time back for all.
+    /// somebody waiting since must not turn the time back for all. Who finds no place for his time gets none.
     pub(crate) fn take_token(&self, source: Source, bucket: Bucket, clock: impl Fn() -> Monotonic) -> bool {
-        let Some((_, time)) = self.tokens().claim(source.key, clock()) else { return true };
+        let Some((_, time)) = self.tokens().claim(source.key, clock()) else { return false };
         let mut taken = false;
         let _ = time.fetch_update(SeqCst, SeqCst, |time| {
             // After the word was read. Whoever wrote it had an earlier time, so what is beyond a full bucket was written

@@ -7,11 +7,26 @@
 
 use std::sync::atomic::Ordering::SeqCst;
 
+use super::members::FLAGS;
 use crate::sys::memory::{AtomicU64, Mapping};
 use crate::sys::time::Monotonic;
 
 /// How often one looks for a place.
 const TRIES: u32 = 16;
+
+/// In the word of a key, whose lowest bit is 0: it is not decided whether the source gets this place.
+const MARK: u64 = 1;
+
+/// The bits of a key, above that, which a mark has not: who finds his own mark must not take another's for it.
+const MARK_BITS: u64 = 0xfffe;
+
+fn mark(key: u64, now: Monotonic) -> u64 {
+    key & !MARK_BITS | now.nanos() << 1 & MARK_BITS | MARK
+}
+
+fn is_mark_of(word: u64, key: u64) -> bool {
+    word & MARK != 0 && (word ^ key) & !(MARK_BITS | MARK) == 0
+}
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TimeTable<'a>(&'a [AtomicU64]);
@@ -33,7 +48,7 @@ impl<'a> TimeTable<'a> {
     }
 
     fn set(&self, key: u64) -> impl Iterator<Item = (usize, &'a AtomicU64, &'a AtomicU64)> {
-        let number = (key >> 1) as usize % (self.0.len() / SET).max(1);
+        let number = (key / (FLAGS + 1)) as usize % (self.0.len() / SET).max(1);
         places(number, self.0.get(number * SET..(number + 1) * SET).unwrap_or_default())
     }
 
@@ -44,34 +59,49 @@ impl<'a> TimeTable<'a> {
     }
 
     /// The place of a source, or a new one. `None` if others took it each time.
+    ///
+    /// A place is marked until its source can have no other: of two who hear of a source at the same time, the one that
+    /// marks later sees the mark of the other, and takes it away, or sees that it has come too late.
     pub(crate) fn claim(&self, key: u64, now: Monotonic) -> Option<(usize, &'a AtomicU64)> {
         for _ in 0..TRIES {
             if let Some(found) = self.find(key) {
                 return Some(found);
             }
-            let (index, place, time) = self.set(key).min_by_key(|(_, _, time)| time.load(SeqCst))?;
-            let (other, until) = (place.load(SeqCst), time.load(SeqCst));
-            if place.compare_exchange(other, key, SeqCst, SeqCst).is_err() {
+            // The key before the time, or that could be what another has written for its source since.
+            let seen = self.set(key).map(|place| (place, place.1.load(SeqCst), place.2.load(SeqCst)));
+            let ((index, place, time), other, until) = seen.min_by_key(|(.., until)| *until)?;
+            let mark = mark(key, now);
+            if other == key || place.compare_exchange(other, mark, SeqCst, SeqCst).is_err() {
                 continue;
             }
             if until > now.nanos() {
                 let _ = time.compare_exchange(until, 0, SeqCst, SeqCst);
             }
-            // Somebody else may have found another place for it at the same time.
-            if self.set(key).all(|(other, place, _)| other == index || place.load(SeqCst) != key) {
+            if self.has_no_other(key, index) && place.compare_exchange(mark, key, SeqCst, SeqCst).is_ok() {
                 return Some((index, time));
             }
-            let _ = place.compare_exchange(key, 0, SeqCst, SeqCst);
+            let _ = place.compare_exchange(mark, 0, SeqCst, SeqCst);
             std::thread::yield_now();
         }
         None
+    }
+
+    /// Whether a source has no place but this one. Takes away the marks of others, who may be dead.
+    fn has_no_other(&self, key: u64, index: usize) -> bool {
+        let mut others = self.set(key).filter(|(other, ..)| *other != index);
+        others.all(|(_, place, _)| match place.load(SeqCst) {
+            word if word == key => false,
+            word if is_mark_of(word, key) => place.compare_exchange(word, 0, SeqCst, SeqCst).is_ok(),
+            _ => true,
+        })
     }
 
     /// All that have a place: where, the key, and the time.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (usize, u64, &'a AtomicU64)> {
         let sets = self.0.chunks_exact(SET).enumerate();
         let all = sets.flat_map(|(number, set)| places(number, set));
-        all.map(|(index, key, time)| (index, key.load(SeqCst), time)).filter(|(_, key, _)| *key != 0)
+        let all = all.map(|(index, key, time)| (index, key.load(SeqCst), time));
+        all.filter(|(_, key, _)| *key != 0 && key & MARK == 0)
     }
 }
 

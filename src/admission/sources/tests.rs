@@ -1,5 +1,7 @@
 use super::*;
 use crate::admission::Prefix;
+use crate::sys::kill_points;
+use std::rc::Rc;
 use std::sync::atomic::AtomicU32;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -45,6 +47,29 @@ fn a_limit_can_change_in_both_directions() {
     (0..5).for_each(|index| sources.leave(SlotIndex::at(index)));
     sources.enter(SlotIndex::at(0), one, 2).unwrap();
     assert_eq!(sources.enter(SlotIndex::at(1), one, 2), Err(Full));
+}
+
+#[test]
+fn a_newcomer_keeps_his_slot_while_who_had_it_before_is_counted_anew() {
+    for still in [false, true] {
+        let sources = sources();
+        let (old, new) = (source(&sources, "192.0.2.0/24"), source(&sources, "192.0.2.1"));
+        let place = SlotIndex::at(0);
+        sources.enter(place, old, 1).unwrap();
+        let looks = std::cell::Cell::new(0);
+        sources.move_to(place, new, || {
+            looks.set(looks.get() + 1);
+            if looks.get() == 1 {
+                return true;
+            }
+            sources.leave(place);
+            sources.members().apply_and_die(0, new.key);
+            still
+        });
+        assert_eq!(looks.get(), 2);
+        assert_eq!(sources.enter(SlotIndex::at(1), new, 1), Err(Full), "he is about to enter");
+        assert_eq!(sources.counted(), 0, "and it is for him to say that he has");
+    }
 }
 
 #[test]
@@ -228,4 +253,165 @@ fn who_comes_late_does_not_turn_the_time_back() {
     assert!(!sources.take_token(one, bucket, late));
     assert!(asked.get() >= 2, "the time before the word was read does not count");
     assert!(!sources.take_token(one, bucket, || NOW));
+}
+
+/// Memory, and how often somebody got what he asked for.
+type Shared = Rc<(Sources, AtomicU32)>;
+
+fn shared() -> Shared {
+    Rc::new((sources(), AtomicU32::new(0)))
+}
+
+#[test]
+fn who_applies_while_a_slot_is_counted_anew_goes_on_to_apply() {
+    let sources = sources();
+    let wide = source(&sources, "192.0.2.0/24");
+    sources.enter(SlotIndex::at(0), source(&sources, "192.0.2.1"), 9).unwrap();
+    let looked = AtomicU32::new(0);
+    sources.move_to(SlotIndex::at(0), wide, || {
+        if looked.fetch_add(1, SeqCst) == 0 {
+            return true;
+        }
+        assert_eq!(sources.enter(SlotIndex::at(1), wide, 1), Err(Full), "it counts while it is moved");
+        // Its connection goes, and the next in its place is about to enter.
+        sources.leave(SlotIndex::at(0));
+        sources.members().apply_and_die(0, wide.key);
+        false
+    });
+    assert_eq!(sources.enter(SlotIndex::at(1), wide, 1), Err(Full), "it counts while it applies");
+}
+
+/// Runs `what` as often as it has accesses to shared memory, each time after `before` and with `others` in between at
+/// another of them.
+fn at_each_access(
+    before: impl Fn(&Shared),
+    what: impl Fn(&Shared),
+    others: impl Fn(&Shared) + Copy + 'static,
+    check: impl Fn(&Shared, u32),
+) {
+    for after in 0.. {
+        let shared = shared();
+        let theirs = Rc::clone(&shared);
+        before(&shared);
+        if !kill_points::interrupted(after, move || others(&theirs), || what(&shared)) {
+            assert!(after > 3, "nothing was interrupted");
+            return;
+        }
+        check(&shared, after);
+    }
+}
+
+#[test]
+fn a_new_source_has_its_burst_whoever_hears_of_it_in_between() {
+    const BUCKET: Bucket = Bucket { interval: Duration::from_secs(3600), burst: 2 };
+    fn take(shared: &Shared) {
+        let (sources, taken) = &**shared;
+        let is_taken = sources.take_token(source(sources, "192.0.2.1"), BUCKET, || NOW);
+        taken.fetch_add(u32::from(is_taken), SeqCst);
+    }
+    let check = |shared: &Shared, after| {
+        assert_eq!(shared.1.load(SeqCst), 2, "interrupted after {after} accesses");
+    };
+    at_each_access(|_| {}, take, |shared| (0..2).for_each(|_| take(shared)), check);
+    // Who comes in between is interrupted himself.
+    for second in 0..40 {
+        let others = move |shared: &Shared| {
+            let theirs = Rc::clone(shared);
+            kill_points::interrupted(second, move || take(&theirs), || take(shared));
+            take(shared);
+        };
+        at_each_access(|_| {}, take, others, check);
+    }
+}
+
+#[test]
+fn nobody_is_let_in_above_the_limit_whoever_comes_and_goes_in_between() {
+    fn enter(shared: &Shared, slot: u32) -> bool {
+        let (sources, entered) = &**shared;
+        let is_in = sources.enter(SlotIndex::at(slot), source(sources, "192.0.2.1"), 2).is_ok();
+        entered.fetch_add(u32::from(is_in), SeqCst);
+        is_in
+    }
+    let check = |shared: &Shared, after| {
+        let inside = shared.1.load(SeqCst);
+        assert!((1..=2).contains(&inside), "{inside}, interrupted after {after} accesses");
+        assert_eq!(shared.0.counted(), inside, "interrupted after {after} accesses");
+        (3..6).for_each(|slot| _ = enter(shared, slot));
+        assert_eq!(shared.1.load(SeqCst), 2, "interrupted after {after} accesses");
+    };
+    for second in 0..30 {
+        let others = move |shared: &Shared| {
+            let theirs = Rc::clone(shared);
+            kill_points::interrupted(second, move || _ = enter(&theirs, 2), || _ = enter(shared, 1));
+        };
+        at_each_access(|_| {}, |shared| _ = enter(shared, 0), others, check);
+        let what = |shared: &Shared| {
+            if enter(shared, 0) {
+                // Counted no more before it is out.
+                shared.1.fetch_sub(1, SeqCst);
+                shared.0.leave(SlotIndex::at(0));
+            }
+            enter(shared, 0);
+        };
+        at_each_access(|_| {}, what, others, check);
+    }
+}
+
+#[test]
+fn who_comes_while_a_slot_is_counted_anew_is_counted_once() {
+    fn comes(shared: &Shared) {
+        shared.1.store(1, SeqCst);
+        shared.0.leave(SlotIndex::at(0));
+        shared.0.enter(SlotIndex::at(0), source(&shared.0, "192.0.2.0/24"), 9).unwrap();
+    }
+    let before =
+        |shared: &Shared| shared.0.enter(SlotIndex::at(0), source(&shared.0, "192.0.2.1"), 9).unwrap();
+    let moves = |shared: &Shared| {
+        let (sources, changed) = &**shared;
+        let wide = source(sources, "192.0.2.0/24");
+        sources.move_to(SlotIndex::at(0), wide, || changed.load(SeqCst) == 0);
+    };
+    let check = |shared: &Shared, after| {
+        let wide = source(&shared.0, "192.0.2.0/24");
+        let is_refused = shared.0.enter(SlotIndex::at(1), wide, 1).is_err();
+        let is_alone = shared.0.enter(SlotIndex::at(1), wide, 2).is_ok();
+        assert_eq!((is_refused, is_alone), (true, true), "interrupted after {after} accesses");
+    };
+    at_each_access(before, moves, comes, check);
+    let goes = |shared: &Shared| {
+        comes(shared);
+        shared.0.leave(SlotIndex::at(0));
+    };
+    at_each_access(before, moves, goes, |shared, after| {
+        assert_eq!(shared.0.counted(), 0, "interrupted after {after} accesses");
+    });
+}
+
+/// A source that nobody knows yet, by processes that hear of it at the same time.
+#[test]
+fn however_many_meet_a_new_source_at_once_it_has_no_more_tokens_than_its_burst() {
+    const BURST: u32 = 3;
+    const TAKERS: u32 = 4;
+    let (_sources, file) = Sources::create().unwrap();
+    let bucket = Bucket { interval: 3600 * SECOND, burst: BURST };
+    let taken: Vec<_> = (0..20_000).map(|_| AtomicU32::new(0)).collect();
+    let arrived = AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..TAKERS {
+            scope.spawn(|| {
+                let sources = Sources::open(file.as_fd()).unwrap();
+                for (round, taken) in (0..).zip(&taken) {
+                    arrived.fetch_add(1, SeqCst);
+                    while arrived.load(SeqCst) < (round + 1) * TAKERS {
+                        std::thread::yield_now();
+                    }
+                    if sources.take_token(sources.source(address(round)), bucket, || NOW) {
+                        taken.fetch_add(1, SeqCst);
+                    }
+                }
+            });
+        }
+    });
+    let wrong = taken.iter().filter(|taken| taken.load(SeqCst) != BURST).count();
+    assert_eq!(wrong, 0, "of {} sources", taken.len());
 }

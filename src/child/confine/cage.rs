@@ -16,6 +16,7 @@ use landlock::{
 };
 
 use super::filter::{self, Silence};
+use super::namespaces::{MachineNamespaces, NoNamespace, OwnNamespaces};
 use crate::config::{AllowedFiles, AllowedPath, CallSet, FileUse, Job, Network, Sandbox, ServiceConfig};
 use crate::control::CageStatus;
 use crate::ipc::reports::Step;
@@ -39,12 +40,17 @@ pub(crate) struct Cage {
 struct Abilities {
     landlock: ABI,
     filters: bool,
+    namespaces: MachineNamespaces,
 }
 
 impl Abilities {
-    /// Those of this kernel, for this process.
-    fn of_this_kernel() -> Self {
-        Abilities { landlock: ABI::from(domain::version().unwrap_or(0)), filters: seccomp::is_there() }
+    /// Those of this kernel, for this process and such a sandbox.
+    fn of_this_kernel(sandbox: &Sandbox) -> Self {
+        Abilities {
+            landlock: ABI::from(domain::version().unwrap_or(0)),
+            filters: seccomp::is_there(),
+            namespaces: MachineNamespaces::of_this_machine(sandbox),
+        }
     }
 
     /// Without `Refer`, of the second version, every domain would forbid to move files between directories.
@@ -54,18 +60,15 @@ impl Abilities {
 }
 
 impl Cage {
-    /// Prepares that of a service, in a worker; `None` if it has none.
+    /// Prepares that of a service, in a worker that has these namespaces; `None` if it has none.
     ///
     /// # Errors
     ///
     /// What it requires, and this kernel cannot do; a path that cannot be opened.
-    pub(crate) fn new(
-        sandbox: Option<&Sandbox>,
-        job: &Job,
-        chroot: Option<&Path>,
-    ) -> io::Result<Option<Self>> {
-        let Some(sandbox) = sandbox else { return Ok(None) };
-        let abilities = Abilities::of_this_kernel();
+    pub(crate) fn new(service: &ServiceConfig, namespaces: OwnNamespaces) -> io::Result<Option<Self>> {
+        let Some(sandbox) = &service.sandbox else { return Ok(None) };
+        let (job, chroot) = (&service.job, service.identity.chroot.as_deref());
+        let abilities = Abilities::of_this_kernel(sandbox);
         let plan = KernelCage::new(sandbox, job, chroot, abilities);
         if let (true, Some(missing)) = (sandbox.required, &plan.unmet) {
             let text =
@@ -73,7 +76,7 @@ impl Cage {
             return Err(io::Error::new(io::ErrorKind::Unsupported, text));
         }
         let ruleset = match abilities.has_domains() {
-            true => plan.ruleset(chroot)?,
+            true => plan.ruleset(chroot, namespaces)?,
             false => None,
         };
         let filter = if plan.filters { filter::compile(sandbox, job, plan.landlock)? } else { Vec::new() };
@@ -124,11 +127,12 @@ impl Cage {
 
 /// What the sandbox of a service comes to on this kernel; `None` if it has none.
 pub(crate) fn on_this_kernel(service: &ServiceConfig) -> Option<CageStatus> {
+    let sandbox = service.sandbox.as_ref()?;
     let mut plan = KernelCage::new(
-        service.sandbox.as_ref()?,
+        sandbox,
         &service.job,
         service.identity.chroot.as_deref(),
-        Abilities::of_this_kernel(),
+        Abilities::of_this_kernel(sandbox),
     );
     if super::is_alone(service) {
         let user = service.identity.user.as_ref().map_or_else(process::effective_user_id, |user| user.uid);
@@ -202,8 +206,21 @@ impl<'a> KernelCage<'a> {
             CallSet::Handler => plan.ask(calls.is_empty(), "system calls: handler", calls),
             CallSet::Service => plan.ask(calls.is_empty(), "system calls: service", calls),
         }
+        if sandbox.network_namespace {
+            plan.ask_for("an empty network", abilities.namespaces.network);
+            let is_kept =
+                abilities.landlock >= ABI::V4 || sandbox.network == Network::None && calls.is_empty();
+            plan.say(is_kept, "its connection stays its client's", &needs(4, "6.7"));
+        }
         if !sandbox.write_execute {
             plan.ask(calls.is_empty(), "no code that was written to memory", calls);
+        }
+        if let Some(bytes) = sandbox.private_tmp {
+            let what = format!("/tmp and /var/tmp of its own, of {} KiB each", bytes >> 10);
+            plan.ask_for(&what, abilities.namespaces.mounts);
+        }
+        if sandbox.pid_namespace {
+            plan.ask_for("all its processes end with it", abilities.namespaces.processes);
         }
         plan
     }
@@ -240,11 +257,15 @@ impl<'a> KernelCage<'a> {
         }
     }
 
+    fn ask_for(&mut self, what: &str, obstacle: Option<NoNamespace>) {
+        self.ask(obstacle.is_none(), what, &obstacle.map_or_else(String::new, |why| why.to_string()));
+    }
+
     /// The rules of the domain.
-    fn ruleset(&self, chroot: Option<&Path>) -> io::Result<Option<OwnedFd>> {
+    fn ruleset(&self, chroot: Option<&Path>, namespaces: OwnNamespaces) -> io::Result<Option<OwnedFd>> {
         let failed =
             |error: RulesetError| io::Error::other(format!("cannot make rules of Landlock: {error}"));
-        let made = self.rules().map_err(failed)?;
+        let made = self.rules(namespaces).map_err(failed)?;
         let root = AllowedFiles::root();
         let (files, is_closed) = match &self.sandbox.files {
             Some(files) => (files, true),
@@ -273,7 +294,7 @@ impl<'a> KernelCage<'a> {
         Ok(made.into())
     }
 
-    fn rules(&self) -> Result<RulesetCreated, RulesetError> {
+    fn rules(&self, namespaces: OwnNamespaces) -> Result<RulesetCreated, RulesetError> {
         let abi = self.landlock;
         let mut rules = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
         rules = match &self.sandbox.files {
@@ -283,6 +304,8 @@ impl<'a> KernelCage<'a> {
         };
         if abi >= ABI::V4 {
             rules = match self.sandbox.network {
+                // Its own connection is of the network outside, where it could be connected to somebody else, connect(2).
+                _ if namespaces.network => rules.handle_access(AccessNet::from_all(abi))?,
                 Network::Any => rules,
                 Network::Client => rules.handle_access(AccessNet::BindTcp)?,
                 Network::None => rules.handle_access(AccessNet::from_all(abi))?,
@@ -338,6 +361,9 @@ mod tests {
             network,
             system_calls: SystemCalls { base: CallSet::Service, allow: Vec::new(), deny: Vec::new() },
             write_execute: true,
+            private_tmp: None,
+            network_namespace: false,
+            pid_namespace: false,
             required: true,
         }
     }
@@ -355,7 +381,8 @@ mod tests {
             (false, Network::None, ABI::V7, false, 2, false),
         ] {
             let sandbox = sandbox(files, network);
-            let cage = KernelCage::new(&sandbox, &job, None, Abilities { landlock, filters });
+            let namespaces = MachineNamespaces::default();
+            let cage = KernelCage::new(&sandbox, &job, None, Abilities { landlock, filters, namespaces });
             assert_eq!(
                 (cage.missing.len(), cage.unmet.is_none()),
                 (missing, is_met),

@@ -349,8 +349,10 @@ pub(super) fn compile(sandbox: &Sandbox, job: &Job, landlock: ABI) -> io::Result
         CallSet::Service => {
             always(&mut rules, NOT_OF_SERVICES);
             for flag in NAMESPACES {
-                for name in ["clone", "unshare"] {
-                    add(&mut rules, name, &[has(0, flag)]);
+                add(&mut rules, "unshare", &[has(0, flag)]);
+                // The worker makes its children in one; they have not the privilege that it takes.
+                if flag != libc::CLONE_NEWPID || !(sandbox.pid_namespace && is_shared(sandbox, job)) {
+                    add(&mut rules, "clone", &[has(0, flag)]);
                 }
             }
             // Of others of its user as well, which Landlock does not see.
@@ -364,7 +366,8 @@ pub(super) fn compile(sandbox: &Sandbox, job: &Job, landlock: ABI) -> io::Result
             // Which machine there seems to be, is asked by 0xffffffff; 8 is that of 32 bits.
             let others = [differs(0, 0), differs(0, 8), differs(0, 0xffff_ffff)];
             add(&mut rules, "personality", &others);
-            if landlock < SIGNAL_SCOPE && matches!(job, Job::Exec(_)) {
+            // In a namespace of processes of its own they have no number.
+            if landlock < SIGNAL_SCOPE && !sandbox.pid_namespace && matches!(job, Job::Exec(_)) {
                 guard(&mut rules, process::id(), process::parent());
             }
         }
@@ -553,6 +556,9 @@ mod tests {
                 deny: words(&["chmod"]),
             },
             write_execute: false,
+            private_tmp: None,
+            network_namespace: false,
+            pid_namespace: false,
             required: false,
         }
     }

@@ -2,20 +2,24 @@
 
 pub(crate) mod cage;
 mod filter;
+pub(crate) mod namespaces;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::config::{Job, ServiceConfig, UserIds};
+use crate::config::{Job, ServiceConfig, UserIds, WorkerIds};
 use crate::ipc::reports::Step;
-use crate::sys::process::{self, Resource};
+use crate::sys::process::{self, Capabilities, Resource};
 
 use cage::Cage;
+use namespaces::OwnNamespaces;
 
 /// What is set in every connection process before anything of a stranger runs.
 #[derive(Debug)]
 pub(crate) struct Confinement {
     user: Option<UserIds>,
+    /// The worker itself has them.
+    has_groups: bool,
     chroot: Option<PathBuf>,
     /// `None` once the worker itself stands there.
     directory: Option<PathBuf>,
@@ -23,6 +27,8 @@ pub(crate) struct Confinement {
     umask: Option<u32>,
     nice: Option<i32>,
     limits: Vec<(Resource, u64)>,
+    /// What they leave at their end is read in /proc.
+    leaves_notes: bool,
     /// Whether there may be capabilities to give up.
     is_privileged: bool,
     /// The soft RLIMIT_NOFILE this worker was started with. A worker raises its own; a program that uses select(2)
@@ -33,7 +39,11 @@ pub(crate) struct Confinement {
 
 impl Confinement {
     /// Prepares it, in a worker that has not raised its limits yet.
-    pub(crate) fn new(service: &ServiceConfig, restore_descriptor_limit: bool) -> io::Result<Self> {
+    pub(crate) fn new(
+        service: &ServiceConfig,
+        namespaces: OwnNamespaces,
+        restore_descriptor_limit: bool,
+    ) -> io::Result<Self> {
         let ServiceConfig { identity, limits, .. } = service;
         let own = limits.iter().any(|limit| limit.kind.resource == Resource::RLIMIT_NOFILE);
         let descriptors = match restore_descriptor_limit && !own {
@@ -46,15 +56,62 @@ impl Confinement {
         }
         Ok(Confinement {
             user: identity.user.clone(),
+            has_groups: false,
             chroot: identity.chroot.clone(),
             directory: Some(identity.working_directory.clone().unwrap_or_else(|| PathBuf::from("/"))),
             umask: Some(identity.umask),
             nice: identity.nice,
             limits,
+            leaves_notes: matches!(service.job, Job::Handler(_)),
             is_privileged: true,
             descriptors,
-            cage: Cage::new(service.sandbox.as_ref(), &service.job, identity.chroot.as_deref())?,
+            cage: Cage::new(service, namespaces)?,
         })
+    }
+
+    /// In a worker that is root: gives up all that it does not need to make its children be what they are to be, before it
+    /// makes the first, even to try it. There is no way back.
+    ///
+    /// It stands before them with a user of its own, whom they cannot reach, see [`process::stand_before`]; with their
+    /// user as its only one they could stop or kill it where Landlock knows no scope of signals, before Linux 6.12. With a
+    /// user of its own only, it would need CAP_SETUID, which is as good as root, and CAP_KILL.
+    pub(crate) fn step_down(
+        &mut self,
+        own: WorkerIds,
+        makes_namespaces: bool,
+    ) -> Result<(), (Step, io::Error)> {
+        let Some(user) = self.user.as_ref().filter(|user| user.uid != 0) else { return Ok(()) };
+        let at = |stage| move |error: io::Error| (stage, error);
+        for &(resource, value) in &self.limits {
+            // Whether it may, the rehearsal tells.
+            let _ = process::allow_limit(resource, value);
+        }
+        if !user.is_named && self.chroot.is_none() {
+            // Nobody has asked for a user who may enter it.
+            self.directory.take_if(|directory| std::env::set_current_dir(directory).is_ok());
+        }
+        // What is in a cage gains no privileges, so there is nobody else to be ended.
+        let is_caged = self.cage.is_some();
+        if is_caged {
+            process::gain_no_privileges().map_err(at(Step::Privileges))?;
+            process::bound_capabilities();
+        }
+        process::take_groups(&user.groups).map_err(at(Step::Groups))?;
+        self.has_groups = true;
+        let chroot = self.chroot.as_deref();
+        let nice = self.nice;
+        let kept = || {
+            let is_hidden = |root: &Path| std::fs::metadata(root.join(".")).is_err();
+            Capabilities::NONE
+                .and(Capabilities::SYS_CHROOT, chroot.is_some())
+                .and(Capabilities::DAC_READ_SEARCH, chroot.is_some_and(is_hidden))
+                .and(Capabilities::SYS_NICE, nice.is_some_and(|nice| nice < process::nice()))
+                .and(Capabilities::KILL, !is_caged)
+                .and(Capabilities::SYS_ADMIN, makes_namespaces)
+        };
+        let group_of_files = if self.leaves_notes { process::group_that_sees_others() } else { None };
+        process::stand_before((own.uid, own.gid), (user.uid, user.gid), group_of_files, kept)
+            .map_err(at(Step::User))
     }
 
     /// Has the worker itself go where its children will, as far as that takes nothing from it, so that they need not.
@@ -70,7 +127,7 @@ impl Confinement {
 
     /// Whether who enters it is somebody else than the worker.
     pub(crate) fn is_somebody_else(&self) -> bool {
-        self.user.as_ref().is_some_and(|user| !process::is_user(user.uid))
+        self.user.as_ref().is_some_and(|user| !process::is_only_user(user.uid))
     }
 
     /// Whether there is a filter of system calls.
@@ -95,17 +152,26 @@ impl Confinement {
         if let Some(root) = &self.chroot {
             process::change_root(root).map_err(at(Step::Root))?;
         }
-        if let Some(user) = &self.user {
-            // In the one order that works.
-            process::take_groups(&user.groups).map_err(at(Step::Groups))?;
-            process::become_group(user.gid).map_err(at(Step::Gid))?;
-            process::become_user(user.uid).map_err(at(Step::User))?;
-        } else if self.is_privileged {
-            process::drop_capabilities();
-        }
+        self.take_identity()?;
         // After the change of user: a directory that only root may enter is none to start a user's program in.
         self.directory.as_ref().map_or(Ok(()), std::env::set_current_dir).map_err(at(Step::Directory))?;
         self.cage.as_ref().map_or(Ok(()), Cage::enter)
+    }
+
+    /// In a child: takes on the user and groups, and no privileges.
+    pub(crate) fn take_identity(&self) -> Result<(), (Step, io::Error)> {
+        let at = |stage| move |error: io::Error| (stage, error);
+        if let Some(user) = &self.user {
+            // In the one order that works.
+            if !self.has_groups {
+                process::take_groups(&user.groups).map_err(at(Step::Groups))?;
+            }
+            process::become_group(user.gid).map_err(at(Step::Gid))?;
+            process::become_user(user.uid).map_err(at(Step::User))?;
+        } else if self.is_privileged {
+            process::drop_capabilities().map_err(at(Step::Privileges))?;
+        }
+        Ok(())
     }
 
     /// Closes the cage, in a process that has entered: from now on it may ask the kernel only for what a handler or program

@@ -33,6 +33,7 @@ fn kind(kind: Kind) -> &'static str {
         Kind::Boolean => "*true* or *false*",
         Kind::List => "A string, or an array of strings",
         Kind::Table => "A table",
+        Kind::TableOrFalse => "A table, or *false*",
     }
 }
 

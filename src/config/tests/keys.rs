@@ -22,7 +22,14 @@ fn an_empty_service_has_the_defaults() {
         connections_per_child: 1,
         max_connections: 1000,
         admission: config.services[0].admission.clone(),
-        identity: Identity { user: None, chroot: None, working_directory: None, umask: 0o022, nice: None },
+        identity: Identity {
+            user: None,
+            worker: None,
+            chroot: None,
+            working_directory: None,
+            umask: 0o022,
+            nice: None,
+        },
         environment: BTreeMap::new(),
         credentials: BTreeMap::new(),
         sandbox: config.services[0].sandbox.clone(),
@@ -77,6 +84,11 @@ const EVERY_KEY: &[(&str, &str, &[&str])] = &[
     ("umask", "\"027\"", &["027"]),
     ("nice", "-5", &["-5"]),
     ("environment", "{ TZ = \"UTC\", A = \"b=c\" }", &["TZ=UTC", "A=b=c"]),
+    (
+        "sandbox",
+        "{ network = \"none\", read = [\"/etc\", \"/usr\"], system_calls = { deny = [\"chmod\"] }, private_tmp = \"2M\" }",
+        &["network=none", "read=/etc", "read=/usr", "system_calls={ deny = [\"chmod\"] }", "private_tmp=2M"],
+    ),
     ("limits", "{ nofile = 64, as = \"1G\", cpu = \"unlimited\" }", &["nofile=64", "as=1G", "cpu=unlimited"]),
     ("stderr", "\"null\"", &["null"]),
     ("backlog", "16", &["16"]),
@@ -159,7 +171,7 @@ fn flags_equal_a_file_with(listen: &str, fits: impl Fn(&str) -> bool) {
         given.push(Given { label: key.into(), part: Part::Service, key, kind: Kind::List, texts });
     }
     let accounts = fake(place.path());
-    let machine = Machine { accounts, ..Machine::with(&HANDLERS) };
+    let machine = Machine { accounts, becomes_others: false, ..Machine::with(&HANDLERS) };
     let mut of_file = place.config();
     // Whoever types flags looks at what comes of them.
     of_file.supervisor.strict_start = true;
@@ -268,10 +280,6 @@ fn what_is_promised_for_later_is_refused() {
         assert!(shown.contains(&format!("\"{}\" is not supported by this version", key.name)), "{shown}");
     }
     assert!(complaint("connections_per_child = 100\nspare = 0").contains("without spares"));
-    for key in ["private_tmp", "pid_namespace"] {
-        let shown = complaint(&format!("[service.x.sandbox]\n{key} = true"));
-        assert!(shown.contains(&format!("\"{key}\" is not supported by this version")), "{shown}");
-    }
 }
 
 #[test]
@@ -294,6 +302,22 @@ fn what_is_wrong_with_a_sandbox_is_said_at_its_place() {
         ),
         ("[service.x.sandbox]\nsystem_calls = { deny = [\"socke\"] }", "did you mean \"socket\"?"),
         ("[service.x.sandbox]\nno_new_privs = false\nnetwork = \"none\"", "the kernel forbids it"),
+        ("[service.x.sandbox]\nno_new_privs = false\npid_namespace = true", "the kernel forbids it"),
+        ("[service.x.sandbox]\nprivate_tmp = \"much\"", "\"much\" is no size of a directory"),
+        ("[service.x.sandbox]\nprivate_tmp = \"1023K\"", "write true, false, or a size from 1M"),
+        ("[service.x.sandbox]\nprivate_tmp = 4", "where a boolean or a size is expected"),
+        (
+            "kill_grace = \"1s\"\n[service.x.sandbox]\npid_namespace = true",
+            "remove pid_namespace, or kill_grace",
+        ),
+        (
+            "kill_mode = \"process\"\n[service.x.sandbox]\npid_namespace = true",
+            "remove pid_namespace, or kill_mode = \"process\"",
+        ),
+        (
+            "working_directory = \"/tmp/..\"\n[service.x.sandbox]\nprivate_tmp = true",
+            "private_tmp hides /tmp/..",
+        ),
         ("[service.x.sandbox]\nrequired = \"yes\"", "string \"yes\" where a boolean is expected"),
     ] {
         let shown = complaint(lines);
@@ -328,6 +352,16 @@ fn what_a_sandbox_is_without_a_word_depends_on_the_job() {
     // It may be executed itself.
     assert_eq!(files.execute.len(), 1);
     assert!(written.required);
+    // What may be missing is, and the directories themselves are there.
+    let private = of(
+        "exec = [\"cat\"]\nworking_directory = \"/tmp\"",
+        "sandbox = { private_tmp = true, write = [\"/tmp\", \"/var/tmp\", \"-/tmp/nonexistent\"], network_namespace = true }",
+    );
+    let private = private.unwrap();
+    assert_eq!(
+        (private.private_tmp, private.network_namespace, private.pid_namespace),
+        (Some(64 << 20), true, false)
+    );
 }
 
 #[test]

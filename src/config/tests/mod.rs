@@ -46,7 +46,12 @@ impl Scratch {
 
     fn load(&self) -> Result<Loaded, Diagnostics> {
         let credentials = CredentialStore::Directory(self.path().join("credentials"));
-        let machine = Machine { accounts: fake(self.path()), credentials, ..Machine::with(&HANDLERS) };
+        let machine = Machine {
+            accounts: fake(self.path()),
+            credentials,
+            becomes_others: false,
+            ..Machine::with(&HANDLERS)
+        };
         load(&self.path().join("p.toml"), &Tolerance::none(), &machine)
     }
 

@@ -27,6 +27,7 @@ use crate::journal::{Exit, LeftOut, OutputLine};
 use crate::scoreboard::{Overdue, Row, Scoreboard, Slot};
 use crate::sys::dontfork::DontForkAlloc;
 use crate::sys::epoll::Poller;
+use crate::sys::fork::Pids;
 use crate::sys::signal::Signal;
 use crate::sys::socket::Peer;
 use crate::sys::tcp_info::TcpInfo;
@@ -127,6 +128,14 @@ impl<S: Deref<Target = Scoreboard>> Child<S> {
         self
     }
 
+    /// The same, with what it has served before, if it serves several.
+    pub(crate) fn with_ended(mut self, ended: impl Iterator<Item = Connection>) -> Self {
+        if let Some(several) = &mut self.several {
+            several.ended.extend(ended);
+        }
+        self
+    }
+
     /// The same, with its connection.
     pub(crate) fn with_kept(self, kept: Option<OwnedFd>) -> Self {
         Child { kept, ..self }
@@ -143,6 +152,11 @@ impl<S: Deref<Target = Scoreboard>> Child<S> {
 
     pub(crate) fn id(&self) -> ConnectionId {
         self.id
+    }
+
+    /// What it has served, and has not reported yet.
+    pub(crate) fn ended(&self) -> impl Iterator<Item = Connection> {
+        self.several.iter().flat_map(|several| several.ended.iter().copied())
     }
 
     /// How many connections it may still serve, with the one that it has; 0 for as many as come.
@@ -210,6 +224,8 @@ pub(crate) struct Children<S: Deref<Target = Scoreboard>> {
     deadlines: Deadlines,
     /// A connection is let go of when its program has closed it.
     lets_go: bool,
+    /// Each is the first process of a namespace, and the connection is its child's.
+    are_inits: bool,
 }
 
 /// Room that is made at the start, so that the path of a connection does not allocate in ordinary times.
@@ -229,12 +245,18 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
             due: Vec::new(),
             deadlines: deadlines.of_bytes(),
             lets_go: false,
+            are_inits: false,
         }
     }
 
     /// The same, but a program that closes its connection and goes on has ended it.
     pub(crate) fn letting_go(self, lets_go: bool) -> Self {
         Children { lets_go, ..self }
+    }
+
+    /// The same, of processes that begin in this namespace of processes.
+    pub(crate) fn in_pids(self, pids: Pids) -> Self {
+        Children { are_inits: pids == Pids::Own, ..self }
     }
 
     pub(crate) fn insert(&mut self, pid: Pid, child: Child<S>) {
@@ -555,7 +577,11 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
     fn look_whether_it_holds(&mut self, pid: Pid, now: Monotonic) {
         let Some(child) = self.by_pid.get_mut(&pid).filter(|_| !wait::has_ended(pid)) else { return };
         let Some(kept) = &child.kept else { return };
-        if process::has_socket(pid, kept.as_fd()) {
+        let holds = match self.are_inits {
+            false => process::has_socket(pid, kept.as_fd()),
+            true => process::have_socket(pid, kept.as_fd()),
+        };
+        if holds {
             let age = now - child.connection.map_or(now, |connection| connection.client.accepted);
             self.put(pid, now + age.clamp(FIRST_HOLD, LONGEST_HOLD), TimerKind::Hold);
         } else {

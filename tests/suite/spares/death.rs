@@ -149,7 +149,7 @@ fn all_that_spares_refuse_while_their_worker_is_stopped_are_counted() {
     for job in [&["echo"][..], &["--", "/bin/cat"]] {
         let server = Preforkd::serve(&options, "127.0.0.1:0", job).start();
         settled(&server, 4, 0);
-        let worker = server.workers()[0];
+        let worker = server.worker();
         proc::stop(worker);
         let source = "127.0.0.66".parse().unwrap();
         let refused: Vec<_> =
@@ -174,7 +174,7 @@ fn why_spares_could_not_begin_while_their_worker_was_stopped_is_in_every_record(
         .script("program", "#!/bin/sh\n")
         .start();
     settled(&server, spares, 0);
-    let worker = server.workers()[0];
+    let worker = server.worker();
     proc::stop(worker);
     std::fs::remove_file(server.dir().join("program")).unwrap();
     let clients: Vec<_> = (0..spares).map(|_| connect(server.address())).collect();
@@ -228,7 +228,7 @@ fn spares_of_a_killed_worker_go_and_their_connections_go_on() {
         let client = stream.get_ref().local_addr().unwrap();
         settled(&server, 4, 1);
         let old = all_waiting(&server);
-        server.replace_worker(server.workers()[0]);
+        server.replace_worker(server.worker());
         eventually("its spares are gone", || old.iter().all(|pid| !proc::lives(*pid)));
         settled(&server, 4, 1);
         echo(stream.get_mut(), b"goes on\n");

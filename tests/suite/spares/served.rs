@@ -262,7 +262,7 @@ fn a_user_who_stops_all_his_processes_stops_no_worker() {
     let keys =
         format!("exec = [\"/bin/echo\", \"said\"]\nworkers = 1\nuser = \"{user}\"\ngroup = \"{user}\"");
     let server = Preforkd::run(&service(address, &keys)).start();
-    let worker = server.workers()[0];
+    let worker = server.worker();
     // What a captured connection process could do. A process is his before it has become his program.
     let attack = "while :; do kill -STOP -1; done";
     let mut attacker = std::process::Command::new("setpriv")

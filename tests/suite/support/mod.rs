@@ -55,6 +55,28 @@ pub(crate) fn sure(command: &[&str]) -> String {
     text(&output.stdout)
 }
 
+/// Sets a limit of a process of preforkd's. Where root may not change those of others, it is done as the user of the process,
+/// unless that has several.
+pub(crate) fn limit(pid: i32, limit: &str) {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let id = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.split_whitespace().next().unwrap().to_owned()
+    };
+    let (uid, gid) = (format!("--reuid={}", id("Uid:")), format!("--regid={}", id("Gid:")));
+    let own = ["setpriv", &uid, &gid, "--clear-groups"];
+    let command = ["prlimit", "--pid", &pid.to_string(), limit];
+    match nix::unistd::geteuid().is_root() {
+        true => sure(&[&own[..], &command].concat()),
+        false => sure(&command),
+    };
+}
+
+/// The flags with which a service is served by who runs preforkd, so that its processes can be limited from outside.
+pub(crate) fn by_itself() -> &'static [&'static str] {
+    if nix::unistd::geteuid().is_root() { &["--user", "root"] } else { &[] }
+}
+
 /// Runs `preforkd` with these arguments to its end.
 pub(crate) fn preforkd(arguments: &[&str]) -> Output {
     run(&[&[BINARY], arguments].concat())

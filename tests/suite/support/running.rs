@@ -121,6 +121,13 @@ impl Running {
         service["workers"].as_array().unwrap().iter().filter(accepting).map(pid).collect()
     }
 
+    /// The one worker that accepts: with several, any of them could have what the test looks for.
+    pub(crate) fn worker(&self) -> i32 {
+        let workers = self.workers();
+        assert_eq!(workers.len(), 1, "{workers:?}");
+        workers[0]
+    }
+
     /// The workers of all services, in whatever state.
     pub(crate) fn all_workers(&self) -> Vec<i32> {
         let status = self.status();

@@ -1,0 +1,53 @@
+//! `preforkd pause`, `resume` and `drain`: services that accept nobody for a while.
+
+use std::process::ExitCode;
+
+use clap::{Arg, ArgMatches, Command};
+
+use super::ask::ask;
+use crate::control::Request;
+use crate::exit;
+
+/// `pause SERVICE`.
+pub(super) fn pause_command() -> Command {
+    command("pause", "Have a service accept nobody; clients wait in its queue, connections go on", "10s")
+        .arg(service().required(true))
+}
+
+/// `resume [SERVICE]`.
+pub(super) fn resume_command() -> Command {
+    command("resume", "Have a service, or all, accept again after pause or drain", "10s").arg(service())
+}
+
+/// `drain [SERVICE]`.
+pub(super) fn drain_command() -> Command {
+    command("drain", "Pause a service, or all, and wait until their connections have ended", "1h")
+        .arg(service())
+}
+
+fn command(name: &'static str, about: &'static str, patience: &'static str) -> Command {
+    Command::new(name).about(about).arg(super::control_argument()).arg(super::timeout_argument(patience))
+}
+
+fn service() -> Arg {
+    Arg::new("service").value_name("SERVICE").help("Its name, as in [service.NAME]")
+}
+
+fn named(matches: &ArgMatches) -> Option<String> {
+    matches.get_one("service").cloned()
+}
+
+/// Exits with 0 if it accepts nobody any more.
+pub(super) fn pause(matches: &ArgMatches) -> ExitCode {
+    ask(matches, &Request::Pause { service: named(matches) }, exit::UNAVAILABLE, None)
+}
+
+/// Exits with 0 if it will accept.
+pub(super) fn resume(matches: &ArgMatches) -> ExitCode {
+    ask(matches, &Request::Resume { service: named(matches) }, exit::UNAVAILABLE, None)
+}
+
+/// Exits with 0 if it has no connections any more.
+pub(super) fn drain(matches: &ArgMatches) -> ExitCode {
+    ask(matches, &Request::Drain { service: named(matches) }, exit::UNAVAILABLE, None)
+}

@@ -1,0 +1,68 @@
+//! Real runs are runs of the model in tests/models: what the program does is what was proven.
+
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+
+use crate::support::client::{connect, echo, exchange, finish};
+use crate::support::{Preforkd, Running, eventually, root, say, text};
+
+const CALLS: &str = "trace=accept4,clone,clone3,fork,vfork,wait4,exit_group,execve,sendto";
+
+/// A server with two workers and two slots, and a strace that writes down what its processes do.
+fn traced(test: &str) -> Option<Running> {
+    if Command::new("spin").arg("-V").output().is_err() {
+        assert!(std::env::var_os("CI").is_none(), "{test} needs spin, and CI must have it");
+        say(&format!("SKIPPED: {test} needs spin"));
+        return None;
+    }
+    let strace = ["strace", "-D", "-f", "-qq", "-s", "120", "-o", "DIR/strace", "-e", CALLS, "--"];
+    let options = ["--workers", "2", "--max-connections", "2"];
+    root(test).then(|| Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).under(&strace).start())
+}
+
+/// Ends it, and replays what it has done.
+fn replay(server: &Running) {
+    let trace = server.dir().join("strace");
+    server.signal(Signal::SIGTERM);
+    eventually("strace has written", || std::fs::read_to_string(&trace).unwrap().contains("Retire"));
+    let replay = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/models/replay");
+    let output = Command::new(replay).args(["slots", trace.to_str().unwrap()]).output().unwrap();
+    let said = text(&output.stdout) + &text(&output.stderr);
+    assert!(output.status.success(), "{said}");
+}
+
+#[test]
+fn a_worker_that_is_killed_is_as_in_the_model() {
+    let Some(server) = traced("a model's worker that is killed") else { return };
+    let address = server.address();
+    assert_eq!(exchange(address, b"x"), b"x");
+    let mut orphan = connect(address);
+    echo(&mut orphan, b"x");
+    let workers = server.workers();
+    let connection = server.processes().into_iter().find(|process| workers.contains(&process.parent));
+    server.replace_worker(connection.unwrap().parent);
+    assert_eq!(exchange(address, b"x"), b"x");
+    assert_eq!(finish(orphan, b"x"), b"x");
+    eventually("the orphan is reaped", || server.count("active") == 0);
+    assert_eq!(exchange(address, b"x"), b"x");
+    eventually("all are over", || server.count("active") == 0);
+    replay(&server);
+}
+
+#[test]
+fn the_limit_is_as_in_the_model() {
+    let Some(server) = traced("a model's limit") else { return };
+    let address = server.address();
+    for _ in 0..3 {
+        let mut held = [connect(address), connect(address)];
+        held.iter_mut().for_each(|client| echo(client, b"x"));
+        let mut third = connect(address);
+        let [one, two] = held;
+        assert_eq!(finish(one, b"y"), b"y");
+        echo(&mut third, b"z");
+        drop((two, third));
+        eventually("all are over", || server.count("active") == 0);
+    }
+    replay(&server);
+}
