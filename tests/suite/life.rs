@@ -335,7 +335,7 @@ fn a_killed_worker_is_replaced_and_its_connections_go_on_and_are_counted() {
 fn a_worker_that_is_killed_again_and_again_is_replaced_at_once() {
     let server = Preforkd::serve(&["--workers", "2"], "127.0.0.1:0", &["echo"]).start();
     for _ in 0..10 {
-        server.replace_worker(server.worker());
+        server.replace_worker(server.workers()[0]);
         assert_eq!(exchange(server.address(), b"x"), b"x");
     }
 }
@@ -343,7 +343,7 @@ fn a_worker_that_is_killed_again_and_again_is_replaced_at_once() {
 #[test]
 fn a_worker_that_is_stopped_does_not_stop_the_others() {
     let server = Preforkd::serve(&["--workers", "2"], "127.0.0.1:0", &["echo"]).start();
-    let worker = server.worker();
+    let worker = server.workers()[0];
     proc::stop(worker);
     // The kernel may wake the stopped one for the first connection, but no more after that; whoever is woken by the
     // second takes both.

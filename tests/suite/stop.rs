@@ -138,7 +138,7 @@ fn a_second_term_ends_at_once() {
 fn signals_without_end_do_not_put_off_the_end() {
     let address = address::fresh();
     let server = Preforkd::run(&echo_service(address, "workers = 2")).start();
-    proc::stop(server.worker());
+    proc::stop(server.workers()[0]);
     let start = std::time::Instant::now();
     while proc::lives(server.pid()) {
         assert!(start.elapsed() < std::time::Duration::from_secs(15), "it never ends");
