@@ -52,7 +52,7 @@ bit wanted;
 bit freed[W];        /* the edge of the eventfd slot_freed that this worker has not seen */
 
 /* The kernel's processes. */
-mtype = { FREE, RUNS, ZOMBIE };
+mtype = { FREE, RUNS, EXITS, ZOMBIE };
 mtype process[K] = FREE;
 byte parent[K];
 bit sigchld[W];
@@ -415,12 +415,23 @@ proctype Supervisor()
 	od
 }
 
+#define BECOME_ZOMBIE(k) \
+		process[k] = ZOMBIE; \
+		if :: parent[k] < W -> sigchld[parent[k]] = 1 :: else fi
+
+/* A trace has the beginning of exit_group(2). That the process is a zombie, which its parent can find, comes later. */
+#ifdef TRACE
+#define BEGIN_TO_END(k) process[k] = EXITS
+#define END_TO_END(k) atomic { process[k] == EXITS -> BECOME_ZOMBIE(k) }
+#else
+#define BEGIN_TO_END(k) BECOME_ZOMBIE(k)
+#endif
+
 /* Processes end when they like, and clients come. */
 #define END(k) atomic { \
 		process[k] == RUNS && OBSERVABLE(ENDED, k) -> \
 		OBSERVED(ENDED, k); \
-		process[k] = ZOMBIE; \
-		if :: parent[k] < W -> sigchld[parent[k]] = 1 :: else fi \
+		BEGIN_TO_END(k) \
 	}
 
 proctype World()
@@ -436,6 +447,11 @@ proctype World()
 	:: END(1)
 #if S > 1
 	:: END(2)
+#endif
+#ifdef TRACE
+	:: END_TO_END(0)
+	:: END_TO_END(1)
+	:: END_TO_END(2)
 #endif
 	od
 }
