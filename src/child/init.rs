@@ -9,6 +9,7 @@
 //! the connection process can look into it or trace it: those are in a Landlock domain each.
 
 use super::{ChildSpec, Failed};
+use crate::admission::sources::SlotIndex;
 use crate::ipc::reports::{ExitNote, Step};
 use crate::sys::fork::{ForkedChild, fork_again};
 use crate::sys::wait::{self, Ending, Pid};
@@ -22,9 +23,10 @@ const KILLED: u8 = 128;
 pub(super) fn attend<F: FnOnce(ForkedChild) -> u8 + Send>(
     child: ForkedChild,
     spec: &ChildSpec,
+    slot: Option<SlotIndex>,
     work: F,
 ) -> u8 {
-    let begun = begin(child, spec, work);
+    let begun = begin(child, spec, slot, work);
     match begun {
         Ok(process) => last_as_long_as(process),
         Err(failed) => spec.fail(None, &failed),
@@ -34,6 +36,7 @@ pub(super) fn attend<F: FnOnce(ForkedChild) -> u8 + Send>(
 fn begin<F: FnOnce(ForkedChild) -> u8 + Send>(
     child: ForkedChild,
     spec: &ChildSpec,
+    slot: Option<SlotIndex>,
     work: F,
 ) -> Result<Pid, Failed> {
     process::learn_outer_id().map_err(|error| (Step::Process, error))?;
@@ -41,7 +44,7 @@ fn begin<F: FnOnce(ForkedChild) -> u8 + Send>(
     let process = fork_again(child, work).map_err(|error| (Step::Process, error))?;
     process::set_name(c"preforkd-init");
     // If it cannot, it ends, and the other with it.
-    spec.confinement.take_identity()?;
+    spec.confinement.take_identity(slot.map(SlotIndex::index))?;
     fd::close_standard_and_all_but(child, &[]).map_err(|error| (Step::Descriptors, error))?;
     Ok(process)
 }

@@ -34,6 +34,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::admission::Deadlines;
+use crate::admission::sources::SlotIndex;
 use crate::client::{Client, ConnectionId, Traffic};
 use crate::config::{Job, Passing, ServiceConfig, StderrTarget, WorkerIds};
 use crate::ipc::reports::{self, ExitNote, Failure, FailureWord, Reporter, Step};
@@ -148,15 +149,16 @@ impl ChildSpec {
         self.pids
     }
 
-    /// In a child: does `work`, in a process beside this one if this is the first of a namespace.
+    /// In a child with this slot, or one that tries it: does `work`, in a process beside this one if this is the first of a namespace.
     pub(crate) fn in_its_place<F: FnOnce(ForkedChild) -> u8 + Send>(
         &self,
         child: ForkedChild,
+        slot: Option<SlotIndex>,
         work: F,
     ) -> u8 {
         match self.pids {
             Pids::Shared => work(child),
-            Pids::Own => init::attend(child, self, work),
+            Pids::Own => init::attend(child, self, slot, work),
         }
     }
 
@@ -166,6 +168,11 @@ impl ChildSpec {
             PreparedJob::Exec(program) => program.stdin.as_ref().map(AsFd::as_fd),
             PreparedJob::Handler(_) => None,
         }
+    }
+
+    /// In the worker: kills who has been left behind by a connection with this slot, if each has a user of its own.
+    pub(crate) fn vacate(&self, slot: SlotIndex) -> io::Result<()> {
+        self.confinement.vacate(slot.index())
     }
 
     /// How long a connection may take.
@@ -181,8 +188,9 @@ impl ChildSpec {
     /// In a forked child: does all that a connection process does before its handler or program, for a connection that
     /// there is not, and exits. So a user that cannot be taken or a limit that cannot be set is known before the first.
     pub(crate) fn rehearse(&self, child: ForkedChild) -> u8 {
-        self.in_its_place(child, |child| {
-            let ready = self.enter(None).and_then(|()| self.close(child, None)).and_then(|()| self.seal());
+        self.in_its_place(child, None, |child| {
+            let ready =
+                self.enter(None, None).and_then(|()| self.close(child, None)).and_then(|()| self.seal());
             self.rehearsed(ready)
         })
     }
@@ -208,9 +216,13 @@ impl ChildSpec {
         self.confinement.preapply()
     }
 
-    /// In a child: the first phase, all that needs privilege and no connection.
-    pub(crate) fn enter(&self, stderr: Option<BorrowedFd<'_>>) -> Result<(), Failed> {
-        self.confinement.enter()?;
+    /// In a child with this slot, or one that tries it: the first phase, all that needs privilege and no connection.
+    pub(crate) fn enter(
+        &self,
+        slot: Option<SlotIndex>,
+        stderr: Option<BorrowedFd<'_>>,
+    ) -> Result<(), Failed> {
+        self.confinement.enter(slot.map(SlotIndex::index))?;
         if let Some(stderr) = self.null.as_ref().map(AsFd::as_fd).or(stderr) {
             fd::standard_error(stderr).map_err(|error| (Step::Descriptors, error))?;
         }
@@ -314,7 +326,7 @@ pub(crate) fn serve_sharing(
 ) -> ! {
     let ready = match reserved.own_table(child, [Some(connection), stderr]) {
         Ok((child, [connection, stderr])) => {
-            spec.enter(stderr).and_then(|()| spec.close(child, connection)).and_then(|()| spec.seal())
+            spec.enter(None, stderr).and_then(|()| spec.close(child, connection)).and_then(|()| spec.seal())
         }
         Err(error) => Err((Step::Descriptors, error)),
     };
@@ -329,9 +341,9 @@ pub(crate) fn serve_in_fork(
     spec: &ChildSpec,
     connection: OwnedFd,
     conn: &Conn,
-    stderr: Option<BorrowedFd<'_>>,
+    (slot, stderr): (SlotIndex, Option<BorrowedFd<'_>>),
 ) -> u8 {
-    spec.in_its_place(child, |child| match spec.enter(stderr) {
+    spec.in_its_place(child, Some(slot), |child| match spec.enter(Some(slot), stderr) {
         Ok(()) => spec.run(child, connection, conn),
         Err(failed) => spec.fail(Some(connection.as_fd()), &failed),
     })

@@ -74,6 +74,10 @@ pub(crate) fn assemble(
         problems.push(if is_usable { error.into_warning() } else { error });
     }
     services.sort_by(|a, b| a.name.cmp(&b.name));
+    for (name, section) in &sections.services {
+        let fault = service::range_of_others(name, section, &services);
+        fault.into_iter().for_each(|fault| problems.push(section.origin.error(fault)));
+    }
     roles::assign_workers(&mut services, machine);
     Some(Config {
         supervisor: SupervisorConfig {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::DeValue;
 
+use super::accounts::id;
 use super::address::AddressError;
 use super::sandbox::SandboxDraft;
 use super::value::{
@@ -33,6 +34,8 @@ pub(crate) struct ServiceDraft {
     pub(crate) connections_per_child: Option<u32>,
     pub(crate) max_connections: Option<u32>,
     pub(crate) user: Option<Spanned<String>>,
+    /// In place of `user`: first and last of those that it may be.
+    pub(crate) user_range: Option<Spanned<(u32, u32)>>,
     pub(crate) group: Option<Spanned<String>>,
     pub(crate) chroot: Option<Spanned<PathBuf>>,
     pub(crate) working_directory: Option<Spanned<PathBuf>>,
@@ -192,7 +195,37 @@ pub(super) fn connections_per_child(draft: &mut ServiceDraft, value: &TomlValue<
 }
 
 pub(super) fn user(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
-    set(&mut draft.user, name_or_number(value).map(|name| spanned(value, name)))
+    match value.get_ref() {
+        DeValue::Table(_) => {
+            draft.user = None;
+            draft.user_range = Some(spanned(value, user_range(value)?));
+            Ok(())
+        }
+        _ => {
+            draft.user_range = None;
+            set(&mut draft.user, name_or_number(value).map(|name| spanned(value, name)))
+        }
+    }
+}
+
+/// First and last of `{ range = "70000-70999" }`.
+fn user_range(value: &TomlValue<'_>) -> Result<(u32, u32), Faults> {
+    const RIGHT: &str = "write user = { range = \"70000-70999\" }, or a name or a number";
+    let mut range = None;
+    for (key, value) in table(value)? {
+        if key.get_ref().as_ref() != "range" {
+            let message = format!("unknown key \"{}\" in user", key.get_ref());
+            return Err(Fault::new(key.span(), message).help(RIGHT).into());
+        }
+        let text = text(value).map_err(|fault| fault.help(RIGHT))?;
+        let ends = text.split_once('-').and_then(|(first, last)| Some((id(first)?, id(last)?)));
+        let ends = ends.filter(|(first, last)| first <= last);
+        range = Some(ends.ok_or_else(|| {
+            let message = format!("\"{}\" is no range of users", text.escape_debug());
+            Fault::new(value.span(), message).help(RIGHT)
+        })?);
+    }
+    range.ok_or_else(|| Fault::new(value.span(), "user does not say which range").help(RIGHT).into())
 }
 
 pub(super) fn group(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {

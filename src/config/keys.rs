@@ -202,7 +202,7 @@ pub(crate) static SERVICE: &[Key<ServiceDraft>] = &[
         placeholder: "USER",
         default: None,
         example: "\"nobody\"",
-        doc: "The user that connection processes become, a name or a number",
+        doc: "The user that connection processes become, a name or a number; { range = \"FIRST-LAST\" } gives each one of its own",
         decode: Some(draft::user),
     },
     Key {

@@ -278,6 +278,39 @@ pub(crate) struct UserIds {
     pub(crate) gid: u32,
     /// `setgroups`.
     pub(crate) groups: Vec<u32>,
+    /// Each of its processes is a user whom no other is, counted from `uid`.
+    pub(crate) range: Option<UserRange>,
+}
+
+/// Users of a service, one for each slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct UserRange {
+    /// How many there are, at least one.
+    pub(crate) count: u32,
+    /// The group of each has its number.
+    pub(crate) with_groups: bool,
+}
+
+impl UserIds {
+    /// User and group of the process that has this slot; of who has none, the last of the range. `None` for a slot that the range is
+    /// too short for.
+    pub(crate) fn of_slot(&self, slot: Option<u32>) -> Option<(u32, u32)> {
+        let Some(UserRange { count, with_groups }) = self.range else { return Some((self.uid, self.gid)) };
+        let last = count.checked_sub(1)?;
+        let place = slot.unwrap_or(last);
+        let uid = self.uid.checked_add(place).filter(|_| place <= last)?;
+        Some((uid, if with_groups { uid } else { self.gid }))
+    }
+
+    /// All groups that its processes may have as their own.
+    pub(crate) fn groups(&self) -> std::ops::RangeInclusive<u32> {
+        if self.range.is_some_and(|range| range.with_groups) { self.users() } else { self.gid..=self.gid }
+    }
+
+    /// All users that its processes may be.
+    pub(crate) fn users(&self) -> std::ops::RangeInclusive<u32> {
+        self.uid..=self.uid.saturating_add(self.range.map_or(0, |range| range.count.saturating_sub(1)))
+    }
 }
 
 /// Who a worker is, beside the user of its service.

@@ -32,8 +32,15 @@ pub(super) fn user_of(job: &Job, given: Option<UserIds>, machine: &Machine<'_>) 
         return given;
     }
     let Some(id) = unowned(&machine.accounts).next() else { return given };
-    let own =
-        || UserIds { name: id.to_string(), is_named: false, group: None, uid: id, gid: id, groups: vec![id] };
+    let own = || UserIds {
+        name: id.to_string(),
+        is_named: false,
+        group: None,
+        uid: id,
+        gid: id,
+        groups: vec![id],
+        range: None,
+    };
     Some(given.map_or_else(own, |given| UserIds { uid: id, ..given }))
 }
 
@@ -42,8 +49,8 @@ pub(super) fn assign_workers(services: &mut [ServiceConfig], machine: &Machine<'
     if !machine.becomes_others {
         return;
     }
-    let taken: Vec<u32> =
-        services.iter().filter_map(|service| service.identity.user.as_ref()).map(|user| user.uid).collect();
+    let taken: Vec<_> =
+        services.iter().filter_map(|service| service.identity.user.as_ref()).map(UserIds::users).collect();
     let accounts = &machine.accounts;
     let users = accounts.users();
     let named =
@@ -51,7 +58,10 @@ pub(super) fn assign_workers(services: &mut [ServiceConfig], machine: &Machine<'
     let named =
         named.map(|user| (user.uid, user.gid)).filter(|(uid, gid)| is_mapped(*uid) && is_mapped(*gid));
     let mut all = named.chain(unowned(accounts).map(|id| (id, id)));
-    let Some((uid, gid)) = all.find(|(uid, _)| *uid != 0 && !taken.contains(uid)) else { return };
+    let Some((uid, gid)) = all.find(|(uid, _)| *uid != 0 && !taken.iter().any(|users| users.contains(uid)))
+    else {
+        return;
+    };
     for service in services {
         // A built-in service that has not asked for a user may still log to a socket, and be given limits, that are root's only.
         let user = service.identity.user.as_ref().filter(|user| user.uid != 0 && user.is_named);

@@ -72,8 +72,9 @@ const LAST_LOOKS: usize = 4096;
 /// Waits for a connection and serves it, or for one after the other; the whole life of a spare.
 pub(crate) fn wait(child: ForkedChild, context: SpareContext) -> u8 {
     let spec = context.spec;
-    spec.child.in_its_place(child, |child| {
-        let begun = Spare::begin(child, context);
+    spec.child.in_its_place(child, Some(context.slot), |child| {
+        let slot = context.slot;
+        let begun = Spare::begin(child, context, Some(slot));
         let result = begun.and_then(|mut spare| match spec.connections {
             1 => spare.serve_once(),
             connections => spare.serve_several(connections),
@@ -90,8 +91,8 @@ pub(crate) fn rehearse(child: ForkedChild, spec: &'static SpareSpec) -> u8 {
     let id = ConnectionId { run: 0, worker: 0, number: 0 };
     let context =
         SpareContext { spec, id, slot: SlotIndex::at(0), wakes: false, stderr: None, reports: None };
-    spec.child.in_its_place(child, |child| {
-        spec.child.rehearsed(Spare::begin(child, context).and_then(|_| spec.child.seal()))
+    spec.child.in_its_place(child, None, |child| {
+        spec.child.rehearsed(Spare::begin(child, context, None).and_then(|_| spec.child.seal()))
     })
 }
 
@@ -115,7 +116,7 @@ struct Spare {
 }
 
 impl Spare {
-    fn begin(child: ForkedChild, mut context: SpareContext) -> Result<Self, Failed> {
+    fn begin(child: ForkedChild, mut context: SpareContext, slot: Option<SlotIndex>) -> Result<Self, Failed> {
         let failed = |error| (Step::Wait, error);
         let spec = context.spec;
         // First: what it says from now on is nobody else's.
@@ -125,7 +126,7 @@ impl Spare {
         // Before the limits, which may have no room for it.
         let sources = spec.sources.map(Sources::open).transpose().map_err(failed)?;
         let stderr = context.stderr.take();
-        spec.child.enter(stderr.as_ref().map(AsFd::as_fd))?;
+        spec.child.enter(slot, stderr.as_ref().map(AsFd::as_fd))?;
         // Its number is 2 by now, and is closed with the others.
         drop(stderr);
         if let Some(null) = spec.null {

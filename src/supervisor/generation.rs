@@ -12,6 +12,7 @@ use super::service::{MissingAddress, Service, ServiceStates};
 use crate::config::{Address, Config, ServiceConfig, Snapshot, SupervisorConfig, Unavailable};
 use crate::control::Unreachable;
 use crate::journal::LogSettings;
+use crate::sys::process;
 use crate::sys::time::Monotonic;
 
 /// A generation; nothing of it changes but what its services have to wait for.
@@ -126,6 +127,39 @@ impl Generation {
         let reasons = unavailable.map(|(name, down)| (name.clone(), down.reason.clone())).collect();
         let unavailable = Unavailable { reasons, snapshot: self.snapshot.clone() };
         Config { supervisor, log, services, unavailable }
+    }
+
+    /// Why this service cannot have its users from here on: one of them is that of a connection that began as another's, and would
+    /// be ended by the first that is it now. Users that stay those of the same slots may.
+    pub(super) fn users_in_use(&self, config: &ServiceConfig) -> Option<String> {
+        let range = |config: &ServiceConfig| config.identity.user.clone().filter(|user| user.range.is_some());
+        let own = range(config)?;
+        let stays = |service: &Service| {
+            service.name() == config.name && range(service.config()).is_some_and(|user| user.uid == own.uid)
+        };
+        let mut others = self.services.values().filter(|service| !stays(service));
+        let first_of_both = others.find_map(|service| {
+            let users = range(service.config())?.users();
+            let first = *users.start().max(own.users().start());
+            (users.contains(&first) && own.users().contains(&first)).then(|| (first, service.name()))
+        });
+        if let Some((user, service)) = first_of_both {
+            let name = &config.name;
+            return Some(format!(
+                "service {name} cannot have user {user}, which is in the range of service {service} that is in force: take others, \
+                 or restart"
+            ));
+        }
+        if self.services.values().any(stays) {
+            return None;
+        }
+        let user =
+            own.users().take(config.max_connections as usize).find(|user| process::has_processes(*user))?;
+        Some(format!(
+            "service {} cannot have user {user}: it has processes, and these would be killed by its next connection; end them, or take \
+             others",
+            config.name
+        ))
     }
 
     /// The services that cannot be served now, by name.

@@ -119,6 +119,9 @@ impl Supervisor {
         purpose: Purpose,
     ) -> Result<(), Fatal> {
         let Config { supervisor, log, services, unavailable } = config;
+        if let Some(text) = services.iter().find_map(|service| self.state.generation.users_in_use(service)) {
+            return Err(Fatal { text, code: exit::CONFIG });
+        }
         let control = match &supervisor.control_socket {
             Some(path) if purpose != Purpose::Recovery && !self.state.control.is_at(path) => {
                 Some(self.state.control.open(path)?)

@@ -236,10 +236,7 @@ pub(crate) fn become_user(uid: u32) -> io::Result<()> {
     let uid = Uid::from_raw(uid);
     nix::unistd::setresuid(uid, uid, uid)?;
     drop_capabilities()?;
-    if !uid.is_root() && nix::unistd::setuid(Uid::from_raw(0)).is_ok() {
-        return Err(io::Error::other("root's identity could be taken back"));
-    }
-    Ok(())
+    if uid.is_root() { Ok(()) } else { is_root_for_good_no_more() }
 }
 
 /// In a worker that has the right to: becomes `user` in what it does, and stays `own` for who would do something to it, with
@@ -269,10 +266,73 @@ pub(crate) fn stand_before(
     // What it may do without any, it can try now.
     let kept = Capabilities(kept().0 & capabilities()?.permitted.0);
     set_capabilities(kept)?;
-    if nix::unistd::setuid(Uid::from_raw(0)).is_ok() {
-        return Err(io::Error::other("root's identity could be taken back"));
+    if kept.0 & Capabilities::SETUID.0 == 0 {
+        is_root_for_good_no_more()?;
     }
     Ok(())
+}
+
+fn is_root_for_good_no_more() -> io::Result<()> {
+    match nix::unistd::setuid(Uid::from_raw(0)) {
+        Ok(()) => Err(io::Error::other("root's identity could be taken back")),
+        Err(_) => Ok(()),
+    }
+}
+
+/// In a child of a worker that may be any user: becomes this one, for real, effective and saved id, and gives up every
+/// capability, which the kernel leaves to who was not root.
+///
+/// # Errors
+///
+/// Also if they cannot be given up: who has them is anybody.
+pub(crate) fn become_one_of_many((uid, gid): (u32, u32)) -> io::Result<()> {
+    become_group(gid)?;
+    let uid = Uid::from_raw(uid);
+    nix::unistd::setresuid(uid, uid, uid)?;
+    set_capabilities(Capabilities::NONE)?;
+    is_root_for_good_no_more()
+}
+
+/// Whether a process is this user, dead or alive: getpriority(2), which asks for the real one.
+pub(crate) fn has_processes(uid: u32) -> bool {
+    Errno::clear();
+    // SAFETY: takes numbers only. -1 is a priority, too.
+    let found = unsafe { libc::getpriority(libc::PRIO_USER, uid) } != -1;
+    found || Errno::last() != Errno::ESRCH
+}
+
+/// No user has such a number, nor a container: "Users, Groups, UIDs and GIDs on systemd Systems". With that of a process added, nobody
+/// else has it at the same time.
+const NOBODY_ELSE: u32 = 0x8000_0000;
+
+/// The user that this process can be for a moment, and no other.
+pub(crate) fn lone_user() -> u32 {
+    NOBODY_ELSE | id().unsigned_abs()
+}
+
+/// In a process that may be any user, and is none of those that it is called for: kills all processes of this one, wherever they have
+/// gone. There is no other way to reach all of them while they make new ones, kill(2).
+///
+/// Meanwhile it has this user's effective id, and none of the others by which that could reach it: kill(2) asks for the sender's
+/// effective and real id, and for the receiver's real and saved one. Nor has it CAP_KILL, with which all would mean all.
+pub(crate) fn kill_user(uid: u32) -> io::Result<()> {
+    let before = capabilities()?;
+    let own = nix::unistd::getuid();
+    let (alone, uid) = (Uid::from_raw(lone_user()), Uid::from_raw(uid));
+    if uid.is_root() || own.is_root() || uid == own {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    set_effective(before, Capabilities(before.effective.0 & !Capabilities::KILL.0))?;
+    let killed = match capabilities()?.effective.0 & Capabilities::KILL.0 {
+        0 => nix::unistd::setresuid(alone, uid, alone).and_then(|()| {
+            // The answer is whether there was anybody.
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(-1), Signal::SIGKILL);
+            nix::unistd::setresuid(own, own, own)
+        }),
+        _ => Err(Errno::EPERM),
+    };
+    set_effective(before, before.effective)?;
+    Ok(killed?)
 }
 
 /// Sets of capabilities(7), as linux/capability.h numbers them.
@@ -283,8 +343,8 @@ impl Capabilities {
     pub(crate) const NONE: Self = Capabilities(0);
     pub(crate) const DAC_READ_SEARCH: Self = Capabilities(1 << 2);
     pub(crate) const KILL: Self = Capabilities(1 << 5);
-    const SETGID: Self = Capabilities(1 << 6);
-    const SETUID: Self = Capabilities(1 << 7);
+    pub(crate) const SETGID: Self = Capabilities(1 << 6);
+    pub(crate) const SETUID: Self = Capabilities(1 << 7);
     pub(crate) const SYS_CHROOT: Self = Capabilities(1 << 18);
     pub(crate) const SYS_ADMIN: Self = Capabilities(1 << 21);
     pub(crate) const SYS_NICE: Self = Capabilities(1 << 23);
@@ -350,11 +410,21 @@ fn capabilities() -> io::Result<CapabilitySets> {
 }
 
 /// This process has these, and hands on none.
-fn set_capabilities(Capabilities(kept): Capabilities) -> io::Result<()> {
-    let (low, high) = (kept as u32, (kept >> 32) as u32);
-    let (mut header, words) = (CAPABILITIES, [low, low, 0, high, high, 0]);
+fn set_capabilities(kept: Capabilities) -> io::Result<()> {
     // SAFETY: prctl takes numbers only here.
     unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) };
+    write_capabilities(CapabilitySets { effective: kept, permitted: kept, inheritable: Capabilities::NONE })
+}
+
+/// Of those that it could take back, this process has these.
+fn set_effective(sets: CapabilitySets, effective: Capabilities) -> io::Result<()> {
+    write_capabilities(CapabilitySets { effective, ..sets })
+}
+
+fn write_capabilities(sets: CapabilitySets) -> io::Result<()> {
+    let CapabilitySets { effective, permitted, inheritable } = sets;
+    let half = |shift: u32| [effective, permitted, inheritable].map(|set| (set.0 >> shift) as u32);
+    let (mut header, words) = (CAPABILITIES, [half(0), half(32)]);
     // SAFETY: both arrays are as large as the kernel expects for this version. It reads them; to a header whose version it
     // does not know, it writes the one that it wants, capset(2).
     match unsafe { libc::syscall(libc::SYS_capset, header.as_mut_ptr(), words.as_ptr()) } {

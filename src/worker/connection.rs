@@ -230,6 +230,7 @@ impl Worker {
         while let Some(ended) = self.reap_one() {
             any = true;
             self.hear_last(&ended);
+            self.vacate(ended.pid);
             self.ended(&ended);
         }
         if any {
@@ -258,6 +259,18 @@ impl Worker {
             self.link.report(&WorkerReport::LeftBehind { group: pid, kill_after });
         }
         ended
+    }
+
+    /// Ends what a process has left behind that has been reaped, while it has its slot, if it had a user of its own.
+    fn vacate(&self, pid: Pid) {
+        let Some(child) = self.children.get(pid) else { return };
+        if let Err(error) = self.cx.spec.vacate(child.slot().index()) {
+            self.cx.event(
+                Level::Warning,
+                None,
+                format_args!("what connection {} has left behind cannot be killed: {error}", child.id()),
+            );
+        }
     }
 
     fn ended(&mut self, ended: &Ended) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::children::{Child, Output, OutputPipes};
 use super::{Context, Newcomer, Token, WorkerSlot};
+use crate::admission::sources::SlotIndex;
 use crate::child::{self, ChildSpec, Conn};
 use crate::client::Connection;
 use crate::ipc::reports::{FailureWord, Reports};
@@ -63,10 +64,10 @@ pub(super) enum Started {
 }
 
 /// What a child forked for a connection begins with.
-type Start = (&'static ChildSpec, OwnedFd, Conn, Option<OwnedFd>);
+type Start = (&'static ChildSpec, OwnedFd, Conn, SlotIndex, Option<OwnedFd>);
 
-fn serve_in_fork(child: ForkedChild, (spec, socket, conn, stderr): Start) -> u8 {
-    child::serve_in_fork(child, spec, socket, &conn, stderr.as_ref().map(AsFd::as_fd))
+fn serve_in_fork(child: ForkedChild, (spec, socket, conn, slot, stderr): Start) -> u8 {
+    child::serve_in_fork(child, spec, socket, &conn, (slot, stderr.as_ref().map(AsFd::as_fd)))
 }
 
 impl Starter {
@@ -132,7 +133,8 @@ impl Starter {
         cx: &Context,
         failed: impl FnOnce(&mut Self, Admitted, io::Error) -> Started,
     ) -> Started {
-        let (output, stderr) = match self.pipes.as_ref().map(OutputPipes::make).transpose() {
+        let output = || self.pipes.as_ref().map(OutputPipes::make).transpose();
+        let (output, stderr) = match cx.spec.vacate(admitted.slot.index()).and_then(|()| output()) {
             Ok(output) => output.unzip(),
             Err(error) => return failed(self, admitted, error),
         };
@@ -150,7 +152,7 @@ impl Starter {
                 (made, socket)
             }
             None => {
-                let mut start: Start = (spec, socket, conn, stderr);
+                let mut start: Start = (spec, socket, conn, slot.index(), stderr);
                 let made = self.stack.fork(slot.pid_word(), serve_in_fork, &mut start);
                 (made, start.1)
             }
@@ -174,6 +176,7 @@ impl Starter {
         pool: &mut Pool,
         cx: &Context,
     ) -> io::Result<(Pid, Child<&'static Scoreboard>)> {
+        cx.spec.vacate(slot.index())?;
         let (output, stderr) = self.pipes.as_ref().map(OutputPipes::make).transpose()?.unzip();
         let (reports, own) = pool.serves_several().then(Reports::create).transpose()?.unzip();
         let id = cx.id(self.numbers + 1);

@@ -69,3 +69,4 @@ mod systemd;
 mod unix_sockets;
 mod unix_users;
 mod upgrade;
+mod user_range;

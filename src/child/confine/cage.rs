@@ -79,7 +79,12 @@ impl Cage {
             true => plan.ruleset(chroot, namespaces)?,
             false => None,
         };
-        let filter = if plan.filters { filter::compile(sandbox, job, plan.landlock)? } else { Vec::new() };
+        let has_own_user = service.identity.user.as_ref().is_some_and(|user| user.range.is_some());
+        let filter = if plan.filters {
+            filter::compile(sandbox, job, plan.landlock, has_own_user)?
+        } else {
+            Vec::new()
+        };
         let silence = if plan.filters { Silence::new(sandbox, job, plan.landlock) } else { None };
         let is_shared = filter::is_shared(sandbox, job);
         Ok(Some(Cage { ruleset, filter, silence, is_shared, is_inherited: false }))

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::env::consts::ARCH;
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use landlock::ABI;
@@ -321,11 +322,13 @@ impl Silence {
     }
 }
 
-/// The filter of a sandbox, beside a Landlock of this version.
-pub(super) fn compile(sandbox: &Sandbox, job: &Job, landlock: ABI) -> io::Result<Vec<Instruction>> {
-    let failed = |error: seccompiler::BackendError| {
-        io::Error::other(format!("cannot make a filter of system calls: {error}"))
-    };
+/// The filter of a sandbox, beside a Landlock of this version. `has_own_user`: each process is a user whom no other is.
+pub(super) fn compile(
+    sandbox: &Sandbox,
+    job: &Job,
+    landlock: ABI,
+    has_own_user: bool,
+) -> io::Result<Vec<Instruction>> {
     let calls = &sandbox.system_calls;
     let mut rules = CallRules::new();
     let (otherwise, matched) = match calls.base {
@@ -366,8 +369,9 @@ pub(super) fn compile(sandbox: &Sandbox, job: &Job, landlock: ABI) -> io::Result
             // Which machine there seems to be, is asked by 0xffffffff; 8 is that of 32 bits.
             let others = [differs(0, 0), differs(0, 8), differs(0, 0xffff_ffff)];
             add(&mut rules, "personality", &others);
-            // In a namespace of processes of its own they have no number.
-            if landlock < SIGNAL_SCOPE && !sandbox.pid_namespace && matches!(job, Job::Exec(_)) {
+            // In a namespace of processes of its own they have no number, and who is another user signals nobody.
+            let is_apart = sandbox.pid_namespace || has_own_user;
+            if landlock < SIGNAL_SCOPE && !is_apart && matches!(job, Job::Exec(_)) {
                 guard(&mut rules, process::id(), process::parent());
             }
         }
@@ -393,13 +397,61 @@ pub(super) fn compile(sandbox: &Sandbox, job: &Job, landlock: ABI) -> io::Result
         });
         calls.deny.iter().for_each(|name| always(&mut rules, &[name]));
     }
+    let before = if calls.base == CallSet::Service { prologue(&calls.allow) } else { Vec::new() };
+    program(before, rules, (otherwise, matched))
+}
+
+/// Instructions that come before, and then these rules.
+fn program(
+    before: Vec<Instruction>,
+    rules: CallRules,
+    (otherwise, matched): (SeccompAction, SeccompAction),
+) -> io::Result<Vec<Instruction>> {
+    let failed = |error: seccompiler::BackendError| {
+        io::Error::other(format!("cannot make a filter of system calls: {error}"))
+    };
     let arch = TargetArch::try_from(ARCH).map_err(failed)?;
     let rules = rules.into_iter().collect();
     let filter = SeccompFilter::new(rules, otherwise, matched, arch).map_err(failed)?;
     let compiled: seccompiler::BpfProgram = filter.try_into().map_err(failed)?;
-    let mut program = if calls.base == CallSet::Service { prologue(&calls.allow) } else { Vec::new() };
+    let mut program = before;
     program.extend(compiled.iter().map(|of| Instruction { code: of.code, jt: of.jt, jf: of.jf, k: of.k }));
     Ok(program)
+}
+
+/// For a worker that may be any user, and its children, beside the filter of their sandbox: has them be these users and groups and no
+/// other, and make no namespace in which they could be others.
+pub(super) fn only_users(
+    users: &RangeInclusive<u32>,
+    groups: &RangeInclusive<u32>,
+    (own_users, own_group): ([u32; 2], u32),
+) -> io::Result<Vec<Instruction>> {
+    let mut rules = CallRules::new();
+    let mut only = |name: &str, arguments: u8, range: &RangeInclusive<u32>, others: &[u32]| {
+        // -1 leaves an id as it is, setresuid(2).
+        let others = || others.iter().chain([&u32::MAX]);
+        for argument in 0..arguments {
+            let (first, last) = (u64::from(*range.start()), u64::from(*range.end()));
+            for outside in
+                [condition(argument, SeccompCmpOp::Lt, first), condition(argument, SeccompCmpOp::Gt, last)]
+            {
+                let differ = others().map(|id| differs(argument, u64::from(*id)));
+                add(&mut rules, name, &[outside].into_iter().chain(differ).collect::<Vec<_>>());
+            }
+        }
+    };
+    for (name, arguments) in [("setuid", 1), ("setreuid", 2), ("setresuid", 3), ("setfsuid", 1)] {
+        only(name, arguments, users, &own_users);
+    }
+    for (name, arguments) in [("setgid", 1), ("setregid", 2), ("setresgid", 3), ("setfsgid", 1)] {
+        only(name, arguments, groups, &[own_group]);
+    }
+    always(&mut rules, &["setgroups", "setns"]);
+    for name in ["clone", "unshare"] {
+        add(&mut rules, name, &[has(0, libc::CLONE_NEWUSER)]);
+    }
+    let unknown = UNKNOWN_TO_SERVICES.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    program(prologue(&unknown), rules, (SeccompAction::Allow, SeccompAction::Errno(libc::EPERM as u32)))
 }
 
 /// Calls that are too new to be in a list do not exist, nor do those of x32, which have their own numbers: seccomp(2). glibc
@@ -571,7 +623,7 @@ mod tests {
             arguments: Vec::new(),
             passing: crate::config::Passing::Stdio,
         });
-        let service = compile(&sandbox(CallSet::Service, Network::None), &job, ABI::V7).unwrap();
+        let service = compile(&sandbox(CallSet::Service, Network::None), &job, ABI::V7, false).unwrap();
         let call = |name: &str| number(name).unwrap() as u32;
         let newest = Sysno::last().id() as u32;
         for (name, arguments, wanted) in [
@@ -608,9 +660,39 @@ mod tests {
         assert_eq!(verdict(&service, FOREIGN, 3, [0; 3]), KILL);
         assert_eq!(verdict(&service, NATIVE, call("kill"), [1, 9, 0]), ALLOW);
 
+        let many = only_users(&(70_000..=70_099), &(33..=33), ([991, 0x8000_0007], 992)).unwrap();
+        for (name, arguments, wanted) in [
+            ("setresuid", [70_000, 70_099, 70_050], ALLOW),
+            ("setresuid", [991, 991, 991], ALLOW),
+            ("setresuid", [0x8000_0007, 70_001, 0x8000_0007], ALLOW),
+            ("setresuid", [u64::MAX, 70_001, u64::MAX], ALLOW),
+            ("setresuid", [70_000, 70_000, 0], EPERM),
+            ("setresuid", [70_000, 1000, 70_000], EPERM),
+            ("setresuid", [70_100, 70_000, 70_000], EPERM),
+            ("setresuid", [69_999, 70_000, 70_000], EPERM),
+            ("setuid", [0; 3], EPERM),
+            ("setuid", [1 << 32, 0, 0], EPERM),
+            ("setreuid", [70_000, 0, 0], EPERM),
+            ("setfsuid", [0; 3], EPERM),
+            ("setresgid", [33, 33, 33], ALLOW),
+            ("setresgid", [992, 992, 992], ALLOW),
+            ("setresgid", [33, 0, 33], EPERM),
+            ("setgid", [70_000, 0, 0], EPERM),
+            ("setregid", [33, 0, 0], EPERM),
+            ("setfsgid", [0; 3], EPERM),
+            ("setgroups", [0; 3], EPERM),
+            ("unshare", [0x1000_0000, 0, 0], EPERM),
+            ("clone", [0x1000_0011, 0, 0], EPERM),
+            ("clone", [0x11, 0, 0], ALLOW),
+            ("read", [0; 3], ALLOW),
+        ] {
+            assert_eq!(verdict(&many, NATIVE, call(name), arguments), wanted, "{name} {arguments:?}");
+        }
+        assert_eq!(verdict(&many, NATIVE, 0x4000_0000 | call("setuid"), [0; 3]), ENOSYS);
+
         let (own, parent) = (process::id() as u64, process::parent() as u64);
         let group = process::group_of(process::parent()).unwrap() as u64;
-        let older = compile(&sandbox(CallSet::Service, Network::Any), &job, ABI::V2).unwrap();
+        let older = compile(&sandbox(CallSet::Service, Network::Any), &job, ABI::V2, false).unwrap();
         for (name, arguments, wanted) in [
             ("kill", [4711, 9, 0], ALLOW),
             ("kill", [0, 9, 0], ALLOW),
@@ -660,7 +742,7 @@ mod tests {
             assert_eq!(verdict(&silence, NATIVE, call(name), arguments), wanted, "{name} {arguments:?}");
         }
 
-        let handler = compile(&sandbox(CallSet::Handler, Network::None), &job, ABI::V7).unwrap();
+        let handler = compile(&sandbox(CallSet::Handler, Network::None), &job, ABI::V7, false).unwrap();
         for (name, arguments, wanted) in [
             ("recvfrom", [0; 3], ALLOW),
             ("execve", [0; 3], KILL),

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::config::{Job, ServiceConfig, UserIds, WorkerIds};
 use crate::ipc::reports::Step;
 use crate::sys::process::{self, Capabilities, Resource};
+use crate::sys::seccomp;
 
 use cage::Cage;
 use namespaces::OwnNamespaces;
@@ -98,6 +99,9 @@ impl Confinement {
         }
         process::take_groups(&user.groups).map_err(at(Step::Groups))?;
         self.has_groups = true;
+        // Each child is somebody else: that takes the right to be anybody, and to end them.
+        let is_many = user.range.is_some();
+        let seen = if is_many { (own.uid, own.gid) } else { (user.uid, user.gid) };
         let chroot = self.chroot.as_deref();
         let nice = self.nice;
         let kept = || {
@@ -106,12 +110,27 @@ impl Confinement {
                 .and(Capabilities::SYS_CHROOT, chroot.is_some())
                 .and(Capabilities::DAC_READ_SEARCH, chroot.is_some_and(is_hidden))
                 .and(Capabilities::SYS_NICE, nice.is_some_and(|nice| nice < process::nice()))
-                .and(Capabilities::KILL, !is_caged)
+                .and(Capabilities::KILL, !is_caged || is_many)
+                .and(Capabilities::SETUID, is_many)
+                .and(Capabilities::SETGID, is_many)
                 .and(Capabilities::SYS_ADMIN, makes_namespaces)
         };
         let group_of_files = if self.leaves_notes { process::group_that_sees_others() } else { None };
-        process::stand_before((own.uid, own.gid), (user.uid, user.gid), group_of_files, kept)
-            .map_err(at(Step::User))
+        process::stand_before((own.uid, own.gid), seen, group_of_files, kept).map_err(at(Step::User))?;
+        if is_many && is_caged {
+            let filter =
+                filter::only_users(&user.users(), &user.groups(), ([own.uid, process::lone_user()], own.gid));
+            filter.and_then(|filter| seccomp::install(&filter)).map_err(at(Step::Filter))?;
+        }
+        Ok(())
+    }
+
+    /// In the worker: makes sure that nobody is the user of this slot, whose process has been reaped, or is not there yet. Who has been
+    /// left behind is killed.
+    pub(crate) fn vacate(&self, slot: u32) -> io::Result<()> {
+        let user = self.user.as_ref().filter(|user| user.range.is_some());
+        let Some((uid, _)) = user.and_then(|user| user.of_slot(Some(slot))) else { return Ok(()) };
+        if process::has_processes(uid) { process::kill_user(uid) } else { Ok(()) }
     }
 
     /// Has the worker itself go where its children will, as far as that takes nothing from it, so that they need not.
@@ -127,7 +146,7 @@ impl Confinement {
 
     /// Whether who enters it is somebody else than the worker.
     pub(crate) fn is_somebody_else(&self) -> bool {
-        self.user.as_ref().is_some_and(|user| !process::is_only_user(user.uid))
+        self.user.as_ref().is_some_and(|user| user.range.is_some() || !process::is_only_user(user.uid))
     }
 
     /// Whether there is a filter of system calls.
@@ -135,8 +154,8 @@ impl Confinement {
         self.cage.as_ref().is_some_and(Cage::filters_calls)
     }
 
-    /// Enters it, in a connection process, but for a low limit on descriptors. There is no way back.
-    pub(crate) fn enter(&self) -> Result<(), (Step, io::Error)> {
+    /// Enters it, in a connection process with this slot, or one that tries it, but for a low limit on descriptors. There is no way back.
+    pub(crate) fn enter(&self, slot: Option<u32>) -> Result<(), (Step, io::Error)> {
         let at = |stage| move |error: io::Error| (stage, error);
         process::new_group().map_err(at(Step::Group))?;
         self.umask.into_iter().for_each(process::set_umask);
@@ -152,16 +171,22 @@ impl Confinement {
         if let Some(root) = &self.chroot {
             process::change_root(root).map_err(at(Step::Root))?;
         }
-        self.take_identity()?;
+        self.take_identity(slot)?;
         // After the change of user: a directory that only root may enter is none to start a user's program in.
         self.directory.as_ref().map_or(Ok(()), std::env::set_current_dir).map_err(at(Step::Directory))?;
         self.cage.as_ref().map_or(Ok(()), Cage::enter)
     }
 
-    /// In a child: takes on the user and groups, and no privileges.
-    pub(crate) fn take_identity(&self) -> Result<(), (Step, io::Error)> {
+    /// In a child with this slot, or one that tries it: takes on the user and groups, and no privileges.
+    pub(crate) fn take_identity(&self, slot: Option<u32>) -> Result<(), (Step, io::Error)> {
         let at = |stage| move |error: io::Error| (stage, error);
-        if let Some(user) = &self.user {
+        if let Some(user) = self.user.as_ref().filter(|user| user.range.is_some()) {
+            if !self.has_groups {
+                process::take_groups(&user.groups).map_err(at(Step::Groups))?;
+            }
+            let own = user.of_slot(slot).ok_or((Step::User, io::ErrorKind::InvalidInput.into()))?;
+            process::become_one_of_many(own).map_err(at(Step::User))?;
+        } else if let Some(user) = &self.user {
             // In the one order that works.
             if !self.has_groups {
                 process::take_groups(&user.groups).map_err(at(Step::Groups))?;
