@@ -156,12 +156,12 @@ impl Connection {
     }
 }
 
-/// Names one connection in the log, in `PREFORKD_CONNECTION` and on the control socket.
+/// Names one connection in the log, in `PREFORKD_CONNECTION` and on the control socket; shown as `e0004a-2-1`.
 ///
 /// It is never used twice: `run` differs between two supervisors, `worker` between the workers of one supervisor, and
 /// `number` between the connections of one worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct ConnectionId {
+pub struct ConnectionId {
     /// 24 random bits of the supervisor.
     pub(crate) run: u32,
     /// The worker's serial number.
@@ -216,7 +216,7 @@ impl FromStr for ConnectionId {
 #[error(
     "is no connection's id; they look like 1cecf0-1-42, and \"preforkd connections\" and the log have them"
 )]
-pub(crate) struct NoConnectionId;
+pub struct NoConnectionId;
 
 impl Serialize for ConnectionId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

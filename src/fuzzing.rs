@@ -11,7 +11,7 @@ use crate::admission::proxy::{self, LONGEST_V1, LONGEST_V2, Parsed, ProxyError};
 use crate::admission::rules::Action;
 use crate::admission::sources::{Bucket, Penalty, SlotIndex, Sources};
 use crate::admission::{Caller, CallerSets, Callers, Listed, Prefix, Rules, SourceName};
-use crate::child::handler;
+use crate::builtin;
 use crate::client::ConnectionId;
 use crate::config::{self, Accounts, Diagnostics, Loaded, Machine, ServiceConfig};
 use crate::control::client;
@@ -46,7 +46,8 @@ pub fn config(text: &[u8]) {
 fn load(text: &[u8]) -> Result<Loaded, Diagnostics> {
     let none = Path::new("/proc/self/none");
     let accounts = Accounts { passwd: none.into(), group: none.into(), getent: None };
-    let machine = Machine { accounts, ..Machine::with(&handler::NAMES) };
+    let application = builtin::preforkd().into_application();
+    let machine = Machine { accounts, ..Machine::with(&application) };
     config::load_text(Path::new("p.toml"), text, &machine)
 }
 

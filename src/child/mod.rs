@@ -20,10 +20,10 @@
 //!
 //! All but the last is rehearsed by each worker before it is ready, for a fork, an exec and a spare alike.
 
+pub(crate) mod call;
 pub(crate) mod closing;
 pub(crate) mod confine;
 mod environment;
-pub(crate) mod handler;
 mod init;
 pub(crate) mod watch;
 
@@ -37,6 +37,8 @@ use crate::admission::Deadlines;
 use crate::admission::sources::SlotIndex;
 use crate::client::{Client, ConnectionId, Traffic};
 use crate::config::{Job, Passing, ServiceConfig, StderrTarget, WorkerIds};
+use crate::exit;
+use crate::handler::AnyHandler;
 use crate::ipc::reports::{self, ExitNote, Failure, FailureWord, Reporter, Step};
 use crate::sys::exec::Image;
 use crate::sys::fd::{self, ReservedFds};
@@ -44,9 +46,9 @@ use crate::sys::fork::{ForkedChild, Pids, SharingChild};
 use crate::sys::signal::{self, Signals};
 use crate::sys::{process, stream};
 
+use call::{CallOutcome, HandlerCall};
 use confine::Confinement;
 use confine::namespaces::OwnNamespaces;
-use handler::Handler;
 
 /// All that can be prepared before there is a connection. Made once by each worker, and kept for its whole life.
 #[derive(Debug)]
@@ -64,7 +66,7 @@ pub(crate) struct ChildSpec {
 
 #[derive(Debug)]
 enum PreparedJob {
-    Handler(Handler),
+    Handler(HandlerCall),
     Exec(PreparedProgram),
 }
 
@@ -87,21 +89,30 @@ pub(crate) struct Conn {
 pub(crate) type Failed = (Step, io::Error);
 
 impl ChildSpec {
-    /// Prepares for the connections of `service`, in a worker that has these namespaces. `signals` are those that it handles.
+    /// Prepares for the connections of `service`, in a worker that has these namespaces. `handler` is what serves them, if no
+    /// program does, and has been prepared. `signals` are those that the worker handles.
     ///
     /// # Errors
     ///
-    /// A handler that this program does not have; a NUL byte in a path, argument or variable; a `/dev/null` that cannot be opened.
+    /// There is no handler; a NUL byte in a path, argument or variable; a `/dev/null` that cannot be opened.
     pub(crate) fn new(
         service: &ServiceConfig,
         namespaces: OwnNamespaces,
+        handler: Option<&'static dyn AnyHandler>,
         signals: &'static Signals,
         reporter: Reporter,
     ) -> io::Result<Self> {
         let (job, restore_descriptor_limit) = match &service.job {
-            Job::Handler(name) => {
-                let unknown = || io::Error::other(format!("this program has no handler \"{name}\""));
-                (PreparedJob::Handler(handler::find(name).ok_or_else(unknown)?), false)
+            Job::Handler(_) => {
+                let handler = handler.ok_or(io::ErrorKind::NotFound)?;
+                (
+                    PreparedJob::Handler(HandlerCall {
+                        handler,
+                        has_stderr: handler.has_stderr(),
+                        is_caged: service.sandbox.is_some(),
+                    }),
+                    false,
+                )
             }
             Job::Exec(program) => {
                 let path = CString::new(program.path.as_os_str().as_bytes())?;
@@ -175,6 +186,14 @@ impl ChildSpec {
         self.confinement.vacate(slot.index())
     }
 
+    /// Whether what a child writes to stderr may be for somebody.
+    pub(crate) fn has_stderr(&self) -> bool {
+        match &self.job {
+            PreparedJob::Handler(call) => call.has_stderr,
+            PreparedJob::Exec(_) => true,
+        }
+    }
+
     /// How long a connection may take.
     pub(crate) fn deadlines(&self) -> Deadlines {
         self.deadlines
@@ -240,12 +259,16 @@ impl ChildSpec {
             fd::standard_error(connection).map_err(|error| (Step::Descriptors, error))?;
         }
         let closed = match &self.job {
-            PreparedJob::Handler(_) => {
+            PreparedJob::Handler(call) => {
                 let reporter = self.reporter.descriptor();
                 let mut kept = [connection.unwrap_or(reporter), reporter];
                 kept.sort_unstable_by_key(AsRawFd::as_raw_fd);
-                // Its stderr would be ours, where a line of it passes for one of preforkd.
-                fd::close_standard_and_all_but(child, &kept)
+                if call.has_stderr {
+                    fd::close_all_but(child, &kept)
+                } else {
+                    // Its stderr would be ours, where a line of it passes for one of preforkd.
+                    fd::close_standard_and_all_but(child, &kept)
+                }
             }
             PreparedJob::Exec(PreparedProgram { stdin: None, .. }) => {
                 connection.map_or(Ok(()), fd::standard).and_then(|()| fd::close_others_on_exec())
@@ -276,15 +299,15 @@ impl ChildSpec {
             self.fail(Some(connection.as_fd()), &failed);
         }
         match self.job {
-            PreparedJob::Handler(handler) => {
-                // Its lifetime is its worker's matter.
-                let deadlines = self.deadlines.of_bytes();
-                let (code, traffic) = match self.reporter.close(child) {
-                    Ok(()) => watch::serve(handler, connection, &conn.client, deadlines),
+            PreparedJob::Handler(call) => {
+                let until = self.deadlines.until(&conn.client);
+                let outcome = match self.reporter.close(child) {
+                    // Its lifetime is its worker's matter.
+                    Ok(()) => watch::serve(call, connection, conn, self.deadlines.of_bytes(), until),
                     Err(error) => self.fail(Some(connection.as_fd()), &(Step::Descriptors, error)),
                 };
-                ExitNote::Served(traffic).leave();
-                process::exit(code)
+                outcome.note().leave();
+                process::exit(outcome.code)
             }
             PreparedJob::Exec(_) => {
                 let error = self.program(conn, connection.as_fd()).map(|image| image.exec());
@@ -295,12 +318,16 @@ impl ChildSpec {
     }
 
     /// In a child that has entered: serves one connection of several, with a handler. What it leaves behind in this
-    /// process, the next will find: that is what was asked for. `None` if it is for a program.
-    pub(crate) fn run_once_more(&self, connection: OwnedFd, client: &Client) -> Option<(u8, Traffic)> {
-        match self.job {
-            PreparedJob::Handler(handler) => Some(watch::serve(handler, connection, client, self.deadlines)),
-            PreparedJob::Exec(_) => None,
+    /// process, the next will find: that is what was asked for. After a panic there is no next. `None` if it is for a program.
+    pub(crate) fn run_once_more(&self, connection: OwnedFd, conn: &Conn) -> Option<CallOutcome> {
+        let PreparedJob::Handler(call) = self.job else { return None };
+        let until = self.deadlines.until(&conn.client);
+        let outcome = watch::serve(call, connection, conn, self.deadlines, until);
+        if outcome.code == exit::PANICKED {
+            outcome.note().leave();
+            process::exit(outcome.code);
         }
+        Some(outcome)
     }
 
     /// In a child with memory of its own: says at which step it went wrong, and exits.

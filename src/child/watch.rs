@@ -6,10 +6,11 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use super::closing;
-use super::handler::{self, Handler, Progress};
+use super::call::{CallOutcome, HandlerCall};
+use super::{Conn, closing};
 use crate::admission::{ActivityWatch, Deadlines, TERM_TO_KILL, Verdict};
-use crate::client::{Client, Traffic};
+use crate::client::Traffic;
+use crate::handler::Progress;
 use crate::ipc::reports::ExitNote;
 use crate::pace::LINGER_TIME;
 use crate::sys::alarm::{self, OnAlarm};
@@ -69,15 +70,17 @@ impl OnAlarm for SelfWatch<'_> {
     }
 }
 
-/// Serves one client as [`handler::serve`] does, and ends this process when a deadline has passed. Without one, it costs
-/// nothing.
+/// Serves one client as [`HandlerCall::serve`] does, and ends this process when a deadline has passed. Without one, it costs
+/// nothing. Whoever watches that, it will be ended at `lives_until`.
 #[inline]
 pub(crate) fn serve(
-    handler: Handler,
+    call: HandlerCall,
     connection: OwnedFd,
-    client: &Client,
+    conn: &Conn,
     deadlines: Deadlines,
-) -> (u8, Traffic) {
+    lives_until: Monotonic,
+) -> CallOutcome {
+    let client = &conn.client;
     let watch = ActivityWatch::new(client);
     let header_length = client.header_length();
     // Before somebody kills it who thinks that it still serves.
@@ -87,8 +90,9 @@ pub(crate) fn serve(
     };
     // It has just been accepted: no clock, and no question to the kernel, is needed yet.
     let Some(first) = watch.first_look(&deadlines).map(|at| at - client.accepted) else {
-        let (code, traffic) = handler::serve(handler, connection.as_fd(), &Progress::default());
-        return (code, closing::close(connection, header_length, traffic, until));
+        let progress = Progress::default();
+        let outcome = call.serve((connection.as_fd(), &progress), (conn.id, client), lives_until);
+        return close(connection, header_length, outcome, &progress, until);
     };
     let connection_fd = connection.as_fd();
     // Behind a proxy it may be a Unix socket, too.
@@ -96,13 +100,31 @@ pub(crate) fn serve(
     let progress = if is_unix { Progress::timed(client.accepted) } else { Progress::default() };
     let mut watcher =
         SelfWatch { connection: connection_fd, progress: &progress, header_length, deadlines, watch };
-    // Who cannot be watched is not served for ever.
-    let served =
-        alarm::during(&mut watcher, first, || handler::serve(handler, connection.as_fd(), &progress));
+    let served = alarm::during(&mut watcher, first, || {
+        call.serve((connection.as_fd(), &progress), (conn.id, client), lives_until)
+    });
     match served {
-        Ok((code, traffic)) => (code, closing::close(connection, header_length, traffic, until)),
-        Err(_) => (crate::exit::OS, Traffic::default()),
+        Ok(outcome) => close(connection, header_length, outcome, &progress, until),
+        // Who cannot be watched is not served for ever.
+        Err(_) => CallOutcome { code: crate::exit::OS, traffic: Traffic::default() },
     }
+}
+
+/// Closes a connection that has been served.
+#[inline]
+fn close(
+    connection: OwnedFd,
+    header_length: u64,
+    outcome: CallOutcome,
+    progress: &Progress,
+    until: Monotonic,
+) -> CallOutcome {
+    let mut said = outcome.traffic;
+    if progress.is_shared() {
+        said.received = TcpInfo::of(connection.as_fd())
+            .map_or(said.received, |info| info.received.saturating_sub(header_length));
+    }
+    CallOutcome { traffic: closing::close(connection, header_length, said, until), ..outcome }
 }
 
 fn is_unix(connection: BorrowedFd<'_>) -> bool {

@@ -7,15 +7,15 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 
 use super::explain::{self, Explained, Subject};
 use super::output::{complain, say};
-use crate::child::handler;
-use crate::config::{self, CredentialStore, DEFAULT_PATH, Diagnostics, Machine, Tolerance};
+use crate::config::{self, CredentialStore, Diagnostics, Machine, Tolerance};
 use crate::exit;
+use crate::handler::{Application, Title};
 
 /// `check [--config PATH] [--explain WHO]`.
-pub(crate) fn command() -> Command {
+pub(crate) fn command(title: Title) -> Command {
     Command::new("check")
         .about("Say everything that is wrong with a configuration, and where")
-        .arg(config_argument())
+        .arg(config_argument(title))
         .arg(
             Arg::new("explain").long("explain").value_name("WHO").value_parser(explain::parse).help(
                 "Say what would meet this address, or user:NAME, at each service, and which line decides; or what its sandbox is",
@@ -24,21 +24,22 @@ pub(crate) fn command() -> Command {
 }
 
 /// `--config PATH`, for every command that reads the configuration.
-pub(crate) fn config_argument() -> Arg {
+pub(crate) fn config_argument(title: Title) -> Arg {
     Arg::new("config")
         .long("config")
         .value_name("PATH")
         .value_parser(value_parser!(PathBuf))
-        .default_value(DEFAULT_PATH)
-        .help("The main configuration file; preforkd.d/*.toml beside it is read, too")
+        .default_value(title.config_path().into_os_string())
+        .help(format!("The main configuration file; {}.d/*.toml beside it is read, too", title.name))
 }
 
 /// Checks, prints the verdict, and says with which code to exit.
-pub(crate) fn run(matches: &ArgMatches) -> ExitCode {
-    let path = matches.get_one::<PathBuf>("config").map_or(Path::new(DEFAULT_PATH), PathBuf::as_path);
+pub(crate) fn run(matches: &ArgMatches, application: &Application) -> ExitCode {
+    let path = matches.get_one("config").cloned().unwrap_or_else(|| application.title.config_path());
+    let path: &Path = &path;
     // Who checks by hand is not given what the unit is.
     let credentials = CredentialStore::of_environment().of_another();
-    let machine = Machine { credentials, ..Machine::with(&handler::NAMES) };
+    let machine = Machine { credentials, ..Machine::with(application) };
     match config::load(path, &Tolerance::none(), &machine) {
         Ok(loaded) => {
             show(&loaded.warnings);

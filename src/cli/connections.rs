@@ -14,13 +14,14 @@ use super::output::{complain, say};
 use crate::admission::SourceName;
 use crate::control::{Answer, ConnectionStatus, Request, client};
 use crate::exit;
+use crate::handler::Title;
 use crate::journal::is_special;
 use crate::sys::sock_diag;
 use crate::sys::tcp_info::TcpInfo;
 use crate::sys::usage::{self, Usage};
 
 /// `connections [--json] [--service NAME] [--source PREFIX] [--control PATH]`.
-pub(super) fn command() -> Command {
+pub(super) fn command(title: Title) -> Command {
     Command::new("connections")
         .about("Show the connections that live")
         .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("One line of JSON, for programs"))
@@ -32,7 +33,7 @@ pub(super) fn command() -> Command {
                 .value_parser(super::source)
                 .help("Of clients in this prefix only, or of user:NAME"),
         )
-        .arg(super::control_argument())
+        .arg(super::control_argument(title))
         .arg(super::timeout_argument("10s"))
 }
 
@@ -60,12 +61,12 @@ struct ShownConnections {
 }
 
 /// Prints the connections of the running supervisor.
-pub(super) fn run(matches: &ArgMatches) -> ExitCode {
+pub(super) fn run(matches: &ArgMatches, title: Title) -> ExitCode {
     let request = Request::Connections {
         service: matches.get_one("service").cloned(),
         source: matches.get_one("source").copied(),
     };
-    match client::ask(&super::control_path(matches), &request, super::patience(matches)) {
+    match client::ask(&super::control_path(matches, title), &request, super::patience(matches)) {
         Ok(Answer::Connections(connections)) => {
             let sockets = sock_diag::tcp_by_inode().unwrap_or_default();
             let connections = connections.into_iter().map(|found| row(found, &sockets)).collect();
@@ -78,11 +79,11 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
             ExitCode::from(exit::OK)
         }
         Ok(Answer::Refused(reason)) => {
-            complain(format_args!("preforkd: {reason}"));
+            complain(format_args!("{}: {reason}", title.name));
             ExitCode::from(exit::USAGE)
         }
-        Ok(Answer::Done(_) | Answer::Status(_)) => super::ask::not_understood(),
-        Err(error) => super::unanswered(&error),
+        Ok(Answer::Done(_) | Answer::Status(_)) => super::ask::not_understood(title),
+        Err(error) => super::unanswered(&error, title),
     }
 }
 

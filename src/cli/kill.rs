@@ -8,12 +8,13 @@ use super::ask::ask;
 use crate::client::{ConnectionId, NoConnectionId};
 use crate::control::Request;
 use crate::exit;
+use crate::handler::Title;
 
 /// `kill [--control PATH] ID…`.
-pub(super) fn command() -> Command {
+pub(super) fn command(title: Title) -> Command {
     Command::new("kill")
         .about("End connections")
-        .arg(super::control_argument())
+        .arg(super::control_argument(title))
         .arg(super::timeout_argument("10s"))
         .arg(
             Arg::new("id")
@@ -29,7 +30,7 @@ pub(super) fn command() -> Command {
 }
 
 /// Exits with 0 if all of them were there, and have been told to end.
-pub(super) fn run(matches: &ArgMatches) -> ExitCode {
+pub(super) fn run(matches: &ArgMatches, title: Title) -> ExitCode {
     let ids = matches.get_many("id").unwrap_or_default().copied().collect();
-    ask(matches, &Request::Kill { ids }, exit::UNAVAILABLE, None)
+    ask(matches, title, &Request::Kill { ids }, exit::UNAVAILABLE, None)
 }

@@ -26,33 +26,34 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 
 use crate::admission::SourceName;
 use crate::admission::prefix::PrefixError;
-use crate::child::handler;
-use crate::config::{self, DEFAULT_CONTROL_SOCKET, parse_duration};
+use crate::config::{self, check_name, parse_duration};
+use crate::handler::{Application, Title};
 use crate::ipc::orders;
 use crate::{exit, supervisor, sys, worker};
 
-/// Runs the `preforkd` command with this process's arguments and environment.
-///
-/// Exits with the codes of sysexits(3head): 0, 64 for a wrong command line, 69 if no preforkd answers, 71 if the
-/// system refuses, 77 if the user may not, 78 for a wrong configuration.
-#[must_use]
-pub fn main() -> ExitCode {
+/// Does what this process was started for, by its arguments, and says with which code it is to exit.
+pub(crate) fn main(application: Application) -> ExitCode {
     // Before anything is allocated that a worker does not need: each of its children copies it.
     if std::env::args_os().nth(1).is_some_and(|command| command == orders::COMMAND) {
-        return ExitCode::from(worker::run());
+        return ExitCode::from(worker::run(application));
     }
     if std::env::args_os().nth(1).is_some_and(|command| command == supervisor::TRIAL_COMMAND) {
-        return ExitCode::from(supervisor::trial());
+        return ExitCode::from(supervisor::trial(&application, faults(&application)));
     }
     if std::env::args_os().nth(1).is_some_and(|command| command == supervisor::LOAD_COMMAND) {
-        return ExitCode::from(supervisor::load(&handler::NAMES));
+        return ExitCode::from(supervisor::load(&application));
     }
+    let name = application.title.name;
     if let Err(error) = sys::fd::fill_standard() {
-        output::complain(format_args!("preforkd: cannot open /dev/null: {error}"));
+        output::complain(format_args!("{name}: cannot open /dev/null: {error}"));
         return ExitCode::from(exit::OS);
     }
-    match command().try_get_matches() {
-        Ok(matches) => dispatch(&matches),
+    if let Err(why) = faults(&application) {
+        output::complain(format_args!("{name}: {why}"));
+        return ExitCode::from(exit::SOFTWARE);
+    }
+    match command(&application).try_get_matches() {
+        Ok(matches) => dispatch(&matches, &application),
         Err(error) => {
             // Help and version are no errors, and go to stdout.
             let code = match error.kind() {
@@ -65,51 +66,62 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn command() -> Command {
-    Command::new("preforkd")
-        .version(env!("CARGO_PKG_VERSION"))
-        .about("A process of its own for every connection")
-        .subcommand_required(true)
-        .subcommand(run::command())
-        .subcommand(serve_args::command())
-        .subcommand(check::command())
-        .subcommand(reload::command())
-        .subcommand(status::command())
-        .subcommand(connections::command())
-        .subcommand(kill::command())
-        .subcommand(pause::pause_command())
-        .subcommand(pause::resume_command())
-        .subcommand(pause::drain_command())
-        .subcommand(upgrade::command())
-        .subcommand(unban::command())
+/// What the program itself has done wrong before it came here.
+fn faults(application: &Application) -> Result<(), String> {
+    check_name(application.title.name).map_err(|why| format!("Server::new(): {why}"))?;
+    if application.handlers().next().is_none() {
+        return Err("no handler was given to the Server: add .handler(NAME, …) before .main()".to_owned());
+    }
+    sys::threads::must_be_alone("before Server::main()").map_err(|error| error.to_string())
 }
 
-fn dispatch(matches: &ArgMatches) -> ExitCode {
+fn command(application: &Application) -> Command {
+    let title = application.title;
+    Command::new(title.name)
+        .version(title.long_version())
+        .about(application.about)
+        .subcommand_required(true)
+        .subcommand(run::command(title))
+        .subcommand(serve_args::command(application))
+        .subcommand(check::command(title))
+        .subcommand(reload::command(title))
+        .subcommand(status::command(title))
+        .subcommand(connections::command(title))
+        .subcommand(kill::command(title))
+        .subcommand(pause::pause_command(title))
+        .subcommand(pause::resume_command(title))
+        .subcommand(pause::drain_command(title))
+        .subcommand(upgrade::command(title))
+        .subcommand(unban::command(title))
+}
+
+fn dispatch(matches: &ArgMatches, application: &Application) -> ExitCode {
+    let title = application.title;
     match matches.subcommand() {
-        Some(("run", matches)) => run::run(matches),
-        Some(("serve", matches)) => serve::run(matches),
-        Some(("check", matches)) => check::run(matches),
-        Some(("reload", matches)) => reload::run(matches),
-        Some(("status", matches)) => status::run(matches),
-        Some(("connections", matches)) => connections::run(matches),
-        Some(("pause", matches)) => pause::pause(matches),
-        Some(("resume", matches)) => pause::resume(matches),
-        Some(("drain", matches)) => pause::drain(matches),
-        Some(("kill", matches)) => kill::run(matches),
-        Some(("upgrade", matches)) => upgrade::run(matches),
-        Some(("unban", matches)) => unban::run(matches),
+        Some(("run", matches)) => run::run(matches, application),
+        Some(("serve", matches)) => serve::run(matches, application),
+        Some(("check", matches)) => check::run(matches, application),
+        Some(("reload", matches)) => reload::run(matches, title),
+        Some(("status", matches)) => status::run(matches, title),
+        Some(("connections", matches)) => connections::run(matches, title),
+        Some(("pause", matches)) => pause::pause(matches, title),
+        Some(("resume", matches)) => pause::resume(matches, title),
+        Some(("drain", matches)) => pause::drain(matches, title),
+        Some(("kill", matches)) => kill::run(matches, title),
+        Some(("upgrade", matches)) => upgrade::run(matches, title),
+        Some(("unban", matches)) => unban::run(matches, title),
         _ => ExitCode::from(exit::USAGE),
     }
 }
 
 /// `--control PATH`, for the commands that talk to a running supervisor.
-fn control_argument() -> Arg {
+fn control_argument(title: Title) -> Arg {
     Arg::new("control")
         .long("control")
         .value_name("PATH")
         .value_parser(value_parser!(PathBuf))
-        .default_value(DEFAULT_CONTROL_SOCKET)
-        .help("The control socket of the running preforkd")
+        .default_value(title.control_path().into_os_string())
+        .help(format!("The control socket of the running {}", title.name))
 }
 
 /// `--timeout DURATION`, for the same.
@@ -137,22 +149,22 @@ fn patience(matches: &ArgMatches) -> Duration {
     matches.get_one("timeout").copied().unwrap_or(Duration::MAX)
 }
 
-fn control_path(matches: &ArgMatches) -> PathBuf {
-    matches.get_one("control").cloned().unwrap_or_else(|| DEFAULT_CONTROL_SOCKET.into())
+fn control_path(matches: &ArgMatches, title: Title) -> PathBuf {
+    matches.get_one("control").cloned().unwrap_or_else(|| title.control_path())
 }
 
 /// Prints why there is no answer, and says with which code to exit.
-fn unanswered(error: &crate::control::client::AskError) -> ExitCode {
-    output::complain(format_args!("preforkd: {error}"));
+fn unanswered(error: &crate::control::client::AskError, title: Title) -> ExitCode {
+    output::complain(format_args!("{}: {error}", title.name));
     ExitCode::from(error.exit_code())
 }
 
 /// Prints why the supervisor ended, and says with which code to exit.
-fn ended(result: Result<(), crate::supervisor::Fatal>) -> ExitCode {
+fn ended(result: Result<(), crate::supervisor::Fatal>, title: Title) -> ExitCode {
     match result {
         Ok(()) => ExitCode::from(exit::OK),
         Err(fatal) => {
-            output::complain(format_args!("preforkd: {fatal}"));
+            output::complain(format_args!("{}: {fatal}", title.name));
             ExitCode::from(fatal.code())
         }
     }

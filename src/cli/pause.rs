@@ -7,26 +7,33 @@ use clap::{Arg, ArgMatches, Command};
 use super::ask::ask;
 use crate::control::Request;
 use crate::exit;
+use crate::handler::Title;
 
 /// `pause SERVICE`.
-pub(super) fn pause_command() -> Command {
-    command("pause", "Have a service accept nobody; clients wait in its queue, connections go on", "10s")
-        .arg(service().required(true))
+pub(super) fn pause_command(title: Title) -> Command {
+    command(
+        title,
+        "pause",
+        "Have a service accept nobody; clients wait in its queue, connections go on",
+        "10s",
+    )
+    .arg(service().required(true))
 }
 
 /// `resume [SERVICE]`.
-pub(super) fn resume_command() -> Command {
-    command("resume", "Have a service, or all, accept again after pause or drain", "10s").arg(service())
-}
-
-/// `drain [SERVICE]`.
-pub(super) fn drain_command() -> Command {
-    command("drain", "Pause a service, or all, and wait until their connections have ended", "1h")
+pub(super) fn resume_command(title: Title) -> Command {
+    command(title, "resume", "Have a service, or all, accept again after pause or drain", "10s")
         .arg(service())
 }
 
-fn command(name: &'static str, about: &'static str, patience: &'static str) -> Command {
-    Command::new(name).about(about).arg(super::control_argument()).arg(super::timeout_argument(patience))
+/// `drain [SERVICE]`.
+pub(super) fn drain_command(title: Title) -> Command {
+    command(title, "drain", "Pause a service, or all, and wait until their connections have ended", "1h")
+        .arg(service())
+}
+
+fn command(title: Title, name: &'static str, about: &'static str, patience: &'static str) -> Command {
+    Command::new(name).about(about).arg(super::control_argument(title)).arg(super::timeout_argument(patience))
 }
 
 fn service() -> Arg {
@@ -38,16 +45,16 @@ fn named(matches: &ArgMatches) -> Option<String> {
 }
 
 /// Exits with 0 if it accepts nobody any more.
-pub(super) fn pause(matches: &ArgMatches) -> ExitCode {
-    ask(matches, &Request::Pause { service: named(matches) }, exit::UNAVAILABLE, None)
+pub(super) fn pause(matches: &ArgMatches, title: Title) -> ExitCode {
+    ask(matches, title, &Request::Pause { service: named(matches) }, exit::UNAVAILABLE, None)
 }
 
 /// Exits with 0 if it will accept.
-pub(super) fn resume(matches: &ArgMatches) -> ExitCode {
-    ask(matches, &Request::Resume { service: named(matches) }, exit::UNAVAILABLE, None)
+pub(super) fn resume(matches: &ArgMatches, title: Title) -> ExitCode {
+    ask(matches, title, &Request::Resume { service: named(matches) }, exit::UNAVAILABLE, None)
 }
 
 /// Exits with 0 if it has no connections any more.
-pub(super) fn drain(matches: &ArgMatches) -> ExitCode {
-    ask(matches, &Request::Drain { service: named(matches) }, exit::UNAVAILABLE, None)
+pub(super) fn drain(matches: &ArgMatches, title: Title) -> ExitCode {
+    ask(matches, title, &Request::Drain { service: named(matches) }, exit::UNAVAILABLE, None)
 }

@@ -4,24 +4,34 @@ use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
 
-use crate::child::handler;
 use crate::config::flags::{Given, from_flags};
 use crate::config::key::{Kind, Part};
 use crate::config::keys::{Flag, flags};
 use crate::config::{self, Config, Diagnostics, Machine};
+use crate::handler::Application;
 
 const ADDRESS: &str = "ADDRESS";
 const HANDLER: &str = "HANDLER";
 const PROGRAM: &str = "PROGRAM";
 
 /// `serve [OPTIONS] ADDRESS HANDLER` and `serve [OPTIONS] ADDRESS -- PROGRAM [ARG…]`.
-pub(crate) fn command() -> Command {
+///
+/// Of a program with one handler, that need not be named.
+pub(crate) fn command(application: &Application) -> Command {
+    let name = application.title.name;
+    let handler = if application.only_handler().is_some() { "[HANDLER]" } else { HANDLER };
+    let help = match name {
+        "preforkd" => format!("A built-in service: {}", application.list_of_handlers()),
+        _ => format!("What serves clients: {}", application.list_of_handlers()),
+    };
     Command::new("serve")
         .about("Run one service without a configuration file")
-        .override_usage("preforkd serve [OPTIONS] ADDRESS HANDLER\n       preforkd serve [OPTIONS] ADDRESS -- PROGRAM [ARG]...")
+        .override_usage(format!(
+            "{name} serve [OPTIONS] ADDRESS {handler}\n       {name} serve [OPTIONS] ADDRESS -- PROGRAM [ARG]..."
+        ))
         .args(flags().map(argument))
         .arg(Arg::new(ADDRESS).required(true).help("IP:PORT, [IPV6]:PORT, [IPV6%ZONE]:PORT, *:PORT, unix:/PATH, unix:@NAME or fd:NAME; port 0 is any free port"))
-        .arg(Arg::new(HANDLER).help(format!("A built-in service: {}", handler::NAMES.join(", "))))
+        .arg(Arg::new(HANDLER).help(help))
         .arg(
             Arg::new(PROGRAM)
                 .last(true)
@@ -29,11 +39,13 @@ pub(crate) fn command() -> Command {
                 .value_names([PROGRAM, "ARG"])
                 .help("A program that has the connection on its stdin and stdout, and its arguments"),
         )
-        .group(ArgGroup::new("job").args([HANDLER, PROGRAM]).required(true))
+        .group(
+            ArgGroup::new("job").args([HANDLER, PROGRAM]).required(application.only_handler().is_none()),
+        )
 }
 
 fn argument(flag: Flag) -> Arg {
-    let repeatable = matches!(flag.kind, Kind::List | Kind::Table | Kind::TableOrFalse);
+    let repeatable = matches!(flag.kind, Kind::List | Kind::Table | Kind::TableOrFalse | Kind::Options);
     let mut doc = flag.doc.to_owned();
     if repeatable {
         doc.push_str(" (repeatable)");
@@ -51,10 +63,11 @@ fn argument(flag: Flag) -> Arg {
 }
 
 /// The configuration that a command line describes.
-pub(crate) fn config(matches: &ArgMatches) -> Result<Config, Diagnostics> {
+pub(crate) fn config(matches: &ArgMatches, application: &Application) -> Result<Config, Diagnostics> {
     let current = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
-    let machine = Machine { current: Some(&current), ..Machine::with(&handler::NAMES) };
-    from_flags(&name(matches), &given(matches), &machine).map_err(|problems| with_hint(problems, matches))
+    let machine = Machine { current: Some(&current), ..Machine::with(application) };
+    from_flags(&name(matches, application), &given(matches), &machine)
+        .map_err(|problems| with_hint(problems, matches, application))
 }
 
 /// Everything that was given, in the order of the usage text.
@@ -75,22 +88,24 @@ fn texts(matches: &ArgMatches, id: &str) -> Option<Vec<String>> {
 }
 
 /// The service is called what it runs.
-fn name(matches: &ArgMatches) -> String {
+fn name(matches: &ArgMatches, application: &Application) -> String {
     let program = || matches.get_many::<String>(PROGRAM).and_then(|mut words| words.next());
-    let job = matches.get_one::<String>(HANDLER).or_else(program).map(String::as_str).unwrap_or_default();
+    let job = matches.get_one::<String>(HANDLER).or_else(program).map(String::as_str);
+    let job = job.or(application.only_handler()).unwrap_or_default();
     let file = Path::new(job).file_name().map(|file| file.to_string_lossy());
     config::make_name(&file.unwrap_or_default())
 }
 
 /// Who names a program where a handler is expected has forgotten the `--`.
-fn with_hint(mut problems: Diagnostics, matches: &ArgMatches) -> Diagnostics {
+fn with_hint(mut problems: Diagnostics, matches: &ArgMatches, application: &Application) -> Diagnostics {
     let (Some(handler), Some(address)) = (texts(matches, HANDLER), texts(matches, ADDRESS)) else {
         return problems;
     };
     for problem in problems.iter_mut().filter(|problem| problem.place.name == HANDLER) {
         problem.help = Some(format!(
-            "the handlers are {}; a program goes after --, as in: preforkd serve {} -- {}",
-            handler::NAMES.join(", "),
+            "the handlers are {}; a program goes after --, as in: {} serve {} -- {}",
+            application.list_of_handlers(),
+            application.title.name,
             address.join(" "),
             handler.join(" ")
         ));
@@ -106,13 +121,14 @@ mod tests {
 
     fn parse(words: &str) -> Result<Config, String> {
         let words = ["serve"].into_iter().chain(words.split_whitespace());
-        let matches = command().try_get_matches_from(words).map_err(|error| error.to_string())?;
-        config(&matches).map_err(|problems| problems.to_string())
+        let application = crate::builtin::preforkd().into_application();
+        let matches = command(&application).try_get_matches_from(words).map_err(|error| error.to_string())?;
+        config(&matches, &application).map_err(|problems| problems.to_string())
     }
 
     #[test]
     fn the_command_is_sound() {
-        command().debug_assert();
+        command(&crate::builtin::preforkd().into_application()).debug_assert();
     }
 
     #[test]

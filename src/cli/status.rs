@@ -8,21 +8,22 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use super::output::{complain, say};
 use crate::control::{Answer, Condition, Request, Status, client};
 use crate::exit;
+use crate::handler::Title;
 
 /// `status [--json] [--control PATH]`.
-pub(super) fn command() -> Command {
+pub(super) fn command(title: Title) -> Command {
     let json =
         Arg::new("json").long("json").action(ArgAction::SetTrue).help("One line of JSON, for programs");
     Command::new("status")
-        .about("Show what the running preforkd does")
+        .about(format!("Show what the running {} does", title.name))
         .arg(json)
-        .arg(super::control_argument())
+        .arg(super::control_argument(title))
         .arg(super::timeout_argument("10s"))
 }
 
 /// Prints the status of the running supervisor.
-pub(super) fn run(matches: &ArgMatches) -> ExitCode {
-    match client::ask(&super::control_path(matches), &Request::Status, super::patience(matches)) {
+pub(super) fn run(matches: &ArgMatches, title: Title) -> ExitCode {
+    match client::ask(&super::control_path(matches, title), &Request::Status, super::patience(matches)) {
         Ok(Answer::Status(status)) if matches.get_flag("json") => match serde_json::to_string(&status) {
             Ok(line) => {
                 say(format_args!("{line}"));
@@ -31,21 +32,22 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
             Err(_) => ExitCode::from(exit::SOFTWARE),
         },
         Ok(Answer::Status(status)) => {
-            say(format_args!("{}", render(&status).trim_end()));
+            say(format_args!("{}", render(&status, title).trim_end()));
             ExitCode::from(exit::OK)
         }
         Ok(Answer::Done(text) | Answer::Refused(text)) => {
-            complain(format_args!("preforkd: {text}"));
+            complain(format_args!("{}: {text}", title.name));
             ExitCode::from(exit::UNAVAILABLE)
         }
-        Ok(Answer::Connections(_)) => super::ask::not_understood(),
-        Err(error) => super::unanswered(&error),
+        Ok(Answer::Connections(_)) => super::ask::not_understood(title),
+        Err(error) => super::unanswered(&error, title),
     }
 }
 
-fn render(status: &Status) -> String {
+fn render(status: &Status, title: Title) -> String {
     let mut text = format!(
-        "preforkd {} (pid {}), {}, up {}, generation {}, reloads {} ok {} rejected\n",
+        "{} {} (pid {}), {}, up {}, generation {}, reloads {} ok {} rejected\n",
+        title.name,
         status.version,
         status.pid,
         state(status.state),

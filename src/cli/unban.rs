@@ -7,12 +7,13 @@ use clap::{Arg, ArgMatches, Command};
 use super::ask::ask;
 use crate::control::Request;
 use crate::exit;
+use crate::handler::Title;
 
 /// `unban [--control PATH] [--service NAME] SOURCE`.
-pub(super) fn command() -> Command {
+pub(super) fn command(title: Title) -> Command {
     Command::new("unban")
         .about("Lift the penalties of an address, a prefix or a user")
-        .arg(super::control_argument())
+        .arg(super::control_argument(title))
         .arg(super::timeout_argument("10s"))
         .arg(Arg::new("service").long("service").value_name("NAME").help("At this service only"))
         .arg(
@@ -25,8 +26,8 @@ pub(super) fn command() -> Command {
 }
 
 /// Exits with 0 if nobody there has a penalty any more.
-pub(super) fn run(matches: &ArgMatches) -> ExitCode {
+pub(super) fn run(matches: &ArgMatches, title: Title) -> ExitCode {
     let Some(source) = matches.get_one("source").copied() else { return ExitCode::from(exit::USAGE) };
     let request = Request::Unban { source, service: matches.get_one("service").cloned() };
-    ask(matches, &request, exit::USAGE, None)
+    ask(matches, title, &request, exit::USAGE, None)
 }

@@ -5,19 +5,21 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use toml::Spanned;
-use toml::de::DeValue;
+use toml::de::{DeTable, DeValue};
 
-use super::diagnostic::{Diagnostics, Place, nearest};
+use super::diagnostic::{Diagnostic, Diagnostics, Place, nearest};
 use super::document::{Section, Sections};
 use super::draft::ServiceDraft;
+use super::flags::moved;
 use super::key::{Key, Kind};
 use super::keys::{LOG, LogDraft, SERVICE, SUPERVISOR, SupervisorDraft};
 use super::load::Tolerance;
 use super::roles;
 use super::service::{self, Machine};
-use super::source::Origin;
+use super::source::{Origin, syntax};
 use super::value::{Fault, find_nul};
 use super::{Address, Config, SupervisorConfig, Unavailable};
+use crate::handler::Application;
 use crate::journal::LogSettings;
 
 /// All sections, checked one by one and against each other; what is wrong goes to `problems`, and then there may be none.
@@ -35,12 +37,18 @@ pub(crate) fn assemble(
     for section in [&defaults(LOG)].into_iter().chain(&sections.log) {
         apply(section, LOG, "[log]", &mut log, problems);
     }
+    let is_written = |section: &Section<'_>| section.span("control_socket").is_some();
+    if !sections.supervisor.iter().any(is_written) {
+        supervisor.control_socket = Some(machine.application.title.control_path());
+    }
     let strict_start = supervisor.strict_start.unwrap_or_default();
     let (mut services, mut unavailable) = (Vec::new(), BTreeMap::new());
     let mut tolerated = Vec::new();
     let mut taken = Vec::new();
     let defaults = defaults(SERVICE);
+    let own_defaults = own_defaults(machine.application, problems);
     for (name, section) in &sections.services {
+        let section = &with_defaults(section, &own_defaults);
         let mut draft = ServiceDraft::default();
         let header = format!("[service.{name}]");
         for section in [&defaults, section] {
@@ -100,6 +108,49 @@ fn defaults<D>(keys: &[Key<D>]) -> Section<'static> {
     Section { origin: Origin::Flags(&[]), header: 0..0, partial: false, table: written.collect() }
 }
 
+/// What holds by the program where nothing is written; what is wrong with that goes to `problems`.
+fn own_defaults(application: &Application, problems: &mut Diagnostics) -> DeTable<'static> {
+    let mut table = match DeTable::parse(application.defaults) {
+        Ok(table) => table.into_inner(),
+        Err(error) => {
+            problems.push(own_fault(application, syntax(&error)));
+            DeTable::new()
+        }
+    };
+    let section = Section { origin: Origin::Flags(&[]), header: 0..0, partial: false, table: table.clone() };
+    let mut found = Diagnostics::default();
+    apply(&section, SERVICE, "Server::defaults()", &mut ServiceDraft::default(), &mut found);
+    found.iter().for_each(|found| {
+        let fault = Fault { help: found.help.clone(), ..Fault::new(0..0, found.message.clone()) };
+        problems.push(own_fault(application, fault));
+    });
+    if found.errors() > 0 {
+        table.clear();
+    }
+    if let Some(only) = application.only_handler() {
+        let value = Spanned::new(0..0, DeValue::String(only.into()));
+        table.entry(Spanned::new(0..0, "handler".into())).or_insert(value);
+    }
+    table
+}
+
+fn own_fault(application: &Application, fault: Fault) -> Diagnostic {
+    let name = format!("defaults of {} itself", application.title.name);
+    fault.at(Place { name, position: None, order: (usize::MAX, 0) })
+}
+
+/// The section as if the defaults stood in it, unless it is a program's.
+fn with_defaults<'a>(section: &Section<'a>, defaults: &DeTable<'static>) -> Section<'a> {
+    let Section { origin, ref header, partial, ref table } = *section;
+    let mut table = table.clone();
+    if section.span("exec").is_none() && !partial {
+        for (key, value) in defaults.iter().filter(|(key, _)| section.span(key.get_ref()).is_none()) {
+            table.insert(Spanned::new(header.clone(), key.get_ref().clone()), moved(value, header));
+        }
+    }
+    Section { origin, header: header.clone(), partial, table }
+}
+
 /// Gives every key of a section to its function in the table.
 fn apply<D>(section: &Section<'_>, keys: &[Key<D>], header: &str, draft: &mut D, problems: &mut Diagnostics) {
     for (name, value) in &section.table {
@@ -127,7 +178,7 @@ fn help<D>(fault: Fault, key: &Key<D>, origin: Origin<'_>) -> Fault {
     match (origin, key.flag) {
         (Origin::File(_), _) => fault.help(format!("for example: {} = {}", key.name, key.example)),
         (Origin::Flags(_), Some(flag))
-            if !matches!(key.kind, Kind::Table | Kind::TableOrFalse | Kind::List) =>
+            if !matches!(key.kind, Kind::Table | Kind::TableOrFalse | Kind::Options | Kind::List) =>
         {
             fault.help(format!("for example: --{flag} {}", key.example.trim_matches('"')))
         }

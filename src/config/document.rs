@@ -125,7 +125,7 @@ fn services<'a>(parent: Section<'a>, sections: &mut Sections<'a>, problems: &mut
 const NAME_RULE: &str =
     "a name has letters, digits, \"-\", \"_\" and \".\", at most 64, and starts with a letter or digit";
 
-fn check_name(name: &str) -> Result<(), String> {
+pub(crate) fn check_name(name: &str) -> Result<(), String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.len() <= 64 && name.chars().all(allowed)
     {

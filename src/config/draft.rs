@@ -131,6 +131,11 @@ pub(super) fn handler(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applie
     set(&mut draft.handler, text(value).map(|name| spanned(value, name)))
 }
 
+/// What is in it, its handler says.
+pub(super) fn options(_: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+    table(value).map(drop)
+}
+
 pub(super) fn exec(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     const RIGHT: &str = "write a list, the program first, as in [\"/usr/bin/rsync\", \"--daemon\"]";
     let DeValue::Array(entries) = value.get_ref() else {

@@ -1,6 +1,7 @@
 //! The way from the command line of `serve` to a configuration.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -79,11 +80,15 @@ fn value(flag: &Given, index: usize) -> Result<Spanned<DeValue<'_>>, Fault> {
         Kind::Text => return Ok(string(last)),
         Kind::Number | Kind::Boolean => scalar(last, flag.kind),
         Kind::List => DeValue::Array(flag.texts.iter().map(|text| string(text.as_str())).collect()),
-        Kind::Table => {
+        Kind::Table | Kind::Options => {
             let mut table = DeTable::new();
             for text in &flag.texts {
                 let (name, value) = named(text, index, "NAME=VALUE")?;
-                table.insert(Spanned::new(span.clone(), Cow::Borrowed(name)), string(value));
+                let value = match flag.kind {
+                    Kind::Options => any(value, &span),
+                    _ => string(value),
+                };
+                table.insert(Spanned::new(span.clone(), Cow::Borrowed(name)), value);
             }
             DeValue::Table(table)
         }
@@ -92,7 +97,7 @@ fn value(flag: &Given, index: usize) -> Result<Spanned<DeValue<'_>>, Fault> {
             let mut table = DeTable::new();
             for text in &flag.texts {
                 let (name, value) = named(text, index, "NAME=VALUE, or false alone")?;
-                let value = Spanned::new(span.clone(), any_value(value, index));
+                let value = structured(value, &span);
                 let name = Spanned::new(span.clone(), Cow::Borrowed(name));
                 let value = match table.remove(&name) {
                     Some(before) => joined(before, value),
@@ -112,29 +117,35 @@ fn named<'a>(text: &'a str, index: usize, right: &str) -> Result<(&'a str, &'a s
     })
 }
 
-/// A boolean, list or table as in TOML; any other text is a text.
-fn any_value(text: &str, index: usize) -> DeValue<'_> {
-    let parsed = DeValue::parse(text).ok().map(|value| placed(value, index).into_inner());
-    parsed
-        .filter(|value| value.is_bool() || value.is_array() || value.is_table())
-        .unwrap_or(DeValue::String(Cow::Borrowed(text)))
+/// A value of TOML; any other text is a text.
+fn any<'a>(text: &'a str, span: &Range<usize>) -> Spanned<DeValue<'a>> {
+    let value = DeValue::parse(text).map_or(DeValue::String(Cow::Borrowed(text)), Spanned::into_inner);
+    moved(&Spanned::new(span.clone(), value), span)
 }
 
-/// A value with all that is in it, at the place of its flag.
-fn placed(value: Spanned<DeValue<'_>>, index: usize) -> Spanned<DeValue<'_>> {
-    let value = match value.into_inner() {
-        DeValue::Array(entries) => {
-            DeValue::Array(entries.into_iter().map(|entry| placed(entry, index)).collect())
+/// A boolean, list or table of TOML; any other text is a text, a number, too.
+fn structured<'a>(text: &'a str, span: &Range<usize>) -> Spanned<DeValue<'a>> {
+    let value = any(text, span);
+    let inner = value.get_ref();
+    if inner.is_bool() || inner.is_array() || inner.is_table() {
+        return value;
+    }
+    Spanned::new(span.clone(), DeValue::String(Cow::Borrowed(text)))
+}
+
+/// The same value, all of it at this place.
+pub(super) fn moved<'a>(value: &Spanned<DeValue<'a>>, to: &Range<usize>) -> Spanned<DeValue<'a>> {
+    let moved_value = match value.get_ref() {
+        DeValue::Array(entries) => DeValue::Array(entries.iter().map(|entry| moved(entry, to)).collect()),
+        DeValue::Table(entries) => {
+            let entry = |(key, value): (&Spanned<Cow<'a, str>>, _)| {
+                (Spanned::new(to.clone(), key.get_ref().clone()), moved(value, to))
+            };
+            DeValue::Table(entries.iter().map(entry).collect())
         }
-        DeValue::Table(entries) => DeValue::Table(
-            entries
-                .into_iter()
-                .map(|(name, value)| (Spanned::new(index..index, name.into_inner()), placed(value, index)))
-                .collect(),
-        ),
-        other => other,
+        other => other.clone(),
     };
-    Spanned::new(index..index, value)
+    Spanned::new(to.clone(), moved_value)
 }
 
 /// One list of both.

@@ -39,6 +39,8 @@ pub(crate) enum Kind {
     /// A table of any values, or `false`; the flag is as before, a name that comes again has a list, and a value may be written as
     /// in TOML.
     TableOrFalse,
+    /// A table of any values; in the flag a value that is none of TOML's is a text.
+    Options,
 }
 
 /// Decodes a value and keeps it.

@@ -123,6 +123,16 @@ pub(crate) static SERVICE: &[Key<ServiceDraft>] = &[
         decode: Some(draft::handler),
     },
     Key {
+        name: "options",
+        flag: Some("options"),
+        kind: Kind::Options,
+        placeholder: "NAME=VALUE",
+        default: None,
+        example: "{ greeting = \"hello\" }",
+        doc: "What the handler of a program that uses preforkd as a library is told; the built-in services have no options",
+        decode: Some(draft::options),
+    },
+    Key {
         name: "exec",
         flag: None,
         kind: Kind::List,

@@ -86,7 +86,7 @@ fn check(
     let config = assemble(&sections, tolerance, machine, &mut found);
     problems.add_elsewhere(found);
     if sections.services.is_empty() && !unreadable {
-        problems.push(nothing_to_do(path));
+        problems.push(nothing_to_do(path, machine.application.title.name));
     }
     problems.sort();
     match config {
@@ -100,14 +100,14 @@ fn check(
     }
 }
 
-fn nothing_to_do(path: &Path) -> Diagnostic {
+fn nothing_to_do(path: &Path, program: &str) -> Diagnostic {
     Diagnostic {
         severity: Severity::Error,
         place: Place { name: path.display().to_string(), position: None, order: (0, usize::MAX) },
         message: "no service is defined".into(),
         note: None,
-        help: Some(
-            "add a section [service.NAME] here, or in a file preforkd.d/NAME.toml beside this one".into(),
-        ),
+        help: Some(format!(
+            "add a section [service.NAME] here, or in a file {program}.d/NAME.toml beside this one"
+        )),
     }
 }

@@ -27,6 +27,7 @@ pub(crate) mod keys;
 mod limits;
 mod load;
 mod lookup;
+mod options;
 mod roles;
 mod sandbox;
 mod service;
@@ -50,9 +51,10 @@ pub(crate) use accounts::{KnownUser, known_user};
 pub(crate) use address::Address;
 pub(crate) use credentials::{CredentialStore, Credentials, VARIABLE as CREDENTIALS_VARIABLE};
 pub(crate) use diagnostic::{Diagnostic, Diagnostics};
-pub(crate) use document::make_name;
+pub(crate) use document::{check_name, make_name};
 pub(crate) use limits::LimitKind;
 pub(crate) use load::{Loaded, Tolerance, check_again, load};
+pub(crate) use options::can_serve;
 #[cfg(test)]
 pub(crate) use sandbox::SystemCalls;
 pub(crate) use sandbox::{
@@ -65,10 +67,6 @@ pub(crate) use value::parse_duration;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use {accounts::Accounts, load::load_text};
 
-/// Where `preforkd run` looks without `--config`; the drop-ins are `preforkd.d/*.toml` beside it.
-pub(crate) const DEFAULT_PATH: &str = "/etc/preforkd/preforkd.toml";
-/// Where `preforkd run` listens for `reload` and `status`, and where these look for it.
-pub(crate) const DEFAULT_CONTROL_SOCKET: &str = control_socket!();
 /// What an exec'ed program finds in `PATH` unless `environment` says otherwise.
 pub(crate) const DEFAULT_PROGRAM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -140,6 +138,10 @@ pub(crate) struct ServiceConfig {
     pub(crate) listen: Vec<Address>,
     /// What serves a connection.
     pub(crate) job: Job,
+    /// What its handler is told besides, in TOML; it has read it without a complaint.
+    pub(crate) options: String,
+    /// Whether its handler starts threads or processes.
+    pub(crate) starts_threads: bool,
     /// Worker processes that share the listeners; 1 to 1024.
     pub(crate) workers: u16,
     /// Connection processes forked ahead, for the whole service.
@@ -184,6 +186,7 @@ impl ServiceConfig {
             name: self.name.clone(),
             listen: self.listen.clone(),
             job: self.job.clone(),
+            options: self.options.clone(),
             identity: self.identity.clone(),
             socket: self.socket.clone(),
             environment: self.environment.clone(),

@@ -19,16 +19,17 @@ use super::source::Origin;
 use super::value::{Fault, Faults};
 use super::{
     Address, CredentialStore, Credentials, Identity, Job, KillMode, PassedDemands, Program, ServiceConfig,
-    SocketOptions, StderrTarget, UserIds, UserRange, credentials, environment, sandbox, sockets,
+    SocketOptions, StderrTarget, UserIds, UserRange, credentials, environment, options, sandbox, sockets,
 };
+use crate::handler::Application;
 use crate::sys::process::{self, Resource};
 
 /// The machine that a configuration is checked against.
 pub(crate) struct Machine<'a> {
     /// Its users and groups.
     pub(crate) accounts: Accounts,
-    /// The names of its handlers.
-    pub(crate) handlers: &'a [&'a str],
+    /// The program, with its handlers.
+    pub(crate) application: &'a Application,
     /// Where relative program paths start, on a command line.
     pub(crate) current: Option<&'a Path>,
     /// Where secrets are.
@@ -45,11 +46,11 @@ impl<'a> Machine<'a> {
         (self.waits_for)(format_args!("\"{name}\" in /etc/passwd, /etc/group and what getent asks"));
     }
 
-    /// This one, in a program with these handlers.
-    pub(crate) fn with(handlers: &'a [&'a str]) -> Self {
+    /// This one, for this program.
+    pub(crate) fn with(application: &'a Application) -> Self {
         let (accounts, credentials) = (Accounts::default(), CredentialStore::of_environment());
         let becomes_others = process::may_become_others();
-        Machine { accounts, handlers, current: None, credentials, becomes_others, waits_for: &|_| () }
+        Machine { accounts, application, current: None, credentials, becomes_others, waits_for: &|_| () }
     }
 }
 
@@ -104,7 +105,11 @@ pub(crate) fn resolve(
         Credentials::new()
     });
     let setting = Setting { root, environment: &environment, directory };
-    let job = if broken_chroot { Ok(None) } else { job(name, section, handler, &draft, setting) };
+    let job = if broken_chroot {
+        Ok(None)
+    } else {
+        job(name, section, handler, &draft, (machine.application, setting))
+    };
     let job = job.map_err(&mut keep).ok().flatten();
     let sandbox = match &job {
         Some(job) => sandbox::of(section, &draft, job, root).unwrap_or_else(|found| {
@@ -112,6 +117,13 @@ pub(crate) fn resolve(
             None
         }),
         None => None,
+    };
+    let options = match &job {
+        Some(job) => options::of(name, section, job, machine).unwrap_or_else(|found| {
+            found.into_iter().for_each(&mut keep);
+            String::new()
+        }),
+        None => String::new(),
     };
     let socket_access = sockets::access(&draft, machine).unwrap_or_else(|mut found| {
         found.drain(..).map(Fault::of_machine).for_each(&mut keep);
@@ -142,6 +154,8 @@ pub(crate) fn resolve(
             name: name.to_owned(),
             listen: draft.listen.into_iter().map(Spanned::into_inner).collect(),
             job: job.clone()?,
+            options,
+            starts_threads: options::starts_threads(job.as_ref(), machine.application),
             workers: draft.workers.unwrap_or_else(cpus),
             spare: spare?,
             connections_per_child: draft.connections_per_child?,
@@ -243,12 +257,15 @@ fn cpus() -> u16 {
 }
 
 fn handler(name: Spanned<String>, machine: &Machine<'_>) -> Result<String, Fault> {
-    if machine.handlers.contains(&name.get_ref().as_str()) {
+    if machine.application.find(name.get_ref()).is_some() {
         return Ok(name.into_inner());
     }
-    let guess = nearest(name.get_ref(), machine.handlers.iter().copied());
+    let guess = nearest(name.get_ref(), machine.application.handlers());
     let guess = guess.map(|name| format!("did you mean \"{name}\"? ")).unwrap_or_default();
-    let help = format!("{guess}the handlers: {}; a program is run with exec", machine.handlers.join(", "));
+    let help = format!(
+        "{guess}the handlers: {}; a program is run with exec",
+        machine.application.list_of_handlers()
+    );
     Err(Fault::new(name.span(), format!("there is no handler \"{}\"", name.get_ref())).help(help))
 }
 
@@ -258,7 +275,7 @@ fn job(
     section: &Section<'_>,
     handler: Option<String>,
     draft: &ServiceDraft,
-    setting: Setting<'_>,
+    (application, setting): (&Application, Setting<'_>),
 ) -> Result<Option<Job>, Fault> {
     match (section.span("handler"), section.span("exec")) {
         (Some(handler), Some(exec)) => {
@@ -270,7 +287,9 @@ fn job(
         (None, None) => {
             let fault =
                 Fault::new(section.header.clone(), format!("service \"{name}\" does not say what it serves"));
-            Err(fault.help("add handler = \"echo\" for a built-in service, or exec = [\"/PATH/OF/PROGRAM\"]"))
+            let handler = application.handlers().next().unwrap_or("NAME");
+            let what = if application.title.name == "preforkd" { " for a built-in service" } else { "" };
+            Err(fault.help(format!("add handler = \"{handler}\"{what}, or exec = [\"/PATH/OF/PROGRAM\"]")))
         }
         (Some(_), None) => match &draft.argv0 {
             Some(argv0) => {

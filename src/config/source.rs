@@ -76,7 +76,8 @@ fn floor(text: &str, offset: usize) -> usize {
 /// Reads the main file and the drop-ins beside it; what cannot be read is reported and left out.
 pub(crate) fn read(main: &Path, machine: &Machine<'_>, problems: &mut Diagnostics) -> Vec<ConfigFile> {
     let mut sources = Vec::new();
-    let drop_ins = main.parent().unwrap_or(Path::new("")).join("preforkd.d");
+    let drop_ins =
+        main.parent().unwrap_or(Path::new("")).join(format!("{}.d", machine.application.title.name));
     let mut paths = vec![main.to_owned()];
     (machine.waits_for)(format_args!("{}", drop_ins.display()));
     match list(&drop_ins) {

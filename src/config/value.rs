@@ -87,7 +87,7 @@ pub(crate) fn decode<'a, T: Deserialize<'a>>(value: &TomlValue<'a>) -> Result<T,
 }
 
 /// serde's "invalid type: A, expected B" in plain words.
-fn plain(message: &str) -> String {
+pub(super) fn plain(message: &str) -> String {
     let wrong = message.strip_prefix("invalid type: ").or_else(|| message.strip_prefix("invalid value: "));
     match wrong.and_then(|wrong| wrong.rsplit_once(", expected ")) {
         Some((found, expected)) => format!("{found} where {expected} is expected"),

@@ -32,7 +32,7 @@ pub(crate) type ClientId = u64;
 
 /// The control socket and who is connected to it.
 #[derive(Debug)]
-pub(crate) struct Server {
+pub(crate) struct ControlServer {
     listener: UnixListener,
     file: SocketFile,
     clients: BTreeMap<ClientId, Session>,
@@ -106,7 +106,7 @@ impl OpenError {
     }
 }
 
-impl Server {
+impl ControlServer {
     /// Listens at `path`; who comes waits until [`Server::begin`]. Its events carry `first_token` and the tokens after
     /// it; a socket that a dead supervisor left there is replaced.
     pub(crate) fn open(path: &Path, first_token: u64) -> Result<Self, OpenError> {
@@ -120,11 +120,11 @@ impl Server {
         })?;
         let listener = bind(path).map_err(failed)?;
         let inode = std::fs::symlink_metadata(path).map_err(failed)?.ino();
-        Ok(Server::at(listener, SocketFile { path: path.to_owned(), inode }, first_token))
+        Ok(ControlServer::at(listener, SocketFile { path: path.to_owned(), inode }, first_token))
     }
 
     fn at(listener: UnixListener, file: SocketFile, first_token: u64) -> Self {
-        Server {
+        ControlServer {
             listener,
             file,
             clients: BTreeMap::new(),
@@ -234,7 +234,7 @@ impl Server {
         poller: &Poller,
     ) -> io::Result<(Self, Vec<ClientId>)> {
         let SavedServer { listener, file, waiting, newcomers } = saved;
-        let mut server = Server::at(UnixListener::from(listener.take()?), file, first_token);
+        let mut server = ControlServer::at(UnixListener::from(listener.take()?), file, first_token);
         server.begin(poller);
         let waiting: io::Result<Vec<_>> =
             waiting.into_iter().map(|client| Ok(server.resume_client(client.take()?))).collect();

@@ -216,14 +216,17 @@ pub(crate) enum ExitNote {
     TimedOut(Deadline, Traffic),
     /// It was the first process of a namespace, which no signal ends: this one has ended the process that it was there for.
     Killed(i32),
+    /// Its handler has panicked.
+    Panicked(Traffic),
 }
 
 /// In the second word of a note: that it is one, and its kind. No kind has all bits, so no note has.
 const IS_NOTE: u64 = 1 << (usize::BITS - 1);
 const KIND_SHIFT: u32 = usize::BITS - 4;
 
-/// The kind that is neither served nor one of the deadlines.
+/// The kinds beyond those of deadlines.
 const KILLED: u64 = 6;
+const PANICKED: u64 = 5;
 
 /// More bytes than this are said to be so many.
 const MOST_BYTES: u64 = (1 << KIND_SHIFT) - 1;
@@ -261,6 +264,7 @@ impl ExitNote {
             ExitNote::Served(traffic) => (0, traffic),
             ExitNote::TimedOut(deadline, traffic) => (1 + deadline as u64, traffic),
             ExitNote::Killed(signal) => (KILLED, Traffic { received: 0, sent: signal.unsigned_abs().into() }),
+            ExitNote::Panicked(traffic) => (PANICKED, traffic),
         };
         let sent = traffic.sent.min(MOST_BYTES);
         [traffic.received.min(MOST_BYTES), IS_NOTE | kind << KIND_SHIFT | sent]
@@ -272,13 +276,14 @@ impl ExitNote {
         if rest & IS_NOTE == 0 || received > MOST_BYTES {
             return None;
         }
-        match (rest >> KIND_SHIFT & 7) as u8 {
+        match rest >> KIND_SHIFT & 7 {
             0 => Some(ExitNote::Served(traffic)),
-            kind if u64::from(kind) == KILLED => {
+            KILLED => {
                 let is_signal = received == 0 && (1..=64).contains(&traffic.sent);
                 is_signal.then_some(ExitNote::Killed(traffic.sent as i32))
             }
-            kind => Some(ExitNote::TimedOut(Deadline::from_number(kind - 1)?, traffic)),
+            PANICKED => Some(ExitNote::Panicked(traffic)),
+            kind => Some(ExitNote::TimedOut(Deadline::from_number(kind as u8 - 1)?, traffic)),
         }
     }
 
@@ -293,7 +298,9 @@ impl ExitNote {
     /// What was moved.
     pub(crate) fn traffic(self) -> Traffic {
         match self {
-            ExitNote::Served(traffic) | ExitNote::TimedOut(_, traffic) => traffic,
+            ExitNote::Served(traffic) | ExitNote::TimedOut(_, traffic) | ExitNote::Panicked(traffic) => {
+                traffic
+            }
             ExitNote::Killed(_) => Traffic::default(),
         }
     }
@@ -302,7 +309,7 @@ impl ExitNote {
     pub(crate) fn deadline(self) -> Option<Deadline> {
         match self {
             ExitNote::TimedOut(deadline, _) => Some(deadline),
-            ExitNote::Served(_) | ExitNote::Killed(_) => None,
+            ExitNote::Served(_) | ExitNote::Killed(_) | ExitNote::Panicked(_) => None,
         }
     }
 }

@@ -20,6 +20,6 @@ pub(crate) fn escaped(bytes: &[u8], newline: Option<&str>) -> Vec<u8> {
 pub(crate) fn datagram(line: &OutputLine<'_>) -> Vec<u8> {
     let mut out = Buffer::new_in(DontForkAlloc::new());
     let entry = Entry { level: Level::Info, id: None, service: Some(line.service), body: Body::Output(line) };
-    native::format(&entry, &mut out);
+    native::format(&entry, "preforkd", &mut out);
     out.to_vec()
 }

@@ -47,22 +47,24 @@ type Buffer = allocator_api2::vec::Vec<u8, DontForkAlloc>;
 
 /// The log of one process; each opens its own after it was exec'ed.
 pub(crate) struct Log {
+    /// As whose records they are known.
+    name: &'static str,
     level: Cell<Level>,
     dropped: Cell<u64>,
     sink: RefCell<Sink>,
 }
 
 impl Log {
-    /// Never fails: what cannot be opened falls back to stderr and says so.
-    pub(crate) fn open(settings: LogSettings) -> Log {
+    /// Of the program with this name. Never fails: what cannot be opened falls back to stderr and says so.
+    pub(crate) fn open(settings: LogSettings, name: &'static str) -> Log {
         let stderr = io::stderr();
         let journal_stream = std::env::var("JOURNAL_STREAM").ok();
-        Log::open_at(settings, &Places::real(stderr.as_fd(), journal_stream.as_deref()))
+        Log::open_at(settings, name, &Places::real(stderr.as_fd(), journal_stream.as_deref()))
     }
 
     /// Goes on with other settings; the count of lost records stays.
     pub(crate) fn reopen(&self, settings: LogSettings) {
-        let mut sink = Log::open(settings).sink.into_inner();
+        let mut sink = Log::open(settings, self.name).sink.into_inner();
         if let Ok(mut old) = self.sink.try_borrow_mut() {
             sink.reported = old.reported;
             *old = sink;
@@ -70,9 +72,10 @@ impl Log {
         self.level.set(settings.level);
     }
 
-    fn open_at(settings: LogSettings, places: &Places<'_>) -> Log {
-        let (sink, problem) = Sink::open(settings.target, places);
-        let log = Log { level: Cell::new(settings.level), dropped: Cell::new(0), sink: RefCell::new(sink) };
+    fn open_at(settings: LogSettings, name: &'static str, places: &Places<'_>) -> Log {
+        let (sink, problem) = Sink::open(settings.target, name, places);
+        let (level, dropped) = (Cell::new(settings.level), Cell::new(0));
+        let log = Log { name, level, dropped, sink: RefCell::new(sink) };
         if let Some(problem) = problem {
             log.error(None, format_args!("{problem}; the log goes to stderr"));
         }
@@ -180,12 +183,12 @@ struct Sink {
 
 impl Sink {
     /// Also says what could not be opened.
-    fn open(target: LogTarget, places: &Places<'_>) -> (Sink, Option<String>) {
+    fn open(target: LogTarget, name: &'static str, places: &Places<'_>) -> (Sink, Option<String>) {
         let journal = stderr::is_journal(places.stderr, places.journal_stream);
         let opened = match target {
-            LogTarget::Journal => Native::open(places.journal).map(Target::Journal),
-            LogTarget::Auto if journal => Native::open(places.journal).map(Target::Journal),
-            LogTarget::Syslog => Syslog::open(places.syslog).map(Target::Syslog),
+            LogTarget::Journal => Native::open(places.journal, name).map(Target::Journal),
+            LogTarget::Auto if journal => Native::open(places.journal, name).map(Target::Journal),
+            LogTarget::Syslog => Syslog::open(places.syslog, name).map(Target::Syslog),
             LogTarget::Auto | LogTarget::Stderr => Ok(Target::Stderr),
         };
         let (target, problem) = match opened {

@@ -12,11 +12,13 @@ use crate::sys::memory;
 /// The journal.
 pub(super) struct Native {
     socket: Datagram,
+    /// As whose records they are known.
+    name: &'static str,
 }
 
 impl Native {
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
-        Ok(Native { socket: Datagram::open(path)? })
+    pub(super) fn open(path: &Path, name: &'static str) -> io::Result<Self> {
+        Ok(Native { socket: Datagram::open(path)?, name })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -25,7 +27,7 @@ impl Native {
 
     pub(super) fn send(&self, entry: &Entry<'_>, buffer: &mut Buffer) -> Result<(), SendError> {
         buffer.clear();
-        format(entry, buffer);
+        format(entry, self.name, buffer);
         match self.socket.send(buffer) {
             Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
                 // journald maps no file that somebody can still change.
@@ -42,10 +44,10 @@ impl Native {
     }
 }
 
-pub(super) fn format(entry: &Entry<'_>, out: &mut Buffer) {
+pub(super) fn format(entry: &Entry<'_>, name: &str, out: &mut Buffer) {
     field(out, "MESSAGE", |out| entry.message(out, Some("\n")));
     field(out, "PRIORITY", |out| out.push(b'0' + entry.level as u8));
-    field(out, "SYSLOG_IDENTIFIER", |out| out.extend_from_slice(b"preforkd"));
+    field(out, "SYSLOG_IDENTIFIER", |out| out.extend_from_slice(name.as_bytes()));
     if let Some(id) = entry.id {
         field(out, "MESSAGE_ID", |out| {
             out.extend_from_slice(id.hex().as_bytes());

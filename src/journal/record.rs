@@ -59,6 +59,8 @@ impl From<Peer> for Remote {
 pub(crate) enum Exit<'a> {
     /// Its process ended so.
     Ended(Ending),
+    /// Its handler has panicked, which ended this process alone.
+    Panicked,
     /// A deadline has ended it, whatever its process made of that.
     TimedOut(Deadline),
     /// Somebody has asked for it to be ended, whatever its process made of that.
@@ -69,10 +71,22 @@ pub(crate) enum Exit<'a> {
     Lost,
 }
 
+impl Exit<'_> {
+    /// Whether that is a fault of the program.
+    pub(crate) fn is_crash(&self) -> bool {
+        match self {
+            Exit::Ended(ending) => ending.is_crash(),
+            Exit::Panicked => true,
+            Exit::TimedOut(_) | Exit::Killed | Exit::NotStarted(_) | Exit::Lost => false,
+        }
+    }
+}
+
 impl fmt::Display for Exit<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Exit::Ended(ending) => ending.fmt(f),
+            Exit::Panicked => f.write_str("panicked"),
             Exit::TimedOut(deadline) => write!(f, "timeout {deadline}"),
             Exit::Killed => f.write_str("ended by kill"),
             Exit::NotStarted(_) => f.write_str("not started"),
@@ -136,8 +150,8 @@ impl<'a> ConnectionRecord<'a> {
     pub(super) fn message_id(&self) -> MessageId {
         match self.exit {
             Exit::NotStarted(_) => MessageId::ConnectionNotStarted,
-            Exit::Ended(ending) if ending.is_crash() => MessageId::ConnectionCrashed,
-            Exit::Ended(_) | Exit::TimedOut(_) | Exit::Killed | Exit::Lost => MessageId::ConnectionEnded,
+            exit if exit.is_crash() => MessageId::ConnectionCrashed,
+            _ => MessageId::ConnectionEnded,
         }
     }
 }
@@ -150,13 +164,19 @@ impl fmt::Display for ConnectionRecord<'_> {
         }
         let (seconds, millis) = (self.duration.as_secs(), self.duration.subsec_millis());
         write!(f, "{} after {seconds}.{millis:03}s (pid {}", self.exit, self.pid)?;
-        if let Exit::Ended(_) | Exit::TimedOut(_) | Exit::Killed = self.exit {
+        if let Exit::Ended(_) | Exit::Panicked | Exit::TimedOut(_) | Exit::Killed = self.exit {
             write!(f, ", cpu {} ms, {} KiB", self.cpu.as_millis(), self.max_rss_kib)?;
         }
         if let Some((received, sent)) = self.bytes {
             write!(f, ", {received} bytes in, {sent} out")?;
         }
-        f.write_str(")")
+        f.write_str(")")?;
+        match self.exit {
+            Exit::Ended(ending) if ending.is_forbidden_call() => {
+                f.write_str(": a system call that its sandbox forbids, see system_calls in preforkd.toml(5)")
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -265,8 +285,15 @@ fn connection_fields(record: &ConnectionRecord<'_>, field: &mut dyn FnMut(&'stat
         field("PREFORKD_BYTES_IN", format_args!("{received}"));
         field("PREFORKD_BYTES_OUT", format_args!("{sent}"));
     }
-    if let Exit::Ended(_) | Exit::TimedOut(_) | Exit::Killed = record.exit {
+    if let Exit::Ended(_) | Exit::Panicked | Exit::TimedOut(_) | Exit::Killed = record.exit {
         field("PREFORKD_CPU_USEC", format_args!("{}", record.cpu.as_micros()));
         field("PREFORKD_MAXRSS_KB", format_args!("{}", record.max_rss_kib));
+    }
+}
+
+/// As a record has it.
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Remote::from(*self).fmt(f)
     }
 }

@@ -24,11 +24,11 @@ pub(super) struct Syslog {
 }
 
 impl Syslog {
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    pub(super) fn open(path: &Path, name: &'static str) -> io::Result<Self> {
         let formatter = Formatter5424 {
             facility: Facility::LOG_DAEMON,
             hostname: Some(hostname()),
-            process: "preforkd".to_owned(),
+            process: name.to_owned(),
             pid: 0,
         };
         Ok(Syslog { socket: Datagram::open(path)?, formatter, line: Vec::new() })

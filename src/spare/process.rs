@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use super::{copies, events};
 use crate::admission::Admission;
 use crate::admission::sources::{SlotIndex, Sources};
+use crate::child::call::CallOutcome;
 use crate::child::{ChildSpec, Conn, Failed};
 use crate::client::{Client, Connection, ConnectionId};
 use crate::ipc::reports::{Served, Step};
@@ -43,7 +44,7 @@ pub(crate) struct SpareSpec {
     pub(crate) refused: Option<BorrowedFd<'static>>,
     /// The memory of the sources, if who gets in depends on them.
     pub(crate) sources: Option<BorrowedFd<'static>>,
-    /// What takes the place of the standard descriptors, which are the supervisor's; not of what a program says its errors to.
+    /// What takes the place of the standard descriptors, which are the supervisor's; not of what errors are said to.
     pub(crate) null: Option<BorrowedFd<'static>>,
     /// How many connections a spare serves, one after the other.
     pub(crate) connections: u32,
@@ -130,7 +131,7 @@ impl Spare {
         // Its number is 2 by now, and is closed with the others.
         drop(stderr);
         if let Some(null) = spec.null {
-            let errors = || if spec.child.execs() { Ok(()) } else { fd::standard_error(null) };
+            let errors = || if spec.child.has_stderr() { Ok(()) } else { fd::standard_error(null) };
             fd::standard(null).and_then(|()| errors()).map_err(failed)?;
         }
         fd::close_all_but(child, &spec.kept).map_err(failed)?;
@@ -161,8 +162,8 @@ impl Spare {
         let mut before = time::cpu();
         for n in 0..most.min(ConnectionId::PER_PROCESS) {
             let Some((socket, connection)) = self.wait(n)? else { return Ok(()) };
-            let served = child.run_once_more(socket, &connection.client);
-            let Some((code, traffic)) = served else {
+            let conn = Conn { id: self.context.id.nth(n), client: connection.client };
+            let Some(CallOutcome { code, traffic }) = child.run_once_more(socket, &conn) else {
                 return Err((Step::Exec, io::ErrorKind::Unsupported.into()));
             };
             if let Some(sources) = &self.sources {

@@ -12,7 +12,7 @@ use super::service::Service;
 use super::state::State;
 use super::workers::{WorkerProcess, WorkerStage};
 use crate::control::Answer;
-use crate::control::server::{ClientId, Server};
+use crate::control::server::{ClientId, ControlServer};
 use crate::journal::{Level, MessageId};
 use crate::scoreboard::Owner;
 use crate::sys::time::Monotonic;
@@ -83,7 +83,8 @@ impl Supervisor {
                 self.is_changed("reloaded", clients, control);
             }
             Purpose::Upgrade => {
-                self.is_changed(concat!("upgraded to ", env!("CARGO_PKG_VERSION")), clients, control);
+                let what = format!("upgraded to {}", self.invocation.title.version());
+                self.is_changed(&what, clients, control);
             }
             Purpose::Recovery => self.systemd.status(&self.state.summary()),
         }
@@ -107,7 +108,7 @@ impl Supervisor {
         }
     }
 
-    fn is_serving(&mut self, control: Option<Server>) {
+    fn is_serving(&mut self, control: Option<ControlServer>) {
         self.state.listeners.close_left();
         if let Some(control) = control {
             self.state.control.replace(control, &self.poller);
@@ -121,7 +122,7 @@ impl Supervisor {
         }
     }
 
-    fn is_changed(&mut self, what: &str, clients: Vec<ClientId>, control: Option<Server>) {
+    fn is_changed(&mut self, what: &str, clients: Vec<ClientId>, control: Option<ControlServer>) {
         let summary = self.state.summary();
         self.log.event(Level::Notice, Some(MessageId::ReloadDone), None, format_args!("{what}: {summary}"));
         self.systemd.ready(&summary);

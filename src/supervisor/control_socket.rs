@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::pause::AtRest;
 use super::{EventSource, Fatal, Supervisor};
-use crate::control::server::{ClientId, SavedServer, Server};
+use crate::control::server::{ClientId, ControlServer, SavedServer};
 use crate::control::{Answer, Request};
 use crate::sys::epoll::Poller;
 use crate::sys::fd::FdNumber;
@@ -16,7 +16,7 @@ use crate::sys::time::Monotonic;
 /// client of another one.
 #[derive(Debug, Default)]
 pub(super) struct ControlSocket {
-    server: Option<Server>,
+    server: Option<ControlServer>,
     opened: u64,
 }
 
@@ -25,9 +25,10 @@ const CLIENTS_BITS: u32 = 40;
 
 impl ControlSocket {
     /// Makes another one, which is not in force yet.
-    pub(super) fn open(&mut self, path: &Path) -> Result<Server, Fatal> {
+    pub(super) fn open(&mut self, path: &Path) -> Result<ControlServer, Fatal> {
         let first = self.first_client();
-        Server::open(path, first).map_err(|error| Fatal { code: error.exit_code(), text: error.to_string() })
+        ControlServer::open(path, first)
+            .map_err(|error| Fatal { code: error.exit_code(), text: error.to_string() })
     }
 
     fn first_client(&mut self) -> ClientId {
@@ -41,7 +42,7 @@ impl ControlSocket {
     }
 
     /// Another one comes into force.
-    pub(super) fn replace(&mut self, mut new: Server, poller: &Poller) {
+    pub(super) fn replace(&mut self, mut new: ControlServer, poller: &Poller) {
         new.begin(poller);
         if let Some(mut old) = self.server.replace(new) {
             old.close(poller);
@@ -70,7 +71,7 @@ impl ControlSocket {
     }
 
     pub(super) fn next_deadline(&self) -> Option<Monotonic> {
-        self.server.as_ref().and_then(Server::next_try)
+        self.server.as_ref().and_then(ControlServer::next_try)
     }
 
     pub(super) fn close(&mut self, poller: &Poller) {
@@ -92,7 +93,7 @@ impl ControlSocket {
     pub(super) fn resume(saved: Option<SavedServer>, poller: &Poller) -> io::Result<(Self, Vec<ClientId>)> {
         let mut control = ControlSocket::default();
         let Some(saved) = saved else { return Ok((control, Vec::new())) };
-        let (server, clients) = Server::resume(saved, control.first_client(), poller)?;
+        let (server, clients) = ControlServer::resume(saved, control.first_client(), poller)?;
         control.server = Some(server);
         Ok((control, clients))
     }

@@ -72,6 +72,12 @@ pub(super) struct SavedService {
     missing: Vec<MissingAddress>,
 }
 
+impl SavedService {
+    pub(super) fn config(&self) -> &ServiceConfig {
+        &self.config
+    }
+}
+
 /// A service that cannot be served now, or not at one of its addresses.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Trouble {

@@ -19,6 +19,7 @@ use super::{EventSource, workers};
 use crate::config::{self, Config, Diagnostic, Loaded, Machine, Snapshot, Tolerance};
 use crate::control::server::ClientId;
 use crate::exit;
+use crate::handler::Application;
 use crate::sys::epoll::{Interest, Poller};
 use crate::sys::signal::Signal;
 use crate::sys::time::Monotonic;
@@ -155,8 +156,8 @@ fn cannot_be_read(error: &io::Error) -> String {
     format!("the checked configuration cannot be handed over: {error}")
 }
 
-/// Reads a configuration for a program with these handlers: the whole life of such a process.
-pub(crate) fn load(handlers: &[&str]) -> u8 {
+/// Reads a configuration for this program: the whole life of such a process.
+pub(crate) fn load(application: &Application) -> u8 {
     let (Ok(link), Ok(task)) = (fd::inherited(3), fd::inherited(4)) else {
         return exit::USAGE;
     };
@@ -165,11 +166,11 @@ pub(crate) fn load(handlers: &[&str]) -> u8 {
     let sent = process::end_with_parent()
         // What is said must arrive, when the supervisor has the time.
         .and_then(|()| fd::set_nonblocking(link.as_fd(), false))
-        .and_then(|()| send(link.as_fd(), &outcome(&task, handlers, link.as_fd())));
+        .and_then(|()| send(link.as_fd(), &outcome(&task, application, link.as_fd())));
     if sent.is_ok() { exit::OK } else { exit::OS }
 }
 
-fn outcome(task: &ReadingTask, handlers: &[&str], link: BorrowedFd<'_>) -> Outcome {
+fn outcome(task: &ReadingTask, application: &Application, link: BorrowedFd<'_>) -> Outcome {
     let waits_for = |what: fmt::Arguments<'_>| {
         let what = what.to_string();
         if message::send(link, what.as_bytes().get(..LONGEST_MESSAGE).unwrap_or(what.as_bytes())).is_err() {
@@ -178,7 +179,7 @@ fn outcome(task: &ReadingTask, handlers: &[&str], link: BorrowedFd<'_>) -> Outco
         }
     };
     let ReadingTask { path, snapshot, tolerance } = task;
-    let machine = Machine { waits_for: &waits_for, ..Machine::with(handlers) };
+    let machine = Machine { waits_for: &waits_for, ..Machine::with(application) };
     let loaded = match snapshot {
         Some(snapshot) => config::check_again(path, snapshot, tolerance, &machine),
         None => config::load(path, tolerance, &machine),

@@ -38,6 +38,7 @@ use std::path::PathBuf;
 
 use crate::config::{self, Config, Diagnostics, Loaded, Machine, Tolerance};
 use crate::exit;
+use crate::handler::{Application, Title};
 use crate::journal::{Level, Log, MessageId};
 use crate::scoreboard::Owner;
 use crate::sys::epoll::Poller;
@@ -131,10 +132,10 @@ pub(crate) enum ConfigSource {
 }
 
 impl ConfigSource {
-    /// Reads it for a program with these handlers; for the command line there is nothing to read.
-    pub(crate) fn load(&self, handlers: &[&str]) -> Result<Loaded, Diagnostics> {
+    /// Reads it for this program; for the command line there is nothing to read.
+    pub(crate) fn load(&self, application: &Application) -> Result<Loaded, Diagnostics> {
         let ConfigSource::File { path, .. } = self else { return Err(Diagnostics::default()) };
-        let mut loaded = config::load(path, &Tolerance::OfAny, &Machine::with(handlers))?;
+        let mut loaded = config::load(path, &Tolerance::OfAny, &Machine::with(application))?;
         self.adjust(&mut loaded.config);
         Ok(loaded)
     }
@@ -174,6 +175,8 @@ struct Invocation {
     source: ConfigSource,
     /// Print to stdout where it listens.
     announce: bool,
+    /// What this program is called.
+    title: Title,
     /// The file that this process runs, and after an upgrade will run.
     program: PathBuf,
 }

@@ -15,7 +15,7 @@ use super::workers::{WorkerProcess, WorkerStage};
 use super::{Fatal, Supervisor};
 use crate::config::{Address, Config, ServiceConfig};
 use crate::control::Answer;
-use crate::control::server::{ClientId, Server};
+use crate::control::server::{ClientId, ControlServer};
 use crate::exit;
 use crate::ipc::orders::Order;
 use crate::sys::time::Monotonic;
@@ -48,7 +48,7 @@ pub(super) struct Rollout {
     pub(super) kept: Vec<String>,
     pub(super) purpose: Purpose,
     /// The control socket, if that is another.
-    pub(super) control: Option<Server>,
+    pub(super) control: Option<ControlServer>,
     /// Who waits for it.
     pub(super) clients: Vec<ClientId>,
     stage: RolloutStage,

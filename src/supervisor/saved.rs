@@ -19,6 +19,7 @@ use super::left_behind::LeftBehind;
 use super::listeners::SavedListener;
 use super::service::SavedServiceState;
 use super::workers::{SavedWorker, WorkerSettings};
+use crate::config::ServiceConfig;
 use crate::control::server::SavedServer;
 use crate::sys::fd::FdNumber;
 use crate::sys::memory;
@@ -65,6 +66,11 @@ impl Saved {
     pub(super) fn write(self) -> io::Result<OwnedFd> {
         let content = serde_json::to_vec(&Versioned { version: VERSION, state: self })?;
         memory::sealed(c"preforkd-state", &content)
+    }
+
+    /// The services as they were checked.
+    pub(super) fn services(&self) -> impl Iterator<Item = &ServiceConfig> {
+        self.services.iter().map(SavedService::config)
     }
 
     /// Reads what a program of whatever version wrote. No descriptor is taken yet.

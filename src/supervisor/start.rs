@@ -13,6 +13,7 @@ use super::systemd::{ActivatedSockets, Systemd};
 use super::watchdog::Watchdog;
 use super::{ConfigSource, Fatal, HANDLED, Invocation, Supervisor, upgrade};
 use crate::config::Config;
+use crate::handler::Title;
 use crate::journal::Log;
 use crate::sys::epoll::Poller;
 use crate::sys::signal::Signals;
@@ -20,14 +21,14 @@ use crate::sys::{fd, process};
 
 /// Serves `config` until told to end; the whole life of the supervisor. With `announce`, prints to stdout where it
 /// listens once it serves.
-pub(crate) fn run(config: Config, source: ConfigSource, announce: bool) -> Result<(), Fatal> {
+pub(crate) fn run(config: Config, source: ConfigSource, announce: bool, title: Title) -> Result<(), Fatal> {
     let poller = Poller::new().map_err(|error| Fatal::os("cannot make an epoll instance", &error))?;
     let systemd = Systemd::default();
     let passed = ActivatedSockets::take(&systemd)
         .map_err(|error| Fatal::os("cannot take over systemd's sockets", &error))?;
     let state = State::new(&config, passed, &systemd)
         .map_err(|error| Fatal::os("cannot raise the limit of descriptors", &error))?;
-    let mut supervisor = Supervisor::new(state, Phase::Starting, systemd, source, announce, poller)?;
+    let mut supervisor = Supervisor::new(state, Phase::Starting, systemd, (source, announce, title), poller)?;
     let result = supervisor.start(config).and_then(|()| supervisor.supervise());
     supervisor.leave_nothing();
     result
@@ -43,21 +44,21 @@ pub(crate) enum Resumed {
 }
 
 /// Goes on where another program left this process to this one, if this is an upgrade.
-pub(crate) fn take_up(source: ConfigSource, announce: bool) -> Resumed {
+pub(crate) fn take_up(source: ConfigSource, announce: bool, title: Title) -> Resumed {
     match upgrade::inherited_state() {
         None => Resumed::NotAnUpgrade(source),
-        Some(file) => Resumed::Ended(go_on(file, source, announce)),
+        Some(file) => Resumed::Ended(go_on(file, source, announce, title)),
     }
 }
 
-fn go_on(file: io::Result<OwnedFd>, source: ConfigSource, announce: bool) -> Result<(), Fatal> {
+fn go_on(file: io::Result<OwnedFd>, source: ConfigSource, announce: bool, title: Title) -> Result<(), Fatal> {
     let failed = |error: io::Error| Fatal::os("cannot go on after the upgrade", &error);
     let poller = Poller::new().map_err(failed)?;
     let systemd = Systemd::default();
     let saved = file.and_then(Saved::read).map_err(failed)?;
     let (mut state, clients) = State::resume(saved, &systemd, &poller).map_err(failed)?;
     state.history.was_upgraded();
-    let mut supervisor = Supervisor::new(state, Phase::Running, systemd, source, announce, poller)?;
+    let mut supervisor = Supervisor::new(state, Phase::Running, systemd, (source, announce, title), poller)?;
     supervisor.renew_workers(clients);
     let result = supervisor.supervise();
     supervisor.leave_nothing();
@@ -69,8 +70,7 @@ impl Supervisor {
         state: State,
         phase: Phase,
         systemd: Systemd,
-        source: ConfigSource,
-        announce: bool,
+        (source, announce, title): (ConfigSource, bool, Title),
         poller: Poller,
     ) -> Result<Self, Fatal> {
         let failed = |what| move |error: io::Error| Fatal::os(what, &error);
@@ -79,8 +79,8 @@ impl Supervisor {
         process::become_subreaper().map_err(failed("cannot become the reaper of connections"))?;
         let program = upgrade::program().map_err(failed("cannot find the program of this process"))?;
         Ok(Supervisor {
-            invocation: Invocation { source, announce, program },
-            log: Log::open(state.generation.settings().log),
+            invocation: Invocation { source, announce, title, program },
+            log: Log::open(state.generation.settings().log, title.name),
             signals,
             poller,
             watchdog: Watchdog::new(&systemd),

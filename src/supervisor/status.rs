@@ -38,7 +38,7 @@ impl Supervisor {
         services.sort_by(|a, b| a.name.cmp(&b.name));
         Status {
             pid: std::process::id(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: self.invocation.title.version().to_owned(),
             generation: generation.number(),
             uptime_s: (Monotonic::now() - history.started()).as_secs(),
             state: self.phase.condition(self.changes.are_of_configuration()),

@@ -14,10 +14,12 @@ use std::time::Duration;
 use super::changes::Change;
 use super::rollout::Purpose;
 use super::saved::{Kept, Saved};
-use super::{EventSource, Supervisor};
+use super::{EventSource, Supervisor, workers};
+use crate::config;
 use crate::control::Answer;
 use crate::control::server::ClientId;
 use crate::exit;
+use crate::handler::Application;
 use crate::ipc::orders::{self, Heard, WorkerReport};
 use crate::journal::{Level, MessageId};
 use crate::sys::epoll::{Interest, Poller};
@@ -59,7 +61,7 @@ impl Trial {
         let (link, far_end) = message::pair()?;
         poller.add(link.as_fd(), Interest::Read, EventSource::Change.into())?;
         let program = CString::new(program.as_os_str().as_bytes())?;
-        let arguments = [CString::from(c"preforkd"), CString::new(TRIAL_COMMAND)?];
+        let arguments = [workers::own_name(), CString::new(TRIAL_COMMAND)?];
         let nothing: [CString; 0] = [];
         let pid = fork(|child| {
             if fd::hand_over(child, &[far_end.as_fd(), state]).is_ok() {
@@ -126,13 +128,20 @@ pub(super) fn program() -> io::Result<PathBuf> {
 }
 
 /// Reads the state of a running supervisor and says whether this program could go on from it: the whole life of a trial.
-pub(crate) fn trial() -> u8 {
+/// What is wrong with it in itself has been `found` already.
+pub(crate) fn trial(application: &Application, found: Result<(), String>) -> u8 {
     let (Ok(link), Ok(file)) = (fd::inherited(3), fd::inherited(4)) else {
         return exit::USAGE;
     };
-    let report = match Saved::read(file) {
-        Ok(_) => WorkerReport::Ready,
-        Err(error) => WorkerReport::failed(&error),
+    let read = || Saved::read(file).map_err(|error| error.to_string());
+    let serves = found.and_then(|()| read()).and_then(|saved| {
+        saved.services().try_for_each(|service| {
+            config::can_serve(service, application).map_err(|why| format!("{}: {why}", service.name))
+        })
+    });
+    let report = match serves {
+        Ok(()) => WorkerReport::Ready,
+        Err(why) => WorkerReport::failed(&why),
     };
     let _ = orders::tell(link.as_fd(), &report);
     exit::OK

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -633,6 +635,13 @@ fn exec_worker(service: &str, handover: &[BorrowedFd<'_>], descriptor_limit: u64
     exec_self(&arguments, &environment, handover, descriptor_limit)
 }
 
+/// What this program was started as, without its directory: what all of its processes are called.
+pub(super) fn own_name() -> CString {
+    let started_as = std::env::args_os().next().unwrap_or_default();
+    let name = Path::new(&started_as).file_name().map(|name| name.as_bytes().to_vec());
+    name.and_then(|name| CString::new(name).ok()).unwrap_or_else(|| c"preforkd".to_owned())
+}
+
 /// Forks and runs this program again, in a session of its own, with `handover` from fd 3 on and every signal blocked.
 pub(super) fn exec_self(
     arguments: &[CString],
@@ -641,8 +650,9 @@ pub(super) fn exec_self(
     descriptor_limit: u64,
 ) -> io::Result<Pid> {
     let program = CString::from(c"/proc/self/exe");
+    let name = own_name();
     let arguments: Vec<&CStr> =
-        [c"preforkd"].into_iter().chain(arguments.iter().map(AsRef::as_ref)).collect();
+        [name.as_c_str()].into_iter().chain(arguments.iter().map(AsRef::as_ref)).collect();
     fork(|child| {
         // What goes wrong here, the supervisor learns by the exit code.
         let prepared = process::new_session()

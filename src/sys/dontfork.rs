@@ -14,7 +14,7 @@ use std::ptr::NonNull;
 use allocator_api2::alloc::{AllocError, Allocator, Layout};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, mprotect, munmap};
 
-const PAGE: usize = 4096;
+pub(super) const PAGE: usize = 4096;
 
 /// A private mapping, at first all of it absent from children.
 #[derive(Debug)]
@@ -102,15 +102,15 @@ unsafe impl Allocator for DontForkAlloc {
     }
 }
 
-/// Keeps the stack of this process from its children; it stays so as the stack grows. Only children that begin on
-/// another stack can be made from now on.
-pub(super) fn keep_stack() -> io::Result<()> {
+/// Keeps the stack of this process from its children, below this address; it stays so as the stack grows. Only children that begin
+/// on another stack can be made from now on.
+pub(super) fn keep_stack(below: usize) -> io::Result<()> {
     let maps = fs::read_to_string("/proc/self/maps")?;
     let line = maps.lines().find(|line| line.ends_with("[stack]"));
     let range = line.and_then(|line| line.split_whitespace().next()?.split_once('-'));
     let bounds = range.map(|(start, end)| (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16)));
     match bounds {
-        Some((Ok(start), Ok(end))) if start < end => keep(start, end - start),
+        Some((Ok(start), Ok(end))) if start < end.min(below) => keep(start, end.min(below) - start),
         _ => Err(io::ErrorKind::NotFound.into()),
     }
 }

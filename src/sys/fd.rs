@@ -59,6 +59,12 @@ pub(crate) fn fill_standard() -> io::Result<()> {
     Ok(())
 }
 
+/// Puts `/dev/null` on fds 0 and 1: this process and its children read nothing there, and what they say is for nobody.
+pub(crate) fn silence_standard() -> io::Result<()> {
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    (0..=1).try_for_each(|number| put(null.as_fd(), number))
+}
+
 /// Takes over descriptor `number`, which this process was started with; closed on exec from now on.
 ///
 /// That mark says whose it is: all that this process opens is closed on exec, so what is not came over the exec that started

@@ -238,16 +238,18 @@ static STACKS_ARE_EXCLUDED: AtomicBool = AtomicBool::new(false);
 /// What of this process its children are to do without, so that forking them is cheaper: its stack, and the stack that
 /// std has set up for its handler of overflows, which a worker does not use.
 ///
-/// From now on only a [`ChildStack`] can make children; [`fork`] refuses.
+/// From now on only a [`ChildStack`] can make children; [`fork`] refuses. If they are to start threads, they have of the stack what
+/// that takes.
 ///
 /// # Errors
 ///
 /// This process has a second thread. That children have the stacks after all is none: it is dearer, not wrong.
-pub(crate) fn exclude_stacks_from_fork() -> io::Result<()> {
+pub(crate) fn exclude_stacks_from_fork(may_start_threads: bool) -> io::Result<()> {
     must_have_one_thread()?;
+    let auxv = title::start_of_auxv().map_or(0, |start| start / dontfork::PAGE * dontfork::PAGE);
     STACKS_ARE_EXCLUDED.store(true, Ordering::Relaxed);
     let _ = title::keep_for_children();
-    let _ = dontfork::keep_stack();
+    let _ = dontfork::keep_stack(if may_start_threads { auxv } else { usize::MAX });
     let _ = dontfork::keep_signal_stack();
     // The variables are at the top of the stack. A child that asked for one, as localtime(3) does for TZ, would die.
     // SAFETY: this process has one thread, and std hands out copies of variables only.
@@ -339,7 +341,7 @@ fn must_have_one_thread() -> io::Result<()> {
 
 /// Whether this process has one thread: /proc/self/task has a link for each, and two of its own. True without /proc. Tests
 /// have threads, and children that use nothing which another may have locked.
-fn has_one_thread() -> bool {
+pub(super) fn has_one_thread() -> bool {
     use std::os::unix::fs::MetadataExt;
     cfg!(test) || std::fs::metadata("/proc/self/task").map_or(true, |task| task.nlink() <= 3)
 }

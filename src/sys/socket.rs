@@ -21,24 +21,26 @@ use super::check;
 use super::fd::{self, PollFlags};
 use super::tcp_info::TcpInfo;
 
-/// Who is at the other end of an accepted connection, as accept4(2) said.
+/// Who is at the other end of a connection, as accept4(2) said or a proxy that is believed.
+///
+/// It is shown as a record of the log has it: `192.0.2.7:50972`, `[2001:db8::7]:50972`, `uid 1000 (pid 26813)` or `unknown`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Peer {
+pub enum Peer {
     /// A TCP client; IPv4-mapped addresses are IPv4 here.
     Ip(SocketAddr),
     /// A client of a Unix socket; nothing is known of one that was gone too soon.
     Unix(Option<PeerCredentials>),
 }
 
-/// Who connected to a Unix socket, as it was when it did.
+/// Who connected to a Unix socket, as it was when it did: unix(7), `SO_PEERCRED`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct PeerCredentials {
-    /// Process id.
-    pub(crate) pid: i32,
+pub struct PeerCredentials {
+    /// Process id, in preforkd's PID namespace; it may have ended since, and another have its number.
+    pub pid: i32,
     /// Effective user id.
-    pub(crate) uid: u32,
+    pub uid: u32,
     /// Effective group id.
-    pub(crate) gid: u32,
+    pub gid: u32,
 }
 
 /// A new TCP socket that is bound to `address`, does not block and does not listen yet. An IPv6 wildcard takes IPv6 only. If it `shares`, it can be bound beside others that do, see [`share_port`].

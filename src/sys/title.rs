@@ -23,6 +23,21 @@ struct Map {
     exe_fd: u32,
 }
 
+/// Where on the stack of this process lies what the kernel has told it: its arguments and the auxiliary vector, which libc
+/// looks into whenever a thread is started, getauxval(3). That is a page or two, which nobody writes.
+pub(crate) fn start_of_auxv() -> io::Result<usize> {
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    let start = field(&stat, 28)?;
+    Ok(usize::try_from(start).unwrap_or(usize::MAX))
+}
+
+/// A field of proc_pid_stat(5). The name in parentheses is field 2 and may hold anything.
+fn field(stat: &str, number: usize) -> io::Result<u64> {
+    let fields = stat.rsplit_once(')').ok_or(io::ErrorKind::InvalidData)?.1;
+    let text = fields.split_ascii_whitespace().nth(number - 3).ok_or(io::ErrorKind::InvalidData)?;
+    text.parse().map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
 /// Moves the command line that the kernel shows from the stack to memory that children have. Without it they would be
 /// shown in brackets, as kernel threads are.
 ///
@@ -32,12 +47,7 @@ struct Map {
 pub(crate) fn keep_for_children() -> io::Result<()> {
     let text = fs::read("/proc/self/cmdline")?.leak();
     let stat = fs::read_to_string("/proc/self/stat")?;
-    // proc_pid_stat(5): the name in parentheses is field 2 and may hold anything.
-    let fields = stat.rsplit_once(')').ok_or(io::ErrorKind::InvalidData)?.1;
-    let field = |number: usize| -> io::Result<u64> {
-        let text = fields.split_ascii_whitespace().nth(number - 3).ok_or(io::ErrorKind::InvalidData)?;
-        text.parse().map_err(|_| io::ErrorKind::InvalidData.into())
-    };
+    let field = |number| field(&stat, number);
     let start = text.as_ptr() as u64;
     let end = start + text.len() as u64;
     // SAFETY: only asks where the break is.

@@ -31,6 +31,11 @@ impl Ending {
         }
     }
 
+    /// Whether a filter of system calls has ended it, seccomp(2).
+    pub(crate) fn is_forbidden_call(self) -> bool {
+        self == Ending::Killed(libc::SIGSYS)
+    }
+
     /// Whether a fault of the program's own memory or code ended it.
     pub(crate) fn is_crash(self) -> bool {
         matches!(

@@ -26,6 +26,7 @@ use crate::child::confine::namespaces::OwnNamespaces;
 use crate::client::{Client, ConnectionId};
 use crate::config::{Job, ServiceConfig, StderrTarget};
 use crate::exit;
+use crate::handler::{AnyHandler, Application};
 use crate::ipc::orders::{Heard, ListenerSet, Order, Plan, WorkerReport, take_plan};
 use crate::ipc::reports::{ChildReport, ExitNote, Failure, Reporter, Reports};
 use crate::journal::{Level, Log, MessageId};
@@ -36,6 +37,7 @@ use crate::sys::epoll::{Interest, Poller};
 use crate::sys::fork::{ChildStack, exclude_stacks_from_fork, fork_into};
 use crate::sys::signal::{self, Signal, Signals, Wakers};
 use crate::sys::socket;
+use crate::sys::threads::must_be_alone;
 use crate::sys::time::Monotonic;
 use crate::sys::wait::{self, Pid};
 use crate::sys::{fd, memory, process};
@@ -115,14 +117,14 @@ impl From<u64> for Token {
 }
 
 /// Runs a worker; the whole life of its process. Returns the exit code.
-pub(crate) fn run() -> u8 {
+pub(crate) fn run(application: Application) -> u8 {
     let Ok((link, plan)) = take_plan() else {
         return exit::USAGE;
     };
     let Ok(last_words) = link.try_clone().map(Link::new) else {
         return exit::OS;
     };
-    match Worker::prepare(link, plan).and_then(|mut worker| worker.work()) {
+    match Worker::prepare(link, plan, application).and_then(|mut worker| worker.work()) {
         Ok(()) => exit::OK,
         Err(error) => {
             last_words.report(&WorkerReport::failed(&error));
@@ -199,13 +201,14 @@ struct Worker {
 }
 
 impl Worker {
-    fn prepare(link: OwnedFd, plan: Plan) -> io::Result<Self> {
+    fn prepare(link: OwnedFd, mut plan: Plan, application: Application) -> io::Result<Self> {
         fd::fill_standard()?;
+        must_be_alone("before Server::main()")?;
         signal::all_to_default();
         let handled = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];
         let signals: &Signals = for_ever(Signals::install(&handled)?);
         process::set_name(c"preforkd-worker");
-        let log = Log::open(plan.log);
+        let log = Log::open(plan.log, application.title.name);
         let sources_file = fd::for_ever(plan.fds.sources.take()?);
         let sources = Sources::open(sources_file)?;
         let scoreboard = plan.fds.scoreboard.take()?;
@@ -227,7 +230,11 @@ impl Worker {
         if namespaces.processes || matches!(plan.service.job, Job::Handler(_)) {
             ExitNote::make_room()?;
         }
-        let mut spec = ChildSpec::new(&plan.service, namespaces, signals, Reporter::for_ever(reporter))?;
+        let handler = prepare_handler(&plan.service, application)?;
+        // An upgrade may have made it another one than it was when the configuration was read.
+        plan.service.starts_threads = handler.is_some_and(AnyHandler::starts_threads);
+        let reporter = Reporter::for_ever(reporter);
+        let mut spec = ChildSpec::new(&plan.service, namespaces, handler, signals, reporter)?;
         if let Some(own) = plan.service.identity.worker {
             spec.step_down(own).map_err(|(step, error)| {
                 let failure = Failure::new(step, &error);
@@ -271,9 +278,9 @@ impl Worker {
         poller.add(link.as_fd(), Interest::Read, Token::Link.into())?;
         poller.add(scoreboard.slot_freed(), Interest::ReadEdge, Token::SlotFreed.into())?;
         poller.add(pool.wake(), Interest::ReadEdge, Token::SpareTaken.into())?;
-        let pipes = (execs && service.stderr == StderrTarget::Log).then(OutputPipes::new);
+        let pipes = (spec.has_stderr() && service.stderr == StderrTarget::Log).then(OutputPipes::new);
         let stack = ChildStack::new()?.into_pids(spec.pids());
-        exclude_stacks_from_fork()?;
+        exclude_stacks_from_fork(service.starts_threads)?;
         memory::trim();
         let link = Link::new(link);
         link.try_report(&WorkerReport::Ready)?;
@@ -485,6 +492,25 @@ impl Worker {
             self.not_started(&admitted, "the service is ending");
         }
     }
+}
+
+/// Has the handler of a service read its options and prepare; `None` if a program serves it.
+fn prepare_handler(
+    service: &ServiceConfig,
+    application: Application,
+) -> io::Result<Option<&'static dyn AnyHandler>> {
+    let Job::Handler(name) = &service.job else { return Ok(None) };
+    let unknown = || io::Error::other(format!("this program has no handler \"{name}\""));
+    let mut handler = application.into_handler(name).ok_or_else(unknown)?;
+    handler
+        .prepare(&service.options)
+        .map_err(|why| io::Error::other(format!("the handler \"{name}\" cannot prepare: {why}")))?;
+    must_be_alone(&format!("while the handler \"{name}\" prepared"))?;
+    if handler.has_stderr() {
+        // Its children have the same, so that no file of theirs gets one of these numbers.
+        fd::silence_standard()?;
+    }
+    Ok(Some(Box::leak(handler)))
 }
 
 /// What is leaked here ends with the process.

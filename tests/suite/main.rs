@@ -31,6 +31,7 @@ mod haproxy;
 mod hostile;
 mod inherited;
 mod left_behind;
+mod library;
 mod life;
 mod limit;
 mod load;

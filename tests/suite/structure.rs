@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// The parts of `src/` from top to bottom: each may use those below it, and none above.
-const ORDER: [&str; 15] = [
+const ORDER: [&str; 18] = [
+    "server",
+    "builtin",
     "cli",
     "supervisor",
     "worker",
@@ -14,6 +16,7 @@ const ORDER: [&str; 15] = [
     "ipc",
     "scoreboard",
     "config",
+    "handler",
     "journal",
     "admission",
     "client",
@@ -129,6 +132,17 @@ fn unsafe_stands_in_sys_only() {
         .map(|(path, _)| path)
         .collect();
     assert!(elsewhere.is_empty(), "{elsewhere:?}");
+}
+
+/// They show that what the library gives to its users is enough for them.
+#[test]
+fn built_in_services_use_nothing_but_the_library() {
+    let public = ["Connection", "Handler", "NoOptions", "Readiness", "Server"];
+    for (path, text) in sources().into_iter().filter(|(path, _)| path.starts_with("builtin")) {
+        let inside: Vec<_> =
+            named(&text).into_iter().filter(|name| !public.contains(&name.as_str())).collect();
+        assert!(inside.is_empty(), "{} uses {inside:?}", path.display());
+    }
 }
 
 /// A constant of libc, such as an errno, is no call.

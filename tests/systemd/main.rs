@@ -19,6 +19,7 @@ mod accept;
 mod activation;
 mod analyze;
 mod journal;
+mod library;
 mod load;
 mod package;
 mod profiles;
@@ -83,6 +84,7 @@ const TESTS: &[Test] = tests![
     journal::a_restart_of_journald_loses_what_was_in_flight_at_most,
     activation::a_socket_unit_starts_the_service,
     activation::socket_units_give_their_names,
+    library::a_program_of_ones_own_is_a_unit_of_ones_own,
     accept::both_sides_of_the_manual_serve_alike,
     profiles::socket_activated_serves_without_a_network,
     profiles::programs_get_what_they_want,

@@ -215,11 +215,14 @@ impl Confinement {
     }
 }
 
-/// Whether connection processes of a service may start no other process: a handler has no use for one, and who has captured it
-/// would outlive the connection by it.
+/// Whether connection processes of a service may start no other process: who has captured a handler that has no use for one would
+/// outlive the connection by it. The limit counts threads, too.
 fn is_alone(service: &ServiceConfig) -> bool {
     let is_limited = service.limits.iter().any(|limit| limit.kind.resource == Resource::RLIMIT_NPROC);
-    matches!(service.job, Job::Handler(_)) && service.sandbox.is_some() && !is_limited
+    matches!(service.job, Job::Handler(_))
+        && !service.starts_threads
+        && service.sandbox.is_some()
+        && !is_limited
 }
 
 /// Who may have fewer descriptors may not until it serves: to accept takes some.

@@ -32,7 +32,7 @@ fn kind(kind: Kind) -> &'static str {
         Kind::Number => "A whole number",
         Kind::Boolean => "*true* or *false*",
         Kind::List => "A string, or an array of strings",
-        Kind::Table => "A table",
+        Kind::Table | Kind::Options => "A table",
         Kind::TableOrFalse => "A table, or *false*",
     }
 }

@@ -19,12 +19,13 @@ use clap_complete::Shell;
 
 use crate::cli::output::complain;
 use crate::exit;
+use crate::handler::Application;
 
 /// Runs the `generate` command with this process's arguments.
 #[must_use]
-pub fn main() -> ExitCode {
+pub(crate) fn main(application: &Application) -> ExitCode {
     match command().try_get_matches() {
-        Ok(matches) => match run(&matches) {
+        Ok(matches) => match run(&matches, application) {
             Ok(()) => ExitCode::from(exit::OK),
             Err(error) => {
                 complain(format_args!("generate: {error}"));
@@ -54,11 +55,11 @@ fn command() -> Command {
         )
 }
 
-fn run(matches: &ArgMatches) -> Result<(), GenerateError> {
+fn run(matches: &ArgMatches, application: &Application) -> Result<(), GenerateError> {
     let path = |matches: &ArgMatches, name| matches.get_one::<PathBuf>(name).cloned().unwrap_or_default();
     match matches.subcommand() {
-        Some(("man", matches)) => manual(&path(matches, "SOURCE"), &path(matches, "TARGET")),
-        Some(("completions", matches)) => completions(&path(matches, "TARGET")),
+        Some(("man", matches)) => manual(&path(matches, "SOURCE"), &path(matches, "TARGET"), application),
+        Some(("completions", matches)) => completions(&path(matches, "TARGET"), application),
         _ => Ok(()),
     }
 }
@@ -90,16 +91,16 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> GenerateError {
 }
 
 /// The command line as `preforkd --help` has it, with the names that usage texts need.
-fn preforkd() -> Command {
-    let mut command = super::command();
+fn preforkd(application: &Application) -> Command {
+    let mut command = super::command(application);
     command.build();
     command
 }
 
 /// Every `*.scd` of `source`, filled in, and for each command the name of its page.
-fn manual(source: &Path, target: &Path) -> Result<(), GenerateError> {
+fn manual(source: &Path, target: &Path, application: &Application) -> Result<(), GenerateError> {
     fs::create_dir_all(target).map_err(at(target))?;
-    let preforkd = preforkd();
+    let preforkd = preforkd(application);
     for entry in fs::read_dir(source).map_err(at(source))? {
         let path = entry.map_err(at(source))?.path();
         if path.extension().is_none_or(|extension| extension != "scd") {
@@ -117,14 +118,14 @@ fn manual(source: &Path, target: &Path) -> Result<(), GenerateError> {
     Ok(())
 }
 
-fn completions(target: &Path) -> Result<(), GenerateError> {
+fn completions(target: &Path, application: &Application) -> Result<(), GenerateError> {
     fs::create_dir_all(target).map_err(at(target))?;
     for (shell, name) in
         [(Shell::Bash, "preforkd"), (Shell::Zsh, "_preforkd"), (Shell::Fish, "preforkd.fish")]
     {
         let out = target.join(name);
         let mut file = File::create(&out).map_err(at(&out))?;
-        clap_complete::generate(shell, &mut super::command(), "preforkd", &mut file);
+        clap_complete::generate(shell, &mut super::command(application), "preforkd", &mut file);
     }
     Ok(())
 }

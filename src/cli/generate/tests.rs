@@ -3,10 +3,14 @@
 use super::*;
 use crate::config::keys::{LOG, SERVICE, SUPERVISOR};
 
+fn application() -> Application {
+    crate::builtin::preforkd().into_application()
+}
+
 fn pages() -> Vec<(String, String)> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/man");
     let target = tempfile::tempdir().unwrap();
-    manual(&source, target.path()).unwrap();
+    manual(&source, target.path(), &application()).unwrap();
     let files = fs::read_dir(target.path()).unwrap().map(|entry| entry.unwrap().path());
     files
         .map(|path| (path.file_name().unwrap().to_str().unwrap().into(), fs::read_to_string(&path).unwrap()))
@@ -20,7 +24,7 @@ fn page(name: &str) -> String {
 #[test]
 fn every_command_has_a_page() {
     let pages = pages();
-    for command in preforkd().get_subcommands().filter(|command| command.get_name() != "help") {
+    for command in preforkd(&application()).get_subcommands().filter(|command| command.get_name() != "help") {
         let name = command.get_name();
         let heading = format!("\n## preforkd {name}\n");
         let described = pages.iter().filter(|(_, text)| text.contains(&heading)).count();
@@ -50,7 +54,7 @@ fn everything_is_filled_in() {
         assert!(!text.lines().any(|line| line.starts_with('@')), "{name}");
         assert!(!text.contains("@VERSION@") && !text.contains("@PREFORKD"), "{name}");
     }
-    let error = expand::page("x.8.scd", "text\n@nonsense@\n", &preforkd()).unwrap_err();
+    let error = expand::page("x.8.scd", "text\n@nonsense@\n", &preforkd(&application())).unwrap_err();
     assert_eq!(error.to_string(), "x.8.scd: there is nothing to fill in for \"@nonsense@\"");
 }
 
@@ -62,7 +66,7 @@ fn nothing_in_a_text_is_markup() {
 #[test]
 fn completions_know_the_commands() {
     let target = tempfile::tempdir().unwrap();
-    completions(target.path()).unwrap();
+    completions(target.path(), &application()).unwrap();
     for file in ["preforkd", "_preforkd", "preforkd.fish"] {
         let text = fs::read_to_string(target.path().join(file)).unwrap();
         assert!(text.contains("reload") && text.contains("max-connections"), "{file}");

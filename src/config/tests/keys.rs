@@ -9,7 +9,7 @@ fn an_empty_service_has_the_defaults() {
     let place = Scratch::new();
     place.write("p.toml", "[service.x]\nlisten = \"127.0.0.1:7\"\nhandler = \"echo\"\n");
     let config = place.config();
-    assert_eq!(config.supervisor.control_socket.as_deref(), Some(Path::new(DEFAULT_CONTROL_SOCKET)));
+    assert_eq!(config.supervisor.control_socket.as_deref(), Some(Path::new(control_socket!())));
     assert_eq!(config.supervisor.drain_timeout, Duration::from_secs(30));
     assert_eq!((config.log.target, config.log.level), (LogTarget::Auto, Level::Info));
     let cpus = std::thread::available_parallelism().unwrap().get();
@@ -17,6 +17,8 @@ fn an_empty_service_has_the_defaults() {
         name: "x".into(),
         listen: vec!["127.0.0.1:7".parse().unwrap()],
         job: Job::Handler("echo".into()),
+        options: String::new(),
+        starts_threads: false,
         workers: u16::try_from(cpus).unwrap(),
         spare: 0,
         connections_per_child: 1,
@@ -129,7 +131,9 @@ const EVERY_KEY: &[(&str, &str, &[&str])] = &[
 #[test]
 fn flags_equal_a_file() {
     let is_of_files = |key: &str| key.starts_with("socket_");
-    flags_equal_a_file_with("[::1]:7", |key| !is_of_files(key));
+    // This is a handler's, and what is served here is a program.
+    let fits_tcp = |key: &str| !is_of_files(key) && key != "options";
+    flags_equal_a_file_with("[::1]:7", fits_tcp);
     flags_equal_a_file_with("unix:/run/x.sock", is_of_files);
 }
 
@@ -171,7 +175,8 @@ fn flags_equal_a_file_with(listen: &str, fits: impl Fn(&str) -> bool) {
         given.push(Given { label: key.into(), part: Part::Service, key, kind: Kind::List, texts });
     }
     let accounts = fake(place.path());
-    let machine = Machine { accounts, becomes_others: false, ..Machine::with(&HANDLERS) };
+    let application = preforkd();
+    let machine = Machine { accounts, becomes_others: false, ..Machine::with(&application) };
     let mut of_file = place.config();
     // Whoever types flags looks at what comes of them.
     of_file.supervisor.strict_start = true;

@@ -78,7 +78,7 @@ fn every_file_that_is_shipped_is_right() {
                 directories.push(path);
                 continue;
             }
-            match load(&path, &Tolerance::none(), &Machine::with(&HANDLERS)) {
+            match load(&path, &Tolerance::none(), &Machine::with(&preforkd())) {
                 Ok(loaded) => {
                     assert!(!loaded.config.services.is_empty());
                     assert!(loaded.warnings.iter().next().is_none(), "{}", loaded.warnings);
@@ -104,7 +104,8 @@ fn what_the_default_configuration_has_in_comments_is_right() {
     // Of an either-or, and of a directory that no machine has, the comment stays a comment.
     let is_code = |code: &str| {
         let is_key = code.split_once(" = ").is_some_and(|(key, _)| !key.trim().contains(' '));
-        let either = ["handler", "chroot", "refuse_message"].iter().any(|key| code.starts_with(key));
+        let either =
+            ["handler", "options", "chroot", "refuse_message"].iter().any(|key| code.starts_with(key));
         (is_key && !either) || code.starts_with('[')
     };
     let text: Vec<&str> = shipped

@@ -3,6 +3,7 @@
 mod admission;
 mod keys;
 mod machine;
+mod options;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -17,10 +18,13 @@ use crate::config::key::{Kind, Part};
 use crate::config::keys::{LOG, SERVICE, SUPERVISOR, flags};
 use crate::config::load::{Loaded, Tolerance, load};
 use crate::config::service::Machine;
+use crate::handler::Application;
 use crate::journal::{Level, LogTarget};
 
-/// What a program with handlers may have.
-const HANDLERS: [&str; 5] = ["echo", "discard", "chargen", "daytime", "time"];
+/// The program with the built-in handlers.
+fn preforkd() -> Application {
+    crate::builtin::preforkd().into_application()
+}
 
 /// A machine with a configuration directory of its own.
 struct Scratch {
@@ -45,12 +49,16 @@ impl Scratch {
     }
 
     fn load(&self) -> Result<Loaded, Diagnostics> {
+        self.load_for(&preforkd())
+    }
+
+    fn load_for(&self, application: &Application) -> Result<Loaded, Diagnostics> {
         let credentials = CredentialStore::Directory(self.path().join("credentials"));
         let machine = Machine {
             accounts: fake(self.path()),
             credentials,
             becomes_others: false,
-            ..Machine::with(&HANDLERS)
+            ..Machine::with(application)
         };
         load(&self.path().join("p.toml"), &Tolerance::none(), &machine)
     }

@@ -58,7 +58,7 @@ impl FakeMachine {
             stderr: self.stderr.as_fd(),
             journal_stream,
         };
-        Log::open_at(crate::journal::LogSettings { target, level }, &places)
+        Log::open_at(crate::journal::LogSettings { target, level }, "preforkd", &places)
     }
 
     /// What `$JOURNAL_STREAM` would be if this stderr went to the journal.

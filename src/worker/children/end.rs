@@ -68,7 +68,7 @@ impl Books<'_> {
             (How::Failed(_), reason) => Exit::NotStarted(reason.as_deref().unwrap_or_default()),
         };
         self.counters.count(Count::Completed);
-        if ended.ending.is_crash() {
+        if ended.ending.is_crash() || exit == Exit::Panicked {
             self.counters.count(Count::Crashes);
         }
         if matches!(exit, Exit::TimedOut(_)) {
@@ -149,7 +149,7 @@ fn offence(exit: Exit<'_>) -> Option<Offence> {
     match exit {
         Exit::TimedOut(_) => Some(Offence::Timeout),
         Exit::Ended(Ending::Exited(status)) => Some(Offence::Exit(status)),
-        Exit::Ended(ending) => ending.is_crash().then_some(Offence::Crash),
+        Exit::Ended(_) | Exit::Panicked => exit.is_crash().then_some(Offence::Crash),
         Exit::NotStarted(_) | Exit::Killed | Exit::Lost => None,
     }
 }

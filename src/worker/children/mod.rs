@@ -22,6 +22,7 @@ use crate::admission::{ActivityWatch, Deadline, Deadlines, EndCause, TERM_TO_KIL
 use crate::child::closing::LONGEST_CLOSE;
 use crate::child::watch::TIMED_OUT;
 use crate::client::{Connection, ConnectionId, process_of};
+use crate::exit;
 use crate::ipc::reports::{ChildReport, ExitNote, FAILED_TO_BEGIN, Failure, OwnPipe, Reports, Served};
 use crate::journal::{Exit, LeftOut, OutputLine};
 use crate::scoreboard::{Overdue, Row, Scoreboard, Slot};
@@ -181,8 +182,13 @@ impl<S: Deref<Target = Scoreboard>> Child<S> {
             (Some(EndCause::Deadline(deadline)), _) => How::Exit(Exit::TimedOut(deadline)),
             (Some(EndCause::Operator), _) => How::Exit(Exit::Killed),
             (None, Some(failure)) => How::Failed(failure),
+            (None, None) if self.has_panicked(ending) => How::Exit(Exit::Panicked),
             (None, None) => How::Exit(Exit::Ended(ending)),
         }
+    }
+
+    fn has_panicked(&self, ending: Ending) -> bool {
+        ending == Ending::Exited(exit::PANICKED) && matches!(self.note, Some(ExitNote::Panicked(_)))
     }
 
     /// Enters those of its connections, before this one or all, of which no report will come.

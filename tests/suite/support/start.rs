@@ -92,12 +92,18 @@ impl Preforkd {
         self.under(&["unshare", "--mount", "--propagation", "private"]).after(script)
     }
 
+    /// Starts another program that uses preforkd as a library.
+    pub(crate) fn program(mut self, binary: &Path) -> Self {
+        self.binary = binary.to_owned();
+        self
+    }
+
     /// Starts a copy of the program, `preforkd` in its directory.
     pub(crate) fn own_copy(mut self) -> Self {
-        self.binary = self.dir().join("preforkd");
+        let original = std::mem::replace(&mut self.binary, self.dir.path().join("preforkd"));
         // Not by this process: what it has open for writing, a child that another test just forks has open too, and
         // such a program cannot be exec'ed.
-        super::sure(&["cp", BINARY, self.binary.to_str().unwrap()]);
+        super::sure(&["cp", original.to_str().unwrap(), self.binary.to_str().unwrap()]);
         self
     }
 

@@ -1,27 +1,43 @@
 //! Daytime (RFC 867) and time (RFC 868).
 
-use std::io;
+use std::io::{self, Write};
 
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-use super::ClientStream;
+use crate::{Connection, Handler, NoOptions};
 
 /// From 1900, where RFC 868 begins, to 1970: 70 years, 17 of them leap years.
 const SECONDS_TO_1970: i64 = 2_208_988_800;
 
 /// Sends the date and time as a line.
-pub(crate) fn daytime(client: &ClientStream<'_>) -> io::Result<()> {
-    let mut line = [0; 128];
-    let length = daytime_line(OffsetDateTime::now_utc(), &mut line).unwrap_or(0);
-    client.send(&line[..length])?;
-    client.finish()
+pub(crate) struct Daytime;
+
+impl Handler for Daytime {
+    type Options = NoOptions;
+    const STDERR: bool = false;
+    const THREADS: bool = false;
+
+    fn serve(&self, client: &mut Connection<'_>) -> io::Result<()> {
+        let mut line = [0; 128];
+        let length = daytime_line(OffsetDateTime::now_utc(), &mut line).unwrap_or(0);
+        client.write_all(&line[..length])?;
+        client.finish()
+    }
 }
 
 /// Sends the seconds since 1900 as four bytes, most significant first.
-pub(crate) fn time(client: &ClientStream<'_>) -> io::Result<()> {
-    client.send(&seconds_since_1900(OffsetDateTime::now_utc().unix_timestamp()).to_be_bytes())?;
-    client.finish()
+pub(crate) struct Time;
+
+impl Handler for Time {
+    type Options = NoOptions;
+    const STDERR: bool = false;
+    const THREADS: bool = false;
+
+    fn serve(&self, client: &mut Connection<'_>) -> io::Result<()> {
+        client.write_all(&seconds_since_1900(OffsetDateTime::now_utc().unix_timestamp()).to_be_bytes())?;
+        client.finish()
+    }
 }
 
 /// The first of the two forms that RFC 867 suggests: "Tuesday, February 22, 1982 17:37:43-PST".

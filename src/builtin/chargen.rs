@@ -2,8 +2,7 @@
 
 use std::io;
 
-use super::ClientStream;
-use crate::sys::fd::{self, PollFlags};
+use crate::{Connection, Handler, NoOptions, Readiness};
 
 /// Space to tilde.
 const PRINTABLE: usize = 95;
@@ -36,23 +35,31 @@ const fn pattern() -> [u8; LENGTH] {
 ///
 /// What it sends is thrown away, also while it does not read: if we waited in a send with its bytes unread, a client
 /// that writes before it reads would wait for us as we wait for it.
-pub(crate) fn serve(client: &ClientStream<'_>) -> io::Result<()> {
-    let mut events = PollFlags::POLLOUT | PollFlags::POLLIN;
-    let mut rest = PATTERN.as_slice();
-    loop {
-        let ready = fd::poll(client.socket, events, None)?;
-        if ready.contains(PollFlags::POLLIN) && !throw_away(client)? {
-            // The end of stream is readable for ever.
-            events = PollFlags::POLLOUT;
-        }
-        // After an error or a hang-up too: the send says which.
-        match client.send_now(rest) {
-            Ok(sent) => rest = &rest[sent..],
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-        if rest.is_empty() {
-            rest = &PATTERN;
+pub(crate) struct Chargen;
+
+impl Handler for Chargen {
+    type Options = NoOptions;
+    const STDERR: bool = false;
+    const THREADS: bool = false;
+
+    fn serve(&self, client: &mut Connection<'_>) -> io::Result<()> {
+        let mut wanted = Readiness::EITHER;
+        let mut rest = PATTERN.as_slice();
+        loop {
+            let ready = client.wait(wanted, None)?;
+            if ready.read && !throw_away(client)? {
+                // The end of stream is readable for ever.
+                wanted = Readiness::WRITE;
+            }
+            // After an error or a hang-up too: the write says which.
+            match client.write_now(rest) {
+                Ok(sent) => rest = &rest[sent..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+            if rest.is_empty() {
+                rest = &PATTERN;
+            }
         }
     }
 }
@@ -61,9 +68,9 @@ pub(crate) fn serve(client: &ClientStream<'_>) -> io::Result<()> {
 ///
 /// Not inlined, to keep its buffer out of the frame of the other handlers.
 #[inline(never)]
-fn throw_away(client: &ClientStream<'_>) -> io::Result<bool> {
+fn throw_away(client: &Connection<'_>) -> io::Result<bool> {
     let mut scrap = [0; 4096];
-    match client.receive_now(&mut scrap) {
+    match client.read_now(&mut scrap) {
         Ok(length) => Ok(length > 0),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
         Err(error) => Err(error),

@@ -1,0 +1,152 @@
+//! Handlers: what a program that uses this library says about each of its own, and how the rest of preforkd sees them.
+
+mod application;
+mod connection;
+mod options;
+
+use std::error::Error;
+use std::io;
+
+use serde::de::DeserializeOwned;
+
+pub(crate) use application::{AnyHandler, Application, Title};
+pub(crate) use connection::Progress;
+pub use connection::{ClientConnection, LocalAddress, Readiness, Stream};
+pub use options::NoOptions;
+
+/// Serves clients, each in a process of its own.
+///
+/// A closure is one, if all that it needs is the connection: see [`Server::handler`](crate::Server::handler). A type that
+/// implements this has options of its own in the configuration, and something to [prepare](Handler::prepare).
+///
+/// ```
+/// use std::error::Error;
+/// use std::io::{self, Write};
+/// use preforkd::{Connection, Handler};
+///
+/// /// `[service.NAME.options]`
+/// #[derive(serde::Deserialize)]
+/// struct Options {
+///     greeting: String,
+///     #[serde(default = "once")]
+///     times: u32,
+/// }
+///
+/// fn once() -> u32 {
+///     1
+/// }
+///
+/// #[derive(Default)]
+/// struct Greeter {
+///     text: String,
+/// }
+///
+/// impl Handler for Greeter {
+///     type Options = Options;
+///
+///     fn prepare(&mut self, options: Options) -> Result<(), Box<dyn Error>> {
+///         self.text = format!("{}\n", options.greeting).repeat(options.times.try_into()?);
+///         Ok(())
+///     }
+///
+///     fn serve(&self, client: &mut Connection) -> io::Result<()> {
+///         client.write_all(self.text.as_bytes())
+///     }
+/// }
+/// ```
+///
+/// # Which process calls what
+///
+/// | | in which process | how often |
+/// |---|---|---|
+/// | `main`, up to [`Server::main`](crate::Server::main) | every one but those of connections, also the one that checks a configuration | once |
+/// | [`Options`](Handler::Options) are read | the supervisor, at the start; a process of its own at each reload; the worker | once each |
+/// | [`prepare`](Handler::prepare) | the worker | once, before it has a child |
+/// | [`serve`](Handler::serve) | a process of the connection's own, a copy of the worker | once; with `connections_per_child` as often as it says |
+///
+/// # What a fork copies, and what it does not
+///
+/// A connection process begins as a copy of its worker, fork(2): memory is there as `prepare` has left it, shared until it
+/// is written, and what is written is seen by nobody else. So `serve` has `&self`. The traps, each of which is a fact of fork(2) and
+/// none of Rust:
+///
+/// - **Threads** are not copied; what they had locked stays locked. So a worker has one: a thread that was started before the
+///   first fork is an error that names it, and the worker does not come up, nor a reload that needs it. In `serve` threads may be
+///   started, unless [`THREADS`](Handler::THREADS) says that there are none.
+/// - **Random numbers**: a generator that has been seeded before the fork gives all connections the same numbers. Make
+///   it in `serve`, or ask getrandom(2). The keys of `std::collections::HashMap` are such numbers: maps of different connections of
+///   one worker have the same, so who finds out about one connection's knows the others'.
+/// - **What is open** (a database handle, a TLS session, a file with its offset) is shared by all who have it, and two who use it
+///   at once mix what they say. Open it in `serve`. With `connections_per_child` a process that serves several may keep it in a
+///   [`std::sync::OnceLock`] or a thread-local. A handler's process has no descriptor of its worker's: they are closed.
+/// - **Buffered output** that is not written before the fork is in the copy, too, and would be written again and again. Flush it in
+///   `prepare`.
+/// - **Memory**: the more a worker has touched, the more a fork costs: with 10 MiB three times as much as with none. Maps of files
+///   that are only read cost nothing. The stack of a connection process has 1 MiB.
+/// - **Environment and arguments**: a worker has been started anew with `JOURNAL_STREAM`, `INVOCATION_ID` and nothing else in its
+///   environment, so that it has no secrets. Options are what a configuration is for.
+pub trait Handler: Sync + 'static {
+    /// The keys of `[service.NAME.options]`, in a type of this program: [`NoOptions`] if there are none.
+    ///
+    /// Everything that is wrong is said at once, with file, line and column: a key that no field has, a value that does not
+    /// fit, one that is missing. That `#[serde(deny_unknown_fields)]` stands there is not necessary. For a check of more than the type
+    /// has serde `#[serde(try_from = "…")]`; for one that needs the machine there is [`prepare`](Handler::prepare).
+    ///
+    /// Reading them must do nothing else: it is done in the supervisor, which waits for it.
+    type Options: DeserializeOwned;
+
+    /// Whether it says something on stderr. If so, what it writes there goes where `stderr` says: by default each line becomes a
+    /// record of its connection, and so do a panic and the error that [`serve`](Handler::serve) returns. fd 0 is empty, and what is written to fd 1 is thrown away.
+    ///
+    /// If not, its processes have no descriptor but the connection, and each is spared a pipe, about 10 µs. Then beware: the first
+    /// file that such a handler opens gets the number 0, and `println!` may write into it.
+    const STDERR: bool = true;
+
+    /// Whether [`serve`](Handler::serve) starts threads or other processes. If not, it must not, and cannot: so who has taken over one of
+    /// its processes has nothing that outlives the connection. (`RLIMIT_NPROC`, getrlimit(2), is 0. Where that is not in force, because
+    /// `limits` in the configuration has `nproc`, or `sandbox` is `false`, or for root, a thread would die of `SIGSEGV`, and its process with it.)
+    const THREADS: bool = true;
+
+    /// Prepares for all connections to come: loads data, compiles patterns. It opens nothing that one connection must not share
+    /// with another.
+    ///
+    /// Called in each worker, before its first fork, as the user that preforkd has and without sandbox. The worker is killed if it is
+    /// not ready within 30 s of its start.
+    ///
+    /// # Errors
+    ///
+    /// What it returns is said to who started the service, or wants the reload, and stops it: what was in force stays in force. So does
+    /// a panic, and a thread that was started here.
+    fn prepare(&mut self, options: Self::Options) -> Result<(), Box<dyn Error>> {
+        drop(options);
+        Ok(())
+    }
+
+    /// Serves one client. When it returns, the connection is closed, as soon as the client has all that was written.
+    ///
+    /// Called in a process of the connection's own, with the user, the limits and the sandbox of its service: by default it has neither
+    /// files nor network, and `sandbox` in the configuration, or in [`Server::defaults`](crate::Server::defaults), gives it more.
+    ///
+    /// # Errors
+    ///
+    /// That the client is gone is none: the process exits with 0. `InvalidData`, `InvalidInput` and `UnexpectedEof` say that the client has
+    /// done wrong: it exits with 65 (`EX_DATAERR`, sysexits(3head)), which `penalties` may name. Any other exits with 71 (`EX_OSERR`).
+    /// The record of the connection has the code, and the error is a record on its own.
+    ///
+    /// # Panics
+    ///
+    /// Only this connection ends: its record says `panicked`, the message of the panic is another record. If the program is built with
+    /// `panic = "abort"`, the record says `killed ABRT`.
+    fn serve(&self, connection: &mut ClientConnection<'_>) -> io::Result<()>;
+}
+
+impl<F> Handler for F
+where
+    F: Fn(&mut ClientConnection<'_>) -> io::Result<()> + Sync + 'static,
+{
+    type Options = NoOptions;
+
+    fn serve(&self, connection: &mut ClientConnection<'_>) -> io::Result<()> {
+        self(connection)
+    }
+}
