@@ -16,17 +16,29 @@ const CALLS: &str = "accept4,epoll_wait,epoll_pwait,epoll_pwait2";
 const FAILURES: usize = 4;
 
 /// A strace that watches a worker and lets its first accepts fail.
-struct Strace {
+pub(crate) struct Strace {
     process: Child,
     log: std::path::PathBuf,
 }
 
 impl Strace {
     fn fail_accepts(server: &Running, worker: i32, error: &str) -> Self {
+        let inject = format!("accept4:error={error}:when=1..{FAILURES}");
+        Self::attach(server, worker, &["--trace", CALLS, "--inject", &inject])
+    }
+
+    /// One that lets a call, or the one `:when=` which, fail in each process that the worker makes.
+    pub(crate) fn fail_children(server: &Running, worker: i32, call: &str, error: &str) -> Self {
+        let name = call.split(':').next().unwrap();
+        let inject = format!("{name}:error={error}{}", &call[name.len()..]);
+        Self::attach(server, worker, &["--follow-forks", "--trace", name, "--inject", &inject])
+    }
+
+    fn attach(server: &Running, worker: i32, options: &[&str]) -> Self {
         let log = server.dir().join("strace");
         let mut process = Command::new("strace")
-            .args(["--attach", &worker.to_string(), "--trace", CALLS, "--signal", "none"])
-            .arg(format!("--inject=accept4:error={error}:when=1..{FAILURES}"))
+            .args(["--attach", &worker.to_string(), "--signal", "none"])
+            .args(options)
             .arg("--output")
             .arg(&log)
             .stdin(Stdio::null())

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use nix::sys::signal::Signal;
 
+use crate::accept::Strace;
 use crate::support::client::{closed, connect, echo};
 use crate::support::{Preforkd, Running, address, eventually, limit, proc, root, text, user};
 
@@ -387,6 +388,67 @@ fn a_limit_that_cannot_be_set_is_a_step_that_fails_alone() {
         limit(server.worker(), "--fsize=1000:1000");
         is_not_served(&server, at, "cannot set limits");
         assert_eq!(server.workers().len(), 1);
+    }
+}
+
+/// The same of every other step, which nothing but the kernel can have fail: strace(1) does, in the processes that a worker makes.
+#[test]
+fn a_step_that_the_kernel_refuses_fails_alone() {
+    if !root("another user") {
+        return;
+    }
+    // The last: a filter that the worker cannot have itself.
+    let keys = "user = \"games\"\nnice = 5\nlimits = { core = 1000 }\nchroot = \"DIR/jail\"\nworking_directory = \"/here\"\n\
+                sandbox = { system_calls = { base = \"service\", deny = [\"mknod\"] } }\n";
+    let jobs = ["handler = \"echo\"", "exec = [\"/busybox\", \"cat\"]"];
+    let ranged = "user = { range = \"1840000-1840099\" }\nmax_connections = 100\n";
+    for (job, keys) in jobs
+        .iter()
+        .flat_map(|job| [(job, keys.to_owned()), (job, keys.replacen("user = \"games\"\n", ranged, 1))])
+    {
+        for spare in ["", "spare = 1\n"] {
+            let at = address::fresh();
+            let config = format!("[service.x]\nlisten = \"{at}\"\nworkers = 1\n{job}\n{keys}{spare}");
+            let server = Preforkd::run(&config);
+            std::fs::create_dir_all(server.dir().join("jail/here")).unwrap();
+            std::fs::copy("/bin/busybox", server.dir().join("jail/busybox")).expect("package busybox-static");
+            let server = server.start();
+            echo(&mut connect(at), b"x");
+            eventually("it is over", || server.count("active") == 0);
+            for (call, step) in [
+                ("setpgid", "cannot make a process group"),
+                ("setpriority", "cannot set nice 5"),
+                ("prlimit64", "cannot set limits"),
+                ("chroot", "cannot enter chroot"),
+                ("setresgid", "cannot "),
+                ("setresuid", "cannot become user"),
+                ("chdir", "cannot enter "),
+                ("landlock_restrict_self", "cannot enter its Landlock domain"),
+                ("prctl", "cannot give up to gain privileges"),
+                // After those of the capabilities and the privileges.
+                ("prctl:when=3", "cannot have its system calls filtered"),
+                ("close_range", "cannot "),
+            ] {
+                let strace = Strace::fail_children(&server, server.worker(), call, "EPERM");
+                if !spare.is_empty() {
+                    eventually("those are gone that had begun before", || {
+                        server
+                            .connections()
+                            .iter()
+                            .for_each(|process| proc::kill(process.pid, Signal::SIGKILL));
+                        server.count("spares") == 0
+                    });
+                }
+                is_not_served(&server, at, step);
+                drop(strace);
+                eventually("it is served again", || {
+                    let mut client = connect(at);
+                    let _ = std::io::Write::write_all(&mut client, b"x");
+                    matches!(std::io::Read::read(&mut client, &mut [0]), Ok(1))
+                });
+                eventually("it is over", || server.count("active") == 0);
+            }
+        }
     }
 }
 
