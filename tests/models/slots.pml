@@ -27,9 +27,9 @@
 #include "kernel.pml"
 
 #ifdef TRACE
-#define LOOKS_FIRST 1
+#define TRACED 1
 #else
-#define LOOKS_FIRST 0
+#define TRACED 0
 #endif
 
 /* The steps of a trace. */
@@ -78,17 +78,10 @@ hidden byte dk;
 /* Scoreboard::claim_below: one compare-and-swap after the other. */
 inline scan()
 {
-	slot = NONE;
-	i = 0;
 	do
-	:: i < S ->
-		atomic {
-			if
-			:: owner[i] == 0 -> owner[i] = me + 1; slot = i; i = 0; break
-			:: else -> i++
-			fi
-		}
-	:: else -> i = 0; break
+	:: atomic { owner[i] == 0 -> owner[i] = me + 1; slot = i; i = 0; break }
+	:: atomic { owner[i] != 0 && i < S - 1 -> i++ }
+	:: atomic { owner[i] != 0 && i == S - 1 -> i = 0; break }
 	od
 }
 
@@ -99,21 +92,20 @@ inline ring()
 
 /* Scoreboard::clear: the number and the pid, then the owner, who goes last. Nobody but the owner looks at the first two,
  * and a supervisor that finds one without the other does as if it had found neither, so they are one step.
- * Scoreboard::release wakes whoever waits.
+ * Scoreboard::release wakes whoever waits. `s` is `next` then, for the caller.
  */
-inline release(s)
+inline release(s, next)
 {
 #ifdef MUTANT_OWNER_FIRST
 	atomic { owner[s] = 0; written[s] = 0 };
-	atomic { noted[s] = 0; row_pid[s] = 0 };
+	atomic { noted[s] = 0; row_pid[s] = 0; s = next };
 #else
 	atomic { noted[s] = 0; row_pid[s] = 0 };
-	atomic { owner[s] = 0; written[s] = 0 };
+	atomic { owner[s] = 0; written[s] = 0; s = next };
 #endif
-	atomic { was_wanted = wanted; wanted = 0 }
 	if
-	:: was_wanted -> atomic { was_wanted = 0; ring() }
-	:: else
+	:: !wanted
+	:: atomic { wanted -> wanted = 0 }; atomic { ring() }
 	fi
 }
 
@@ -151,7 +143,8 @@ inline find_zombie(whose)
 /* Starter::start: clone(2) with CLONE_PARENT_SETTID writes the row before the child runs. */
 inline fork_for(s)
 {
-	atomic {
+	if
+	:: atomic {
 		forked = NONE;
 		if
 		:: fails < FAILS && OBSERVABLE(FAILED, me) -> fails++; OBSERVED(FAILED, me)
@@ -175,6 +168,7 @@ inline fork_for(s)
 			place[forked] = s + 1
 		fi
 	}
+	fi;
 #ifdef MUTANT_PID_BY_WORKER
 	if
 	:: forked != NONE -> row_pid[s] = forked + 1
@@ -183,17 +177,30 @@ inline fork_for(s)
 #endif
 }
 
+/* What is next in a turn of Worker::work. */
+inline go_on()
+{
+	if
+	:: held != NONE -> goto retry
+	:: held == NONE && asked -> goto accept
+	:: else -> asked = 0; goto idle
+	fi
+}
+
+/* Jumps go to the head of an `if` or a `do`, never to an `atomic`, to which that from which they come would extend. */
 proctype Worker(byte me)
 {
 	byte slot = NONE, i, held = NONE, dead, forked;
-	bit was_wanted, due, reaps, asked;
+	bit due, reaps, asked;
 
 	do
 	:: alive[me] ->
 	{
-		do
-		:: /* Acceptor::watch: not while all slots are taken, or somebody waits for a process. Worker::wait. */
-			atomic {
+		due = 0;
+idle:	/* Acceptor::watch: not while all slots are taken, or somebody waits for a process. Worker::wait. */
+		if
+		:: atomic {
+				asked = 0;
 				if
 				:: !deaf[me] && held == NONE -> kernel_watch(me)
 				:: else -> kernel_unwatch(me)
@@ -209,136 +216,114 @@ proctype Worker(byte me)
 				:: look[me] -> look[me] = 0; due = 1
 				:: else
 				fi;
-				asked = (asked || due) && !deaf[me]
-			};
-			/* Worker::reap */
-			do
-			:: reaps ->
-				atomic {
-					find_zombie(me);
-					if
-					:: dead == NONE -> dead = 0; reaps = 0
-					:: else ->   /* wait4(2); Books::enter counts it */
-						OBSERVED(REAPED, me * 16 + dead);
-						process[dead] = FREE; parent[dead] = 0;
-						slot = place[dead] - 1; place[dead] = 0; dead = 0;
-						open[me]--
-					fi
-				};
+				asked = (asked || due) && !deaf[me];
 				if
-				:: slot != NONE ->
-					atomic { unrecorded--; written[slot] = 1 };   /* Log::connection */
-					release(slot);   /* Child is dropped */
-					slot = NONE
-				:: else
+				:: reaps -> goto reap
+				:: else -> go_on()
 				fi
-			:: else -> break
-			od;
-			/* Worker::retry_start: when it is time, or when something has just ended. */
-			if
-			:: held != NONE ->
-				fork_for(held);
+			}
+		fi;
+reap:	/* Worker::reap */
+		if
+		:: atomic {
+				find_zombie(me);
 				if
-				:: forked != NONE -> held = NONE; forked = 0
-				:: else -> forked = 0;
-					if
-					:: true   /* Backoff::failed */
-					:: true -> /* Started::Never */
-						atomic { open[me]--; unrecorded--; written[held] = 1 };   /* Books::not_started */
-						release(held);
-						held = NONE
-					fi
+				:: dead == NONE -> dead = 0; reaps = 0; go_on()
+				:: else ->   /* wait4(2); Books::enter counts it */
+					OBSERVED(REAPED, me * 16 + dead);
+					process[dead] = FREE; parent[dead] = 0;
+					slot = place[dead] - 1; place[dead] = 0; dead = 0;
+					open[me]--
 				fi
-			:: else
-			fi;
-			/* Worker::accept_from, for an event or from accept_unasked */
-			if
-			:: asked && held == NONE ->
-				/* Slots::claim */
-				scan();
-				if
-				:: slot == NONE ->
-					wanted = 1;   /* Scoreboard::want */
+			}
+		fi;
+		atomic { unrecorded--; written[slot] = 1 };   /* Log::connection */
+		release(slot, NONE);   /* Child is dropped */
+		goto reap;
+retry:	/* Worker::retry_start: when it is time, or when something has just ended. */
+		fork_for(held);
+		if
+		:: atomic { forked != NONE -> forked = 0; held = NONE; go_on() }
+		:: atomic { forked == NONE -> forked = 0; asked = 0; goto idle }   /* Backoff::failed */
+		:: atomic { forked == NONE -> forked = 0; open[me]--; unrecorded--; written[held] = 1 }   /* Started::Never, Books::not_started */
+		fi;
+		release(held, NONE);
+		if
+		:: asked
+		:: else -> goto idle
+		fi;
+accept:	/* Worker::accept_from, for an event or from accept_unasked: Slots::claim */
+		scan();
+		if
+		:: atomic { slot == NONE -> wanted = 1 };   /* Scoreboard::want */
 #ifndef MUTANT_WANT_AND_WAIT
-					scan()
+			scan()
 #endif
-				:: else
-				fi;
-				if
-				:: slot == NONE -> deaf[me] = 1   /* Acceptor::pause_until_slot_freed */
-				:: else ->
-					/* accept4(2) */
-					if
-					:: atomic { queue > 0 -> OBSERVED(ACCEPTED, me); queue--; unnoted[me] = 1; unrecorded++; open[me]++ };   /* Worker::admit counts it */
-						atomic { noted[slot] = 1; unnoted[me] = 0 };   /* Slot::note */
-						fork_for(slot);
-						if
-						:: forked == NONE -> forked = 0;
+		:: slot != NONE
+		fi;
+		if
+		:: atomic { slot == NONE -> deaf[me] = 1; asked = 0; goto idle }   /* Acceptor::pause_until_slot_freed */
+		/* accept4(2); Worker::admit counts it */
+		:: atomic { slot != NONE && queue > 0 -> OBSERVED(ACCEPTED, me); queue--; unnoted[me] = 1; unrecorded++; open[me]++ }
+		:: atomic { slot != NONE && queue == 0 -> OBSERVED(NOTHING, me); due = 0; asked = 0 };
+			release(slot, NONE);
+			goto idle
+		fi;
+		atomic { noted[slot] = 1; unnoted[me] = 0 };   /* Slot::note */
+		fork_for(slot);
+		if
+		:: atomic { forked != NONE -> forked = 0; slot = NONE; asked = 0; goto idle }
 #ifdef MUTANT_SLOT_LEAKS
-							/* ipsvd: the count went up before the fork, and stayed there when that failed. */
-							atomic { open[me]--; unrecorded-- }; slot = NONE
+		/* ipsvd: the count went up before the fork, and stayed there when that failed. */
+		:: atomic { forked == NONE -> forked = 0; slot = NONE; asked = 0; open[me]--; unrecorded--; goto idle }
 #else
-							held = slot; slot = NONE
+		:: atomic { forked == NONE -> forked = 0; held = slot; slot = NONE; asked = 0; goto idle }
 #endif
-						:: else -> slot = NONE; forked = 0
-						fi
-					:: atomic { queue == 0 -> OBSERVED(NOTHING, me); due = 0 };
-						release(slot);
-						slot = NONE
-					fi
-				fi
-			:: else
-			fi;
-			asked = 0
-		od
+		fi
 	} unless { killed[me] };
-		d_step { slot = NONE; i = 0; held = NONE; dead = 0; forked = 0; was_wanted = 0; due = 0; reaps = 0; asked = 0; killed[me] = 0 }
+		d_step { slot = NONE; i = 0; held = NONE; dead = 0; forked = 0; due = 0; reaps = 0; asked = 0; killed[me] = 0 }
 	:: atomic { killed[me] -> killed[me] = 0 }
 	od
 }
 
-/* The supervisor: Supervisor::reap and start_missing_workers. */
+#define SOMEBODY_DIED (zombie[0] || zombie[W - 1])
+
+/* The supervisor: Supervisor::bury_workers. */
 inline bury_workers()
 {
-	j = 0;
 	do
-	:: j < W ->
-		if
-		:: atomic { zombie[j] -> OBSERVED(BURIED, j); zombie[j] = 0 };
-			/* AdoptedConnections::adopt */
-			i = 0;
-			ours = 0;
-			do
-			:: i < S ->
-				/* Its worker is dead, so nobody else writes this row: one step. */
-				atomic {
-					frees = 0;
-					if
-					:: owner[i] == j + 1 ->
-						owner[i] = SUPERVISOR;   /* Slot::adopt */
-						ours = ours + noted[i];
-						if   /* process::is_child: it lives, or is a zombie of ours */
-						:: row_pid[i] != 0 && process[row_pid[i] - 1] != FREE && parent[row_pid[i] - 1] == SUPERVISOR ->
-							place[row_pid[i] - 1] = i + 1;
-							kept[row_pid[i] - 1] = 1
-						:: else ->
-							frees = 1;
-							if
-							:: noted[i] -> gone_open--; unrecorded = unrecorded - (1 - written[i]); written[i] = 1   /* Books::lost */
-							:: else
-							fi
-						fi
-					:: else
-					fi
-				};
+	:: atomic { SOMEBODY_DIED -> j = (zombie[0] -> 0 : W - 1); OBSERVED(BURIED, j); zombie[j] = 0 };
+		/* AdoptedConnections::adopt */
+		do
+		:: /* Its worker is dead, so nobody else writes this row: one step. */
+			atomic {
+				i < S ->
+				frees = 0;
 				if
-				:: frees -> frees = 0; release(i)
+				:: owner[i] == j + 1 ->
+					owner[i] = SUPERVISOR;   /* Slot::adopt */
+					ours = ours + noted[i];
+					if   /* process::is_child: it lives, or is a zombie of ours */
+					:: row_pid[i] != 0 && process[row_pid[i] - 1] != FREE && parent[row_pid[i] - 1] == SUPERVISOR ->
+						place[row_pid[i] - 1] = i + 1;
+						kept[row_pid[i] - 1] = 1
+					:: else ->
+						frees = 1;
+						if
+						:: noted[i] -> gone_open--; unrecorded = unrecorded - (1 - written[i]); written[i] = 1   /* Books::lost */
+						:: else
+						fi
+					fi
 				:: else
 				fi;
-				i++
-			:: else -> i = 0; break
-			od;
-			atomic {
+				i = i + 1 - frees
+			};
+			if
+			:: frees -> frees = 0; release(i, i + 1)
+			:: else
+			fi
+		:: atomic {
+				i == S -> i = 0;
 #ifdef MUTANT_COMPLETED_TWICE
 				gone_open = gone_open + open[j];
 #else
@@ -351,66 +336,63 @@ inline bury_workers()
 				ring();   /* Scoreboard::wake_all */
 #endif
 				look[0] = alive[0]; look[1] = alive[1]   /* Workers::look, Workers::send_looks */
-			}
-		:: else
-		fi;
-		j++
-	:: else -> j = 0; break
+			};
+			break
+		od
+	:: atomic { !(SOMEBODY_DIED) -> j = 0; break }
 	od
 }
 
 #define OURS_ENDED(k) (process[k] == ZOMBIE && parent[k] == SUPERVISOR)
-#define SOMEBODY_DIED (zombie[0] || zombie[W - 1])
+/* `killed` is until the worker has forgotten what it knew. */
+#define MISSES(w) (!alive[w] && !zombie[w] && !killed[w])
+#define HAS(w) (alive[w] || zombie[w])
+#define SPAWN(w) atomic { MISSES(w) -> OBSERVED(SPAWNED, w); alive[w] = 1; deaf[w] = 0; freed[w] = 0; sigchld[w] = 0; look[w] = TRACED }
 
 proctype Supervisor()
 {
-	byte i, j, ours, dead;
-	bit was_wanted, frees;
+	byte i, j, ours, dead = NONE;
+	bit frees;
 	bit kept[K];
 
 	do
 	:: /* epoll_pwait(2) until SIGCHLD */
-		atomic {
-			SOMEBODY_DIED || OURS_ENDED(0) || OURS_ENDED(K / 2) || OURS_ENDED(K - 1) -> skip
-		};
+		SOMEBODY_DIED || OURS_ENDED(0) || OURS_ENDED(K / 2) || OURS_ENDED(K - 1) ->
 #ifndef MUTANT_REAP_BEFORE_ADOPTION
-		bury_workers();
+bury:	bury_workers();
 #endif
+		/* Supervisor::reap */
 		do
-		:: find_zombie(SUPERVISOR);   /* wait::ended */
-			if
-			:: dead == NONE -> dead = 0; break
-			:: else
-			fi;
-#ifndef MUTANT_REAP_BEFORE_ADOPTION
-			if
-			:: !kept[dead] -> bury_workers()
-			:: else
-			fi;
+		:: atomic {
+				if
+				:: dead == NONE -> find_zombie(SUPERVISOR)   /* wait::ended */
+				:: else -> assert(kept[dead])                /* "reaped process": whom nobody knows, and whose end nobody records */
+				fi;
+				if
+				:: dead == NONE -> break
+				:: dead != NONE && !kept[dead] ->
+#ifdef MUTANT_REAP_BEFORE_ADOPTION
+					OBSERVED(ADOPTED_REAPED, dead);
+					assert(false)
+#else
+					goto bury
 #endif
-			/* wait::reap_one */
-			atomic { OBSERVED(ADOPTED_REAPED, dead); process[dead] = FREE; parent[dead] = 0 };
-			if
-			:: kept[dead] ->
-				kept[dead] = 0;
-				i = place[dead] - 1;
-				atomic { gone_open--; unrecorded--; written[i] = 1; place[dead] = 0; dead = 0 };   /* AdoptedConnections::ended, Books::enter */
-				release(i);
-				i = 0
-			:: else ->
-				/* "reaped process": somebody whom nobody knows, and whose end nobody records. */
-				assert(false)
-			fi
+				:: else ->   /* wait::reap_one */
+					OBSERVED(ADOPTED_REAPED, dead);
+					process[dead] = FREE; parent[dead] = 0
+				fi
+			};
+			atomic { kept[dead] = 0; i = place[dead] - 1; gone_open--; unrecorded--; written[i] = 1; place[dead] = 0; dead = NONE };   /* AdoptedConnections::ended, Books::enter */
+			release(i, 0)
 		od;
 #ifdef MUTANT_REAP_BEFORE_ADOPTION
 		bury_workers();
 #endif
 		/* Supervisor::start_missing_workers */
-		j = 0;
 		do
-		:: j < W && !alive[j] && !zombie[j] && !killed[j] -> atomic { OBSERVED(SPAWNED, j); alive[j] = 1; deaf[j] = 0; freed[j] = 0; sigchld[j] = 0; look[j] = LOOKS_FIRST }
-		:: j < W && (alive[j] || zombie[j]) -> j++
-		:: j >= W -> j = 0; break
+		:: SPAWN(0)
+		:: SPAWN(1)
+		:: HAS(0) && HAS(1) -> break
 		od
 	od
 }
@@ -456,9 +438,9 @@ proctype World()
 	od
 }
 
-/* SIGKILL: the worker is a zombie and its children are the supervisor's, in one step. */
+/* SIGKILL: the worker is a zombie and its children are the supervisor's, in one step. Which is the first makes no difference. */
 #define KILL(w) atomic { \
-		crashes < CRASHES && alive[w] && OBSERVABLE(KILLED, w) -> \
+		crashes < CRASHES && alive[w] && (w == 0 || crashes > 0 || TRACED) && OBSERVABLE(KILLED, w) -> \
 		OBSERVED(KILLED, w); \
 		crashes++; \
 		d_step { \
@@ -478,7 +460,7 @@ proctype Killer()
 {
 	do
 	:: KILL(0)
-#ifdef TRACE
+#if CRASHES > 1
 	:: KILL(1)
 #endif
 	od

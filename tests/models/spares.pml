@@ -1,7 +1,8 @@
 /* Spares: processes that accept by themselves, the two workers that keep them, and who is woken for a connection.
  *
- * Two workers with one spare each, at one listener. What becomes of a slot when somebody dies is in slots.pml; here a slot
- * is a number less. A worker or a spare is killed, or a worker is told to retire.
+ * Two workers with at most one spare each, at one listener. What becomes of a slot when somebody dies is in slots.pml; here a slot
+ * is a number less. A worker or a spare is killed, or a worker is stopped or told to
+ * retire.
  */
 #ifndef S
 #define S 2          /* max_connections */
@@ -12,6 +13,10 @@
 #ifndef CRASHES
 #define CRASHES 1
 #endif
+#ifndef SPARES
+#define SPARES 2     /* of both workers, or of the second only */
+#endif
+#define KEEPS_SPARE(w) (SPARES == 2 || w == 1)
 #define W 2
 #define E (2 * W)    /* workers, then their spares */
 
@@ -25,6 +30,7 @@
 #define WENT 64      /* it has looked once more, and goes */
 #define TOLD 65      /* a byte in the leash */
 #define RETIRED 66
+#define STOPPED 67
 
 mtype = { ABSENT, WAITS, SERVES, ENDED };
 
@@ -46,6 +52,9 @@ byte ended[W];       /* those among them that are not reaped */
 bit spare_ended[W], spare_had[W];   /* a spare to be reaped, and whether it had a connection that was heard of */
 bit reserved[W], hand[W], full_[W], holds[W];   /* hand: a slot that it has just claimed */
 byte crashes;
+bit stopped;         /* the first worker is, by SIGSTOP */
+byte first;          /* its number among the processes of spin */
+byte told_of_it;     /* how often the supervisor's watchdog has come by since */
 
 inline give_back()
 {
@@ -68,7 +77,7 @@ inline claim(got)
 	fi
 }
 
-proctype Worker(byte me)
+proctype Worker(byte me) provided (!stopped || _pid != first)
 {
 	bit waits, due, open, called, dismissed, until_freed;
 	do
@@ -84,12 +93,12 @@ proctype Worker(byte me)
 #else
 			atomic { if :: dismissed && !waits && !retired[me] -> OBSERVED(RETIRED, me); retired[me] = 1; assert(spare[me] != WAITS); look[1 - me] = alive[1 - me] :: else fi };
 #endif
-			/* Worker::has_room, Slots::reserve: who has no slot does not wait for connections */
+			/* Worker::watch, has_room, Slots::reserve: who has no slot, and no spare that waits, does not wait for connections */
 			if
 #ifdef MUTANT_WAITS_WITHOUT_SLOT
 			:: false
 #else
-			:: open && !reserved[me] && !full_[me] -> claim(hand[me]); atomic { reserved[me] = hand[me]; full_[me] = !hand[me]; hand[me] = 0 }
+			:: open && !waits && !reserved[me] && !full_[me] -> claim(hand[me]); atomic { reserved[me] = hand[me]; full_[me] = !hand[me]; hand[me] = 0 }
 #endif
 			:: else
 			fi;
@@ -98,7 +107,7 @@ proctype Worker(byte me)
 				:: open && !waits && !full_[me] -> kernel_watch(me)
 				:: else -> kernel_unwatch(me)
 				fi;
-				kernel_wait(me, freed[me] || wake[me] || sigchld[me] || look[me] || retire[me] || (due && open && !full_[me]) || (open && !waits && !until_freed && spare[me] == ABSENT && !spare_ended[me] && (reserved[me] || slots > 0)));
+				kernel_wait(me, freed[me] || wake[me] || sigchld[me] || look[me] || retire[me] || (due && open && !full_[me]) || (open && !waits && !until_freed && KEEPS_SPARE(me) && spare[me] == ABSENT && !spare_ended[me] && (reserved[me] || slots > 0)));
 				called = kernel_reports(me) && watching[me];
 				wake[me] = 0;
 				if :: freed[me] -> freed[me] = 0; until_freed = 0; if :: full_[me] -> full_[me] = 0; due = 1 :: else fi :: else fi
@@ -182,7 +191,7 @@ proctype Worker(byte me)
 			fi;
 			/* make_spare: not while somebody may be coming */
 			if
-			:: !called && open && !waits && !until_freed && spare[me] == ABSENT && !spare_ended[me] ->
+			:: !called && open && !waits && !until_freed && KEEPS_SPARE(me) && spare[me] == ABSENT && !spare_ended[me] ->
 				if
 				:: reserved[me] -> atomic { reserved[me] = 0; hand[me] = 1 }
 				:: else -> claim(hand[me])
@@ -253,6 +262,10 @@ proctype Supervisor()
 	do
 	/* AdoptedConnections::hear_late, ended; service_of_spare */
 	:: atomic { !alive[0] && spare_ended[0] -> events[0] = 0; spare_ended[0] = 0; spare[0] = ABSENT; look[1] = alive[1]; give_back() }
+	#ifdef STOPS
+	/* The watchdog has all look; the last time when all have come. */
+	:: atomic { stopped && told_of_it < 2 && (told_of_it == 0 || came == C) -> told_of_it++; look[1] = alive[1] }
+#endif
 	/* start_missing_workers; only the first worker is killed, see Killer */
 	:: atomic { !alive[0] && !killed[0] && spare[0] == ABSENT -> leash[0] = 0; leash_ends[0] = 0; alive[0] = 1 }
 	od
@@ -299,6 +312,9 @@ active proctype Killer()
 	do
 	:: KILL_SPARE(0)
 	:: KILL_WORKER(0)
+#ifdef STOPS
+	:: atomic { alive[0] && !stopped -> OBSERVED(STOPPED, 0); stopped = 1 }
+#endif
 	od
 }
 
@@ -306,6 +322,11 @@ active proctype AtRest()
 {
 	atomic {
 		timeout ->
+		if
+		:: stopped -> assert(queue == 0 || (spare[1] != WAITS && !reserved[1] && slots == 0))
+		:: else
+		fi;
+		!stopped ->
 		assert(queue == 0 && came == C);        /* nobody is stuck, while somebody could serve him */
 		assert(served + lost == C && lost <= crashes);
 		assert(serving == 0);
@@ -313,4 +334,4 @@ active proctype AtRest()
 	}
 }
 
-init { atomic { alive[0] = 1; alive[1] = 1; run Worker(0); run Worker(1); run Spare(0); run Spare(1); run Supervisor(); run World() } }
+init { atomic { alive[0] = 1; alive[1] = 1; first = run Worker(0); run Worker(1); run Spare(0); run Spare(1); run Supervisor(); run World() } }
