@@ -123,6 +123,7 @@ const ROWS: &[Row] = &[
     row("refuse_message = 'busy'", everywhere, says_busy)
         .with("overload = 'refuse'\nmax_connections_per_source = 1"),
     row("connections_per_child = 2", no_programs, serves),
+    row("options = { x = 1 }", nowhere_here, serves),
     row("user = 4711\ngroup = 4712", everywhere, is_user),
     row("chroot = '/'", everywhere, is_in_usr).with("working_directory = '/usr'"),
     row("working_directory = '/usr'", everywhere, is_in_usr),
@@ -223,6 +224,15 @@ fn no_stderr(_: At, job: Job) -> Option<&'static str> {
 
 fn no_programs(_: At, job: Job) -> Option<&'static str> {
     job.is_program().then_some("a program serves one connection and ends")
+}
+
+/// No handler of this program has options; those of the library have theirs in tests/suite/library.rs.
+fn nowhere_here(_: At, job: Job) -> Option<&'static str> {
+    Some(if job.is_program() {
+        "they are a handler's, and this is a program"
+    } else {
+        "this handler has no options"
+    })
 }
 
 fn counts_bytes(at: At, job: Job) -> Option<&'static str> {
