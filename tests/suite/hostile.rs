@@ -288,7 +288,10 @@ fn all_is_well(server: &Running, workers: &[i32], hostile: SocketAddr, other: So
     let records = || server.log.all().iter().filter(of_service).cloned().collect::<Vec<_>>();
     let ended = server.count("completed");
     assert_eq!(server.count("accepted"), ended);
-    eventually("a record of each", || records().len() as u64 == ended);
+    // Where the flood was faster than who reads the log, it says that some are missing.
+    let lost = || server.log.count(|line| line.contains("log records were lost")) > 0;
+    eventually("a record of each", || records().len() as u64 == ended || lost());
+    assert!(records().len() as u64 <= ended);
     for record in records() {
         assert!(record.contains(" from 127.0.0.1:"), "{record}");
     }

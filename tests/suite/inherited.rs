@@ -104,12 +104,16 @@ fn find(server: &Running, worker: i32, client: SocketAddr) -> Found {
     // Its socket is that of this connection.
     let table = std::fs::read_to_string(format!("/proc/{}/net/tcp", server.pid())).unwrap();
     let port = format!(":{:04X}", client.port());
-    let inode = table.lines().find_map(|line| {
-        let fields: Vec<_> = line.split_whitespace().collect();
-        fields.get(2)?.ends_with(&port).then(|| format!("socket:[{}]", fields[9]))
-    });
-    let inode = inode.unwrap();
-    let has = |pid: &i32| proc::descriptors(*pid).iter().any(|(_, path)| path == Path::new(&inode));
+    // Other tests may have had a connection with this number, which is nobody's any more.
+    let sockets: Vec<_> = table
+        .lines()
+        .filter_map(|line| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            fields.get(2)?.ends_with(&port).then(|| format!("socket:[{}]", fields[9]))
+        })
+        .collect();
+    let is_it = |path: &Path| sockets.iter().any(|socket| path == Path::new(socket));
+    let has = |pid: &i32| proc::descriptors(*pid).iter().any(|(_, path)| is_it(path));
     let place = others.iter().position(has).unwrap_or_else(|| panic!("nobody serves: {all:?}"));
     let serving = others.remove(place);
     Found { serving, waiting: others, inits }
