@@ -71,23 +71,27 @@ fn shared_memory(pid: i32) -> Vec<String> {
 
 /// Those of these that are anywhere in the memory of a process.
 fn known<'a>(pid: i32, secrets: &[&'a str]) -> Vec<&'a str> {
-    let mappings = std::fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
-    let memory = std::fs::File::open(format!("/proc/{pid}/mem")).unwrap();
-    let mut place = (0, 0);
+    const PAGE: u64 = 4096;
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let open = |file: &str| std::fs::File::open(format!("/proc/{pid}/{file}")).unwrap();
+    let (memory, pages) = (open("mem"), open("pagemap"));
     let mut found: Vec<&str> = Vec::new();
-    for line in mappings.lines() {
-        let first = line.split(' ').next().unwrap();
-        if let Some((start, end)) = first.split_once('-') {
-            place = [start, end].map(|place| u64::from_str_radix(place, 16).unwrap()).into();
+    for line in maps.lines() {
+        let (start, end) = line.split(' ').next().unwrap().split_once('-').unwrap();
+        let [start, end] = [start, end].map(|place| u64::from_str_radix(place, 16).unwrap());
+        let mut entries = vec![0; usize::try_from((end - start) / PAGE * 8).unwrap()];
+        let length = pages.read_at(&mut entries, start / PAGE * 8).unwrap_or(0);
+        // Of what it has not touched there is nothing, and it is much. proc_pid_pagemap(5): present, or in swap.
+        let is_there: Vec<bool> =
+            entries[..length].chunks_exact(8).map(|entry| entry[7] & 0xc0 != 0).collect();
+        let mut text = Vec::new();
+        for (index, _) in is_there.iter().enumerate().filter(|(_, is_there)| **is_there) {
+            let mut page = [0; PAGE as usize];
+            // The kernel's own pages cannot be read.
+            let length = memory.read_at(&mut page, start + index as u64 * PAGE).unwrap_or(0);
+            text.extend_from_slice(&page[..length]);
         }
-        // Of what it has not touched there is nothing.
-        if first != "Rss:" || line.ends_with(" 0 kB") {
-            continue;
-        }
-        let mut bytes = vec![0; usize::try_from(place.1 - place.0).unwrap().min(64 << 20)];
-        // The kernel's own pages cannot be read.
-        let length = memory.read_at(&mut bytes, place.0).unwrap_or(0);
-        let text = String::from_utf8_lossy(&bytes[..length]);
+        let text = String::from_utf8_lossy(&text);
         found.extend(secrets.iter().filter(|secret| text.contains(**secret)));
     }
     found.sort_unstable();
