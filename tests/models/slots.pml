@@ -431,6 +431,11 @@ proctype World()
 #if S > 1
 	:: END(2)
 #endif
+#ifdef TRACE
+	:: END_TO_END(0)
+	:: END_TO_END(1)
+	:: END_TO_END(2)
+#endif
 	od
 }
 #else
