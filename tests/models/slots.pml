@@ -65,7 +65,7 @@ bit written[S];      /* the connection in this row has its record */
 bit unnoted[W];      /* it has accepted somebody who is in no row yet */
 
 /* Counters: accepted less completed, of each worker, and of the dead. */
-byte open[W], gone_open;
+byte unended[W], gone_open;
 
 byte place[K];       /* Children::by_pid, whoever's: the slot + 1 */
 bit look[W];         /* Order::Look is in the link */
@@ -182,7 +182,7 @@ inline go_on()
 {
 	if
 	:: held != NONE -> goto retry
-	:: held == NONE && asked -> goto accept
+	:: held == NONE && asked -> goto claim
 	:: else -> asked = 0; goto idle
 	fi
 }
@@ -233,7 +233,7 @@ reap:	/* Worker::reap */
 					OBSERVED(REAPED, me * 16 + dead);
 					process[dead] = FREE; parent[dead] = 0;
 					slot = place[dead] - 1; place[dead] = 0; dead = 0;
-					open[me]--
+					unended[me]--
 				fi
 			}
 		fi;
@@ -245,14 +245,14 @@ retry:	/* Worker::retry_start: when it is time, or when something has just ended
 		if
 		:: atomic { forked != NONE -> forked = 0; held = NONE; go_on() }
 		:: atomic { forked == NONE -> forked = 0; asked = 0; goto idle }   /* Backoff::failed */
-		:: atomic { forked == NONE -> forked = 0; open[me]--; unrecorded--; written[held] = 1 }   /* Started::Never, Books::not_started */
+		:: atomic { forked == NONE -> forked = 0; unended[me]--; unrecorded--; written[held] = 1 }   /* Started::Never, Books::not_started */
 		fi;
 		release(held, NONE);
 		if
 		:: asked
 		:: else -> goto idle
 		fi;
-accept:	/* Worker::accept_from, for an event or from accept_unasked: Slots::claim */
+claim:	/* Worker::accept_from, for an event or from accept_unasked: Slots::claim */
 		scan();
 		if
 		:: atomic { slot == NONE -> wanted = 1 };   /* Scoreboard::want */
@@ -264,7 +264,7 @@ accept:	/* Worker::accept_from, for an event or from accept_unasked: Slots::clai
 		if
 		:: atomic { slot == NONE -> deaf[me] = 1; asked = 0; goto idle }   /* Acceptor::pause_until_slot_freed */
 		/* accept4(2); Worker::admit counts it */
-		:: atomic { slot != NONE && queue > 0 -> OBSERVED(ACCEPTED, me); queue--; unnoted[me] = 1; unrecorded++; open[me]++ }
+		:: atomic { slot != NONE && queue > 0 -> OBSERVED(ACCEPTED, me); queue--; unnoted[me] = 1; unrecorded++; unended[me]++ }
 		:: atomic { slot != NONE && queue == 0 -> OBSERVED(NOTHING, me); due = 0; asked = 0 };
 			release(slot, NONE);
 			goto idle
@@ -275,7 +275,7 @@ accept:	/* Worker::accept_from, for an event or from accept_unasked: Slots::clai
 		:: atomic { forked != NONE -> forked = 0; slot = NONE; asked = 0; goto idle }
 #ifdef MUTANT_SLOT_LEAKS
 		/* ipsvd: the count went up before the fork, and stayed there when that failed. */
-		:: atomic { forked == NONE -> forked = 0; slot = NONE; asked = 0; open[me]--; unrecorded--; goto idle }
+		:: atomic { forked == NONE -> forked = 0; slot = NONE; asked = 0; unended[me]--; unrecorded--; goto idle }
 #else
 		:: atomic { forked == NONE -> forked = 0; held = slot; slot = NONE; asked = 0; goto idle }
 #endif
@@ -325,11 +325,11 @@ inline bury_workers()
 		:: atomic {
 				i == S -> i = 0;
 #ifdef MUTANT_COMPLETED_TWICE
-				gone_open = gone_open + open[j];
+				gone_open = gone_open + unended[j];
 #else
 				gone_open = gone_open + ours;   /* what it accepted and is not ours to complete, it has completed */
 #endif
-				open[j] = 0; ours = 0
+				unended[j] = 0; ours = 0
 			};
 			atomic {
 #ifndef MUTANT_NOBODY_RINGS
@@ -416,6 +416,7 @@ bury:	bury_workers();
 		BEGIN_TO_END(k) \
 	}
 
+#ifndef LIVE
 proctype World()
 {
 	do
@@ -437,6 +438,23 @@ proctype World()
 #endif
 	od
 }
+#else
+/* Clients come for ever, as many as are not queued yet; each connection ends, for which it has a process of spin that is fair. */
+active proctype Comes()
+{
+	do
+	:: atomic { queue < C -> kernel_arrival(0) }
+	:: atomic { queue < C -> kernel_arrival(1) }
+	od
+}
+
+active [K] proctype Ends()
+{
+	do
+	:: END(_pid - 1)
+	od
+}
+#endif
 
 /* SIGKILL: the worker is a zombie and its children are the supervisor's, in one step. Which is the first makes no difference. */
 #define KILL(w) atomic { \
@@ -463,10 +481,13 @@ proctype Killer()
 #if CRASHES > 1
 	:: KILL(1)
 #endif
+#ifdef LIVE
+	:: crashes < CRASHES -> crashes = CRASHES   /* fairness must not force it */
+#endif
 	od
 }
 
-#ifndef TRACE
+#if !defined(TRACE) && !defined(LIVE)
 #define HELD_BY(k, s) (row_pid[s] == k + 1 && owner[s] != 0)
 #if S > 1
 #define ROWS(k) (HELD_BY(k, 0) + HELD_BY(k, 1))
@@ -492,10 +513,19 @@ active proctype AtRest()
 		assert(COUNTED == 0);
 		assert(owner[0] == 0 && owner[S - 1] == 0);                     /* every slot has come back */
 		assert(!deaf[0] && !deaf[1]);                               /* nobody waits for a slot that is free */
-		assert(gone_open + open[0] + open[1] == 0);                 /* accepted is completed */
+		assert(gone_open + unended[0] + unended[1] == 0);                 /* accepted is completed */
 		assert(unrecorded == 0)                                     /* each has its record, or died with its worker */
 	}
 }
+#endif
+
+#ifdef LIVE
+/* Under weak fairness: who can go on for ever does so once. The queue is in order, so who is in it is at its head some day,
+ * if whoever is at its head is accepted some day.
+ */
+ltl served { [] (queue == C -> <> (queue < C)) }
+#define FULL (owner[0] != 0 && owner[S - 1] != 0)
+ltl freed { [] (FULL -> <> !(FULL)) }
 #endif
 
 init
@@ -509,7 +539,9 @@ init
 		run Worker(0);
 		run Worker(1);
 		run Supervisor();
+#ifndef LIVE
 		run World();
+#endif
 		run Killer()
 	}
 }

@@ -181,7 +181,9 @@ proctype Worker(byte me) provided (!stopped || _pid != first)
 					:: atomic {
 							queue == 0 -> due = 0; hand[me] = 0;
 							if
+#ifndef MUTANT_GIVES_BACK
 							:: open && !waits -> reserved[me] = 1   /* Slots::keep */
+#endif
 							:: else -> give_back()
 							fi
 						}
