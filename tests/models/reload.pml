@@ -484,16 +484,7 @@ proctype Worker(byte me)
 			fi
 		od;
 ends:	/* its last connection ends, and it exits */
-		atomic { OBSERVED(EXITED, me); gave_up[me] = 1; alive[me] = 0; open[me] = 0; KERNEL_GONE(me)
-#ifdef TRACE
-		/* A trace has the beginning of exit_group(2). */
-		};
-		atomic {
-#else
-			;
-#endif
-			zombie[me] = 1; sigchld = 1
-		}
+		atomic { OBSERVED(EXITED, me); gave_up[me] = 1; alive[me] = 0; open[me] = 0; KERNEL_GONE(me); zombie[me] = 1; sigchld = 1 }
 		
 	} unless { killed[me] };
 		d_step { order = 0; due = 0; killed[me] = 0 }
@@ -514,13 +505,9 @@ active proctype Loader()
 active proctype World()
 {
 	do
-#ifdef TRACE
-	:: d_step { queue == 0 -> queue = 1; ready[0] = watching[0]; asleep[0] = 0; ready[1] = watching[1]; asleep[1] = 0; ready[2] = watching[2]; asleep[2] = 0 }
-#else
 	:: atomic { came < C -> came++; kernel_arrival(0) }
 	:: atomic { came < C -> came++; kernel_arrival(1) }
 	:: atomic { came < C -> came++; kernel_arrival(2) }
-#endif
 	/* Somebody writes the file, then asks. */
 	:: atomic { ask[0] == UNASKED -> file_version++; asked_version[0] = file_version; ask[0] = ASKED }
 #if ASKS > 1
@@ -553,13 +540,9 @@ active proctype Killer()
 	do
 	:: KILL(0)
 	:: KILL(1)
-#ifdef TRACE
-	:: KILL(2)
-#endif
 	od
 }
 
-#ifndef TRACE
 /* From the start to the end somebody accepts, though one of two be killed. */
 bit begun;
 active proctype Begins()
@@ -583,7 +566,6 @@ active proctype AtRest()
 		assert(ending || OPEN == N)  /* the generation in force and nobody else */
 	}
 }
-#endif
 
 init
 {
