@@ -18,8 +18,8 @@ enum Model {
     Processes,
 }
 
-const ALL: [Model; 3] = [Model::Iterative, Model::Threads, Model::Events];
-const SEVERAL_AT_ONCE: [Model; 2] = [Model::Threads, Model::Events];
+const ALL: [Model; 4] = [Model::Iterative, Model::Threads, Model::Events, Model::Processes];
+const SEVERAL_AT_ONCE: [Model; 3] = [Model::Threads, Model::Events, Model::Processes];
 
 /// A server of `examples/echo`, until this is dropped.
 struct Served {
@@ -148,7 +148,7 @@ fn one_who_computes_stops_the_loop_over_events() {
 
 #[test]
 fn one_who_computes_is_in_nobodys_way_where_each_has_a_thread_or_a_process() {
-    for model in [Model::Threads] {
+    for model in [Model::Threads, Model::Processes] {
         let served = model.serve();
         let (mut thinker, mut other) = (served.client(), served.client());
         thinker.write_all(b"compute long").unwrap();
