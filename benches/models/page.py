@@ -43,9 +43,9 @@ def gone(model, measure):
     if not rows:
         return "not measured"
     errors = rows[0][-1]
-    if "Refused" in errors or "Reset" in errors or "Eof" in errors:
+    if "REFUSED" in errors:
         return "the server is gone"
-    return None if median(model, measure, RATE) else "waits for ever"
+    return None if any(float(row[RATE]) for row in rows) else "waits for ever"
 
 
 def code(model):
@@ -167,6 +167,28 @@ def others():
         yield words, {m: bystander(kind, m) for m in MODELS}
 
 
+MAN = os.path.join(os.path.dirname(__file__), "../../packaging/man/preforkd.models.7.scd")
+FIRST, LAST = "; benches/models/run writes what follows\n", "; until here\n"
+
+
+def manual():
+    """The same table for a page of 80 columns."""
+    lines = list(table())
+    yield re.sub(r"`benches/models/run`, ", "", lines[1]).strip()
+    yield "Lines that begin with *while* are the p99 of a client that does nothing wrong.\n"
+    yield "```"
+    for line in lines[2:]:
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if cells[0].startswith("---"):
+            continue
+        if not cells[0]:
+            cells[1:] = MODELS
+        name = cells[0].removeprefix("p99 of a client ").replace("memory for each of 10,000 connections", "memory for each of 10,000")
+        name = name.replace("left of 200 MiB that connections leaked", "left of 200 MiB leaked").replace("CPU for each connection, 64 clients", "CPU for each of 64 clients")
+        yield f"{name:<31}" + "".join(f"{cell.replace('the server is gone', 'ends').replace('waits for ever', 'for ever').replace('one client only', '-'):>12}" for cell in cells[1:])
+    yield "```\n"
+
+
 with open(f"{directory}/latest.md", "w", encoding="utf-8") as file:
     file.write("\n".join(table()) + "\n")
 pictures = {
@@ -176,3 +198,9 @@ pictures = {
 for name, (title, note, panels) in pictures.items():
     with open(f"{directory}/{name}", "w", encoding="utf-8") as file:
         file.write(chart(title, note, panels))
+
+with open(MAN, encoding="utf-8") as file:
+    before, _, rest = file.read().partition(FIRST)
+_, _, after = rest.partition(LAST)
+with open(MAN, "w", encoding="utf-8") as file:
+    file.write(before + FIRST + "\n".join(manual()) + LAST + after)

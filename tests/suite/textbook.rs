@@ -122,7 +122,10 @@ fn a_client_that_does_not_read_is_in_nobodys_way_but_the_iterative_servers() {
         let mut refusals = 0;
         while refusals < 3 {
             match deaf.write(&[b'x'; 1 << 16]) {
-                Ok(_) => refusals = 0,
+                Ok(sent) => {
+                    assert!(sent > 0);
+                    refusals = 0;
+                }
                 Err(error) => {
                     assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{model:?}");
                     refusals += 1;
