@@ -61,6 +61,7 @@ mod scoreboard;
 #[cfg(test)]
 mod seeded;
 mod server;
+pub mod shared;
 mod spare;
 mod supervisor;
 mod sys;
