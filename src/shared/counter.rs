@@ -109,19 +109,19 @@ impl Gauge {
     /// Adds to the share of this process; a negative number takes away.
     pub fn add(&self, change: i64) {
         if let Some(cell) = self.rows.own(self.column) {
-            cell.fetch_add(change.cast_unsigned(), Relaxed);
+            cell.fetch_add(change as u64, Relaxed);
         }
     }
 
     /// Sets the share of this process.
     pub fn set(&self, share: i64) {
         if let Some(cell) = self.rows.own(self.column) {
-            cell.store(share.cast_unsigned(), Relaxed);
+            cell.store(share as u64, Relaxed);
         }
     }
 
     /// The sum of all shares. It is of no one moment: what changes meanwhile may be in it or not.
     pub fn sum(&self) -> i64 {
-        self.rows.sum(self.column).cast_signed()
+        self.rows.sum(self.column) as i64
     }
 }

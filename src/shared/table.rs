@@ -148,7 +148,7 @@ impl Places {
     fn tidy(&self, part: usize, last: usize) {
         let count = self.size.places;
         let next = self.place(part, (last + 1) % count);
-        if !next.is_some_and(|next| next.mark() == EMPTY) {
+        if next.is_none_or(|next| next.mark() != EMPTY) {
             return;
         }
         for number in (0..count).map(|back| (last + count - back) % count) {

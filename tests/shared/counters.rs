@@ -12,7 +12,7 @@ pub(crate) fn a_count_is_made_or_not() {
         hits.add(1);
         note(done);
     };
-    kill_at_instructions(1000, work, || {
+    kill_at_instructions(work, || {
         assert!((sum..=sum + 1).contains(&hits.sum()), "{} after {sum}", hits.sum());
         assert!((noted(done)..=noted(begun)).contains(&hits.sum()));
         sum = hits.sum();

@@ -13,11 +13,11 @@ use crate::process::{
 #[repr(C)]
 struct Books {
     total: u64,
-    by: [u64; 6],
-    mirror: [u64; 9],
+    by: [u64; 5],
+    mirror: [u64; 2],
 }
 
-const EMPTY: Books = Books { total: 0, by: [0; 6], mirror: [0; 9] };
+const EMPTY: Books = Books { total: 0, by: [0; 5], mirror: [0; 2] };
 
 impl Books {
     fn assert_whole(&self) {
@@ -29,7 +29,7 @@ impl Books {
         self.assert_whole();
         self.total += 1;
         self.by[who] += 1;
-        self.mirror = [self.total; 9];
+        self.mirror = [self.total; 2];
     }
 }
 
@@ -53,7 +53,7 @@ pub(crate) fn a_change_is_made_or_not() {
         enter(&books, 0);
         note(done);
     };
-    kill_at_instructions(4000, work, || {
+    kill_at_instructions(work, || {
         let now = books.read().unwrap();
         now.assert_whole();
         let locked = take(&books);
@@ -65,7 +65,7 @@ pub(crate) fn a_change_is_made_or_not() {
     });
     println!("{told} of {deaths} were killed with the lock");
     assert_eq!(books.owners_died(), told);
-    assert!(told > 100);
+    assert!(told > 0);
     // Whoever has noted that it is done has committed; of the others, some had not yet.
     let total = books.read().unwrap().total;
     assert!(total < noted(begun) && total >= noted(done));
@@ -86,7 +86,7 @@ pub(crate) fn a_change_is_made_or_not_in_a_crowd() {
         .collect();
     let work = || enter(books, 0);
     let mut before = 0;
-    kill_at_instructions(1000, work, || {
+    kill_at_instructions(work, || {
         let guard = take(books).guard();
         guard.assert_whole();
         assert!((before..=before + 1).contains(&guard.by[0]));
@@ -214,10 +214,11 @@ pub(crate) fn a_killed_owner_is_told_of_once() {
 
 pub(crate) fn a_child_has_not_its_parents_lock() {
     let books = Shared::new(4, |layout| layout.lock("books", EMPTY)).unwrap();
-    let mut guard = books.lock().unwrap().guard();
-    guard.total = 1;
+    let mut guard = Some(books.lock().unwrap().guard());
     let child = fork(|| {
         assert!(matches!(books.try_lock(), Err(SharedError::WouldBlock)));
+        let mut guard = guard.take().unwrap();
+        guard.total = 1;
         guard.commit();
         assert!(matches!(books.try_lock(), Err(SharedError::WouldBlock)));
         assert_eq!(books.read().unwrap().total, 0);

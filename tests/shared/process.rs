@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
+use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill, raise};
@@ -85,48 +86,79 @@ fn traced(work: impl FnOnce()) -> Pid {
     child
 }
 
-/// Lets a stopped process do so many instructions. Whether it has not come to the end.
-fn step(child: Pid, count: usize) -> bool {
-    for _ in 0..count {
-        ptrace::step(child, None).unwrap();
-        match waitpid(child, Some(WaitPidFlag::empty())).unwrap() {
-            WaitStatus::Stopped(_, Signal::SIGTRAP) => {}
-            WaitStatus::Stopped(_, Signal::SIGSTOP) => return false,
-            other => panic!("{other:?}"),
-        }
-    }
-    true
+/// Lets a stopped process do one instruction. Whether it has not come to the end.
+fn step(child: Pid) -> bool {
+    ptrace::step(child, None).unwrap();
+    at_trap(child)
 }
 
-/// How many instructions it takes.
-fn length(work: impl FnOnce()) -> usize {
+/// Waits until it is stopped. Whether it has not come to the end.
+fn at_trap(child: Pid) -> bool {
+    match waitpid(child, Some(WaitPidFlag::empty())).unwrap() {
+        WaitStatus::Stopped(_, Signal::SIGTRAP) => true,
+        WaitStatus::Stopped(_, Signal::SIGSTOP) => false,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The addresses of its instructions, one after the other.
+fn instructions(work: impl FnOnce()) -> Vec<u64> {
     let child = traced(work);
-    let mut length = 0;
-    while step(child, 1) {
-        length += 1;
+    let mut addresses = Vec::new();
+    while step(child) {
+        addresses.push(ptrace::getregs(child).unwrap().rip);
     }
     kill_and_wait(child);
-    length
+    addresses
 }
 
-/// Kills processes that do something, `times` of them, each after another number of its instructions, and has `check` look
-/// each time.
-pub(crate) fn kill_at_instructions(times: usize, work: impl Fn(), mut check: impl FnMut()) {
-    let length = length(&work);
+/// Lets a stopped process run until it is about to do the instruction at this address for this time: with a breakpoint, since to
+/// step takes too long. It has as good as the same memory as the process whose instructions were listed.
+fn run_to(child: Pid, address: u64, time: usize) {
+    const BREAKPOINT: i64 = 0xcc;
+    let place = address as ptrace::AddressType;
+    let code = ptrace::read(child, place).unwrap();
+    for again in 0..time {
+        if again > 0 && !step(child) {
+            return;
+        }
+        ptrace::write(child, place, code & !0xff | BREAKPOINT).unwrap();
+        ptrace::cont(child, None).unwrap();
+        if !at_trap(child) {
+            return;
+        }
+        ptrace::write(child, place, code).unwrap();
+        let mut registers = ptrace::getregs(child).unwrap();
+        registers.rip = address;
+        ptrace::setregs(child, registers).unwrap();
+    }
+}
+
+/// Kills processes that do something, each before another of its instructions, and has `check` look each time: for as many
+/// seconds as `PREFORKD_KILLING` says, or three.
+pub(crate) fn kill_at_instructions(work: impl Fn(), mut check: impl FnMut()) {
+    let seconds = std::env::var("PREFORKD_KILLING").map_or(3, |seconds| seconds.parse().unwrap());
+    // On one processor, they need not wake each other on two at each step.
+    let mut here = CpuSet::new();
+    here.set(sched_getcpu().unwrap()).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &here).unwrap();
+    let addresses = instructions(&work);
     check();
     let seed =
         std::env::var("PREFORKD_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
-    println!("PREFORKD_SEED={seed}; {times} kills among {length} instructions");
     let mut random = fastrand::Rng::with_seed(seed);
-    let phase = random.f64();
-    for turn in 0..times {
-        // Evenly spread, so that all are visited if there are enough.
-        let place = ((turn as f64 + phase) * length as f64 / times as f64) as usize;
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let mut kills = 0;
+    while Instant::now() < end {
         let child = traced(&work);
-        step(child, place.min(length));
+        let place = random.usize(..addresses.len());
+        let time = addresses[..=place].iter().filter(|before| **before == addresses[place]).count();
+        run_to(child, addresses[place], time);
         assert_eq!(kill_and_wait(child), Ended::Killed(Signal::SIGKILL));
         check();
+        kills += 1;
     }
+    println!("PREFORKD_SEED={seed}: {kills} kills among {} instructions", addresses.len());
 }
 
 /// Adds one, in a process that is the only one to do so.

@@ -15,7 +15,7 @@ pub(crate) fn a_value_is_pushed_or_not() {
     let [turn, ..] = notes();
     let mut pushed = 0;
     let work = || queue.push([noted(turn); 3]).unwrap();
-    kill_at_instructions(2000, work, || {
+    kill_at_instructions(work, || {
         match queue.try_pop().unwrap() {
             Some(value) => {
                 assert_eq!(value, [noted(turn); 3]);
@@ -29,7 +29,7 @@ pub(crate) fn a_value_is_pushed_or_not() {
         assert_eq!(queue.pop_for(STUCK).unwrap(), [0; 3]);
     });
     println!("{pushed} had pushed; {} were killed with a lock", queue.owners_died());
-    assert!(pushed > 10 && queue.owners_died() > 100);
+    assert!(pushed > 0 && queue.owners_died() > 0);
 }
 
 pub(crate) fn a_value_is_popped_or_not() {
@@ -45,8 +45,9 @@ pub(crate) fn a_value_is_popped_or_not() {
     refill();
     let mut popped = 0;
     kill_at_instructions(
-        2000,
-        || drop(queue.pop().unwrap()),
+        || {
+            let _ = queue.pop().unwrap();
+        },
         || {
             let now = *queue.front().unwrap().guard();
             assert!(now == [first; 3] || now == [first + 1; 3], "{now:?} after {first}");
@@ -56,7 +57,7 @@ pub(crate) fn a_value_is_popped_or_not() {
         },
     );
     println!("{popped} had popped; {} were killed with a lock", queue.owners_died());
-    assert!(popped > 10 && queue.owners_died() > 100);
+    assert!(popped > 0 && queue.owners_died() > 0);
 }
 
 /// A value that is in the queue is taken by who waits for one, even if who put it there dies before he could say so.
@@ -71,7 +72,6 @@ pub(crate) fn a_sleeper_is_woken_by_the_dead() {
     until_it_waits(consumer);
     note(turn);
     kill_at_instructions(
-        1500,
         || queue.push([noted(turn); 3]).unwrap(),
         || {
             // Nobody pushes another meanwhile.
@@ -98,8 +98,9 @@ pub(crate) fn who_waits_for_room_is_woken_by_the_dead() {
     let mut popped = 0;
     until_it_waits(producer);
     kill_at_instructions(
-        1500,
-        || drop(queue.pop().unwrap()),
+        || {
+            let _ = queue.pop().unwrap();
+        },
         || {
             until("there should be a value again", || !queue.is_empty().unwrap());
             let value = queue.pop_for(STUCK).unwrap()[0];

@@ -31,9 +31,9 @@ pub(crate) fn an_entry_is_changed_or_not() {
         }
         note(turn);
     };
-    kill_at_instructions(3000, work, check);
+    kill_at_instructions(work, check);
     println!("{} were killed with a lock", table.owners_died());
-    assert!(table.owners_died() > 100);
+    assert!(table.owners_died() > 0);
 }
 
 pub(crate) fn crowds_see_whole_entries() {
