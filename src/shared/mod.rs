@@ -56,6 +56,8 @@ mod pair;
 mod plain;
 mod queue;
 mod table;
+#[cfg(test)]
+mod tests;
 mod word;
 
 use std::fs::File;

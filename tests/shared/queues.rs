@@ -153,9 +153,11 @@ pub(crate) fn crowds_lose_nothing() {
             killed_consumers += 1;
         }
     }
-    producers.into_iter().for_each(|child| drop(kill_and_wait(child)));
+    for child in producers {
+        kill_and_wait(child);
+    }
     until("the rest should be taken", || queue.is_empty().unwrap());
-    consumers.into_iter().for_each(|child| until_it_waits(child));
+    consumers.into_iter().for_each(until_it_waits);
     let sum = |cells: &[std::sync::atomic::AtomicU64]| cells.iter().map(noted).sum::<u64>();
     let (begun, done, got) = (sum(begun), sum(done), sum(got));
     assert!(
