@@ -1,4 +1,4 @@
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use super::atomic::{AtomicU32, AtomicU64};
 
@@ -16,16 +16,26 @@ pub(super) struct Rows {
     pub(super) cells: &'static [AtomicU64],
     /// Cells from one row to the next.
     pub(super) stride: usize,
+    /// No slot from here on has ever counted: to look at its row would take memory.
+    pub(super) used: Option<&'static AtomicU64>,
 }
 
 impl Rows {
     /// No memory yet.
-    pub(super) const NONE: Rows = Rows { cells: &[], stride: 1 };
+    pub(super) const NONE: Rows = Rows { cells: &[], stride: 1, used: None };
 
     /// This process's cell of a column; that of row 0 if its own is beyond the memory.
     fn own(&self, column: usize) -> Option<&AtomicU64> {
         let row = ROW.load(Relaxed) as usize;
         self.cell(row, column).or_else(|| self.cell(0, column))
+    }
+
+    /// This slot is going to count.
+    pub(super) fn use_slot(&self, slot: u32) {
+        let beyond = u64::from(slot) + 1;
+        if let Some(used) = self.used.filter(|used| used.load(Acquire) < beyond) {
+            used.fetch_max(beyond, Release);
+        }
     }
 
     /// The cell of a slot.
@@ -38,7 +48,9 @@ impl Rows {
     }
 
     fn sum(&self, column: usize) -> u64 {
-        let column = self.cells.iter().skip(column).step_by(self.stride);
+        let used = self.used.map_or(0, |used| used.load(Acquire));
+        let rows = usize::try_from(used).unwrap_or(usize::MAX).saturating_add(1);
+        let column = self.cells.iter().skip(column).step_by(self.stride).take(rows);
         column.fold(0, |sum, cell| sum.wrapping_add(cell.load(Relaxed)))
     }
 }
@@ -67,6 +79,13 @@ pub struct Counter {
     pub(super) column: usize,
 }
 
+impl Default for Counter {
+    /// Nothing yet: what is counted is not.
+    fn default() -> Self {
+        Counter { rows: Rows::NONE, column: 0 }
+    }
+}
+
 impl Counter {
     /// Counts `count` more. After 2<sup>64</sup> it begins again at 0.
     pub fn add(&self, count: u64) {
@@ -75,7 +94,7 @@ impl Counter {
         }
     }
 
-    /// What all processes have counted since the memory was made. Looks at each slot, about 1 ns each; what is counted meanwhile
+    /// What all processes have counted since the memory was made. Looks at each slot that was ever in use, about 1 ns each; what is counted meanwhile
     /// may be in it or not, and a later sum is never less.
     pub fn sum(&self) -> u64 {
         self.rows.sum(self.column)
@@ -103,6 +122,13 @@ impl Counter {
 pub struct Gauge {
     pub(super) rows: Rows,
     pub(super) column: usize,
+}
+
+impl Default for Gauge {
+    /// Nothing yet: what is counted is not.
+    fn default() -> Self {
+        Gauge { rows: Rows::NONE, column: 0 }
+    }
 }
 
 impl Gauge {

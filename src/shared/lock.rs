@@ -85,6 +85,13 @@ pub struct Lock<T> {
     pub(super) value: PhantomData<fn() -> T>,
 }
 
+impl<T> Default for Lock<T> {
+    /// None yet: [`SharedError::NotYet`].
+    fn default() -> Self {
+        Lock { word: None, pair: None, value: PhantomData }
+    }
+}
+
 impl<T> Clone for Lock<T> {
     fn clone(&self) -> Self {
         *self

@@ -49,6 +49,7 @@ mod atomic;
 mod counter;
 mod error;
 mod event;
+mod file;
 mod hold;
 mod layout;
 mod lock;
@@ -69,6 +70,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 pub use counter::{Counter, Gauge};
 pub use error::SharedError;
+pub(crate) use file::{Declared, SharedFile};
 pub use layout::Layout;
 pub use lock::{Lock, LockGuard, Locked};
 pub use plain::Plain;
@@ -97,9 +99,10 @@ pub struct Shared<S> {
 const MAGIC: u64 = u64::from_le_bytes(*b"shared\0\x01");
 
 /// What the header says, 64 bits each: the magic number; how long the declarations are that follow it; a serial number; the secret
-/// of tables, twice; how often an owner of a lock has died.
+/// of tables, twice; how often an owner of a lock has died; how many slots were ever in use.
 const HEADER: usize = 64;
 const DEATHS: usize = 40;
+const USED: usize = 48;
 
 /// How long the declarations in other memory may be, in bytes.
 const MOST_TEXT: usize = 1 << 16;
@@ -113,20 +116,29 @@ impl<S> Shared<S> {
     /// [`SharedError::Declaration`] says what is wrong with the declarations. [`SharedError::System`]: memfd_create(2).
     pub fn create(processes: u32, declare: impl Fn(&mut Layout) -> S) -> Result<OwnedFd, SharedError> {
         let plan = Plan::new(&declare)?;
-        let fd = memory::create(c"preforkd-shared", plan.length(processes))?;
-        let file = File::from(fd);
-        for (place, bytes) in plan.layout.initial() {
-            file.write_all_at(bytes, *place as u64)?;
-        }
-        file.write_all_at(plan.layout.text().as_bytes(), HEADER as u64)?;
-        // Its keys are from getrandom(2).
-        let keys = RandomState::new();
-        let random = |number: u64| keys.hash_one(number);
-        let serial = random(0) & u64::from(u32::MAX);
-        let text = plan.layout.text().len() as u64;
-        let header = [MAGIC, text, serial, random(1), random(2)].map(u64::to_ne_bytes);
-        file.write_all_at(&header.concat(), 0)?;
+        let file = File::from(memory::create(c"preforkd-shared", 0)?);
+        plan.fill(&file, processes)?;
         Ok(file.into())
+    }
+
+    /// As [`Shared::open`], of memory that may be empty; then it is filled, by one of those who come at once.
+    pub(crate) fn open_or_fill(
+        fd: BorrowedFd<'_>,
+        processes: u32,
+        declare: impl Fn(&mut Layout) -> S,
+    ) -> Result<Self, SharedError> {
+        let plan = Plan::new(&declare)?;
+        let file = File::from(fd.try_clone_to_owned()?);
+        // Given back when `file` is closed, or whoever has it dies: who comes then fills it again.
+        memory::lock(file.as_fd())?;
+        let mut magic = [0; 8];
+        // Short memory is empty.
+        let _ = file.read_at(&mut magic, 0)?;
+        if magic == [0; 8] {
+            plan.fill(&file, processes)?;
+        }
+        drop(file);
+        Self::open(fd, processes, declare)
     }
 
     /// Maps memory that [`Shared::create`] has made, for as long as this process and those that it forks live. The descriptor
@@ -151,6 +163,7 @@ impl<S> Shared<S> {
         let rows = Rows {
             cells: mapping.long_words(plan.layout.end(), (length - plan.layout.end()) / 8),
             stride: plan.stride(),
+            used: Some(word(USED)?),
         };
         let memory = Memory::Mapped {
             mapping,
@@ -186,6 +199,7 @@ impl<S> Shared<S> {
     /// preforkd's own connection processes need not call it.
     pub fn begin(&self, slot: u32) {
         self.ended(slot);
+        self.rows.use_slot(slot);
         counter::take_row(slot);
     }
 
@@ -244,6 +258,25 @@ impl Plan {
     /// Row 0 is for who has no slot.
     fn length(&self, processes: u32) -> usize {
         self.layout.end() + (processes as usize + 1) * self.stride() * 8
+    }
+
+    /// Makes memory what it is in the beginning. Until the last step it is nobody's.
+    fn fill(&self, file: &File, processes: u32) -> Result<(), SharedError> {
+        if file.metadata()?.len() < self.length(processes) as u64 {
+            file.set_len(self.length(processes) as u64)?;
+        }
+        for (place, bytes) in self.layout.initial() {
+            file.write_all_at(bytes, *place as u64)?;
+        }
+        file.write_all_at(self.layout.text().as_bytes(), HEADER as u64)?;
+        // Its keys are from getrandom(2).
+        let keys = RandomState::new();
+        let random = |number: u64| keys.hash_one(number);
+        let serial = random(0) & u64::from(u32::MAX);
+        let text = self.layout.text().len() as u64;
+        let header = [MAGIC, text, serial, random(1), random(2)].map(u64::to_ne_bytes);
+        file.write_all_at(&header.concat(), 0)?;
+        Ok(())
     }
 
     fn must_be_that_of(&self, fd: BorrowedFd<'_>) -> Result<(), SharedError> {

@@ -63,6 +63,13 @@ impl Ends {
     }
 }
 
+impl<T> Default for Queue<T> {
+    /// None yet: [`SharedError::NotYet`].
+    fn default() -> Self {
+        Queue { ends: None, values: &[], capacity: 0, value: PhantomData }
+    }
+}
+
 impl<T> Clone for Queue<T> {
     fn clone(&self) -> Self {
         *self

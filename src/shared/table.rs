@@ -101,10 +101,17 @@ const USED: u64 = 1;
 const REMOVED: u64 = 2;
 
 /// What stands at a place.
-enum Found<K, V> {
+enum AtPlace<K, V> {
     Nothing,
     Removed,
     Pair(K, V),
+}
+
+impl<K, V> Default for Table<K, V> {
+    /// None yet: [`SharedError::NotYet`].
+    fn default() -> Self {
+        Table { places: None, types: PhantomData }
+    }
 }
 
 impl<K, V> Clone for Table<K, V> {
@@ -174,14 +181,14 @@ impl Places {
     }
 }
 
-fn found<K: Plain, V: Plain>(mark: u64, words: &[AtomicU64]) -> Found<K, V> {
+fn found<K: Plain, V: Plain>(mark: u64, words: &[AtomicU64]) -> AtPlace<K, V> {
     match mark {
-        EMPTY => Found::Nothing,
+        EMPTY => AtPlace::Nothing,
         USED => {
             let (key, value) = words.split_at(plain::words::<K>().min(words.len()));
-            Found::Pair(plain::load(key), plain::load(value))
+            AtPlace::Pair(plain::load(key), plain::load(value))
         }
-        _ => Found::Removed,
+        _ => AtPlace::Removed,
     }
 }
 
@@ -200,8 +207,8 @@ impl<K: Plain, V: Plain> Table<K, V> {
         let (part, first) = places.home(key.as_bytes());
         for (_, place) in places.round(part, first) {
             match self.read(&places, part, place)? {
-                Found::Nothing => return Ok(None),
-                Found::Pair(found, value) if found.as_bytes() == key.as_bytes() => return Ok(Some(value)),
+                AtPlace::Nothing => return Ok(None),
+                AtPlace::Pair(found, value) if found.as_bytes() == key.as_bytes() => return Ok(Some(value)),
                 _ => {}
             }
         }
@@ -268,13 +275,13 @@ impl<K: Plain, V: Plain> Table<K, V> {
         let (mut value, mut its_place, mut free) = (None, None, None);
         for (number, place) in places.round(part, first) {
             match place.own(found::<K, V>) {
-                Found::Pair(found, its_value) if found.as_bytes() == key.as_bytes() => {
+                AtPlace::Pair(found, its_value) if found.as_bytes() == key.as_bytes() => {
                     (value, its_place) = (Some(its_value), Some(number));
                     break;
                 }
-                Found::Pair(..) => {}
-                Found::Removed => free = free.or(Some(number)),
-                Found::Nothing => {
+                AtPlace::Pair(..) => {}
+                AtPlace::Removed => free = free.or(Some(number)),
+                AtPlace::Nothing => {
                     free = free.or(Some(number));
                     break;
                 }
@@ -293,7 +300,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
                 places.round(part, 0).filter_map(move |(_, place)| table.read(&places, part, place).ok())
             })
         });
-        all.filter_map(|found| if let Found::Pair(key, value) = found { Some((key, value)) } else { None })
+        all.filter_map(|found| if let AtPlace::Pair(key, value) = found { Some((key, value)) } else { None })
     }
 
     /// Takes out all entries for which `keep` says no: those that have expired, for example. Locks one part of the table after
@@ -318,7 +325,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
             let (hold, _) = places.take(part)?;
             for (number, place) in places.round(part, 0) {
                 match place.own(found::<K, V>) {
-                    Found::Pair(key, value) if !keep(key, value) => {
+                    AtPlace::Pair(key, value) if !keep(key, value) => {
                         hold.if_mine(|_| {
                             place.change(REMOVED, |_| ());
                             places.tidy(part, number);
@@ -337,7 +344,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
         self.places.map_or(0, |places| places.capacity as u64)
     }
 
-    fn read(&self, places: &Places, part: usize, place: Pair<'static>) -> Result<Found<K, V>, SharedError> {
+    fn read(&self, places: &Places, part: usize, place: Pair<'static>) -> Result<AtPlace<K, V>, SharedError> {
         for _ in 0..READS {
             if let Some(found) = place.peek(found::<K, V>) {
                 return Ok(found);

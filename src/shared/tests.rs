@@ -53,7 +53,7 @@ fn a_table_holds_what_it_was_declared_for() {
         assert!((0..capacity as u64).all(|key| table.get(&key).unwrap() == Some(key)));
     }
     let table: Shared<Table<u64, u64>> = Shared::new(1, |layout| layout.table("t", 3)).unwrap();
-    (0..3).for_each(|key| drop(table.insert(&key, 1).unwrap()));
+    (0..3).for_each(|key| assert_eq!(table.insert(&key, 1).unwrap(), None));
     assert!(matches!(table.insert(&3, 1), Err(SharedError::Full { name: "t" })));
     assert_eq!(table.remove(&1).unwrap(), Some(1));
     table.insert(&3, 1).unwrap();
@@ -175,13 +175,13 @@ fn memory_is_for_what_declared_it() {
 #[test]
 fn wrong_declarations_are_errors() {
     let why = |result: Result<(), SharedError>| result.unwrap_err().to_string();
-    let twice = Shared::new(1, |layout| drop((layout.counter("a"), layout.gauge("a"))));
+    let twice = Shared::new(1, |layout| (layout.counter("a"), layout.gauge("a")));
     assert_eq!(why(twice.map(drop)), "`a` is declared twice; give one of them another name");
-    let nothing = Shared::new(1, |layout| drop(layout.queue::<u8>("a", 0)));
+    let nothing = Shared::new(1, |layout| layout.queue::<u8>("a", 0));
     assert_eq!(why(nothing.map(drop)), "`a` has a capacity of 0; declare it for at least one value");
-    let huge = Shared::new(1, |layout| drop(layout.table::<u64, u64>("a", usize::MAX / 2)));
+    let huge = Shared::new(1, |layout| layout.table::<u64, u64>("a", usize::MAX / 2));
     assert!(why(huge.map(drop)).contains("1 TiB"));
-    let words = Shared::new(1, |layout| drop(layout.counter("a b")));
+    let words = Shared::new(1, |layout| layout.counter("a b"));
     assert!(why(words.map(drop)).contains("one word"));
     let early = Shared::new(1, |layout| {
         let lock = layout.lock("a", 1_u8);

@@ -33,6 +33,24 @@ pub(crate) fn grow(fd: BorrowedFd<'_>, length: usize) -> io::Result<()> {
     if file.metadata()?.len() < length as u64 { file.set_len(length as u64) } else { Ok(()) }
 }
 
+/// Waits until no other process has the lock on a file, and takes it: fcntl_locking(2). It is given back when this process
+/// ends or closes any descriptor of that file.
+pub(crate) fn lock(file: BorrowedFd<'_>) -> io::Result<()> {
+    let whole = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    loop {
+        match fcntl(file, FcntlArg::F_SETLKW(&whole)) {
+            Err(nix::errno::Errno::EINTR) => {}
+            result => return Ok(result.map(|_| ())?),
+        }
+    }
+}
+
 /// A memory file with `content` that nobody can change any more.
 pub(crate) fn sealed(name: &CStr, content: &[u8]) -> io::Result<OwnedFd> {
     use std::io::{Seek, Write};
