@@ -1,4 +1,4 @@
-//! A guestbook: each client leaves a line, and gets what was left before it.
+//! A guestbook: each client leaves a line, and gets what was left before it, and how many have been there.
 //!
 //! ```console
 //! $ cargo run --example guestbook -- serve --options file=/tmp/guestbook 127.0.0.1:7007 guestbook
@@ -23,6 +23,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use preforkd::shared::{Counter, Layout};
 use preforkd::{Connection, Handler, Server};
 use serde::Deserialize;
 
@@ -44,10 +45,16 @@ fn eighty() -> u64 {
 struct Guestbook {
     file: PathBuf,
     longest: u64,
+    /// In memory that all connections have.
+    visits: Counter,
 }
 
 impl Handler for Guestbook {
     type Options = Options;
+
+    fn share(&mut self, layout: &mut Layout) {
+        self.visits = layout.counter("visits");
+    }
 
     fn prepare(&mut self, options: Options) -> Result<(), Box<dyn Error>> {
         if options.longest == 0 {
@@ -62,6 +69,8 @@ impl Handler for Guestbook {
         BufReader::new(&*client).take(self.longest).read_line(&mut line)?;
         let mut book = File::options().read(true).append(true).create(true).open(&self.file)?;
         io::copy(&mut book, client)?;
+        self.visits.add(1);
+        writeln!(client, "You are number {}.", self.visits.sum())?;
         // A write to a file that is opened to append is one piece, whoever else writes: open(2), O_APPEND.
         book.write_all(format!("{}: {}\n", client.peer(), line.trim_end()).as_bytes())
     }

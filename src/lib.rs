@@ -23,6 +23,7 @@
 //! - [`Handler`] is what serves a client: a closure, or a type with options of its own. **What may be done before the fork and what after is
 //!   there**, with the traps of fork.
 //! - [`Connection`] is read and written, and knows both ends and its name in the log.
+//! - [`shared`] is state that all connections of a service have: [`Handler::share`] declares it.
 //!
 //! # Processes
 //!
@@ -61,6 +62,7 @@ mod scoreboard;
 #[cfg(test)]
 mod seeded;
 mod server;
+pub mod shared;
 mod spare;
 mod supervisor;
 mod sys;

@@ -5,6 +5,7 @@
 //! load wait ADDRESS PID                      until the service echoes; exit 1 if it does not
 //! load [METER] ADDRESS CLIENTS SECONDS       connections/s, p50, p99, p99.9 in µs, CPU per connection in µs, errors
 //! load [METER] held ADDRESS NUMBER           the fields of held::Held
+//! load METER memory                          bytes in use
 //! load worker PID                            private memory of a worker in KiB, and its anonymous pages
 //! load table|targets FILE, load chart FILE TITLE
 //! ```
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
                 return ExitCode::FAILURE;
             }
         }
+        ["memory"] => println!("{}", meter.memory().expect("a cgroup or a process")),
         ["worker", pid] => println!("{}", meter::worker(pid.parse().expect("a pid"))),
         ["held", address, number] => {
             let number = number.parse().expect("a number of connections");

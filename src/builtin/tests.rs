@@ -22,7 +22,7 @@ type Served = &'static dyn AnyHandler;
 
 /// As the process of a connection does.
 fn serve(handler: Served, connection: BorrowedFd<'_>) -> CallOutcome {
-    let call = HandlerCall { handler, has_stderr: false, is_caged: false };
+    let call = HandlerCall { handler, shared: None, has_stderr: false, is_caged: false };
     let id = ConnectionId { run: 1, worker: 1, number: 1 };
     let client = Client::now(Peer::Unix(None));
     call.serve((connection, &Progress::default()), (id, &client), Monotonic::NEVER)

@@ -8,13 +8,24 @@ use crate::client::{Client, ConnectionId, Traffic};
 use crate::exit;
 use crate::handler::{AnyHandler, ClientConnection, Progress};
 use crate::ipc::reports::ExitNote;
+use crate::shared::Shared;
 use crate::sys::stream;
 use crate::sys::time::Monotonic;
+
+/// A handler that has been prepared, in a worker.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PreparedHandler {
+    pub(crate) handler: &'static dyn AnyHandler,
+    /// What its processes share, if they do.
+    pub(crate) shared: Option<&'static Shared<()>>,
+}
 
 /// How the processes of a worker call its handler.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HandlerCall {
     pub(crate) handler: &'static dyn AnyHandler,
+    /// What its processes share, if they do.
+    pub(crate) shared: Option<&'static Shared<()>>,
     /// Whether it says something there, as it has said itself: its own code is not near that of a connection.
     pub(crate) has_stderr: bool,
     /// What it is denied may be its sandbox's doing.

@@ -38,7 +38,6 @@ use crate::admission::sources::SlotIndex;
 use crate::client::{Client, ConnectionId, Traffic};
 use crate::config::{Job, Passing, ServiceConfig, StderrTarget, WorkerIds};
 use crate::exit;
-use crate::handler::AnyHandler;
 use crate::ipc::reports::{self, ExitNote, Failure, FailureWord, Reporter, Step};
 use crate::sys::exec::Image;
 use crate::sys::fd::{self, ReservedFds};
@@ -46,7 +45,7 @@ use crate::sys::fork::{ForkedChild, Pids, SharingChild};
 use crate::sys::signal::{self, Signals};
 use crate::sys::{process, stream};
 
-use call::{CallOutcome, HandlerCall};
+use call::{CallOutcome, HandlerCall, PreparedHandler};
 use confine::Confinement;
 use confine::namespaces::OwnNamespaces;
 
@@ -82,6 +81,7 @@ struct PreparedProgram {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Conn {
     pub(crate) id: ConnectionId,
+    pub(crate) slot: SlotIndex,
     pub(crate) client: Client,
 }
 
@@ -98,16 +98,17 @@ impl ChildSpec {
     pub(crate) fn new(
         service: &ServiceConfig,
         namespaces: OwnNamespaces,
-        handler: Option<&'static dyn AnyHandler>,
+        handler: Option<PreparedHandler>,
         signals: &'static Signals,
         reporter: Reporter,
     ) -> io::Result<Self> {
         let (job, restore_descriptor_limit) = match &service.job {
             Job::Handler(_) => {
-                let handler = handler.ok_or(io::ErrorKind::NotFound)?;
+                let PreparedHandler { handler, shared } = handler.ok_or(io::ErrorKind::NotFound)?;
                 (
                     PreparedJob::Handler(HandlerCall {
                         handler,
+                        shared,
                         has_stderr: handler.has_stderr(),
                         is_caged: service.sandbox.is_some(),
                     }),
@@ -301,6 +302,7 @@ impl ChildSpec {
         match self.job {
             PreparedJob::Handler(call) => {
                 let until = self.deadlines.until(&conn.client);
+                self.begin_sharing(conn.slot);
                 let outcome = match self.reporter.close(child) {
                     // Its lifetime is its worker's matter.
                     Ok(()) => watch::serve(call, connection, conn, self.deadlines.of_bytes(), until),
@@ -314,6 +316,13 @@ impl ChildSpec {
                 let error = error.unwrap_or(io::ErrorKind::NotFound.into());
                 self.fail(Some(connection.as_fd()), &(Step::Exec, error))
             }
+        }
+    }
+
+    /// In a child of a handler: what it counts from now on is counted in this slot.
+    pub(crate) fn begin_sharing(&self, slot: SlotIndex) {
+        if let PreparedJob::Handler(HandlerCall { shared: Some(shared), .. }) = self.job {
+            shared.begin(slot.index());
         }
     }
 
@@ -368,9 +377,9 @@ pub(crate) fn serve_in_fork(
     spec: &ChildSpec,
     connection: OwnedFd,
     conn: &Conn,
-    (slot, stderr): (SlotIndex, Option<BorrowedFd<'_>>),
+    stderr: Option<BorrowedFd<'_>>,
 ) -> u8 {
-    spec.in_its_place(child, Some(slot), |child| match spec.enter(Some(slot), stderr) {
+    spec.in_its_place(child, Some(conn.slot), |child| match spec.enter(Some(conn.slot), stderr) {
         Ok(()) => spec.run(child, connection, conn),
         Err(failed) => spec.fail(Some(connection.as_fd()), &failed),
     })

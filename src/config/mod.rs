@@ -46,6 +46,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::admission::Policy;
 use crate::journal::{LogSettings, Records};
+use crate::shared::Declared;
 
 pub(crate) use accounts::{KnownUser, known_user};
 pub(crate) use address::Address;
@@ -142,6 +143,8 @@ pub(crate) struct ServiceConfig {
     pub(crate) options: String,
     /// Whether its handler starts threads or processes.
     pub(crate) starts_threads: bool,
+    /// What its processes share.
+    pub(crate) shared: Declared,
     /// Worker processes that share the listeners; 1 to 1024.
     pub(crate) workers: u16,
     /// Connection processes forked ahead, for the whole service.
@@ -187,6 +190,7 @@ impl ServiceConfig {
             listen: self.listen.clone(),
             job: self.job.clone(),
             options: self.options.clone(),
+            shared: self.shared.clone(),
             identity: self.identity.clone(),
             socket: self.socket.clone(),
             environment: self.environment.clone(),

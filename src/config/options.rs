@@ -9,8 +9,9 @@ use super::diagnostic::nearest;
 use super::document::Section;
 use super::service::Machine;
 use super::value::{Fault, Faults, TomlValue, decode, plain};
-use super::{Job, ServiceConfig};
+use super::{Job, Sandbox, ServiceConfig};
 use crate::handler::{AnyHandler, Application};
+use crate::shared::Declared;
 
 /// The options of a service as TOML, its handler having read them without a complaint; empty if there are none.
 pub(super) fn of(
@@ -65,10 +66,39 @@ pub(super) fn starts_threads(job: Option<&Job>, application: &Application) -> bo
     application.find(name).is_some_and(AnyHandler::starts_threads)
 }
 
+/// What the processes of the handler for this job share.
+pub(super) fn shared(
+    job: Option<&Job>,
+    sandbox: Option<&Sandbox>,
+    section: &Section<'_>,
+    application: &Application,
+) -> Result<Declared, Fault> {
+    let Some(Job::Handler(name)) = job else { return Ok(Declared::NOTHING) };
+    let declared = application.declared(name).map_err(|why| {
+        Fault::new(section.header.clone(), format!("the handler \"{name}\" cannot share anything: {why}"))
+            .help("the program has to declare it otherwise")
+    })?;
+    if !declared.is_empty() && sandbox.is_some_and(|sandbox| sandbox.pid_namespace) {
+        let at = section.table.iter().find(|(key, _)| key.get_ref() == "sandbox");
+        let at = at.map_or_else(|| section.header.clone(), |(key, _)| key.span());
+        let message = format!(
+            "pid_namespace cannot be where connections share state, as those of \"{name}\" do: their locks know who has them by the \
+             numbers of processes"
+        );
+        return Err(Fault::new(at, message).help("remove pid_namespace"));
+    }
+    Ok(declared.clone())
+}
+
 /// Whether the service, as another version of this program has checked it, can be served by this one.
 pub(crate) fn can_serve(service: &ServiceConfig, application: &Application) -> Result<(), String> {
     let Job::Handler(name) = &service.job else { return Ok(()) };
     let handler = application.find(name).ok_or_else(|| format!("it has no handler \"{name}\""))?;
+    if application.declared(name)? != &service.shared {
+        return Err(format!(
+            "what connections of \"{name}\" share is declared otherwise there; a restart is needed, and begins with new memory"
+        ));
+    }
     let table = DeTable::parse(&service.options).map_err(|error| error.message().to_owned())?;
     let at = table.span();
     match check(handler, &format!("[service.{}.options]", service.name), at, table.into_inner()).first() {

@@ -125,6 +125,9 @@ pub(crate) fn resolve(
         }),
         None => String::new(),
     };
+    let shared = options::shared(job.as_ref(), sandbox.as_ref(), section, machine.application)
+        .map_err(&mut keep)
+        .unwrap_or_default();
     let socket_access = sockets::access(&draft, machine).unwrap_or_else(|mut found| {
         found.drain(..).map(Fault::of_machine).for_each(&mut keep);
         None
@@ -155,6 +158,7 @@ pub(crate) fn resolve(
             listen: draft.listen.into_iter().map(Spanned::into_inner).collect(),
             job: job.clone()?,
             options,
+            shared,
             starts_threads: options::starts_threads(job.as_ref(), machine.application),
             workers: draft.workers.unwrap_or_else(cpus),
             spare: spare?,

@@ -1,8 +1,10 @@
 //! A program that serves: what it is called, its handlers, and what holds where its configuration says nothing.
 
 use std::any::Any;
+use std::cell::RefCell;
 use std::fmt;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
@@ -11,6 +13,7 @@ use toml::de::DeValue;
 
 use super::connection::ClientConnection;
 use super::{Handler, options};
+use crate::shared::{Declared, Shared};
 
 /// What a program is called, in its messages and the names of its files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,9 +56,17 @@ impl Title {
 pub(crate) struct Application {
     pub(crate) title: Title,
     pub(crate) about: &'static str,
-    handlers: Vec<(&'static str, Box<dyn AnyHandler>)>,
+    handlers: Vec<Known>,
     /// Keys of `[service.NAME]`, in TOML.
     pub(crate) defaults: &'static str,
+}
+
+/// A handler of a program.
+struct Known {
+    name: &'static str,
+    handler: Box<dyn AnyHandler>,
+    /// What its processes share, or what is wrong with that.
+    declared: Result<Declared, String>,
 }
 
 impl Application {
@@ -72,13 +83,16 @@ impl Application {
 
     /// Adds a handler, or replaces the one of this name.
     pub(crate) fn add(&mut self, name: &'static str, handler: impl Handler) {
-        self.handlers.retain(|(known, _)| *known != name);
-        self.handlers.push((name, Box::new(handler)));
+        self.handlers.retain(|known| known.name != name);
+        let handler = RefCell::new(handler);
+        let declared = Declared::by(|layout| handler.borrow_mut().share(layout));
+        let declared = declared.map_err(|error| error.to_string());
+        self.handlers.push(Known { name, handler: Box::new(handler.into_inner()), declared });
     }
 
     /// The names that a configuration may give.
     pub(crate) fn handlers(&self) -> impl Iterator<Item = &'static str> {
-        self.handlers.iter().map(|(name, _)| *name)
+        self.handlers.iter().map(|known| known.name)
     }
 
     /// The same, for a message.
@@ -89,19 +103,30 @@ impl Application {
     /// The name of its handler, if there is one alone.
     pub(crate) fn only_handler(&self) -> Option<&'static str> {
         match self.handlers.as_slice() {
-            [(name, _)] => Some(name),
+            [known] => Some(known.name),
             _ => None,
         }
     }
 
     /// The handler with this name.
     pub(crate) fn find(&self, name: &str) -> Option<&dyn AnyHandler> {
-        self.handlers.iter().find(|(known, _)| *known == name).map(|(_, handler)| handler.as_ref())
+        self.handlers.iter().find(|known| known.name == name).map(|known| known.handler.as_ref())
+    }
+
+    /// What its processes share.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it.
+    pub(crate) fn declared(&self, name: &str) -> Result<&Declared, &str> {
+        const NOTHING: &Declared = &Declared::NOTHING;
+        let known = self.handlers.iter().find(|known| known.name == name);
+        known.map_or(Ok(NOTHING), |known| known.declared.as_ref().map_err(String::as_str))
     }
 
     /// The same, to be prepared; all others are dropped.
     pub(crate) fn into_handler(self, name: &str) -> Option<Box<dyn AnyHandler>> {
-        self.handlers.into_iter().find(|(known, _)| *known == name).map(|(_, handler)| handler)
+        self.handlers.into_iter().find(|known| known.name == name).map(|known| known.handler)
     }
 }
 
@@ -116,6 +141,9 @@ pub(crate) trait AnyHandler: Sync {
         table: Spanned<DeValue<'_>>,
         ignored: &mut dyn FnMut(Vec<String>),
     ) -> Result<(), toml::de::Error>;
+
+    /// Gives it the memory of what it declares, with room for so many processes at a time. What went wrong is a sentence.
+    fn share_in(&mut self, memory: BorrowedFd<'_>, processes: u32) -> Result<Shared<()>, String>;
 
     /// Reads its options, which have been checked, and prepares. What went wrong is a sentence.
     fn prepare(&mut self, options: &str) -> Result<(), String>;
@@ -138,6 +166,12 @@ impl<H: Handler> AnyHandler for H {
         ignored: &mut dyn FnMut(Vec<String>),
     ) -> Result<(), toml::de::Error> {
         options::read::<H::Options>(table, ignored).map(drop)
+    }
+
+    fn share_in(&mut self, memory: BorrowedFd<'_>, processes: u32) -> Result<Shared<()>, String> {
+        let handler = RefCell::new(self);
+        Shared::open_or_fill(memory, processes, |layout| handler.borrow_mut().share(layout))
+            .map_err(|error| error.to_string())
     }
 
     fn prepare(&mut self, options: &str) -> Result<(), String> {

@@ -9,6 +9,8 @@ use std::io;
 
 use serde::de::DeserializeOwned;
 
+use crate::shared::Layout;
+
 pub(crate) use application::{AnyHandler, Application, Title};
 pub(crate) use connection::Progress;
 pub use connection::{ClientConnection, LocalAddress, Readiness, Stream};
@@ -61,6 +63,7 @@ pub use options::NoOptions;
 /// |---|---|---|
 /// | `main`, up to [`Server::main`](crate::Server::main) | every one but those of connections, also the one that checks a configuration | once |
 /// | [`Options`](Handler::Options) are read | the supervisor, at the start; a process of its own at each reload; the worker | once each |
+/// | [`share`](Handler::share) | every one that runs `main`; the worker once more, with the memory | several times |
 /// | [`prepare`](Handler::prepare) | the worker | once, before it has a child |
 /// | [`serve`](Handler::serve) | a process of the connection's own, a copy of the worker | once; with `connections_per_child` as often as it says |
 ///
@@ -106,6 +109,44 @@ pub trait Handler: Sync + 'static {
     /// its processes has nothing that outlives the connection. (`RLIMIT_NPROC`, getrlimit(2), is 0. Where that is not in force, because
     /// `limits` in the configuration has `nproc`, or `sandbox` is `false`, or for root, a thread would die of `SIGSEGV`, and its process with it.)
     const THREADS: bool = true;
+
+    /// Declares the state that all connection processes of a service share, and that none of them can lose by its death: see
+    /// [`shared`](crate::shared). Each service has its own, which stays as it is over the death of workers, reload and upgrade, and
+    /// is gone with the service.
+    ///
+    /// ```
+    /// # use std::io::{self, Write};
+    /// # use preforkd::{Connection, Handler, NoOptions};
+    /// use preforkd::shared::{Counter, Layout};
+    ///
+    /// #[derive(Default)]
+    /// struct Page {
+    ///     visits: Counter,
+    /// }
+    ///
+    /// impl Handler for Page {
+    ///     type Options = NoOptions;
+    ///
+    ///     fn share(&mut self, layout: &mut Layout) {
+    ///         self.visits = layout.counter("visits");
+    ///     }
+    ///
+    ///     fn serve(&self, client: &mut Connection) -> io::Result<()> {
+    ///         self.visits.add(1);
+    ///         writeln!(client, "visit {}", self.visits.sum())
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// Called several times in each process of the program, also in those that have no such memory, and must do nothing else: what
+    /// is declared must be the same each time. In [`serve`](Handler::serve) it is there, and also in [`prepare`](Handler::prepare),
+    /// in each worker: a lock there is in the way of those that serve already.
+    ///
+    /// A program that declares something else than the one that runs cannot take over from it: its upgrade is refused, and a
+    /// restart begins with new memory. Nor can `pid_namespace` be in `sandbox`: locks know their owners by number.
+    fn share(&mut self, layout: &mut Layout) {
+        let _ = layout;
+    }
 
     /// Prepares for all connections to come: loads data, compiles patterns. It opens nothing that one connection must not share
     /// with another.

@@ -72,6 +72,8 @@ pub(crate) struct WorkerFds {
     pub(crate) spare_events_writer: FdNumber,
     /// The memory of the sources.
     pub(crate) sources: FdNumber,
+    /// The memory of what connections share.
+    pub(crate) shared: FdNumber,
     /// The lists of the service's admission.
     pub(crate) prefixes: FdNumber,
 }

@@ -260,14 +260,21 @@ impl ExitNote {
     }
 
     pub(crate) fn to_words(self) -> ExitWords {
-        let (kind, traffic) = match self {
+        // A match of them all has its table in a page that a child would fetch for this alone.
+        let (kind, traffic) = if let ExitNote::Served(traffic) = self { (0, traffic) } else { self.others() };
+        let sent = traffic.sent.min(MOST_BYTES);
+        [traffic.received.min(MOST_BYTES), IS_NOTE | kind << KIND_SHIFT | sent]
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn others(self) -> (u64, Traffic) {
+        match self {
             ExitNote::Served(traffic) => (0, traffic),
             ExitNote::TimedOut(deadline, traffic) => (1 + deadline as u64, traffic),
             ExitNote::Killed(signal) => (KILLED, Traffic { received: 0, sent: signal.unsigned_abs().into() }),
             ExitNote::Panicked(traffic) => (PANICKED, traffic),
-        };
-        let sent = traffic.sent.min(MOST_BYTES);
-        [traffic.received.min(MOST_BYTES), IS_NOTE | kind << KIND_SHIFT | sent]
+        }
     }
 
     /// From words that anything may have been left in.

@@ -29,6 +29,7 @@ use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
 use crate::admission::EndCause;
 use crate::admission::sources::{MAX_SLOTS, SlotIndex, Source, Sources};
 use crate::client::Connection;
+use crate::shared::SharedFile;
 use crate::sys::memory::{self, AtomicU32, AtomicU64, Mapping};
 use crate::sys::time::Monotonic;
 use crate::sys::wait::Pid;
@@ -63,6 +64,7 @@ pub(crate) struct Scoreboard {
     memory: Mapping,
     slot_freed: OwnedFd,
     sources: Sources,
+    shared: SharedFile,
 }
 
 /// Why there is no slot.
@@ -136,7 +138,7 @@ impl Scoreboard {
     /// A new one without a free slot, and its memory file to hand to workers.
     pub(crate) fn create(sources: Sources) -> io::Result<(Scoreboard, OwnedFd)> {
         let file = memory::create(c"preforkd-scoreboard", LENGTH)?;
-        let scoreboard = Scoreboard::open(file.as_fd(), memory::event()?, sources)?;
+        let scoreboard = Scoreboard::open(file.as_fd(), memory::event()?, sources, SharedFile::create()?)?;
         Ok((scoreboard, file))
     }
 
@@ -146,8 +148,14 @@ impl Scoreboard {
         file: BorrowedFd<'_>,
         slot_freed: OwnedFd,
         sources: Sources,
+        shared: SharedFile,
     ) -> io::Result<Scoreboard> {
-        Ok(Scoreboard { memory: Mapping::new(file, LENGTH)?, slot_freed, sources })
+        Ok(Scoreboard { memory: Mapping::new(file, LENGTH)?, slot_freed, sources, shared })
+    }
+
+    /// The memory that its connections share. Who gives a slot back has no share of a gauge any more.
+    pub(crate) fn shared(&self) -> &SharedFile {
+        &self.shared
     }
 
     /// What is known of the sources of its connections.
@@ -293,6 +301,7 @@ impl Scoreboard {
         {
             self.forget_connection(index);
             self.sources.leave(SlotIndex::at(index));
+            self.shared.ended(index);
             pid.store(0, SeqCst);
             owner.store(0, SeqCst);
         }

@@ -150,7 +150,7 @@ impl Spare {
         let Some((socket, connection)) = self.wait(0)? else { return Ok(()) };
         // Nothing of a stranger runs where this memory is.
         self.sources = None;
-        let conn = Conn { id: self.context.id, client: connection.client };
+        let conn = Conn { id: self.context.id, slot: self.context.slot, client: connection.client };
         self.context.spec.child.run(self.child, socket, &conn)
     }
 
@@ -158,11 +158,13 @@ impl Spare {
     fn serve_several(&mut self, connections: u32) -> Result<(), Failed> {
         let child = self.context.spec.child;
         child.seal()?;
+        child.begin_sharing(self.context.slot);
         let most = if connections == 0 { ConnectionId::PER_PROCESS } else { connections };
         let mut before = time::cpu();
         for n in 0..most.min(ConnectionId::PER_PROCESS) {
             let Some((socket, connection)) = self.wait(n)? else { return Ok(()) };
-            let conn = Conn { id: self.context.id.nth(n), client: connection.client };
+            let conn =
+                Conn { id: self.context.id.nth(n), slot: self.context.slot, client: connection.client };
             let Some(CallOutcome { code, traffic }) = child.run_once_more(socket, &conn) else {
                 return Err((Step::Exec, io::ErrorKind::Unsupported.into()));
             };

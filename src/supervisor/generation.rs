@@ -327,7 +327,9 @@ impl Generation {
         for SavedService { config, generation: number, listeners: places, missing } in services {
             let state = states.of_saved(&config.name)?;
             let sockets = super::listeners::pick(listeners, &places)?;
-            generation.add(Service::new(config, number, state, sockets, missing, None)?);
+            let service = Service::new(config, number, state, sockets, missing, None)?;
+            service.shares();
+            generation.add(service);
         }
         Ok(generation)
     }

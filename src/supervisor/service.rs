@@ -22,6 +22,7 @@ use crate::config::{Address, CREDENTIALS_VARIABLE, ServiceConfig};
 use crate::control::Unreachable;
 use crate::pace::Backoff;
 use crate::scoreboard::{Count, CountUp, Counts, Owner, Scoreboard};
+use crate::shared::SharedFile;
 use crate::sys::fd::FdNumber;
 use crate::sys::time::Monotonic;
 use crate::worker::children::InForce;
@@ -198,6 +199,7 @@ impl Service {
     /// world has gone on.
     pub(super) fn comes_into_force(&self) -> Vec<String> {
         self.state.scoreboard.set_limit(self.config.max_connections);
+        self.shares();
         let credentials = self.state.use_credentials(self.staged.take());
         let put_to_use = |listener: &Rc<Listener>| {
             listener.put_to_use(&self.config.socket, &self.config.socket_access).err()
@@ -205,6 +207,11 @@ impl Service {
         let failures = self.listeners.iter().filter_map(put_to_use).map(|error| error.to_string());
         let credentials = credentials.map_err(|error| format!("its credentials cannot be renewed: {error}"));
         failures.chain(credentials.err()).collect()
+    }
+
+    /// What its connections share is in the memory for that from now on.
+    pub(super) fn shares(&self) {
+        self.state.scoreboard.shared().declare(&self.config.shared);
     }
 
     /// Counts the connections of `owner` by source as this configuration wants it; they may have been counted by other
@@ -241,6 +248,7 @@ pub(super) struct SavedServiceState {
     scoreboard: FdNumber,
     slot_freed: FdNumber,
     sources: FdNumber,
+    shared: FdNumber,
     gone: Counts,
     paused: bool,
     credentials: Option<PathBuf>,
@@ -269,6 +277,7 @@ impl ServiceState {
             scoreboard: kept.keep(self.file.as_fd()),
             slot_freed: kept.keep(self.scoreboard.slot_freed()),
             sources: kept.keep(self.sources_file.as_fd()),
+            shared: kept.keep(self.scoreboard.shared().descriptor()),
             gone: self.gone.get(),
             paused: self.paused.get(),
             credentials: self.credentials.borrow().as_ref().map(|installed| installed.place().to_owned()),
@@ -276,10 +285,12 @@ impl ServiceState {
     }
 
     fn resume(saved: SavedServiceState) -> io::Result<Rc<Self>> {
-        let SavedServiceState { name, scoreboard, slot_freed, sources, gone, paused, credentials } = saved;
+        let SavedServiceState { name, scoreboard, slot_freed, sources, shared, gone, paused, credentials } =
+            saved;
         let (file, sources_file) = (scoreboard.take()?, sources.take()?);
         let sources = Sources::open(sources_file.as_fd())?;
-        let scoreboard = Rc::new(Scoreboard::open(file.as_fd(), slot_freed.take()?, sources)?);
+        let shared = SharedFile::open(shared.take()?);
+        let scoreboard = Rc::new(Scoreboard::open(file.as_fd(), slot_freed.take()?, sources, shared)?);
         let credentials = RefCell::new(credentials.map(InstalledCredentials::at));
         let (gone, paused) = (Cell::new(gone), Cell::new(paused));
         Ok(Rc::new(ServiceState { name, scoreboard, file, sources_file, gone, paused, credentials }))

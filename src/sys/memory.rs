@@ -33,6 +33,24 @@ pub(crate) fn grow(fd: BorrowedFd<'_>, length: usize) -> io::Result<()> {
     if file.metadata()?.len() < length as u64 { file.set_len(length as u64) } else { Ok(()) }
 }
 
+/// Waits until no other process has the lock on a file, and takes it: fcntl_locking(2). It is given back when this process
+/// ends or closes any descriptor of that file.
+pub(crate) fn lock(file: BorrowedFd<'_>) -> io::Result<()> {
+    let whole = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    loop {
+        match fcntl(file, FcntlArg::F_SETLKW(&whole)) {
+            Err(nix::errno::Errno::EINTR) => {}
+            result => return Ok(result.map(|_| ())?),
+        }
+    }
+}
+
 /// A memory file with `content` that nobody can change any more.
 pub(crate) fn sealed(name: &CStr, content: &[u8]) -> io::Result<OwnedFd> {
     use std::io::{Seek, Write};
@@ -83,6 +101,15 @@ impl Mapping {
     ///
     /// `InvalidData` if the file is shorter: touching what is missing would kill this process.
     pub(crate) fn new(fd: BorrowedFd<'_>, length: usize) -> io::Result<Self> {
+        let mapping = Self::map(fd, length)?;
+        // A connection process must not have this memory, and a fork is cheaper without it.
+        // SAFETY: MADV_DONTFORK changes nothing in this process.
+        unsafe { madvise(mapping.start, length, MmapAdvise::MADV_DONTFORK) }?;
+        Ok(mapping)
+    }
+
+    /// As [`Mapping::new`], but children have it, too.
+    fn map(fd: BorrowedFd<'_>, length: usize) -> io::Result<Self> {
         let seals = SealFlag::from_bits_truncate(fcntl(fd, FcntlArg::F_GET_SEALS)?);
         let size = nix::sys::stat::fstat(fd)?.st_size;
         if !seals.contains(SealFlag::F_SEAL_SHRINK) || u64::try_from(size).unwrap_or(0) < length as u64 {
@@ -95,11 +122,7 @@ impl Mapping {
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice; the checks above keep it from raising SIGBUS.
         let start = unsafe { mmap(None, size, protection, MapFlags::MAP_SHARED, fd, 0) }?;
-        let mapping = Mapping { start, length };
-        // A connection process must not have this memory, and a fork is cheaper without it.
-        // SAFETY: MADV_DONTFORK changes nothing in this process.
-        unsafe { madvise(start, length, MmapAdvise::MADV_DONTFORK) }?;
-        Ok(mapping)
+        Ok(Mapping { start, length })
     }
 
     /// `count` 32-bit words from byte `offset`; shorter if the mapping ends before.
@@ -136,6 +159,40 @@ trait Atomic {}
 impl Atomic for AtomicU32 {}
 impl Atomic for AtomicU64 {}
 impl Atomic for AtomicI32 {}
+#[cfg(test)]
+impl Atomic for std::sync::atomic::AtomicU32 {}
+#[cfg(test)]
+impl Atomic for std::sync::atomic::AtomicU64 {}
+
+/// A mapping of a memory file that children have, too, until they end.
+#[derive(Debug)]
+pub(crate) struct InheritedMapping(Mapping);
+
+// SAFETY: it is never unmapped, and written by atomic operations only. Children have it.
+unsafe impl Send for InheritedMapping {}
+// SAFETY: as above.
+unsafe impl Sync for InheritedMapping {}
+
+impl InheritedMapping {
+    /// Maps the first `length` bytes, until this process ends.
+    ///
+    /// # Errors
+    ///
+    /// As [`Mapping::new`].
+    pub(crate) fn new(fd: BorrowedFd<'_>, length: usize) -> io::Result<&'static Self> {
+        Ok(Box::leak(Box::new(InheritedMapping(Mapping::map(fd, length)?))))
+    }
+
+    /// `count` 32-bit words from byte `offset`; fewer if the mapping ends before.
+    pub(crate) fn words(&self, offset: usize, count: usize) -> &[std::sync::atomic::AtomicU32] {
+        self.0.atomics(offset, count)
+    }
+
+    /// `count` 64-bit words from byte `offset`; fewer if the mapping ends before.
+    pub(crate) fn long_words(&self, offset: usize, count: usize) -> &[std::sync::atomic::AtomicU64] {
+        self.0.atomics(offset, count)
+    }
+}
 
 impl Drop for Mapping {
     fn drop(&mut self) {

@@ -13,6 +13,7 @@ pub(crate) mod exec;
 pub(crate) mod exit_words;
 pub(crate) mod fd;
 pub(crate) mod fork;
+pub(crate) mod futex;
 pub(crate) mod interface;
 #[cfg(test)]
 pub(crate) mod kill_points;
@@ -25,6 +26,7 @@ pub(crate) mod options;
 pub(crate) mod path;
 pub(crate) mod permission;
 pub(crate) mod process;
+pub(crate) mod robust;
 pub(crate) mod seccomp;
 pub(crate) mod signal;
 pub(crate) mod sock_diag;

@@ -19,18 +19,20 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use crate::admission::sources::Sources;
+use crate::admission::sources::{MAX_SLOTS, Sources};
 use crate::admission::{Admission, CallerSets, Overload, Refusals};
 use crate::child::ChildSpec;
+use crate::child::call::PreparedHandler;
 use crate::child::confine::namespaces::OwnNamespaces;
 use crate::client::{Client, ConnectionId};
 use crate::config::{Job, ServiceConfig, StderrTarget};
 use crate::exit;
-use crate::handler::{AnyHandler, Application};
+use crate::handler::Application;
 use crate::ipc::orders::{Heard, ListenerSet, Order, Plan, WorkerReport, take_plan};
 use crate::ipc::reports::{ChildReport, ExitNote, Failure, Reporter, Reports};
 use crate::journal::{Level, Log, MessageId};
 use crate::scoreboard::{Counters, Owner, Scoreboard, Slot};
+use crate::shared::SharedFile;
 use crate::spare::events::{SpareEvents, SpareEventsWriter};
 use crate::spare::{Pool, Setup};
 use crate::sys::epoll::{Interest, Poller};
@@ -211,9 +213,11 @@ impl Worker {
         let log = Log::open(plan.log, application.title.name);
         let sources_file = fd::for_ever(plan.fds.sources.take()?);
         let sources = Sources::open(sources_file)?;
+        let shared = SharedFile::open(plan.fds.shared.take()?);
         let scoreboard = plan.fds.scoreboard.take()?;
         let scoreboard: &Scoreboard =
-            for_ever(Scoreboard::open(scoreboard.as_fd(), plan.fds.slot_freed.take()?, sources)?);
+            for_ever(Scoreboard::open(scoreboard.as_fd(), plan.fds.slot_freed.take()?, sources, shared)?);
+        scoreboard.shared().declare(&plan.service.shared);
         let counters = Counters::open(plan.fds.counters.take()?.as_fd())?;
         let listeners: io::Result<Vec<BorrowedFd<'static>>> =
             plan.listeners.iter().map(|listener| Ok(fd::for_ever(listener.fd.take()?))).collect();
@@ -230,9 +234,9 @@ impl Worker {
         if namespaces.processes || matches!(plan.service.job, Job::Handler(_)) {
             ExitNote::make_room()?;
         }
-        let handler = prepare_handler(&plan.service, application)?;
+        let handler = prepare_handler(&plan.service, application, scoreboard.shared())?;
         // An upgrade may have made it another one than it was when the configuration was read.
-        plan.service.starts_threads = handler.is_some_and(AnyHandler::starts_threads);
+        plan.service.starts_threads = handler.is_some_and(|prepared| prepared.handler.starts_threads());
         let reporter = Reporter::for_ever(reporter);
         let mut spec = ChildSpec::new(&plan.service, namespaces, handler, signals, reporter)?;
         if let Some(own) = plan.service.identity.worker {
@@ -498,10 +502,20 @@ impl Worker {
 fn prepare_handler(
     service: &ServiceConfig,
     application: Application,
-) -> io::Result<Option<&'static dyn AnyHandler>> {
+    memory: &SharedFile,
+) -> io::Result<Option<PreparedHandler>> {
     let Job::Handler(name) = &service.job else { return Ok(None) };
     let unknown = || io::Error::other(format!("this program has no handler \"{name}\""));
     let mut handler = application.into_handler(name).ok_or_else(unknown)?;
+    let cannot_share =
+        |why| io::Error::other(format!("what the handler \"{name}\" shares is not to be had: {why}"));
+    let shared = match service.shared.is_empty() {
+        true => None,
+        false => {
+            let shared = handler.share_in(memory.descriptor(), MAX_SLOTS).map_err(cannot_share)?;
+            Some(for_ever(shared))
+        }
+    };
     handler
         .prepare(&service.options)
         .map_err(|why| io::Error::other(format!("the handler \"{name}\" cannot prepare: {why}")))?;
@@ -510,7 +524,7 @@ fn prepare_handler(
         // Its children have the same, so that no file of theirs gets one of these numbers.
         fd::silence_standard()?;
     }
-    Ok(Some(Box::leak(handler)))
+    Ok(Some(PreparedHandler { handler: Box::leak(handler), shared }))
 }
 
 /// What is leaked here ends with the process.

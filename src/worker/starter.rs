@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use super::children::{Child, Output, OutputPipes};
 use super::{Context, Newcomer, Token, WorkerSlot};
-use crate::admission::sources::SlotIndex;
 use crate::child::{self, ChildSpec, Conn};
 use crate::client::Connection;
 use crate::ipc::reports::{FailureWord, Reports};
@@ -64,10 +63,10 @@ pub(super) enum Started {
 }
 
 /// What a child forked for a connection begins with.
-type Start = (&'static ChildSpec, OwnedFd, Conn, SlotIndex, Option<OwnedFd>);
+type Start = (&'static ChildSpec, OwnedFd, Conn, Option<OwnedFd>);
 
-fn serve_in_fork(child: ForkedChild, (spec, socket, conn, slot, stderr): Start) -> u8 {
-    child::serve_in_fork(child, spec, socket, &conn, (slot, stderr.as_ref().map(AsFd::as_fd)))
+fn serve_in_fork(child: ForkedChild, (spec, socket, conn, stderr): Start) -> u8 {
+    child::serve_in_fork(child, spec, socket, &conn, stderr.as_ref().map(AsFd::as_fd))
 }
 
 impl Starter {
@@ -140,7 +139,7 @@ impl Starter {
         };
         let Admitted { slot, socket, connection } = admitted;
         let (spec, id) = (cx.spec, cx.id(connection.number));
-        let conn = Conn { id, client: connection.client };
+        let conn = Conn { id, slot: slot.index(), client: connection.client };
         let failure = FailureWord::default();
         let (made, socket) = match spec.program(&conn, socket.as_fd()).filter(|_| spec.may_share_memory()) {
             Some(program) => {
@@ -152,7 +151,7 @@ impl Starter {
                 (made, socket)
             }
             None => {
-                let mut start: Start = (spec, socket, conn, slot.index(), stderr);
+                let mut start: Start = (spec, socket, conn, stderr);
                 let made = self.stack.fork(slot.pid_word(), serve_in_fork, &mut start);
                 (made, start.1)
             }

@@ -146,7 +146,7 @@ fn adopted_programs_leave_behind_what_their_service_says() {
         let job: i32 = line.trim().parse().unwrap();
         let worker = server.worker();
         proc::kill(worker, Signal::SIGKILL);
-        eventually("another worker", || !server.workers().is_empty() && server.workers()[0] != worker);
+        eventually("another worker", || server.workers().first().is_some_and(|&other| other != worker));
         stream.write_all(b"end\n").unwrap();
         eventually("it has ended", || server.count("active") == 0);
         match goes_on {

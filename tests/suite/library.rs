@@ -9,6 +9,7 @@ use crate::support::{Preforkd, Running, address, eventually, run, sure, text, wr
 
 /// What a newcomer has after a while: options, several handlers, and mistakes.
 const ADVANCED: &str = r#"
+use preforkd::shared::{Counter, Gauge, Layout, Lock, Queue, Table};
 use preforkd::{Connection, Handler, LocalAddress, NoOptions, Readiness, Server, Stream};
 use std::error::Error;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -97,6 +98,58 @@ impl Handler for Obedient {
     }
 }
 
+/// Shares all that there is to share.
+#[derive(Default)]
+struct Sharing {
+    hits: Counter,
+    here: Gauge,
+    seats: Lock<u32>,
+    names: Table<u64, u64>,
+    lines: Queue<[u8; 8]>,
+}
+
+impl Handler for Sharing {
+    type Options = NoOptions;
+
+    fn share(&mut self, layout: &mut Layout) {
+        let seats = if std::env::var_os("OTHER_SEATS").is_some() { "chairs" } else { "seats" };
+        self.hits = layout.counter("hits");
+        self.here = layout.gauge("here");
+        self.seats = layout.lock(seats, 100);
+        self.names = layout.table("names", 10);
+        self.lines = layout.queue("lines", 3);
+    }
+
+    fn serve(&self, client: &mut Connection) -> io::Result<()> {
+        self.hits.add(1);
+        self.here.add(1);
+        for line in BufReader::new(&*client).lines() {
+            match line?.as_str() {
+                "die" => std::process::abort(),
+                "die inside" => {
+                    let mut seats = self.seats.lock()?.guard();
+                    *seats = 7;
+                    std::process::abort()
+                }
+                "buy" => {
+                    let left = self.seats.update(|seats| {
+                        *seats -= 1;
+                        *seats
+                    })?;
+                    self.names.insert(&left.into(), self.hits.sum())?;
+                    self.lines.try_push(left.to_ne_bytes().repeat(2).try_into().unwrap_or_default())?;
+                    self.lines.try_pop()?;
+                }
+                _ => {}
+            }
+            let (hits, here, names) = (self.hits.sum(), self.here.sum(), self.names.iter().count());
+            writeln!(&mut &*client, "{hits} {here} {} {names}", self.seats.read()?)?;
+        }
+        self.here.add(-1);
+        Ok(())
+    }
+}
+
 /// Tries to have a thread.
 struct Alone;
 
@@ -120,6 +173,7 @@ fn main() -> ExitCode {
         .handler("greeter", Greeter::default())
         .handler("obedient", Obedient)
         .handler("alone", Alone)
+        .handler("sharing", Sharing::default())
         .defaults("idle_timeout = \"1h\"\nworkers = 1")
         .main()
 }
@@ -412,4 +466,94 @@ fn it_is_upgraded_and_one_without_the_handler_is_refused() {
     assert_eq!(finish(stream, b"").len(), 401, "a connection from before goes on");
     assert_eq!(server.status()["version"], "7.8.9");
     server.stop();
+}
+
+/// What the handler says of what is shared: how many have come, how many are there, seats, names.
+fn shared(client: &mut std::net::TcpStream, what: &str) -> String {
+    use std::io::{BufRead, BufReader, Write};
+    client.write_all(format!("{what}\n").as_bytes()).unwrap();
+    let mut line = String::new();
+    BufReader::new(client).read_line(&mut line).unwrap();
+    line.trim_end().to_owned()
+}
+
+fn what_is_shared_survives(more: &str) {
+    let listen = address::fresh();
+    let config = |limit: u32| {
+        format!(
+            "[service.sharing]\nlisten = \"{listen}\"\nhandler = \"sharing\"\nworkers = 2\nmax_connections = {limit}\n{more}\n"
+        )
+    };
+    let server = Preforkd::run(&config(10)).program(&advanced()).own_copy().start();
+    let mut first = connect(listen);
+    assert_eq!(shared(&mut first, "look"), "1 1 100 0");
+    assert_eq!(shared(&mut first, "buy"), "1 1 99 1");
+    for (words, hits) in [("die", 2), ("die inside", 3)] {
+        let mut victim = connect(listen);
+        assert_eq!(shared(&mut victim, "look"), format!("{hits} 2 99 1"));
+        assert_eq!(shared(&mut victim, words), "");
+        eventually("its share is taken out", || shared(&mut first, "look") == format!("{hits} 1 99 1"));
+    }
+    // The kernel hands over what the dead one had locked.
+    assert_eq!(shared(&mut first, "buy"), "3 1 98 2");
+
+    // Who has no worker any more is with the supervisor.
+    let mut orphan = connect(listen);
+    assert_eq!(shared(&mut orphan, "look"), "4 2 98 2");
+    for worker in server.workers() {
+        sure(&["kill", "-KILL", &worker.to_string()]);
+    }
+    eventually("there are others", || {
+        server.status()["services"][0]["workers"].as_array().unwrap().len() == 2
+    });
+    let mut next = connect(listen);
+    assert_eq!(shared(&mut next, "look"), "5 3 98 2");
+    assert_eq!(shared(&mut orphan, "die"), "");
+    eventually("its share is taken out", || shared(&mut next, "look") == "5 2 98 2");
+
+    // There are slots that the memory had no rows for.
+    server.configure(&config(200));
+    server.reload_ok();
+    let mut crowd: Vec<_> = (0..40).map(|_| connect(listen)).collect();
+    crowd.iter_mut().for_each(|client| assert!(shared(client, "look").ends_with(" 98 2")));
+    assert_eq!(shared(&mut crowd[0], "look"), "45 42 98 2");
+    crowd.drain(1..).for_each(|client| drop(finish(client, b"")));
+    eventually("they have gone", || shared(&mut crowd[0], "look") == "45 3 98 2");
+
+    let script = format!("#!/bin/sh\nOTHER_SEATS=1 exec {} \"$@\"\n", advanced().display());
+    server.replace_program(script.as_bytes());
+    let output = server.upgrade();
+    let shown = text(&output.stderr);
+    assert!(!output.status.success() && shown.contains("share is declared otherwise there"), "{shown}");
+    server.replace_program(&std::fs::read(advanced()).unwrap());
+    let output = server.upgrade();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let mut last = connect(listen);
+    assert_eq!(shared(&mut last, "buy"), "46 4 97 3");
+    assert_eq!(shared(&mut next, "die inside"), "");
+    eventually("its share is taken out", || shared(&mut last, "look") == "46 3 97 3");
+    assert_eq!(shared(&mut first, "buy"), "46 3 96 4");
+    [first, last, crowd.remove(0)].into_iter().for_each(|client| drop(finish(client, b"")));
+    eventually("they have gone", || server.count("active") == 0);
+    server.stop();
+}
+
+#[test]
+fn what_is_shared_survives_all_but_the_service() {
+    what_is_shared_survives("");
+}
+
+#[test]
+fn so_it_does_among_spares() {
+    what_is_shared_survives("spare = 4");
+}
+
+#[test]
+fn so_it_does_among_processes_that_serve_several() {
+    what_is_shared_survives("spare = 4\nconnections_per_child = 0");
+}
+
+#[test]
+fn so_it_does_where_a_handler_may_ask_the_kernel_for_little() {
+    what_is_shared_survives("sandbox = { system_calls = \"handler\" }");
 }

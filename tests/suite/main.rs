@@ -67,6 +67,7 @@ mod store;
 mod structure;
 mod stuck;
 mod systemd;
+mod textbook;
 mod unix_sockets;
 mod unix_users;
 mod upgrade;

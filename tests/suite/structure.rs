@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// The parts of `src/` from top to bottom: each may use those below it, and none above.
-const ORDER: [&str; 18] = [
+const ORDER: [&str; 19] = [
     "server",
     "builtin",
     "cli",
@@ -21,6 +21,7 @@ const ORDER: [&str; 18] = [
     "admission",
     "client",
     "pace",
+    "shared",
     "sys",
     "exit",
 ];

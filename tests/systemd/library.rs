@@ -47,14 +47,15 @@ pub(crate) fn a_program_of_ones_own_is_a_unit_of_ones_own(container: &Container)
     container
         .sure("systemctl daemon-reload; systemctl start guestbook || { journalctl -u guestbook; false; }");
     // It serves when the start has returned.
-    assert_eq!(leave("Ada was here\n"), "");
-    assert!(leave("so was Grace\n").ends_with(": Ada was here\n"));
+    assert_eq!(leave("Ada was here\n"), "You are number 1.\n");
+    assert!(leave("so was Grace\n").ends_with(": Ada was here\nYou are number 2.\n"));
     let status = container.sure("systemctl show --property=StatusText --value guestbook");
     assert!(status.contains("1 service"), "{status}");
 
     container.write(CONFIG, &config("8"));
     container.sure("systemctl reload guestbook");
-    leave("a line that is too long\n");
+    let third = leave("a line that is too long\n");
+    assert!(third.ends_with("You are number 3.\n"), "a reload leaves what is shared: {third}");
     eventually("the line is cut", || leave("x\n").contains(": a line t\n"));
     container.write(CONFIG, &config("-1"));
     let output = container.run("systemctl reload guestbook; guestbook reload");

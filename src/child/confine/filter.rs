@@ -64,6 +64,7 @@ const OF_HANDLERS: &[&str] = &[
     "sched_yield",
     "sendmsg",
     "sendto",
+    "set_robust_list",
     "setitimer",
     "setsockopt",
     "shutdown",

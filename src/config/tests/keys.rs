@@ -3,6 +3,7 @@
 use super::*;
 use crate::admission::{Deadlines, Overload};
 use crate::config::{AllowedFiles, CallSet, Network};
+use crate::shared::Declared;
 
 #[test]
 fn an_empty_service_has_the_defaults() {
@@ -19,6 +20,7 @@ fn an_empty_service_has_the_defaults() {
         job: Job::Handler("echo".into()),
         options: String::new(),
         starts_threads: false,
+        shared: Declared::NOTHING,
         workers: u16::try_from(cpus).unwrap(),
         spare: 0,
         connections_per_child: 1,

@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use serde::Deserialize;
 
 use super::*;
-use crate::handler::{ClientConnection, Handler};
+use crate::handler::{ClientConnection, Handler, NoOptions};
+use crate::shared::Layout;
 
 #[derive(Deserialize)]
 #[allow(dead_code, reason = "read by serde alone")]
@@ -205,4 +206,49 @@ fn an_upgrade_needs_a_handler_that_takes_the_same_options() {
     assert_eq!(can_serve(&service, &other), Err("it has no handler \"greeter\"".into()));
     other.add("greeter", |_: &mut ClientConnection<'_>| Ok(()));
     assert_eq!(can_serve(&service, &other), Err("unknown key \"greeting\" in [service.x.options]".into()));
+}
+
+/// Shares a number.
+#[derive(Default)]
+struct Sharing(&'static str);
+
+impl Handler for Sharing {
+    type Options = NoOptions;
+
+    fn share(&mut self, layout: &mut Layout) {
+        layout.counter(self.0);
+    }
+
+    fn serve(&self, _: &mut ClientConnection<'_>) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn sharing(name: &'static str) -> Application {
+    let mut application = Application::new("sharing");
+    application.add("sharing", Sharing(name));
+    application
+}
+
+#[test]
+fn an_upgrade_needs_a_handler_that_shares_the_same() {
+    let service = load_with(&sharing("hits"), "").unwrap();
+    assert_eq!(can_serve(&service, &sharing("hits")), Ok(()));
+    let refused = can_serve(&service, &sharing("visits")).unwrap_err();
+    assert!(refused.contains("is declared otherwise there; a restart is needed"), "{refused}");
+    let mut other = Application::new("sharing");
+    other.add("sharing", |_: &mut ClientConnection<'_>| Ok(()));
+    assert!(can_serve(&service, &other).unwrap_err().contains("is declared otherwise there"));
+}
+
+#[test]
+fn what_cannot_be_shared_is_an_error() {
+    let shown = load_with(&sharing("hits"), "sandbox = { pid_namespace = true }\n").unwrap_err();
+    assert!(
+        shown.contains("DIR/p.toml:3:1: error: pid_namespace cannot be where connections share state"),
+        "{shown}"
+    );
+    assert!(shown.contains("help: remove pid_namespace"), "{shown}");
+    let shown = load_with(&sharing("two words"), "").unwrap_err();
+    assert!(shown.contains("the handler \"sharing\" cannot share anything: "), "{shown}");
 }
