@@ -409,6 +409,7 @@ impl Workers {
             spare_events: handover.add(spare_events.descriptor()),
             spare_events_writer: handover.add(spare_events_writer.descriptor()),
             sources: handover.add(service_state.sources_file.as_fd()),
+            bans: handover.add(service_state.bans.to_read()),
             prefixes: handover.add(service.prefixes()),
         };
         let listeners = service.listeners().iter().map(|listener| PlannedListener {
