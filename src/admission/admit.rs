@@ -1,8 +1,10 @@
 //! The one decision: who gets in. A worker asks it, and a spare before a stranger's code runs in it.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use super::bans::BannedClients;
 use super::sources::{Bucket, Penalty, Punished, SlotIndex, Sources};
 use super::{CallerSets, Callers, Offence, Overload, Penalties, Policy, Refusal, SourceLimits, SourceName};
 use crate::client::Client;
@@ -14,6 +16,8 @@ use crate::sys::time::Monotonic;
 #[derive(Debug)]
 pub(crate) struct Admission {
     callers: CallerSets,
+    /// `None` where nobody is let in.
+    banned: Option<BannedClients>,
     limits: SourceLimits,
     bucket: Option<Bucket>,
     penalties: Penalties,
@@ -22,13 +26,20 @@ pub(crate) struct Admission {
 
 impl Admission {
     /// By this policy, and its lists as [`CallerSets::freeze`] has made them: those in the policy are not asked.
-    pub(crate) fn new(policy: &Policy, callers: CallerSets) -> Self {
+    pub(crate) fn new(policy: &Policy, callers: CallerSets, banned: Option<BannedClients>) -> Self {
         let bucket = policy
             .source
             .rate
             .map(|rate| Bucket { interval: rate.per.duration() / rate.count.max(1), burst: rate.burst });
         let penalties = Penalties { exempt: Callers::default(), ..policy.penalties.clone() };
-        Admission { callers, limits: policy.source, bucket, penalties, overload: policy.overload.clone() }
+        Admission {
+            callers,
+            banned,
+            limits: policy.source,
+            bucket,
+            penalties,
+            overload: policy.overload.clone(),
+        }
     }
 
     /// Whether it asks for more than who somebody is.
@@ -63,6 +74,9 @@ impl Admission {
         if !allowed {
             return Err(Refusal::Access);
         }
+        if self.banned.as_ref().is_some_and(|banned| banned.has(client.peer)) {
+            return Err(Refusal::Banned);
+        }
         if let (Peer::Unix(peer), false) = (client.peer, self.penalties.amounts.is_empty()) {
             // Whoever ends the connection cannot ask for his groups any more.
             client.is_exempt = self.callers.exempt_user(peer, Some(socket));
@@ -88,6 +102,12 @@ impl Admission {
             return Err(Refusal::Rate);
         }
         Ok(())
+    }
+
+    /// Touches what [`Admission::check`] will, so that no page of it is missing when a connection comes.
+    pub(crate) fn warm_up(&self) {
+        let nobody = Peer::Ip(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
+        let _ = self.banned.as_ref().map(|banned| banned.has(nobody));
     }
 
     /// Whether who is refused for what his source takes is told so.

@@ -7,6 +7,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::prefix::{Prefix, PrefixError, from_text};
+use crate::client::Client;
+use crate::sys::socket::Peer;
 
 /// An entry of `allow`, `deny`, `penalty_exempt` or `proxy_protocol_from`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -65,6 +67,30 @@ impl SourceName {
     pub(crate) fn overlaps(&self, other: &SourceName) -> bool {
         match (self, other) {
             (SourceName::Prefix(one), SourceName::Prefix(other)) => one.overlaps(other),
+            _ => self == other,
+        }
+    }
+
+    /// A client alone, whatever prefix its service counts it by.
+    pub(crate) fn of_client(peer: Peer) -> Self {
+        match peer {
+            Peer::Ip(address) => SourceName::Prefix(Prefix::around(address.ip(), u8::MAX)),
+            Peer::Unix(Some(peer)) => SourceName::User(peer.uid),
+            Peer::Unix(None) => SourceName::UnknownUser,
+        }
+    }
+
+    /// Whether a client is one of these.
+    pub(crate) fn has(&self, client: &Client) -> bool {
+        self.overlaps(&SourceName::of_client(client.peer))
+    }
+
+    /// Whether every client of the other is one of this.
+    pub(crate) fn has_all_of(&self, other: &SourceName) -> bool {
+        match (self, other) {
+            (SourceName::Prefix(one), SourceName::Prefix(other)) => {
+                one.length() <= other.length() && one.overlaps(other)
+            }
             _ => self == other,
         }
     }
@@ -159,5 +185,14 @@ mod tests {
             ["user:1", "user:2", "user:?", "0.0.0.0/0"].map(|text| text.parse().unwrap());
         assert!(user.overlaps(&user) && !user.overlaps(&other));
         assert!(!user.overlaps(&unknown) && !user.overlaps(&all) && !all.overlaps(&user));
+        assert!(user.has_all_of(&user) && !user.has_all_of(&other) && !all.has_all_of(&user));
+    }
+
+    #[test]
+    fn a_prefix_has_all_of_those_within() {
+        let [net, host, other, six]: [SourceName; 4] =
+            ["192.0.2.0/24", "192.0.2.7", "192.0.3.7", "::/0"].map(|text| text.parse().unwrap());
+        assert!(net.has_all_of(&net) && net.has_all_of(&host) && !host.has_all_of(&net));
+        assert!(!net.has_all_of(&other) && !six.has_all_of(&host));
     }
 }

@@ -4,6 +4,7 @@
 //! Nothing on the path of a connection allocates.
 
 mod admit;
+pub(crate) mod bans;
 pub(crate) mod caller;
 mod caller_sets;
 pub(crate) mod callers;

@@ -16,17 +16,20 @@ pub(crate) enum Refusal {
     Penalty,
     /// The header of a proxy is none, or did not come in time.
     Header,
+    /// `preforkd ban`
+    Banned,
 }
 
 impl Refusal {
     /// All of them, in the order of their numbers.
-    pub(crate) const ALL: [Refusal; 6] = [
+    pub(crate) const ALL: [Refusal; 7] = [
         Refusal::Limit,
         Refusal::Access,
         Refusal::SourceLimit,
         Refusal::Rate,
         Refusal::Penalty,
         Refusal::Header,
+        Refusal::Banned,
     ];
 
     /// The one with this number.
@@ -39,7 +42,7 @@ impl Refusal {
     pub(super) fn is_for_lack_of_room(self) -> bool {
         match self {
             Refusal::Limit | Refusal::SourceLimit | Refusal::Rate => true,
-            Refusal::Access | Refusal::Penalty | Refusal::Header => false,
+            Refusal::Access | Refusal::Penalty | Refusal::Header | Refusal::Banned => false,
         }
     }
 
@@ -52,6 +55,7 @@ impl Refusal {
             Refusal::Rate => "rate_per_source",
             Refusal::Penalty => "penalties",
             Refusal::Header => "a wrong PROXY header",
+            Refusal::Banned => "a ban",
         }
     }
 }
@@ -66,6 +70,6 @@ mod tests {
             assert_eq!(refusal as u8, number);
             assert_eq!(Refusal::from_number(number), Some(refusal));
         }
-        assert_eq!(Refusal::from_number(6), None);
+        assert_eq!(Refusal::from_number(7), None);
     }
 }

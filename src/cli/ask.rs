@@ -31,7 +31,7 @@ pub(super) fn ask(
             }
             ExitCode::from(code)
         }
-        Ok(Answer::Status(_) | Answer::Connections(_)) => not_understood(title),
+        Ok(Answer::Status(_) | Answer::Connections(_) | Answer::Bans(_)) => not_understood(title),
         Err(error) => super::unanswered(&error, title),
     }
 }

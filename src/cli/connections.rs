@@ -82,7 +82,7 @@ pub(super) fn run(matches: &ArgMatches, title: Title) -> ExitCode {
             complain(format_args!("{}: {reason}", title.name));
             ExitCode::from(exit::USAGE)
         }
-        Ok(Answer::Done(_) | Answer::Status(_)) => super::ask::not_understood(title),
+        Ok(Answer::Done(_) | Answer::Status(_) | Answer::Bans(_)) => super::ask::not_understood(title),
         Err(error) => super::unanswered(&error, title),
     }
 }

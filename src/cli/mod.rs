@@ -1,6 +1,7 @@
 //! The command line; one file a command.
 
 mod ask;
+mod ban;
 pub(crate) mod check;
 mod connections;
 mod explain;
@@ -92,6 +93,8 @@ fn command(application: &Application) -> Command {
         .subcommand(pause::resume_command(title))
         .subcommand(pause::drain_command(title))
         .subcommand(upgrade::command(title))
+        .subcommand(ban::ban_command(title))
+        .subcommand(ban::bans_command(title))
         .subcommand(unban::command(title))
 }
 
@@ -109,6 +112,8 @@ fn dispatch(matches: &ArgMatches, application: &Application) -> ExitCode {
         Some(("drain", matches)) => pause::drain(matches, title),
         Some(("kill", matches)) => kill::run(matches, title),
         Some(("upgrade", matches)) => upgrade::run(matches, title),
+        Some(("ban", matches)) => ban::ban(matches, title),
+        Some(("bans", matches)) => ban::bans(matches, title),
         Some(("unban", matches)) => unban::run(matches, title),
         _ => ExitCode::from(exit::USAGE),
     }
@@ -129,12 +134,13 @@ fn timeout_argument(default: &'static str) -> Arg {
     Arg::new("timeout")
         .long("timeout")
         .value_name("DURATION")
-        .value_parser(|text: &str| {
-            parse_duration(text)
-                .ok_or("write a whole number and its unit, as in \"500ms\", \"30s\" or \"5m\"")
-        })
+        .value_parser(duration)
         .default_value(default)
         .help("How long to wait for the answer")
+}
+
+fn duration(text: &str) -> Result<Duration, &'static str> {
+    parse_duration(text).ok_or("write a whole number and its unit, as in \"500ms\", \"30s\" or \"5m\"")
 }
 
 /// A source, as commands take it.

@@ -39,7 +39,7 @@ pub(super) fn run(matches: &ArgMatches, title: Title) -> ExitCode {
             complain(format_args!("{}: {text}", title.name));
             ExitCode::from(exit::UNAVAILABLE)
         }
-        Ok(Answer::Connections(_)) => super::ask::not_understood(title),
+        Ok(Answer::Connections(_) | Answer::Bans(_)) => super::ask::not_understood(title),
         Err(error) => super::unanswered(&error, title),
     }
 }
@@ -58,6 +58,10 @@ fn render(status: &Status, title: Title) -> String {
     );
     if let Some(waits_for) = &status.waits_for {
         let _ = writeln!(text, "waits for {waits_for}");
+    }
+    if status.bans > 0 {
+        let bans = if status.bans == 1 { "ban is" } else { "bans are" };
+        text.push_str(&format!("{} {bans} in force, see \"{} bans\"\n", status.bans, title.name));
     }
     // Writing to a String cannot fail.
     let names = status.services.iter().map(|service| service.name.len());

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::admission::SourceName;
 use crate::client::ConnectionId;
+use crate::sys::time::UnixTime;
 use crate::sys::wait::Pid;
 
 /// The longest request.
@@ -54,9 +55,25 @@ pub(crate) enum Request {
         /// One service, or all.
         service: Option<String>,
     },
-    /// Lift the penalties of sources.
+    /// Keep clients out.
+    Ban {
+        /// Whom.
+        source: SourceName,
+        /// From one service only.
+        service: Option<String>,
+        /// For how long; `None` until it is lifted.
+        for_ms: Option<u64>,
+        /// Their connections are to end, too.
+        kill: bool,
+    },
+    /// Who is kept out by hand.
+    Bans {
+        /// At one service; also who is kept out of all.
+        service: Option<String>,
+    },
+    /// Lift the penalties and the bans of sources.
     Unban {
-        /// Of all that have a client in common with this.
+        /// Of all that have a client in common with this; the bans of those only that have no others.
         source: SourceName,
         /// At one service only.
         service: Option<String>,
@@ -75,6 +92,21 @@ pub(crate) enum Answer {
     Status(Box<Status>),
     /// The answer to [`Request::Connections`].
     Connections(Vec<ConnectionStatus>),
+    /// The answer to [`Request::Bans`].
+    Bans(Vec<BanStatus>),
+}
+
+/// Clients that are kept out by hand. Fields are added, never renamed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BanStatus {
+    pub(crate) source: SourceName,
+    /// `None` for all.
+    pub(crate) service: Option<String>,
+    pub(crate) since: UnixTime,
+    /// `None` until it is lifted.
+    pub(crate) until: Option<UnixTime>,
+    /// How long that is from now.
+    pub(crate) left_s: Option<u64>,
 }
 
 /// A connection that lives.
@@ -107,6 +139,8 @@ pub(crate) struct Status {
     pub(crate) waits_for: Option<String>,
     pub(crate) reloads: Reloads,
     pub(crate) upgrades: u64,
+    /// How many bans there are.
+    pub(crate) bans: u64,
     pub(crate) log_records_dropped: u64,
     pub(crate) services: Vec<ServiceStatus>,
 }
@@ -212,13 +246,14 @@ pub(crate) struct Refused {
     pub(crate) access: u64,
     pub(crate) penalty: u64,
     pub(crate) header: u64,
+    pub(crate) banned: u64,
 }
 
 impl Refused {
     /// For whatever reason.
     pub(crate) fn all(&self) -> u64 {
-        let Refused { limit, source_limit, rate, access, penalty, header } = *self;
-        [limit, source_limit, rate, access, penalty, header].into_iter().fold(0, u64::saturating_add)
+        let Refused { limit, source_limit, rate, access, penalty, header, banned } = *self;
+        [limit, source_limit, rate, access, penalty, header, banned].into_iter().fold(0, u64::saturating_add)
     }
 }
 

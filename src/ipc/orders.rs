@@ -9,6 +9,7 @@
 //! | [`Order::Look`]          | supervisor | worker     | `Looked`    | one at a time; the watchdog ends who owes one    |
 //! | [`Order::Retire`]        | supervisor | worker     | `Retired`   | as above; without a supervisor it retires anyway |
 //! | [`Order::Kill`]          | supervisor | worker     |             | as above; the connection goes on                 |
+//! | [`Order::KillSource`]    | supervisor | worker     |             | as above; it is said twice                       |
 //! | [`Order::End`]           | supervisor | worker     | its end     | killed, its connections are the supervisor's     |
 //! | [`WorkerReport::Ready`]  | worker     | supervisor |             | a worker that is not ready in time is killed     |
 //! | [`WorkerReport::Failed`] | worker     | supervisor |             | its exit code says the same in fewer words       |
@@ -21,8 +22,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::admission::SourceName;
 use crate::config;
 use crate::sys::fd::FdNumber;
+use crate::sys::time::Monotonic;
 use crate::sys::wait::Pid;
 use crate::sys::{memory, message};
 
@@ -74,6 +77,8 @@ pub(crate) struct WorkerFds {
     pub(crate) sources: FdNumber,
     /// The memory of what connections share.
     pub(crate) shared: FdNumber,
+    /// Who is banned, to be read.
+    pub(crate) bans: FdNumber,
     /// The lists of the service's admission.
     pub(crate) prefixes: FdNumber,
 }
@@ -145,6 +150,13 @@ pub(crate) enum Order {
     Kill {
         /// The last part of its id.
         number: u64,
+    },
+    /// End the connections of some clients with their process groups.
+    KillSource {
+        /// Whose.
+        source: SourceName,
+        /// Those that were accepted before this moment.
+        before: Monotonic,
     },
     /// End all connections with their process groups.
     End {

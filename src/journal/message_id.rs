@@ -37,6 +37,8 @@ pub(crate) enum MessageId {
     ConnectionKilled,
     /// A service accepts nobody for a while, or again.
     ServicePaused,
+    /// Clients are kept out by hand, or are not any more.
+    Ban,
     /// A service cannot be served, or not at one of its addresses; it is tried again.
     ServiceDown,
     /// A service that was down is served.
@@ -66,6 +68,7 @@ impl MessageId {
             MessageId::ServiceBack => ("5e0b3c9a44d24d0f9a0c7f6c2b8d1e72", 17),
             MessageId::ConnectionKilled => ("3a8d5d0e6f1b4f7f8d5a2c9b7e40c6d1", 18),
             MessageId::ServicePaused => ("b1c7f0e29a5d4e6c8f3b6a1d0c5e7f94", 19),
+            MessageId::Ban => ("d5a1d5ca7567483099e45b672fed3089", 20),
         }
     }
 

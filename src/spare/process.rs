@@ -140,8 +140,9 @@ impl Spare {
             poller.add(*listener, Interest::ReadExclusive, token).map_err(failed)?;
         }
         poller.add(spec.leash, Interest::ReadExclusive, LEASH).map_err(failed)?;
-        // So that the pages with the clock are there when a connection comes.
+        // So that the pages with the clock and the bans are there when a connection comes.
         Monotonic::now();
+        spec.admission.warm_up();
         Ok(Spare { child, context, poller, sources, leaves: false })
     }
 

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::EventSource;
 use super::saved::Kept;
 use super::service::{Adopter, ServiceState, ServiceStates};
-use crate::admission::Deadlines;
 use crate::admission::sources::SlotIndex;
+use crate::admission::{Deadlines, SourceName};
 use crate::client::{Connection, ConnectionId};
 use crate::journal::Log;
 use crate::scoreboard::{Count, CountUp, Counts, Owner, RowState, Slot};
@@ -229,6 +229,14 @@ impl AdoptedConnections {
     /// Ends one connection by hand; false if none of them has it.
     pub(super) fn end_by_hand(&mut self, wanted: ConnectionId) -> bool {
         self.children.end_by_hand(|id| id == wanted)
+    }
+
+    /// Ends those of a source that were accepted before this moment, of one service or all.
+    pub(super) fn end_source(&mut self, source: SourceName, service: Option<&str>, before: Monotonic) {
+        let is_of_it =
+            |child: &Child<Adopter>| service.is_none_or(|wanted| child.slot().scoreboard().0.name == wanted);
+        self.children
+            .end_those(|child, client| is_of_it(child) && client.accepted < before && source.has(client));
     }
 
     /// When a connection has to end.

@@ -1,6 +1,5 @@
 //! `preforkd connections` and `preforkd kill`.
 
-use std::net::IpAddr;
 use std::rc::Rc;
 
 use super::Supervisor;
@@ -8,13 +7,11 @@ use super::service::{Service, ServiceState};
 use super::state::State;
 use super::workers::WorkerProcess;
 use crate::admission::SourceName;
-use crate::admission::prefix::Prefix;
 use crate::client::{Client, ConnectionId};
 use crate::control::{Answer, ConnectionStatus};
 use crate::ipc::orders::Order;
 use crate::journal::{Level, MessageId, Remote};
 use crate::scoreboard::{Owner, Row};
-use crate::sys::socket::Peer;
 use crate::sys::time::Monotonic;
 
 impl Supervisor {
@@ -28,7 +25,7 @@ impl Supervisor {
         let is_meant = |state: &Rc<ServiceState>| service.is_none_or(|wanted| wanted == state.name);
         for service_state in self.state.services.alive().filter(is_meant) {
             for (id, client, row) in self.state.connections_of(&service_state) {
-                let its_source = source_of(client.peer);
+                let its_source = SourceName::of_client(client.peer);
                 if source.is_none_or(|wanted| its_source.overlaps(&wanted)) {
                     found.push(ConnectionStatus {
                         id,
@@ -63,7 +60,7 @@ impl Supervisor {
 
     /// Ends these connections, as `user` has asked: TERM to the process group, KILL a little later.
     pub(super) fn kill(&mut self, ids: &[ConnectionId], user: Option<u32>) -> Answer {
-        let by = user.map_or_else(|| "somebody".to_owned(), |uid| format!("uid {uid}"));
+        let by = by(user);
         let (mut told, mut unknown) = (Vec::new(), Vec::new());
         for id in ids {
             let Some((service, client)) = self.state.end_by_hand(*id) else {
@@ -85,6 +82,11 @@ impl Supervisor {
             false => Answer::Refused([told, unknown].concat().join("\n")),
         }
     }
+}
+
+/// Who has asked for something.
+pub(super) fn by(user: Option<u32>) -> String {
+    user.map_or_else(|| "somebody".to_owned(), |uid| format!("uid {uid}"))
 }
 
 impl State {
@@ -124,17 +126,5 @@ impl State {
             }
         }
         Some(found)
-    }
-}
-
-/// The client alone, whatever prefix its service counts it by.
-fn source_of(peer: Peer) -> SourceName {
-    match peer {
-        Peer::Ip(address) => {
-            let ip = address.ip().to_canonical();
-            SourceName::Prefix(Prefix::around(ip, if matches!(ip, IpAddr::V4(_)) { 32 } else { 128 }))
-        }
-        Peer::Unix(Some(peer)) => SourceName::User(peer.uid),
-        Peer::Unix(None) => SourceName::UnknownUser,
     }
 }

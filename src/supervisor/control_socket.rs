@@ -3,7 +3,9 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
+use std::time::Duration;
 
+use super::bans::WantedBan;
 use super::pause::AtRest;
 use super::{EventSource, Fatal, Supervisor};
 use crate::control::server::{ClientId, ControlServer, SavedServer};
@@ -106,8 +108,17 @@ impl Supervisor {
             None => {}
             Some((client, Request::Reload)) => self.reload(vec![client]),
             Some((client, Request::Upgrade)) => self.upgrade(vec![client]),
+            Some((client, Request::Ban { source, service, for_ms, kill })) => {
+                let wanted = WantedBan { source, service, lasts: for_ms.map(Duration::from_millis), kill };
+                let answer = self.ban(wanted, self.state.control.user_of(client));
+                self.answer([client], &answer);
+            }
+            Some((client, Request::Bans { service })) => {
+                let answer = self.list_bans(service.as_deref());
+                self.answer([client], &answer);
+            }
             Some((client, Request::Unban { source, service })) => {
-                let answer = self.unban(source, service.as_deref());
+                let answer = self.unban(source, service.as_deref(), self.state.control.user_of(client));
                 self.answer([client], &answer);
             }
             Some((client, Request::Connections { service, source })) => {

@@ -3,6 +3,8 @@
 //! It never reads a byte of a connection, and what it reads from memory that workers can write it checks first.
 
 mod adopted;
+mod ban_file;
+mod bans;
 mod changes;
 mod commit;
 mod connections;
@@ -212,6 +214,8 @@ struct Supervisor {
 // | fork(2), execve(2) for an upgrade       | the kernel; the program's file| as long as a local file system takes       |
 // | stat(2), unlink(2), bind(2), chmod(2)   | the file system of a Unix     | as long as it takes: it should be a local  |
 // | of Unix sockets and the control socket  | socket                        | one, and /run is                           |
+// | fsync(2), rename(2) of the bans         | the file system of the state  | as long as it takes: it should be a local  |
+// |                                         | directory                     | one; only when somebody bans or unbans     |
 // | /proc, when bind(2) says EADDRINUSE     | the kernel                    | as long as it has processes and sockets    |
 // | recvmsg(2) of the link to the loader    | file systems, name services   | never: it waits for them, 30 s at most     |
 // | recv(2) of what rtnetlink tells         | the kernel                    | never                                      |
@@ -255,6 +259,7 @@ impl Supervisor {
             self.advance_trial(now);
             self.advance_end(now);
             self.advance_drains();
+            self.tend_bans(now);
             self.state.workers.end_overdue(self.generation_on_its_way(), now);
             if let Some(fatal) = self.take_failure() {
                 return Err(fatal);
@@ -291,6 +296,7 @@ impl Supervisor {
             state.workers.next_deadline(self.generation_on_its_way(), now),
             state.adopted.next_deadline(),
             state.left_behind.next_deadline(),
+            state.bans.next_deadline(),
             state.control.next_deadline(),
             self.changes.next_deadline(),
             self.systemd.next_try(),

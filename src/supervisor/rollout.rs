@@ -186,6 +186,7 @@ impl Supervisor {
             return Ok(None);
         }
         let service_state = state.services.of(&config).map_err(no_memory)?;
+        state.bans.publish(&service_state);
         let (listeners, missing) = state.listeners.open(&config);
         if were_missing == Some(missing.len()) {
             // Nothing has come back, and nothing was lost.

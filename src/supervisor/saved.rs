@@ -12,6 +12,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use serde::{Deserialize, Serialize};
 
 use super::adopted::{AdoptedRecord, SavedLateEvents};
+use super::bans::SavedBan;
 use super::credentials::CredentialFiles;
 use super::generation::{GenerationSettings, SavedDown, SavedService};
 use super::history::History;
@@ -35,6 +36,7 @@ pub(super) struct Saved {
     pub(super) generation: GenerationSettings,
     pub(super) services: Vec<SavedService>,
     pub(super) down: SavedDown,
+    pub(super) bans: Vec<SavedBan>,
     pub(super) states: Vec<SavedServiceState>,
     pub(super) credentials: CredentialFiles,
     pub(super) listeners: Vec<SavedListener>,
@@ -150,6 +152,7 @@ mod tests {
             },
             services: Vec::new(),
             down: SavedDown::default(),
+            bans: Vec::new(),
             states: Vec::new(),
             credentials: CredentialFiles::default(),
             listeners: Vec::new(),

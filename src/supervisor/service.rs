@@ -15,6 +15,7 @@ use super::credentials::{InstalledCredentials, StagedCredentials};
 use super::listen_error::ListenError;
 use super::listeners::Listener;
 use super::saved::{Kept, contradiction};
+use crate::admission::bans::BanTable;
 use crate::admission::sources::Sources;
 use crate::admission::{Admission, CallerSets};
 use crate::client::Connection;
@@ -90,7 +91,7 @@ impl Service {
             let place = place.map(|place| place.to_string_lossy().into_owned());
             for_workers.environment.extend(place.map(|place| (CREDENTIALS_VARIABLE.to_owned(), place)));
         }
-        let admission = Admission::new(policy, CallerSets::open(prefixes.as_fd())?);
+        let admission = Admission::new(policy, CallerSets::open(prefixes.as_fd())?, None);
         let backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         let trouble = None;
         Ok(Service {
@@ -235,6 +236,7 @@ pub(super) struct ServiceState {
     pub(super) scoreboard: Rc<Scoreboard>,
     pub(super) file: OwnedFd,
     pub(super) sources_file: OwnedFd,
+    pub(super) bans: BanTable,
     gone: Cell<Counts>,
     /// It has no workers, whatever its configuration says, and clients wait in its queue.
     paused: Cell<bool>,
@@ -249,6 +251,7 @@ pub(super) struct SavedServiceState {
     slot_freed: FdNumber,
     sources: FdNumber,
     shared: FdNumber,
+    bans: FdNumber,
     gone: Counts,
     paused: bool,
     credentials: Option<PathBuf>,
@@ -265,6 +268,7 @@ impl ServiceState {
             scoreboard: Rc::new(scoreboard),
             file,
             sources_file,
+            bans: BanTable::create()?,
             gone: Cell::default(),
             paused: Cell::new(false),
             credentials: RefCell::default(),
@@ -278,6 +282,7 @@ impl ServiceState {
             slot_freed: kept.keep(self.scoreboard.slot_freed()),
             sources: kept.keep(self.sources_file.as_fd()),
             shared: kept.keep(self.scoreboard.shared().descriptor()),
+            bans: kept.keep(self.bans.file()),
             gone: self.gone.get(),
             paused: self.paused.get(),
             credentials: self.credentials.borrow().as_ref().map(|installed| installed.place().to_owned()),
@@ -285,15 +290,25 @@ impl ServiceState {
     }
 
     fn resume(saved: SavedServiceState) -> io::Result<Rc<Self>> {
-        let SavedServiceState { name, scoreboard, slot_freed, sources, shared, gone, paused, credentials } =
-            saved;
+        let SavedServiceState {
+            name,
+            scoreboard,
+            slot_freed,
+            sources,
+            shared,
+            bans,
+            gone,
+            paused,
+            credentials,
+        } = saved;
+        let bans = BanTable::open(bans.take()?)?;
         let (file, sources_file) = (scoreboard.take()?, sources.take()?);
         let sources = Sources::open(sources_file.as_fd())?;
         let shared = SharedFile::open(shared.take()?);
         let scoreboard = Rc::new(Scoreboard::open(file.as_fd(), slot_freed.take()?, sources, shared)?);
         let credentials = RefCell::new(credentials.map(InstalledCredentials::at));
         let (gone, paused) = (Cell::new(gone), Cell::new(paused));
-        Ok(Rc::new(ServiceState { name, scoreboard, file, sources_file, gone, paused, credentials }))
+        Ok(Rc::new(ServiceState { name, scoreboard, file, sources_file, bans, gone, paused, credentials }))
     }
 
     /// Has these credentials in force instead of what was; on an error that stays.

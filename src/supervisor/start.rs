@@ -29,6 +29,7 @@ pub(crate) fn run(config: Config, source: ConfigSource, announce: bool, title: T
     let state = State::new(&config, passed, &systemd)
         .map_err(|error| Fatal::os("cannot raise the limit of descriptors", &error))?;
     let mut supervisor = Supervisor::new(state, Phase::Starting, systemd, (source, announce, title), poller)?;
+    supervisor.recall_bans();
     let result = supervisor.start(config).and_then(|()| supervisor.supervise());
     supervisor.leave_nothing();
     result

@@ -4,6 +4,7 @@ use std::io;
 use std::rc::Rc;
 
 use super::adopted::AdoptedConnections;
+use super::bans::Bans;
 use super::control_socket::ControlSocket;
 use super::credentials::CredentialFiles;
 use super::generation::Generation;
@@ -26,6 +27,7 @@ pub(super) struct State {
     /// What is in force.
     pub(super) generation: Generation,
     pub(super) services: ServiceStates,
+    pub(super) bans: Bans,
     pub(super) credentials: CredentialFiles,
     pub(super) listeners: Listeners,
     pub(super) workers: Workers,
@@ -44,6 +46,7 @@ impl State {
             history: History::begin(),
             generation: Generation::new(0, config.supervisor.clone(), config.log),
             services: ServiceStates::default(),
+            bans: Bans::default(),
             credentials: CredentialFiles::default(),
             listeners: Listeners::new(passed, systemd.clone()),
             workers: Workers::new(run, descriptor_limit),
@@ -68,6 +71,7 @@ impl State {
             services: self.generation.save(&mut listeners),
             down: self.generation.save_down(),
             credentials: self.credentials.clone(),
+            bans: self.bans.save(),
             states: services.iter().map(|state| state.save(kept)).collect(),
             worker_settings: self.workers.settings(),
             workers: self.workers.save(&mut listeners, kept),
@@ -101,6 +105,7 @@ impl State {
             history: saved.history,
             generation,
             services,
+            bans: Bans::resume(saved.bans),
             credentials: saved.credentials,
             listeners,
             workers,

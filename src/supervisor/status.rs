@@ -45,6 +45,7 @@ impl Supervisor {
             waits_for: self.waits_for(),
             reloads: Reloads { ok: history.reloads(), failed: history.rejected() },
             upgrades: history.upgrades(),
+            bans: state.bans.count() as u64,
             log_records_dropped: dropped,
             services,
         }
@@ -193,6 +194,7 @@ fn refused(totals: &Counts) -> Refused {
         access: totals.refused(Refusal::Access),
         penalty: totals.refused(Refusal::Penalty),
         header: totals.refused(Refusal::Header),
+        banned: totals.refused(Refusal::Banned),
     }
 }
 

@@ -10,9 +10,12 @@ use crate::journal::{Level, MessageId};
 use crate::sys::time::Monotonic;
 
 impl Supervisor {
-    /// Lifts the penalties of all sources that have a client in common with `wanted`, at one service or all.
-    pub(super) fn unban(&self, wanted: SourceName, service: Option<&str>) -> Answer {
-        if let Some(answer) = self.unknown_service(service) {
+    /// Lifts the penalties of all sources that have a client in common with `wanted`, and its bans, at one service or all.
+    ///
+    /// Bans are lifted only if they are of nobody else: whoever lets one address in does not mean its whole network.
+    pub(super) fn unban(&mut self, wanted: SourceName, service: Option<&str>, user: Option<u32>) -> Answer {
+        let is_banned_from = |name| self.state.bans.is_about(name);
+        if let Some(answer) = self.unknown_service(service.filter(|name| !is_banned_from(name))) {
             return answer;
         }
         let now = Monotonic::now();
@@ -33,10 +36,15 @@ impl Supervisor {
                 lines.push(format!("{name}: lifted the penalty of {source}"));
             }
         }
+        lines.extend(self.lift_bans(wanted, service, user));
+        let left = self.state.bans.left(wanted, service);
+        if !left.is_empty() {
+            return Answer::Refused([lines, left].concat().join("\n"));
+        }
         if lines.is_empty() {
             lines.push(match wanted {
-                SourceName::Prefix(prefix) => format!("nobody in {prefix} has a penalty"),
-                user => format!("{user} has no penalty"),
+                SourceName::Prefix(prefix) => format!("nobody in {prefix} has a penalty or a ban"),
+                user => format!("{user} has no penalty and no ban"),
             });
         }
         Answer::Done(lines.join("\n"))

@@ -410,6 +410,7 @@ impl Workers {
             spare_events_writer: handover.add(spare_events_writer.descriptor()),
             sources: handover.add(service_state.sources_file.as_fd()),
             shared: handover.add(service_state.scoreboard.shared().descriptor()),
+            bans: handover.add(service_state.bans.to_read()),
             prefixes: handover.add(service.prefixes()),
         };
         let listeners = service.listeners().iter().map(|listener| PlannedListener {

@@ -7,7 +7,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicI32;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -25,6 +25,11 @@ pub(crate) fn create(name: &CStr, length: usize) -> io::Result<OwnedFd> {
     grow(fd.as_fd(), length)?;
     fcntl(&fd, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK))?;
     Ok(fd)
+}
+
+/// The same memory file for who shall only read it: neither this descriptor nor a mapping of it can be made writable.
+pub(crate) fn to_read(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    Ok(File::open(format!("/proc/self/fd/{}", fd.as_raw_fd()))?.into())
 }
 
 /// Makes a memory file at least `length` bytes long; mappings of the first part stay valid.
@@ -101,15 +106,23 @@ impl Mapping {
     ///
     /// `InvalidData` if the file is shorter: touching what is missing would kill this process.
     pub(crate) fn new(fd: BorrowedFd<'_>, length: usize) -> io::Result<Self> {
-        let mapping = Self::map(fd, length)?;
-        // A connection process must not have this memory, and a fork is cheaper without it.
-        // SAFETY: MADV_DONTFORK changes nothing in this process.
-        unsafe { madvise(mapping.start, length, MmapAdvise::MADV_DONTFORK) }?;
+        let mapping = Mapping::shared(fd, length)?;
+        mapping.keep_from_children()?;
         Ok(mapping)
     }
 
     /// As [`Mapping::new`], but children have it, too.
-    fn map(fd: BorrowedFd<'_>, length: usize) -> io::Result<Self> {
+    fn shared(fd: BorrowedFd<'_>, length: usize) -> io::Result<Self> {
+        Mapping::map(fd, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED)
+    }
+
+    /// A connection process must not have this memory, and a fork is cheaper without it.
+    fn keep_from_children(&self) -> io::Result<()> {
+        // SAFETY: MADV_DONTFORK changes nothing in this process.
+        Ok(unsafe { madvise(self.start, self.length, MmapAdvise::MADV_DONTFORK) }?)
+    }
+
+    fn map(fd: BorrowedFd<'_>, length: usize, protection: ProtFlags, flags: MapFlags) -> io::Result<Self> {
         let seals = SealFlag::from_bits_truncate(fcntl(fd, FcntlArg::F_GET_SEALS)?);
         let size = nix::sys::stat::fstat(fd)?.st_size;
         if !seals.contains(SealFlag::F_SEAL_SHRINK) || u64::try_from(size).unwrap_or(0) < length as u64 {
@@ -119,9 +132,8 @@ impl Mapping {
             ));
         }
         let size = NonZeroUsize::new(length).ok_or(io::ErrorKind::InvalidInput)?;
-        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice; the checks above keep it from raising SIGBUS.
-        let start = unsafe { mmap(None, size, protection, MapFlags::MAP_SHARED, fd, 0) }?;
+        let start = unsafe { mmap(None, size, protection, flags, fd, 0) }?;
         Ok(Mapping { start, length })
     }
 
@@ -180,7 +192,7 @@ impl InheritedMapping {
     ///
     /// As [`Mapping::new`].
     pub(crate) fn new(fd: BorrowedFd<'_>, length: usize) -> io::Result<&'static Self> {
-        Ok(Box::leak(Box::new(InheritedMapping(Mapping::map(fd, length)?))))
+        Ok(Box::leak(Box::new(InheritedMapping(Mapping::shared(fd, length)?))))
     }
 
     /// `count` 32-bit words from byte `offset`; fewer if the mapping ends before.
@@ -199,6 +211,38 @@ impl Drop for Mapping {
         // SAFETY: maps exactly what `new` mapped, and no reference into it outlives self. An error would leave a
         // mapping that nobody uses.
         let _ = unsafe { munmap(self.start, self.length) };
+    }
+}
+
+/// Memory that another process writes and this one only reads.
+#[derive(Debug)]
+pub(crate) struct ReadMapping(Mapping);
+
+// SAFETY: it is read by atomic operations only, and any thread may unmap it.
+unsafe impl Send for ReadMapping {}
+// SAFETY: it is read by atomic operations only.
+unsafe impl Sync for ReadMapping {}
+
+impl ReadMapping {
+    /// Maps the first `length` bytes of what [`to_read`] has returned; children have it only if they are `to_have_it`.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidData` if the file is shorter.
+    pub(crate) fn new(fd: BorrowedFd<'_>, length: usize, to_have_it: bool) -> io::Result<Self> {
+        // Linux shows in a private mapping, too, what others write to the file, for pages that were not written here. And
+        // whoever makes it writable in a child that he has captured writes to a copy of his own.
+        let mapping = Mapping::map(fd, length, ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE)?;
+        if !to_have_it {
+            mapping.keep_from_children()?;
+        }
+        Ok(ReadMapping(mapping))
+    }
+
+    /// The 64-bit word with this number; 0 if there is none.
+    pub(crate) fn word(&self, index: usize) -> u64 {
+        let word = self.0.long_words(index.saturating_mul(8), 1).first();
+        word.map_or(0, |word| word.load(Ordering::SeqCst))
     }
 }
 

@@ -19,6 +19,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use crate::admission::bans::BannedClients;
 use crate::admission::sources::{MAX_SLOTS, Sources};
 use crate::admission::{Admission, CallerSets, Overload, Refusals};
 use crate::child::ChildSpec;
@@ -224,7 +225,9 @@ impl Worker {
         let listeners = listeners?;
         let (reports, reporter) = Reports::create()?;
         let prefixes = CallerSets::open(plan.fds.prefixes.take()?.as_fd())?;
-        let admission: &Admission = for_ever(Admission::new(&plan.service.admission, prefixes));
+        // Spares ask it by themselves.
+        let banned = BannedClients::open(plan.fds.bans.take()?.as_fd(), plan.spares > 0)?;
+        let admission: &Admission = for_ever(Admission::new(&plan.service.admission, prefixes, Some(banned)));
         // Before anything is opened that its children shall have, and before it is somebody else.
         let identity = &plan.service.identity;
         let namespaces = OwnNamespaces::enter(plan.service.sandbox.as_ref(), identity.chroot.as_deref())?;
@@ -443,6 +446,11 @@ impl Worker {
                     // A spare may have taken it just now.
                     self.hear_reports();
                     self.children.end_by_hand(|id| id.number == number);
+                }
+                Heard::Message(Order::KillSource { source, before }) => {
+                    // As above.
+                    self.hear_reports();
+                    self.children.end_those(|_, client| client.accepted < before && source.has(client));
                 }
                 Heard::Message(Order::End { kill_after }) => self.end_connections(kill_after),
                 Heard::Silence => return,

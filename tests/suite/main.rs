@@ -17,6 +17,7 @@ mod accept;
 mod admission;
 mod adopted;
 mod attacks;
+mod bans;
 mod captured;
 mod captured_worker;
 mod cells;

@@ -109,7 +109,7 @@ fn unban_lifts_a_penalty_that_reload_and_upgrade_keep() {
         let arguments = [&["unban", "--control", server.control()], arguments].concat();
         preforkd(&arguments)
     };
-    assert_eq!(text(&unban(&["127.0.0.1"]).stdout), "nobody in 127.0.0.1/32 has a penalty\n");
+    assert_eq!(text(&unban(&["127.0.0.1"]).stdout), "nobody in 127.0.0.1/32 has a penalty or a ban\n");
     assert_eq!(order(BAD, listen, "0"), "");
     let wrong = unban(&["--service", "y", "127.0.0.0/8"]);
     assert_eq!(wrong.status.code(), Some(64));

@@ -133,8 +133,11 @@ fn a_user_is_punished_and_forgiven() {
         assert!(!gets_in(&server, bad) && gets_in(&server, good));
         eventually("refusals", || refused(&server, "penalty") == 2);
         let unban = |who: &str| text(&preforkd(&["unban", "--control", server.control(), who]).stdout);
-        assert_eq!(unban("0.0.0.0/0"), "nobody in 0.0.0.0/0 has a penalty\n");
-        assert_eq!(unban(&format!("user:{}", good.uid)), format!("user:{} has no penalty\n", good.uid));
+        assert_eq!(unban("0.0.0.0/0"), "nobody in 0.0.0.0/0 has a penalty or a ban\n");
+        assert_eq!(
+            unban(&format!("user:{}", good.uid)),
+            format!("user:{} has no penalty and no ban\n", good.uid)
+        );
         assert!(!gets_in(&server, bad));
         assert_eq!(unban(&source), format!("one: lifted the penalty of {source}\n"));
         assert!(gets_in(&server, bad));

@@ -21,7 +21,7 @@ use hashbrown::HashMap;
 use crate::admission::{ActivityWatch, Deadline, Deadlines, EndCause, TERM_TO_KILL, Verdict};
 use crate::child::closing::LONGEST_CLOSE;
 use crate::child::watch::TIMED_OUT;
-use crate::client::{Connection, ConnectionId, process_of};
+use crate::client::{Client, Connection, ConnectionId, process_of};
 use crate::exit;
 use crate::ipc::reports::{ChildReport, ExitNote, FAILED_TO_BEGIN, Failure, OwnPipe, Reports, Served};
 use crate::journal::{Exit, LeftOut, OutputLine};
@@ -605,6 +605,15 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
             self.end(pid, EndCause::Operator, Monotonic::now());
         }
         found.is_some()
+    }
+
+    /// Ends the connections of all clients that are meant by hand.
+    pub(crate) fn end_those(&mut self, is_meant: impl Fn(&Child<S>, &Client) -> bool) {
+        let is_one = |child: &Child<S>| child.connection.is_some_and(|one| is_meant(child, &one.client));
+        let found: Vec<_> = self.iter().filter(|(_, child)| is_one(child)).map(|(pid, _)| pid).collect();
+        for pid in found {
+            self.end(pid, EndCause::Operator, Monotonic::now());
+        }
     }
 
     /// Tells a process to end, for the sake of its connection.
