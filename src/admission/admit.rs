@@ -1,5 +1,6 @@
 //! The one decision: who gets in. A worker asks it, and a spare before a stranger's code runs in it.
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -40,6 +41,11 @@ impl Admission {
             penalties,
             overload: policy.overload.clone(),
         }
+    }
+
+    /// In a child that asks no more, before anything of a stranger runs there: it knows no more who is banned.
+    pub(crate) fn forget_bans(&self) -> io::Result<()> {
+        self.banned.as_ref().map_or(Ok(()), BannedClients::forget)
     }
 
     /// Whether it asks for more than who somebody is.

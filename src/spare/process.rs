@@ -149,8 +149,11 @@ impl Spare {
     /// Returns if it was told to go and nobody had come.
     fn serve_once(&mut self) -> Result<(), Failed> {
         let Some((socket, connection)) = self.wait(0)? else { return Ok(()) };
-        // Nothing of a stranger runs where this memory is.
+        // Nothing of a stranger runs where this memory is; a program has none of this.
         self.sources = None;
+        if !self.context.spec.child.execs() {
+            self.context.spec.admission.forget_bans().map_err(|error| (Step::Wait, error))?;
+        }
         let conn = Conn { id: self.context.id, slot: self.context.slot, client: connection.client };
         self.context.spec.child.run(self.child, socket, &conn)
     }

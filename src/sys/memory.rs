@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
 #[cfg(test)]
 pub(crate) use crate::sys::kill_points::{AtomicU32, AtomicU64};
@@ -216,7 +216,10 @@ impl Drop for Mapping {
 
 /// Memory that another process writes and this one only reads.
 #[derive(Debug)]
-pub(crate) struct ReadMapping(Mapping);
+pub(crate) struct ReadMapping {
+    mapping: Mapping,
+    children_have_it: bool,
+}
 
 // SAFETY: it is read by atomic operations only, and any thread may unmap it.
 unsafe impl Send for ReadMapping {}
@@ -236,12 +239,26 @@ impl ReadMapping {
         if !to_have_it {
             mapping.keep_from_children()?;
         }
-        Ok(ReadMapping(mapping))
+        Ok(ReadMapping { mapping, children_have_it: to_have_it })
+    }
+
+    /// In a child, if it has it: from now on there are zeros in its place.
+    pub(crate) fn forget(&self) -> io::Result<()> {
+        if !self.children_have_it {
+            return Ok(());
+        }
+        let size = NonZeroUsize::new(self.mapping.length).ok_or(io::ErrorKind::InvalidInput)?;
+        let place = NonZeroUsize::new(self.mapping.start.as_ptr() as usize);
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED;
+        // SAFETY: it takes the place of exactly what `new` mapped. References into that are to atomic words, which are there
+        // as before.
+        unsafe { mmap_anonymous(place, size, ProtFlags::PROT_READ, flags) }?;
+        Ok(())
     }
 
     /// The 64-bit word with this number; 0 if there is none.
     pub(crate) fn word(&self, index: usize) -> u64 {
-        let word = self.0.long_words(index.saturating_mul(8), 1).first();
+        let word = self.mapping.long_words(index.saturating_mul(8), 1).first();
         word.map_or(0, |word| word.load(Ordering::SeqCst))
     }
 }

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use super::children::{Child, Output, OutputPipes};
 use super::{Context, Newcomer, Token, WorkerSlot};
+use crate::admission::Admission;
 use crate::child::{self, ChildSpec, Conn};
 use crate::client::Connection;
-use crate::ipc::reports::{FailureWord, Reports};
+use crate::ipc::reports::{FailureWord, Reports, Step};
 use crate::pace::Backoff;
 use crate::scoreboard::Scoreboard;
 use crate::spare::Pool;
@@ -63,9 +64,13 @@ pub(super) enum Started {
 }
 
 /// What a child forked for a connection begins with.
-type Start = (&'static ChildSpec, OwnedFd, Conn, Option<OwnedFd>);
+type Start = (&'static ChildSpec, OwnedFd, Conn, Option<OwnedFd>, &'static Admission);
 
-fn serve_in_fork(child: ForkedChild, (spec, socket, conn, stderr): Start) -> u8 {
+fn serve_in_fork(child: ForkedChild, (spec, socket, conn, stderr, admission): Start) -> u8 {
+    // A program has none of it.
+    if let Some(error) = if spec.execs() { None } else { admission.forget_bans().err() } {
+        spec.fail(Some(socket.as_fd()), &(Step::Descriptors, error));
+    }
     child::serve_in_fork(child, spec, socket, &conn, stderr.as_ref().map(AsFd::as_fd))
 }
 
@@ -151,7 +156,7 @@ impl Starter {
                 (made, socket)
             }
             None => {
-                let mut start: Start = (spec, socket, conn, stderr);
+                let mut start: Start = (spec, socket, conn, stderr, cx.admission);
                 let made = self.stack.fork(slot.pid_word(), serve_in_fork, &mut start);
                 (made, start.1)
             }
