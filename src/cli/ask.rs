@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::ArgMatches;
+use serde::Serialize;
 
 use super::output::{complain, say};
 use crate::control::{Answer, Request, client};
@@ -32,6 +33,32 @@ pub(super) fn ask(
             ExitCode::from(code)
         }
         Ok(Answer::Status(_) | Answer::Connections(_) | Answer::Bans(_)) => not_understood(title),
+        Err(error) => super::unanswered(&error, title),
+    }
+}
+
+/// Asks for a list, and prints it as a table or with `--json` as that; `list` takes it from the answer.
+pub(super) fn show<T: Serialize>(
+    matches: &ArgMatches,
+    title: Title,
+    request: &Request,
+    list: impl FnOnce(Answer) -> Option<T>,
+    table: impl FnOnce(&T) -> String,
+) -> ExitCode {
+    match client::ask(&super::control_path(matches, title), request, super::patience(matches)) {
+        Ok(Answer::Refused(reason)) => {
+            complain(format_args!("{}: {reason}", title.name));
+            ExitCode::from(exit::USAGE)
+        }
+        Ok(answer) => {
+            let Some(list) = list(answer) else { return not_understood(title) };
+            match matches.get_flag("json").then(|| serde_json::to_string(&list)) {
+                None => say(table(&list).trim_end()),
+                Some(Ok(line)) => say(line),
+                Some(Err(_)) => return ExitCode::from(exit::SOFTWARE),
+            }
+            ExitCode::from(exit::OK)
+        }
         Err(error) => super::unanswered(&error, title),
     }
 }

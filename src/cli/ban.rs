@@ -7,9 +7,8 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde::Serialize;
 
-use super::ask::ask;
-use super::output::{complain, say};
-use crate::control::{Answer, BanStatus, Request, client};
+use super::ask::{ask, show};
+use crate::control::{Answer, BanStatus, Request};
 use crate::exit;
 use crate::handler::Title;
 
@@ -89,23 +88,11 @@ struct ShownBans {
 /// Prints who is banned.
 pub(super) fn bans(matches: &ArgMatches, title: Title) -> ExitCode {
     let request = Request::Bans { service: matches.get_one("service").cloned() };
-    match client::ask(&super::control_path(matches, title), &request, super::patience(matches)) {
-        Ok(Answer::Bans(bans)) => {
-            let shown = ShownBans { bans: bans.into_iter().map(ShownBan::from).collect() };
-            match matches.get_flag("json").then(|| serde_json::to_string(&shown)) {
-                None => say(render(&shown.bans).trim_end()),
-                Some(Ok(line)) => say(line),
-                Some(Err(_)) => return ExitCode::from(exit::SOFTWARE),
-            }
-            ExitCode::from(exit::OK)
-        }
-        Ok(Answer::Refused(reason)) => {
-            complain(format_args!("{}: {reason}", title.name));
-            ExitCode::from(exit::USAGE)
-        }
-        Ok(Answer::Done(_) | Answer::Status(_) | Answer::Connections(_)) => super::ask::not_understood(title),
-        Err(error) => super::unanswered(&error, title),
-    }
+    let list = |answer| match answer {
+        Answer::Bans(bans) => Some(ShownBans { bans: bans.into_iter().map(ShownBan::from).collect() }),
+        Answer::Done(_) | Answer::Refused(_) | Answer::Status(_) | Answer::Connections(_) => None,
+    };
+    show(matches, title, &request, list, |shown| render(&shown.bans))
 }
 
 impl From<BanStatus> for ShownBan {

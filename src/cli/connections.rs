@@ -10,10 +10,9 @@ use std::process::ExitCode;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde::Serialize;
 
-use super::output::{complain, say};
+use super::ask::show;
 use crate::admission::SourceName;
-use crate::control::{Answer, ConnectionStatus, Request, client};
-use crate::exit;
+use crate::control::{Answer, ConnectionStatus, Request};
 use crate::handler::Title;
 use crate::journal::is_special;
 use crate::sys::sock_diag;
@@ -66,25 +65,15 @@ pub(super) fn run(matches: &ArgMatches, title: Title) -> ExitCode {
         service: matches.get_one("service").cloned(),
         source: matches.get_one("source").copied(),
     };
-    match client::ask(&super::control_path(matches, title), &request, super::patience(matches)) {
-        Ok(Answer::Connections(connections)) => {
+    let list = |answer| match answer {
+        Answer::Connections(connections) => {
             let sockets = sock_diag::tcp_by_inode().unwrap_or_default();
             let connections = connections.into_iter().map(|found| row(found, &sockets)).collect();
-            let rows = ShownConnections { connections };
-            match matches.get_flag("json").then(|| serde_json::to_string(&rows)) {
-                None => say(render(&rows.connections).trim_end()),
-                Some(Ok(line)) => say(line),
-                Some(Err(_)) => return ExitCode::from(exit::SOFTWARE),
-            }
-            ExitCode::from(exit::OK)
+            Some(ShownConnections { connections })
         }
-        Ok(Answer::Refused(reason)) => {
-            complain(format_args!("{}: {reason}", title.name));
-            ExitCode::from(exit::USAGE)
-        }
-        Ok(Answer::Done(_) | Answer::Status(_) | Answer::Bans(_)) => super::ask::not_understood(title),
-        Err(error) => super::unanswered(&error, title),
-    }
+        Answer::Done(_) | Answer::Refused(_) | Answer::Status(_) | Answer::Bans(_) => None,
+    };
+    show(matches, title, &request, list, |shown| render(&shown.connections))
 }
 
 fn row(found: ConnectionStatus, sockets: &HashMap<u64, TcpInfo>) -> ShownConnection {

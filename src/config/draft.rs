@@ -206,6 +206,14 @@ pub(super) fn user(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
             draft.user_range = Some(spanned(value, user_range(value)?));
             Ok(())
         }
+        // As a flag; no user has such a name.
+        DeValue::String(text)
+            if text.contains('-') && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-') =>
+        {
+            draft.user = None;
+            draft.user_range = Some(spanned(value, range_of(value, text)?));
+            Ok(())
+        }
         _ => {
             draft.user_range = None;
             set(&mut draft.user, name_or_number(value).map(|name| spanned(value, name)))
@@ -213,24 +221,29 @@ pub(super) fn user(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     }
 }
 
+const RIGHT_USER: &str = "write user = { range = \"70000-70999\" }, or a name or a number";
+
+/// First and last.
+fn range_of(value: &TomlValue<'_>, text: &str) -> Result<(u32, u32), Fault> {
+    let ends = text.split_once('-').and_then(|(first, last)| Some((id(first)?, id(last)?)));
+    ends.filter(|(first, last)| first <= last).ok_or_else(|| {
+        let message = format!("\"{}\" is no range of users", text.escape_debug());
+        Fault::new(value.span(), message).help(RIGHT_USER)
+    })
+}
+
 /// First and last of `{ range = "70000-70999" }`.
 fn user_range(value: &TomlValue<'_>) -> Result<(u32, u32), Faults> {
-    const RIGHT: &str = "write user = { range = \"70000-70999\" }, or a name or a number";
     let mut range = None;
     for (key, value) in table(value)? {
         if key.get_ref().as_ref() != "range" {
             let message = format!("unknown key \"{}\" in user", key.get_ref());
-            return Err(Fault::new(key.span(), message).help(RIGHT).into());
+            return Err(Fault::new(key.span(), message).help(RIGHT_USER).into());
         }
-        let text = text(value).map_err(|fault| fault.help(RIGHT))?;
-        let ends = text.split_once('-').and_then(|(first, last)| Some((id(first)?, id(last)?)));
-        let ends = ends.filter(|(first, last)| first <= last);
-        range = Some(ends.ok_or_else(|| {
-            let message = format!("\"{}\" is no range of users", text.escape_debug());
-            Fault::new(value.span(), message).help(RIGHT)
-        })?);
+        let text = text(value).map_err(|fault| fault.help(RIGHT_USER))?;
+        range = Some(range_of(value, &text)?);
     }
-    range.ok_or_else(|| Fault::new(value.span(), "user does not say which range").help(RIGHT).into())
+    range.ok_or_else(|| Fault::new(value.span(), "user does not say which range").help(RIGHT_USER).into())
 }
 
 pub(super) fn group(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {

@@ -409,8 +409,8 @@ fn capabilities() -> io::Result<CapabilitySets> {
     Ok(CapabilitySets { effective: set(0), permitted: set(1), inheritable: set(2) })
 }
 
-/// This process has these, and hands on none.
-fn set_capabilities(kept: Capabilities) -> io::Result<()> {
+/// This process has these, of those that it had, and hands on none.
+pub(crate) fn set_capabilities(kept: Capabilities) -> io::Result<()> {
     // SAFETY: prctl takes numbers only here.
     unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) };
     write_capabilities(CapabilitySets { effective: kept, permitted: kept, inheritable: Capabilities::NONE })
@@ -445,20 +445,6 @@ pub(crate) fn drop_capabilities() -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::PermissionDenied && has_capabilities() => Err(error),
         _ => Ok(()),
     }
-}
-
-/// linux/capability.h.
-pub(crate) const SYS_ADMIN: u8 = 21;
-
-/// In a process that has all in its namespace of users: gives up all but this one.
-pub(crate) fn keep_capability(kept: Option<u8>) -> io::Result<()> {
-    let mut header = CAPABILITIES;
-    let mask = kept.map_or(0, |number| 1u32 << number);
-    // Effective, permitted and inheritable, twice.
-    let sets = [mask, mask, 0, 0, 0, 0];
-    // SAFETY: as in `drop_capabilities`.
-    check(unsafe { libc::syscall(libc::SYS_capset, header.as_mut_ptr(), sets.as_ptr()) } as libc::c_int)?;
-    Ok(())
 }
 
 /// Whether this process is not root and has a capability to give up; true if that cannot be found out.

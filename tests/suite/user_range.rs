@@ -236,6 +236,8 @@ fn check_says_what_is_wrong_with_a_range() {
         ("{ range = \"60000-70000\" }", "", "users below 1000 and from 61184 to 65535 are the system's"),
         ("{ range = \"70000\" }", "", "\"70000\" is no range of users"),
         ("{ range = \"70010-70000\" }", "", "\"70010-70000\" is no range of users"),
+        ("\"70010-70000\"", "", "\"70010-70000\" is no range of users"),
+        ("\"70000-70009\"", "", "the range has 10 users, and max_connections is 1000"),
         ("{ range = 70000 }", "", "integer `70000` where a string is expected"),
         ("{}", "", "user does not say which range"),
         ("{ first = 1 }", "", "unknown key \"first\" in user"),

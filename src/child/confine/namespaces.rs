@@ -11,7 +11,8 @@ use std::sync::OnceLock;
 use crate::config::{PRIVATE_DIRECTORIES, Sandbox};
 use crate::sys::fork::fork;
 use crate::sys::namespaces::{self, Namespace};
-use crate::sys::{process, wait};
+use crate::sys::process::{self, Capabilities};
+use crate::sys::wait;
 
 /// Which of them a worker and its children have for themselves.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -73,7 +74,7 @@ impl OwnNamespaces {
         }
         if !is_root {
             // In there it has all.
-            process::keep_capability(self.processes.then_some(process::SYS_ADMIN))?;
+            process::set_capabilities(Capabilities::NONE.and(Capabilities::SYS_ADMIN, self.processes))?;
         }
         Ok(())
     }
