@@ -335,7 +335,7 @@ pub fn link(bytes: &[u8]) {
         }
         let _ = message::send(here.as_fd(), text);
         if let Heard::Message(order) = orders::hear::<Order>(there.as_fd()) {
-            if let Order::Retire { empty } = &order {
+            if let Order::Retire { empty, .. } = &order {
                 let _ = [0, 63, 64, usize::MAX].map(|place| empty.contains(place));
             }
             assert!(orders::tell(here.as_fd(), &order).is_ok());

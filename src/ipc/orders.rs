@@ -139,6 +139,8 @@ pub(crate) enum Order {
     Retire {
         /// By their places in the plan.
         empty: ListenerSet,
+        /// For so long clients may come whose handshake had begun before: to close would reset who believes to be let in.
+        handshakes: Duration,
     },
     /// See whether something is queued, and say that you have: a worker that is gone, stopped or stuck may have been the only
     /// one that was woken for it.
@@ -288,9 +290,9 @@ mod tests {
     fn every_message_fits_or_is_an_error() {
         let (here, there) = message::pair().unwrap();
         let places: Vec<_> = (0..49_000).filter(|place| place % 3 != 0).collect();
-        let order = Order::Retire { empty: places.iter().copied().collect() };
+        let order = Order::Retire { empty: places.iter().copied().collect(), handshakes: Duration::ZERO };
         tell(here.as_fd(), &order).unwrap();
-        let Heard::Message(Order::Retire { empty }) = hear(there.as_fd()) else {
+        let Heard::Message(Order::Retire { empty, .. }) = hear(there.as_fd()) else {
             panic!("not what was said")
         };
         assert!((0..50_000).filter(|place| empty.contains(*place)).eq(places));

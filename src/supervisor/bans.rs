@@ -276,11 +276,11 @@ impl Supervisor {
         if lifted.is_empty() {
             return Vec::new();
         }
+        self.state.bans.all.retain(|banned, _| !is_meant(&banned));
+        self.publish_bans();
         for banned in &lifted {
-            self.state.bans.all.remove(banned);
             self.log_ban(banned, format_args!("is banned no more, by {}", by(user)));
         }
-        self.publish_bans();
         let mut lines: Vec<_> = lifted.iter().map(|banned| banned.line("is banned no more")).collect();
         if let Err(why) = self.state.bans.keep() {
             self.log.error(
@@ -301,12 +301,13 @@ impl Supervisor {
         let over = |(_, term): &(&Banned, &Term)| term.is_over(now);
         let over: Vec<Banned> =
             self.state.bans.all.iter().filter(over).map(|(banned, _)| banned.clone()).collect();
-        for banned in &over {
-            self.state.bans.all.remove(banned);
-            self.log_ban(banned, format_args!("is banned no more: its time is over"));
-        }
+        self.state.bans.all.retain(|_, term| !term.is_over(now));
         if !over.is_empty() {
             self.publish_bans();
+        }
+        // Whoever reads it can rely on it.
+        for banned in &over {
+            self.log_ban(banned, format_args!("is banned no more: its time is over"));
         }
         let kills = std::mem::take(&mut self.state.bans.kills);
         let (due, later) = kills.into_iter().partition(|kill| kill.at <= now);

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::Supervisor;
 use super::generation::{Generation, Trouble};
-use super::listeners::Listener;
+use super::listeners::ClosingListeners;
 use super::phase::KILL_AFTER;
 use super::rollout::{Purpose, Rollout};
 use super::service::Service;
@@ -46,18 +46,13 @@ impl State {
         failures
     }
 
-    /// The listeners that no service wants any more, with their queues closed.
-    fn close_unused(&mut self, old: &Generation) -> Vec<Rc<Listener>> {
-        let mut closing = Vec::new();
+    /// Closes the queues of the listeners that no service wants any more.
+    fn close_unused(&mut self, old: &Generation) -> ClosingListeners {
         let kept: HashSet<_> = self.generation.listeners().map(Rc::as_ptr).collect();
         let wildcards: Vec<_> =
             self.generation.listeners().filter(|listener| listener.is_wildcard()).cloned().collect();
-        for listener in old.listeners().filter(|listener| !kept.contains(&Rc::as_ptr(listener))) {
-            if self.listeners.close(listener, &wildcards) {
-                closing.push(Rc::clone(listener));
-            }
-        }
-        closing
+        let unused = old.listeners().filter(|listener| !kept.contains(&Rc::as_ptr(listener)));
+        self.listeners.close(unused, &wildcards)
     }
 }
 

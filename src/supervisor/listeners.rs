@@ -1,13 +1,14 @@
 //! The listeners: bound by the supervisor or passed by systemd, kept open for as long as a generation wants them.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::net::{SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,11 +16,16 @@ use super::listen_error::{Cause, ListenError, WhyUnreachable};
 use super::listener_options;
 use super::saved::{Kept, contradiction};
 use super::systemd::{ActivatedSockets, Systemd};
+use super::tcp_table::{self, TcpSocket, TcpState};
 use crate::config::{Account, Address, ServiceConfig, SocketAccess, SocketKind, SocketOptions};
 use crate::sys::access::{Access, HeldSocket};
 use crate::sys::fd::{self, FdNumber};
 use crate::sys::interface;
 use crate::sys::socket::{self, UnixName};
+
+/// For how long handshakes that have begun are waited for: as long as a client far away needs, or one that puts the end of
+/// its handshake off for 200 ms (tcp(7), `TCP_QUICKACK`). Who takes longer, or never meant to end it, is let go.
+const HANDSHAKE: Duration = Duration::from_secs(1);
 
 /// A listening socket. It closes when the last service that uses it lets go.
 #[derive(Debug)]
@@ -55,6 +61,35 @@ pub(super) enum Standing {
     Closing,
     /// It is for the supervisor after us, which gets it from systemd.
     Left,
+}
+
+/// Listeners that are being closed: their workers take what is queued first.
+#[derive(Debug, Default)]
+pub(super) struct ClosingListeners {
+    listeners: Vec<Rc<Listener>>,
+    handshakes: Duration,
+}
+
+impl ClosingListeners {
+    /// No handshake begins any more with these. Those that have begun are given their time: a client that has been answered
+    /// takes itself for connected.
+    fn new(listeners: Vec<Rc<Listener>>) -> Self {
+        let local = |listener: &Rc<Listener>| socket::local_address(listener.descriptor()).ok().flatten();
+        let ports: HashSet<u16> = listeners.iter().filter_map(local).map(|local| local.port()).collect();
+        let is_under_way =
+            |socket: &TcpSocket| socket.state == TcpState::Handshake && ports.contains(&socket.local.port());
+        let are_none = ports.is_empty() || matches!(tcp_table::find(is_under_way), Ok(None));
+        ClosingListeners { listeners, handshakes: if are_none { Duration::ZERO } else { HANDSHAKE } }
+    }
+
+    pub(super) fn has(&self, listener: &Rc<Listener>) -> bool {
+        self.listeners.iter().any(|other| Rc::ptr_eq(listener, other))
+    }
+
+    /// How long clients may come that have been answered already.
+    pub(super) fn handshakes(&self) -> Duration {
+        self.handshakes
+    }
 }
 
 impl Listener {
@@ -413,10 +448,20 @@ impl Listeners {
         (all, missing)
     }
 
-    /// Takes a listener out of use: what is queued can be taken, nothing more comes. A service that wants the address
+    /// Takes listeners out of use: what is queued can be taken, nothing more comes. A service that wants the address
     /// before the last worker is done with it gets the same TCP listener again, since nobody could bind another.
-    /// False if the socket outlives us and should be left as it is. Who looks for it finds one of `wildcards` at once.
-    pub(super) fn close(&mut self, listener: &Rc<Listener>, wildcards: &[Rc<Listener>]) -> bool {
+    /// Those that outlive us are left as they are. Who looks for one of the others finds one of `wildcards` at once.
+    pub(super) fn close<'a>(
+        &mut self,
+        unused: impl Iterator<Item = &'a Rc<Listener>>,
+        wildcards: &[Rc<Listener>],
+    ) -> ClosingListeners {
+        let closing = unused.filter(|listener| self.take_out_of_use(listener, wildcards)).cloned().collect();
+        ClosingListeners::new(closing)
+    }
+
+    /// False if it outlives us.
+    fn take_out_of_use(&mut self, listener: &Rc<Listener>, wildcards: &[Rc<Listener>]) -> bool {
         let covers = |other: &Rc<Listener>| socket::covers(other.descriptor(), listener.descriptor());
         let is_covered = listener.is_tcp() && wildcards.iter().any(covers);
         if let Some(open) =

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::listeners::Listener;
+use super::listeners::{ClosingListeners, Listener};
 use super::status::plural;
 use super::{Fatal, Supervisor};
 use crate::control::Condition;
@@ -129,12 +129,10 @@ impl Supervisor {
         let state = &mut self.state;
         let all: Vec<Rc<Listener>> = state.generation.listeners().cloned().collect();
         let closing = match after {
-            After::Nothing => {
-                all.into_iter().filter(|listener| state.listeners.close(listener, &[])).collect()
-            }
+            After::Nothing => state.listeners.close(all.iter(), &[]),
             After::Successor => {
                 all.iter().for_each(|listener| listener.leave());
-                Vec::new()
+                ClosingListeners::default()
             }
         };
         state.generation.services_mut().for_each(|service| service.let_go());

@@ -1,8 +1,9 @@
 //! Who has an address: what /proc tells about the process that listens on it.
 
 use std::fs;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr};
 
+use super::tcp_table::{self, TcpSocket, TcpState};
 use crate::config::Address;
 
 /// The program and pid of who listens on `address`; `None` where /proc does not tell, as for other users' processes.
@@ -20,22 +21,11 @@ pub(crate) fn of(address: &Address) -> Option<String> {
     Some(format!("{name} (pid {pid})"))
 }
 
-/// The inode of a listening TCP socket that stands in the way of `wanted`, proc_net_tcp in the kernel's documentation.
+/// The inode of a listening TCP socket that stands in the way of `wanted`.
 fn tcp_inode(wanted: SocketAddr) -> Option<u64> {
-    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
-        let Ok(text) = fs::read_to_string(table) else { continue };
-        for line in text.lines().skip(1) {
-            let fields: Vec<_> = line.split_ascii_whitespace().collect();
-            let (Some(local), Some(&"0A"), Some(inode)) = (fields.get(1), fields.get(3), fields.get(9))
-            else {
-                continue;
-            };
-            if local_address(local).is_some_and(|local| conflicts(local, wanted)) {
-                return inode.parse().ok();
-            }
-        }
-    }
-    None
+    let is_in_the_way =
+        |socket: &TcpSocket| socket.state == TcpState::Listens && conflicts(socket.local, wanted);
+    tcp_table::find(is_in_the_way).ok()?.map(|socket| socket.inode)
 }
 
 fn conflicts(held: SocketAddr, wanted: SocketAddr) -> bool {
@@ -43,25 +33,9 @@ fn conflicts(held: SocketAddr, wanted: SocketAddr) -> bool {
     held.port() == wanted.port() && same_ip
 }
 
-/// `0100007F:1F90`: 32-bit words as the machine stores them, in hexadecimal.
-fn local_address(text: &str) -> Option<SocketAddr> {
-    let (ip, port) = text.split_once(':')?;
-    let port = u16::from_str_radix(port, 16).ok()?;
-    let mut bytes = Vec::with_capacity(16);
-    for word in ip.as_bytes().chunks(8) {
-        let word = u32::from_str_radix(std::str::from_utf8(word).ok()?, 16).ok()?;
-        bytes.extend(word.to_ne_bytes());
-    }
-    let ip = match <[u8; 4]>::try_from(bytes.as_slice()) {
-        Ok(four) => IpAddr::from(four),
-        Err(_) => IpAddr::from(<[u8; 16]>::try_from(bytes.as_slice()).ok()?).to_canonical(),
-    };
-    Some(SocketAddr::new(ip, port))
-}
-
 /// The inode of the Unix socket that is bound to this path, or to the name after an `@`.
 fn unix_inode(name: &str) -> Option<u64> {
-    let text = fs::read_to_string("/proc/net/unix").ok()?;
+    let text = fs::read_to_string("/proc/self/net/unix").ok()?;
     // Of its seven other fields none has a space.
     let inode = |line: &str| {
         let (start, end) = line.split_at_checked(line.len().checked_sub(name.len())?)?;

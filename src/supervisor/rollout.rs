@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::changes::Change;
 use super::generation::{DownService, Generation};
 use super::listen_error::ListenError;
+use super::listeners::ClosingListeners;
 use super::recovery::LONGEST_PAUSE;
 use super::service::{MissingAddress, Service};
 use super::workers::{WorkerProcess, WorkerStage};
@@ -238,7 +239,7 @@ impl Supervisor {
             for worker in self.state.workers.iter_mut().filter(|worker| worker.generation() == number) {
                 match worker.service_state().is_paused() {
                     // It has shown that it could.
-                    true => worker.retire(&[]),
+                    true => worker.retire(&ClosingListeners::default()),
                     false => worker.order(&Order::Accept),
                 }
             }

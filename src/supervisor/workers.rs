@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::EventSource;
-use super::listeners::{self, Listener, ListenerTable};
+use super::listeners::{self, ClosingListeners, Listener, ListenerTable};
 use super::saved::Kept;
 use super::service::{Service, ServiceState, ServiceStates};
 use crate::exit;
@@ -249,18 +249,20 @@ impl WorkerProcess {
     }
 
     /// Tells it to end when its connections have; of `closing` listeners it takes what is queued first.
-    pub(super) fn retire(&mut self, closing: &[Rc<Listener>]) {
-        let is_closing = |listener: &Rc<Listener>| closing.iter().any(|other| Rc::ptr_eq(listener, other));
-        let empty =
-            (0..).zip(&self.listeners).filter(|(_, listener)| is_closing(listener)).map(|(i, _)| i).collect();
+    pub(super) fn retire(&mut self, closing: &ClosingListeners) {
+        let empty = (0..)
+            .zip(&self.listeners)
+            .filter(|(_, listener)| closing.has(listener))
+            .map(|(i, _)| i)
+            .collect();
         self.record.stage = WorkerStage::Draining;
-        self.order(&Order::Retire { empty });
+        self.order(&Order::Retire { empty, handshakes: closing.handshakes() });
     }
 
     /// The same, for one that accepts or is about to.
     pub(super) fn retire_unless_it_has(&mut self) {
         if self.record.stage != WorkerStage::Draining {
-            self.retire(&[]);
+            self.retire(&ClosingListeners::default());
         }
     }
 
@@ -272,7 +274,7 @@ impl WorkerProcess {
     /// Its generation is given up. It ends with its connections, if it has accepted some already. The next generation has
     /// the same number, and must neither wait for it nor fail with it.
     pub(super) fn dismiss(&mut self) {
-        self.retire(&[]);
+        self.retire(&ClosingListeners::default());
         self.record.generation = NO_GENERATION;
     }
 
@@ -602,7 +604,7 @@ impl Workers {
                 && worker.renewal().is_some_and(|at| at <= now)
         };
         if let Some(worker) = self.workers.values_mut().find(worn) {
-            worker.retire(&[]);
+            worker.retire(&ClosingListeners::default());
         }
     }
 

@@ -14,6 +14,9 @@ use crate::sys::fd;
 use crate::sys::socket::{self, Peer};
 use crate::sys::time::Monotonic;
 
+/// How often a listener is looked at while handshakes are under way that began before it was to be emptied.
+const HANDSHAKE_PAUSE: Duration = Duration::from_millis(20);
+
 /// How long until the same complaint is written again.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -69,6 +72,8 @@ pub(super) struct Acceptor {
     /// When to look although no slot was said to be free.
     look_at: Option<Monotonic>,
     paused_until: Option<Monotonic>,
+    /// A listener that is being emptied stays open until then: a client that has been answered takes itself for connected.
+    handshakes_until: Option<Monotonic>,
     complaint: Every,
     /// How many have come just now, without a pause; the next may be about to.
     in_a_row: u32,
@@ -86,6 +91,7 @@ impl Acceptor {
             full: false,
             look_at: None,
             paused_until: None,
+            handshakes_until: None,
             complaint: Every::new(COMPLAINT_INTERVAL),
             in_a_row: 0,
         })
@@ -171,9 +177,11 @@ impl Acceptor {
                 Accepted::Nothing
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if listener.emptying {
-                    // It is not watched any more, see `retire`.
-                    listener.close(&self.null);
+                // It is not watched any more, see `retire`.
+                match self.handshakes_until {
+                    _ if !listener.emptying => {}
+                    None => listener.close(&self.null),
+                    Some(_) => self.pause(HANDSHAKE_PAUSE),
                 }
                 Accepted::Nothing
             }
@@ -188,9 +196,10 @@ impl Acceptor {
         socket.is_none_or(socket::is_queue_empty)
     }
 
-    /// Closes a listener that is being emptied if nothing is queued on it.
+    /// Closes a listener that is being emptied if nothing is queued on it and nothing more will be.
     pub(super) fn close_if_empty(&mut self, index: usize) -> bool {
-        self.listeners.get_mut(index).is_some_and(|listener| listener.close_if_empty(&self.null))
+        let listener = self.listeners.get_mut(index).filter(|_| self.handshakes_until.is_none());
+        listener.is_some_and(|listener| listener.close_if_empty(&self.null))
     }
 
     /// Its queue was empty: from now on epoll knows better.
@@ -235,7 +244,7 @@ impl Acceptor {
         if self.is_due() && !self.full && self.paused_until.is_none() {
             return Some(Monotonic::now());
         }
-        [self.paused_until, self.look_at].into_iter().flatten().min()
+        [self.paused_until, self.look_at, self.handshakes_until].into_iter().flatten().min()
     }
 
     /// The listeners to try now although epoll has not reported them.
@@ -247,6 +256,12 @@ impl Acceptor {
         if self.look_at.is_some_and(|at| at <= now) {
             self.slot_freed();
         }
+        if self.handshakes_until.is_some_and(|end| end <= now) {
+            self.handshakes_until = None;
+            self.listeners
+                .iter_mut()
+                .for_each(|listener| listener.due |= !listener.close_if_empty(&self.null));
+        }
         if self.full || self.paused_until.is_some() {
             return Vec::new();
         }
@@ -254,9 +269,13 @@ impl Acceptor {
         self.listeners.iter().enumerate().filter_map(due).collect()
     }
 
-    /// Takes no more connections, but for what is queued on the listeners in `empty`.
-    pub(super) fn retire(&mut self, empty: &ListenerSet, poller: &Poller) {
+    /// Takes no more connections, but for what is queued on the listeners in `empty`, or will be in the time that
+    /// `handshakes` have.
+    pub(super) fn retire(&mut self, empty: &ListenerSet, handshakes: Duration, poller: &Poller) {
         self.open = false;
+        if !handshakes.is_zero() {
+            self.handshakes_until = Some(Monotonic::now() + handshakes);
+        }
         for (index, listener) in self.listeners.iter_mut().enumerate() {
             let Some(socket) = listener.socket else { continue };
             if std::mem::take(&mut listener.watched) {
@@ -265,7 +284,9 @@ impl Acceptor {
             }
             if empty.contains(index) {
                 (listener.emptying, listener.due) = (true, true);
-                listener.close_if_empty(&self.null);
+                if self.handshakes_until.is_none() {
+                    listener.close_if_empty(&self.null);
+                }
             } else if !listener.emptying {
                 listener.close(&self.null);
             }
@@ -274,7 +295,7 @@ impl Acceptor {
 
     /// Takes no more connections, queued or not.
     pub(super) fn close(&mut self, poller: &Poller) {
-        self.retire(&ListenerSet::default(), poller);
+        self.retire(&ListenerSet::default(), Duration::ZERO, poller);
         for listener in &mut self.listeners {
             listener.close(&self.null);
         }

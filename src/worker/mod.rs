@@ -333,7 +333,7 @@ impl Worker {
                 self.end_connections(Duration::ZERO);
             }
             if self.cx.signals.take(Signal::SIGTERM) | self.cx.signals.take(Signal::SIGINT) {
-                self.retire(&ListenerSet::default());
+                self.retire(&ListenerSet::default(), Duration::ZERO);
             }
             self.report_refusals(false);
             self.reap();
@@ -441,7 +441,7 @@ impl Worker {
                     self.link.report(&WorkerReport::Looked { request });
                     self.look();
                 }
-                Heard::Message(Order::Retire { empty }) => self.retire(&empty),
+                Heard::Message(Order::Retire { empty, handshakes }) => self.retire(&empty, handshakes),
                 Heard::Message(Order::Kill { number }) => {
                     // A spare may have taken it just now.
                     self.hear_reports();
@@ -463,7 +463,7 @@ impl Worker {
                         None,
                         format_args!("the supervisor is gone; worker {pid} accepts no more"),
                     );
-                    self.retire(&ListenerSet::default());
+                    self.retire(&ListenerSet::default(), Duration::ZERO);
                 }
             }
         }
@@ -475,9 +475,9 @@ impl Worker {
         self.let_a_spare_look();
     }
 
-    fn retire(&mut self, empty: &ListenerSet) {
+    fn retire(&mut self, empty: &ListenerSet, handshakes: Duration) {
         self.dismiss_spares();
-        self.acceptor.retire(empty, &self.cx.poller);
+        self.acceptor.retire(empty, handshakes, &self.cx.poller);
     }
 
     fn dismiss_spares(&mut self) {

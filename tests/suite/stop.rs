@@ -1,7 +1,8 @@
 //! The end: drain, and what ends at once.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
+use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getpgid};
@@ -64,6 +65,49 @@ fn a_client_that_resets_while_its_listener_is_being_closed_holds_nobody_up() {
     server.log.wait("the end", |line| line == "ended");
     let all = server.log.all();
     assert!(!all.iter().any(|line| line.contains("drain_timeout")), "{all:#?}");
+}
+
+/// A client that puts the end of its handshake off, as HAProxy does: for itself it is connected, for the kernel of the server
+/// not yet, nor for 200 ms after.
+const LATE: &str = "import socket, sys\n\
+    host, port = sys.argv[1].rsplit(':', 1)\n\
+    client = socket.socket()\n\
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)\n\
+    client.connect((host, int(port)))\n\
+    print('connected', flush=True)\n\
+    print(client.recv(100).decode(), end='')\n";
+
+#[test]
+fn who_was_answered_before_the_listener_closes_is_served() {
+    for way in ["", "spare = 2\n", "max_connections = 1\n"] {
+        for stops in [true, false] {
+            let (address, other) = (address::fresh(), address::fresh());
+            let service = |address| {
+                format!("[service.one]\nlisten = \"{address}\"\nhandler = \"daytime\"\nworkers = 2\n{way}")
+            };
+            let server = Preforkd::run(&service(address)).start();
+            let mut client = Command::new("python3")
+                .args(["-c", LATE, &address.to_string()])
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut said = BufReader::new(client.stdout.take().unwrap()).lines();
+            assert_eq!(said.next().unwrap().unwrap(), "connected");
+            if stops {
+                server.signal(Signal::SIGTERM);
+            } else {
+                server.configure(&service(other));
+                server.reload_ok();
+            }
+            let time = said.next().unwrap().unwrap();
+            assert!(time.contains(':'), "{way:?}, stops: {stops}: {time:?}");
+            assert!(client.wait().unwrap().success());
+            match stops {
+                true => server.left_nothing(&[address]),
+                false => eventually("the old address is closed", || refused(address)),
+            }
+        }
+    }
 }
 
 /// A service whose connections end by nothing but SIGKILL, and start something that is as stubborn.

@@ -1,0 +1,98 @@
+//! The TCP sockets of this machine, as /proc tells: proc_net_tcp in the kernel's documentation.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::net::{IpAddr, SocketAddr};
+
+/// With one process's network, which hardened units show as well. What listens is before what is under way.
+const TABLES: [&str; 2] = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
+
+/// What a socket does, include/net/tcp_states.h of the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TcpState {
+    Listens,
+    /// A client has been answered, and what ends its handshake has not come yet.
+    Handshake,
+    Other,
+}
+
+/// One socket.
+#[derive(Debug)]
+pub(super) struct TcpSocket {
+    pub(super) local: SocketAddr,
+    pub(super) state: TcpState,
+    pub(super) inode: u64,
+}
+
+/// The first socket of which this is so.
+///
+/// # Errors
+///
+/// What opening or reading a table has brought; one for IPv6 need not be there.
+pub(super) fn find(wanted: impl Fn(&TcpSocket) -> bool) -> io::Result<Option<TcpSocket>> {
+    for table in TABLES {
+        let file = match File::open(table) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && table != TABLES[0] => continue,
+            opened => opened?,
+        };
+        for line in BufReader::new(file).lines().skip(1) {
+            if let Some(socket) = parse(&line?).filter(&wanted) {
+                return Ok(Some(socket));
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn parse(line: &str) -> Option<TcpSocket> {
+    let mut fields = line.split_ascii_whitespace().skip(1);
+    let local = local_address(fields.next()?)?;
+    let state = match fields.nth(1)? {
+        "0A" => TcpState::Listens,
+        "03" => TcpState::Handshake,
+        _ => TcpState::Other,
+    };
+    Some(TcpSocket { local, state, inode: fields.nth(5)?.parse().ok()? })
+}
+
+/// `0100007F:1F90`: 32-bit words as the machine stores them, in hexadecimal.
+fn local_address(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = text.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let mut bytes = Vec::with_capacity(16);
+    for word in ip.as_bytes().chunks(8) {
+        let word = u32::from_str_radix(std::str::from_utf8(word).ok()?, 16).ok()?;
+        bytes.extend(word.to_ne_bytes());
+    }
+    let ip = match <[u8; 4]>::try_from(bytes.as_slice()) {
+        Ok(four) => IpAddr::from(four),
+        Err(_) => IpAddr::from(<[u8; 16]>::try_from(bytes.as_slice()).ok()?).to_canonical(),
+    };
+    Some(SocketAddr::new(ip, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn a_listener_is_found_with_its_inode_and_what_is_no_row_is_not() {
+        for ip in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = TcpListener::bind(ip).unwrap();
+            let local = listener.local_addr().unwrap();
+            let found = find(|socket| socket.local == local).unwrap().unwrap();
+            assert_eq!(found.state, TcpState::Listens);
+            assert!(found.inode != 0);
+        }
+        let row = "   0: 0100007F:1F90 0200007F:A000 03 00000000:00000000 00:00000000 00000000     0        0 7 1 x";
+        let socket = parse(row).unwrap();
+        assert_eq!(
+            (socket.local, socket.state, socket.inode),
+            ("127.0.0.1:8080".parse().unwrap(), TcpState::Handshake, 7)
+        );
+        for length in 0..row.find("7 1 x").unwrap() {
+            assert!(parse(&row[..length]).is_none());
+        }
+    }
+}
