@@ -1,0 +1,104 @@
+//! The cgroup of a connection, with all that comes of its process: what it uses, and its end.
+
+use std::cell::Cell;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::config::TreeLimits;
+use crate::sys::cgroup::{self, Cgroup};
+use crate::sys::fork::InCgroup;
+
+/// The file that limits swap.
+const SWAP: &str = "memory.swap.max";
+
+/// A cgroup in which one process at a time begins.
+#[derive(Debug)]
+pub(crate) struct Leaf {
+    number: u32,
+    cgroup: Cgroup,
+    /// What had been used in it before; nothing is known of that if another process has made it.
+    before: Option<Duration>,
+    /// All that was in it has been killed at once. From Linux 6.14 on, and where that was taken back to older ones, a process
+    /// that begins in such a cgroup is killed too: clone3(2) compares how often with the cgroup of its parent.
+    is_spent: Cell<bool>,
+}
+
+/// What a connection and all that came of it have used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TreeUsage {
+    /// User and system time.
+    pub(crate) cpu: Duration,
+}
+
+impl Leaf {
+    /// A new one, with this number in its name.
+    ///
+    /// # Errors
+    ///
+    /// That it cannot be made, or limits not be set; then there is none.
+    pub(crate) fn make(path: &Path, number: u32, limits: &TreeLimits) -> io::Result<Self> {
+        let failed = |what: &str, error: &io::Error| {
+            io::Error::new(error.kind(), format!("cannot {what} of its cgroup: {error}"))
+        };
+        cgroup::make(path).map_err(|error| failed("make the directory", &error))?;
+        let limited =
+            Leaf::open(path, number).map_err(|error| failed("open the files", &error)).and_then(|leaf| {
+                for (file, value) in limits.files() {
+                    match leaf.cgroup.write(file, &value.to_string()) {
+                        // Where swap is not accounted for there is none to be limited.
+                        Err(error) if error.kind() == io::ErrorKind::NotFound && file == SWAP => {}
+                        result => result.map_err(|error| failed(&format!("set {file}"), &error))?,
+                    }
+                }
+                Ok(Leaf { before: Some(Duration::ZERO), ..leaf })
+            });
+        limited.inspect_err(|_| {
+            cgroup::remove(path);
+        })
+    }
+
+    /// One that another process has made.
+    pub(crate) fn open(path: &Path, number: u32) -> io::Result<Self> {
+        Ok(Leaf { number, cgroup: Cgroup::open(path)?, before: None, is_spent: Cell::new(false) })
+    }
+
+    pub(crate) fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Where a process begins that is to be in it.
+    pub(crate) fn place(&self) -> InCgroup<'_> {
+        self.cgroup.place()
+    }
+
+    /// Whether nobody is in it any more.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.cgroup.is_populated().is_ok_and(|is_populated| !is_populated)
+    }
+
+    /// Whether more of its memory limit is taken than a new connection should find gone: the cache of files stays, as long as
+    /// nobody else needs the memory.
+    pub(crate) fn is_worn(&self, limits: &TreeLimits) -> bool {
+        let is_worn = |limit| self.cgroup.number("memory.current").is_ok_and(|taken| taken > limit / 4);
+        limits.memory.is_some_and(is_worn)
+    }
+
+    /// Kills all that is in it.
+    pub(crate) fn kill(&self) -> io::Result<()> {
+        self.is_spent.set(true);
+        self.cgroup.kill()
+    }
+
+    /// Whether no process can begin in it any more.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.is_spent.get()
+    }
+
+    /// What was used in it since the last time, if that is known.
+    pub(crate) fn usage(&mut self) -> Option<TreeUsage> {
+        let now = self.cgroup.cpu().ok()?;
+        let before = self.before.replace(now)?;
+        Some(TreeUsage { cpu: now.saturating_sub(before) })
+    }
+}
