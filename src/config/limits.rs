@@ -101,16 +101,17 @@ impl TreeLimits {
         TREE_KINDS.iter().zip(set).find(|(_, value)| value.is_some()).map(|((name, ..), _)| *name)
     }
 
-    /// What counts and limits them; nothing without a limit, since each controller makes a cgroup dearer.
+    /// What counts and limits them. Those that only limit are not there without a limit, since each makes a cgroup dearer.
     pub(crate) fn controllers(&self) -> impl Iterator<Item = Controller> + use<> {
         let needed = |name, is_needed: bool| is_needed.then_some(Controller { name, is_needed });
-        let counts = self.first().map(|_| Controller { name: "io", is_needed: false });
-        let limits = [
-            needed("memory", self.memory.is_some()),
+        [
+            Some(Controller { name: "memory", is_needed: self.memory.is_some() }),
             needed("pids", self.tasks.is_some()),
             needed("cpu", self.cpu_weight.is_some()),
-        ];
-        limits.into_iter().chain([counts]).flatten()
+            Some(Controller { name: "io", is_needed: false }),
+        ]
+        .into_iter()
+        .flatten()
     }
 
     /// The files of a cgroup by which they are set.
@@ -228,10 +229,10 @@ mod tests {
     fn those_of_a_tree_are_apart_and_name_their_controllers() {
         for (text, controllers) in [
             ("memory = \"64M\"", "memory io"),
-            ("tasks = 8", "pids io"),
-            ("cpu_weight = 10000", "cpu io"),
-            ("tasks = \"unlimited\"", ""),
-            ("nproc = 8", ""),
+            ("tasks = 8", "memory pids io"),
+            ("cpu_weight = 10000", "memory cpu io"),
+            ("tasks = \"unlimited\"", "memory io"),
+            ("nproc = 8", "memory io"),
         ] {
             let (limit, tree) = read_both(text).unwrap();
             assert_eq!(limit.is_some(), text.starts_with("nproc"), "{text}");

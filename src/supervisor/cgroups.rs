@@ -147,6 +147,8 @@ impl Cgroups {
             _ if owner.is_some() => cgroup::open_to_group(&above).map_err(|error| failed(&above, &error))?,
             _ => {}
         }
+        // Directories of workers and what is in them: nobody who is in one makes another below it.
+        cgroup::write(&above.join("cgroup.max.depth"), "2").map_err(|error| failed(&above, &error))?;
         // What could not be completed before.
         let _ = cgroup::remove(&directory);
         cgroup::make_for(&directory, owner).map_err(|error| failed(&directory, &error))?;
@@ -321,11 +323,13 @@ fn missing(cgroup: &Path, mut controllers: impl Iterator<Item = Controller>) -> 
 fn enable(cgroup: &Path, controllers: impl Iterator<Item = Controller>) -> io::Result<()> {
     let there = std::fs::read_to_string(cgroup.join("cgroup.controllers"))?;
     let on = std::fs::read_to_string(cgroup.join(SUBTREE))?;
-    for Controller { name, .. } in controllers {
+    for Controller { name, is_needed } in controllers {
         if has(&on, name) || !has(&there, name) {
             continue;
         }
-        if let Err(error) = cgroup::write(&cgroup.join(SUBTREE), &format!("+{name}")) {
+        // What only counts is done without.
+        let enabled = cgroup::write(&cgroup.join(SUBTREE), &format!("+{name}"));
+        if let (Err(error), true) = (enabled, is_needed) {
             let reason = match error.kind() {
                 io::ErrorKind::ResourceBusy => "other processes than preforkd's are in it".to_owned(),
                 _ => error.to_string(),

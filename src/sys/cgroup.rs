@@ -170,6 +170,19 @@ pub(crate) fn mend(cgroup: &Path) -> io::Result<()> {
 const PROCESSES: &str = "cgroup.procs";
 const MOST_READ: u64 = 1 << 20;
 
+/// What all that was in a cgroup has used in a time, as far as its controllers and the kernel know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TreeUsage {
+    /// User and system time.
+    pub(crate) cpu: Duration,
+    /// The most memory in bytes at one time, with the cache of its files and what the kernel has for it.
+    pub(crate) peak_memory: Option<u64>,
+    /// Bytes that came from and went to disks.
+    pub(crate) io: Option<(u64, u64)>,
+    /// The kernel has killed it, because there was no more memory for it.
+    pub(crate) ran_out_of_memory: bool,
+}
+
 /// A cgroup that is open.
 #[derive(Debug)]
 pub(crate) struct Cgroup {
@@ -178,6 +191,8 @@ pub(crate) struct Cgroup {
     owner: Option<u32>,
     events: File,
     cpu: File,
+    /// The most memory since this was written to; `None` before Linux 6.12, where that cannot be.
+    peak: Option<File>,
 }
 
 impl Cgroup {
@@ -188,7 +203,46 @@ impl Cgroup {
         let owner = other(nix::sys::stat::fstat(directory.as_fd())?.st_uid);
         let own = |file| as_user(owner, || open(directory.as_fd(), file, OFlag::O_RDONLY));
         let (events, cpu) = (own("cgroup.events")?, own("cpu.stat")?);
-        Ok(Cgroup { directory, owner, events, cpu })
+        Ok(Cgroup { directory, owner, events, cpu, peak: None })
+    }
+
+    /// From now on tells the most memory of a time, if there is a controller that knows.
+    pub(crate) fn watch_memory(&mut self) {
+        self.peak = self.open_file("memory.peak", OFlag::O_RDWR).ok();
+        self.begin_anew();
+    }
+
+    /// A new time begins for that.
+    pub(crate) fn begin_anew(&mut self) {
+        // Any word does it, for this descriptor alone: "memory.peak" in cgroups(7)'s cgroup-v2.rst.
+        self.peak.take_if(|peak| peak.write_at(b"reset", 0).is_err());
+    }
+
+    /// The most memory of this time.
+    pub(crate) fn peak_memory(&self) -> Option<u64> {
+        let mut buffer = [0; 32];
+        let length = self.peak.as_ref()?.read_at(&mut buffer, 0).ok()?;
+        std::str::from_utf8(buffer.get(..length)?).ok()?.trim().parse().ok()
+    }
+
+    /// Bytes that all that ever was in it has read from and written to disks; nothing without the controller.
+    pub(crate) fn io(&self) -> Option<(u64, u64)> {
+        let mut text = String::new();
+        self.open_file("io.stat", OFlag::O_RDONLY).ok()?.take(MOST_READ).read_to_string(&mut text).ok()?;
+        // A line for each device: its number, and words with a number.
+        let sum = |word: &str| -> u64 {
+            let values = text
+                .split_ascii_whitespace()
+                .filter_map(|field| field.strip_prefix(word)?.parse::<u64>().ok());
+            values.fold(0, u64::saturating_add)
+        };
+        Some((sum("rbytes="), sum("wbytes=")))
+    }
+
+    /// Whether the kernel has ever killed somebody in it for want of memory.
+    pub(crate) fn ran_out_of_memory(&self) -> bool {
+        let events = self.open_file("memory.events", OFlag::O_RDONLY);
+        events.and_then(|events| number(&events, "oom_kill")).is_ok_and(|killed| killed > 0)
     }
 
     /// For a process that is to begin in it.

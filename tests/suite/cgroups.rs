@@ -10,7 +10,9 @@ use nix::sys::signal::Signal;
 use crate::life::echo_service;
 use crate::support::cgroup::{self, Delegated, owning};
 use crate::support::client::{connect, echo, exchange, listen_to};
-use crate::support::{Preforkd, Running, address, eventually, preforkd, proc, root, run, text};
+use crate::support::{
+    Preforkd, Running, address, eventually, kernel_has_scopes, preforkd, proc, root, run, text,
+};
 
 /// Leaves a job behind that has left the process group, says its pid and waits for its client to end. The job notes that it was
 /// told to end, and does not.
@@ -365,13 +367,9 @@ const TRIES: &str = "#!/bin/sh\n\
 #[test]
 fn who_takes_a_connection_over_does_not_change_a_cgroup() {
     let Some(cgroup) = Delegated::new(&[]) else { return };
-    let path = cgroup.path();
     let uid = crate::support::user(1);
     if root("another user") {
-        nix::unistd::chown(path, Some(uid.into()), None).unwrap();
-        for file in ["cgroup.procs", "cgroup.subtree_control"] {
-            nix::unistd::chown(&path.join(file), Some(uid.into()), None).unwrap();
-        }
+        cgroup.give_to(uid);
     }
     for way in ["", "spare = 1", "sandbox = { read = [\"/\"], write = [\"/\"], execute = [\"/\"] }"] {
         let listen = address::fresh();
@@ -571,7 +569,7 @@ fn a_limit_of_processes_is_that_of_the_whole_connection() {
 
 #[test]
 fn a_limit_of_memory_ends_the_whole_connection_and_no_other() {
-    let Some(cgroup) = Delegated::new(&["memory"]) else { return };
+    let Some(cgroup) = Delegated::new(&["memory", "io"]) else { return };
     let listen = address::fresh();
     let hungry = "'/bin/sh', '-c', 'read x; echo begun; perl -e \"\\$x = q(x) x 300000000; sleep 1000\"; echo survived'";
     let keys = "limits = { memory = \"64M\", cpu_weight = 10 }";
@@ -582,6 +580,17 @@ fn a_limit_of_memory_ends_the_whole_connection_and_no_other() {
     let mut other = connect(listen);
     for _ in 0..2 {
         assert_eq!(text(&exchange(listen, b"go\n")), "begun\n");
+    }
+    server.log.wait("why", |line| line.contains(": killed KILL (memory limit) after "));
+    if kernel_has_scopes() {
+        // Of the same version: before, nobody could say.
+        let peak =
+            |line: &str| line.split(", ").find_map(|part| part.strip_suffix(" KiB in all")?.parse().ok());
+        let peaks: Vec<u64> = server.log.all().iter().filter_map(|line| peak(line)).collect();
+        assert!(
+            !peaks.is_empty() && peaks.iter().all(|peak| (60 << 10..=64 << 10).contains(peak)),
+            "{peaks:?}"
+        );
     }
     assert_eq!(server.count("active"), 1, "the other goes on");
     other.write_all(b"go\n").unwrap();
@@ -598,4 +607,33 @@ fn a_program_that_reads_its_cgroup_from_a_listening_service() {
     let server = cgroup.run(&service(listen, "'cat', '/proc/self/cgroup'", "")).start();
     assert!(listen_to(listen).contains("service-x"));
     stops_tidily(&server, &cgroup);
+}
+
+/// A program that reads and writes files past the cache, and waits; and one that does nothing after it, in the same cgroup.
+#[test]
+fn a_record_says_what_the_whole_connection_has_used() {
+    let Some(cgroup) = Delegated::new(&["memory"]) else { return };
+    let listen = address::fresh();
+    let script = "'/bin/sh', '-c', 'read x; case $x in much) perl -e \"\\$x = q(x) x 30000000\" & wait;; esac; echo done'";
+    for way in ["", "spare = 1"] {
+        let server = cgroup.run(&service(listen, script, way)).start();
+        for job in [&b"much\n"[..], b"little\n"] {
+            assert_eq!(text(&exchange(listen, job)), "done\n");
+            eventually("it has ended", || server.count("active") == 0);
+        }
+        eventually("two records", || server.count("completed") == 2);
+        let of_connection =
+            |line: &&String| line.contains(" connection ") && line.contains(": exited 0 after ");
+        let records: Vec<String> = server.log.all().iter().filter(of_connection).cloned().collect();
+        assert_eq!(records.len(), 2, "{records:?}");
+        if kernel_has_scopes() {
+            let peak = |line: &String| -> u64 {
+                let found = line.split(", ").find_map(|part| part.strip_suffix(" KiB in all")?.parse().ok());
+                found.unwrap_or_else(|| panic!("{line}"))
+            };
+            let (much, little) = (peak(&records[0]), peak(&records[1]));
+            assert!(much > 28 << 10 && little < 28 << 10, "{records:?}");
+        }
+        stops_tidily(&server, &cgroup);
+    }
 }

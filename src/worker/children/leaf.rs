@@ -6,11 +6,18 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::config::TreeLimits;
-use crate::sys::cgroup::{self, Cgroup};
+use crate::sys::cgroup::{self, Cgroup, TreeUsage};
 use crate::sys::fork::InCgroup;
 
 /// The file that limits swap.
 const SWAP: &str = "memory.swap.max";
+
+/// What had been used in a cgroup at a time.
+#[derive(Debug, Clone, Copy, Default)]
+struct UsedBefore {
+    cpu: Duration,
+    io: Option<(u64, u64)>,
+}
 
 /// A cgroup in which one process at a time begins.
 #[derive(Debug)]
@@ -18,17 +25,12 @@ pub(crate) struct Leaf {
     number: u32,
     cgroup: Cgroup,
     /// What had been used in it before; nothing is known of that if another process has made it.
-    before: Option<Duration>,
+    before: Option<UsedBefore>,
     /// All that was in it has been killed at once. From Linux 6.14 on, and where that was taken back to older ones, a process
     /// that begins in such a cgroup is killed too: clone3(2) compares how often with the cgroup of its parent.
     is_spent: Cell<bool>,
-}
-
-/// What a connection and all that came of it have used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TreeUsage {
-    /// User and system time.
-    pub(crate) cpu: Duration,
+    /// Its memory is limited.
+    has_memory_limit: bool,
 }
 
 impl Leaf {
@@ -42,8 +44,8 @@ impl Leaf {
             io::Error::new(error.kind(), format!("cannot {what} of its cgroup: {error}"))
         };
         cgroup::make(path).map_err(|error| failed("make the directory", &error))?;
-        let limited =
-            Leaf::open(path, number).map_err(|error| failed("open the files", &error)).and_then(|leaf| {
+        let limited = Leaf::open(path, number).map_err(|error| failed("open the files", &error)).and_then(
+            |mut leaf| {
                 for (file, value) in limits.files() {
                     match leaf.cgroup.write(file, &value.to_string()) {
                         // Where swap is not accounted for there is none to be limited.
@@ -51,8 +53,11 @@ impl Leaf {
                         result => result.map_err(|error| failed(&format!("set {file}"), &error))?,
                     }
                 }
-                Ok(Leaf { before: Some(Duration::ZERO), ..leaf })
-            });
+                leaf.cgroup.watch_memory();
+                let before = UsedBefore { io: leaf.cgroup.io(), ..UsedBefore::default() };
+                Ok(Leaf { before: Some(before), has_memory_limit: limits.memory.is_some(), ..leaf })
+            },
+        );
         limited.inspect_err(|_| {
             cgroup::remove(path);
         })
@@ -60,7 +65,8 @@ impl Leaf {
 
     /// One that another process has made.
     pub(crate) fn open(path: &Path, number: u32) -> io::Result<Self> {
-        Ok(Leaf { number, cgroup: Cgroup::open(path)?, before: None, is_spent: Cell::new(false) })
+        let cgroup = Cgroup::open(path)?;
+        Ok(Leaf { number, cgroup, before: None, is_spent: Cell::new(false), has_memory_limit: false })
     }
 
     pub(crate) fn number(&self) -> u32 {
@@ -97,8 +103,25 @@ impl Leaf {
 
     /// What was used in it since the last time, if that is known.
     pub(crate) fn usage(&mut self) -> Option<TreeUsage> {
-        let now = self.cgroup.cpu().ok()?;
-        let before = self.before.replace(now)?;
-        Some(TreeUsage { cpu: now.saturating_sub(before) })
+        let cgroup = &self.cgroup;
+        let before = self.before?;
+        let now = UsedBefore { cpu: cgroup.cpu().ok()?, io: before.io.and_then(|_| cgroup.io()) };
+        let since = |((read, written), (read_before, written_before)): ((u64, u64), (u64, u64))| {
+            (read.saturating_sub(read_before), written.saturating_sub(written_before))
+        };
+        let ran_out_of_memory = self.has_memory_limit && cgroup.ran_out_of_memory();
+        if ran_out_of_memory {
+            // The next one to begin in it would seem to have done so, too.
+            self.is_spent.set(true);
+        }
+        let usage = TreeUsage {
+            cpu: now.cpu.saturating_sub(before.cpu),
+            peak_memory: cgroup.peak_memory(),
+            io: now.io.zip(before.io).map(since),
+            ran_out_of_memory,
+        };
+        self.before = Some(now);
+        self.cgroup.begin_anew();
+        Some(usage)
     }
 }

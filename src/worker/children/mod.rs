@@ -27,6 +27,7 @@ use crate::exit;
 use crate::ipc::reports::{ChildReport, ExitNote, FAILED_TO_BEGIN, Failure, OwnPipe, Reports, Served};
 use crate::journal::{Exit, LeftOut, OutputLine};
 use crate::scoreboard::{Overdue, Row, Scoreboard, Slot};
+use crate::sys::cgroup::TreeUsage;
 use crate::sys::dontfork::DontForkAlloc;
 use crate::sys::epoll::Poller;
 use crate::sys::fork::Pids;
@@ -43,7 +44,7 @@ use output::{PipeState, Said};
 use timers::{Timer, TimerKind, Timers};
 
 pub(crate) use end::{Books, InForce};
-pub(crate) use leaf::{Leaf, TreeUsage};
+pub(crate) use leaf::Leaf;
 pub(crate) use output::{Output, OutputPipes};
 
 /// A process that has, or waits for, a connection, and what is kept of it until it is reaped.
@@ -210,7 +211,7 @@ impl<S: Deref<Target = Scoreboard>> Child<S> {
             let Some(lost) = several.ended.pop_front() else { return };
             let (ended, how) = (Ended::default(), How::Exit(Exit::Lost));
             let (id, client) = (self.name(&lost), lost.client);
-            books.enter(&Finished { id, client, ended, how, bytes: None, slot: &self.slot });
+            books.enter(&Finished { id, client, ended, how, bytes: None, usage: None, slot: &self.slot });
         }
     }
 }
@@ -385,7 +386,7 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
         let bytes = Some((served.traffic.received, served.traffic.sent));
         let (id, client, slot) = (child.name(&connection), connection.client, &child.slot);
         let how = How::Exit(Exit::Ended(ended.ending));
-        books.enter(&Finished { id, client, ended, how, bytes, slot });
+        books.enter(&Finished { id, client, ended, how, bytes, usage: None, slot });
         if is_current {
             child.slot.note(None);
         }
@@ -694,8 +695,7 @@ fn enter<S: Deref<Target = Scoreboard>>(
     books: &Books<'_>,
 ) {
     let (id, client, how) = (child.name(connection), connection.client, child.how(ended.ending));
-    let cpu = child.usage.map_or(ended.cpu, |usage| usage.cpu);
-    books.enter(&Finished { id, client, ended: Ended { cpu, ..*ended }, how, bytes, slot: &child.slot });
+    books.enter(&Finished { id, client, ended: *ended, how, bytes, usage: child.usage, slot: &child.slot });
 }
 
 /// The number of the connection that this child serves; 0 while it waits for one.

@@ -38,6 +38,13 @@ impl Delegated {
         &self.0
     }
 
+    /// Delegates it to this user.
+    pub(crate) fn give_to(&self, user: u32) {
+        for path in [self.0.clone(), self.0.join("cgroup.procs"), self.0.join("cgroup.subtree_control")] {
+            nix::unistd::chown(&path, Some(user.into()), None).unwrap();
+        }
+    }
+
     /// Has it start in there.
     pub(crate) fn run(&self, config: &str) -> Preforkd {
         self.enter(Preforkd::run(&owning(config)))
