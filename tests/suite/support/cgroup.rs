@@ -76,6 +76,11 @@ impl Delegated {
         leaves.filter(|leaf| !leaf.ends_with("worker")).collect()
     }
 
+    /// Has nothing limited below it any more.
+    pub(crate) fn release_controllers(&self) {
+        release(&self.0);
+    }
+
     /// Nothing but the cgroup of the supervisor is left.
     pub(crate) fn is_tidy(&self) -> bool {
         below(&self.0).iter().all(|path| path.ends_with("supervisor"))
@@ -89,6 +94,14 @@ impl Drop for Delegated {
             std::fs::read_to_string(self.0.join("cgroup.events")).unwrap().contains("populated 0")
         });
         remove(&self.0);
+    }
+}
+
+fn release(path: &Path) {
+    below(path).iter().for_each(|path| release(path));
+    let file = path.join("cgroup.subtree_control");
+    for controller in std::fs::read_to_string(&file).unwrap().split_whitespace() {
+        std::fs::write(&file, format!("-{controller}")).unwrap();
     }
 }
 
