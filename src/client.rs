@@ -177,6 +177,11 @@ impl ConnectionId {
     /// How many connections one process can have names for.
     pub(crate) const PER_PROCESS: u32 = 1 << (u64::BITS - PROCESS_BITS);
 
+    /// What the names of all connections of its worker begin with.
+    pub(crate) fn of_worker(self) -> String {
+        format!("{:06x}-{}", self.run & 0xff_ffff, self.worker)
+    }
+
     /// The name of a later connection of the same process.
     pub(crate) fn nth(self, n: u32) -> Self {
         ConnectionId { number: process_of(self.number) | u64::from(n) << PROCESS_BITS, ..self }

@@ -90,7 +90,8 @@ pub(crate) type Failed = (Step, io::Error);
 
 impl ChildSpec {
     /// Prepares for the connections of `service`, in a worker that has these namespaces. `handler` is what serves them, if no
-    /// program does, and has been prepared. `signals` are those that the worker handles.
+    /// program does, and has been prepared. `signals` are those that the worker handles; `has_cgroup` says whether each has a
+    /// cgroup of its own.
     ///
     /// # Errors
     ///
@@ -101,6 +102,7 @@ impl ChildSpec {
         handler: Option<PreparedHandler>,
         signals: &'static Signals,
         reporter: Reporter,
+        has_cgroup: bool,
     ) -> io::Result<Self> {
         let (job, restore_descriptor_limit) = match &service.job {
             Job::Handler(_) => {
@@ -132,7 +134,7 @@ impl ChildSpec {
             StderrTarget::Null => Some(std::fs::File::options().write(true).open("/dev/null")?.into()),
             StderrTarget::Log | StderrTarget::Inherit | StderrTarget::Connection => None,
         };
-        let confinement = Confinement::new(service, namespaces, restore_descriptor_limit)?;
+        let confinement = Confinement::new(service, namespaces, restore_descriptor_limit, has_cgroup)?;
         let deadlines = service.admission.deadlines;
         let says_errors_to_client = service.stderr == StderrTarget::Connection;
         let pids = if namespaces.processes { Pids::Own } else { Pids::Shared };

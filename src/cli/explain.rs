@@ -68,7 +68,7 @@ impl Display for Explained<'_> {
                 Some("listens over TCP only, where nobody is known as a user")
             }
             Subject::Sandbox => {
-                return match on_this_kernel(service) {
+                return match on_this_kernel(service, false) {
                     Some(sandbox) => write!(f, "{name}: {sandbox}"),
                     None => write!(f, "{name}: none; a connection process may do whatever its user may"),
                 };

@@ -92,6 +92,7 @@ pub(crate) fn assemble(
             control_socket: supervisor.control_socket,
             drain_timeout: supervisor.drain_timeout?,
             strict_start,
+            cgroup: supervisor.cgroup.unwrap_or_default(),
         },
         log: LogSettings { target: log.target?, level: log.level? },
         services,

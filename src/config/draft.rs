@@ -16,7 +16,7 @@ use super::value::{
     set, text, whole,
 };
 use super::{
-    Address, Keepalive, Limit, OWN_VARIABLES, Passing, StderrTarget, admission, credentials,
+    Address, Keepalive, Limit, OWN_VARIABLES, Passing, StderrTarget, TreeLimits, admission, credentials,
     limits as limit_table,
 };
 use crate::journal::Records;
@@ -46,6 +46,7 @@ pub(crate) struct ServiceDraft {
     pub(crate) credentials: Vec<Spanned<String>>,
     pub(super) sandbox: Option<SandboxDraft>,
     pub(crate) limits: Vec<Limit>,
+    pub(crate) tree_limits: TreeLimits,
     pub(crate) stderr: Option<StderrTarget>,
     pub(crate) records: Option<Records>,
     pub(crate) backlog: Option<u32>,
@@ -287,7 +288,10 @@ pub(super) fn environment(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Ap
 }
 
 pub(super) fn limits(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
-    draft.limits = collect(table(value)?, |(key, value)| limit_table::limit(key, value))?;
+    let mut tree = TreeLimits::default();
+    let all = collect(table(value)?, |(key, value)| limit_table::limit(key, value, &mut tree))?;
+    draft.limits = all.into_iter().flatten().collect();
+    draft.tree_limits = tree;
     draft.limits.sort_by_key(|limit| limit.kind.name);
     Ok(())
 }

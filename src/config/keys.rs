@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::CgroupUse;
 use super::admission::keys as admission;
 use super::draft::{self, ServiceDraft};
 use super::key::{Key, Kind, Part};
@@ -15,6 +16,7 @@ pub(crate) struct SupervisorDraft {
     pub(crate) control_socket: Option<std::path::PathBuf>,
     pub(crate) drain_timeout: Option<Duration>,
     pub(crate) strict_start: Option<bool>,
+    pub(crate) cgroup: Option<CgroupUse>,
 }
 
 /// `[log]` as written.
@@ -57,6 +59,17 @@ pub(crate) static SUPERVISOR: &[Key<SupervisorDraft>] = &[
               is tried again",
         decode: Some(|draft, value| set(&mut draft.strict_start, decode(value))),
     },
+    Key {
+        name: "cgroup",
+        flag: None,
+        kind: Kind::Text,
+        placeholder: "WHOSE",
+        default: Some("\"auto\""),
+        example: "\"own\"",
+        doc: "Whether each connection gets a cgroup below the one in which preforkd is started: auto (if that was delegated to \
+              it, as the drop-in cgroups.conf does), own (it is preforkd's, as in a container) or none",
+        decode: Some(|draft, value| set(&mut draft.cgroup, choice(value, &CGROUP_USES))),
+    },
 ];
 
 /// The keys of `[log]`.
@@ -90,6 +103,9 @@ const TARGETS: [(&str, LogTarget); 4] = [
     ("stderr", LogTarget::Stderr),
     ("syslog", LogTarget::Syslog),
 ];
+
+const CGROUP_USES: [(&str, CgroupUse); 3] =
+    [("auto", CgroupUse::Auto), ("own", CgroupUse::Own), ("none", CgroupUse::None)];
 
 const LEVELS: [(&str, Level); 5] = [
     ("error", Level::Error),
@@ -314,7 +330,8 @@ pub(crate) static SERVICE: &[Key<ServiceDraft>] = &[
         placeholder: "NAME=VALUE",
         default: None,
         example: "{ nofile = 64, as = \"256M\", cpu = \"10s\" }",
-        doc: "Resource limits of connection processes, by the names of setrlimit(2)",
+        doc: "Resource limits of connection processes, by the names of setrlimit(2); and memory, tasks and cpu_weight of a \
+              connection process and all that comes of it, see LIMITS OF A CONNECTION",
         decode: Some(draft::limits),
     },
     Key {
@@ -467,8 +484,8 @@ pub(crate) static SERVICE: &[Key<ServiceDraft>] = &[
         placeholder: "WHAT",
         default: Some("\"group\""),
         example: "\"process\"",
-        doc: "What becomes of processes that a program leaves behind when it ends: group kills its process group, process \
-              leaves them without the client until the service ends",
+        doc: "What becomes of processes that a program leaves behind when it ends: group kills its process group, \
+              or all that is in its cgroup if it has one, process leaves them without the client until the service ends",
         decode: Some(draft::kill_mode),
     },
     Key {
@@ -478,7 +495,7 @@ pub(crate) static SERVICE: &[Key<ServiceDraft>] = &[
         placeholder: "DURATION",
         default: Some("\"0s\""),
         example: "\"10s\"",
-        doc: "How long what is left of the process group may take to end, after TERM, until it gets KILL",
+        doc: "How long what is left of the process group or cgroup may take to end, after TERM, until it gets KILL",
         decode: Some(|draft, value| set(&mut draft.kill_grace, duration(value))),
     },
     Key {

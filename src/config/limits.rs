@@ -16,6 +16,8 @@ enum Unit {
     Seconds,
     Micros,
     Count,
+    /// From 1 to 10,000, as of cgroups.
+    Weight,
 }
 
 /// What setrlimit(2) limits. Its name stands for it in a plan.
@@ -69,26 +71,106 @@ impl From<LimitKind> for &'static str {
     }
 }
 
-/// One entry of the table.
+/// What limits a connection process and all that comes of it together, by a cgroup of its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub(crate) struct TreeLimits {
+    /// Bytes of memory, without swap.
+    pub(crate) memory: Option<u64>,
+    /// Processes and threads.
+    pub(crate) tasks: Option<u64>,
+    /// The share of the processors, against other connections of the same worker; without it is 100.
+    pub(crate) cpu_weight: Option<u64>,
+}
+
+/// A controller of cgroups(7).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Controller {
+    pub(crate) name: &'static str,
+    /// A limit needs it; otherwise it only counts.
+    pub(crate) is_needed: bool,
+}
+
+/// The limits of a tree: their names, in which unit, and at least how much.
+const TREE_KINDS: [(&str, Unit, u64); 3] =
+    [("memory", Unit::Bytes, 1 << 16), ("tasks", Unit::Count, 1), ("cpu_weight", Unit::Weight, 1)];
+
+impl TreeLimits {
+    /// The name of one that is set.
+    pub(crate) fn first(&self) -> Option<&'static str> {
+        let set = [self.memory, self.tasks, self.cpu_weight];
+        TREE_KINDS.iter().zip(set).find(|(_, value)| value.is_some()).map(|((name, ..), _)| *name)
+    }
+
+    /// What counts and limits them. Those that only limit are not there without a limit, since each makes a cgroup dearer.
+    pub(crate) fn controllers(&self) -> impl Iterator<Item = Controller> + use<> {
+        let needed = |name, is_needed: bool| is_needed.then_some(Controller { name, is_needed });
+        [
+            Some(Controller { name: "memory", is_needed: self.memory.is_some() }),
+            needed("pids", self.tasks.is_some()),
+            needed("cpu", self.cpu_weight.is_some()),
+            Some(Controller { name: "io", is_needed: false }),
+        ]
+        .into_iter()
+        .flatten()
+    }
+
+    /// The files of a cgroup by which they are set.
+    pub(crate) fn files(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+        let file = |name| move |value| (name, value);
+        // Swap would be more memory; and without a part of it the rest of a connection is of no use.
+        let memory = self.memory.map(|memory| {
+            [("memory.swap.max", 0), ("memory.oom.group", 1), ("memory.max", memory)].into_iter()
+        });
+        let others = [self.tasks.map(file("pids.max")), self.cpu_weight.map(file("cpu.weight"))];
+        memory.into_iter().flatten().chain(others.into_iter().flatten())
+    }
+
+    /// Sets the one with this name; false if there is none.
+    fn set(&mut self, name: &str, value: Option<u64>) -> bool {
+        match name {
+            "memory" => self.memory = value,
+            "tasks" => self.tasks = value,
+            "cpu_weight" => self.cpu_weight = value,
+            _ => return false,
+        }
+        true
+    }
+}
+
+/// One entry of the table: what limits each process, or the whole tree, in which it is set.
 pub(crate) fn limit(
     key: &toml::Spanned<toml::de::DeString<'_>>,
     value: &TomlValue<'_>,
-) -> Result<Limit, Fault> {
+    tree: &mut TreeLimits,
+) -> Result<Option<Limit>, Fault> {
     let name = key.get_ref().as_ref();
+    let right = |unit: Unit| move |fault| Fault { help: Some(unit.right(name)), ..fault };
+    if let Some((_, unit, least)) = TREE_KINDS.into_iter().find(|(known, ..)| *known == name) {
+        let value = amount(unit, value).map_err(right(unit))?;
+        if value < least {
+            let fault = Fault::new(key.span(), format!("{name} = {value} would let no connection begin"));
+            return Err(fault.help(unit.right(name)));
+        }
+        tree.set(name, (value != u64::MAX).then_some(value));
+        return Ok(None);
+    }
     let kind = LimitKind::named(name).map_err(|why| {
-        let names = KINDS.map(|kind| kind.name);
-        let help = match nearest(name, names) {
+        let names: Vec<_> =
+            KINDS.iter().map(|kind| kind.name).chain(TREE_KINDS.map(|(name, ..)| name)).collect();
+        let help = match nearest(name, names.iter().copied()) {
             Some(name) => format!("did you mean \"{name}\"?"),
-            None => format!("the limits are those of setrlimit(2): {}", names.join(", ")),
+            None => format!("the limits are those of setrlimit(2), and of cgroups: {}", names.join(", ")),
         };
         Fault::new(key.span(), why).help(help)
     })?;
-    amount(kind.unit, value)
-        .map(|value| Limit { kind, value })
-        .map_err(|fault| Fault { help: Some(kind.unit.right(name)), ..fault })
+    let value = amount(kind.unit, value).map_err(right(kind.unit))?;
+    Ok(Some(Limit { kind, value }))
 }
 
 fn amount(unit: Unit, value: &TomlValue<'_>) -> Result<u64, Fault> {
+    if unit == Unit::Weight {
+        return whole::<1, 10_000, u64>(value);
+    }
     let DeValue::String(text) = value.get_ref() else {
         return whole::<0, { i64::MAX }, u64>(value);
     };
@@ -101,7 +183,7 @@ fn amount(unit: Unit, value: &TomlValue<'_>) -> Result<u64, Fault> {
         // A limit of 0 would kill at once what "500ms" means to let live.
         Unit::Seconds => parse_duration(text).map(|time| time.as_millis().div_ceil(1000)).and_then(narrow),
         Unit::Micros => parse_duration(text).map(|time| time.as_micros()).and_then(narrow),
-        Unit::Count => None,
+        Unit::Count | Unit::Weight => None,
     });
     amount.ok_or_else(|| Fault::new(value.span(), format!("\"{text}\" is no value of this limit")))
 }
@@ -123,6 +205,7 @@ impl Unit {
                 format!("\"{name}\" is a duration as in \"50ms\", a number of microseconds, or \"unlimited\"")
             }
             Unit::Count => format!("\"{name}\" is a number or \"unlimited\""),
+            Unit::Weight => format!("\"{name}\" is a number from 1 to 10000; without it, it is 100"),
         }
     }
 }
@@ -131,10 +214,31 @@ impl Unit {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Result<Limit, Fault> {
+    fn read_both(text: &str) -> Result<(Option<Limit>, TreeLimits), Fault> {
         let table = toml::de::DeTable::parse(text).unwrap();
         let (key, value) = table.get_ref().iter().next().unwrap();
-        limit(key, value)
+        let mut tree = TreeLimits::default();
+        Ok((limit(key, value, &mut tree)?, tree))
+    }
+
+    fn read(text: &str) -> Result<Limit, Fault> {
+        read_both(text).map(|(limit, _)| limit.unwrap())
+    }
+
+    #[test]
+    fn those_of_a_tree_are_apart_and_name_their_controllers() {
+        for (text, controllers) in [
+            ("memory = \"64M\"", "memory io"),
+            ("tasks = 8", "memory pids io"),
+            ("cpu_weight = 10000", "memory cpu io"),
+            ("tasks = \"unlimited\"", "memory io"),
+            ("nproc = 8", "memory io"),
+        ] {
+            let (limit, tree) = read_both(text).unwrap();
+            assert_eq!(limit.is_some(), text.starts_with("nproc"), "{text}");
+            let names: Vec<_> = tree.controllers().map(|controller| controller.name).collect();
+            assert_eq!(names.join(" "), controllers, "{text}");
+        }
     }
 
     #[test]
@@ -162,6 +266,10 @@ mod tests {
             ("nofile = -1", "is a number or \"unlimited\""),
             ("as = \"10s\"", "size"),
             ("as = true", "size"),
+            ("memory = \"1K\"", "size"),
+            ("tasks = 0", "is a number"),
+            ("cpu_weight = 10001", "from 1 to 10000"),
+            ("cpu_weigth = 1", "did you mean \"cpu_weight\"?"),
             ("cpu = \"1M\"", "duration"),
             ("rttime = \"x\"", "microseconds"),
         ] {

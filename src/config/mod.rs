@@ -53,7 +53,7 @@ pub(crate) use address::Address;
 pub(crate) use credentials::{CredentialStore, Credentials, VARIABLE as CREDENTIALS_VARIABLE};
 pub(crate) use diagnostic::{Diagnostic, Diagnostics};
 pub(crate) use document::{check_name, make_name};
-pub(crate) use limits::LimitKind;
+pub(crate) use limits::{Controller, LimitKind, TreeLimits};
 pub(crate) use load::{Loaded, Tolerance, check_again, load};
 pub(crate) use options::can_serve;
 #[cfg(test)]
@@ -126,6 +126,21 @@ pub(crate) struct SupervisorConfig {
     pub(crate) drain_timeout: Duration,
     /// Whether a start fails if one service cannot be served.
     pub(crate) strict_start: bool,
+    /// Whether each connection gets a cgroup.
+    pub(crate) cgroup: CgroupUse,
+}
+
+/// What is done with the cgroup in which the supervisor is started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum CgroupUse {
+    /// It is divided if whoever manages it has marked it as delegated.
+    #[default]
+    Auto,
+    /// It is divided: nobody else manages it.
+    Own,
+    /// It is left alone.
+    None,
 }
 
 /// `[service.NAME]`: what is served, where, and how its connection processes look.
@@ -165,6 +180,8 @@ pub(crate) struct ServiceConfig {
     pub(crate) sandbox: Option<Sandbox>,
     /// Resource limits of a connection process.
     pub(crate) limits: Vec<Limit>,
+    /// Those of it and all that comes of it together.
+    pub(crate) tree_limits: TreeLimits,
     /// What becomes of what a program leaves behind.
     pub(crate) kill_mode: KillMode,
     /// Whether the connection of a program is kept until the program has ended, for its counts.

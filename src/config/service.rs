@@ -177,6 +177,7 @@ pub(crate) fn resolve(
             credentials,
             sandbox,
             limits: draft.limits,
+            tree_limits: draft.tree_limits,
             kill_mode: kill_mode?,
             count_bytes: draft.count_bytes?,
             stderr: draft.stderr?,

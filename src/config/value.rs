@@ -111,7 +111,7 @@ pub(crate) fn one_or_more<'v, 'a>(value: &'v TomlValue<'a>) -> Vec<&'v TomlValue
 /// `f` of each entry; the faults of all entries if there is any.
 pub(crate) fn collect<I, T>(
     entries: impl IntoIterator<Item = I>,
-    f: impl Fn(I) -> Result<T, Fault>,
+    mut f: impl FnMut(I) -> Result<T, Fault>,
 ) -> Result<Vec<T>, Faults> {
     let (mut good, mut bad) = (Vec::new(), Vec::new());
     for entry in entries {

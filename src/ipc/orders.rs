@@ -18,6 +18,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -47,6 +48,8 @@ pub(crate) struct Plan {
     pub(crate) run: u32,
     /// The worker's serial number, never used twice under one supervisor.
     pub(crate) serial: u32,
+    /// The directory below which it makes a cgroup for each connection, if it does.
+    pub(crate) cgroups: Option<PathBuf>,
     /// What else it was given.
     pub(crate) fds: WorkerFds,
 }
@@ -182,17 +185,26 @@ pub(crate) enum WorkerReport {
     /// A handler that runs in a copy of this worker's memory was killed by a fault. Whoever caused it may be guessing
     /// at addresses, and must not be given the same ones for long (Bittau et al., "Hacking Blind", 2014).
     NeedsRenewal,
-    /// A program has ended and left somebody behind in its process group.
+    /// A program has ended and left somebody behind.
     LeftBehind {
-        /// The group, after its leader that is gone.
-        group: Pid,
-        /// When it is to be killed, if it is.
+        /// Where they are.
+        whom: LeftOver,
+        /// When they are to be killed, if they are.
         kill_after: Option<Duration>,
     },
     /// No listener is open any more; connections go on.
     Retired,
     /// It cannot work, and why.
     Failed(String),
+}
+
+/// Where those are whom a program has left behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum LeftOver {
+    /// The process group of their leader, who is gone.
+    Group(Pid),
+    /// The cgroup of the worker with this number, which is not the worker's any more.
+    Leaf(u32),
 }
 
 impl WorkerReport {

@@ -8,6 +8,7 @@ use super::escape::Escaper;
 use super::{Buffer, Level, MessageId};
 use crate::admission::Deadline;
 use crate::client::{Client, ConnectionId, Zoned};
+use crate::sys::cgroup::TreeUsage;
 use crate::sys::socket::Peer;
 use crate::sys::time::Monotonic;
 use crate::sys::wait::{Ended, Ending, Pid};
@@ -116,6 +117,8 @@ pub(crate) struct ConnectionRecord<'a> {
     pub(crate) cpu: Duration,
     /// The largest resident set of its process, in KiB.
     pub(crate) max_rss_kib: u64,
+    /// What was used in its cgroup, if it had one: by its process and all that came of it.
+    pub(crate) usage: Option<TreeUsage>,
 }
 
 impl<'a> ConnectionRecord<'a> {
@@ -137,6 +140,19 @@ impl<'a> ConnectionRecord<'a> {
             bytes: None,
             cpu: ended.cpu,
             max_rss_kib: ended.max_rss_kib,
+            usage: None,
+        }
+    }
+
+    fn cpu(&self) -> Duration {
+        self.usage.map_or(self.cpu, |usage| usage.cpu)
+    }
+
+    /// What is to be said about how it ended beside that.
+    fn why(&self) -> &'static str {
+        match (self.exit, self.usage) {
+            (Exit::Ended(_), Some(TreeUsage { ran_out_of_memory: true, .. })) => " (memory limit)",
+            _ => "",
         }
     }
 
@@ -163,9 +179,15 @@ impl fmt::Display for ConnectionRecord<'_> {
             return write!(f, "not started: {reason}");
         }
         let (seconds, millis) = (self.duration.as_secs(), self.duration.subsec_millis());
-        write!(f, "{} after {seconds}.{millis:03}s (pid {}", self.exit, self.pid)?;
+        write!(f, "{}{} after {seconds}.{millis:03}s (pid {}", self.exit, self.why(), self.pid)?;
         if let Exit::Ended(_) | Exit::Panicked | Exit::TimedOut(_) | Exit::Killed = self.exit {
-            write!(f, ", cpu {} ms, {} KiB", self.cpu.as_millis(), self.max_rss_kib)?;
+            write!(f, ", cpu {} ms, {} KiB", self.cpu().as_millis(), self.max_rss_kib)?;
+            if let Some(peak) = self.usage.and_then(|usage| usage.peak_memory) {
+                write!(f, ", {} KiB in all", peak >> 10)?;
+            }
+            if let Some((read, written)) = self.usage.and_then(|usage| usage.io) {
+                write!(f, ", {} KiB from disk, {} to it", read >> 10, written >> 10)?;
+            }
         }
         if let Some((received, sent)) = self.bytes {
             write!(f, ", {received} bytes in, {sent} out")?;
@@ -277,7 +299,7 @@ fn connection_fields(record: &ConnectionRecord<'_>, field: &mut dyn FnMut(&'stat
         Remote::Unknown => {}
     }
     field("PREFORKD_DURATION_USEC", format_args!("{}", record.duration.as_micros()));
-    field("PREFORKD_EXIT", format_args!("{}", record.exit));
+    field("PREFORKD_EXIT", format_args!("{}{}", record.exit, record.why()));
     if record.pid > 0 {
         field("PREFORKD_CHILD_PID", format_args!("{}", record.pid));
     }
@@ -286,8 +308,15 @@ fn connection_fields(record: &ConnectionRecord<'_>, field: &mut dyn FnMut(&'stat
         field("PREFORKD_BYTES_OUT", format_args!("{sent}"));
     }
     if let Exit::Ended(_) | Exit::Panicked | Exit::TimedOut(_) | Exit::Killed = record.exit {
-        field("PREFORKD_CPU_USEC", format_args!("{}", record.cpu.as_micros()));
+        field("PREFORKD_CPU_USEC", format_args!("{}", record.cpu().as_micros()));
         field("PREFORKD_MAXRSS_KB", format_args!("{}", record.max_rss_kib));
+        if let Some(peak) = record.usage.and_then(|usage| usage.peak_memory) {
+            field("PREFORKD_MEMORY_PEAK", format_args!("{peak}"));
+        }
+        if let Some((read, written)) = record.usage.and_then(|usage| usage.io) {
+            field("PREFORKD_IO_READ", format_args!("{read}"));
+            field("PREFORKD_IO_WRITTEN", format_args!("{written}"));
+        }
     }
 }
 

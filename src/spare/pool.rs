@@ -21,7 +21,7 @@ use crate::client::{Connection, ConnectionId};
 use crate::pace::Backoff;
 use crate::scoreboard::{Scoreboard, Slot};
 use crate::sys::dontfork::DontForkAlloc;
-use crate::sys::fork::{ChildStack, fork_into};
+use crate::sys::fork::{Birthplace, ChildStack, InCgroup, fork_into};
 use crate::sys::time::Monotonic;
 use crate::sys::wait::Pid;
 use crate::sys::{fd, memory};
@@ -121,9 +121,10 @@ impl Pool {
     }
 
     /// Forks a process that does all that a spare does but wait, if there are to be spares.
-    pub(crate) fn rehearse(&self) -> Option<io::Result<Pid>> {
+    pub(crate) fn rehearse(&self, cgroup: Option<InCgroup<'_>>) -> Option<io::Result<Pid>> {
         let spec = self.spec;
-        (self.size > 0).then(|| fork_into(spec.child.pids(), move |child| process::rehearse(child, spec)))
+        let pids = spec.child.pids();
+        (self.size > 0).then(|| fork_into(pids, cgroup, move |child| process::rehearse(child, spec)))
     }
 
     /// Whether there are to be spares.
@@ -186,11 +187,12 @@ impl Pool {
         id: ConnectionId,
         (stderr, reports): (Option<OwnedFd>, Option<OwnedFd>),
         stack: &ChildStack,
+        origin: Birthplace<'_>,
     ) -> io::Result<Pid> {
         let wakes =
             self.all_wake || self.silent + 1 >= self.size / 2 || self.waiting.iter().all(|(_, wakes)| !wakes);
         let mut context = SpareContext { spec: self.spec, id, slot: slot.index(), wakes, stderr, reports };
-        let made = stack.fork(slot.pid_word(), process::wait, &mut context);
+        let made = stack.fork(origin, process::wait, &mut context);
         match made {
             Ok(pid) => self.add(pid, wakes),
             Err(_) => self.failed(),

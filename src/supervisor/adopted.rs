@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::EventSource;
+use super::cgroups::Cgroups;
 use super::saved::Kept;
 use super::service::{Adopter, ServiceState, ServiceStates};
 use crate::admission::sources::SlotIndex;
@@ -20,7 +21,7 @@ use crate::sys::fd::FdNumber;
 use crate::sys::process;
 use crate::sys::time::Monotonic;
 use crate::sys::wait::{Ended, Pid};
-use crate::worker::children::{Books, Child, Children, InForce};
+use crate::worker::children::{Books, Child, Children, InForce, Leaf};
 
 /// The adopted connections. The scoreboard says where to look; what is kept here was checked.
 #[derive(Debug)]
@@ -84,6 +85,8 @@ pub(super) struct Dead<'a> {
     pub(super) connections: u32,
     /// What it has counted.
     pub(super) counted: Counts,
+    /// Where its processes are.
+    pub(super) cgroups: &'a Cgroups,
 }
 
 impl AdoptedConnections {
@@ -116,7 +119,9 @@ impl AdoptedConnections {
             match (row.pid.filter(is_ours), row.connection) {
                 (Some(pid), connection) => {
                     going_on += usize::from(connection.is_some());
-                    self.children.insert(pid, Child::adopted(slot, id, dead.connections, &row));
+                    let leaf = dead.cgroups.leaf_of(pid, &state.name, dead.serial);
+                    let child = Child::adopted(slot, id, dead.connections, &row).with_leaf(leaf);
+                    self.children.insert(pid, child);
                 }
                 // The worker died before it had accepted.
                 (None, None) => {}
@@ -176,6 +181,12 @@ impl AdoptedConnections {
     /// How many spares of dead workers have said that they were taken, and were not heard yet.
     pub(super) fn unheard(&self, service: &str) -> u32 {
         self.late.iter().filter(|late| late.record.service == service).map(|late| late.events.unread()).sum()
+    }
+
+    /// The cgroup of one that has ended, and the number of its worker.
+    pub(super) fn take_leaf(&mut self, pid: Pid) -> Option<(u32, Leaf)> {
+        let worker = self.children.get(pid)?.id().worker;
+        Some((worker, self.children.take_leaf(pid)?))
     }
 
     /// Whether this process is one of them.
@@ -277,6 +288,7 @@ impl AdoptedConnections {
         adopted: Vec<AdoptedRecord>,
         late: Vec<SavedLateEvents>,
         states: &ServiceStates,
+        cgroups: &Cgroups,
         poller: &Poller,
     ) -> io::Result<Self> {
         let mut all = AdoptedConnections::new(run);
@@ -286,7 +298,8 @@ impl AdoptedConnections {
             let slot = Slot::adopt(Adopter(state), record.slot);
             let ended = record.ended.into_iter().filter_map(Connection::from_words);
             let child = Child::adopted(slot, all.id(record.worker, 0), record.connections, &row);
-            all.children.insert(record.pid, child.with_ended(ended));
+            let leaf = cgroups.leaf_of(record.pid, &record.service, record.worker);
+            all.children.insert(record.pid, child.with_ended(ended).with_leaf(leaf));
         }
         for SavedLateEvents { record, events } in late {
             let events = Rc::new(SpareEvents::open(events.take()?));

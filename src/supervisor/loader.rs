@@ -90,7 +90,7 @@ impl Loader {
         };
         let environment = std::env::vars_os().map(variable).collect::<Result<Vec<_>, _>>()?;
         let handover = [far_end.as_fd(), task.as_fd()];
-        let pid = workers::exec_self(&arguments, &environment, &handover, descriptor_limit)?;
+        let pid = workers::exec_self(&arguments, &environment, None, &handover, descriptor_limit)?;
         let deadline = Monotonic::now() + PATIENCE;
         Ok(Loader { pid, link, deadline, waits_for: "its start".to_owned(), purpose, clients })
     }

@@ -5,6 +5,7 @@
 mod adopted;
 mod ban_file;
 mod bans;
+mod cgroups;
 mod changes;
 mod commit;
 mod connections;
@@ -222,6 +223,8 @@ struct Supervisor {
 // | recv(2) of what rtnetlink tells         | the kernel                    | never                                      |
 // | socket(2), bind(2) to see whether an    | the kernel                    | never: of internet addresses alone         |
 // | address is there                        |                               |                                            |
+// | write(2) to cgroup.procs, at the start  | the kernel                    | 8 to 24 ms                                 |
+// | mkdir(2), write(2), rmdir(2) of cgroups | the kernel                    | as long as it takes: memory of its own     |
 // | write(2) to stdout, once, at the start  | whoever started `serve`       | as long as he does not read                |
 impl Supervisor {
     fn supervise(&mut self) -> Result<(), Fatal> {
@@ -326,8 +329,8 @@ impl Supervisor {
             match news {
                 News::Nothing => return,
                 News::Other => {}
-                News::LeftBehind { group, kill_after } => {
-                    self.leave_behind(&name, (group, session), kill_after, now);
+                News::LeftBehind { whom, kill_after } => {
+                    self.leave_behind((&name, serial, session), whom, kill_after, now);
                 }
                 News::Accepts => {
                     state.workers.relieve(&name, generation, now);
@@ -358,7 +361,8 @@ impl Supervisor {
             while state.workers.serving(service.name(), service.generation(), now) < wanted
                 && service.backoff.is_over(now)
             {
-                if let Err(error) = state.workers.spawn(service, log, true, &self.poller) {
+                if let Err(error) = state.workers.spawn(service, log, true, &mut state.cgroups, &self.poller)
+                {
                     let pause = service.cannot_begin(format!("cannot start a worker: {error}"), now);
                     let text =
                         format_args!("cannot start a worker: {error}; trying again in {}", seconds(pause));

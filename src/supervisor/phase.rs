@@ -230,6 +230,7 @@ impl Supervisor {
             while let Ok(Some(_)) = wait::reap() {}
             std::thread::sleep(LAST_TICK);
         }
+        self.state.cgroups.end();
         self.state.credentials.remove();
         self.state.control.close(&self.poller);
     }

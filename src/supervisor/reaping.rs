@@ -6,17 +6,20 @@ use super::Supervisor;
 use super::adopted::Dead;
 use super::rollout::Purpose;
 use super::service::Service;
+use super::state::State;
 use super::status::seconds;
 use super::workers::{WorkerProcess, WorkerStage};
 use crate::config::KillMode;
 use crate::exit;
+use crate::ipc::orders::LeftOver;
 use crate::ipc::reports::ExitNote;
 use crate::journal::{Level, MessageId};
 use crate::scoreboard::Owner;
 use crate::sys::process;
 use crate::sys::time::Monotonic;
 use crate::sys::wait::{self, Ended, Ending, Pid};
-use crate::worker::children::rest::{self, GroupRest};
+use crate::worker::children::Leaf;
+use crate::worker::children::rest::{self, GroupRest, LeafRest};
 
 impl Supervisor {
     /// Reaps all that have ended.
@@ -31,11 +34,13 @@ impl Supervisor {
                 // A worker, or of one that has died since.
                 self.bury_workers(now);
             }
-            let rest = self.end_rest(pid);
+            let leaf = self.state.adopted.take_leaf(pid);
+            let rest = if leaf.is_some() { None } else { self.end_rest(pid) };
             let (note, session) = (self.note_of(pid), process::session_of(pid));
             // It may have been a worker, and is gone.
             let Ok(Some(ended)) = wait::reap_one(pid) else { continue };
             let ended = ExitNote::correct(note, ended);
+            self.end_leaf(pid, leaf, now);
             if let (Some((service, kill_after)), Some(session)) =
                 (rest.and_then(|(service, rest)| Some((service, rest.left(pid)?))), session)
             {
@@ -55,16 +60,29 @@ impl Supervisor {
                 state.left_behind.forget_gone();
             }
         }
+        let State { cgroups, workers, .. } = &mut self.state;
+        cgroups.tidy(|serial| workers.get(serial).is_some());
     }
 
     /// Does what is to be done about the group of an adopted process that has ended. Who has a service no more has no way to
     /// be left behind.
     fn end_rest(&self, pid: Pid) -> Option<(String, GroupRest)> {
         let service = self.state.adopted.service_of(pid)?;
+        Some((service.to_owned(), rest::end(pid, self.kill_mode(service))))
+    }
+
+    fn kill_mode(&self, service: &str) -> KillMode {
         let in_force = self.state.generation.service(service);
-        let mode =
-            in_force.map_or(KillMode::Group { grace: Duration::ZERO }, |service| service.config().kill_mode);
-        Some((service.to_owned(), rest::end(pid, mode)))
+        in_force.map_or(KillMode::Group { grace: Duration::ZERO }, |service| service.config().kill_mode)
+    }
+
+    /// The same about its cgroup, when it has been reaped. What is empty then goes with those of its worker.
+    fn end_leaf(&mut self, pid: Pid, leaf: Option<(u32, Leaf)>, now: Monotonic) {
+        let Some((worker, leaf)) = leaf else { return };
+        let Some(service) = self.state.adopted.service_of(pid).map(str::to_owned) else { return };
+        if let LeafRest::Left(number, kill_after) = rest::end_leaf(leaf, self.kill_mode(&service)) {
+            self.leave_leaf_behind((&service, worker, number), kill_after, now);
+        }
     }
 
     /// What the first process of a namespace says of the end of an adopted process.
@@ -74,8 +92,35 @@ impl Supervisor {
         if has_own_pids { ExitNote::of(pid) } else { None }
     }
 
-    /// A program has left a group behind, as its worker says, whose session it would be in.
+    /// A program has left somebody behind, as its worker says: its service, the worker's number and pid.
     pub(super) fn leave_behind(
+        &mut self,
+        (service, serial, worker): (&str, u32, Pid),
+        whom: LeftOver,
+        kill_after: Option<Duration>,
+        now: Monotonic,
+    ) {
+        match whom {
+            LeftOver::Group(group) => self.leave_group_behind(service, (group, worker), kill_after, now),
+            LeftOver::Leaf(number) => self.leave_leaf_behind((service, serial, number), kill_after, now),
+        }
+    }
+
+    /// This cgroup of that worker. It is none of another's whatever its number is.
+    fn leave_leaf_behind(
+        &mut self,
+        (service, worker, number): (&str, u32, u32),
+        kill_after: Option<Duration>,
+        now: Monotonic,
+    ) {
+        let state = &mut self.state;
+        if let Some(directory) = state.cgroups.leaf(service, worker, number) {
+            state.left_behind.add_cgroup(service, directory, kill_after.map(|time| now + time));
+        }
+    }
+
+    /// This group, which would be in the session of that worker.
+    fn leave_group_behind(
         &mut self,
         service: &str,
         (group, worker): (Pid, Pid),
@@ -115,10 +160,13 @@ impl Supervisor {
 
     fn bury(&mut self, mut worker: WorkerProcess, ended: &Ended, now: Monotonic) {
         worker.hear_last_words();
-        for (group, kill_after) in worker.left().to_vec() {
-            self.leave_behind(worker.service(), (group, worker.pid()), kill_after, now);
+        let (serial, pid) = (worker.serial(), worker.pid());
+        for (whom, kill_after) in worker.left().to_vec() {
+            self.leave_behind((worker.service(), serial, pid), whom, kill_after, now);
         }
+        self.state.cgroups.worker_is_gone();
         let _ = self.poller.remove(worker.link());
+        let state = &mut self.state;
         let dead = Dead {
             serial: worker.serial(),
             pid: worker.pid(),
@@ -126,8 +174,8 @@ impl Supervisor {
             events: worker.spare_events(),
             connections: worker.connections(),
             counted: worker.counted(),
+            cgroups: &state.cgroups,
         };
-        let state = &mut self.state;
         let in_force = state.generation.service(worker.service()).map(Service::in_force);
         let adopted = state.adopted.adopt(&dead, |pid| state.workers.has(pid), in_force, &self.log);
         state.adopted.watch_late(worker.serial(), &self.poller);

@@ -120,6 +120,10 @@ impl Supervisor {
         purpose: Purpose,
     ) -> Result<(), Fatal> {
         let Config { supervisor, log, services, unavailable } = config;
+        if supervisor.cgroup != self.state.cgroups.setting() {
+            let text = "supervisor.cgroup was changed, which takes a restart".to_owned();
+            return Err(Fatal { text, code: exit::CONFIG });
+        }
         if let Some(text) = services.iter().find_map(|service| self.state.generation.users_in_use(service)) {
             return Err(Fatal { text, code: exit::CONFIG });
         }
@@ -186,6 +190,19 @@ impl Supervisor {
             rollout.kept.push(config.name);
             return Ok(None);
         }
+        if let Err(reason) = state.cgroups.can_limit(&config) {
+            let fatal = Fatal { code: exit::CONFIG, text: format!("service {}: {reason}", config.name) };
+            let may_be_down = match rollout.purpose {
+                Purpose::Start => rollout.is_lenient(),
+                Purpose::Recovery => true,
+                Purpose::Reload | Purpose::Upgrade => false,
+            };
+            if !may_be_down {
+                return Err(fatal);
+            }
+            rollout.next.add_down(config, reason);
+            return Ok(Some(fatal));
+        }
         let service_state = state.services.of(&config).map_err(no_memory)?;
         state.bans.publish(&service_state);
         let (listeners, missing) = state.listeners.open(&config);
@@ -218,7 +235,7 @@ impl Supervisor {
         for _ in 0..service.config().workers {
             state
                 .workers
-                .spawn(&service, log, false, &self.poller)
+                .spawn(&service, log, false, &mut state.cgroups, &self.poller)
                 .map_err(|error| Fatal::os("cannot start a worker", &error))?;
         }
         rollout.next.add(service);
@@ -274,7 +291,8 @@ impl Supervisor {
         let begin = rollout.stage == RolloutStage::Opening;
         let Some(service) = rollout.next.service(service) else { return };
         let log = rollout.next.settings().log;
-        if let Err(error) = self.state.workers.spawn(service, log, begin, &self.poller) {
+        let state = &mut self.state;
+        if let Err(error) = state.workers.spawn(service, log, begin, &mut state.cgroups, &self.poller) {
             self.abort(&format!("cannot start a worker: {error}"), exit::OS);
         }
     }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::adopted::{AdoptedRecord, SavedLateEvents};
 use super::bans::SavedBan;
+use super::cgroups::Cgroups;
 use super::credentials::CredentialFiles;
 use super::generation::{GenerationSettings, SavedDown, SavedService};
 use super::history::History;
@@ -27,7 +28,7 @@ use crate::sys::memory;
 
 /// The version of this file, of the scoreboard's layout and of the messages to workers. It changes when a program of
 /// another version could misread one of them; then a restart is needed.
-const VERSION: u32 = 8;
+const VERSION: u32 = 9;
 
 /// Everything.
 #[derive(Debug, Serialize, Deserialize)]
@@ -47,6 +48,7 @@ pub(super) struct Saved {
     pub(super) adopted: Vec<AdoptedRecord>,
     pub(super) late: Vec<SavedLateEvents>,
     pub(super) left_behind: LeftBehind,
+    pub(super) cgroups: Cgroups,
     pub(super) control: Option<SavedServer>,
 }
 
@@ -132,7 +134,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::SupervisorConfig;
+    use crate::config::{CgroupUse, SupervisorConfig};
     use crate::journal::{Level, LogSettings, LogTarget};
     use crate::supervisor::listeners::Listeners;
     use crate::supervisor::systemd::Systemd;
@@ -147,6 +149,7 @@ mod tests {
                     control_socket: None,
                     drain_timeout: Duration::ZERO,
                     strict_start: false,
+                    cgroup: CgroupUse::Auto,
                 },
                 log: LogSettings { target: LogTarget::Stderr, level: Level::Info },
             },
@@ -162,6 +165,7 @@ mod tests {
             adopted: Vec::new(),
             late: Vec::new(),
             left_behind: LeftBehind::default(),
+            cgroups: Cgroups::begin(CgroupUse::None, 1).unwrap(),
             control: None,
         }
     }
@@ -180,7 +184,7 @@ mod tests {
 
     #[test]
     fn another_version_needs_a_restart_and_garbage_is_no_state() {
-        for other in [r#"{"version": 4, "run": 7}"#, r#"{"version": 9, "state": null}"#] {
+        for other in [r#"{"version": 4, "run": 7}"#, r#"{"version": 10, "state": null}"#] {
             let error = Saved::read(file(other.as_bytes())).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::Unsupported);
             assert!(error.to_string().ends_with("a restart is needed"), "{error}");
@@ -190,7 +194,7 @@ mod tests {
         for end in 0..whole.len() {
             assert!(Saved::read(file(&whole[..end])).is_err(), "{end}");
         }
-        for text in ["", "[]", "{}", r#"{"version": -1}"#, r#"{"version": 8, "state": {}}"#, "\0\u{1}"] {
+        for text in ["", "[]", "{}", r#"{"version": -1}"#, r#"{"version": 9, "state": {}}"#, "\0\u{1}"] {
             assert!(Saved::read(file(text.as_bytes())).is_err(), "{text}");
         }
     }

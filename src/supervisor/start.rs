@@ -26,10 +26,12 @@ pub(crate) fn run(config: Config, source: ConfigSource, announce: bool, title: T
     let systemd = Systemd::default();
     let passed = ActivatedSockets::take(&systemd)
         .map_err(|error| Fatal::os("cannot take over systemd's sockets", &error))?;
-    let state = State::new(&config, passed, &systemd)
-        .map_err(|error| Fatal::os("cannot raise the limit of descriptors", &error))?;
+    let state = State::new(&config, passed, &systemd).map_err(|error| Fatal::os("cannot begin", &error))?;
     let mut supervisor = Supervisor::new(state, Phase::Starting, systemd, (source, announce, title), poller)?;
     supervisor.recall_bans();
+    if let Some(why) = supervisor.state.cgroups.refusal() {
+        supervisor.log.warning(None, format_args!("connections have no cgroups of their own: {why}"));
+    }
     let result = supervisor.start(config).and_then(|()| supervisor.supervise());
     supervisor.leave_nothing();
     result

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use super::adopted::AdoptedConnections;
 use super::bans::Bans;
+use super::cgroups::Cgroups;
 use super::control_socket::ControlSocket;
 use super::credentials::CredentialFiles;
 use super::generation::Generation;
@@ -33,6 +34,7 @@ pub(super) struct State {
     pub(super) workers: Workers,
     pub(super) adopted: AdoptedConnections,
     pub(super) left_behind: LeftBehind,
+    pub(super) cgroups: Cgroups,
     pub(super) control: ControlSocket,
 }
 
@@ -40,7 +42,9 @@ impl State {
     /// At the start, when nothing is served yet.
     pub(super) fn new(config: &Config, passed: ActivatedSockets, systemd: &Systemd) -> io::Result<Self> {
         // Each worker takes some descriptors of the supervisor's.
-        let descriptor_limit = process::raise_descriptor_limit()?;
+        let limit = process::raise_descriptor_limit();
+        let failed = |error| io::Error::other(format!("cannot raise the limit of descriptors: {error}"));
+        let descriptor_limit = limit.map_err(failed)?;
         let run = run_tag();
         Ok(State {
             history: History::begin(),
@@ -52,6 +56,7 @@ impl State {
             workers: Workers::new(run, descriptor_limit),
             adopted: AdoptedConnections::new(run),
             left_behind: LeftBehind::default(),
+            cgroups: Cgroups::begin(config.supervisor.cgroup, run)?,
             control: ControlSocket::default(),
         })
     }
@@ -77,6 +82,7 @@ impl State {
             workers: self.workers.save(&mut listeners, kept),
             adopted: self.adopted.save(),
             left_behind: self.left_behind.clone(),
+            cgroups: self.cgroups.clone(),
             late: self.adopted.save_late(kept),
             control: self.control.save(clients, |fd| kept.keep(fd)),
             passed: self.listeners.save_passed(kept),
@@ -98,7 +104,9 @@ impl State {
             Generation::resume(saved.generation, saved.services, saved.down, &services, &listeners)?;
         let workers = Workers::resume(saved.worker_settings, saved.workers, &services, &listeners, poller)?;
         let run = saved.worker_settings.run;
-        let adopted = AdoptedConnections::resume(run, saved.adopted, saved.late, &services, poller)?;
+        let cgroups = saved.cgroups.resumed();
+        let adopted =
+            AdoptedConnections::resume(run, saved.adopted, saved.late, &services, &cgroups, poller)?;
         let (control, clients) = ControlSocket::resume(saved.control, poller)?;
         let listeners = Listeners::resume(saved.passed, &listeners, systemd.clone())?;
         let state = State {
@@ -111,6 +119,7 @@ impl State {
             workers,
             adopted,
             left_behind: saved.left_behind,
+            cgroups,
             control,
         };
         Ok((state, clients))

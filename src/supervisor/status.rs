@@ -99,7 +99,7 @@ impl State {
             counted: service_state.scoreboard.sources().counted(),
             max_connections: service_state.scoreboard.limit(),
             left_behind: self.left_behind.count(&service_state.name),
-            sandbox: service.and_then(|service| on_this_kernel(service.config())),
+            sandbox: service.and_then(|service| on_this_kernel(service.config(), self.cgroups.are_made())),
             queued: listeners.iter().map(|listener| u64::from(listener.queued())).sum(),
             accepted: totals.get(Count::Accepted),
             completed: totals.get(Count::Completed),

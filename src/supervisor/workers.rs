@@ -12,17 +12,20 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::EventSource;
+use super::cgroups::{Cgroups, WorkerCgroups};
 use super::listeners::{self, ClosingListeners, Listener, ListenerTable};
 use super::saved::Kept;
 use super::service::{Service, ServiceState, ServiceStates};
 use crate::exit;
-use crate::ipc::orders::{self, Handover, Heard, Order, Plan, PlannedListener, WorkerFds, WorkerReport};
+use crate::ipc::orders::{
+    self, Handover, Heard, LeftOver, Order, Plan, PlannedListener, WorkerFds, WorkerReport,
+};
 use crate::journal::LogSettings;
 use crate::scoreboard::{Counters, Counts};
 use crate::spare::events::SpareEvents;
 use crate::sys::epoll::{Interest, Poller};
 use crate::sys::fd::{self, FdNumber};
-use crate::sys::fork::fork;
+use crate::sys::fork::{InCgroup, Pids, fork_into};
 use crate::sys::signal::Signal;
 use crate::sys::time::Monotonic;
 use crate::sys::wait::Pid;
@@ -85,8 +88,8 @@ pub(super) struct WorkerProcess {
     looks: Looks,
     /// What it said when it gave up.
     complaint: Option<String>,
-    /// The groups that it reported to have left behind before it died.
-    left: Vec<(Pid, Option<Duration>)>,
+    /// What it reported to have been left behind before it died.
+    left: Vec<(LeftOver, Option<Duration>)>,
     link: OwnedFd,
 }
 
@@ -192,8 +195,8 @@ impl WorkerProcess {
         &self.spare_events
     }
 
-    /// The groups that it reported to have left behind before it died.
-    pub(super) fn left(&self) -> &[(Pid, Option<Duration>)] {
+    /// What it reported to have been left behind before it died.
+    pub(super) fn left(&self) -> &[(LeftOver, Option<Duration>)] {
         &self.left
     }
 
@@ -226,7 +229,7 @@ impl WorkerProcess {
                 WorkerReport::Failed(complaint) => self.complaint = Some(complaint),
                 WorkerReport::Accepting => self.record.stage = WorkerStage::Accepting,
                 WorkerReport::Retired => self.record.stage = WorkerStage::Draining,
-                WorkerReport::LeftBehind { group, kill_after } => self.left.push((group, kill_after)),
+                WorkerReport::LeftBehind { whom, kill_after } => self.left.push((whom, kill_after)),
                 WorkerReport::Ready | WorkerReport::NeedsRenewal | WorkerReport::Looked { .. } => {}
             }
         }
@@ -298,8 +301,8 @@ pub(super) enum News {
     Accepts,
     /// It accepts no more.
     Retired,
-    /// A program has left a group behind.
-    LeftBehind { group: Pid, kill_after: Option<Duration> },
+    /// A program has left somebody behind.
+    LeftBehind { whom: LeftOver, kill_after: Option<Duration> },
     /// Of no interest but to this module.
     Other,
     /// Nothing more, for now or for ever.
@@ -394,6 +397,7 @@ impl Workers {
         service: &Service,
         log: LogSettings,
         begin: bool,
+        cgroups: &mut Cgroups,
         poller: &Poller,
     ) -> io::Result<()> {
         let (serial, started) = (self.settings.next, Monotonic::now());
@@ -402,6 +406,7 @@ impl Workers {
         let (counters, counters_file) = Counters::create()?;
         let (spare_events, spare_events_writer) = SpareEvents::create(spares)?;
         let own_spare_events = spare_events.own()?;
+        let cgroup = cgroups.prepare(service.config(), serial)?;
         let service_state = service.state();
         let mut handover = Handover::new(far_end.as_fd());
         let fds = WorkerFds {
@@ -426,11 +431,14 @@ impl Workers {
             log,
             run: self.settings.run,
             serial,
+            cgroups: cgroup.as_ref().map(|cgroup| cgroup.home.clone()),
             fds,
         };
         let plan = plan.write()?;
         let handover = handover.complete(plan.as_fd());
-        let pid = exec_worker(service.name(), &handover, self.settings.descriptor_limit)?;
+        let own = cgroup.as_ref().map(WorkerCgroups::own);
+        let pid = exec_worker(service.name(), own, &handover, self.settings.descriptor_limit)
+            .inspect_err(|_| cgroups.worker_is_gone())?;
         self.settings.next += 1;
         let record = WorkerRecord {
             serial,
@@ -512,8 +520,8 @@ impl Workers {
                 return News::Retired;
             }
             Heard::Message(WorkerReport::Failed(complaint)) => worker.complaint = Some(complaint),
-            Heard::Message(WorkerReport::LeftBehind { group, kill_after }) => {
-                return News::LeftBehind { group, kill_after };
+            Heard::Message(WorkerReport::LeftBehind { whom, kill_after }) => {
+                return News::LeftBehind { whom, kill_after };
             }
             Heard::Message(WorkerReport::NeedsRenewal) => worker.record.needs_renewal = true,
             Heard::Message(WorkerReport::Looked { request }) => {
@@ -626,7 +634,12 @@ impl Workers {
 }
 
 /// Runs this program again as a worker.
-fn exec_worker(service: &str, handover: &[BorrowedFd<'_>], descriptor_limit: u64) -> io::Result<Pid> {
+fn exec_worker(
+    service: &str,
+    cgroup: Option<InCgroup<'_>>,
+    handover: &[BorrowedFd<'_>],
+    descriptor_limit: u64,
+) -> io::Result<Pid> {
     let arguments = [CString::new(orders::COMMAND)?, CString::new(service)?];
     // glibc's rseq(2) area is written by the kernel each time that a process is moved or interrupted, and is another
     // page to copy for every connection.
@@ -636,7 +649,7 @@ fn exec_worker(service: &str, handover: &[BorrowedFd<'_>], descriptor_limit: u64
             environment.push(CString::new(format!("{name}={value}"))?);
         }
     }
-    exec_self(&arguments, &environment, handover, descriptor_limit)
+    exec_self(&arguments, &environment, cgroup, handover, descriptor_limit)
 }
 
 /// What this program was started as, without its directory: what all of its processes are called.
@@ -646,10 +659,12 @@ pub(super) fn own_name() -> CString {
     name.and_then(|name| CString::new(name).ok()).unwrap_or_else(|| c"preforkd".to_owned())
 }
 
-/// Forks and runs this program again, in a session of its own, with `handover` from fd 3 on and every signal blocked.
+/// Forks and runs this program again, in a session of its own, and in this cgroup if there is one, with `handover` from fd 3 on
+/// and every signal blocked.
 pub(super) fn exec_self(
     arguments: &[CString],
     environment: &[CString],
+    cgroup: Option<InCgroup<'_>>,
     handover: &[BorrowedFd<'_>],
     descriptor_limit: u64,
 ) -> io::Result<Pid> {
@@ -657,7 +672,7 @@ pub(super) fn exec_self(
     let name = own_name();
     let arguments: Vec<&CStr> =
         [name.as_c_str()].into_iter().chain(arguments.iter().map(AsRef::as_ref)).collect();
-    fork(|child| {
+    fork_into(Pids::Shared, cgroup, |child| {
         // What goes wrong here, the supervisor learns by the exit code.
         let prepared = process::new_session()
             .and_then(|()| fd::hand_over(child, handover))

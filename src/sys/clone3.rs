@@ -54,6 +54,22 @@ pub(super) unsafe fn clone3(
     if result < 0 { Err(io::Error::from_raw_os_error(-result as i32)) } else { Ok(result as Pid) }
 }
 
+/// Makes a child on a copy of this process's own stack: both come back, the child with 0.
+///
+/// # Errors
+///
+/// Those of clone3(2).
+///
+/// # Safety
+///
+/// The arguments name no stack, and do not have the child share this memory. The child returns into no frame but the caller's.
+pub(super) unsafe fn clone3_on_same_stack(arguments: &CloneArguments) -> io::Result<Pid> {
+    debug_assert!(arguments.stack == 0 && arguments.flags & libc::CLONE_VM as u64 == 0);
+    // SAFETY: the caller's promise; the kernel reads the arguments.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, arguments, size_of::<CloneArguments>()) };
+    if pid < 0 { Err(io::Error::last_os_error()) } else { Ok(pid as Pid) }
+}
+
 /// The system call; what it leaves in the register of its result.
 #[cfg(target_arch = "x86_64")]
 unsafe fn call(arguments: &CloneArguments, begin: Begin, argument: *mut c_void) -> isize {

@@ -11,11 +11,11 @@
 use std::ffi::c_void;
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
-use super::clone3::{Begin, CloneArguments, clone3};
+use super::clone3::{Begin, CloneArguments, clone3, clone3_on_same_stack};
 use super::dontfork::{self, DontForkMapping};
 use super::wait::Pid;
 use super::{check, process, title};
@@ -42,29 +42,42 @@ impl SharingChild {
 ///
 /// `EAGAIN` and `ENOMEM`: no process can be had now. Also after [`exclude_stacks_from_fork`], and with a second thread.
 pub(crate) fn fork<F: FnOnce(ForkedChild) -> u8 + Send>(work: F) -> io::Result<Pid> {
-    fork_into(Pids::Shared, work)
+    fork_into(Pids::Shared, None, work)
 }
 
-/// The same, with a word about the namespace of processes.
-pub(crate) fn fork_into<F: FnOnce(ForkedChild) -> u8 + Send>(pids: Pids, work: F) -> io::Result<Pid> {
+/// The same, with a word about the namespace of processes. The child begins in `cgroup`, and never is in its parent's.
+///
+/// # Errors
+///
+/// Those of [`fork`], and of a cgroup as [`ChildStack::fork`] has them.
+pub(crate) fn fork_into<F: FnOnce(ForkedChild) -> u8 + Send>(
+    pids: Pids,
+    cgroup: Option<InCgroup<'_>>,
+    work: F,
+) -> io::Result<Pid> {
     may_fork().map_err(io::Error::other)?;
-    fork_here(pids, work)
+    fork_here(pids, cgroup, work)
 }
 
 /// Forks in a child: that stands on a stack which its children have, whatever was excluded before.
 pub(crate) fn fork_again<F: FnOnce(ForkedChild) -> u8 + Send>(_: ForkedChild, work: F) -> io::Result<Pid> {
-    fork_here(Pids::Shared, work)
+    fork_here(Pids::Shared, None, work)
 }
 
-fn fork_here<F: FnOnce(ForkedChild) -> u8 + Send>(pids: Pids, work: F) -> io::Result<Pid> {
+fn fork_here<F: FnOnce(ForkedChild) -> u8 + Send>(
+    pids: Pids,
+    cgroup: Option<InCgroup<'_>>,
+    work: F,
+) -> io::Result<Pid> {
     extern "C" fn begin<F: FnOnce(ForkedChild) -> u8>(work: *mut c_void) -> libc::c_int {
         // SAFETY: the copy that this process has of the parent's `work`, to which nobody else in it refers.
         let work = unsafe { &mut *work.cast::<Option<F>>() };
         process::exit(work.take().map_or(0, |work| work(ForkedChild(PhantomData))))
     }
     let mut work = Some(work);
+    let origin = Birthplace { record: None, cgroup };
     // SAFETY: `begin` never returns, and is given what it casts to; memory is not shared.
-    unsafe { clone(begin::<F>, (&raw mut work).cast(), pids.flag(), None, None) }
+    unsafe { clone(begin::<F>, (&raw mut work).cast(), pids.flag(), None, origin) }
 }
 
 /// In which namespace of processes a child begins.
@@ -102,8 +115,25 @@ fn may_fork() -> Result<(), &'static str> {
 pub(crate) struct ChildStack {
     memory: DontForkMapping,
     pids: Pids,
-    /// In which children begin, if it is not their parent's.
-    cgroup: Option<OwnedFd>,
+}
+
+/// Where a child comes into being.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Birthplace<'a> {
+    /// Where the kernel writes its pid before either side goes on (`CLONE_PARENT_SETTID`). So a SIGKILL between "the child
+    /// exists" and "its pid is on record" cannot happen.
+    pub(crate) record: Option<&'a AtomicI32>,
+    /// The cgroup in which it begins: it never is in its parent's. That is where it begins without one.
+    pub(crate) cgroup: Option<InCgroup<'a>>,
+}
+
+/// In a cgroup of version 2.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct InCgroup<'a> {
+    pub(crate) directory: BorrowedFd<'a>,
+    /// Whose it is, if not this process's. The child has files of that user until it becomes one or calls
+    /// [`process::forget_files_of_others`].
+    pub(crate) owner: Option<u32>,
 }
 
 /// Untouched pages take no memory, but with vm.overcommit_memory=2 each process is charged for all of them.
@@ -129,7 +159,7 @@ impl ChildStack {
         let memory = DontForkMapping::new(GUARD + STACK)?;
         memory.forbid(0..GUARD)?;
         memory.give_to_children(GUARD..GUARD + STACK)?;
-        Ok(ChildStack { memory, pids: Pids::Shared, cgroup: None })
+        Ok(ChildStack { memory, pids: Pids::Shared })
     }
 
     /// The same, for children in this namespace of processes.
@@ -137,16 +167,7 @@ impl ChildStack {
         ChildStack { pids, ..self }
     }
 
-    /// From now on children begin in this cgroup, the directory of one of version 2: they never are in their parent's.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no key of the configuration names a cgroup yet"))]
-    pub(crate) fn set_cgroup(&mut self, directory: OwnedFd) {
-        self.cgroup = Some(directory);
-    }
-
     /// Forks; the child does `run(payload)`, on a stack of its own, and exits with the code that it returns.
-    ///
-    /// The kernel writes the child's pid to `record` before either side goes on (`CLONE_PARENT_SETTID`). So a SIGKILL
-    /// between "the child exists" and "its pid is on record" cannot happen.
     ///
     /// As with all memory, the child gets a copy of the payload, and is the owner of it there: of a descriptor in it, too,
     /// which is another in the child's table. It can borrow nothing but what lives for ever: the parent's stack may not
@@ -162,7 +183,7 @@ impl ChildStack {
     /// In debug builds, if this process has a second thread.
     pub(crate) fn fork<T: Send + 'static>(
         &self,
-        record: Option<&AtomicI32>,
+        origin: Birthplace<'_>,
         run: fn(ForkedChild, T) -> u8,
         payload: &mut T,
     ) -> io::Result<Pid> {
@@ -179,7 +200,7 @@ impl ChildStack {
         // SAFETY: inside the stack, aligned, and nobody else is using this stack in this process.
         unsafe { start.write(ChildStart { run, payload }) };
         // SAFETY: `begin` never returns, and is given what it casts to; memory is not shared, and nobody is using this stack.
-        unsafe { clone(begin::<T>, start.cast(), self.pids.flag(), Some(self), record) }
+        unsafe { clone(begin::<T>, start.cast(), self.pids.flag(), Some(self), origin) }
     }
 
     /// Runs `work` in a child that shares this process's memory, while this process waits, until it has become another
@@ -195,7 +216,7 @@ impl ChildStack {
     /// As [`ChildStack::fork`].
     pub(crate) fn run_until_exec<F: Fn(SharingChild) -> u8 + Sync>(
         &self,
-        record: Option<&AtomicI32>,
+        origin: Birthplace<'_>,
         work: &F,
     ) -> io::Result<Pid> {
         extern "C" fn begin<F: Fn(SharingChild) -> u8>(work: *mut c_void) -> libc::c_int {
@@ -208,7 +229,7 @@ impl ChildStack {
         let work = (&raw const *work).cast_mut().cast();
         // SAFETY: `begin` never returns, and is given what it casts to; the last process that was on this stack and in this
         // memory has gone, or the call that made it would not have returned: CLONE_VFORK.
-        unsafe { clone(begin::<F>, work, sharing, Some(self), record) }
+        unsafe { clone(begin::<F>, work, sharing, Some(self), origin) }
     }
 
     /// Where a child begins, growing downwards: below what `fork` has placed, which `run_until_exec` leaves alone.
@@ -257,8 +278,7 @@ pub(crate) fn exclude_stacks_from_fork(may_start_threads: bool) -> io::Result<()
     Ok(())
 }
 
-/// Makes a child that does `begin(argument)`, on `stack` or else on its copy of this process's. `record` is where its pid is
-/// written before either side goes on.
+/// Makes a child that does `begin(argument)`, on `stack` or else on its copy of this process's.
 ///
 /// By clone(2), not fork(3): glibc's atfork handlers are bypassed, which is sound because the caller has one thread and so
 /// holds no lock of libc's. By [`clone3`] only for a cgroup, since that costs more.
@@ -272,9 +292,9 @@ unsafe fn clone(
     argument: *mut c_void,
     sharing: libc::c_int,
     stack: Option<&ChildStack>,
-    record: Option<&AtomicI32>,
+    origin: Birthplace<'_>,
 ) -> io::Result<Pid> {
-    let record = record.map_or(std::ptr::null_mut(), AtomicI32::as_ptr);
+    let record = origin.record.map_or(std::ptr::null_mut(), AtomicI32::as_ptr);
     let child_tid = if sharing & libc::CLONE_VM == 0 { libc_tid() } else { 0 };
     let mut flags = sharing;
     if !record.is_null() {
@@ -282,6 +302,32 @@ unsafe fn clone(
     }
     if child_tid != 0 {
         flags |= libc::CLONE_CHILD_SETTID | libc::CLONE_CHILD_CLEARTID;
+    }
+    if let Some(cgroup) = origin.cgroup {
+        let (bottom, top) = stack.map_or((0, 0), |stack| (stack.bottom() as u64, stack.top() as u64));
+        let arguments = CloneArguments {
+            flags: flags as u64 | CloneArguments::INTO_CGROUP,
+            child_tid: child_tid as u64,
+            parent_tid: record as u64,
+            exit_signal: libc::SIGCHLD as u64,
+            stack: bottom,
+            stack_size: top - bottom,
+            cgroup: cgroup.directory.as_raw_fd() as u64,
+            ..CloneArguments::default()
+        };
+        let make = || match stack {
+            // SAFETY: as below.
+            Some(_) => unsafe { clone3(&arguments, begin, argument) },
+            // SAFETY: as below.
+            None => match unsafe { clone3_on_same_stack(&arguments) }? {
+                0 => check(begin(argument)),
+                pid => Ok(pid),
+            },
+        };
+        return match cgroup.owner {
+            Some(owner) => process::with_files_of(owner, make),
+            None => make(),
+        };
     }
     let no_tls = 0usize;
     let Some(stack) = stack else {
@@ -298,21 +344,6 @@ unsafe fn clone(
             pid => check(pid as libc::c_int),
         };
     };
-    if let Some(cgroup) = &stack.cgroup {
-        let (bottom, top) = (stack.bottom(), stack.top());
-        let arguments = CloneArguments {
-            flags: flags as u64 | CloneArguments::INTO_CGROUP,
-            child_tid: child_tid as u64,
-            parent_tid: record as u64,
-            exit_signal: libc::SIGCHLD as u64,
-            stack: bottom as u64,
-            stack_size: (top as u64) - (bottom as u64),
-            cgroup: cgroup.as_raw_fd() as u64,
-            ..CloneArguments::default()
-        };
-        // SAFETY: as below.
-        return unsafe { clone3(&arguments, begin, argument) };
-    }
     let (flags, no_tls) = (flags | libc::SIGCHLD, no_tls as *mut c_void);
     // SAFETY: the top of a writable stack, which the caller vouches for, as for `begin` and its argument. record is null or
     // a live AtomicI32, child_tid libc's own word.
@@ -350,7 +381,7 @@ pub(super) fn has_one_thread() -> bool {
 mod tests {
     use std::fs::File;
     use std::io::{Read, Write};
-    use std::os::fd::{AsFd, BorrowedFd};
+    use std::os::fd::{AsFd, OwnedFd};
     use std::path::{Path, PathBuf};
 
     use super::*;
@@ -404,7 +435,7 @@ mod tests {
         };
         let stack = ChildStack::new().unwrap();
         let record = AtomicI32::new(0);
-        let pid = stack.fork(Some(&record), say, &mut payload).unwrap();
+        let pid = stack.fork(recorded(&record), say, &mut payload).unwrap();
         assert_eq!(record.load(Ordering::Relaxed), pid);
         assert_eq!(code(Ok(pid)), Ending::Exited(0));
         assert_eq!(File::from(payload.0).write(&[8]).unwrap(), 1, "the parent's is still open");
@@ -424,7 +455,7 @@ mod tests {
                 _ => 2,
             }
         };
-        let pid = ChildStack::new().unwrap().run_until_exec(Some(&record), &work).unwrap();
+        let pid = ChildStack::new().unwrap().run_until_exec(recorded(&record), &work).unwrap();
         // It has ended, or this would not be reached.
         assert_eq!((record.into_inner(), seen.load(Ordering::Relaxed)), (pid, pid));
         assert_eq!(code(Ok(pid)), Ending::Exited(0));
@@ -473,35 +504,47 @@ mod tests {
         u8::from(told.is_err())
     }
 
-    /// The cgroup of version 2 of a child by each of the two calls.
-    fn cgroups_of_children(stack: &ChildStack) -> [String; 2] {
-        let cgroup = |child: io::Result<Pid>, write: OwnedFd, read| {
+    fn recorded(record: &AtomicI32) -> Birthplace<'_> {
+        Birthplace { record: Some(record), cgroup: None }
+    }
+
+    fn inside(directory: &File) -> InCgroup<'_> {
+        InCgroup { directory: directory.as_fd(), owner: None }
+    }
+
+    /// The cgroup of version 2 of a child by each of the three calls.
+    fn cgroups_of_children(stack: &ChildStack, cgroup: Option<InCgroup<'_>>) -> [String; 3] {
+        let told = |child: io::Result<Pid>, write: OwnedFd, read| {
             assert_eq!(code(child), Ending::Exited(0));
             drop(write);
             let told = String::from_utf8(rest_of(read)).unwrap();
             told.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default().to_owned()
         };
         let record = AtomicI32::new(0);
+        let origin = Birthplace { record: Some(&record), cgroup };
         let (read, write) = fd::pipe().unwrap();
         let mut payload = write;
-        let forked = stack.fork(Some(&record), |_, write: OwnedFd| tell_cgroups(write.as_fd()), &mut payload);
+        let forked = stack.fork(origin, |_, write: OwnedFd| tell_cgroups(write.as_fd()), &mut payload);
         assert_eq!(forked.as_ref().ok(), Some(&record.load(Ordering::Relaxed)));
-        let forked = cgroup(forked, payload, read);
+        let forked = told(forked, payload, read);
         let (read, write) = fd::pipe().unwrap();
-        let sharing = stack.run_until_exec(Some(&record), &|_| tell_cgroups(write.as_fd()));
+        let sharing = stack.run_until_exec(origin, &|_| tell_cgroups(write.as_fd()));
         assert_eq!(sharing.as_ref().ok(), Some(&record.load(Ordering::Relaxed)));
-        [forked, cgroup(sharing, write, read)]
+        let sharing = told(sharing, write, read);
+        let (read, write) = fd::pipe().unwrap();
+        let plain = fork_into(Pids::Shared, cgroup, |_| tell_cgroups(write.as_fd()));
+        [forked, sharing, told(plain, write, read)]
     }
 
     #[test]
-    fn children_begin_in_the_cgroup_that_is_set_and_else_in_their_parents() {
-        let mut stack = ChildStack::new().unwrap();
+    fn children_begin_in_the_cgroup_that_is_named_and_else_in_their_parents() {
+        let stack = ChildStack::new().unwrap();
         let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
         let own = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default();
-        assert_eq!(cgroups_of_children(&stack), [own, own]);
+        assert_eq!(cgroups_of_children(&stack, None), [own, own, own]);
         let Some(cgroup) = Cgroup::new("cgroup-test") else { return };
-        stack.set_cgroup(File::open(&cgroup.0).unwrap().into());
-        for told in cgroups_of_children(&stack) {
+        let directory = File::open(&cgroup.0).unwrap();
+        for told in cgroups_of_children(&stack, Some(inside(&directory))) {
             assert_eq!(Path::new(&told).file_name(), cgroup.0.file_name(), "{told}");
         }
     }
@@ -509,10 +552,14 @@ mod tests {
     #[test]
     fn a_cgroup_that_is_gone_is_an_error_and_no_child() {
         let Some(cgroup) = Cgroup::new("gone-cgroup-test") else { return };
-        let mut stack = ChildStack::new().unwrap();
-        stack.set_cgroup(File::open(&cgroup.0).unwrap().into());
+        let directory = File::open(&cgroup.0).unwrap();
         drop(cgroup);
-        let error = stack.fork(None, |_, ()| 0, &mut ()).unwrap_err();
+        let origin = Birthplace { record: None, cgroup: Some(inside(&directory)) };
+        let error = ChildStack::new().unwrap().fork(origin, |_, ()| 0, &mut ()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert_eq!(
+            fork_into(Pids::Shared, origin.cgroup, |_| 0).unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
     }
 }

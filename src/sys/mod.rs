@@ -6,6 +6,7 @@ pub(crate) mod access;
 pub(crate) mod addresses;
 pub(crate) mod alarm;
 pub(crate) mod answer;
+pub(crate) mod cgroup;
 mod clone3;
 pub(crate) mod dontfork;
 pub(crate) mod epoll;

@@ -335,6 +335,21 @@ pub(crate) fn kill_user(uid: u32) -> io::Result<()> {
     Ok(killed?)
 }
 
+/// Does something with files of this user, as one of whom this process is: it has him beside its effective user, or may become
+/// others.
+pub(crate) fn with_files_of<T>(user: u32, work: impl FnOnce() -> T) -> T {
+    // It has no error; then the work has.
+    let own = nix::unistd::setfsuid(Uid::from_raw(user));
+    let done = work();
+    nix::unistd::setfsuid(own);
+    done
+}
+
+/// Its files are those of its effective user again.
+pub(crate) fn forget_files_of_others() {
+    nix::unistd::setfsuid(nix::unistd::geteuid());
+}
+
 /// Sets of capabilities(7), as linux/capability.h numbers them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Capabilities(u64);

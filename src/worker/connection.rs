@@ -6,13 +6,14 @@ use std::io;
 use std::os::fd::AsFd;
 
 use super::acceptor::Accepted;
-use super::children::{Departed, rest};
+use super::children::Departed;
+use super::children::rest::{self, GroupRest, LeafRest};
 use super::starter::{Admitted, Started};
 use super::{Newcomer, Worker, WorkerSlot, headers};
 use crate::admission::Refusal;
 use crate::admission::proxy::{ProxiedClient, Read};
 use crate::client::{Client, ProxyHeader};
-use crate::ipc::orders::WorkerReport;
+use crate::ipc::orders::{LeftOver, WorkerReport};
 use crate::ipc::reports::{ChildReport, ExitNote, FAILED_TO_BEGIN, OwnPipe, READS_AT_ONCE};
 use crate::journal::{Level, MessageId, Remote};
 use crate::scoreboard::{Count, CountUp};
@@ -241,22 +242,35 @@ impl Worker {
         }
     }
 
-    /// Reaps one child. What a program leaves behind in its process group is killed, or reported.
+    /// Reaps one child. What a program leaves behind in its cgroup or process group is killed, or reported.
     fn reap_one(&mut self) -> Option<Ended> {
         let pid = wait::ended()?;
-        let (execs, has_own_pids) = (self.cx.spec.execs(), self.cx.spec.pids() == Pids::Own);
+        let (execs, kill_mode) = (self.cx.spec.execs(), self.cx.plan.service.kill_mode);
+        let has_own_pids = self.cx.spec.pids() == Pids::Own;
         // Not of a program, which could leave it too.
         let note = if execs && !has_own_pids { None } else { ExitNote::of(pid) };
-        let correct = |ended| ExitNote::correct(note, ended);
         if !execs {
             let is_its_own = |note: &ExitNote| !matches!(note, ExitNote::Killed(_));
             note.filter(is_its_own).into_iter().for_each(|note| self.children.note(pid, note));
-            return wait::wait_for(pid).ok().flatten().map(correct);
         }
-        let rest = rest::end(pid, self.cx.plan.service.kill_mode);
-        let ended = wait::wait_for(pid).ok().flatten().map(correct);
-        if let Some(kill_after) = rest.left(pid) {
-            self.link.report(&WorkerReport::LeftBehind { group: pid, kill_after });
+        let leaf = self.children.take_leaf(pid);
+        let group = (execs && leaf.is_none()).then(|| rest::end(pid, kill_mode));
+        let ended = wait::wait_for(pid).ok().flatten().map(|ended| ExitNote::correct(note, ended));
+        let in_group = |rest: GroupRest| Some((LeftOver::Group(pid), rest.left(pid)?));
+        let left = match leaf.map(|leaf| rest::end_leaf(leaf, kill_mode)) {
+            None => group.and_then(in_group),
+            Some(LeafRest::Nobody(leaf)) => {
+                self.starter.put_back(leaf, false);
+                None
+            }
+            Some(LeafRest::Killed(leaf)) => {
+                self.starter.put_back(leaf, true);
+                None
+            }
+            Some(LeafRest::Left(number, kill_after)) => Some((LeftOver::Leaf(number), kill_after)),
+        };
+        if let Some((whom, kill_after)) = left {
+            self.link.report(&WorkerReport::LeftBehind { whom, kill_after });
         }
         ended
     }

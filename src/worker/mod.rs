@@ -8,6 +8,7 @@ mod acceptor;
 pub(crate) mod children;
 mod connection;
 mod headers;
+mod leaves;
 mod linger;
 mod link;
 mod room;
@@ -46,8 +47,9 @@ use crate::sys::wait::{self, Pid};
 use crate::sys::{fd, memory, process};
 
 use acceptor::Acceptor;
-use children::{Books, Children, InForce, OutputPipes};
+use children::{Books, Children, InForce, Leaf, OutputPipes};
 use headers::Headers;
+use leaves::Leaves;
 use linger::LingeringCloses;
 use link::Link;
 use room::Slots;
@@ -240,15 +242,19 @@ impl Worker {
         let handler = prepare_handler(&plan.service, application, scoreboard.shared())?;
         // An upgrade may have made it another one than it was when the configuration was read.
         plan.service.starts_threads = handler.is_some_and(|prepared| prepared.handler.starts_threads());
-        let reporter = Reporter::for_ever(reporter);
-        let mut spec = ChildSpec::new(&plan.service, namespaces, handler, signals, reporter)?;
+        let (reporter, has_cgroup) = (Reporter::for_ever(reporter), plan.cgroups.is_some());
+        let mut spec = ChildSpec::new(&plan.service, namespaces, handler, signals, reporter, has_cgroup)?;
         if let Some(own) = plan.service.identity.worker {
             spec.step_down(own).map_err(|(step, error)| {
                 let failure = Failure::new(step, &error);
                 io::Error::new(failure.kind(), failure.explain(&plan.service))
             })?;
         }
-        let rehearsal = fork_into(spec.pids(), |child| spec.rehearse(child))?;
+        let mut leaves = Leaves::new(plan.cgroups.clone(), plan.service.tree_limits);
+        let leaf = leaves.take()?;
+        let place = leaf.as_ref().map(Leaf::place);
+        let rehearsal = fork_into(spec.pids(), place, |child| spec.rehearse(child))
+            .map_err(|error| cannot_begin(&error))?;
         passed(&plan.service, rehearsal, &reports)?;
         spec.preapply()?;
         let spec: &ChildSpec = for_ever(spec);
@@ -274,9 +280,10 @@ impl Worker {
             writer: SpareEventsWriter::open(plan.fds.spare_events_writer.take()?),
             sends_copies: keeps_connections,
         })?;
-        if let Some(rehearsal) = pool.rehearse() {
-            passed(service, rehearsal?, &reports)?;
+        if let Some(rehearsal) = pool.rehearse(place) {
+            passed(service, rehearsal.map_err(|error| cannot_begin(&error))?, &reports)?;
         }
+        leaves.put_back(leaf);
         process::raise_descriptor_limit()?;
         if !execs {
             signal::ignore_broken_pipes();
@@ -299,7 +306,7 @@ impl Worker {
             headers: Headers::default(),
             refusals: Refusals::default(),
             lingering: LingeringCloses::new(),
-            starter: Starter::new(stack, pipes)?,
+            starter: Starter::new(stack, pipes, leaves)?,
             children: Children::new(plan.service.max_connections, deadlines)
                 .letting_go(lets_go)
                 .in_pids(spec.pids()),
@@ -546,6 +553,10 @@ const HIDDEN_USERS: &str = "who calls at a Unix socket could not be told from ot
 
 fn is_unix(listener: BorrowedFd<'_>) -> bool {
     matches!(socket::local_address(listener), Ok(None))
+}
+
+fn cannot_begin(error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot make a connection process: {error}"))
 }
 
 /// Waits for a rehearsal, and says why it has failed.

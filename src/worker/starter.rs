@@ -5,7 +5,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use super::children::{Child, Output, OutputPipes};
+use super::children::{Child, Leaf, Output, OutputPipes};
+use super::leaves::Leaves;
 use super::{Context, Newcomer, Token, WorkerSlot};
 use crate::admission::Admission;
 use crate::child::{self, ChildSpec, Conn};
@@ -16,7 +17,7 @@ use crate::scoreboard::Scoreboard;
 use crate::spare::Pool;
 use crate::sys::epoll::Interest;
 use crate::sys::fd::ReservedFds;
-use crate::sys::fork::{ChildStack, ForkedChild};
+use crate::sys::fork::{Birthplace, ChildStack, ForkedChild};
 use crate::sys::time::Monotonic;
 use crate::sys::wait::Pid;
 
@@ -32,6 +33,7 @@ pub(super) struct Starter {
     reserved: ReservedFds,
     /// If what programs say on stderr becomes records.
     pipes: Option<OutputPipes>,
+    leaves: Leaves,
     /// How many connections and spares there were; each gets the next number.
     numbers: u64,
     waiting: Option<Unstarted>,
@@ -55,6 +57,7 @@ pub(super) struct Admitted {
 
 /// What has become of a try to start a process.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each connection")]
 pub(super) enum Started {
     Process(Pid, Child<&'static Scoreboard>),
     /// There will be another.
@@ -76,8 +79,16 @@ fn serve_in_fork(child: ForkedChild, (spec, socket, conn, stderr, admission): St
 
 impl Starter {
     /// With a stack of its children's, and the numbers of descriptors that they need.
-    pub(super) fn new(stack: ChildStack, pipes: Option<OutputPipes>) -> io::Result<Self> {
-        Ok(Starter { stack, reserved: ReservedFds::new()?, pipes, numbers: 0, waiting: None })
+    pub(super) fn new(stack: ChildStack, pipes: Option<OutputPipes>, leaves: Leaves) -> io::Result<Self> {
+        Ok(Starter { stack, reserved: ReservedFds::new()?, pipes, leaves, numbers: 0, waiting: None })
+    }
+
+    /// The cgroup of a process that has been reaped, and whether what it has left there was killed.
+    pub(super) fn put_back(&mut self, leaf: Leaf, is_dying: bool) {
+        match is_dying {
+            true => self.leaves.put_back_dying(&leaf),
+            false => self.leaves.put_back(Some(leaf)),
+        }
     }
 
     /// Whether somebody waits for a process.
@@ -142,14 +153,20 @@ impl Starter {
             Ok(output) => output.unzip(),
             Err(error) => return failed(self, admitted, error),
         };
+        let leaf = match self.leaves.take() {
+            Ok(leaf) => leaf,
+            // It would not be what it is to be: nobody waits for that.
+            Err(error) => return Started::Never(admitted, error.to_string()),
+        };
         let Admitted { slot, socket, connection } = admitted;
+        let origin = Birthplace { record: slot.pid_word(), cgroup: leaf.as_ref().map(Leaf::place) };
         let (spec, id) = (cx.spec, cx.id(connection.number));
         let conn = Conn { id, slot: slot.index(), client: connection.client };
         let failure = FailureWord::default();
         let (made, socket) = match spec.program(&conn, socket.as_fd()).filter(|_| spec.may_share_memory()) {
             Some(program) => {
                 let (stderr, reserved) = (stderr.as_ref().map(AsFd::as_fd), &self.reserved);
-                let made = self.stack.run_until_exec(slot.pid_word(), &|child| {
+                let made = self.stack.run_until_exec(origin, &|child| {
                     child::serve_sharing(child, spec, socket.as_fd(), stderr, &program, reserved, &failure)
                 });
                 self.reserved.clear();
@@ -157,7 +174,7 @@ impl Starter {
             }
             None => {
                 let mut start: Start = (spec, socket, conn, stderr, cx.admission);
-                let made = self.stack.fork(slot.pid_word(), serve_in_fork, &mut start);
+                let made = self.stack.fork(origin, serve_in_fork, &mut start);
                 (made, start.1)
             }
         };
@@ -167,9 +184,12 @@ impl Starter {
                 // The worker's copy of the connection closes here, unless somebody has to ask about it.
                 let kept = Some(socket).filter(|_| cx.keeps_connections);
                 let child = Child::serving(slot, id, connection).with_output(output).with_kept(kept);
-                Started::Process(pid, child.with_failure(failure.get()))
+                Started::Process(pid, child.with_failure(failure.get()).with_leaf(leaf))
             }
-            Err(error) => failed(self, Admitted { slot, socket, connection }, error),
+            Err(error) => {
+                self.leaves.failed(leaf, &error);
+                failed(self, Admitted { slot, socket, connection }, error)
+            }
         }
     }
 
@@ -184,7 +204,16 @@ impl Starter {
         let (output, stderr) = self.pipes.as_ref().map(OutputPipes::make).transpose()?.unzip();
         let (reports, own) = pool.serves_several().then(Reports::create).transpose()?.unzip();
         let id = cx.id(self.numbers + 1);
-        let pid = pool.make(&slot, id, (stderr, own), &self.stack)?;
+        let leaf = self.leaves.take()?;
+        let origin = Birthplace { record: slot.pid_word(), cgroup: leaf.as_ref().map(Leaf::place) };
+        let made = pool.make(&slot, id, (stderr, own), &self.stack, origin);
+        let pid = match made {
+            Ok(pid) => pid,
+            Err(error) => {
+                self.leaves.failed(leaf, &error);
+                return Err(error);
+            }
+        };
         self.numbers += 1;
         let output = output.map(|pipe| listen_to(pid, pipe, cx));
         if let Some(reports) = &reports {
@@ -192,7 +221,10 @@ impl Starter {
             let _ = cx.poller.add(reports.descriptor(), Interest::Read, Token::Reports(pid).into());
         }
         let connections = cx.plan.service.connections_per_child;
-        Ok((pid, Child::spare(slot, id, connections).with_output(output).with_reports(reports)))
+        Ok((
+            pid,
+            Child::spare(slot, id, connections).with_output(output).with_reports(reports).with_leaf(leaf),
+        ))
     }
 }
 

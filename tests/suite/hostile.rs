@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::support::cgroup::Delegated;
 use crate::support::client::{connect, echo};
 use crate::support::{
     Preforkd, Running, address, eventually, kernel_has_scopes, proc, root, text, user, write,
@@ -93,6 +94,11 @@ const ATTEMPTS: &[(&str, Fails)] = &[
     ("processes", Always),
     ("disk", Always),
     ("flood_log", Never),
+    ("cgroup_own", Always),
+    ("cgroup_above", Always),
+    ("cgroup_limits", Always),
+    ("cgroup_below", Always),
+    ("cgroup_beside", Always),
     ("born_of_worker", Never),
     ("outlive_group", Always),
     ("outlive_session", Always),
@@ -116,6 +122,9 @@ const AT_OTHERS: &[&str] = &[
     "processor",
     "oom_score",
     "compare",
+    "cgroup_join",
+    "cgroup_kill",
+    "cgroup_freeze",
 ];
 const OTHERS: [&str; 3] = ["worker", "supervisor", "sibling"];
 
@@ -124,8 +133,9 @@ const OPEN: &[&str] = &[
     // It may offer a sibling to the kernel when memory runs out.
     "oom_score_sibling",
     // Neither a cgroup nor a pid namespace.
-    "outlive_session",
+    OUTLIVE,
 ];
+const OUTLIVE: &str = "outlive_session";
 /// Open as well if supervisor, workers and connection processes are one user.
 const OPEN_FOR_ONE_USER: &[&str] = &["oom_score_worker", "oom_score_supervisor"];
 
@@ -180,22 +190,36 @@ enum Way {
     WithoutLandlock,
     /// Supervisor, workers and connection processes are one user.
     OneUser,
+    /// As the first, each connection in a cgroup of its own.
+    RootInCgroups,
+    /// As the third, each connection in a cgroup of its own.
+    OneUserInCgroups,
+}
+
+impl Way {
+    /// A cgroup ends with its connection.
+    fn has_cgroups(self) -> bool {
+        matches!(self, Way::RootInCgroups | Way::OneUserInCgroups)
+    }
 }
 
 /// Open in a cage that leaves nothing, too.
-const OPEN_IN_A_CAGE: &[&str] = &["outlive_session"];
+const OPEN_IN_A_CAGE: &[&str] = &[OUTLIVE];
 
 fn is_open(attempt: &str, caged: bool, way: Way) -> bool {
     if (way == Way::WithoutLandlock || !kernel_has_scopes()) && OPEN_WITHOUT_SCOPES.contains(&attempt) {
         return true;
     }
+    if way.has_cgroups() && attempt == OUTLIVE {
+        return false;
+    }
     if caged && way != Way::WithoutLandlock {
         return OPEN_IN_A_CAGE.contains(&attempt);
     }
     let more = match way {
-        Way::Root => &[][..],
+        Way::Root | Way::RootInCgroups => &[][..],
         Way::WithoutLandlock => OPEN_WITHOUT_LANDLOCK,
-        Way::OneUser => OPEN_FOR_ONE_USER,
+        Way::OneUser | Way::OneUserInCgroups => OPEN_FOR_ONE_USER,
     };
     let named = |name: &&str| match name.strip_prefix('*') {
         Some(end) => attempt.ends_with(end),
@@ -310,15 +334,29 @@ fn try_everything(keys: &str, way: Way, number: u32) {
         let (hostile, other) = (address::fresh(), address::fresh());
         let uid = user(number);
         let identity = match way {
-            Way::OneUser => String::new(),
-            Way::Root | Way::WithoutLandlock => format!("user = {uid}\ngroup = {uid}"),
+            Way::OneUser | Way::OneUserInCgroups => String::new(),
+            Way::Root | Way::RootInCgroups | Way::WithoutLandlock => format!("user = {uid}\ngroup = {uid}"),
         };
-        let server = Preforkd::run(&config(hostile, other, &format!("{keys}\n{identity}\n{cage_keys}")));
+        let cgroup = if way.has_cgroups() { Delegated::new(&[]) } else { None };
+        if way.has_cgroups() && cgroup.is_none() {
+            return;
+        }
+        let mut config = config(hostile, other, &format!("{keys}\n{identity}\n{cage_keys}"));
+        if cgroup.is_some() {
+            config = config.replacen("[supervisor]\n", "[supervisor]\ncgroup = \"own\"\n", 1);
+        }
+        let server = Preforkd::run(&config);
         let program = std::fs::read_to_string(format!("{directory}/attempts")).unwrap();
         write(&server.dir().join("attempts"), &program);
         let server = match way {
             Way::Root => server,
             Way::OneUser => server.by_user(number, 400),
+            Way::RootInCgroups => cgroup.as_ref().unwrap().enter(server),
+            Way::OneUserInCgroups => {
+                let cgroup = cgroup.as_ref().unwrap();
+                cgroup.give_to(uid);
+                cgroup.enter(server).by_user(number, 400)
+            }
             Way::WithoutLandlock => {
                 let without = format!("{directory}/without");
                 server.under(&[&[&*without], &LANDLOCK[..], &["--"]].concat())
@@ -351,6 +389,16 @@ fn a_captured_program_that_was_a_spare_reaches_nobody() {
 #[test]
 fn a_captured_program_of_an_unprivileged_preforkd_reaches_nobody() {
     try_everything("", Way::OneUser, 61_242);
+}
+
+#[test]
+fn a_captured_program_under_root_in_a_cgroup_of_its_own_reaches_nobody() {
+    try_everything("", Way::RootInCgroups, 61_244);
+}
+
+#[test]
+fn a_captured_program_of_one_user_in_a_cgroup_of_its_own_reaches_nobody() {
+    try_everything("", Way::OneUserInCgroups, 61_245);
 }
 
 #[test]

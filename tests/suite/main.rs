@@ -21,6 +21,7 @@ mod bans;
 mod captured;
 mod captured_worker;
 mod cells;
+mod cgroups;
 mod cli;
 mod counts;
 mod credentials;

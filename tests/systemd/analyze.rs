@@ -28,7 +28,9 @@ pub(crate) fn the_service_is_as_safe_as_promised(container: &Container) {
 }
 
 pub(crate) fn the_profiles_are_as_safe_as_promised(container: &Container) {
-    for (drop_in, most) in [("socket-activated", 3), ("programs", 23), ("sandbox-namespaces", 20)] {
+    for (drop_in, most) in
+        [("socket-activated", 3), ("programs", 23), ("sandbox-namespaces", 20), ("cgroups", 20)]
+    {
         container.clean();
         container.profile(drop_in);
         let exposure = exposure(container, drop_in);

@@ -90,6 +90,7 @@ const TESTS: &[Test] = tests![
     profiles::programs_get_what_they_want,
     profiles::root_runs_programs_as_others,
     profiles::sandboxes_have_namespaces,
+    profiles::cgroups_end_all_of_a_connection,
     profiles::credentials_reach_who_names_them,
     profiles::ports_below_1024_can_be_listened_at,
     profiles::home_directories_can_be_read,

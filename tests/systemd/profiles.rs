@@ -2,7 +2,7 @@
 
 use crate::support::client::{connect, echo, listen_to, served};
 use crate::support::service::{ECHO, PORT};
-use crate::support::{Container, say};
+use crate::support::{Container, eventually, say};
 
 /// Starts the service with these drop-ins and, in place of the handler, these keys.
 #[track_caller]
@@ -11,6 +11,15 @@ fn start(container: &Container, profiles: &[&str], keys: &str) {
     profiles.iter().for_each(|profile| container.profile(profile));
     container.configure(&ECHO.replace("handler = \"echo\"", keys));
     container.sure("systemctl start preforkd");
+}
+
+/// How many of sleep(1) there are; the container has no pgrep(1).
+fn sleeping(container: &Container) -> usize {
+    container
+        .sure("cat /proc/[0-9]*/comm 2>/dev/null || true")
+        .lines()
+        .filter(|name| *name == "sleep")
+        .count()
 }
 
 /// The key for a shell script.
@@ -148,10 +157,67 @@ pub(crate) fn sandboxes_have_namespaces(container: &Container) {
         let exposure = table.lines().find(|line| line.contains("Overall exposure level")).unwrap();
         say(&format!("     systemd {}: {profiles:?}: {}", container.systemd(), exposure.trim()));
         container.sure("systemctl restart preforkd");
-        assert!(!container.run("pgrep -x sleep").status.success(), "something is left");
+        assert_eq!(sleeping(container), 0, "something is left");
     }
     container.clean();
     container.sure("rm /var/tmp/outside");
+}
+
+/// Where systemd delegates: what has left its session ends with its connection, and a limit that no controller is there for is refused.
+pub(crate) fn cgroups_end_all_of_a_connection(container: &Container) {
+    // It is heard of when it has left the group.
+    let job = script(
+        "sed -n s/^0:://p /proc/self/cgroup; \
+         (setsid sh -c \"echo; exec sleep 1000 </dev/null >/dev/null 2>&1\" &) | read x",
+    );
+    let sleeps = || sleeping(container);
+    // Without, it goes on; with a unit that delegates and forbids clone3(2), too, and the log says why.
+    for unit in ["", "[Service]\nDelegate=yes\nProtectControlGroups=no\n"] {
+        container.clean();
+        container.configure(&ECHO.replace("handler = \"echo\"", &job));
+        container.drop_in(unit);
+        container.sure("systemctl start preforkd");
+        assert!(listen_to(PORT).ends_with("/preforkd.service\n"));
+        assert_eq!(sleeps(), 1, "{unit}");
+        assert_eq!(container.messages().contains("RestrictNamespaces=no"), !unit.is_empty());
+    }
+    for (profiles, user) in [(&["cgroups"][..], ""), (&["cgroups", "root"], "user = 'nobody'")] {
+        start(container, profiles, &format!("{job}\n{user}"));
+        for _ in 0..3 {
+            let place = listen_to(PORT);
+            assert!(place.contains("/preforkd.service/service-echo/"), "{place}");
+            eventually("it has ended with its connection", || sleeps() == 0);
+        }
+        let sandbox = container.status()["services"][0]["sandbox"].to_string();
+        assert!(sandbox.contains("cgroups cannot be changed"), "{sandbox}");
+        container.sure("systemctl reload preforkd");
+        container.upgrade();
+        listen_to(PORT);
+        eventually("it has ended with its connection", || sleeps() == 0);
+        // The next supervisor finds the cgroup as it is to be, whatever became of the last.
+        for command in ["systemctl restart preforkd", "systemctl kill --signal=KILL preforkd"] {
+            let pid = container.main_pid();
+            container.sure(command);
+            container.wait_replaced(pid);
+            assert!(listen_to(PORT).contains("/service-echo/"), "{command}");
+        }
+        // This container has no controllers.
+        let limited = format!("{job}\n{user}\nlimits = {{ tasks = 20 }}");
+        container.configure(&ECHO.replace("handler = \"echo\"", &limited));
+        let refused = container.reload();
+        let controllers = container.sure("cat /sys/fs/cgroup/cgroup.controllers");
+        match controllers.contains("pids") {
+            true => assert!(refused.status.success()),
+            false => {
+                say(
+                    "     cgroups: this container has no controllers; limits are tested by tests/kernels/run",
+                );
+                assert!(!refused.status.success() && container.messages().contains("no controller \"pids\""));
+            }
+        }
+        container.sure("systemctl stop preforkd");
+    }
+    container.clean();
 }
 
 pub(crate) fn ports_below_1024_can_be_listened_at(container: &Container) {

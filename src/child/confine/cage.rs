@@ -8,7 +8,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
@@ -17,11 +17,13 @@ use landlock::{
 
 use super::filter::{self, Silence};
 use super::namespaces::{MachineNamespaces, NoNamespace, OwnNamespaces};
-use crate::config::{AllowedFiles, AllowedPath, CallSet, FileUse, Job, Network, Sandbox, ServiceConfig};
+use crate::config::{
+    AllowedFiles, AllowedPath, CallSet, FileUse, Job, Network, Sandbox, ServiceConfig, UserIds,
+};
 use crate::control::CageStatus;
 use crate::ipc::reports::Step;
 use crate::sys::seccomp::{self, Instruction};
-use crate::sys::{landlock as domain, process};
+use crate::sys::{cgroup, landlock as domain, process};
 
 /// A cage, as every child of a worker enters it.
 #[derive(Debug)]
@@ -29,6 +31,8 @@ pub(crate) struct Cage {
     ruleset: Option<OwnedFd>,
     filter: Vec<Instruction>,
     silence: Option<Silence>,
+    /// What a child adds to that of its worker.
+    own_filter: Vec<Instruction>,
     /// The worker can live with the filter.
     is_shared: bool,
     /// It does, and gains no privileges either.
@@ -65,11 +69,15 @@ impl Cage {
     /// # Errors
     ///
     /// What it requires, and this kernel cannot do; a path that cannot be opened.
-    pub(crate) fn new(service: &ServiceConfig, namespaces: OwnNamespaces) -> io::Result<Option<Self>> {
+    pub(crate) fn new(
+        service: &ServiceConfig,
+        namespaces: OwnNamespaces,
+        has_cgroup: bool,
+    ) -> io::Result<Option<Self>> {
         let Some(sandbox) = &service.sandbox else { return Ok(None) };
         let (job, chroot) = (&service.job, service.identity.chroot.as_deref());
         let abilities = Abilities::of_this_kernel(sandbox);
-        let plan = KernelCage::new(sandbox, job, chroot, abilities);
+        let plan = KernelCage::new(sandbox, job, chroot, CgroupGuard::of(service, has_cgroup), abilities);
         if let (true, Some(missing)) = (sandbox.required, &plan.unmet) {
             let text =
                 format!("the sandbox cannot be as it is required: {missing}; required = false does without");
@@ -80,14 +88,17 @@ impl Cage {
             false => None,
         };
         let has_own_user = service.identity.user.as_ref().is_some_and(|user| user.range.is_some());
-        let filter = if plan.filters {
-            filter::compile(sandbox, job, plan.landlock, has_own_user)?
-        } else {
-            Vec::new()
-        };
-        let silence = if plan.filters { Silence::new(sandbox, job, plan.landlock) } else { None };
+        let compile = |sandbox: &Sandbox| filter::compile(sandbox, job, plan.landlock, has_own_user);
         let is_shared = filter::is_shared(sandbox, job);
-        Ok(Some(Cage { ruleset, filter, silence, is_shared, is_inherited: false }))
+        let (mut filter, mut own_filter) = (Vec::new(), Vec::new());
+        if plan.filters && has_cgroup && is_shared && filter::denies_clone3(sandbox) {
+            filter = compile(&filter::with_clone3(sandbox))?;
+            own_filter = filter::without_clone3();
+        } else if plan.filters {
+            filter = compile(sandbox)?;
+        }
+        let silence = if plan.filters { Silence::new(sandbox, job, plan.landlock) } else { None };
+        Ok(Some(Cage { ruleset, filter, silence, own_filter, is_shared, is_inherited: false }))
     }
 
     /// Whether there is a filter of system calls.
@@ -123,6 +134,9 @@ impl Cage {
         if !self.filter.is_empty() && !self.is_inherited {
             seccomp::install(&self.filter).map_err(failed)?;
         }
+        if !self.own_filter.is_empty() {
+            seccomp::install(&self.own_filter).map_err(failed)?;
+        }
         match &self.silence {
             Some(silence) => seccomp::install(&silence.of(process::id())).map_err(failed),
             None => Ok(()),
@@ -130,13 +144,14 @@ impl Cage {
     }
 }
 
-/// What the sandbox of a service comes to on this kernel; `None` if it has none.
-pub(crate) fn on_this_kernel(service: &ServiceConfig) -> Option<CageStatus> {
+/// What the sandbox of a service comes to on this kernel, if each connection has a cgroup or not; `None` if there is none.
+pub(crate) fn on_this_kernel(service: &ServiceConfig, has_cgroup: bool) -> Option<CageStatus> {
     let sandbox = service.sandbox.as_ref()?;
     let mut plan = KernelCage::new(
         sandbox,
         &service.job,
         service.identity.chroot.as_deref(),
+        CgroupGuard::of(service, has_cgroup),
         Abilities::of_this_kernel(sandbox),
     );
     if super::is_alone(service) {
@@ -146,12 +161,38 @@ pub(crate) fn on_this_kernel(service: &ServiceConfig) -> Option<CageStatus> {
     Some(CageStatus { in_force: plan.in_force, missing: plan.missing })
 }
 
+/// What keeps a connection process from changing cgroups of connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum CgroupGuard {
+    /// There are none.
+    None,
+    /// They are another user's.
+    Owner,
+    /// They are its user's, or it is root: its domain has to.
+    Domain,
+}
+
+impl CgroupGuard {
+    fn of(service: &ServiceConfig, has_cgroup: bool) -> Self {
+        let identity = &service.identity;
+        let owner = identity.worker.map_or_else(process::effective_user_id, |worker| worker.uid);
+        let is_another = |user: &UserIds| ![0, owner].contains(&user.uid) || user.range.is_some();
+        match (has_cgroup, identity.user.as_ref().is_some_and(is_another)) {
+            (false, _) => CgroupGuard::None,
+            (true, true) => CgroupGuard::Owner,
+            (true, false) => CgroupGuard::Domain,
+        }
+    }
+}
+
 /// What a sandbox comes to on a kernel.
 #[derive(Debug)]
 struct KernelCage<'a> {
     sandbox: &'a Sandbox,
     landlock: ABI,
     filters: bool,
+    /// Where nothing may be written, see [`CgroupGuard::Domain`].
+    closed: Vec<PathBuf>,
     /// What of it is in force, in words.
     in_force: Vec<String>,
     /// What is not, and why.
@@ -161,7 +202,13 @@ struct KernelCage<'a> {
 }
 
 impl<'a> KernelCage<'a> {
-    fn new(sandbox: &'a Sandbox, job: &Job, chroot: Option<&Path>, abilities: Abilities) -> Self {
+    fn new(
+        sandbox: &'a Sandbox,
+        job: &Job,
+        chroot: Option<&Path>,
+        guard: CgroupGuard,
+        abilities: Abilities,
+    ) -> Self {
         let foreign = match job {
             Job::Exec(program) if sandbox.system_calls.base == CallSet::Service => {
                 filter::is_foreign(&AllowedPath::of(&program.path).outside(chroot))
@@ -173,6 +220,7 @@ impl<'a> KernelCage<'a> {
             sandbox,
             landlock: abilities.landlock,
             filters,
+            closed: if guard == CgroupGuard::Domain { cgroup::mount_points() } else { Vec::new() },
             in_force: vec!["no new privileges".to_owned()],
             missing: Vec::new(),
             unmet: None,
@@ -183,6 +231,13 @@ impl<'a> KernelCage<'a> {
             "siblings cannot be traced or read",
             "there is no Landlock of version 2 in this kernel",
         );
+        if guard != CgroupGuard::None {
+            plan.say(
+                domains || guard == CgroupGuard::Owner,
+                "cgroups cannot be changed",
+                "there is no Landlock of version 2 in this kernel",
+            );
+        }
         let needs = |version: u32, kernel: &str| {
             format!("Landlock of version {version} is needed, which Linux {kernel} has")
         };
@@ -287,16 +342,75 @@ impl<'a> KernelCage<'a> {
                         return Err(io::Error::other(format!("cannot allow {}: {error}", path.display())));
                     }
                 };
-                let access = match (is_closed, path.is_dir()) {
-                    (false, _) => BitFlags::from(AccessFs::Refer),
-                    (true, true) => self.access(wanted),
-                    (true, false) => self.access(wanted) & AccessFs::from_file(self.landlock),
+                let access = match is_closed {
+                    false => BitFlags::from(AccessFs::Refer) | self.changes(),
+                    true => self.access(wanted),
                 };
-                let rule = PathBeneath::new(opened, access);
-                made = made.add_rule(rule).map_err(failed)?;
+                let (place, above) = match self.closed.is_empty() || !access.intersects(self.changes()) {
+                    true => (path.clone(), false),
+                    false => {
+                        let place = path.canonicalize()?;
+                        let is_above = self.closed.iter().any(|closed| closed.starts_with(&place));
+                        if let Some(closed) = self.closed.iter().find(|closed| place.starts_with(closed)) {
+                            let text = format!(
+                                "cannot allow to write to {}: nobody may write below {} who has a cgroup of his own there",
+                                path.display(),
+                                closed.display()
+                            );
+                            return Err(io::Error::other(text));
+                        }
+                        (place, is_above)
+                    }
+                };
+                let rule = |access: BitFlags<AccessFs>, is_directory: bool| match is_directory {
+                    true => access,
+                    false => access & AccessFs::from_file(self.landlock),
+                };
+                let own = if above { access & !self.changes() } else { access };
+                let own = rule(own, path.is_dir());
+                if !own.is_empty() {
+                    made = made.add_rule(PathBeneath::new(opened, own)).map_err(failed)?;
+                }
+                for (path, is_directory) in if above { self.around(&place) } else { Vec::new() } {
+                    // What is there no more needs no rule.
+                    let Ok(opened) = PathFd::new(&path) else { continue };
+                    let access = rule(access, is_directory);
+                    if !access.is_empty() {
+                        made = made.add_rule(PathBeneath::new(opened, access)).map_err(failed)?;
+                    }
+                }
             }
         }
         Ok(made.into())
+    }
+
+    /// What changes a cgroup, of what a domain can forbid; nothing if there is none to be changed.
+    fn changes(&self) -> BitFlags<AccessFs> {
+        match self.closed.is_empty() {
+            true => BitFlags::EMPTY,
+            false => AccessFs::WriteFile | AccessFs::MakeDir | AccessFs::RemoveDir,
+        }
+    }
+
+    /// All that is below a directory but what is closed, and what that is in: rules only ever allow. Whether each is a directory.
+    fn around(&self, directory: &Path) -> Vec<(PathBuf, bool)> {
+        let mut found = Vec::new();
+        let mut above = vec![directory.to_owned()];
+        while let Some(directory) = above.pop() {
+            for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+                let (path, Ok(kind)) = (entry.path(), entry.file_type()) else { continue };
+                if self.closed.contains(&path) {
+                    continue;
+                }
+                match self.closed.iter().any(|closed| closed.starts_with(&path)) {
+                    true => above.push(path),
+                    // What a link stands for is elsewhere.
+                    false if kind.is_symlink() => {}
+                    false => found.push((path, kind.is_dir())),
+                }
+            }
+        }
+        found
     }
 
     fn rules(&self, namespaces: OwnNamespaces) -> Result<RulesetCreated, RulesetError> {
@@ -305,7 +419,7 @@ impl<'a> KernelCage<'a> {
         rules = match &self.sandbox.files {
             Some(_) => rules.handle_access(AccessFs::from_all(abi))?,
             // A domain has to forbid something: this is what nobody does, and what every domain forbids, which is given back.
-            None => rules.handle_access(AccessFs::MakeBlock | AccessFs::Refer)?,
+            None => rules.handle_access(AccessFs::MakeBlock | AccessFs::Refer | self.changes())?,
         };
         if abi >= ABI::V4 {
             rules = match self.sandbox.network {
@@ -387,7 +501,8 @@ mod tests {
         ] {
             let sandbox = sandbox(files, network);
             let namespaces = MachineNamespaces::default();
-            let cage = KernelCage::new(&sandbox, &job, None, Abilities { landlock, filters, namespaces });
+            let abilities = Abilities { landlock, filters, namespaces };
+            let cage = KernelCage::new(&sandbox, &job, None, CgroupGuard::None, abilities);
             assert_eq!(
                 (cage.missing.len(), cage.unmet.is_none()),
                 (missing, is_met),

@@ -28,6 +28,8 @@ pub(crate) struct Confinement {
     umask: Option<u32>,
     nice: Option<i32>,
     limits: Vec<(Resource, u64)>,
+    /// Each has a cgroup of its own.
+    has_cgroup: bool,
     /// What they leave at their end is read in /proc.
     leaves_notes: bool,
     /// Whether there may be capabilities to give up.
@@ -44,6 +46,7 @@ impl Confinement {
         service: &ServiceConfig,
         namespaces: OwnNamespaces,
         restore_descriptor_limit: bool,
+        has_cgroup: bool,
     ) -> io::Result<Self> {
         let ServiceConfig { identity, limits, .. } = service;
         let own = limits.iter().any(|limit| limit.kind.resource == Resource::RLIMIT_NOFILE);
@@ -63,10 +66,11 @@ impl Confinement {
             umask: Some(identity.umask),
             nice: identity.nice,
             limits,
+            has_cgroup,
             leaves_notes: matches!(service.job, Job::Handler(_)),
             is_privileged: true,
             descriptors,
-            cage: Cage::new(service, namespaces)?,
+            cage: Cage::new(service, namespaces, has_cgroup)?,
         })
     }
 
@@ -169,6 +173,10 @@ impl Confinement {
             }
         }
         if let Some(root) = &self.chroot {
+            // Those of whom its cgroup is, so far.
+            if self.has_cgroup {
+                process::forget_files_of_others();
+            }
             process::change_root(root).map_err(at(Step::Root))?;
         }
         self.take_identity(slot)?;

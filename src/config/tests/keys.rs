@@ -38,6 +38,7 @@ fn an_empty_service_has_the_defaults() {
         credentials: BTreeMap::new(),
         sandbox: config.services[0].sandbox.clone(),
         limits: vec![],
+        tree_limits: crate::config::TreeLimits::default(),
         kill_mode: crate::config::KillMode::Group { grace: Duration::ZERO },
         count_bytes: true,
         stderr: StderrTarget::Log,

@@ -116,5 +116,6 @@ fn connection(exit: Exit<'_>) -> ConnectionRecord<'_> {
         bytes: None,
         cpu: Duration::from_micros(1_900),
         max_rss_kib: 1340,
+        usage: None,
     }
 }

@@ -11,6 +11,7 @@ use crate::config::ServiceConfig;
 use crate::ipc::reports::Failure;
 use crate::journal::{ConnectionRecord, Exit, Level, Log, MessageId, Records};
 use crate::scoreboard::{Count, CountUp, Scoreboard, Slot};
+use crate::sys::cgroup::TreeUsage;
 use crate::sys::wait::{Ended, Ending, Pid};
 
 /// What the end of a connection is entered in: counters, the log, the account of its source.
@@ -43,6 +44,8 @@ pub(super) struct Finished<'a, S: Deref<Target = Scoreboard>> {
     pub(super) how: How<'a>,
     /// Bytes from and to the client, if somebody knows.
     pub(super) bytes: Option<(u64, u64)>,
+    /// What was used in its cgroup, if it had one.
+    pub(super) usage: Option<TreeUsage>,
     pub(super) slot: &'a Slot<S>,
 }
 
@@ -58,7 +61,7 @@ pub(super) enum How<'a> {
 impl Books<'_> {
     /// Enters the end of a connection.
     pub(super) fn enter<S: Deref<Target = Scoreboard>>(&self, finished: &Finished<'_, S>) {
-        let Finished { id, client, ended, how, bytes, slot } = finished;
+        let Finished { id, client, ended, how, bytes, usage, slot } = finished;
         let explained = match how {
             How::Failed(failure) => Some(self.explain(*failure)),
             How::Exit(_) => None,
@@ -81,7 +84,7 @@ impl Books<'_> {
         };
         if is_written {
             let record = ConnectionRecord::new(self.service, *id, client, ended, exit);
-            self.log.connection(&ConnectionRecord { bytes: *bytes, ..record });
+            self.log.connection(&ConnectionRecord { bytes: *bytes, usage: *usage, ..record });
         }
         let (Some(offence), Some(in_force)) = (offence(exit), self.in_force) else { return };
         if let Some(sentence) = in_force.admission.punish(client, offence, slot.scoreboard().sources()) {
@@ -98,7 +101,7 @@ impl Books<'_> {
         slot: &Slot<S>,
     ) {
         let (ended, how) = (Ended { pid, ..Ended::default() }, How::Exit(Exit::Lost));
-        self.enter(&Finished { id, client: *client, ended, how, bytes: None, slot });
+        self.enter(&Finished { id, client: *client, ended, how, bytes: None, usage: None, slot });
     }
 
     /// Enters the end of a connection that never got a process.
@@ -110,7 +113,7 @@ impl Books<'_> {
         slot: &Slot<S>,
     ) {
         let (client, ended, how) = (*client, Ended::default(), How::Exit(Exit::NotStarted(reason)));
-        self.enter(&Finished { id, client, ended, how, bytes: None, slot });
+        self.enter(&Finished { id, client, ended, how, bytes: None, usage: None, slot });
     }
 
     pub(super) fn explain(&self, failure: Failure) -> String {

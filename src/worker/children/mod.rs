@@ -3,10 +3,11 @@
 //!
 //! The deadlines of a connection are kept here. Of a program's the worker keeps a copy of the connection and asks the
 //! kernel about it; a handler's process looks after its bytes itself, see [`crate::child::watch`]. TERM, then KILL, go to
-//! the process group. When no deadline has come, nobody wakes up.
+//! the process group, and KILL to the whole cgroup if there is one. When no deadline has come, nobody wakes up.
 
 mod closes;
 mod end;
+mod leaf;
 mod output;
 pub(crate) mod rest;
 mod timers;
@@ -26,6 +27,7 @@ use crate::exit;
 use crate::ipc::reports::{ChildReport, ExitNote, FAILED_TO_BEGIN, Failure, OwnPipe, Reports, Served};
 use crate::journal::{Exit, LeftOut, OutputLine};
 use crate::scoreboard::{Overdue, Row, Scoreboard, Slot};
+use crate::sys::cgroup::TreeUsage;
 use crate::sys::dontfork::DontForkAlloc;
 use crate::sys::epoll::Poller;
 use crate::sys::fork::Pids;
@@ -42,6 +44,7 @@ use output::{PipeState, Said};
 use timers::{Timer, TimerKind, Timers};
 
 pub(crate) use end::{Books, InForce};
+pub(crate) use leaf::Leaf;
 pub(crate) use output::{Output, OutputPipes};
 
 /// A process that has, or waits for, a connection, and what is kept of it until it is reaped.
@@ -64,6 +67,10 @@ pub(crate) struct Child<S: Deref<Target = Scoreboard>> {
     failure: Option<Failure>,
     /// What its handler has left about itself.
     note: Option<ExitNote>,
+    /// Its cgroup, until it has ended.
+    leaf: Option<Leaf>,
+    /// What was used there, when it has ended.
+    usage: Option<TreeUsage>,
 }
 
 /// Of a process that serves one connection after the other.
@@ -113,6 +120,8 @@ impl<S: Deref<Target = Scoreboard>> Child<S> {
             overdue: None,
             failure: None,
             note: None,
+            leaf: None,
+            usage: None,
         }
     }
 
@@ -145,6 +154,11 @@ impl<S: Deref<Target = Scoreboard>> Child<S> {
     /// The same, with why it could not begin, if that is known already.
     pub(crate) fn with_failure(self, failure: Option<Failure>) -> Self {
         Child { failure, ..self }
+    }
+
+    /// The same, with the cgroup in which it has begun.
+    pub(crate) fn with_leaf(self, leaf: Option<Leaf>) -> Self {
+        Child { leaf, ..self }
     }
 
     pub(crate) fn slot(&self) -> &Slot<S> {
@@ -197,7 +211,7 @@ impl<S: Deref<Target = Scoreboard>> Child<S> {
             let Some(lost) = several.ended.pop_front() else { return };
             let (ended, how) = (Ended::default(), How::Exit(Exit::Lost));
             let (id, client) = (self.name(&lost), lost.client);
-            books.enter(&Finished { id, client, ended, how, bytes: None, slot: &self.slot });
+            books.enter(&Finished { id, client, ended, how, bytes: None, usage: None, slot: &self.slot });
         }
     }
 }
@@ -298,10 +312,18 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
 
     fn tell_to_end(&mut self, pid: Pid, kill_after: Duration, kill_at: Monotonic) {
         if kill_after.is_zero() {
-            return process::signal_group(pid, Signal::SIGKILL);
+            return self.kill_all_of(pid);
         }
         process::signal_group(pid, Signal::SIGTERM);
         self.put(pid, kill_at, TimerKind::Kill);
+    }
+
+    /// Kills a process with all that has come of it: what is in its cgroup, or without one in its process group.
+    fn kill_all_of(&self, pid: Pid) {
+        let leaf = self.by_pid.get(&pid).and_then(|child| child.leaf.as_ref());
+        if leaf.is_none_or(|leaf| leaf.kill().is_err()) {
+            process::signal_group(pid, Signal::SIGKILL);
+        }
     }
 
     /// A spare says what it has taken; one that serves a single connection has said so before it served a stranger.
@@ -364,7 +386,7 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
         let bytes = Some((served.traffic.received, served.traffic.sent));
         let (id, client, slot) = (child.name(&connection), connection.client, &child.slot);
         let how = How::Exit(Exit::Ended(ended.ending));
-        books.enter(&Finished { id, client, ended, how, bytes, slot });
+        books.enter(&Finished { id, client, ended, how, bytes, usage: None, slot });
         if is_current {
             child.slot.note(None);
         }
@@ -390,6 +412,15 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
         }
     }
 
+    /// A process has ended: its cgroup, with what may be left in it.
+    pub(crate) fn take_leaf(&mut self, pid: Pid) -> Option<Leaf> {
+        let child = self.by_pid.get_mut(&pid)?;
+        let mut leaf = child.leaf.take()?;
+        // One that served several has told of each.
+        child.usage = leaf.usage().filter(|_| child.several.is_none());
+        Some(leaf)
+    }
+
     /// Those that serve several connections.
     pub(crate) fn serving_several(&self) -> Vec<Pid> {
         self.iter().filter(|(_, child)| child.several.is_some()).map(|(pid, _)| pid).collect()
@@ -408,11 +439,11 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
         found
     }
 
-    /// Kills a process with its group; false if it is none of these.
+    /// Kills a process with all that has come of it; false if it is none of these.
     pub(crate) fn kill(&self, pid: Pid) -> bool {
         let is_ours = self.by_pid.contains_key(&pid);
         if is_ours {
-            process::signal_group(pid, Signal::SIGKILL);
+            self.kill_all_of(pid);
         }
         is_ours
     }
@@ -512,7 +543,7 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
                 TimerKind::Look => self.look_at(pid, now),
                 TimerKind::Hold => self.look_whether_it_holds(pid, now),
                 TimerKind::End => self.end(pid, EndCause::Deadline(Deadline::Lifetime), now),
-                TimerKind::Kill => process::signal_group(pid, Signal::SIGKILL),
+                TimerKind::Kill => self.kill_all_of(pid),
                 TimerKind::Close => self.due.push(number),
             }
         }
@@ -664,7 +695,7 @@ fn enter<S: Deref<Target = Scoreboard>>(
     books: &Books<'_>,
 ) {
     let (id, client, how) = (child.name(connection), connection.client, child.how(ended.ending));
-    books.enter(&Finished { id, client, ended: *ended, how, bytes, slot: &child.slot });
+    books.enter(&Finished { id, client, ended: *ended, how, bytes, usage: child.usage, slot: &child.slot });
 }
 
 /// The number of the connection that this child serves; 0 while it waits for one.

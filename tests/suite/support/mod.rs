@@ -2,6 +2,7 @@
 
 pub(crate) mod address;
 pub(crate) mod captive;
+pub(crate) mod cgroup;
 pub(crate) mod client;
 pub(crate) mod fence;
 pub(crate) mod haproxy;
@@ -117,6 +118,11 @@ pub(crate) fn kernel_has_scopes() -> bool {
     let mut numbers =
         release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap());
     (numbers.next().unwrap(), numbers.next().unwrap()) >= (6, 12)
+}
+
+/// Says that a test cannot be run here, and where it can.
+pub(crate) fn skip(why: &str) {
+    say(&format!("SKIPPED: {why}"));
 }
 
 /// Says something that is worth seeing also when the test passes: past what cargo captures.
