@@ -145,8 +145,8 @@ pub(crate) enum Order {
         /// For so long clients may come whose handshake had begun before: to close would reset who believes to be let in.
         handshakes: Duration,
     },
-    /// See whether something is queued, and say that you have: a worker that is gone, stopped or stuck may have been the only
-    /// one that was woken for it.
+    /// See whether something is queued, and a slot free for it, and say that you have: a worker that is gone, stopped or stuck
+    /// may have been the only one that was woken for it, and a connection whose worker is gone has ended.
     Look {
         /// What the answer says.
         request: u32,

@@ -21,6 +21,7 @@
 //!
 //! The memory is as large as the largest limit, in a sparse file, so that a reload can change the limit in place.
 
+use std::cell::Cell;
 use std::io;
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -63,6 +64,8 @@ impl Owner {
 pub(crate) struct Scoreboard {
     memory: Mapping,
     slot_freed: OwnedFd,
+    /// Of the supervisor, who wakes nobody by the eventfd: a worker that was captured could make that block.
+    to_wake: Option<Cell<bool>>,
     sources: Sources,
     shared: SharedFile,
 }
@@ -150,7 +153,12 @@ impl Scoreboard {
         sources: Sources,
         shared: SharedFile,
     ) -> io::Result<Scoreboard> {
-        Ok(Scoreboard { memory: Mapping::new(file, LENGTH)?, slot_freed, sources, shared })
+        Ok(Scoreboard { memory: Mapping::new(file, LENGTH)?, slot_freed, to_wake: None, sources, shared })
+    }
+
+    /// The supervisor's: whom it would wake is [to be told](Scoreboard::take_wake).
+    pub(crate) fn of_supervisor(self) -> Scoreboard {
+        Scoreboard { to_wake: Some(Cell::new(false)), ..self }
     }
 
     /// The memory that its connections share. Who gives a slot back has no share of a gauge any more.
@@ -188,7 +196,15 @@ impl Scoreboard {
 
     /// Wakes all who wait for a slot, whether or not there is one: for a worker that may have died before it did.
     pub(crate) fn wake_all(&self) {
-        memory::ring(self.slot_freed());
+        match &self.to_wake {
+            Some(to_wake) => to_wake.set(true),
+            None => memory::ring(self.slot_freed()),
+        }
+    }
+
+    /// Whether the supervisor has to tell those who wait for a slot that there may be one.
+    pub(crate) fn take_wake(&self) -> bool {
+        self.to_wake.as_ref().is_some_and(Cell::take)
     }
 
     /// Changes the limit. Connections above a lowered one go on; nobody is admitted until they have ended.

@@ -253,7 +253,7 @@ impl Supervisor {
             self.reap(now);
             self.state.adopted.tend();
             self.state.left_behind.tend(now);
-            self.state.workers.send_looks();
+            self.state.send_looks();
             self.systemd.deliver();
             self.state.control.tend(now, &self.poller);
             self.start_missing_workers(now);

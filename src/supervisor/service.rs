@@ -262,6 +262,7 @@ impl ServiceState {
     fn new(name: &str, limit: u32) -> io::Result<Rc<Self>> {
         let (sources, sources_file) = Sources::create()?;
         let (scoreboard, file) = Scoreboard::create(sources)?;
+        let scoreboard = scoreboard.of_supervisor();
         scoreboard.set_limit(limit);
         Ok(Rc::new(ServiceState {
             name: name.to_owned(),
@@ -305,7 +306,8 @@ impl ServiceState {
         let (file, sources_file) = (scoreboard.take()?, sources.take()?);
         let sources = Sources::open(sources_file.as_fd())?;
         let shared = SharedFile::open(shared.take()?);
-        let scoreboard = Rc::new(Scoreboard::open(file.as_fd(), slot_freed.take()?, sources, shared)?);
+        let scoreboard =
+            Rc::new(Scoreboard::open(file.as_fd(), slot_freed.take()?, sources, shared)?.of_supervisor());
         let credentials = RefCell::new(credentials.map(InstalledCredentials::at));
         let (gone, paused) = (Cell::new(gone), Cell::new(paused));
         Ok(Rc::new(ServiceState { name, scoreboard, file, sources_file, bans, gone, paused, credentials }))

@@ -39,6 +39,14 @@ pub(super) struct State {
 }
 
 impl State {
+    /// Has workers look whom something waits for that they were not woken for.
+    pub(super) fn send_looks(&mut self) {
+        for service in self.services.alive().filter(|service| service.scoreboard.take_wake()) {
+            self.workers.look(&service.name);
+        }
+        self.workers.send_looks();
+    }
+
     /// At the start, when nothing is served yet.
     pub(super) fn new(config: &Config, passed: ActivatedSockets, systemd: &Systemd) -> io::Result<Self> {
         // Each worker takes some descriptors of the supervisor's.

@@ -623,13 +623,18 @@ impl Workers {
         }
     }
 
-    /// Has them look.
+    /// Has them look, also those that retire and have not emptied a listener yet.
     pub(super) fn send_looks(&mut self) {
         let services = std::mem::take(&mut self.to_look);
-        let accepting = |worker: &&mut WorkerProcess| {
-            worker.stage() == WorkerStage::Accepting && services.contains(worker.service())
+        let may_accept = |worker: &&mut WorkerProcess| {
+            let may = match worker.stage() {
+                WorkerStage::Starting | WorkerStage::Ready => false,
+                WorkerStage::Accepting => true,
+                WorkerStage::Draining => worker.has_listeners(),
+            };
+            may && services.contains(worker.service())
         };
-        self.workers.values_mut().filter(accepting).for_each(WorkerProcess::look);
+        self.workers.values_mut().filter(may_accept).for_each(WorkerProcess::look);
     }
 }
 

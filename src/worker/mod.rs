@@ -446,6 +446,7 @@ impl Worker {
                 }
                 Heard::Message(Order::Look { request }) => {
                     self.link.report(&WorkerReport::Looked { request });
+                    self.slot_freed();
                     self.look();
                 }
                 Heard::Message(Order::Retire { empty, handshakes }) => self.retire(&empty, handshakes),

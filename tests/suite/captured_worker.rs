@@ -96,6 +96,9 @@ fn what_a_worker_says_to_be_left_behind_is_its_own() {
     eventually("it is left behind", || status_of(&server, "jobs")["left_behind"] == 1);
     let kept = connect(listen[2]);
     eventually("it is served", || status_of(&server, "other")["active"] == 1);
+    // A worker that is to be renewed stays for it, and its link with it.
+    let held = connect(listen[0]);
+    eventually("it is served", || status_of(&server, "captured")["active"] == 1);
     let of_others = server.connections();
     let groups = [group(job), group(server.pid()), server.pid(), stranger.pid(), 0, 1, -1, -job, i32::MIN];
     let groups = groups.into_iter().chain(of_others.iter().map(|process| process.pid));
@@ -111,9 +114,105 @@ fn what_a_worker_says_to_be_left_behind_is_its_own() {
     assert!(of_others.iter().all(|process| proc::lives(process.pid)));
     assert_eq!(status_of(&server, "jobs")["left_behind"], 1);
     assert_eq!(status_of(&server, "captured")["left_behind"], 0);
-    drop(kept);
+    drop((kept, held));
     server.stop();
     server.wait_empty();
+}
+
+/// Every eventfd of a worker is full, and whoever adds one more waits.
+fn fill_events(worker: i32) {
+    let script = "import ctypes, fcntl, os, sys\n\
+         libc = ctypes.CDLL(None, use_errno=True)\n\
+         worker = os.pidfd_open(int(sys.argv[1]))\n\
+         filled = 0\n\
+         for number in os.listdir(f'/proc/{sys.argv[1]}/fd'):\n\
+         \x20   if os.readlink(f'/proc/{sys.argv[1]}/fd/{number}') != 'anon_inode:[eventfd]': continue\n\
+         \x20   fd = libc.syscall(438, worker, int(number), 0)\n\
+         \x20   assert fd >= 0, os.strerror(ctypes.get_errno())\n\
+         \x20   while True:\n\
+         \x20       try: os.eventfd_write(fd, 1 << 62)\n\
+         \x20       except BlockingIOError: break\n\
+         \x20   for room in range(62, -1, -1):\n\
+         \x20       try: os.eventfd_write(fd, 1 << room)\n\
+         \x20       except BlockingIOError: pass\n\
+         \x20   fcntl.fcntl(fd, fcntl.F_SETFL, os.O_RDWR)\n\
+         \x20   filled += 1\n\
+         assert filled >= 1\n";
+    sure(&["python3", "-c", script, &worker.to_string()]);
+}
+
+#[test]
+fn a_supervisor_waits_for_no_event_that_a_worker_has_filled() {
+    if !root("pidfd_getfd(2)") {
+        return;
+    }
+    let listen = [address::fresh(), address::fresh(), address::fresh()];
+    let server = serve(listen);
+    let mut held: Vec<_> = (0..3).map(|_| connect(listen[0])).collect();
+    for client in &mut held {
+        client.write_all(b"x").unwrap();
+        client.read_exact(&mut [0]).unwrap();
+    }
+    let worker = worker_of(&server, "captured");
+    fill_events(worker);
+    // All are adopted, and each that ends frees a slot; so may a limit that changes.
+    proc::kill(worker, nix::sys::signal::Signal::SIGKILL);
+    eventually("it is replaced", || {
+        let status = status_of(&server, "captured");
+        status["workers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|now| now["pid"] != worker && now["state"] == "accepting")
+    });
+    held.pop();
+    eventually("it has ended", || status_of(&server, "captured")["active"] == 2);
+    server.reload_ok();
+    drop(held);
+    eventually("they have ended", || status_of(&server, "captured")["active"] == 0);
+    assert_eq!(exchange(listen[2], b"x"), b"x");
+    server.stop();
+}
+
+/// Who waits for a slot learns of one that the supervisor has freed, also while its listener is being closed.
+#[test]
+fn slots_of_adopted_connections_are_taken_by_who_waits() {
+    for stops in [false, true] {
+        for spares in ["", "spare = 2\n"] {
+            let listen = address::fresh();
+            let server = Preforkd::run(&format!(
+                "[service.one]\nlisten = \"{listen}\"\nhandler = \"echo\"\nworkers = 2\nmax_connections = 2\n{spares}"
+            ))
+            .start();
+            let mut held: Vec<_> = (0..2).map(|_| connect(listen)).collect();
+            for client in &mut held {
+                client.write_all(b"x").unwrap();
+                client.read_exact(&mut [0]).unwrap();
+            }
+            let workers = server.workers();
+            workers.iter().for_each(|worker| proc::kill(*worker, nix::sys::signal::Signal::SIGKILL));
+            eventually("they are replaced", || {
+                let status = status_of(&server, "one");
+                let now = status["workers"].as_array().unwrap();
+                now.len() == 2 && now.iter().all(|worker| worker["state"] == "accepting")
+            });
+            let mut waits: Vec<_> = (0..2).map(|_| connect(listen)).collect();
+            waits.iter_mut().for_each(|client| client.write_all(b"x").unwrap());
+            eventually("they are queued", || server.count("queued") == 2);
+            if stops {
+                server.signal(nix::sys::signal::Signal::SIGTERM);
+                eventually("it drains", || server.status()["state"] == "draining");
+            }
+            drop(held);
+            for mut client in waits {
+                client.read_exact(&mut [0]).unwrap();
+            }
+            match stops {
+                true => server.left_nothing(&[listen]),
+                false => server.stop(),
+            }
+        }
+    }
 }
 
 #[test]
