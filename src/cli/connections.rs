@@ -154,13 +154,13 @@ fn render(rows: &[ShownConnection]) -> String {
 }
 
 /// A single address without the length of a prefix.
-fn address(source: SourceName) -> String {
+pub(super) fn address(source: SourceName) -> String {
     let text = source.to_string();
     text.strip_suffix("/32").or_else(|| text.strip_suffix("/128")).unwrap_or(&text).to_owned()
 }
 
 /// A stranger may have chosen the words of a command line.
-fn safe(text: &str) -> String {
+pub(super) fn safe(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for character in text.chars() {
         match is_special(character) {
@@ -171,11 +171,11 @@ fn safe(text: &str) -> String {
     safe
 }
 
-fn known(text: Option<String>) -> String {
+pub(super) fn known(text: Option<String>) -> String {
     text.unwrap_or_else(|| "-".to_owned())
 }
 
-fn time(seconds: f64) -> String {
+pub(super) fn time(seconds: f64) -> String {
     match seconds as u64 {
         0..60 => format!("{seconds:.1}s"),
         whole @ 60..3600 => format!("{}m{:02}s", whole / 60, whole % 60),
@@ -184,7 +184,7 @@ fn time(seconds: f64) -> String {
     }
 }
 
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     let mut value = bytes as f64;
     for unit in ["", "K", "M", "G"] {
         if value < 1024.0 {

@@ -15,6 +15,8 @@ mod run;
 mod serve;
 pub(crate) mod serve_args;
 mod status;
+#[cfg(feature = "top")]
+mod top;
 mod unban;
 mod upgrade;
 
@@ -78,7 +80,7 @@ fn faults(application: &Application) -> Result<(), String> {
 
 fn command(application: &Application) -> Command {
     let title = application.title;
-    Command::new(title.name)
+    let command = Command::new(title.name)
         .version(title.long_version())
         .about(application.about)
         .subcommand_required(true)
@@ -95,7 +97,10 @@ fn command(application: &Application) -> Command {
         .subcommand(upgrade::command(title))
         .subcommand(ban::ban_command(title))
         .subcommand(ban::bans_command(title))
-        .subcommand(unban::command(title))
+        .subcommand(unban::command(title));
+    #[cfg(feature = "top")]
+    let command = command.subcommand(top::command(title));
+    command
 }
 
 fn dispatch(matches: &ArgMatches, application: &Application) -> ExitCode {
@@ -115,6 +120,8 @@ fn dispatch(matches: &ArgMatches, application: &Application) -> ExitCode {
         Some(("ban", matches)) => ban::ban(matches, title),
         Some(("bans", matches)) => ban::bans(matches, title),
         Some(("unban", matches)) => unban::run(matches, title),
+        #[cfg(feature = "top")]
+        Some(("top", matches)) => top::run(matches, title),
         _ => ExitCode::from(exit::USAGE),
     }
 }

@@ -119,7 +119,7 @@ fn processes(count: u32) -> String {
     if count == 1 { "1 process".to_owned() } else { format!("{count} processes") }
 }
 
-fn state(state: Condition) -> &'static str {
+pub(super) fn state(state: Condition) -> &'static str {
     match state {
         Condition::Starting => "starting",
         Condition::Running => "running",
@@ -129,7 +129,7 @@ fn state(state: Condition) -> &'static str {
     }
 }
 
-fn uptime(seconds: u64) -> String {
+pub(super) fn uptime(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86400, seconds / 3600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{seconds} s"),

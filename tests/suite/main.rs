@@ -70,6 +70,7 @@ mod structure;
 mod stuck;
 mod systemd;
 mod textbook;
+mod top;
 mod unix_sockets;
 mod unix_users;
 mod upgrade;
