@@ -31,7 +31,7 @@ const BAN: Duration = Duration::from_secs(3600);
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
 const LONGEST_INTERVAL: Duration = Duration::from_secs(60);
 
-/// `top [--interval DURATION] [--once [--size WIDTHxHEIGHT]] [--control PATH]`.
+/// `top [--interval DURATION] [--once [--looks COUNT] [--size WIDTHxHEIGHT]] [--control PATH]`.
 pub(super) fn command(title: Title) -> Command {
     Command::new("top")
         .about(format!("Show what the running {} does, live", title.name))
@@ -47,7 +47,15 @@ pub(super) fn command(title: Title) -> Command {
             Arg::new("once")
                 .long("once")
                 .action(ArgAction::SetTrue)
-                .help("Look twice, print one picture as text, and end"),
+                .help("Print one picture as text, and end"),
+        )
+        .arg(
+            Arg::new("looks")
+                .long("looks")
+                .value_name("COUNT")
+                .value_parser(clap::value_parser!(u16).range(2..=1000))
+                .default_value("2")
+                .help("How often --once looks before it prints"),
         )
         .arg(
             Arg::new("size")
@@ -80,7 +88,8 @@ pub(super) fn run(matches: &ArgMatches, title: Title) -> ExitCode {
     let interval = matches.get_one("interval").copied().unwrap_or(Duration::from_secs(1));
     let mut top = Top::new(title, watch, interval);
     if matches.get_flag("once") {
-        return top.once(matches.get_one("size").copied().unwrap_or((80, 24)));
+        let looks = matches.get_one("looks").copied().unwrap_or(2);
+        return top.once(looks, matches.get_one("size").copied().unwrap_or((80, 24)));
     }
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         complain(format_args!(
@@ -217,9 +226,12 @@ impl Top {
     }
 
     /// One picture on stdout.
-    fn once(&mut self, (width, height): (u16, u16)) -> ExitCode {
+    fn once(&mut self, looks: u16, (width, height): (u16, u16)) -> ExitCode {
         self.watch.look();
-        if self.watch.error.is_none() {
+        for _ in 1..looks {
+            if self.watch.error.is_some() {
+                break;
+            }
             std::thread::sleep(self.interval);
             self.watch.look();
         }

@@ -126,7 +126,7 @@ fn draw_graphs(frame: &mut Frame<'_>, area: Rect, top: &Top) {
         Layout::horizontal([Constraint::Percentage(60), Constraint::Percentage(40)]).areas(area);
     draw_graph(frame, left, "accepted", top.watch.history.iter().map(|rates| rates.accepted), Color::Green);
     let others = top.watch.history.iter().map(refused);
-    draw_graph(frame, right, "refused, timed out, crashed", others, Color::Red);
+    draw_graph(frame, right, "refused or failed", others, Color::Red);
 }
 
 fn draw_graph(
