@@ -8,6 +8,7 @@ mod explain;
 #[cfg(feature = "generate")]
 pub(crate) mod generate;
 mod kill;
+mod metrics;
 pub(crate) mod output;
 mod pause;
 mod reload;
@@ -35,7 +36,8 @@ use crate::ipc::orders;
 use crate::{exit, supervisor, sys, worker};
 
 /// Does what this process was started for, by its arguments, and says with which code it is to exit.
-pub(crate) fn main(application: Application) -> ExitCode {
+pub(crate) fn main(mut application: Application) -> ExitCode {
+    metrics::equip(&mut application);
     // Before anything is allocated that a worker does not need: each of its children copies it.
     if std::env::args_os().nth(1).is_some_and(|command| command == orders::COMMAND) {
         return ExitCode::from(worker::run(application));
@@ -94,6 +96,8 @@ fn command(application: &Application) -> Command {
         .subcommand(pause::pause_command(title))
         .subcommand(pause::resume_command(title))
         .subcommand(pause::drain_command(title))
+        .subcommand(pause::lameduck_command(title))
+        .subcommand(metrics::command(title))
         .subcommand(upgrade::command(title))
         .subcommand(ban::ban_command(title))
         .subcommand(ban::bans_command(title))
@@ -115,7 +119,9 @@ fn dispatch(matches: &ArgMatches, application: &Application) -> ExitCode {
         Some(("pause", matches)) => pause::pause(matches, title),
         Some(("resume", matches)) => pause::resume(matches, title),
         Some(("drain", matches)) => pause::drain(matches, title),
+        Some(("lameduck", matches)) => pause::lameduck(matches, title),
         Some(("kill", matches)) => kill::run(matches, title),
+        Some(("metrics", matches)) => metrics::run(matches, application),
         Some(("upgrade", matches)) => upgrade::run(matches, title),
         Some(("ban", matches)) => ban::ban(matches, title),
         Some(("bans", matches)) => ban::bans(matches, title),

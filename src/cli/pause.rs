@@ -1,4 +1,4 @@
-//! `preforkd pause`, `resume` and `drain`: services that accept nobody for a while.
+//! `preforkd pause`, `resume`, `drain` and `lameduck`: services that accept nobody, or are to be sent nobody, for a while.
 
 use std::process::ExitCode;
 
@@ -22,7 +22,7 @@ pub(super) fn pause_command(title: Title) -> Command {
 
 /// `resume [SERVICE]`.
 pub(super) fn resume_command(title: Title) -> Command {
-    command(title, "resume", "Have a service, or all, accept again after pause or drain", "10s")
+    command(title, "resume", "Have a service, or all, accept again after pause, drain or lameduck", "10s")
         .arg(service())
 }
 
@@ -30,6 +30,17 @@ pub(super) fn resume_command(title: Title) -> Command {
 pub(super) fn drain_command(title: Title) -> Command {
     command(title, "drain", "Pause a service, or all, and wait until their connections have ended", "1h")
         .arg(service())
+}
+
+/// `lameduck SERVICE`.
+pub(super) fn lameduck_command(title: Title) -> Command {
+    command(
+        title,
+        "lameduck",
+        "Have a service serve on, but balancers told to send it no more clients",
+        "10s",
+    )
+    .arg(service().required(true))
 }
 
 fn command(title: Title, name: &'static str, about: &'static str, patience: &'static str) -> Command {
@@ -47,6 +58,12 @@ fn named(matches: &ArgMatches) -> Option<String> {
 /// Exits with 0 if it accepts nobody any more.
 pub(super) fn pause(matches: &ArgMatches, title: Title) -> ExitCode {
     ask(matches, title, &Request::Pause { service: named(matches) }, exit::UNAVAILABLE, None)
+}
+
+/// Exits with 0 if balancers that ask are told so from now on.
+pub(super) fn lameduck(matches: &ArgMatches, title: Title) -> ExitCode {
+    let Some(service) = named(matches) else { return ExitCode::from(exit::USAGE) };
+    ask(matches, title, &Request::Lameduck { service }, exit::UNAVAILABLE, None)
 }
 
 /// Exits with 0 if it will accept.

@@ -91,6 +91,13 @@ fn render(status: &Status, title: Title) -> String {
             let _ =
                 writeln!(text, "\n{} is paused: clients wait until \"preforkd resume {0}\"", service.name);
         }
+        if service.lameduck {
+            let _ = writeln!(
+                text,
+                "\n{} is a lame duck: balancers send it no more clients until \"{} resume {0}\"",
+                service.name, title.name
+            );
+        }
         if let Some(reason) = &service.down {
             let _ = writeln!(text, "\n{} is down: {reason}", service.name);
         }

@@ -262,7 +262,7 @@ fn cpus() -> u16 {
 }
 
 fn handler(name: Spanned<String>, machine: &Machine<'_>) -> Result<String, Fault> {
-    if machine.application.find(name.get_ref()).is_some() {
+    if machine.application.handlers().any(|known| known == name.get_ref()) {
         return Ok(name.into_inner());
     }
     let guess = nearest(name.get_ref(), machine.application.handlers());

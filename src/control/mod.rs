@@ -45,7 +45,12 @@ pub(crate) enum Request {
         /// One service, or all.
         service: Option<String>,
     },
-    /// Accept again.
+    /// Serve on, but have balancers told to send no more, until it is resumed.
+    Lameduck {
+        /// Which service.
+        service: String,
+    },
+    /// Accept again, and have balancers told so.
     Resume {
         /// One service, or all.
         service: Option<String>,
@@ -134,14 +139,19 @@ pub(crate) struct Status {
     pub(crate) version: String,
     pub(crate) generation: u64,
     pub(crate) uptime_s: u64,
+    /// When it was started.
+    pub(crate) since_unix_ms: UnixTime,
     pub(crate) state: Condition,
     /// What is waited for, while something is being changed.
     pub(crate) waits_for: Option<String>,
     pub(crate) reloads: Reloads,
+    pub(crate) last_reload: Option<LastReload>,
     pub(crate) upgrades: u64,
     /// How many bans there are.
     pub(crate) bans: u64,
     pub(crate) log_records_dropped: u64,
+    /// Those of the supervisor among them.
+    pub(crate) own_log_records_dropped: u64,
     pub(crate) services: Vec<ServiceStatus>,
 }
 
@@ -170,6 +180,14 @@ pub(crate) struct Reloads {
     pub(crate) failed: u64,
 }
 
+/// What has become of a reload, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names say it, and the manual explains them")]
+pub(crate) struct LastReload {
+    pub(crate) ok: bool,
+    pub(crate) unix_ms: UnixTime,
+}
+
 /// One service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names say it, and the manual explains them")]
@@ -179,11 +197,15 @@ pub(crate) struct ServiceStatus {
     pub(crate) listen: Vec<String>,
     /// It accepts nobody until it is resumed.
     pub(crate) paused: bool,
+    /// It serves, and balancers are to send no more until it is resumed.
+    pub(crate) lameduck: bool,
     /// Why it is not served; `None` if it is.
     pub(crate) down: Option<String>,
     /// The addresses at which nobody can reach it, as the kernel and the file system say now.
     pub(crate) unreachable: Vec<Unreachable>,
     pub(crate) workers: Vec<WorkerStatus>,
+    /// Workers that died and were not told to.
+    pub(crate) workers_died: u64,
     pub(crate) spares: u32,
     /// Connection processes, those of dead and draining workers included.
     pub(crate) active: u32,
@@ -196,11 +218,43 @@ pub(crate) struct ServiceStatus {
     pub(crate) sandbox: Option<CageStatus>,
     /// Connections that wait to be accepted; of TCP only.
     pub(crate) queued: u64,
+    /// The same by listener, with how many may wait.
+    pub(crate) queues: Vec<QueueStatus>,
+    /// Since when it is counted what follows; `None` if nothing was yet.
+    pub(crate) counted_since_unix_ms: Option<UnixTime>,
     pub(crate) accepted: u64,
     pub(crate) completed: u64,
     pub(crate) refused: Refused,
     pub(crate) timeouts: u64,
     pub(crate) crashes: u64,
+    pub(crate) penalties: u64,
+    pub(crate) cpu_us: u64,
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+    pub(crate) log_records_dropped: u64,
+    /// From accept to the end.
+    pub(crate) durations: TimesStatus,
+    /// From accept until a process had the connection.
+    pub(crate) waits: TimesStatus,
+}
+
+/// The queue of a listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names say it, and the manual explains them")]
+pub(crate) struct QueueStatus {
+    pub(crate) listen: String,
+    pub(crate) queued: u32,
+    pub(crate) limit: u32,
+}
+
+/// How long times were.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TimesStatus {
+    /// Bounds, ascending; each is within.
+    pub(crate) bounds_us: Vec<u64>,
+    /// How many were within each bound and not the one before, and one more: beyond the last.
+    pub(crate) within: Vec<u64>,
+    pub(crate) sum_us: u64,
 }
 
 /// What the sandbox of a service comes to on this kernel.

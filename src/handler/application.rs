@@ -57,6 +57,8 @@ pub(crate) struct Application {
     pub(crate) title: Title,
     pub(crate) about: &'static str,
     handlers: Vec<Known>,
+    /// Those of its commands, which a configuration may not name.
+    tools: Vec<Known>,
     /// Keys of `[service.NAME]`, in TOML.
     pub(crate) defaults: &'static str,
 }
@@ -77,6 +79,7 @@ impl Application {
             title,
             about: "A process of its own for every connection",
             handlers: Vec::new(),
+            tools: Vec::new(),
             defaults: "",
         }
     }
@@ -84,10 +87,12 @@ impl Application {
     /// Adds a handler, or replaces the one of this name.
     pub(crate) fn add(&mut self, name: &'static str, handler: impl Handler) {
         self.handlers.retain(|known| known.name != name);
-        let handler = RefCell::new(handler);
-        let declared = Declared::by(|layout| handler.borrow_mut().share(layout));
-        let declared = declared.map_err(|error| error.to_string());
-        self.handlers.push(Known { name, handler: Box::new(handler.into_inner()), declared });
+        self.handlers.push(Known::new(name, handler));
+    }
+
+    /// Adds a handler that a command serves by itself.
+    pub(crate) fn add_tool(&mut self, name: &'static str, handler: impl Handler) {
+        self.tools.push(Known::new(name, handler));
     }
 
     /// The names that a configuration may give.
@@ -108,9 +113,9 @@ impl Application {
         }
     }
 
-    /// The handler with this name.
+    /// The handler with this name, also if it is one of its commands'.
     pub(crate) fn find(&self, name: &str) -> Option<&dyn AnyHandler> {
-        self.handlers.iter().find(|known| known.name == name).map(|known| known.handler.as_ref())
+        self.all().find(|known| known.name == name).map(|known| known.handler.as_ref())
     }
 
     /// What its processes share.
@@ -120,13 +125,27 @@ impl Application {
     /// What is wrong with it.
     pub(crate) fn declared(&self, name: &str) -> Result<&Declared, &str> {
         const NOTHING: &Declared = &Declared::NOTHING;
-        let known = self.handlers.iter().find(|known| known.name == name);
+        let known = self.all().find(|known| known.name == name);
         known.map_or(Ok(NOTHING), |known| known.declared.as_ref().map_err(String::as_str))
     }
 
     /// The same, to be prepared; all others are dropped.
     pub(crate) fn into_handler(self, name: &str) -> Option<Box<dyn AnyHandler>> {
-        self.handlers.into_iter().find(|known| known.name == name).map(|known| known.handler)
+        let all = self.handlers.into_iter().chain(self.tools);
+        all.into_iter().find(|known| known.name == name).map(|known| known.handler)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Known> {
+        self.handlers.iter().chain(&self.tools)
+    }
+}
+
+impl Known {
+    fn new(name: &'static str, handler: impl Handler) -> Self {
+        let handler = RefCell::new(handler);
+        let declared = Declared::by(|layout| handler.borrow_mut().share(layout));
+        let declared = declared.map_err(|error| error.to_string());
+        Known { name, handler: Box::new(handler.into_inner()), declared }
     }
 }
 

@@ -35,7 +35,7 @@ pub(crate) enum MessageId {
     Penalty,
     /// A connection is ended by hand.
     ConnectionKilled,
-    /// A service accepts nobody for a while, or again.
+    /// A service accepts nobody, or is to be sent nobody, for a while; or that is over.
     ServicePaused,
     /// Clients are kept out by hand, or are not any more.
     Ban,

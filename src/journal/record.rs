@@ -144,7 +144,8 @@ impl<'a> ConnectionRecord<'a> {
         }
     }
 
-    fn cpu(&self) -> Duration {
+    /// User and system time of all that is known of.
+    pub(crate) fn cpu(&self) -> Duration {
         self.usage.map_or(self.cpu, |usage| usage.cpu)
     }
 

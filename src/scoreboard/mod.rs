@@ -6,5 +6,5 @@ mod counters;
 mod property;
 mod rows;
 
-pub(crate) use counters::{Count, CountUp, Counters, Counts};
+pub(crate) use counters::{Count, CountPlace, CountUp, CountedTime, Counters, Counts, TimeCounts, micros};
 pub(crate) use rows::{NoSlot, Overdue, Owner, Processes, Row, RowState, Scoreboard, Slot};

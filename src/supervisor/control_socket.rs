@@ -130,6 +130,10 @@ impl Supervisor {
                 self.answer([client], &answer);
             }
             Some((client, Request::Pause { service })) => self.pause(service, client, AtRest::Accepting),
+            Some((client, Request::Lameduck { service })) => {
+                let answer = self.make_lameduck(&service);
+                self.answer([client], &answer);
+            }
             Some((client, Request::Resume { service })) => {
                 let answer = self.resume_services(service.as_deref());
                 self.answer([client], &answer);

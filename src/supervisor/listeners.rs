@@ -18,6 +18,7 @@ use super::saved::{Kept, contradiction};
 use super::systemd::{ActivatedSockets, Systemd};
 use super::tcp_table::{self, TcpSocket, TcpState};
 use crate::config::{Account, Address, ServiceConfig, SocketAccess, SocketKind, SocketOptions};
+use crate::control::QueueStatus;
 use crate::sys::access::{Access, HeldSocket};
 use crate::sys::fd::{self, FdNumber};
 use crate::sys::interface;
@@ -102,9 +103,10 @@ impl Listener {
         self.socket.as_fd()
     }
 
-    /// How many connections wait to be accepted.
-    pub(super) fn queued(&self) -> u32 {
-        socket::queued(self.descriptor())
+    /// How many connections wait to be accepted, and how many may, if the kernel tells.
+    pub(super) fn queue(&self) -> Option<QueueStatus> {
+        let (queued, limit) = socket::queue(self.descriptor())?;
+        Some(QueueStatus { listen: self.name().to_owned(), queued, limit })
     }
 
     /// Makes sure that nothing more is queued, so that the queue can be emptied and the socket closed without a reset. If

@@ -1,4 +1,5 @@
-//! `preforkd pause`, `resume` and `drain`: services that accept nobody for a while.
+//! `preforkd pause`, `resume` and `drain`: services that accept nobody for a while; `lameduck`: services that go on, but
+//! balancers are told to send no more.
 //!
 //! A service that is paused has no workers. Its listeners stay open, so its clients wait in the queue, and whoever comes after
 //! its queue is full waits for the kernel's next try. Connections go on under workers that retire. So it stays over reloads
@@ -63,6 +64,19 @@ impl Supervisor {
         }
         let mut lines = Vec::new();
         for state in self.services_meant(service) {
+            if !paused && state.is_lameduck() {
+                state.set_lameduck(false);
+                self.log.event(
+                    Level::Notice,
+                    Some(MessageId::ServicePaused),
+                    Some(&state.name),
+                    format_args!("is no lame duck any more: balancers may send it clients again"),
+                );
+                if !state.is_paused() {
+                    lines.push(format!("{}: balancers may send it clients again", state.name));
+                    continue;
+                }
+            }
             if state.is_paused() == paused {
                 lines.push(format!(
                     "{}: {} already",
@@ -87,6 +101,25 @@ impl Supervisor {
         }
         self.systemd.status(&self.state.summary());
         Answer::Done(lines.join("\n"))
+    }
+
+    /// A service goes on, but whoever asks for balancers is told that they are to send it no more. So it stays over reloads
+    /// and upgrades, until it is resumed.
+    pub(super) fn make_lameduck(&mut self, service: &str) -> Answer {
+        if let Some(answer) = self.unknown_service(Some(service)) {
+            return answer;
+        }
+        let Some(state) = self.services_meant(Some(service)).pop() else {
+            return Answer::Refused(format!("{service} is not served; balancers are told so"));
+        };
+        if state.is_lameduck() {
+            return Answer::Done(format!("{service}: is a lame duck already"));
+        }
+        state.set_lameduck(true);
+        let text = "is a lame duck: it serves on, and balancers are told to send it no more clients";
+        self.log.event(Level::Notice, Some(MessageId::ServicePaused), Some(service), format_args!("{text}"));
+        self.systemd.status(&self.state.summary());
+        Answer::Done(format!("{service}: {text}"))
     }
 
     /// The services in force that are meant.

@@ -14,7 +14,7 @@ use crate::exit;
 use crate::ipc::orders::LeftOver;
 use crate::ipc::reports::ExitNote;
 use crate::journal::{Level, MessageId};
-use crate::scoreboard::Owner;
+use crate::scoreboard::{Count, CountUp, Owner};
 use crate::sys::process;
 use crate::sys::time::Monotonic;
 use crate::sys::wait::{self, Ended, Ending, Pid};
@@ -186,6 +186,7 @@ impl Supervisor {
         if ended.ending == Ending::Exited(exit::OK) && worker.stage() == WorkerStage::Draining {
             return;
         }
+        worker.service_state().count(Count::WorkersDied);
         let connections = match adopted {
             0 => String::new(),
             1 => "; its connection goes on".to_owned(),

@@ -22,10 +22,10 @@ use crate::client::Connection;
 use crate::config::{Address, CREDENTIALS_VARIABLE, ServiceConfig};
 use crate::control::Unreachable;
 use crate::pace::Backoff;
-use crate::scoreboard::{Count, CountUp, Counts, Owner, Scoreboard};
+use crate::scoreboard::{CountPlace, CountUp, Counts, Owner, Scoreboard};
 use crate::shared::SharedFile;
 use crate::sys::fd::FdNumber;
-use crate::sys::time::Monotonic;
+use crate::sys::time::{Monotonic, UnixTime};
 use crate::worker::children::InForce;
 
 /// The pauses before the next worker after some have died before they ever worked.
@@ -238,6 +238,12 @@ pub(super) struct ServiceState {
     pub(super) sources_file: OwnedFd,
     pub(super) bans: BanTable,
     gone: Cell<Counts>,
+    /// The most that was told of each counter.
+    told: Cell<Counts>,
+    /// When its counters began.
+    created: UnixTime,
+    /// It serves, and balancers are to send no more.
+    lameduck: Cell<bool>,
     /// It has no workers, whatever its configuration says, and clients wait in its queue.
     paused: Cell<bool>,
     credentials: RefCell<Option<InstalledCredentials>>,
@@ -253,6 +259,9 @@ pub(super) struct SavedServiceState {
     shared: FdNumber,
     bans: FdNumber,
     gone: Counts,
+    told: Counts,
+    created: UnixTime,
+    lameduck: bool,
     paused: bool,
     credentials: Option<PathBuf>,
 }
@@ -271,6 +280,9 @@ impl ServiceState {
             sources_file,
             bans: BanTable::create()?,
             gone: Cell::default(),
+            told: Cell::default(),
+            created: UnixTime::now(),
+            lameduck: Cell::new(false),
             paused: Cell::new(false),
             credentials: RefCell::default(),
         }))
@@ -285,6 +297,9 @@ impl ServiceState {
             shared: kept.keep(self.scoreboard.shared().descriptor()),
             bans: kept.keep(self.bans.file()),
             gone: self.gone.get(),
+            told: self.told.get(),
+            created: self.created,
+            lameduck: self.lameduck.get(),
             paused: self.paused.get(),
             credentials: self.credentials.borrow().as_ref().map(|installed| installed.place().to_owned()),
         }
@@ -299,6 +314,9 @@ impl ServiceState {
             shared,
             bans,
             gone,
+            told,
+            created,
+            lameduck,
             paused,
             credentials,
         } = saved;
@@ -309,8 +327,21 @@ impl ServiceState {
         let scoreboard =
             Rc::new(Scoreboard::open(file.as_fd(), slot_freed.take()?, sources, shared)?.of_supervisor());
         let credentials = RefCell::new(credentials.map(InstalledCredentials::at));
-        let (gone, paused) = (Cell::new(gone), Cell::new(paused));
-        Ok(Rc::new(ServiceState { name, scoreboard, file, sources_file, bans, gone, paused, credentials }))
+        let (gone, told) = (Cell::new(gone), Cell::new(told));
+        let (lameduck, paused) = (Cell::new(lameduck), Cell::new(paused));
+        Ok(Rc::new(ServiceState {
+            name,
+            scoreboard,
+            file,
+            sources_file,
+            bans,
+            gone,
+            told,
+            created,
+            lameduck,
+            paused,
+            credentials,
+        }))
     }
 
     /// Has these credentials in force instead of what was; on an error that stays.
@@ -334,6 +365,29 @@ impl ServiceState {
         self.paused.set(paused);
     }
 
+    /// Whether balancers are to send no more, though it serves.
+    pub(super) fn is_lameduck(&self) -> bool {
+        self.lameduck.get()
+    }
+
+    /// Whether that is so from now on.
+    pub(super) fn set_lameduck(&self, lameduck: bool) {
+        self.lameduck.set(lameduck);
+    }
+
+    /// When its counters began.
+    pub(super) fn created(&self) -> UnixTime {
+        self.created
+    }
+
+    /// What to tell of these counters. They were read while workers count, who may have taken something from one place
+    /// and not have counted it at the other yet, or have died between: of what was told once, nothing is taken back.
+    pub(super) fn tell(&self, counts: Counts) -> Counts {
+        let counts = counts.at_least(self.told.get());
+        self.told.set(counts);
+        counts
+    }
+
     /// The counters of workers that are gone.
     pub(super) fn gone(&self) -> Counts {
         self.gone.get()
@@ -348,8 +402,8 @@ impl ServiceState {
 }
 
 impl CountUp for ServiceState {
-    fn count(&self, what: Count) {
-        self.add(|counts| counts.count(what));
+    fn add_at(&self, place: CountPlace, more: u64) {
+        self.add(|counts| counts.add_at(place, more));
     }
 }
 

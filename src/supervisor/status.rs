@@ -10,19 +10,20 @@ use super::state::State;
 use super::workers::{WorkerProcess, WorkerStage};
 use crate::admission::Refusal;
 use crate::child::confine::cage::on_this_kernel;
-use crate::control::{Refused, Reloads, ServiceStatus, Status, WorkerState, WorkerStatus};
-use crate::scoreboard::{Count, Counts, Processes};
+use crate::control::{Refused, Reloads, ServiceStatus, Status, TimesStatus, WorkerState, WorkerStatus};
+use crate::scoreboard::{Count, CountedTime, Counts, Processes, TimeCounts};
 use crate::sys::time::Monotonic;
 
 impl Supervisor {
     pub(super) fn status(&self) -> Status {
         let state = &self.state;
         let (history, generation) = (&state.history, &state.generation);
-        let mut dropped = self.log.dropped();
+        let own_dropped = history.dropped(self.log.dropped());
+        let mut dropped = own_dropped;
         let mut services = Vec::new();
         for service_state in state.services.alive() {
             let totals = state.totals(&service_state);
-            dropped = dropped.wrapping_add(totals.get(Count::RecordsDropped));
+            dropped = dropped.saturating_add(totals.get(Count::RecordsDropped));
             let service = generation.service(&service_state.name);
             let down = generation.down().get(&service_state.name);
             // One that was removed is shown while connections of it live.
@@ -41,12 +42,15 @@ impl Supervisor {
             version: self.invocation.title.version().to_owned(),
             generation: generation.number(),
             uptime_s: (Monotonic::now() - history.started()).as_secs(),
+            since_unix_ms: history.since(),
             state: self.phase.condition(self.changes.are_of_configuration()),
             waits_for: self.waits_for(),
             reloads: Reloads { ok: history.reloads(), failed: history.rejected() },
+            last_reload: history.last_reload(),
             upgrades: history.upgrades(),
             bans: state.bans.count() as u64,
             log_records_dropped: dropped,
+            own_log_records_dropped: own_dropped,
             services,
         }
     }
@@ -58,7 +62,7 @@ impl State {
         let mut totals = service.gone();
         self.workers.of_service(&service.name).for_each(|worker| totals.add(worker.counted()));
         (0..self.unheard(&service.name)).for_each(|_| totals.count(Count::Accepted));
-        totals
+        service.tell(totals)
     }
 
     /// The processes of a service. The scoreboard says what it knows from workers; spares that were taken while their worker
@@ -86,26 +90,38 @@ impl State {
     ) -> ServiceStatus {
         let processes = self.processes(service_state);
         let listeners = service.map_or(&[][..], Service::listeners);
+        let queues: Vec<_> = listeners.iter().filter_map(|listener| listener.queue()).collect();
         let down = self.generation.down().get(&service_state.name).map(|down| down.reason.clone());
         ServiceStatus {
             name: service_state.name.clone(),
             listen: listeners.iter().map(|listener| listener.name().to_owned()).collect(),
             paused: service_state.is_paused(),
+            lameduck: service_state.is_lameduck(),
             down: down.or_else(|| service?.trouble().map(str::to_owned)),
             unreachable: service.map(Service::unreachable).unwrap_or_default(),
             workers: self.workers.of_service(&service_state.name).map(WorkerStatus::from).collect(),
+            workers_died: totals.get(Count::WorkersDied),
             spares: processes.spares,
             active: processes.connections,
             counted: service_state.scoreboard.sources().counted(),
             max_connections: service_state.scoreboard.limit(),
             left_behind: self.left_behind.count(&service_state.name),
             sandbox: service.and_then(|service| on_this_kernel(service.config(), self.cgroups.are_made())),
-            queued: listeners.iter().map(|listener| u64::from(listener.queued())).sum(),
+            queued: queues.iter().map(|queue| u64::from(queue.queued)).sum(),
+            queues,
+            counted_since_unix_ms: Some(service_state.created()),
             accepted: totals.get(Count::Accepted),
             completed: totals.get(Count::Completed),
             refused: refused(totals),
             timeouts: totals.get(Count::Timeouts),
             crashes: totals.get(Count::Crashes),
+            penalties: totals.get(Count::Penalties),
+            cpu_us: totals.get(Count::CpuMicros),
+            bytes_in: totals.get(Count::BytesReceived),
+            bytes_out: totals.get(Count::BytesSent),
+            log_records_dropped: totals.get(Count::RecordsDropped),
+            durations: times(totals, CountedTime::Duration),
+            waits: times(totals, CountedTime::Wait),
         }
     }
 
@@ -137,6 +153,9 @@ impl State {
         for paused in self.generation.services().filter(|service| service.state().is_paused()) {
             text.push_str(&format!("; {} is paused", paused.name()));
         }
+        for lameduck in self.generation.services().filter(|service| service.state().is_lameduck()) {
+            text.push_str(&format!("; {} is a lame duck", lameduck.name()));
+        }
         text
     }
 
@@ -156,9 +175,11 @@ fn never_served(name: &str, down: &DownService) -> ServiceStatus {
         name: name.to_owned(),
         listen: Vec::new(),
         paused: false,
+        lameduck: false,
         down: Some(down.reason.clone()),
         unreachable: Vec::new(),
         workers: Vec::new(),
+        workers_died: 0,
         spares: 0,
         active: 0,
         counted: 0,
@@ -166,11 +187,20 @@ fn never_served(name: &str, down: &DownService) -> ServiceStatus {
         left_behind: 0,
         sandbox: None,
         queued: 0,
+        queues: Vec::new(),
+        counted_since_unix_ms: None,
         accepted: 0,
         completed: 0,
         refused: Refused::default(),
         timeouts: 0,
         crashes: 0,
+        penalties: 0,
+        cpu_us: 0,
+        bytes_in: 0,
+        bytes_out: 0,
+        log_records_dropped: 0,
+        durations: TimesStatus::default(),
+        waits: TimesStatus::default(),
     }
 }
 
@@ -184,6 +214,11 @@ impl From<&WorkerProcess> for WorkerStatus {
         };
         WorkerStatus { pid: worker.pid(), generation: worker.generation(), state }
     }
+}
+
+fn times(totals: &Counts, what: CountedTime) -> TimesStatus {
+    let TimeCounts { within, sum_us } = totals.times(what);
+    TimesStatus { bounds_us: what.bounds().to_vec(), within: within.to_vec(), sum_us }
 }
 
 fn refused(totals: &Counts) -> Refused {

@@ -226,9 +226,10 @@ impl Supervisor {
     }
 
     /// Becomes the program on disk; comes back only if that fails, with everything as it was.
-    fn exec(&self, clients: &[ClientId]) -> io::Error {
+    fn exec(&mut self, clients: &[ClientId]) -> io::Error {
         let services: Vec<_> = self.state.services.alive().collect();
         let mut kept = Kept::default();
+        self.state.history.note_dropped(self.log.dropped());
         let saved = self.state.save(&services, clients, &mut kept);
         let attempt = || -> io::Result<io::Error> {
             let file = saved.write()?;

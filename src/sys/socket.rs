@@ -417,10 +417,10 @@ pub(crate) fn is_queue_empty(listener: BorrowedFd<'_>) -> bool {
     fd::poll(listener, PollFlags::POLLIN, Some(Duration::ZERO)).is_ok_and(|events| events.is_empty())
 }
 
-/// Connections that wait to be accepted: for a listener, `tcpi_unacked` is the length of its queue. 0 where the kernel
-/// does not tell.
-pub(crate) fn queued(listener: BorrowedFd<'_>) -> u32 {
-    TcpInfo::of(listener).map_or(0, |info| info.unacked)
+/// How many connections wait to be accepted, and how many may: for a listener, these are `tcpi_unacked` and
+/// `tcpi_sacked`. `None` where the kernel does not tell.
+pub(crate) fn queue(listener: BorrowedFd<'_>) -> Option<(u32, u32)> {
+    TcpInfo::of(listener).ok().map(|info| (info.unacked, info.sacked))
 }
 
 /// Room for an address that the kernel writes, and its size.

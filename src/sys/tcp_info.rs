@@ -13,7 +13,8 @@ struct Raw {
     bytes: [u8; 7],
     before_unacked: [u32; 4],
     unacked: u32,
-    before_last_data_sent: [u32; 4],
+    sacked: u32,
+    before_last_data_sent: [u32; 3],
     last_data_sent: u32,
     last_ack_sent: u32,
     last_data_recv: u32,
@@ -46,6 +47,8 @@ pub(crate) struct TcpInfo {
     pub(crate) is_closed: bool,
     /// Of a listener, how many connections wait in its queue.
     pub(crate) unacked: u32,
+    /// Of a listener, how many may.
+    pub(crate) sacked: u32,
     /// Milliseconds since data came or was sent last, retransmissions too.
     pub(crate) since_data_ms: u32,
     /// What tells whether the connection is in use, from Linux 4.1 on.
@@ -122,6 +125,7 @@ impl TcpInfo {
             end_has_come: end == 1,
             is_closed: raw.state == CLOSED,
             unacked: raw.unacked,
+            sacked: raw.sacked,
             since_data_ms: raw.last_data_recv.min(raw.last_data_sent),
             activity,
         }

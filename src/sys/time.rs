@@ -46,6 +46,11 @@ impl UnixTime {
         UnixTime(SystemTime::UNIX_EPOCH.elapsed().map_or(0, millis))
     }
 
+    /// So many.
+    pub(crate) fn millis(self) -> u64 {
+        self.0
+    }
+
     /// The time since the other; none if that is later.
     pub(crate) fn since(self, earlier: UnixTime) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))

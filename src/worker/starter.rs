@@ -184,6 +184,7 @@ impl Starter {
                 // The worker's copy of the connection closes here, unless somebody has to ask about it.
                 let kept = Some(socket).filter(|_| cx.keeps_connections);
                 let child = Child::serving(slot, id, connection).with_output(output).with_kept(kept);
+                let child = child.with_waited(Monotonic::now() - connection.client.accepted);
                 Started::Process(pid, child.with_failure(failure.get()).with_leaf(leaf))
             }
             Err(error) => {

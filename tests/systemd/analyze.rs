@@ -4,7 +4,8 @@ use crate::support::service::said;
 use crate::support::{Container, say};
 
 pub(crate) fn verify_prints_nothing(container: &Container) {
-    let output = container.run("systemd-analyze verify preforkd.service preforkd.socket");
+    let output =
+        container.run("systemd-analyze verify preforkd.service preforkd.socket preforkd-metrics.service");
     assert_eq!(said(&output), "");
     assert!(output.status.success());
 }

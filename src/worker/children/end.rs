@@ -10,7 +10,7 @@ use crate::client::{Client, ConnectionId};
 use crate::config::ServiceConfig;
 use crate::ipc::reports::Failure;
 use crate::journal::{ConnectionRecord, Exit, Level, Log, MessageId, Records};
-use crate::scoreboard::{Count, CountUp, Scoreboard, Slot};
+use crate::scoreboard::{Count, CountUp, CountedTime, Scoreboard, Slot, micros};
 use crate::sys::cgroup::TreeUsage;
 use crate::sys::wait::{Ended, Ending, Pid};
 
@@ -46,6 +46,8 @@ pub(super) struct Finished<'a, S: Deref<Target = Scoreboard>> {
     pub(super) bytes: Option<(u64, u64)>,
     /// What was used in its cgroup, if it had one.
     pub(super) usage: Option<TreeUsage>,
+    /// How long it was until a process had it, if somebody knows.
+    pub(super) waited: Option<Duration>,
     pub(super) slot: &'a Slot<S>,
 }
 
@@ -61,7 +63,7 @@ pub(super) enum How<'a> {
 impl Books<'_> {
     /// Enters the end of a connection.
     pub(super) fn enter<S: Deref<Target = Scoreboard>>(&self, finished: &Finished<'_, S>) {
-        let Finished { id, client, ended, how, bytes, usage, slot } = finished;
+        let Finished { id, client, ended, how, bytes, usage, waited, slot } = finished;
         let explained = match how {
             How::Failed(failure) => Some(self.explain(*failure)),
             How::Exit(_) => None,
@@ -77,19 +79,34 @@ impl Books<'_> {
         if matches!(exit, Exit::TimedOut(_)) {
             self.counters.count(Count::Timeouts);
         }
+        let record = ConnectionRecord::new(self.service, *id, client, ended, exit);
+        let record = ConnectionRecord { bytes: *bytes, usage: *usage, ..record };
+        self.count_use(&record, *waited);
         let is_written = match self.in_force.map_or(Records::All, |in_force| in_force.records) {
             Records::All => true,
             Records::Failures => !matches!(exit, Exit::Ended(Ending::Exited(0))),
             Records::None => false,
         };
         if is_written {
-            let record = ConnectionRecord::new(self.service, *id, client, ended, exit);
-            self.log.connection(&ConnectionRecord { bytes: *bytes, usage: *usage, ..record });
+            self.log.connection(&record);
         }
         let (Some(offence), Some(in_force)) = (offence(exit), self.in_force) else { return };
         if let Some(sentence) = in_force.admission.punish(client, offence, slot.scoreboard().sources()) {
+            self.counters.count(Count::Penalties);
             self.log_sentence(*id, &sentence);
         }
+    }
+
+    /// Counts what a connection has used, as its record has it.
+    fn count_use(&self, record: &ConnectionRecord<'_>, waited: Option<Duration>) {
+        let (received, sent) = record.bytes.unwrap_or_default();
+        self.counters.count_time(CountedTime::Duration, record.duration);
+        if let Some(waited) = waited {
+            self.counters.count_time(CountedTime::Wait, waited);
+        }
+        self.counters.count_more(Count::CpuMicros, micros(record.cpu()));
+        self.counters.count_more(Count::BytesReceived, received);
+        self.counters.count_more(Count::BytesSent, sent);
     }
 
     /// Enters the end of a connection of which nobody knows how that was.
@@ -101,7 +118,16 @@ impl Books<'_> {
         slot: &Slot<S>,
     ) {
         let (ended, how) = (Ended { pid, ..Ended::default() }, How::Exit(Exit::Lost));
-        self.enter(&Finished { id, client: *client, ended, how, bytes: None, usage: None, slot });
+        self.enter(&Finished {
+            id,
+            client: *client,
+            ended,
+            how,
+            bytes: None,
+            usage: None,
+            waited: None,
+            slot,
+        });
     }
 
     /// Enters the end of a connection that never got a process.
@@ -113,7 +139,7 @@ impl Books<'_> {
         slot: &Slot<S>,
     ) {
         let (client, ended, how) = (*client, Ended::default(), How::Exit(Exit::NotStarted(reason)));
-        self.enter(&Finished { id, client, ended, how, bytes: None, usage: None, slot });
+        self.enter(&Finished { id, client, ended, how, bytes: None, usage: None, waited: None, slot });
     }
 
     pub(super) fn explain(&self, failure: Failure) -> String {

@@ -71,6 +71,8 @@ pub(crate) struct Child<S: Deref<Target = Scoreboard>> {
     leaf: Option<Leaf>,
     /// What was used there, when it has ended.
     usage: Option<TreeUsage>,
+    /// How long its connection was accepted before it had it. A spare accepts itself.
+    waited: Option<Duration>,
 }
 
 /// Of a process that serves one connection after the other.
@@ -101,7 +103,7 @@ impl<S: Deref<Target = Scoreboard>> Child<S> {
     pub(crate) fn adopted(slot: Slot<S>, worker: ConnectionId, connections: u32, row: &Row) -> Self {
         let number = row.connection.map_or(0, |connection| connection.number);
         let spare = Child::spare(slot, ConnectionId { number, ..worker }, connections);
-        Child { connection: row.connection, overdue: row.overdue, ..spare }
+        Child { connection: row.connection, overdue: row.overdue, waited: None, ..spare }
     }
 
     /// A spare that will serve so many connections, 0 for as many as come; its first will be called `id`, or is not known
@@ -122,7 +124,13 @@ impl<S: Deref<Target = Scoreboard>> Child<S> {
             note: None,
             leaf: None,
             usage: None,
+            waited: Some(Duration::ZERO),
         }
+    }
+
+    /// The same, with how long its connection has waited for it.
+    pub(crate) fn with_waited(self, waited: Duration) -> Self {
+        Child { waited: Some(waited), ..self }
     }
 
     /// The same, with what it writes to stderr.
@@ -210,8 +218,9 @@ impl<S: Deref<Target = Scoreboard>> Child<S> {
         while several.ended.front().is_some_and(|first| Some(first.number) != before) {
             let Some(lost) = several.ended.pop_front() else { return };
             let (ended, how) = (Ended::default(), How::Exit(Exit::Lost));
-            let (id, client) = (self.name(&lost), lost.client);
-            books.enter(&Finished { id, client, ended, how, bytes: None, usage: None, slot: &self.slot });
+            let (id, client, waited) = (self.name(&lost), lost.client, self.waited);
+            let (bytes, usage, slot) = (None, None, &self.slot);
+            books.enter(&Finished { id, client, ended, how, bytes, usage, waited, slot });
         }
     }
 }
@@ -386,7 +395,8 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
         let bytes = Some((served.traffic.received, served.traffic.sent));
         let (id, client, slot) = (child.name(&connection), connection.client, &child.slot);
         let how = How::Exit(Exit::Ended(ended.ending));
-        books.enter(&Finished { id, client, ended, how, bytes, usage: None, slot });
+        let (usage, waited) = (None, child.waited);
+        books.enter(&Finished { id, client, ended, how, bytes, usage, waited, slot });
         if is_current {
             child.slot.note(None);
         }
@@ -695,7 +705,8 @@ fn enter<S: Deref<Target = Scoreboard>>(
     books: &Books<'_>,
 ) {
     let (id, client, how) = (child.name(connection), connection.client, child.how(ended.ending));
-    books.enter(&Finished { id, client, ended: *ended, how, bytes, usage: child.usage, slot: &child.slot });
+    let (ended, usage, waited, slot) = (*ended, child.usage, child.waited, &child.slot);
+    books.enter(&Finished { id, client, ended, how, bytes, usage, waited, slot });
 }
 
 /// The number of the connection that this child serves; 0 while it waits for one.

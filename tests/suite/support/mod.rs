@@ -4,6 +4,7 @@ pub(crate) mod address;
 pub(crate) mod captive;
 pub(crate) mod cgroup;
 pub(crate) mod client;
+pub(crate) mod exporter;
 pub(crate) mod fence;
 pub(crate) mod haproxy;
 pub(crate) mod lines;
