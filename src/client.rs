@@ -21,6 +21,9 @@ pub(crate) struct Client {
     pub(crate) header: Option<ProxyHeader>,
     /// Whether it never has penalties, being a user of this machine; an address is asked about anew.
     pub(crate) is_exempt: bool,
+    /// What tells a listener from others that is given to its program itself; whoever calls there is nobody's client but that
+    /// program's. 0 of a connection.
+    pub(crate) listener: u64,
 }
 
 /// What a proxy has told about a connection.
@@ -37,7 +40,17 @@ pub(crate) struct ProxyHeader {
 impl Client {
     /// One that connects by itself, accepted just now.
     pub(crate) fn now(peer: Peer) -> Self {
-        Client { peer, accepted: Monotonic::now(), header: None, is_exempt: false }
+        Client { peer, accepted: Monotonic::now(), header: None, is_exempt: false, listener: 0 }
+    }
+
+    /// Whoever calls at a listener that is given to its program itself.
+    pub(crate) fn of_listener(cookie: u64) -> Self {
+        Client { listener: cookie, ..Client::now(Peer::Unix(None)) }
+    }
+
+    /// Whether that is so.
+    pub(crate) fn is_listener(&self) -> bool {
+        self.listener != 0
     }
 
     /// How many bytes came before the client's first.
@@ -69,6 +82,8 @@ const NAMES_CLIENT: u64 = 1 << 41;
 const IS_EXEMPT: u64 = 1 << 42;
 /// The family of a link-local address whose interface stands in its bits 32 to 63. These are zero, RFC 4291 section 2.5.6.
 const SCOPED: u64 = 7;
+/// What stands for a listener.
+const LISTENER: u64 = 8;
 
 fn is_scoped(ip: u128) -> bool {
     Ipv6Addr::from(ip).is_unicast_link_local() && (ip >> 64) as u32 == 0
@@ -101,6 +116,7 @@ impl Connection {
     pub(crate) fn to_words(self) -> [u64; Connection::WORDS] {
         let Connection { number, client, until } = self;
         let (family, ip) = match client.peer {
+            Peer::Unix(None) if client.is_listener() => (LISTENER, u128::from(client.listener)),
             Peer::Unix(None) => (0, 0),
             Peer::Unix(Some(peer)) => {
                 (1, u128::from(peer.pid as u32) << 64 | u128::from(peer.uid) << 32 | u128::from(peer.gid))
@@ -151,7 +167,9 @@ impl Connection {
             called: None,
         });
         let is_exempt = about & IS_EXEMPT != 0;
-        let client = Client { peer, accepted: Monotonic::from_nanos(accepted), header, is_exempt };
+        let listener = if about >> 16 & 0xff == LISTENER { low } else { 0 };
+        let accepted = Monotonic::from_nanos(accepted);
+        let client = Client { peer, accepted, header, is_exempt, listener };
         (number != 0).then_some(Connection { number, client, until: Monotonic::from_nanos(until) })
     }
 }

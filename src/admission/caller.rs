@@ -82,7 +82,7 @@ impl SourceName {
 
     /// Whether a client is one of these.
     pub(crate) fn has(&self, client: &Client) -> bool {
-        self.overlaps(&SourceName::of_client(client.peer))
+        !client.is_listener() && self.overlaps(&SourceName::of_client(client.peer))
     }
 
     /// Whether every client of the other is one of this.

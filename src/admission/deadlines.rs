@@ -75,17 +75,21 @@ pub(crate) enum EndCause {
     Deadline(Deadline),
     /// Somebody who may has asked for it: `preforkd kill`.
     Operator,
+    /// It has a listener, and its service has another use for that or none.
+    Service,
 }
 
 impl EndCause {
     /// The number of those that are no deadlines.
     const OPERATOR: u8 = 64;
+    const SERVICE: u8 = 65;
 
     /// As a number that [`EndCause::from_number`] knows.
     pub(crate) fn number(self) -> u8 {
         match self {
             EndCause::Deadline(deadline) => deadline as u8,
             EndCause::Operator => EndCause::OPERATOR,
+            EndCause::Service => EndCause::SERVICE,
         }
     }
 
@@ -93,6 +97,7 @@ impl EndCause {
     pub(crate) fn from_number(number: u8) -> Option<Self> {
         match number {
             EndCause::OPERATOR => Some(EndCause::Operator),
+            EndCause::SERVICE => Some(EndCause::Service),
             number => Deadline::from_number(number).map(EndCause::Deadline),
         }
     }
@@ -207,7 +212,13 @@ mod tests {
 
     fn behind(length: u16) -> ActivityWatch {
         let header = Some(ProxyHeader { length, names_client: true, called: None });
-        ActivityWatch::new(&Client { peer: Peer::Unix(None), accepted: START, header, is_exempt: false })
+        ActivityWatch::new(&Client {
+            peer: Peer::Unix(None),
+            accepted: START,
+            header,
+            is_exempt: false,
+            listener: 0,
+        })
     }
 
     fn deadlines(first_byte: u64, idle: u64, lifetime: u64) -> Deadlines {

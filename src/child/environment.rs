@@ -35,9 +35,14 @@ pub(crate) fn describe(conn: &Conn, connection: BorrowedFd<'_>, as_listen_fds: b
     if as_listen_fds {
         image.set("LISTEN_PID", process::id());
         image.set("LISTEN_FDS", 1);
-        image.set("LISTEN_FDNAMES", "connection");
+        let name = if conn.client.is_listener() { "listener" } else { "connection" };
+        image.set("LISTEN_FDNAMES", name);
     }
     image.set("PREFORKD_CONNECTION", conn.id);
+    if conn.client.is_listener() {
+        // It will see itself who calls.
+        return image.finish();
+    }
     match conn.client.peer {
         Peer::Ip(remote) => {
             image.set("PROTO", "TCP");

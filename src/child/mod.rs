@@ -57,6 +57,8 @@ pub(crate) struct ChildSpec {
     null: Option<OwnedFd>,
     /// Whether stderr is the client's, too.
     says_errors_to_client: bool,
+    /// What it gets is a listener, which others will have after it.
+    waits: bool,
     signals: &'static Signals,
     reporter: Reporter,
     deadlines: Deadlines,
@@ -138,7 +140,18 @@ impl ChildSpec {
         let deadlines = service.admission.deadlines;
         let says_errors_to_client = service.stderr == StderrTarget::Connection;
         let pids = if namespaces.processes { Pids::Own } else { Pids::Shared };
-        Ok(ChildSpec { confinement, job, null, says_errors_to_client, signals, reporter, deadlines, pids })
+        let waits = service.wait;
+        Ok(ChildSpec {
+            confinement,
+            job,
+            null,
+            says_errors_to_client,
+            waits,
+            signals,
+            reporter,
+            deadlines,
+            pids,
+        })
     }
 
     /// Whether connections are for a program.
@@ -344,7 +357,7 @@ impl ChildSpec {
     /// In a child with memory of its own: says at which step it went wrong, and exits.
     pub(crate) fn fail(&self, connection: Option<BorrowedFd<'_>>, (step, error): &Failed) -> ! {
         // The client is not to wait until there is room for the report.
-        connection.into_iter().for_each(stream::end);
+        connection.into_iter().filter(|_| !self.waits).for_each(stream::end);
         self.reporter.failed(Failure::new(*step, error));
         process::exit(reports::FAILED_TO_BEGIN)
     }

@@ -58,6 +58,13 @@ impl Display for Explained<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Explained { service, subject } = self;
         let (name, admission) = (&service.name, &service.admission);
+        if service.wait && !matches!(subject, Subject::Sandbox) {
+            return write!(
+                f,
+                "{name}: {subject} is the program's matter: with wait = true it has the listening socket itself, and no rule or limit \
+                 of preforkd is between"
+            );
+        }
         let is_unix = |address: &Address| matches!(address, Address::Unix(_) | Address::Abstract(_));
         let is_tcp = |address: &Address| matches!(address, Address::Tcp(_));
         let nowhere = match subject {

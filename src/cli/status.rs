@@ -101,6 +101,9 @@ fn render(status: &Status, title: Title) -> String {
         if let Some(reason) = &service.down {
             let _ = writeln!(text, "\n{} is down: {reason}", service.name);
         }
+        if let Some(reason) = &service.resting {
+            let _ = writeln!(text, "\n{} rests: {reason}", service.name);
+        }
         if service.left_behind > 0 {
             let _ = writeln!(
                 text,

@@ -17,6 +17,8 @@ pub(crate) enum Address {
     Scoped(Ipv6Addr, String, u16),
     /// `*:7`: every address of this machine, of whichever family there is.
     Any(u16),
+    /// `udp:192.0.2.1:69` or `udp:[2001:db8::1]:69`: a datagram socket, of which a service with `wait` makes something.
+    Udp(SocketAddr),
     /// `unix:/run/x.sock`; the path is absolute.
     Unix(PathBuf),
     /// `unix:@NAME`: a name of the abstract namespace, unix(7), without its `@`.
@@ -31,6 +33,7 @@ impl fmt::Display for Address {
             Address::Tcp(address) => write!(f, "{address}"),
             Address::Scoped(ip, interface, port) => write!(f, "[{ip}%{interface}]:{port}"),
             Address::Any(port) => write!(f, "*:{port}"),
+            Address::Udp(address) => write!(f, "udp:{address}"),
             Address::Unix(path) => write!(f, "unix:{}", path.display()),
             Address::Abstract(name) => write!(f, "unix:@{name}"),
             Address::Activated(name) => write!(f, "fd:{name}"),
@@ -52,6 +55,9 @@ impl FromStr for Address {
         }
         if let Some(name) = text.strip_prefix("fd:") {
             return passed(name);
+        }
+        if let Some(address) = text.strip_prefix("udp:") {
+            return udp(address);
         }
         // Not `parse`, which takes a sign.
         let digits = text.strip_prefix("*:").filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()));
@@ -107,6 +113,26 @@ fn tcp(address: SocketAddr) -> Result<Address, AddressError> {
         )));
     }
     Ok(Address::Tcp(address))
+}
+
+fn udp(text: &str) -> Result<Address, AddressError> {
+    if let Some(port) = text.strip_prefix("*:").filter(|port| port.parse::<u16>().is_ok()) {
+        // Who answers from a socket of both families answers IPv4 by the address of the machine, not by the one that was called.
+        return Err(AddressError(format!(
+            "a datagram socket is of one family; write \"udp:0.0.0.0:{port}\" and \"udp:[::]:{port}\", or one of them"
+        )));
+    }
+    if let Some((ip, interface, port)) = scoped(text) {
+        return Err(AddressError(format!(
+            "a datagram socket has its interface by number or by a key; write \"udp:[::]:{port}\" with interface = \"{interface}\", or \
+             \"udp:[{ip}%NUMBER]:{port}\""
+        )));
+    }
+    let of_udp = |hint: String| {
+        AddressError(hint.replace("write \"*:", "write \"0.0.0.0:").replace("write \"", "write \"udp:"))
+    };
+    let address: SocketAddr = text.parse().map_err(|_| of_udp(tcp_hint(text)))?;
+    tcp(address).map(|_| Address::Udp(address)).map_err(|AddressError(hint)| of_udp(hint))
 }
 
 /// How much of `sun_path`, which has 108 bytes, is a path without its NUL, or an abstract name without the one before it.
@@ -171,8 +197,8 @@ fn tcp_hint(text: &str) -> String {
     } else if text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_err()) {
         "the port is a number from 0 to 65535, as in \"127.0.0.1:7007\"".to_owned()
     } else {
-        "write an IP address and a port, as in \"127.0.0.1:7007\", \"[::1]:7007\" or \"*:7007\", \"unix:/PATH\", \"unix:@NAME\" or \"fd:NAME\" \
-         (names are not looked up)"
+        "write an IP address and a port, as in \"127.0.0.1:7007\", \"[::1]:7007\" or \"*:7007\", \"unix:/PATH\", \"unix:@NAME\", \
+         \"fd:NAME\" or \"udp:127.0.0.1:7007\" (names are not looked up)"
             .to_owned()
     };
     format!("not an address to listen on; {example}")
@@ -199,6 +225,9 @@ mod tests {
             "[fe80::1%br-lan.1]:9",
             "unix:/run/x.sock",
             "unix:@x y",
+            "udp:127.0.0.1:69",
+            "udp:[::]:69",
+            "udp:[fe80::1%3]:69",
             "fd:web",
         ] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
@@ -226,6 +255,12 @@ mod tests {
             ("127.0.0.1:http", "0 to 65535"),
             ("localhost:80", "names are not looked up"),
             ("fd:", "FileDescriptorName"),
+            ("udp:*:69", "\"udp:0.0.0.0:69\" and \"udp:[::]:69\""),
+            ("udp:[fe80::1%eth0]:69", "interface = \"eth0\""),
+            ("udp:69", "\"udp:0.0.0.0:69\""),
+            ("udp:[::ffff:127.0.0.1]:69", "\"udp:127.0.0.1:69\""),
+            ("udp:127.0.0.1", "\"udp:127.0.0.1:7\""),
+            ("udp:localhost:69", "names are not looked up"),
         ] {
             let error = text.parse::<Address>().unwrap_err().to_string();
             assert!(error.contains(hint), "{text}: {error}");

@@ -248,7 +248,7 @@ fn clash(a: &Address, b: &Address) -> bool {
         (Address::Any(any), Address::Tcp(address)) | (Address::Tcp(address), Address::Any(any)) => {
             *any == address.port() && *any != 0
         }
-        (Address::Tcp(a), Address::Tcp(b)) => {
+        (Address::Tcp(a), Address::Tcp(b)) | (Address::Udp(a), Address::Udp(b)) => {
             a.port() == b.port()
                 && a.port() != 0
                 && a.is_ipv4() == b.is_ipv4()

@@ -29,6 +29,7 @@ pub(crate) struct ServiceDraft {
     pub(crate) exec: Option<Exec>,
     pub(crate) argv0: Option<Spanned<String>>,
     pub(crate) connection: Option<Passing>,
+    pub(crate) wait: bool,
     pub(crate) workers: Option<u16>,
     pub(crate) spare: Option<u32>,
     pub(crate) connections_per_child: Option<u32>,
@@ -167,6 +168,11 @@ pub(super) fn connection(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> App
         &mut draft.connection,
         choice(value, &[("stdio", Passing::Stdio), ("listen-fds", Passing::ListenFds)]),
     )
+}
+
+pub(super) fn wait(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+    draft.wait = decode(value)?;
+    Ok(())
 }
 
 pub(super) fn environment_file(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {

@@ -125,7 +125,7 @@ pub(crate) static SERVICE: &[Key<ServiceDraft>] = &[
         default: None,
         example: "\"127.0.0.1:7007\"",
         doc: "Where the service listens: IP:PORT, [IPV6]:PORT, [IPV6%ZONE]:PORT of an interface, *:PORT for every address of \
-              this machine, unix:/PATH, unix:@NAME of the abstract namespace, or fd:NAME for a socket that systemd passes",
+              this machine, unix:/PATH, unix:@NAME of the abstract namespace, fd:NAME for a socket that systemd passes, or with wait udp:IP:PORT",
         decode: Some(draft::listen),
     },
     Key {
@@ -478,6 +478,17 @@ pub(crate) static SERVICE: &[Key<ServiceDraft>] = &[
         decode: Some(draft::socket_mode),
     },
     Key {
+        name: "wait",
+        flag: Some("wait"),
+        kind: Kind::Boolean,
+        placeholder: "BOOL",
+        default: Some("false"),
+        example: "true",
+        doc: "Whether one program gets the listening socket itself, as inetd's wait has it: it is started when somebody calls, \
+              accepts or reads by itself, and is started again when it has ended and somebody calls; the only kind for udp:",
+        decode: Some(draft::wait),
+    },
+    Key {
         name: "kill_mode",
         flag: Some("kill-mode"),
         kind: Kind::Text,
@@ -524,7 +535,6 @@ pub(crate) static SERVICE: &[Key<ServiceDraft>] = &[
     admission::IDLE_TIMEOUT,
     admission::MAX_LIFETIME,
     admission::PROXY_PROTOCOL_FROM,
-    promised("wait"),
     promised("warm"),
     promised("warm_max_age"),
     promised("warm_watch"),

@@ -37,6 +37,7 @@ mod source;
 #[cfg(test)]
 pub(crate) mod tests;
 mod value;
+mod wait;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -160,6 +161,8 @@ pub(crate) struct ServiceConfig {
     pub(crate) starts_threads: bool,
     /// What its processes share.
     pub(crate) shared: Declared,
+    /// Its program gets the listeners themselves, one process each.
+    pub(crate) wait: bool,
     /// Worker processes that share the listeners; 1 to 1024.
     pub(crate) workers: u16,
     /// Connection processes forked ahead, for the whole service.
@@ -198,7 +201,15 @@ pub(crate) struct ServiceConfig {
     pub(crate) passed: PassedDemands,
 }
 
+/// How many programs may have listeners of a service: as many as there could be, for each has one of its own.
+const LISTENERS: u32 = 1024;
+
 impl ServiceConfig {
+    /// How many slots it has.
+    pub(crate) fn slots(&self) -> u32 {
+        if self.wait { LISTENERS } else { self.max_connections }
+    }
+
     /// What a worker gets: without the lists of its admission, and without secrets.
     pub(crate) fn for_workers(&self) -> Self {
         ServiceConfig {

@@ -8,7 +8,6 @@ use syscalls::Sysno;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::Job;
 use super::diagnostic::nearest;
 use super::document::Section;
 use super::draft::{KillModeWord, ServiceDraft, table};
@@ -16,6 +15,7 @@ use super::lookup::Root;
 use super::value::{
     Applied, Fault, Faults, TomlValue, choice, collect, decode, one_or_more, parse_size, set, text,
 };
+use super::{Address, Job};
 
 /// What a connection process may not do. With any of it, it gains no privileges by an exec, prctl(2),
 /// `PR_SET_NO_NEW_PRIVS`, and a wall is between it and its siblings.
@@ -25,6 +25,8 @@ pub(crate) struct Sandbox {
     pub(crate) files: Option<AllowedFiles>,
     /// Whom it may call.
     pub(crate) network: Network,
+    /// It serves datagrams: each answer comes from a socket that has to be bound.
+    pub(crate) serves_datagrams: bool,
     /// What it may ask the kernel for.
     pub(crate) system_calls: SystemCalls,
     /// Whether it may execute memory that it has written.
@@ -290,6 +292,9 @@ pub(super) fn of(
         return Ok(None);
     }
     let mut sandbox = default(job);
+    let may_be_one =
+        |address: &Spanned<Address>| matches!(address.get_ref(), Address::Udp(_) | Address::Activated(_));
+    sandbox.serves_datagrams = draft.wait && draft.listen.iter().any(may_be_one);
     let Some(written) = written else { return Ok(Some(sandbox)) };
     sandbox.required = written.required.unwrap_or(true);
     sandbox.network = written.network.unwrap_or(sandbox.network);
@@ -325,6 +330,11 @@ pub(super) fn of(
     faults.extend(left_behind(written, draft));
     faults.extend(covered(written, draft, job));
     if faults.is_empty() { Ok(Some(sandbox)) } else { Err(faults) }
+}
+
+/// Whether each of its processes is in a namespace of its own.
+pub(super) fn has_own_pids(draft: &ServiceDraft) -> bool {
+    draft.sandbox.as_ref().is_some_and(SandboxDraft::has_pid_namespace)
 }
 
 /// With a namespace of processes, what a program leaves behind ends with it.
@@ -394,6 +404,7 @@ fn default(job: &Job) -> Sandbox {
         Job::Handler(_) => Sandbox {
             files: Some(AllowedFiles::default()),
             network: Network::None,
+            serves_datagrams: false,
             system_calls: calls(CallSet::Service),
             write_execute: false,
             private_tmp: None,
@@ -404,6 +415,7 @@ fn default(job: &Job) -> Sandbox {
         Job::Exec(_) => Sandbox {
             files: None,
             network: Network::Any,
+            serves_datagrams: false,
             system_calls: calls(CallSet::Service),
             write_execute: true,
             private_tmp: None,

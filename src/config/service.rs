@@ -20,6 +20,7 @@ use super::value::{Fault, Faults};
 use super::{
     Address, CredentialStore, Credentials, Identity, Job, KillMode, PassedDemands, Program, ServiceConfig,
     SocketOptions, StderrTarget, UserIds, UserRange, credentials, environment, options, sandbox, sockets,
+    wait,
 };
 use crate::handler::Application;
 use crate::sys::process::{self, Resource};
@@ -136,6 +137,7 @@ pub(crate) fn resolve(
         space(section, &draft, &environment).map_err(Fault::of_machine).map_err(&mut keep).ok();
     }
     let kill_mode = kill_mode(section, &draft).map_err(&mut keep).ok().flatten();
+    wait::faults(section, &draft).into_iter().for_each(&mut keep);
     let spare = spares(section, &draft, job.as_ref()).map_err(&mut keep).ok().flatten();
     let mut passed = PassedDemands::default();
     match sockets::demands(section, &draft, job.as_ref()) {
@@ -160,10 +162,11 @@ pub(crate) fn resolve(
             options,
             shared,
             starts_threads: options::starts_threads(job.as_ref(), machine.application),
-            workers: draft.workers.unwrap_or_else(cpus),
+            wait: draft.wait,
+            workers: if draft.wait { 1 } else { draft.workers.unwrap_or_else(cpus) },
             spare: spare?,
             connections_per_child: draft.connections_per_child?,
-            max_connections: draft.max_connections?,
+            max_connections: draft.max_connections.map(|most| if draft.wait { 1 } else { most })?,
             admission: admission?,
             identity: Identity {
                 user: roles::user_of(job.as_ref()?, user.ok()?, machine),
@@ -231,8 +234,9 @@ fn own_wrapper(draft: &ServiceDraft) -> Option<Fault> {
 
 /// A service that anybody can reach, and one client can take for itself.
 fn boundless(name: &str, section: &Section<'_>, draft: &ServiceDraft) -> Option<Fault> {
-    // Who tries something on a command line knows where.
-    if matches!(section.origin, Origin::Flags(_))
+    // Who tries something on a command line knows where; and no limit is preforkd's where a program accepts by itself.
+    if draft.wait
+        || matches!(section.origin, Origin::Flags(_))
         || draft.admission.has_bounds()
         || draft.admission.lets_only_neighbours_in()
     {
@@ -240,7 +244,7 @@ fn boundless(name: &str, section: &Section<'_>, draft: &ServiceDraft) -> Option<
     }
     let is_open = |address: &&Spanned<Address>| match address.get_ref() {
         Address::Tcp(address) => !address.ip().to_canonical().is_loopback(),
-        Address::Scoped(..) | Address::Any(_) => true,
+        Address::Scoped(..) | Address::Any(_) | Address::Udp(_) => true,
         // The file says who may; of a socket that systemd passes nothing is known.
         Address::Unix(_) | Address::Abstract(_) | Address::Activated(_) => false,
     };
@@ -321,6 +325,11 @@ fn job(
 
 /// What becomes of what a program leaves behind.
 fn kill_mode(section: &Section<'_>, draft: &ServiceDraft) -> Result<Option<KillMode>, Fault> {
+    // A datagram server hands what it does to children of its own, and ends.
+    let is_written = ["kill_mode", "kill_grace"].into_iter().any(|key| section.span(key).is_some());
+    if draft.wait && !is_written && !sandbox::has_own_pids(draft) {
+        return Ok(Some(KillMode::Process));
+    }
     match (draft.kill_mode, section.span("kill_grace")) {
         (Some(KillModeWord::Process), Some(at)) => {
             let fault =

@@ -18,6 +18,7 @@ use super::{Account, Address, Job, SocketAccess};
 #[derive(Debug, Clone, Copy, Default)]
 struct Kinds {
     tcp: bool,
+    udp: bool,
     /// Unix sockets that have a file.
     file: bool,
     /// Unix sockets with an abstract name.
@@ -31,6 +32,8 @@ struct Kinds {
 #[serde(rename_all = "lowercase")]
 pub(crate) enum SocketKind {
     Tcp,
+    /// Of datagrams, of whatever family.
+    Datagram,
     Unix,
 }
 
@@ -50,6 +53,8 @@ struct Demand {
 enum Need {
     /// One of this kind; else it could do nothing.
     One(SocketKind),
+    /// One of the internet, of connections or datagrams.
+    Internet,
     /// None of this kind: there it could not do what it says.
     None(SocketKind),
 }
@@ -63,6 +68,9 @@ impl PassedDemands {
     pub(crate) fn object(&self, kinds: &[SocketKind]) -> Option<String> {
         let unmet = self.0.iter().find(|demand| match demand.need {
             Need::One(kind) => !kinds.contains(&kind),
+            Need::Internet => {
+                ![SocketKind::Tcp, SocketKind::Datagram].iter().any(|kind| kinds.contains(kind))
+            }
             Need::None(kind) => kinds.contains(&kind),
         });
         unmet.map(|Demand { key, why, help, .. }| format!("{key}: {why}; {help}"))
@@ -80,6 +88,7 @@ impl Kinds {
         for address in &draft.listen {
             let kind = match address.get_ref() {
                 Address::Tcp(_) | Address::Scoped(..) | Address::Any(_) => &mut kinds.tcp,
+                Address::Udp(_) => &mut kinds.udp,
                 Address::Unix(_) => &mut kinds.file,
                 Address::Abstract(_) => &mut kinds.name,
                 Address::Activated(_) => &mut kinds.passed,
@@ -92,6 +101,7 @@ impl Kinds {
     fn has(self, kind: SocketKind) -> bool {
         match kind {
             SocketKind::Tcp => self.tcp,
+            SocketKind::Datagram => self.udp,
             SocketKind::Unix => self.file || self.name,
         }
     }
@@ -100,6 +110,7 @@ impl Kinds {
     fn fails(self, need: Need) -> bool {
         match need {
             Need::One(kind) => !self.has(kind) && !self.passed,
+            Need::Internet => !self.tcp && !self.udp && !self.passed,
             Need::None(kind) => self.has(kind),
         }
     }
@@ -109,11 +120,11 @@ impl Kinds {
         let remove = |what: &str| format!("remove {key}, or {what}");
         match self {
             Kinds { file: true, .. } => None,
-            Kinds { passed: true, tcp: false, name: false, .. } => Some((
+            Kinds { passed: true, tcp: false, udp: false, name: false, .. } => Some((
                 "systemd makes the file of a socket that it passes",
                 format!("remove {key}, and write {} into the .socket unit", in_unit(key)),
             )),
-            Kinds { name: true, tcp: false, .. } => Some((
+            Kinds { name: true, tcp: false, udp: false, .. } => Some((
                 "an abstract name is no file, and whoever is on this machine may connect",
                 remove("say with allow who may, or listen at a path, as in \"unix:/run/x.sock\""),
             )),
@@ -156,9 +167,9 @@ impl Asked<'_> {
 const NO_TCP: &str = "it can do nothing without a listener over TCP";
 const NO_UNIX: &str = "it can do nothing without a listener at a Unix socket";
 
-/// Keys that are options of TCP.
-const OF_TCP: [&str; 8] =
-    ["nodelay", "keepalive", "defer_accept", "interface", "freebind", "transparent", "tos", "mark"];
+/// Keys that are options of TCP, and of the internet.
+const OF_TCP: [&str; 3] = ["nodelay", "keepalive", "defer_accept"];
+const OF_INTERNET: [&str; 5] = ["interface", "freebind", "transparent", "tos", "mark"];
 
 /// Keys that say something about a program.
 const ABOUT_PROGRAMS: [&str; 7] = [
@@ -182,7 +193,10 @@ pub(super) fn demands(
     for key in OF_TCP {
         asked.ask(key, Need::One(SocketKind::Tcp), NO_TCP, &format!("remove {key}"));
     }
-    if section.span("exec").is_some() {
+    for key in OF_INTERNET {
+        asked.ask(key, Need::Internet, NO_TCP, &format!("remove {key}"));
+    }
+    if section.span("exec").is_some() && !draft.wait {
         for key in ["first_byte_timeout", "idle_timeout"] {
             let why = "it cannot work for a program at a Unix socket, where the kernel counts no bytes";
             asked.ask(
@@ -196,7 +210,9 @@ pub(super) fn demands(
         let help = "remove count_bytes: the kernel counts no bytes of a Unix socket";
         asked.ask("count_bytes", Need::One(SocketKind::Tcp), NO_TCP, help);
     }
-    of_admission(&draft.admission, &mut asked);
+    if !draft.wait {
+        of_admission(&draft.admission, &mut asked);
+    }
 
     let mut faults = Faults::new();
     for key in ["socket_user", "socket_group", "socket_mode"] {
@@ -317,6 +333,7 @@ pub(super) fn access(draft: &ServiceDraft, machine: &Machine<'_>) -> Result<Opti
 pub(super) fn open_names(section: &Section<'_>, draft: &ServiceDraft) -> Faults {
     let believes = draft.admission.proxies.iter().any(|proxy| proxy.get_ref().is_local());
     let is_open = believes || section.span("allow").is_none();
+    let can_say = !draft.wait;
     let open =
         draft.listen.iter().filter(|address| is_open && matches!(address.get_ref(), Address::Abstract(_)));
     let doubt = |address: &Spanned<Address>| {
@@ -330,7 +347,10 @@ pub(super) fn open_names(section: &Section<'_>, draft: &ServiceDraft) -> Faults 
             ),
             false => (
                 format!("everybody on this machine may connect to {name}"),
-                "say with allow who may, or listen at a path, whose socket_mode says it",
+                match can_say {
+                    true => "say with allow who may, or listen at a path, whose socket_mode says it",
+                    false => "listen at a path, whose socket_mode says who may",
+                },
             ),
         };
         Fault::new(address.span(), message).help(help)

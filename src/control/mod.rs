@@ -201,6 +201,8 @@ pub(crate) struct ServiceStatus {
     pub(crate) lameduck: bool,
     /// Why it is not served; `None` if it is.
     pub(crate) down: Option<String>,
+    /// With `wait`: why its program is not started for a while, though somebody calls.
+    pub(crate) resting: Option<String>,
     /// The addresses at which nobody can reach it, as the kernel and the file system say now.
     pub(crate) unreachable: Vec<Unreachable>,
     pub(crate) workers: Vec<WorkerStatus>,

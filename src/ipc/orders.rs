@@ -10,10 +10,12 @@
 //! | [`Order::Retire`]        | supervisor | worker     | `Retired`   | as above; without a supervisor it retires anyway |
 //! | [`Order::Kill`]          | supervisor | worker     |             | as above; the connection goes on                 |
 //! | [`Order::KillSource`]    | supervisor | worker     |             | as above; it is said twice                       |
+//! | [`Order::EndPrograms`]   | supervisor | worker     |             | as above; dead, they are the supervisor's        |
 //! | [`Order::End`]           | supervisor | worker     | its end     | killed, its connections are the supervisor's     |
 //! | [`WorkerReport::Ready`]  | worker     | supervisor |             | a worker that is not ready in time is killed     |
 //! | [`WorkerReport::Failed`] | worker     | supervisor |             | its exit code says the same in fewer words       |
 //! | `NeedsRenewal`           | worker     | supervisor |             | it dies and is replaced, or asks no more         |
+//! | `Rests`, `Works`         | worker     | supervisor |             | `status` shows what was, until it says so again  |
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -163,6 +165,8 @@ pub(crate) enum Order {
         /// Those that were accepted before this moment.
         before: Monotonic,
     },
+    /// End the programs that have a listener, and start none any more: the service has changed, is paused, or is no more.
+    EndPrograms,
     /// End all connections with their process groups.
     End {
         /// SIGTERM first, and SIGKILL for what is left then; at once if there is no time between.
@@ -194,6 +198,10 @@ pub(crate) enum WorkerReport {
     },
     /// No listener is open any more; connections go on.
     Retired,
+    /// A program that is to have a listener fails at once, and this is how; it is not started for a while.
+    Rests(String),
+    /// None rests any more.
+    Works,
     /// It cannot work, and why.
     Failed(String),
 }
@@ -210,13 +218,22 @@ pub(crate) enum LeftOver {
 impl WorkerReport {
     /// It cannot work; of a reason that has no end, its beginning.
     pub(crate) fn failed(reason: &impl ToString) -> Self {
-        let mut reason = reason.to_string();
-        if reason.len() > LONGEST_REASON {
-            let end = (0..=LONGEST_REASON).rev().find(|end| reason.is_char_boundary(*end));
-            reason.truncate(end.unwrap_or(0));
-        }
-        WorkerReport::Failed(reason)
+        WorkerReport::Failed(shortened(reason))
     }
+
+    /// A program rests, and why.
+    pub(crate) fn rests(reason: &impl ToString) -> Self {
+        WorkerReport::Rests(shortened(reason))
+    }
+}
+
+fn shortened(reason: &impl ToString) -> String {
+    let mut reason = reason.to_string();
+    if reason.len() > LONGEST_REASON {
+        let end = (0..=LONGEST_REASON).rev().find(|end| reason.is_char_boundary(*end));
+        reason.truncate(end.unwrap_or(0));
+    }
+    reason
 }
 
 /// A set of listeners, by their places in the plan: a bit for each, so that it fits a message whatever a worker listens at.

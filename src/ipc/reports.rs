@@ -533,6 +533,7 @@ mod tests {
             accepted: Monotonic::from_nanos(5),
             header: None,
             is_exempt: false,
+            listener: 0,
         };
         let connection = Connection { number: 9, client, until: Monotonic::NEVER };
         let traffic = Traffic { received: u64::MAX, sent: 7 };

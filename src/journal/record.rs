@@ -27,6 +27,8 @@ pub(crate) enum Remote {
     },
     /// It was gone before anybody could ask.
     Unknown,
+    /// Whoever calls: its program has the listener.
+    Everybody,
 }
 
 impl fmt::Display for Remote {
@@ -41,6 +43,7 @@ impl fmt::Display for Remote {
             Remote::Ip(address) => address.fmt(f),
             Remote::Unix { pid, uid } => write!(f, "uid {uid} (pid {pid})"),
             Remote::Unknown => f.write_str("unknown"),
+            Remote::Everybody => f.write_str("whoever calls"),
         }
     }
 }
@@ -52,6 +55,12 @@ impl From<Peer> for Remote {
             Peer::Unix(Some(peer)) => Remote::Unix { pid: peer.pid, uid: peer.uid },
             Peer::Unix(None) => Remote::Unknown,
         }
+    }
+}
+
+impl From<&Client> for Remote {
+    fn from(client: &Client) -> Self {
+        if client.is_listener() { Remote::Everybody } else { client.peer.into() }
     }
 }
 
@@ -134,7 +143,7 @@ impl<'a> ConnectionRecord<'a> {
             service,
             id,
             pid: ended.pid,
-            remote: Remote::from(client.peer),
+            remote: Remote::from(client),
             duration: Monotonic::now() - client.accepted,
             exit,
             bytes: None,
@@ -175,7 +184,10 @@ impl<'a> ConnectionRecord<'a> {
 
 impl fmt::Display for ConnectionRecord<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "connection {} from {}: ", self.id, self.remote)?;
+        match self.remote {
+            Remote::Everybody => write!(f, "program {} for {}: ", self.id, self.remote)?,
+            remote => write!(f, "connection {} from {remote}: ", self.id)?,
+        }
         if let Exit::NotStarted(reason) = self.exit {
             return write!(f, "not started: {reason}");
         }
@@ -297,7 +309,7 @@ fn connection_fields(record: &ConnectionRecord<'_>, field: &mut dyn FnMut(&'stat
             field("PREFORKD_REMOTE_PID", format_args!("{pid}"));
             field("PREFORKD_REMOTE_UID", format_args!("{uid}"));
         }
-        Remote::Unknown => {}
+        Remote::Unknown | Remote::Everybody => {}
     }
     field("PREFORKD_DURATION_USEC", format_args!("{}", record.duration.as_micros()));
     field("PREFORKD_EXIT", format_args!("{}{}", record.exit, record.why()));

@@ -155,7 +155,7 @@ impl World {
         let [third, fourth] = [2, 3].map(|bound| self.random.u8(..bound));
         let ip = Ipv4Addr::new(192, 0, third, fourth);
         let peer = Peer::Ip(SocketAddr::new(ip.into(), 80));
-        let client = Client { peer, accepted: self.now, header: None, is_exempt: false };
+        let client = Client { peer, accepted: self.now, header: None, is_exempt: false, listener: 0 };
         Connection { number: self.made.into(), client, until: Monotonic::NEVER }
     }
 

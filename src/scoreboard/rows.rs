@@ -285,6 +285,17 @@ impl Scoreboard {
         (0..self.top()).map(SlotIndex::at).filter(held).map(|slot| self.row(slot)).collect()
     }
 
+    /// Whether a program has this listener, or is about to, in another slot than this one.
+    pub(crate) fn has_listener(&self, listener: u64, except: Option<SlotIndex>) -> bool {
+        let is_held = |slot: &SlotIndex| {
+            let owner = self.owners().get(slot.index() as usize);
+            Some(slot.index()) != except.map(SlotIndex::index)
+                && owner.is_some_and(|word| word.load(SeqCst) != 0)
+        };
+        let has_it = |slot| self.connection(slot).is_some_and(|one| one.client.listener == listener);
+        (0..self.top()).map(SlotIndex::at).filter(is_held).any(has_it)
+    }
+
     /// One of them.
     pub(crate) fn row(&self, slot: SlotIndex) -> Row {
         let pid = self.pids().get(slot.index() as usize).map_or(0, |pid| pid.load(SeqCst));
@@ -535,7 +546,13 @@ mod tests {
                 assert_eq!((row().state(), row().pid, row().connection), (RowState::Claimed, None, None));
                 slot.pid_word().unwrap().store(77, SeqCst);
                 assert_eq!(row().state(), RowState::Spare);
-                let client = Client { peer, accepted: Monotonic::from_nanos(7), header, is_exempt: false };
+                let client = Client {
+                    peer,
+                    accepted: Monotonic::from_nanos(7),
+                    header,
+                    is_exempt: false,
+                    listener: 0,
+                };
                 let connection = Connection { number: 42, client, until: Monotonic::NEVER };
                 slot.note(Some(&connection));
                 assert_eq!((row().state(), row().connection), (RowState::Serving, Some(connection)));

@@ -124,7 +124,8 @@ mod tests {
 
     fn connection(number: u64) -> Connection {
         let peer = Peer::Ip("192.0.2.1:80".parse().unwrap());
-        let client = Client { peer, accepted: Monotonic::from_nanos(7), header: None, is_exempt: false };
+        let client =
+            Client { peer, accepted: Monotonic::from_nanos(7), header: None, is_exempt: false, listener: 0 };
         Connection { number, client, until: Monotonic::NEVER }
     }
 

@@ -250,6 +250,13 @@ impl AdoptedConnections {
             .end_those(|child, client| is_of_it(child) && client.accepted < before && source.has(client));
     }
 
+    /// Ends programs that have a listener of this service, or of any.
+    pub(super) fn end_programs(&mut self, service: Option<&str>) {
+        let is_of_it =
+            |child: &Child<Adopter>| service.is_none_or(|wanted| child.slot().scoreboard().0.name == wanted);
+        self.children.end_programs(is_of_it);
+    }
+
     /// When a connection has to end.
     pub(super) fn next_deadline(&self) -> Option<Monotonic> {
         self.children.next_deadline()

@@ -201,6 +201,14 @@ impl Supervisor {
         if let Some(answer) = self.unknown_service(service.as_deref()) {
             return answer;
         }
+        let in_force = service.as_deref().and_then(|name| self.state.generation.service(name));
+        if let Some(waits) = in_force.filter(|service| service.config().wait) {
+            return Answer::Refused(format!(
+                "service {} has wait = true: its program has the listening socket itself, and nobody could be kept out; say it with \
+                 a firewall, or the program's own options",
+                waits.name()
+            ));
+        }
         if lasts == Some(Duration::ZERO) {
             return Answer::Refused("a ban for no time keeps nobody out".to_owned());
         }

@@ -43,6 +43,13 @@ impl State {
                 worker.retire(&closing);
             }
         }
+        // After an upgrade, a program goes on with what it has: the next worker waits for its end.
+        let is_other = |old: &&Service| {
+            let now = generation.service(old.name());
+            old.config().wait && now.is_none_or(|now| now.config() != old.config())
+        };
+        let others: Vec<_> = old.services().filter(is_other).map(|old| old.name().to_owned()).collect();
+        others.iter().for_each(|name| self.end_programs(name));
         failures
     }
 

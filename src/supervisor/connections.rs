@@ -26,12 +26,12 @@ impl Supervisor {
         for service_state in self.state.services.alive().filter(is_meant) {
             for (id, client, row) in self.state.connections_of(&service_state) {
                 let its_source = SourceName::of_client(client.peer);
-                if source.is_none_or(|wanted| its_source.overlaps(&wanted)) {
+                if source.is_none_or(|wanted| !client.is_listener() && its_source.overlaps(&wanted)) {
                     found.push(ConnectionStatus {
                         id,
                         service: service_state.name.clone(),
                         source: its_source,
-                        client: Remote::from(client.peer).to_string(),
+                        client: self.state.caller(&service_state.name, &client),
                         pid: row.pid,
                         age_ms: u64::try_from((now - client.accepted).as_millis()).unwrap_or(u64::MAX),
                         is_ending: row.overdue.is_some(),
@@ -67,7 +67,7 @@ impl Supervisor {
                 unknown.push(format!("there is no connection {id} (any more)"));
                 continue;
             };
-            let remote = Remote::from(client.peer);
+            let remote = Remote::from(&client);
             let what = format!("connection {id} from {remote} is told to end");
             self.log.event(
                 Level::Notice,
@@ -90,6 +90,16 @@ pub(super) fn by(user: Option<u32>) -> String {
 }
 
 impl State {
+    /// A client as the log has it; for a program that has a listener, where that is.
+    fn caller(&self, service: &str, client: &Client) -> String {
+        let remote = Remote::from(client);
+        let listeners = self.generation.service(service).map_or(&[][..], Service::listeners);
+        match listeners.iter().find(|listener| listener.has_cookie(client.listener)) {
+            Some(listener) if client.is_listener() => format!("{remote} at {}", listener.name()),
+            _ => remote.to_string(),
+        }
+    }
+
     /// The connections of a service, as its rows show them.
     fn connections_of(&self, service: &ServiceState) -> Vec<(ConnectionId, Client, Row)> {
         let run = self.workers.settings().run;

@@ -25,6 +25,8 @@ pub(super) enum Cause {
     NotPassed(Vec<String>),
     /// What systemd passed does not listen.
     NoListener,
+    /// What systemd passed is a datagram socket, and nobody waits for its program.
+    Datagrams,
     /// A Unix socket's path is at fault, and this is how.
     Path(io::Error, String),
     /// Its file cannot be given to whom the keys say, and why.
@@ -97,7 +99,7 @@ impl ListenError {
                 exit::NOT_PERMITTED
             }
             Cause::Access(_) => exit::NOT_PERMITTED,
-            Cause::Demand(_) => exit::CONFIG,
+            Cause::Demand(_) | Cause::Datagrams => exit::CONFIG,
             Cause::InUse(_) | Cause::NotPassed(_) | Cause::NoListener | Cause::Io(_) | Cause::Path(..) => {
                 exit::OS
             }
@@ -133,7 +135,14 @@ impl fmt::Display for ListenError {
             Cause::NoListener => {
                 write!(
                     f,
-                    "cannot listen on {address}: what systemd passed is no listening stream socket; use ListenStream= and Accept=no"
+                    "cannot listen on {address}: what systemd passed is no listening stream socket; use ListenStream= and Accept=no, or ListenDatagram= and wait = true"
+                )
+            }
+            Cause::Datagrams => {
+                write!(
+                    f,
+                    "cannot use {address}: systemd passed a datagram socket, which has no connections that could be accepted; add \
+                     wait = true to the service"
                 )
             }
             Cause::Path(_, obstacle) => write!(f, "cannot listen on {address}: {obstacle}"),
@@ -150,7 +159,7 @@ fn in_words(error: &io::Error, address: &Address) -> String {
         return option.to_string();
     }
     let port = match address {
-        Address::Tcp(tcp) => tcp.port(),
+        Address::Tcp(address) | Address::Udp(address) => address.port(),
         Address::Scoped(_, _, port) | Address::Any(port) => *port,
         Address::Unix(_) | Address::Abstract(_) | Address::Activated(_) => 0,
     };

@@ -1,4 +1,4 @@
-//! The options of a TCP listener's socket, as the keys of its service say them.
+//! The options of a listener's socket of the internet, as the keys of its service say them.
 
 use std::io;
 use std::net::SocketAddr;
@@ -36,6 +36,22 @@ pub(super) fn set_all(socket: BorrowedFd<'_>, wanted: &SocketOptions, is_ours: b
     }
     if wanted.defer_accept != 0 || is_ours {
         options::set_defer_accept(socket, wanted.defer_accept).map_err(because("defer_accept"))?;
+    }
+    set_of_bind(socket, wanted, is_ours)
+}
+
+/// The same for a socket of datagrams.
+pub(super) fn set_of_datagrams(
+    socket: BorrowedFd<'_>,
+    wanted: &SocketOptions,
+    is_ours: bool,
+) -> io::Result<()> {
+    // Of a Unix socket nobody has asked for anything.
+    if !matches!(socket::local_address(socket), Ok(Some(_))) {
+        return Ok(());
+    }
+    if wanted.tos != 0 || is_ours {
+        options::set_tos(socket, wanted.tos).map_err(|error| OptionError::of("tos", error))?;
     }
     set_of_bind(socket, wanted, is_ours)
 }

@@ -109,6 +109,16 @@ impl Listener {
         Some(QueueStatus { listen: self.name().to_owned(), queued, limit })
     }
 
+    /// Whether this cookie is its own.
+    pub(super) fn has_cookie(&self, cookie: u64) -> bool {
+        socket::cookie(self.descriptor()) == cookie
+    }
+
+    /// How many connections wait to be accepted.
+    pub(super) fn queued(&self) -> u32 {
+        socket::queued(self.descriptor())
+    }
+
     /// Makes sure that nothing more is queued, so that the queue can be emptied and the socket closed without a reset. If
     /// it `is_covered`, who comes finds another listener from now on.
     /// False if it should be left as it is: systemd's sockets stay open beyond us, and what is queued on them is served
@@ -143,9 +153,14 @@ impl Listener {
 
     fn kind(&self) -> SocketKind {
         match socket::local_address(self.descriptor()) {
+            _ if self.is_datagram() => SocketKind::Datagram,
             Ok(None) => SocketKind::Unix,
             Ok(Some(_)) | Err(_) => SocketKind::Tcp,
         }
+    }
+
+    fn is_datagram(&self) -> bool {
+        socket::is_datagram(self.descriptor())
     }
 
     fn is_tcp(&self) -> bool {
@@ -155,12 +170,12 @@ impl Listener {
     /// Whether it listens at every address of this machine.
     pub(super) fn is_wildcard(&self) -> bool {
         let bound = socket::local_address(self.descriptor()).ok().flatten();
-        bound.is_some_and(|bound| bound.ip().is_unspecified())
+        !self.is_datagram() && bound.is_some_and(|bound| bound.ip().is_unspecified())
     }
 
     /// Whether nobody else can have its address before it is closed: others find a Unix socket by its file.
     fn holds_address(&self) -> bool {
-        self.is_tcp() || matches!(self.record.address, Address::Abstract(_))
+        self.is_tcp() || matches!(self.record.address, Address::Udp(_) | Address::Abstract(_))
     }
 
     /// Whether it is what it was when it was made. A Unix socket whose file somebody has removed or replaced is reached by
@@ -171,7 +186,7 @@ impl Listener {
 
     /// Why nobody can reach it, if that is so, as the kernel and the file system say now.
     pub(super) fn why_unreachable(&self) -> Option<WhyUnreachable> {
-        if !socket::is_listener(self.descriptor()) {
+        if !self.is_datagram() && !socket::is_listener(self.descriptor()) {
             return Some(WhyUnreachable::Deaf);
         }
         match &self.record.file {
@@ -209,7 +224,7 @@ impl Listener {
 
     /// Says whether [`Listener::put_to_use`] could give its file to whom this says.
     fn try_out(&self, options: &SocketOptions, access: &SocketAccess) -> Result<(), Cause> {
-        if self.kind() == SocketKind::Tcp {
+        if self.kind() != SocketKind::Unix {
             listener_options::try_before_bind(options).map_err(Cause::Io)?;
         }
         let Some((path, inode)) = self.record.file.as_ref().filter(|_| self.is_ours()) else { return Ok(()) };
@@ -233,14 +248,25 @@ impl Listener {
 
     /// Begins to listen, if it does not yet.
     pub(super) fn begin(&self, options: &SocketOptions) {
-        // It cannot fail on a socket that listens, nor on one whose port is shared by those who have it.
+        // It cannot fail on a socket that listens, nor on one whose port is shared by those who have it; and does nothing
+        // to one of datagrams.
         let _ = socket::start_listening(self.descriptor(), options.backlog);
     }
 
+    /// Accepting from it never waits.
+    pub(super) fn never_blocks(&self) {
+        let _ = fd::set_nonblocking(self.descriptor(), true);
+    }
+
     fn prepare(&self, options: &SocketOptions, access: &SocketAccess) -> Result<(), ListenError> {
-        let set = match self.record.file.is_none() && self.kind() == SocketKind::Tcp {
-            true => listener_options::set_all(self.descriptor(), options, self.is_ours()),
-            false => Ok(()),
+        let set = match self.kind() {
+            SocketKind::Tcp if self.record.file.is_none() => {
+                listener_options::set_all(self.descriptor(), options, self.is_ours())
+            }
+            SocketKind::Datagram => {
+                listener_options::set_of_datagrams(self.descriptor(), options, self.is_ours())
+            }
+            SocketKind::Tcp | SocketKind::Unix => Ok(()),
         };
         if self.record.standing.replace(Standing::Open) != Standing::Open && self.is_ours() {
             self.systemd.store(&self.record.address, self.descriptor());
@@ -384,6 +410,12 @@ impl Listeners {
                     bound.ip() == wanted.ip() && [0, bound.port()].contains(&wanted.port())
                 })
             }),
+            Address::Udp(wanted) => socket::local_address(socket.as_fd()).is_ok_and(|bound| {
+                let is_it = |bound: SocketAddr| {
+                    bound.ip() == wanted.ip() && [0, bound.port()].contains(&wanted.port())
+                };
+                socket::is_datagram(socket.as_fd()) && bound.is_some_and(is_it)
+            }),
             Address::Scoped(ip, name, port) => socket::local_address(socket.as_fd()).is_ok_and(|bound| {
                 let Some(SocketAddr::V6(bound)) = bound else { return false };
                 bound.ip() == ip
@@ -406,10 +438,12 @@ impl Listeners {
             }
             Address::Activated(_) => false,
         };
-        // A worker that waits in accept hears nothing else.
         let is_usable = is_right
-            && socket::is_listener(socket.as_fd())
-            && fd::set_nonblocking(socket.as_fd(), true).is_ok();
+            && match address {
+                Address::Udp(_) => true,
+                // A worker that waits in accept hears nothing else.
+                _ => socket::is_listener(socket.as_fd()) && fd::set_nonblocking(socket.as_fd(), true).is_ok(),
+            };
         is_usable.then_some(socket)
     }
 
@@ -441,6 +475,10 @@ impl Listeners {
                 }
                 Err(error) => missing.push(error),
             }
+        }
+        if let Some(datagrams) = all.iter().find(|listener| listener.is_datagram() && !service.wait) {
+            missing.push(ListenError::new(&datagrams.record.address, Cause::Datagrams));
+            all.retain(|listener| !listener.is_datagram());
         }
         if let Some(error) = unmet(service, &all) {
             // Whom it would let in, or not, is not what was written.
@@ -514,8 +552,12 @@ impl Listeners {
 
     /// Lets all of ours share their ports, or no more.
     pub(super) fn share_ports(&self, share: bool) {
-        self.all_open().for_each(|listener| socket::share_port(listener.descriptor(), share));
-        self.passed.stored.values().for_each(|listener| socket::share_port(listener.as_fd(), share));
+        let tcp = self.all_open().filter(|listener| !listener.is_datagram());
+        tcp.for_each(|listener| socket::share_port(listener.descriptor(), share));
+        let stored = self.passed.stored.values().map(AsFd::as_fd);
+        stored
+            .filter(|listener| !socket::is_datagram(*listener))
+            .for_each(|listener| socket::share_port(listener, share));
     }
 
     fn make(
@@ -557,6 +599,12 @@ impl Listeners {
                     left.map_or_else(|| self.listen(*port, options.backlog, &bind), |left| Ok((left, true)));
                 let (socket, is_listening) = made.map_err(io_failed)?;
                 listens = is_listening;
+                (vec![socket], None)
+            }
+            Address::Udp(udp) => {
+                let bind = || socket::bind_udp(*udp, &set_options);
+                let socket = left.map_or_else(bind, Ok).map_err(io_failed)?;
+                listens = false;
                 (vec![socket], None)
             }
             Address::Unix(path) => {
@@ -603,6 +651,7 @@ impl Listeners {
                         Address::Scoped(*ip, name.clone(), bound.port()).to_string()
                     }
                     Address::Any(_) => Address::Any(bound.port()).to_string(),
+                    Address::Udp(_) => Address::Udp(bound).to_string(),
                     _ => bound.to_string(),
                 },
             );
@@ -627,10 +676,12 @@ impl Listeners {
         };
         let mut copies = Vec::new();
         for socket in sockets {
-            if !socket::is_listener(socket.as_fd()) {
-                return Err(Cause::NoListener);
+            if !socket::is_datagram(socket.as_fd()) {
+                if !socket::is_listener(socket.as_fd()) {
+                    return Err(Cause::NoListener);
+                }
+                fd::set_nonblocking(socket.as_fd(), true).map_err(Cause::Io)?;
             }
-            fd::set_nonblocking(socket.as_fd(), true).map_err(Cause::Io)?;
             copies.push(socket.try_clone().map_err(Cause::Io)?);
         }
         Ok(copies)
@@ -643,6 +694,7 @@ fn unmet(service: &ServiceConfig, open: &[Rc<Listener>]) -> Option<ListenError> 
     let address = &passed.clone().next()?.record.address;
     let ours = service.listen.iter().filter_map(|address| match address {
         Address::Tcp(_) | Address::Scoped(..) | Address::Any(_) => Some(SocketKind::Tcp),
+        Address::Udp(_) => Some(SocketKind::Datagram),
         Address::Unix(_) | Address::Abstract(_) => Some(SocketKind::Unix),
         Address::Activated(_) => None,
     });

@@ -343,6 +343,7 @@ impl Supervisor {
                     state.workers.look(&name);
                     // It may have taken some since the new generation came into force.
                     if let Some(service) = state.generation.service(&name) {
+                        service.blocks();
                         service.recount(Owner::worker(serial));
                     }
                 }

@@ -1,7 +1,7 @@
 //! `preforkd pause`, `resume` and `drain`: services that accept nobody for a while; `lameduck`: services that go on, but
 //! balancers are told to send no more.
 //!
-//! A service that is paused has no workers. Its listeners stay open, so its clients wait in the queue, and whoever comes after
+//! A service that is paused has no workers, and no program has a listener of it. Its listeners stay open, so its clients wait in the queue, and whoever comes after
 //! its queue is full waits for the kernel's next try. Connections go on under workers that retire. So it stays over reloads
 //! and upgrades, of which the new workers still have to show that they could serve, and until preforkd ends.
 
@@ -97,6 +97,7 @@ impl Supervisor {
             if paused {
                 let of_it = self.state.workers.iter_mut().filter(|worker| worker.service() == state.name);
                 of_it.for_each(|worker| worker.retire_unless_it_has());
+                self.state.end_programs(&state.name);
             }
         }
         self.systemd.status(&self.state.summary());

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::listeners::{ClosingListeners, Listener};
 use super::status::plural;
+use super::workers::WorkerProcess;
 use super::{Fatal, Supervisor};
 use crate::control::Condition;
 use crate::ipc::orders::Order;
@@ -137,6 +138,8 @@ impl Supervisor {
         };
         state.generation.services_mut().for_each(|service| service.let_go());
         state.workers.iter_mut().for_each(|worker| worker.retire(&closing));
+        state.workers.iter().for_each(WorkerProcess::end_programs);
+        state.adopted.end_programs(None);
     }
 
     /// TERM a second time, or QUIT.

@@ -12,6 +12,7 @@ pub(crate) fn of(address: &Address) -> Option<String> {
         Address::Tcp(address) => tcp_inode(*address)?,
         Address::Scoped(ip, _, port) => tcp_inode((*ip, *port).into())?,
         Address::Any(port) => tcp_inode((Ipv6Addr::UNSPECIFIED, *port).into())?,
+        Address::Udp(address) => tcp_table::find_udp(|held| conflicts(held, *address))?,
         Address::Unix(path) => unix_inode(path.to_str()?)?,
         Address::Abstract(name) => unix_inode(&format!("@{name}"))?,
         Address::Activated(_) => return None,

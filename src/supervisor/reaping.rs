@@ -154,6 +154,7 @@ impl Supervisor {
     /// Who was let in by another configuration is counted as this one wants it.
     fn recount_adopted(&self, service: &str) {
         if let Some(service) = self.state.generation.service(service) {
+            service.blocks();
             service.recount(Owner::SUPERVISOR);
         }
     }

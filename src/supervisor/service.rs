@@ -199,7 +199,8 @@ impl Service {
     /// Its configuration is in force from now on. Returns what is not as it should be; it was tried out before, but the
     /// world has gone on.
     pub(super) fn comes_into_force(&self) -> Vec<String> {
-        self.state.scoreboard.set_limit(self.config.max_connections);
+        self.state.scoreboard.set_limit(self.config.slots());
+        self.blocks();
         self.shares();
         let credentials = self.state.use_credentials(self.staged.take());
         let put_to_use = |listener: &Rc<Listener>| {
@@ -208,6 +209,13 @@ impl Service {
         let failures = self.listeners.iter().filter_map(put_to_use).map(|error| error.to_string());
         let credentials = credentials.map_err(|error| format!("its credentials cannot be renewed: {error}"));
         failures.chain(credentials.err()).collect()
+    }
+
+    /// Its listeners block or not, as who has them expects it: a program that had one may have left it otherwise.
+    pub(super) fn blocks(&self) {
+        if !self.config.wait {
+            self.listeners.iter().for_each(|listener| listener.never_blocks());
+        }
     }
 
     /// What its connections share is in the memory for that from now on.
@@ -418,7 +426,7 @@ impl ServiceStates {
         if let Some(state) = self.0.get(&config.name).and_then(Weak::upgrade) {
             return Ok(state);
         }
-        let state = ServiceState::new(&config.name, config.max_connections)?;
+        let state = ServiceState::new(&config.name, config.slots())?;
         self.0.insert(config.name.clone(), Rc::downgrade(&state));
         Ok(state)
     }

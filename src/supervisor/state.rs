@@ -15,7 +15,7 @@ use super::listeners::{ListenerTable, Listeners, SavedListener};
 use super::saved::{Kept, Saved};
 use super::service::{ServiceState, ServiceStates};
 use super::systemd::{ActivatedSockets, Systemd};
-use super::workers::Workers;
+use super::workers::{WorkerProcess, Workers};
 use crate::config::Config;
 use crate::control::server::ClientId;
 use crate::sys::epoll::Poller;
@@ -131,6 +131,12 @@ impl State {
             control,
         };
         Ok((state, clients))
+    }
+
+    /// Ends the programs that have a listener of this service, but for those of workers that serve.
+    pub(super) fn end_programs(&mut self, service: &str) {
+        self.workers.of_service(service).for_each(WorkerProcess::end_programs);
+        self.adopted.end_programs(Some(service));
     }
 }
 

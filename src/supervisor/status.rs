@@ -98,16 +98,24 @@ impl State {
             paused: service_state.is_paused(),
             lameduck: service_state.is_lameduck(),
             down: down.or_else(|| service?.trouble().map(str::to_owned)),
+            resting: self
+                .workers
+                .of_service(&service_state.name)
+                .find_map(WorkerProcess::resting)
+                .map(str::to_owned),
             unreachable: service.map(Service::unreachable).unwrap_or_default(),
             workers: self.workers.of_service(&service_state.name).map(WorkerStatus::from).collect(),
             workers_died: totals.get(Count::WorkersDied),
             spares: processes.spares,
             active: processes.connections,
             counted: service_state.scoreboard.sources().counted(),
-            max_connections: service_state.scoreboard.limit(),
+            max_connections: match service {
+                Some(service) if service.config().wait => listeners.len() as u32,
+                _ => service_state.scoreboard.limit(),
+            },
             left_behind: self.left_behind.count(&service_state.name),
             sandbox: service.and_then(|service| on_this_kernel(service.config(), self.cgroups.are_made())),
-            queued: queues.iter().map(|queue| u64::from(queue.queued)).sum(),
+            queued: listeners.iter().map(|listener| u64::from(listener.queued())).sum(),
             queues,
             counted_since_unix_ms: Some(service_state.created()),
             accepted: totals.get(Count::Accepted),
@@ -177,6 +185,7 @@ fn never_served(name: &str, down: &DownService) -> ServiceStatus {
         paused: false,
         lameduck: false,
         down: Some(down.reason.clone()),
+        resting: None,
         unreachable: Vec::new(),
         workers: Vec::new(),
         workers_died: 0,

@@ -207,7 +207,7 @@ fn stored_name(address: &Address) -> String {
     match address {
         Address::Unix(path) => format!("{STORED}{HEX}{}", hex(path.as_os_str().as_bytes())),
         Address::Abstract(name) => format!("{STORED}{HEX}{}", hex(format!("@{name}").as_bytes())),
-        Address::Tcp(_) | Address::Scoped(..) | Address::Any(_) | Address::Activated(_) => {
+        Address::Tcp(_) | Address::Scoped(..) | Address::Any(_) | Address::Udp(_) | Address::Activated(_) => {
             format!("{STORED}{name}")
         }
     }
@@ -315,6 +315,8 @@ mod tests {
             "[fe80::1%3]:9",
             "[fe80::1%eth0]:9",
             "*:7",
+            "udp:127.0.0.1:69",
+            "udp:[::]:69",
             "unix:/run/50%:3A",
             "fd:web",
             "unix:/run/ä b\n\u{7f}",

@@ -1,11 +1,14 @@
-//! The TCP sockets of this machine, as /proc tells: proc_net_tcp in the kernel's documentation.
+//! The TCP and UDP sockets of this machine, as /proc tells: proc_net_tcp in the kernel's documentation.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};
 
 /// With one process's network, which hardened units show as well. What listens is before what is under way.
-const TABLES: [&str; 2] = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
+const TCP: [&str; 2] = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
+
+/// Of the same form, proc(5).
+const UDP: [&str; 2] = ["/proc/self/net/udp", "/proc/self/net/udp6"];
 
 /// What a socket does, include/net/tcp_states.h of the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,9 +33,18 @@ pub(super) struct TcpSocket {
 ///
 /// What opening or reading a table has brought; one for IPv6 need not be there.
 pub(super) fn find(wanted: impl Fn(&TcpSocket) -> bool) -> io::Result<Option<TcpSocket>> {
-    for table in TABLES {
+    find_in(TCP, wanted)
+}
+
+/// The inode of the first UDP socket that is bound so.
+pub(super) fn find_udp(wanted: impl Fn(SocketAddr) -> bool) -> Option<u64> {
+    find_in(UDP, |socket| wanted(socket.local)).ok()?.map(|socket| socket.inode)
+}
+
+fn find_in(tables: [&str; 2], wanted: impl Fn(&TcpSocket) -> bool) -> io::Result<Option<TcpSocket>> {
+    for table in tables {
         let file = match File::open(table) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && table != TABLES[0] => continue,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && table != tables[0] => continue,
             opened => opened?,
         };
         for line in BufReader::new(file).lines().skip(1) {

@@ -71,6 +71,10 @@ struct WorkerRecord {
     connections: u32,
     /// It asked to be replaced by one with another address-space layout.
     needs_renewal: bool,
+    /// Programs of its service get the listeners.
+    waits: bool,
+    /// Why one of them is not started for a while.
+    resting: Option<String>,
     started: Monotonic,
 }
 
@@ -230,7 +234,11 @@ impl WorkerProcess {
                 WorkerReport::Accepting => self.record.stage = WorkerStage::Accepting,
                 WorkerReport::Retired => self.record.stage = WorkerStage::Draining,
                 WorkerReport::LeftBehind { whom, kill_after } => self.left.push((whom, kill_after)),
-                WorkerReport::Ready | WorkerReport::NeedsRenewal | WorkerReport::Looked { .. } => {}
+                WorkerReport::Ready
+                | WorkerReport::NeedsRenewal
+                | WorkerReport::Looked { .. }
+                | WorkerReport::Rests(_)
+                | WorkerReport::Works => {}
             }
         }
     }
@@ -269,6 +277,19 @@ impl WorkerProcess {
         }
     }
 
+    /// If it has been retired: tells it to end programs that have a listener, and to start none any more.
+    pub(super) fn end_programs(&self) {
+        if self.record.waits && self.record.stage == WorkerStage::Draining {
+            self.order(&Order::EndPrograms);
+        }
+    }
+
+    /// Why a program that is to have a listener is not started for a while.
+    pub(super) fn resting(&self) -> Option<&str> {
+        let is_in_use = self.record.stage != WorkerStage::Draining;
+        self.record.resting.as_deref().filter(|_| is_in_use)
+    }
+
     /// Whether it, or a spare of it, may still accept.
     pub(super) fn has_listeners(&self) -> bool {
         !self.listeners.is_empty()
@@ -278,6 +299,7 @@ impl WorkerProcess {
     /// the same number, and must neither wait for it nor fail with it.
     pub(super) fn dismiss(&mut self) {
         self.retire(&ClosingListeners::default());
+        self.end_programs();
         self.record.generation = NO_GENERATION;
     }
 
@@ -449,6 +471,8 @@ impl Workers {
             spares,
             connections: service.config().connections_per_child,
             needs_renewal: false,
+            waits: service.config().wait,
+            resting: None,
             started,
         };
         let worker = WorkerProcess {
@@ -524,6 +548,8 @@ impl Workers {
                 return News::LeftBehind { whom, kill_after };
             }
             Heard::Message(WorkerReport::NeedsRenewal) => worker.record.needs_renewal = true,
+            Heard::Message(WorkerReport::Rests(why)) => worker.record.resting = Some(why),
+            Heard::Message(WorkerReport::Works) => worker.record.resting = None,
             Heard::Message(WorkerReport::Looked { request }) => {
                 let next = worker.looks.answered(request);
                 next.iter().for_each(|order| worker.order(order));

@@ -64,6 +64,56 @@ pub(crate) fn bind_any(port: u16, shares: bool, before: &Before<'_>) -> io::Resu
     }
 }
 
+/// A new socket of datagrams that is bound to `address`. It blocks, for who reads it is a program that expects that. An IPv6
+/// wildcard takes IPv6 only. Nobody else can bind the same.
+pub(crate) fn bind_udp(address: SocketAddr, before: &Before<'_>) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let socket = nixsock::socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    before(socket.as_fd())?;
+    bind_to(&socket, address, true)?;
+    Ok(socket)
+}
+
+/// Whether `fd` is a socket of datagrams.
+pub(crate) fn is_datagram(fd: BorrowedFd<'_>) -> bool {
+    nixsock::getsockopt(&fd, sockopt::SockType) == Ok(SockType::Datagram)
+}
+
+/// What tells a socket from all others of this machine, whoever has it: `SO_COOKIE`. Never 0, which is returned where the
+/// kernel does not tell.
+pub(crate) fn cookie(socket: BorrowedFd<'_>) -> u64 {
+    let (mut cookie, mut length): (u64, _) = (0, size_of::<u64>() as libc::socklen_t);
+    let place = (&raw mut cookie).cast();
+    // SAFETY: both describe live locals that the kernel writes.
+    let result = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_COOKIE, place, &mut length)
+    };
+    if result == 0 { cookie } else { 0 }
+}
+
+/// When the datagram came that was read last from a socket, whoever read it, in seconds and nanoseconds; `None` if none was
+/// since this was asked for the first time, or where the kernel does not tell: socket(7), `SIOCGSTAMP`.
+pub(crate) fn last_read(socket: BorrowedFd<'_>) -> Option<(i64, i64)> {
+    /// linux/sockios.h; libc does not have it everywhere.
+    const SIOCGSTAMPNS: libc::Ioctl = 0x8907;
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes a timespec to a live local.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSTAMPNS, &raw mut time) };
+    (result == 0).then_some((time.tv_sec, time.tv_nsec))
+}
+
+/// Has a socket of datagrams take those of everybody again, after a program has connected it to somebody. False if it was to
+/// nobody, or cannot be.
+pub(crate) fn disconnect(socket: BorrowedFd<'_>) -> bool {
+    let (mut storage, mut length) = no_address();
+    // SAFETY: both describe live locals that the kernel writes.
+    let is_connected =
+        unsafe { libc::getpeername(socket.as_raw_fd(), (&raw mut storage).cast(), &mut length) } == 0;
+    let (storage, length) = no_address();
+    // SAFETY: the address is a live local of this length; a family of 0 is AF_UNSPEC, connect(2).
+    is_connected && unsafe { libc::connect(socket.as_raw_fd(), (&raw const storage).cast(), length) } == 0
+}
+
 /// Whether a socket takes both families.
 pub(crate) fn takes_both(socket: BorrowedFd<'_>) -> bool {
     nixsock::getsockopt(&socket, sockopt::Ipv6V6Only) == Ok(false)
@@ -82,14 +132,19 @@ fn bind_one(address: SocketAddr, ipv6_only: bool, shares: bool, before: &Before<
         share_port(socket.as_fd(), true);
     }
     before(socket.as_fd())?;
+    bind_to(&socket, address, ipv6_only)?;
+    Ok(socket)
+}
+
+fn bind_to(socket: &OwnedFd, address: SocketAddr, ipv6_only: bool) -> io::Result<()> {
     match address {
         SocketAddr::V4(address) => nixsock::bind(socket.as_raw_fd(), &SockaddrIn::from(address))?,
         SocketAddr::V6(address) => {
-            setsockopt(&socket, sockopt::Ipv6V6Only, &ipv6_only)?;
+            setsockopt(socket, sockopt::Ipv6V6Only, &ipv6_only)?;
             nixsock::bind(socket.as_raw_fd(), &SockaddrIn6::from(address))?;
         }
     }
-    Ok(socket)
+    Ok(())
 }
 
 /// Lets a TCP socket have its port together with others of this user that share theirs, or not any more. The kernel asks
@@ -418,9 +473,43 @@ pub(crate) fn is_queue_empty(listener: BorrowedFd<'_>) -> bool {
 }
 
 /// How many connections wait to be accepted, and how many may: for a listener, these are `tcpi_unacked` and
-/// `tcpi_sacked`. `None` where the kernel does not tell.
+/// `tcpi_sacked`. `None` where the kernel does not tell, as of datagrams.
 pub(crate) fn queue(listener: BorrowedFd<'_>) -> Option<(u32, u32)> {
     TcpInfo::of(listener).ok().map(|info| (info.unacked, info.sacked))
+}
+
+/// Connections that wait to be accepted, or 1 if datagrams wait. 0 where the kernel does not tell.
+pub(crate) fn queued(listener: BorrowedFd<'_>) -> u32 {
+    if is_datagram(listener) {
+        // The kernel tells how large the first is, and not how many there are.
+        return u32::from(!is_queue_empty(listener));
+    }
+    queue(listener).map_or(0, |(queued, _)| queued)
+}
+
+/// Who is in the queue of a TCP listener, each in the kernel's words: proc_net_tcp in its documentation. A connection that
+/// nobody has accepted belongs to no file. `None` if that is not to be seen here: the socket may be of another network.
+pub(crate) fn queued_callers(listener: BorrowedFd<'_>) -> Option<Vec<String>> {
+    if !is_listener(listener) {
+        return None;
+    }
+    let port = format!(":{:04X}", local_address(listener).ok()??.port());
+    let mut callers = Vec::new();
+    for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
+        let text = std::fs::read_to_string(table).unwrap_or_default();
+        for line in text.lines().skip(1) {
+            let mut fields = line.split_ascii_whitespace().skip(1);
+            let (Some(local), Some(remote), Some(state)) = (fields.next(), fields.next(), fields.next())
+            else {
+                continue;
+            };
+            // Connected, or left by the client.
+            if local.ends_with(&port) && ["01", "08"].contains(&state) && fields.nth(5) == Some("0") {
+                callers.push(remote.to_owned());
+            }
+        }
+    }
+    (callers.len() >= queued(listener).max(1) as usize).then_some(callers)
 }
 
 /// Room for an address that the kernel writes, and its size.

@@ -42,6 +42,8 @@ struct WorkerListener {
     emptying: bool,
     /// To be tried without waiting for epoll, until its queue is empty.
     due: bool,
+    /// Not to be watched for now: a program has it, or rests.
+    held: bool,
 }
 
 impl WorkerListener {
@@ -82,8 +84,13 @@ pub(super) struct Acceptor {
 impl Acceptor {
     /// Takes nothing until [`Acceptor::open`].
     pub(super) fn new(sockets: &[BorrowedFd<'static>]) -> io::Result<Self> {
-        let listener =
-            |&socket| WorkerListener { socket: Some(socket), watched: false, emptying: false, due: false };
+        let listener = |&socket| WorkerListener {
+            socket: Some(socket),
+            watched: false,
+            emptying: false,
+            due: false,
+            held: false,
+        };
         Ok(Acceptor {
             listeners: sockets.iter().map(listener).collect(),
             null: File::open("/dev/null")?,
@@ -140,21 +147,34 @@ impl Acceptor {
     }
 
     /// Makes epoll watch exactly the listeners that may be accepted from now.
-    pub(super) fn watch(&mut self, poller: &Poller, held_up: bool) -> io::Result<()> {
+    pub(super) fn watch(&mut self, poller: &Poller, held_up: bool, how: Interest) -> io::Result<()> {
         let wanted = self.takes() && !held_up;
         for (listener, index) in self.listeners.iter_mut().zip(0..) {
             let Some(socket) = listener.socket else { continue };
+            let wanted = wanted && !listener.held;
             // Written only when it changes: what is written here is another page to copy for the next child.
             if wanted == listener.watched {
                 continue;
             }
             match wanted {
-                true => poller.add(socket, Interest::ReadExclusive, Token::Listener(index).into())?,
+                true => poller.add(socket, how, Token::Listener(index).into())?,
                 false => poller.remove(socket)?,
             }
             listener.watched = wanted;
         }
         Ok(())
+    }
+
+    /// A listener that is open.
+    pub(super) fn socket(&self, index: usize) -> Option<BorrowedFd<'static>> {
+        self.listeners.get(index).and_then(|listener| listener.socket)
+    }
+
+    /// Whether this listener is left alone for now.
+    pub(super) fn hold(&mut self, index: usize, held: bool) {
+        if let Some(listener) = self.listeners.get_mut(index) {
+            listener.held = held;
+        }
     }
 
     /// Takes the next connection from a listener.

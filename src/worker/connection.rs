@@ -6,8 +6,8 @@ use std::io;
 use std::os::fd::AsFd;
 
 use super::acceptor::Accepted;
-use super::children::Departed;
 use super::children::rest::{self, GroupRest, LeafRest};
+use super::children::{Child, Departed};
 use super::starter::{Admitted, Started};
 use super::{Newcomer, Worker, WorkerSlot, headers};
 use crate::admission::Refusal;
@@ -27,6 +27,9 @@ impl Worker {
     /// Takes one connection. If epoll has reported the listener it will again, at once, as long as its queue is not
     /// empty; so signals, orders and other listeners have their turn, and other workers their share.
     pub(super) fn accept_from(&mut self, index: usize) {
+        if self.waited.is_used() {
+            return self.start_program(index);
+        }
         if self.starter.is_busy() {
             // Not forgotten: a listener that is being emptied is not watched.
             return self.acceptor.more(index);
@@ -177,7 +180,10 @@ impl Worker {
         }
     }
 
-    fn started(&mut self, started: Started) {
+    pub(super) fn started(&mut self, started: Started) {
+        if self.waited.is_used() {
+            self.program_started(&started);
+        }
         match started {
             Started::Process(pid, child) => self.children.insert(pid, child),
             Started::Later => {}
@@ -288,7 +294,12 @@ impl Worker {
     }
 
     fn ended(&mut self, ended: &Ended) {
+        let child = self.children.get(ended.pid).filter(|_| self.waited.is_used());
+        let failure = child.and_then(Child::failure);
         let departed = self.children.ended(ended, &self.cx.books(), &self.cx.poller);
+        if self.waited.is_used() {
+            self.program_ended(ended, failure);
+        }
         self.pool.remove(ended.pid);
         match departed {
             // A program has a layout of its own, anew with each exec.

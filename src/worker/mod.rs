@@ -14,6 +14,7 @@ mod link;
 mod room;
 mod spares;
 mod starter;
+mod waited;
 
 use std::fmt;
 use std::io;
@@ -54,6 +55,7 @@ use linger::LingeringCloses;
 use link::Link;
 use room::Slots;
 use starter::Starter;
+use waited::Waited;
 
 /// How long the dead wait for who calls next. To be woken for each of them would delay the connection that follows; a
 /// program's end is not delayed, since its client waits for it.
@@ -199,6 +201,7 @@ struct Worker {
     refusals: Refusals,
     lingering: LingeringCloses,
     starter: Starter,
+    waited: Waited,
     children: Children<&'static Scoreboard>,
     pool: Pool,
     /// The log has been told what killed a program by its filter.
@@ -262,9 +265,9 @@ impl Worker {
         let deadlines = service.admission.deadlines;
         let execs = matches!(service.job, Job::Exec(_));
         // Until the program has ended, or if nothing else asks for that, until it has closed it.
-        let keeps_connections = execs;
-        let lets_go =
-            execs && !(service.count_bytes || deadlines.are_of_bytes() || service.kill_mode.leaves_some());
+        let keeps_connections = execs && !service.wait;
+        let lets_go = keeps_connections
+            && !(service.count_bytes || deadlines.are_of_bytes() || service.kill_mode.leaves_some());
         let pool = Pool::new(Setup {
             size: plan.spares,
             connections: service.connections_per_child,
@@ -307,6 +310,7 @@ impl Worker {
             refusals: Refusals::default(),
             lingering: LingeringCloses::new(),
             starter: Starter::new(stack, pipes, leaves)?,
+            waited: if plan.service.wait { Waited::new(&listeners) } else { Waited::default() },
             children: Children::new(plan.service.max_connections, deadlines)
                 .letting_go(lets_go)
                 .in_pids(spec.pids()),
@@ -334,7 +338,9 @@ impl Worker {
                 self.report_retirement();
             }
             let held_up = self.starter.is_busy() || self.pool.waits() || !self.has_room();
-            self.acceptor.watch(&self.cx.poller, held_up)?;
+            // Of two who wait in the same way only one is woken: that must not be a worker in place of somebody's program.
+            let how = if self.waited.is_used() { Interest::Read } else { Interest::ReadExclusive };
+            self.acceptor.watch(&self.cx.poller, held_up, how)?;
             let called = self.wait()?;
             if self.cx.signals.take(Signal::SIGQUIT) {
                 self.end_connections(Duration::ZERO);
@@ -348,6 +354,7 @@ impl Worker {
             self.retry_start(false);
             self.tend_proxies();
             self.lingering.tend(&self.cx.poller);
+            self.tend_waited();
             self.accept_unasked();
             if !called {
                 self.make_spare();
@@ -415,6 +422,7 @@ impl Worker {
 
     fn slot_freed(&mut self) {
         self.acceptor.slot_freed();
+        self.look_for_listeners();
         self.pool.slot_freed();
     }
 
@@ -432,7 +440,12 @@ impl Worker {
                 [self.acceptor.wakes_at(), spare, self.refusals.report_at()].into_iter().flatten().min()
             }
         };
-        let others = [self.headers.expires_at(), self.lingering.wakes_at(), self.children.next_deadline()];
+        let others = [
+            self.headers.expires_at(),
+            self.lingering.wakes_at(),
+            self.children.next_deadline(),
+            self.waited.next(),
+        ];
         let next = next.into_iter().chain(others.into_iter().flatten()).min();
         next.map(|at| at - Monotonic::now())
     }
@@ -461,6 +474,7 @@ impl Worker {
                     self.children.end_those(|_, client| client.accepted < before && source.has(client));
                 }
                 Heard::Message(Order::End { kill_after }) => self.end_connections(kill_after),
+                Heard::Message(Order::EndPrograms) => self.end_programs(),
                 Heard::Silence => return,
                 Heard::End | Heard::Nonsense => {
                     let _ = self.link.descriptor().map(|link| self.cx.poller.remove(link));
@@ -472,6 +486,8 @@ impl Worker {
                         format_args!("the supervisor is gone; worker {pid} accepts no more"),
                     );
                     self.retire(&ListenerSet::default(), Duration::ZERO);
+                    // Who comes after it starts another.
+                    self.end_programs();
                 }
             }
         }
@@ -485,6 +501,10 @@ impl Worker {
 
     fn retire(&mut self, empty: &ListenerSet, handshakes: Duration) {
         self.dismiss_spares();
+        if self.waited.is_used() {
+            // What is queued is its program's.
+            return self.acceptor.close(&self.cx.poller);
+        }
         self.acceptor.retire(empty, handshakes, &self.cx.poller);
     }
 
@@ -497,7 +517,7 @@ impl Worker {
 
     fn report_retirement(&mut self) {
         // An address is free when they have gone as well.
-        if self.acceptor.is_closed() && !self.pool.is_leaving() {
+        if self.acceptor.is_closed() && !self.pool.is_leaving() && !self.waited.has_programs() {
             self.link.report_once(&WorkerReport::Retired);
         }
     }
@@ -505,6 +525,7 @@ impl Worker {
     fn end_connections(&mut self, kill_after: Duration) {
         self.dismiss_spares();
         self.acceptor.close(&self.cx.poller);
+        self.end_programs();
         self.headers.clear();
         self.lingering.clear(&self.cx.poller);
         self.children.end_all(kill_after);

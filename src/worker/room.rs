@@ -104,7 +104,7 @@ impl Worker {
     }
 
     /// Rests until there may be a slot, or somebody to refuse.
-    fn wait_for_slot(&mut self, why: NoSlot) {
+    pub(super) fn wait_for_slot(&mut self, why: NoSlot) {
         match why {
             _ if self.never_waits() => {}
             _ if self.refuses() && self.acceptor.is_due() => {

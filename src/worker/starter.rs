@@ -103,12 +103,22 @@ impl Starter {
 
     /// Starts the process of a client that has been let in just now.
     pub(super) fn begin(&mut self, newcomer: Newcomer, cx: &Context) -> Started {
+        let admitted = self.admit(newcomer, cx);
+        self.launch(admitted, cx)
+    }
+
+    /// Gives a client a number, and notes it in its row.
+    pub(super) fn admit(&mut self, newcomer: Newcomer, cx: &Context) -> Admitted {
         let Newcomer { slot, socket, client } = newcomer;
         self.numbers += 1;
         let until = cx.plan.service.admission.deadlines.until(&client);
         let connection = Connection { number: self.numbers, client, until };
         slot.note(Some(&connection));
-        let admitted = Admitted { slot, socket, connection };
+        Admitted { slot, socket, connection }
+    }
+
+    /// Starts the process of one that has been admitted.
+    pub(super) fn launch(&mut self, admitted: Admitted, cx: &Context) -> Started {
         self.start(admitted, cx, |starter, admitted, _| starter.wait(admitted))
     }
 

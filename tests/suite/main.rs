@@ -77,3 +77,4 @@ mod unix_sockets;
 mod unix_users;
 mod upgrade;
 mod user_range;
+mod waited;

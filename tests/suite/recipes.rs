@@ -12,12 +12,17 @@ use crate::support::{BINARY, Preforkd, Running, address, eventually, proc, root,
 /// of it can be changed but what the example says.
 fn serve(example: &str, listen: &str, script: &str) -> (Running, SocketAddr) {
     let at = address::fresh();
+    (serve_at(example, listen, &at.to_string(), script), at)
+}
+
+/// The same, at this address.
+fn serve_at(example: &str, listen: &str, at: &str, script: &str) -> Running {
     let path = format!("{}/config/examples/{example}.toml", env!("CARGO_MANIFEST_DIR"));
     let example = std::fs::read_to_string(path).unwrap();
     assert_eq!(example.matches(listen).count(), 1, "{listen}");
     let config = example.replace(listen, &format!("listen = \"{at}\""));
     let mounts = format!("mount -t tmpfs srv /srv; chmod 755 /srv; cd /srv; umask 022; {script}; cd /");
-    (Preforkd::run(&config).after_mounts(&mounts).start(), at)
+    Preforkd::run(&config).after_mounts(&mounts).start()
 }
 
 #[test]
@@ -44,6 +49,48 @@ fn rsync() {
     let down = server.dir().join("down");
     sure(&["rsync", "-a", &format!("rsync://{at}/files/"), down.to_str().unwrap()]);
     assert_eq!(std::fs::read_to_string(down.join("file")).unwrap(), "hello\n");
+}
+
+#[test]
+fn tftp() {
+    if !root("a user, and mounts") {
+        return;
+    }
+    let script =
+        "mkdir -p tftp/grub; head -c 3000000 /dev/urandom >tftp/grub/image; ln -s /etc/passwd tftp/passwd";
+    let listen = "listen = [\"udp:0.0.0.0:69\", \"udp:[::]:69\"]";
+    // At another address of this kind, in.tftpd answers from this one.
+    let port = address::port().to_string();
+    let server = serve_at("tftp", listen, &format!("udp:127.0.0.1:{port}"), script);
+    let pid = server.pid().to_string();
+    let fetch = |name: &str| {
+        let to = server.dir().join("fetched").display().to_string();
+        let _ = std::fs::remove_file(&to);
+        let ask = ["tftp", "127.0.0.1", &port, "-m", "binary", "-c", "get", name, &to];
+        let output = run(&ask);
+        let said = text(&output.stdout) + &text(&output.stderr);
+        (said, std::fs::read(&to).unwrap_or_default())
+    };
+    let wanted = sure(&["nsenter", "--mount", "--target", &pid, "sha256sum", "/srv/tftp/grub/image"]);
+    for name in ["grub/image", "/grub/image"] {
+        let (said, image) = fetch(name);
+        let path = server.dir().join("image");
+        std::fs::write(&path, &image).unwrap();
+        let found = sure(&["sha256sum", path.to_str().unwrap()]);
+        assert_eq!(
+            found[..64],
+            wanted[..64],
+            "{name}: {} bytes: {said}\n{:#?}",
+            image.len(),
+            server.log.all()
+        );
+    }
+    // What it hands out is in its own root.
+    let (said, passwd) = fetch("passwd");
+    assert!(passwd.is_empty() && said.contains("not found"), "{said}");
+    let (said, _) = fetch("nothing");
+    assert!(said.contains("File not found"), "{said}");
+    assert_eq!((server.count("active"), server.count("accepted")), (1, 1));
 }
 
 #[test]

@@ -183,9 +183,8 @@ impl Live {
     }
 
     fn shows(&self, what: &str) {
-        let screen = Printed(&self.screen);
+        let _shown = Printed(&self.screen);
         eventually(what, || self.screen.lock().unwrap().text().contains(what));
-        std::mem::forget(screen);
     }
 
     fn press(&mut self, keys: &str) {
@@ -202,7 +201,9 @@ struct Printed<'a>(&'a Mutex<Screen>);
 
 impl Drop for Printed<'_> {
     fn drop(&mut self) {
-        println!("{}", self.0.lock().unwrap().text());
+        if std::thread::panicking() {
+            println!("{}", self.0.lock().unwrap().text());
+        }
     }
 }
 

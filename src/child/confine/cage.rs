@@ -478,6 +478,7 @@ mod tests {
         Sandbox {
             files: files.then(AllowedFiles::root),
             network,
+            serves_datagrams: false,
             system_calls: SystemCalls { base: CallSet::Service, allow: Vec::new(), deny: Vec::new() },
             write_execute: true,
             private_tmp: None,

@@ -409,7 +409,7 @@ pub(super) fn compile(
         CallSet::Any => {}
     }
     if calls.base != CallSet::Handler {
-        forbid_network(&mut rules, sandbox.network, landlock);
+        forbid_network(&mut rules, sandbox, landlock);
         if sandbox.files.is_some() {
             // A file that has no place in the tree could be executed.
             always(&mut rules, &["memfd_create"]);
@@ -512,13 +512,14 @@ fn prologue(allowed: &[String]) -> Vec<Instruction> {
 }
 
 /// What Landlock does not see of the network, or not yet.
-fn forbid_network(rules: &mut CallRules, network: Network, landlock: ABI) {
-    match network {
+fn forbid_network(rules: &mut CallRules, sandbox: &Sandbox, landlock: ABI) {
+    match sandbox.network {
         Network::Any => {}
         Network::Client => {
             // A socket that is connected anew may listen at a port that the kernel chooses: Landlock does not see it.
             always(rules, &["listen"]);
-            if landlock < ABI::V4 {
+            // A socket that is bound and cannot listen hears nobody over TCP, and others call a server of datagrams anyway.
+            if landlock < ABI::V4 && !sandbox.serves_datagrams {
                 always(rules, &["bind"]);
             }
         }
@@ -633,6 +634,7 @@ mod tests {
         Sandbox {
             files: None,
             network,
+            serves_datagrams: false,
             system_calls: SystemCalls {
                 base,
                 allow: words(&["mount", "io_uring_setup"]),

@@ -66,7 +66,7 @@ fn programs_are_looked_up_where_the_connection_process_will() {
     }
 }
 
-/// Needs the packages git and rsync, which tests/run installs.
+/// Needs the packages git, rsync and tftpd-hpa, which tests/run installs.
 #[test]
 fn every_file_that_is_shipped_is_right() {
     let mut checked = 0;

@@ -4,6 +4,7 @@ mod admission;
 mod keys;
 mod machine;
 mod options;
+mod wait;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

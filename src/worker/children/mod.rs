@@ -169,6 +169,16 @@ impl<S: Deref<Target = Scoreboard>> Child<S> {
         Child { leaf, ..self }
     }
 
+    /// Why it could not begin, if that is known.
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        self.failure
+    }
+
+    /// Whether it has a listener.
+    fn has_listener(&self) -> bool {
+        self.connection.is_some_and(|connection| connection.client.is_listener())
+    }
+
     pub(crate) fn slot(&self) -> &Slot<S> {
         &self.slot
     }
@@ -200,9 +210,10 @@ impl<S: Deref<Target = Scoreboard>> Child<S> {
         let said = self.note.and_then(ExitNote::deadline).filter(|_| ending == Ending::Exited(TIMED_OUT));
         let failure = self.failure.filter(|_| ending == Ending::Exited(FAILED_TO_BEGIN));
         let said = said.map(EndCause::Deadline);
-        match (self.overdue.map(|overdue| overdue.cause).or(said), failure) {
+        let cause = self.overdue.map(|overdue| overdue.cause).or(said);
+        match (cause.filter(|cause| *cause != EndCause::Service), failure) {
             (Some(EndCause::Deadline(deadline)), _) => How::Exit(Exit::TimedOut(deadline)),
-            (Some(EndCause::Operator), _) => How::Exit(Exit::Killed),
+            (Some(EndCause::Operator | EndCause::Service), _) => How::Exit(Exit::Killed),
             (None, Some(failure)) => How::Failed(failure),
             (None, None) if self.has_panicked(ending) => How::Exit(Exit::Panicked),
             (None, None) => How::Exit(Exit::Ended(ending)),
@@ -553,6 +564,7 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
                 TimerKind::Look => self.look_at(pid, now),
                 TimerKind::Hold => self.look_whether_it_holds(pid, now),
                 TimerKind::End => self.end(pid, EndCause::Deadline(Deadline::Lifetime), now),
+                TimerKind::Kill if self.is_ended_alone(pid) => process::signal_process(pid, Signal::SIGKILL),
                 TimerKind::Kill => self.kill_all_of(pid),
                 TimerKind::Close => self.due.push(number),
             }
@@ -657,6 +669,23 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
         }
     }
 
+    /// Tells programs to end that have a listener. What they do for others in processes of their own goes on, unless the kill mode
+    /// of the service ends it with them.
+    pub(crate) fn end_programs(&mut self, is_meant: impl Fn(&Child<S>) -> bool) {
+        let is_one = |child: &Child<S>| child.has_listener() && is_meant(child);
+        let found: Vec<_> = self.iter().filter(|(_, child)| is_one(child)).map(|(pid, _)| pid).collect();
+        for pid in found {
+            self.end(pid, EndCause::Service, Monotonic::now());
+        }
+    }
+
+    /// Whether its own process alone is to end, and not what has come of that.
+    fn is_ended_alone(&self, pid: Pid) -> bool {
+        let overdue = self.by_pid.get(&pid).and_then(|child| child.overdue);
+        overdue.is_some_and(|overdue| overdue.cause == EndCause::Service)
+            && self.closes_until == Monotonic::NEVER
+    }
+
     /// Tells a process to end, for the sake of its connection.
     fn end(&mut self, pid: Pid, cause: EndCause, now: Monotonic) {
         let Some(child) = self.by_pid.get_mut(&pid) else { return };
@@ -673,6 +702,10 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
         let overdue = Overdue { cause, kill_at: now + grace };
         child.overdue = Some(overdue);
         child.slot.note_overdue(overdue);
+        if cause == EndCause::Service {
+            process::signal_process(pid, Signal::SIGTERM);
+            return self.put(pid, overdue.kill_at, TimerKind::Kill);
+        }
         self.tell_to_end(pid, grace, overdue.kill_at);
     }
 }
