@@ -318,7 +318,7 @@ impl InetdLine<'_> {
             match number(written) {
                 Some(0) => service.same(construct, "no limit"),
                 Some(_) if is_single && key == "max_connections" => {
-                    service.same(construct, "there is one process")
+                    service.same(construct, "there is one process");
                 }
                 Some(_) if is_single => service.like(construct, "there is no such limit for it"),
                 Some(count) if key == "rate_per_source" => service.near(

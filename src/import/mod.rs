@@ -66,7 +66,7 @@ fn finish(imported: &mut Imported, style: Style<'_>, application: &Application) 
                 service.refused(address, instead);
             }
             None => {
-                taken.extend(service.listen.iter().map(|address| (address.clone(), service.name.clone())))
+                taken.extend(service.listen.iter().map(|address| (address.clone(), service.name.clone())));
             }
         }
     }

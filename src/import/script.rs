@@ -220,7 +220,7 @@ fn substituted(
     let inner: Vec<&str> = inside.split_whitespace().collect();
     match inner[..] {
         ["id" | "/usr/bin/id", "-u" | "-g" | "-ur" | "-gr", user] if !user.contains('$') => {
-            current(word, user, false)
+            current(word, user, false);
         }
         _ => current(word, &format!("`{inside}`"), true),
     }

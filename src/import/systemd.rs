@@ -158,14 +158,14 @@ impl UnitReading<'_> {
     fn about_unit(&mut self, entry: &Assignment) {
         match entry.key.as_str() {
             "Description" | "Documentation" | "SourcePath" => {
-                self.service.dropped(entry.written(), "it is for people")
+                self.service.dropped(entry.written(), "it is for people");
             }
             key if key.starts_with("Condition") || key.starts_with("Assert") => {
                 self.service
                     .like(entry.written(), "preforkd has no conditions: the service is served always");
             }
             "Conflicts" => {
-                self.service.like(entry.written(), "stop that unit yourself: both would want the port")
+                self.service.like(entry.written(), "stop that unit yourself: both would want the port");
             }
             _ => self
                 .service
@@ -222,7 +222,7 @@ impl UnitReading<'_> {
             "BindIPv6Only" => service.about("listen", Takeover::Exact, written, ""),
             "Service" => service.same(written, "the unit whose program it is"),
             "MaxConnectionsPerSource" if !accepts => {
-                service.same(written, "with Accept=no there is no such limit")
+                service.same(written, "with Accept=no there is no such limit");
             }
             "MaxConnectionsPerSource" if number(value) == Some(0) => service.same(written, "no limit"),
             "MaxConnectionsPerSource" => by_number(service, "max_connections_per_source"),
@@ -234,7 +234,7 @@ impl UnitReading<'_> {
                 }
             }
             "KeepAliveTimeSec" | "KeepAliveIntervalSec" | "KeepAliveProbes" => {
-                keepalive(service, key, value, written)
+                keepalive(service, key, value, written);
             }
             "NoDelay" => match yes {
                 true => service.same(written, "nodelay is the default"),
@@ -250,7 +250,7 @@ impl UnitReading<'_> {
             ),
             "DeferAcceptSec" => match span(value).flatten() {
                 Some(seconds) if seconds > 0 => {
-                    service.exact(written, "defer_accept", quoted(&format!("{seconds}s")))
+                    service.exact(written, "defer_accept", quoted(&format!("{seconds}s")));
                 }
                 _ => service.same(written, "nothing is deferred"),
             },
@@ -258,7 +258,7 @@ impl UnitReading<'_> {
             "SocketGroup" => service.exact(written, "socket_group", quoted(value)),
             "SocketMode" => match u32::from_str_radix(value, 8) {
                 Ok(mode) if mode <= 0o777 => {
-                    service.exact(written, "socket_mode", quoted(&format!("{mode:04o}")))
+                    service.exact(written, "socket_mode", quoted(&format!("{mode:04o}")));
                 }
                 _ => service.refused(written, "write an octal number"),
             },
@@ -292,7 +292,8 @@ impl UnitReading<'_> {
             | "AcceptFileDescriptors" => match yes {
                 false => service.same(written, "it is off by default"),
                 true => {
-                    service.refused(written, "preforkd does not set this on a socket; have the program do it")
+                    service
+                        .refused(written, "preforkd does not set this on a socket; have the program do it");
                 }
             },
             "Priority" | "IPTTL" | "ReceiveBuffer" | "SendBuffer" | "TCPCongestion" | "PipeSize" => {
@@ -492,10 +493,10 @@ impl UnitReading<'_> {
             has_input && matches!((error, output), ("socket", _) | ("inherit", "inherit" | "socket"));
         match (is_client, error) {
             (true, _) if !self.accepts => {
-                service.like(format!("StandardError={error}"), "to the log, not to the socket")
+                service.like(format!("StandardError={error}"), "to the log, not to the socket");
             }
             (true, _) => {
-                service.exact(format!("StandardError={error}: the client"), "stderr", quoted("connection"))
+                service.exact(format!("StandardError={error}: the client"), "stderr", quoted("connection"));
             }
             (false, "null") => service.exact("StandardError=null", "stderr", quoted("null")),
             (false, "inherit" | "journal" | "syslog" | "kmsg" | "journal+console") => {
@@ -741,7 +742,7 @@ fn rlimit(service: &mut ImportedService, key: &str, value: &str, written: &str) 
     let digits = value.trim_end_matches(['K', 'M', 'G']);
     match (number(digits), name) {
         (Some(seconds), "cpu") if digits == value => {
-            add_limit(service, written, name, &quoted(&format!("{seconds}s")))
+            add_limit(service, written, name, &quoted(&format!("{seconds}s")));
         }
         (Some(count), _) if digits == value => add_limit(service, written, name, &count.to_string()),
         (Some(_), _) => add_limit(service, written, name, &quoted(value)),

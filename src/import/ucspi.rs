@@ -246,7 +246,7 @@ impl ChainReading<'_, '_> {
             };
             match (keys, number(&value)) {
                 ([], _) | (_, None) => {
-                    self.service.refused(written, "write limits in its place, see preforkd.toml(5)")
+                    self.service.refused(written, "write limits in its place, see preforkd.toml(5)");
                 }
                 (keys, Some(amount)) => {
                     for key in keys {
@@ -317,12 +317,12 @@ impl ChainReading<'_, '_> {
                 );
             }
             ('P', SuperServer::S6Ipc) => {
-                service.like(written, "IPCREMOTEEUID and IPCREMOTEEGID are set all the same")
+                service.like(written, "IPCREMOTEEUID and IPCREMOTEEGID are set all the same");
             }
             ('p', _) => service.same(written, "IPCREMOTEEUID and IPCREMOTEEGID are set"),
             ('D', SuperServer::Tcpserver) => service.same(written, "nodelay is the default"),
             ('d', SuperServer::Tcpserver) => {
-                service.like(written, "with nodelay; write nodelay = false if small writes are to wait")
+                service.like(written, "with nodelay; write nodelay = false if small writes are to wait");
             }
             ('o' | 'O', _) => service.dropped(written, "options of IP are not looked at"),
             ('1', _) => service.dropped(written, "preforkd tells systemd when it serves"),

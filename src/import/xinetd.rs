@@ -332,7 +332,7 @@ impl XinetdReading<'_> {
         place::listen(service, &construct, host, &port, self.is_udp, names);
         match (self.waits, self.is_udp) {
             _ if self.all.has("type", "INTERNAL") => {
-                service.same(format!("wait, socket_type = {kind}"), "a built-in service")
+                service.same(format!("wait, socket_type = {kind}"), "a built-in service");
             }
             (true, _) => service.exact(format!("wait = yes, socket_type = {kind}"), "wait", "true"),
             (false, true) => service.near(
@@ -342,7 +342,7 @@ impl XinetdReading<'_> {
                 "the program gets the socket, not one datagram: it has to read by itself",
             ),
             (false, false) => {
-                service.same(format!("wait = no, socket_type = {kind}"), "a process for each connection")
+                service.same(format!("wait = no, socket_type = {kind}"), "a process for each connection");
             }
         }
     }
@@ -614,10 +614,10 @@ fn flags(service: &mut ImportedService, values: &[String]) {
                 "preforkd never asks the client's machine for a user; let in by allow and deny",
             ),
             "INTERCEPT" => {
-                service.guarded(written, "preforkd does not look at each packet; say it with nftables")
+                service.guarded(written, "preforkd does not look at each packet; say it with nftables");
             }
             "SENSOR" => {
-                service.guarded(written, "preforkd has penalties and bans, and no port that is a trap")
+                service.guarded(written, "preforkd has penalties and bans, and no port that is a trap");
             }
             "LABELED" => service.guarded(written, "preforkd sets no SELinux context by the client's"),
             _ => service.refused(written, "this flag of xinetd is not known"),
