@@ -179,7 +179,7 @@ impl InetdLine<'_> {
         } else {
             self.user(service);
             self.program(service, around);
-            service.exact("descriptor 2 is the client's, as inetd has it", "stderr", quoted("connection"));
+            stderr(service, "inetd");
         }
     }
 
@@ -222,9 +222,6 @@ impl InetdLine<'_> {
             Some(port) => around.names.name(u16::try_from(port).unwrap_or(0)),
             None => name.to_owned(),
         };
-        if family.is_udp {
-            service.name.push_str("-udp");
-        }
         if protocol.starts_with("rpc/") {
             service.refused(
                 &construct,
@@ -449,6 +446,20 @@ impl InetdLine<'_> {
         let differs = zeroth.is_some_and(|zeroth| zeroth != path);
         if let Some(zeroth) = zeroth.filter(|_| differs) {
             service.exact(format!("the program's name for itself, {zeroth}"), "argv0", quoted(zeroth));
+        }
+    }
+}
+
+/// Descriptor 2 of a program.
+pub(crate) fn stderr(service: &mut ImportedService, of: &str) {
+    match service.waits() {
+        true => service.like(
+            "descriptor 2 is the socket",
+            format!("with {of}; here what the program says to stderr is in the log"),
+        ),
+        false => {
+            let construct = format!("descriptor 2 is the client's, as {of} has it");
+            service.exact(construct, "stderr", quoted("connection"));
         }
     }
 }

@@ -87,6 +87,9 @@ fn name(service: &mut ImportedService, names: &mut BTreeSet<String>) {
     };
     let mut name = wanted.clone();
     let mut number = 2;
+    if names.contains(&name) && service.listen.iter().any(|address| address.starts_with("udp:")) {
+        name = format!("{}-udp", wanted.chars().take(58).collect::<String>());
+    }
     while !names.insert(name.clone()) {
         let start: String = wanted.chars().take(58).collect();
         name = format!("{start}-{number}");

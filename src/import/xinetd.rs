@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use super::hosts_access::HostsAccess;
+use super::inetd;
 use super::model::{Imported, ImportedService, Takeover, list, number, quoted, table};
 use super::names::ServiceNames;
 use super::place::{self, Host};
@@ -260,11 +261,7 @@ impl XinetdReading<'_> {
         }
         self.access();
         if !is_inside && !self.service.is_refused() {
-            self.service.exact(
-                "descriptor 2 is the client's, as xinetd has it",
-                "stderr",
-                quoted("connection"),
-            );
+            inetd::stderr(self.service, "xinetd");
         }
         self.libwrap(hosts);
     }
