@@ -13,7 +13,7 @@ use crate::admission::sources::{Bucket, Penalty, SlotIndex, Sources};
 use crate::admission::{Caller, CallerSets, Callers, Listed, Prefix, Rules, SourceName};
 use crate::builtin;
 use crate::client::ConnectionId;
-use crate::config::{self, Accounts, Diagnostics, Loaded, Machine, ServiceConfig};
+use crate::config::{self, Accounts, Diagnostics, Loaded, Machine, ServiceConfig, Tolerance};
 use crate::control::client;
 use crate::control::server::understand;
 use crate::ipc::orders::{self, Heard, Order, WorkerReport};
@@ -48,7 +48,7 @@ fn load(text: &[u8]) -> Result<Loaded, Diagnostics> {
     let accounts = Accounts { passwd: none.into(), group: none.into(), getent: None };
     let application = builtin::preforkd().into_application();
     let machine = Machine { accounts, ..Machine::with(&application) };
-    config::load_text(Path::new("p.toml"), text, &machine)
+    config::load_text(Path::new("p.toml"), text, &Tolerance::none(), &machine)
 }
 
 fn check_service(service: &ServiceConfig) {
@@ -64,6 +64,12 @@ fn check_shown(problems: &Diagnostics) {
     let obeyed = |c: char| c != '\\' && is_special(c);
     assert!(!shown.chars().any(|c| c != '\n' && obeyed(c)), "{shown:?}");
     assert!(!problems.first_line().chars().any(obeyed), "{shown:?}");
+}
+
+/// Whatever another super-server's configuration says, what is printed of it is a configuration of preforkd.
+pub fn import(text: &[u8]) {
+    let application = builtin::preforkd().into_application();
+    crate::import::try_out(&String::from_utf8_lossy(text), &application);
 }
 
 /// A prefix reads as what it is shown as, and what is none is explained.
@@ -444,13 +450,14 @@ mod tests {
     /// Every input in fuzz/corpus, so that what a fuzzer has found once is tried by every run of the tests.
     #[test]
     fn the_corpora_find_nothing() {
-        let targets: [(&str, FuzzTarget); 14] = [
+        let targets: [(&str, FuzzTarget); 15] = [
             ("address", address),
             ("answer", answer),
             ("call", call),
             ("config", config),
             ("environment", environment),
             ("escape", escape),
+            ("import", import),
             ("link", link),
             ("prefix", prefix),
             ("proxy", proxy),

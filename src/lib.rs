@@ -55,6 +55,7 @@ mod exit;
 #[doc(hidden)]
 pub mod fuzzing;
 mod handler;
+mod import;
 mod ipc;
 mod journal;
 mod pace;

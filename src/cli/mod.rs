@@ -7,6 +7,7 @@ mod connections;
 mod explain;
 #[cfg(feature = "generate")]
 pub(crate) mod generate;
+mod import;
 mod kill;
 mod metrics;
 pub(crate) mod output;
@@ -89,6 +90,7 @@ fn command(application: &Application) -> Command {
         .subcommand(run::command(title))
         .subcommand(serve_args::command(application))
         .subcommand(check::command(title))
+        .subcommand(import::command(title))
         .subcommand(reload::command(title))
         .subcommand(status::command(title))
         .subcommand(connections::command(title))
@@ -113,6 +115,7 @@ fn dispatch(matches: &ArgMatches, application: &Application) -> ExitCode {
         Some(("run", matches)) => run::run(matches, application),
         Some(("serve", matches)) => serve::run(matches, application),
         Some(("check", matches)) => check::run(matches, application),
+        Some(("import", matches)) => import::run(matches, application),
         Some(("reload", matches)) => reload::run(matches, title),
         Some(("status", matches)) => status::run(matches, title),
         Some(("connections", matches)) => connections::run(matches, title),

@@ -235,7 +235,7 @@ fn take(
 }
 
 /// Whether the kernel would refuse to have both. Port 0 is a different one every time.
-fn clash(a: &Address, b: &Address) -> bool {
+pub(crate) fn clash(a: &Address, b: &Address) -> bool {
     let wildcard = |address: &SocketAddr| address.ip().is_unspecified();
     match (a, b) {
         (Address::Any(any), Address::Any(port)) => any == port && *any != 0,

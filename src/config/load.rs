@@ -64,11 +64,15 @@ pub(crate) fn check_again(
 }
 
 /// [`load`] of a text; `path` is for messages.
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) fn load_text(path: &Path, text: &[u8], machine: &Machine<'_>) -> Result<Loaded, Diagnostics> {
+pub(crate) fn load_text(
+    path: &Path,
+    text: &[u8],
+    tolerance: &Tolerance,
+    machine: &Machine<'_>,
+) -> Result<Loaded, Diagnostics> {
     let mut problems = Diagnostics::default();
     let source = super::source::decode(path.to_owned(), 0, text, &mut problems);
-    check(path, &[source], &Tolerance::none(), machine, problems)
+    check(path, &[source], tolerance, machine, problems)
 }
 
 /// What the files say, checked; `problems` has what could not be read.

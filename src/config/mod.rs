@@ -49,13 +49,15 @@ use crate::admission::Policy;
 use crate::journal::{LogSettings, Records};
 use crate::shared::Declared;
 
-pub(crate) use accounts::{KnownUser, known_user};
+pub(crate) use accounts::{Accounts, KnownUser, known_user};
 pub(crate) use address::Address;
+pub(crate) use assemble::clash;
 pub(crate) use credentials::{CredentialStore, Credentials, VARIABLE as CREDENTIALS_VARIABLE};
-pub(crate) use diagnostic::{Diagnostic, Diagnostics};
+pub(crate) use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub(crate) use document::{check_name, make_name};
+pub(crate) use files::open as open_file;
 pub(crate) use limits::{Controller, LimitKind, TreeLimits};
-pub(crate) use load::{Loaded, Tolerance, check_again, load};
+pub(crate) use load::{Loaded, Tolerance, check_again, load, load_text};
 pub(crate) use options::can_serve;
 #[cfg(test)]
 pub(crate) use sandbox::SystemCalls;
@@ -66,8 +68,6 @@ pub(crate) use service::Machine;
 pub(crate) use sockets::{PassedDemands, SocketKind};
 pub(crate) use source::Snapshot;
 pub(crate) use value::parse_duration;
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use {accounts::Accounts, load::load_text};
 
 /// What an exec'ed program finds in `PATH` unless `environment` says otherwise.
 pub(crate) const DEFAULT_PROGRAM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

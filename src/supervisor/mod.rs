@@ -60,6 +60,7 @@ use watchdog::Watchdog;
 use workers::News;
 
 pub(crate) use loader::{LOAD_COMMAND, load};
+pub(crate) use port_owner::of as owner_of;
 pub(crate) use start::{Resumed, run, take_up};
 pub(crate) use upgrade::{TRIAL_COMMAND, trial};
 

@@ -31,6 +31,7 @@ mod endings;
 mod faults;
 mod haproxy;
 mod hostile;
+mod imported;
 mod inherited;
 mod lameduck;
 mod left_behind;

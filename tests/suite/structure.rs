@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// The parts of `src/` from top to bottom: each may use those below it, and none above.
-const ORDER: [&str; 19] = [
+const ORDER: [&str; 20] = [
     "server",
     "builtin",
     "cli",
@@ -15,6 +15,7 @@ const ORDER: [&str; 19] = [
     "control",
     "ipc",
     "scoreboard",
+    "import",
     "config",
     "handler",
     "journal",

@@ -7,13 +7,15 @@ use clap::{Arg, ArgAction, Command};
 use super::markup::{bold, emphasis, plain, sentence};
 
 /// The pages that describe commands. Which one a command is on follows from its arguments, so none can be forgotten.
-const PAGES: [&str; 3] = ["preforkd-run.8", "preforkd-serve.8", "preforkd-control.8"];
+const PAGES: [&str; 4] = ["preforkd-run.8", "preforkd-serve.8", "preforkd-import.8", "preforkd-control.8"];
 
 fn page_of(command: &Command) -> &'static str {
-    let [run, serve, control] = PAGES;
+    let [run, serve, import, control] = PAGES;
     let talks = |argument: &Arg| argument.get_id() == "control" && !argument.get_default_values().is_empty();
     if command.get_name() == "serve" {
         serve
+    } else if command.get_name() == "import" {
+        import
     } else if command.get_arguments().any(talks) {
         control
     } else {

@@ -1,0 +1,397 @@
+//! The parsers, on texts; tests/suite/imported has real files and the real command.
+
+use std::fmt::Write;
+
+use super::hosts_access::HostsAccess;
+use super::inetd::{self, Surroundings};
+use super::model::{Imported, quoted, table};
+use super::names::ServiceNames;
+use super::systemd::{self, UnitPair};
+use super::ucspi::{self, Script};
+use super::unit_file::{UnitFile, span, words};
+use super::xinetd::Blocks;
+use super::{Style, finish, place, write};
+use crate::seeded::seed;
+
+const STYLE: Style<'_> = Style { program: "preforkd", sources: "a test", with_off: true };
+
+fn application() -> crate::handler::Application {
+    crate::builtin::preforkd().into_application()
+}
+
+fn inetd(text: &str) -> Imported {
+    let (names, hosts) = (ServiceNames::default(), HostsAccess::default());
+    inetd::parse("inetd.conf", text, &Surroundings { names: &names, hosts: &hosts })
+}
+
+fn xinetd(text: &str) -> Imported {
+    let mut blocks = Blocks::default();
+    let _ = blocks.read("xinetd.conf", text);
+    blocks.services(&ServiceNames::default(), &HostsAccess::default())
+}
+
+fn script(text: &str, beside: Option<&str>) -> Imported {
+    let script = Script { file: "run", text, name: None };
+    ucspi::parse(&script, &ServiceNames::default(), &|_| beside.map(str::to_owned))
+}
+
+fn pair(socket: &str, service: &str) -> Imported {
+    let mut pair = UnitPair { name: "x".to_owned(), place: "x.socket".to_owned(), ..UnitPair::default() };
+    pair.socket.add(socket);
+    pair.service_name = systemd::service_of("x", &pair.socket);
+    let mut unit = UnitFile::default();
+    unit.add(service);
+    pair.service = Some(unit);
+    let mut imported = Imported::default();
+    systemd::read(&pair, &ServiceNames::default(), &mut imported);
+    imported
+}
+
+/// As it is printed.
+fn printed(mut imported: Imported) -> String {
+    finish(&mut imported, STYLE, &application());
+    write(&imported, STYLE)
+}
+
+/// The keys of the only service, one a line.
+fn keys(imported: Imported) -> String {
+    let text = printed(imported);
+    let lines = text.lines().filter(|line| !line.starts_with("# ") && *line != "#" && !line.is_empty());
+    lines.fold(String::new(), |mut all, line| {
+        writeln!(all, "{line}").unwrap();
+        all
+    })
+}
+
+#[test]
+fn text_of_others_stays_text() {
+    assert_eq!(quoted("a\"b\\c\nd\u{1b}\u{202e}"), "\"a\\\"b\\\\c\\nd\\U0000001B\\U0000202E\"");
+    assert_eq!(table([("a b", quoted("c"))]), "{ \"a b\" = \"c\" }");
+}
+
+#[test]
+fn times_and_words_are_those_of_systemd() {
+    let times = [
+        ("2min 30s", Some(Some(150))),
+        ("5", Some(Some(5))),
+        ("1h", Some(Some(3600))),
+        ("300ms", Some(Some(1))),
+    ];
+    for (text, seconds) in
+        times.into_iter().chain([("infinity", Some(None)), ("x", None), ("99999999999999999999", None)])
+    {
+        assert_eq!(span(text), seconds, "{text}");
+    }
+    assert_eq!(words(r#"a "b c" 'd'e \x"#).unwrap(), ["a", "b c", "de", "x"]);
+    assert_eq!(words("\"open"), None);
+}
+
+#[test]
+fn prefixes_are_written_with_their_own_network() {
+    for (text, prefix) in [
+        ("10.1.2.3", Some("10.1.2.3/32")),
+        ("10.1.2.3/8", Some("10.0.0.0/8")),
+        ("10.1.2.3/255.255.0.0", Some("10.1.0.0/16")),
+        ("10.1.2.3/255.0.255.0", None),
+        ("[2001:db8::1]/32", Some("2001:db8::/32")),
+        ("10.0.0.0/33", None),
+        ("0.0.0.0/0", Some("0.0.0.0/0")),
+        ("host.example", None),
+    ] {
+        assert_eq!(place::prefix(text).as_deref(), prefix, "{text}");
+    }
+}
+
+#[test]
+fn inetd_of_the_bsds() {
+    let free_bsd = "finger stream tcp46 nowait/3/10/2 nobody:nogroup/daemon /usr/libexec/fingerd fingerd -s";
+    assert_eq!(
+        keys(inetd(free_bsd)),
+        "[service.finger]\nlisten = [\"*:79\"]\nexec = [\"/usr/libexec/fingerd\", \"-s\"]\nargv0 = \"fingerd\"\nuser = \"nobody\"\n\
+         group = \"nogroup\"\nmax_connections = 3\nmax_connections_per_source = 2\nrate_per_source = \"10/m burst 10\"\n\
+         stderr = \"connection\"\n"
+    );
+    // An address for what follows, and a line that goes on.
+    let open_bsd = "192.0.2.1:\nssh stream tcp nowait.400 root /usr/sbin/sshd\n\tsshd -i\n*:\nssh stream tcp6 nowait root /usr/sbin/sshd sshd -i";
+    let text = printed(inetd(open_bsd));
+    assert!(text.contains("listen = [\"192.0.2.1:22\", \"[::]:22\"]"), "{text}");
+    assert!(text.contains("exec = [\"/usr/sbin/sshd\", \"-i\"]"), "{text}");
+    let net_bsd =
+        "http stream,100:httpready tcp,sndbuf=64k nowait:600 _httpd /usr/libexec/httpd httpd /var/www";
+    let text = printed(inetd(net_bsd));
+    assert!(text.contains("backlog = 100\n") && text.contains("dropped: sndbuf=64k"), "{text}");
+    for refused in [
+        "rstatd/1-3 dgram rpc/udp wait root /x x",
+        "echo dgram udp wait root internal",
+        "tcpmux/+finger stream tcp nowait root /x x",
+        "x raw 58 wait root /x x",
+        "ftp stream faith/tcp6 nowait root /x x",
+        "[host.example]:ftp stream tcp nowait root /x x",
+        "ftp on exec = /usr/libexec/ftpd, user = root;",
+        "finger stream tcp nowait nobody ./fingerd fingerd",
+        "/run/x dgram unix wait root /x x",
+    ] {
+        let text = printed(inetd(refused));
+        assert!(text.contains("# refused: ") && !text.contains("\n[service."), "{refused}: {text}");
+    }
+}
+
+#[test]
+fn rules_of_tcpd_are_not_lost_in_silence() {
+    let line = "finger stream tcp nowait nobody /usr/sbin/tcpd in.fingerd -w";
+    let names = ServiceNames::default();
+    let mut hosts = HostsAccess::default();
+    let text = printed(inetd::parse("f", line, &Surroundings { names: &names, hosts: &hosts }));
+    assert!(text.contains("\n[service.finger]") && text.contains("WARNING, PROTECTION LOST: tcpd"), "{text}");
+    hosts.add("hosts.deny", "sshd: ALL\n# ALL: ALL\n");
+    let text = printed(inetd::parse("f", line, &Surroundings { names: &names, hosts: &hosts }));
+    assert!(text.contains("\n[service.finger]") && !text.contains("LOST"), "{text}");
+    hosts.add("hosts.allow", "in.fingerd, \\\n in.ftpd: 10.");
+    let text = printed(inetd::parse("f", line, &Surroundings { names: &names, hosts: &hosts }));
+    assert!(
+        text.contains("\n#[service.finger]") && text.contains("hosts.allow:2 \"in.fingerd,  in.ftpd: 10.\""),
+        "{text}"
+    );
+    assert!(
+        text.contains("keep tcpd: exec = [\"/usr/sbin/tcpd\", \"-w\"], argv0 = \"in.fingerd\""),
+        "{text}"
+    );
+}
+
+#[test]
+fn xinetd_with_its_defaults_and_operators() {
+    let text = "defaults\n{\nonly_from = 10.0.0.0\nno_access = 10.0.0.9\ninstances = 5\n}\n\
+                service ftp\n{\nsocket_type = stream\nwait = no\nuser = root\nserver = /bin/ftpd\nserver_args = -i \"a b\"\n\
+                only_from += 128.138.{12,13} 192.0.2.7\nno_access -= 10.0.0.9\nflags = NODELAY KEEPALIVE IPv4\nrlimit_as = 64M\n\
+                env = TZ=UTC A=b\n}\n";
+    assert_eq!(
+        keys(xinetd(text)),
+        "[service.ftp]\nlisten = [\"0.0.0.0:21\"]\nexec = [\"/bin/ftpd\", \"-i\", \"\\\"a\", \"b\\\"\"]\nargv0 = \"ftpd\"\nuser = \"root\"\n\
+         environment = { TZ = \"UTC\", A = \"b\" }\nmax_connections = 5\noverload = \"refuse\"\n\
+         allow = [\"10.0.0.0/8\", \"128.138.12.0/24\", \"128.138.13.0/24\", \"192.0.2.7/32\"]\nlimits = { as = \"64M\" }\nstderr = \"connection\"\n\
+         keepalive = true\n"
+    );
+    let service = |lines: &str| {
+        xinetd(&format!(
+            "service ftp\n{{\nsocket_type = stream\nwait = no\nuser = root\nserver = /bin/ftpd\n{lines}\n}}\n"
+        ))
+    };
+    let nobody = printed(service("only_from ="));
+    assert!(nobody.contains("deny = [\"0.0.0.0/0\", \"::/0\"]"), "{nobody}");
+    for (lines, is_loss) in [
+        ("only_from = localhost .example.org", true),
+        ("access_times = 2:00-9:00", true),
+        ("flags = SENSOR", true),
+        ("redirect = 10.0.0.1 23", false),
+        ("type = RPC", false),
+        ("banner = /etc/issue", false),
+        ("something = new", false),
+        ("bind = host.example", false),
+    ] {
+        let text = printed(service(lines));
+        assert!(text.contains("\n#[service.ftp]") && text.contains("# refused: "), "{lines}: {text}");
+        assert_eq!(text.contains("PROTECTION LOST"), is_loss, "{lines}: {text}");
+    }
+}
+
+#[test]
+fn pairs_of_units() {
+    let socket = "[Socket]\nListenStream=[::1]:7\nListenStream=192.0.2.1:9\nAccept=yes\nMaxConnections=5\nKeepAlive=yes\n\
+                  KeepAliveTimeSec=2min\nIPAddressDeny=any\nIPAddressAllow=10.0.0.0/8 localhost\nMark=7\n";
+    let service = "[Service]\nExecStart=-@/bin/cat cat0 \\\n  -u \"a b\" %p\nStandardInput=socket\nStandardError=journal\nDynamicUser=yes\n\
+                   LimitNOFILE=64:128\nMemoryMax=64M\nRuntimeMaxSec=1h\nEnvironment=\"A=b c\" D=e\nEnvironment=F=g\n";
+    assert_eq!(
+        keys(pair(socket, service)),
+        "[service.x]\nlisten = [\"[::1]:7\", \"192.0.2.1:9\"]\nexec = [\"/bin/cat\", \"-u\", \"a b\", \"x\"]\nargv0 = \"cat0\"\n\
+         user = { range = \"70000-70004\" }\nenvironment = { A = \"b c\", D = \"e\", F = \"g\" }\nmax_connections = 5\noverload = \"refuse\"\n\
+         allow = [\"10.0.0.0/8\", \"127.0.0.0/8\", \"::1/128\"]\nmax_lifetime = \"3600s\"\nlimits = { nofile = 128, memory = \"64M\" }\n\
+         keepalive = { idle = \"120s\" }\nmark = 7\n"
+    );
+    let accepts = "[Socket]\nListenStream=7\nAccept=yes\n";
+    let cat = "[Service]\nExecStart=/bin/cat\nStandardInput=socket\nUser=nobody\n";
+    for (socket, service) in [
+        ("[Socket]\nListenStream=vsock:2:1\nAccept=yes\n", ""),
+        ("[Socket]\nListenFIFO=/run/x\n", ""),
+        ("[Socket]\nListenDatagram=7\nAccept=yes\n", ""),
+        (accepts, "ExecStartPre=/bin/true\n"),
+        (accepts, "AmbientCapabilities=CAP_NET_RAW\n"),
+        (accepts, "StandardOutput=journal\n"),
+        (accepts, "ExecStart=\nExecStart=+/bin/cat\n"),
+        (accepts, "ExecStart=\nExecStart=/bin/cat %i\n"),
+        (accepts, "ExecStart=\nExecStart=/bin/cat $OPTIONS\n"),
+        (accepts, "NewKey=1\n"),
+    ] {
+        let text = printed(pair(socket, &format!("{cat}{service}")));
+        assert!(text.contains("\n#[service.x]") && text.contains("# refused: "), "{socket}{service}: {text}");
+    }
+    let text = printed(pair(
+        accepts,
+        &format!("{cat}CapabilityBoundingSet=\nRestrictAddressFamilies=AF_INET\nProtectClock=yes\n"),
+    ));
+    assert!(
+        text.contains("\n[service.x]") && text.contains("LOST: RestrictAddressFamilies=AF_INET"),
+        "{text}"
+    );
+    assert!(text.contains("# near: ProtectClock=yes"), "{text}");
+}
+
+#[test]
+fn what_may_be_written_follows_from_what_is_protected() {
+    let socket = "[Socket]\nListenStream=7\nAccept=yes\n";
+    let unit = |lines: &str| {
+        printed(pair(
+            socket,
+            &format!("[Service]\nExecStart=/bin/cat\nStandardInput=socket\nUser=nobody\n{lines}"),
+        ))
+    };
+    let strict =
+        unit("ProtectSystem=strict\nProtectHome=yes\nReadWritePaths=/srv/x -/srv/y\nPrivateTmp=yes\n");
+    assert!(
+        strict.contains("write = [\"-/dev\", \"-/proc\", \"-/sys\", \"-/srv/x\", \"-/srv/y\"]"),
+        "{strict}"
+    );
+    assert!(!strict.contains("\"-/home\"") && strict.contains("private_tmp = true"), "{strict}");
+    let full = unit("ProtectSystem=full\n");
+    let write = full.split("write = [").nth(1).unwrap().split(']').next().unwrap();
+    assert!(
+        !write.contains("-/etc")
+            && !write.contains("-/usr")
+            && write.contains("-/var")
+            && write.contains("-/home"),
+        "{full}"
+    );
+    let home = unit("ProtectHome=read-only\n");
+    let write = home.split("write = [").nth(1).unwrap().split(']').next().unwrap();
+    assert!(write.contains("-/usr") && !write.contains("-/home") && home.contains("\"-/home\""), "{home}");
+}
+
+#[test]
+fn command_lines_of_tcpserver_and_s6() {
+    let smtp = "#!/bin/sh\nU=`id -u qmaild`\nG=$(id -g qmaild)\nexec env - PATH=/bin softlimit -m 1000 -t5 \\\n tcpserver -vRDl0 -c 20 -b5 -u \"$U\" -g $G 0 smtp \\\n /bin/smtpd 'a b' 2>&1\n";
+    assert_eq!(
+        keys(script(smtp, None)),
+        "[service.smtp]\nlisten = [\"0.0.0.0:25\"]\nexec = [\"/bin/smtpd\", \"a b\"]\nuser = \"qmaild\"\ngroup = \"qmaild\"\n\
+         environment = { PATH = \"/bin\" }\nmax_connections = 20\n\
+         limits = { as = 1000, data = 1000, stack = 1000, memlock = 1000, cpu = \"5s\" }\nbacklog = 5\n"
+    );
+    let utmpd = "#!/bin/execlineb -P\nfdmove -c 2 1\ns6-setuidgid utmp\ncd /run/utmps\nfdmove 1 3\ns6-ipcserver -1 -a 0600 -C 4 -- /run/utmps/utmpd-socket\nutmps-utmpd\n";
+    assert_eq!(
+        keys(script(utmpd, None)),
+        "[service.utmpd-socket]\nlisten = [\"unix:/run/utmps/utmpd-socket\"]\nexec = [\"utmps-utmpd\"]\nuser = \"utmp\"\n\
+         working_directory = \"/run/utmps\"\nmax_connections = 40\nmax_connections_per_source = 4\nsocket_mode = \"0600\"\n"
+    );
+    let s6 = keys(script(
+        "exec s6-tcpserver -c 100 -u 80 -g 80 :: 8080 s6-tcpserver-access -v0 /bin/eris -c -. &\n",
+        None,
+    ));
+    assert!(
+        s6.contains(
+            "listen = [\"[::]:8080\"]\nexec = [\"/bin/eris\", \"-c\", \"-.\"]\nuser = \"80\"\ngroup = \"80\""
+        ),
+        "{s6}"
+    );
+    let ruled = |rules: &str| keys(script("exec tcpserver -x /etc/x.cdb 0 25 /bin/x\n", Some(rules)));
+    let only = ruled("10.1.2-3.:allow\n127.:allow\n:deny\n");
+    assert!(only.contains("allow = [\"10.1.2.0/24\", \"10.1.3.0/24\", \"127.0.0.0/8\"]\n"), "{only}");
+    let but = ruled("10.9.8.7:deny\n:allow\n");
+    assert!(but.contains("deny = [\"10.9.8.7/32\"]\n") && !but.contains("allow"), "{but}");
+    for text in [
+        "exec tcpserver -x /etc/x.cdb 0 25 /bin/x\n",
+        "exec tcpserver -c \"$MAX\" 0 25 /bin/x\n",
+        "exec tcpserver host.example 25 /bin/x\n",
+        "exec tcpserver 0 25 ./x\n",
+        "exec tcpserver 0 25 /bin/x `hostname`\n",
+        "exec unknown-wrapper tcpserver 0 25 /bin/x\n",
+        "exec s6-tcpserver 0.0.0.0 25 s6-tcpserver-access -i rules /bin/x\n",
+        "exec tcpserver -Bhello 0 25 /bin/x\n",
+        "exec tcpserver 0\n",
+    ] {
+        let text = printed(script(text, None));
+        assert!(text.contains("\n#[service.") && text.contains("# refused: "), "{text}");
+    }
+}
+
+const SEEDS: [&str; 4] = [
+    "ftp stream tcp nowait/3/10 root /usr/sbin/tcpd in.ftpd -l\n127.0.0.1:x dgram udp6 wait.4 a:b /bin/x\n#<off># echo stream tcp nowait root internal\n",
+    "defaults\n{\nonly_from = 10.0.0.0\ncps = 50 10\n}\nservice ftp\n{\nsocket_type = stream\nwait = no\nuser = root\nserver = /bin/ftpd\n\
+     per_source = 3\nrlimit_as = 4M\nenv = A=b\nflags = REUSE\nno_access += 10.{1,2}\n}\n",
+    "[Socket]\nListenStream=7\nAccept=yes\nMaxConnections=3\nKeepAliveTimeSec=2min\n[Service]\nExecStart=-/bin/cat \"a b\" \\\n c\nUser=nobody\n\
+     StandardInput=socket\nProtectSystem=strict\nEnvironment=A=b\nLimitNOFILE=4\n",
+    "#!/bin/sh\nA=`id -u x`\nexec softlimit -m 1000 tcpserver -vR -c 20 -x /a.cdb -u $A 0 25 /bin/x 'a b' 2>&1 | y &\n",
+];
+
+#[test]
+fn any_text_gives_an_answer() {
+    let application = application();
+    let mut random = fastrand::Rng::with_seed(seed());
+    let pieces = [
+        " ",
+        "\n",
+        "\t",
+        "=",
+        "{",
+        "}",
+        "\"",
+        "'",
+        "\\",
+        "\\\n",
+        "#",
+        ":",
+        "/",
+        ".",
+        ",",
+        "-",
+        "%",
+        "$",
+        "${",
+        "$(",
+        "`",
+        "0",
+        "99999999999999999999",
+        "\u{202e}",
+        "\u{fffd}",
+        "é",
+        "[",
+        "]",
+        "*",
+        "wait",
+        "udp",
+        "tcp6",
+        "unix",
+        "internal",
+        "+=",
+        "-=",
+        "service x\n{\n",
+        "}\n",
+        "exec ",
+        "tcpserver",
+        "s6-ipcserver ",
+        "/x",
+        "::",
+        "10.0.0.0/8",
+        "yes",
+        "\u{1b}[31m",
+        "4294967296",
+        "-1",
+        "65536",
+        "root",
+    ];
+    for round in 0..1500 {
+        let mut text = SEEDS[round % SEEDS.len()].to_owned();
+        for _ in 0..random.usize(..12) {
+            let at =
+                (0..=random.usize(..text.len() + 1)).rev().find(|at| text.is_char_boundary(*at)).unwrap();
+            if random.usize(..3) == 0 {
+                let end = (at..=(at + random.usize(..9)).min(text.len()))
+                    .rev()
+                    .find(|end| text.is_char_boundary(*end))
+                    .unwrap_or(at);
+                text.replace_range(at..end, "");
+            } else {
+                text.insert_str(at, pieces[random.usize(..pieces.len())]);
+            }
+        }
+        super::try_out(&text, &application);
+        let _ = super::place::prefix(&text);
+    }
+}
