@@ -92,9 +92,9 @@ inline ring()
 
 /* Scoreboard::clear: the number and the pid, then the owner, who goes last. Nobody but the owner looks at the first two,
  * and a supervisor that finds one without the other does as if it had found neither, so they are one step.
- * Scoreboard::release wakes whoever waits. `s` is `next` then, for the caller.
+ * `s` is `next` then, for the caller.
  */
-inline release(s, next)
+inline clear(s, next)
 {
 #ifdef MUTANT_OWNER_FIRST
 	atomic { owner[s] = 0; written[s] = 0 };
@@ -103,9 +103,24 @@ inline release(s, next)
 	atomic { noted[s] = 0; row_pid[s] = 0 };
 	atomic { owner[s] = 0; written[s] = 0; s = next };
 #endif
+}
+
+/* Scoreboard::release: a worker wakes whoever waits. The supervisor, which must not wait on what workers have, has them look. */
+inline release(s, next)
+{
+	clear(s, next);
 	if
 	:: !wanted
 	:: atomic { wanted -> wanted = 0 }; atomic { ring() }
+	fi
+}
+
+inline release_adopted(s, next)
+{
+	clear(s, next);
+	if
+	:: !wanted
+	:: atomic { wanted -> wanted = 0; to_look = 1 }
 	fi
 }
 
@@ -213,7 +228,7 @@ idle:	/* Acceptor::watch: not while all slots are taken, or somebody waits for a
 				:: else
 				fi;
 				if   /* Worker::follow_orders: Order::Look */
-				:: look[me] -> look[me] = 0; due = 1
+				:: look[me] -> look[me] = 0; deaf[me] = 0; due = 1
 				:: else
 				fi;
 				asked = (asked || due) && !deaf[me];
@@ -319,7 +334,7 @@ inline bury_workers()
 				i = i + 1 - frees
 			};
 			if
-			:: frees -> frees = 0; release(i, i + 1)
+			:: frees -> frees = 0; release_adopted(i, i + 1)
 			:: else
 			fi
 		:: atomic {
@@ -331,12 +346,9 @@ inline bury_workers()
 #endif
 				unended[j] = 0; ours = 0
 			};
-			atomic {
-#ifndef MUTANT_NOBODY_RINGS
-				ring();   /* Scoreboard::wake_all */
+#ifndef MUTANT_NOBODY_LOOKS
+			to_look = 1;   /* Workers::look: it may have been the only one that was woken, or was to wake others */
 #endif
-				look[0] = alive[0]; look[1] = alive[1]   /* Workers::look, Workers::send_looks */
-			};
 			break
 		od
 	:: atomic { !(SOMEBODY_DIED) -> j = 0; break }
@@ -352,9 +364,12 @@ inline bury_workers()
 proctype Supervisor()
 {
 	byte i, j, ours, dead = NONE;
-	bit frees;
+	bit frees, to_look;
 	bit kept[K];
 
+#ifdef TRACE
+	atomic { look[0] = 1; look[1] = 1 };   /* Service::comes_into_force: Scoreboard::set_limit */
+#endif
 	do
 	:: /* epoll_pwait(2) until SIGCHLD */
 		SOMEBODY_DIED || OURS_ENDED(0) || OURS_ENDED(K / 2) || OURS_ENDED(K - 1) ->
@@ -383,11 +398,16 @@ bury:	bury_workers();
 				fi
 			};
 			atomic { kept[dead] = 0; i = place[dead] - 1; gone_open--; unrecorded--; written[i] = 1; place[dead] = 0; dead = NONE };   /* AdoptedConnections::ended, Books::enter */
-			release(i, 0)
+			release_adopted(i, 0)
 		od;
 #ifdef MUTANT_REAP_BEFORE_ADOPTION
 		bury_workers();
 #endif
+		/* State::send_looks */
+		if
+		:: atomic { to_look -> to_look = 0; look[0] = alive[0]; look[1] = alive[1] }
+		:: !to_look
+		fi;
 		/* Supervisor::start_missing_workers */
 		do
 		:: SPAWN(0)
