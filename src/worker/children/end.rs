@@ -81,7 +81,10 @@ impl Books<'_> {
         }
         let record = ConnectionRecord::new(self.service, *id, client, ended, exit);
         let record = ConnectionRecord { bytes: *bytes, usage: *usage, ..record };
-        self.count_use(&record, *waited);
+        // Of one that was lost its worker may have counted all this before it died.
+        if exit != Exit::Lost {
+            self.count_use(&record, *waited);
+        }
         let is_written = match self.in_force.map_or(Records::All, |in_force| in_force.records) {
             Records::All => true,
             Records::Failures => !matches!(exit, Exit::Ended(Ending::Exited(0))),
