@@ -1,9 +1,11 @@
 //! A program of one's own with all that preforkd does.
 
+use std::io;
 use std::process::ExitCode;
 
 use crate::cli;
-use crate::handler::{Application, Handler};
+use crate::handler::{Application, ClientConnection, Handler, SharingHandler};
+use crate::shared::Layout;
 
 /// A network service with a process of its own for every connection: what it is called, what serves a client, and with
 /// [`main`](Server::main) all of preforkd's commands.
@@ -60,6 +62,35 @@ impl Server {
     pub fn handler(mut self, name: &'static str, handler: impl Handler) -> Self {
         self.application.add(name, handler);
         self
+    }
+
+    /// Adds a closure over what all connections of a service share, and the connection. `declare` says what that is, as
+    /// [`Handler::share`] does: it is called several times in each process of the program, and must do nothing else.
+    ///
+    /// A function says the types of its arguments, as does a closure: `|hits: &Counter, client: &mut Connection| …`.
+    ///
+    /// ```no_run
+    /// use preforkd::shared::{Counter, Layout};
+    /// use preforkd::{Connection, Server};
+    /// use std::io::Write;
+    ///
+    /// fn main() -> std::process::ExitCode {
+    ///     let declare = |layout: &mut Layout| layout.counter("visits");
+    ///     Server::new("page")
+    ///         .sharing_handler("page", declare, |visits: &Counter, client: &mut Connection| {
+    ///             visits.add(1);
+    ///             writeln!(client, "visit {}", visits.sum())
+    ///         })
+    ///         .main()
+    /// }
+    /// ```
+    pub fn sharing_handler<S: Sync + 'static>(
+        self,
+        name: &'static str,
+        declare: impl Fn(&mut Layout) -> S + Sync + 'static,
+        serve: impl Fn(&S, &mut ClientConnection<'_>) -> io::Result<()> + Sync + 'static,
+    ) -> Self {
+        self.handler(name, SharingHandler::new(declare, serve))
     }
 
     /// What holds for every service with a handler where its configuration says nothing: keys of `[service.NAME]` in TOML, as preforkd.toml(5) has

@@ -3,6 +3,7 @@
 mod application;
 mod connection;
 mod options;
+mod sharing;
 
 use std::error::Error;
 use std::io;
@@ -15,11 +16,13 @@ pub(crate) use application::{AnyHandler, Application, Title};
 pub(crate) use connection::Progress;
 pub use connection::{ClientConnection, LocalAddress, Readiness, Stream};
 pub use options::NoOptions;
+pub(crate) use sharing::SharingHandler;
 
 /// Serves clients, each in a process of its own.
 ///
-/// A closure is one, if all that it needs is the connection: see [`Server::handler`](crate::Server::handler). A type that
-/// implements this has options of its own in the configuration, and something to [prepare](Handler::prepare).
+/// A closure is one, if all that it needs is the connection ([`Server::handler`](crate::Server::handler)) and state that all connections share
+/// ([`Server::sharing_handler`](crate::Server::sharing_handler)). A type that implements this has options of its own in the configuration, and
+/// something to [prepare](Handler::prepare).
 ///
 /// ```
 /// use std::error::Error;

@@ -28,6 +28,7 @@ mod credentials;
 mod deadlines;
 mod down;
 mod endings;
+mod examples;
 mod faults;
 mod haproxy;
 mod hostile;

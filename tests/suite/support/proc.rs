@@ -64,6 +64,12 @@ pub(crate) fn descendants(ancestor: i32) -> Vec<Process> {
     found
 }
 
+/// The children of a process that has one thread, the dead among them, without a look at all others.
+pub(crate) fn children(pid: i32) -> Vec<i32> {
+    let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    list.split_whitespace().map(|child| child.parse().unwrap()).collect()
+}
+
 /// Whether it runs, stopped or not; a zombie does not.
 pub(crate) fn lives(pid: i32) -> bool {
     process(pid).is_some_and(|process| process.state != 'Z' && process.state != 'X')
