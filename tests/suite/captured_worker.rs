@@ -102,8 +102,9 @@ fn what_a_worker_says_to_be_left_behind_is_its_own() {
     let of_others = server.connections();
     let groups = [group(job), group(server.pid()), server.pid(), stranger.pid(), 0, 1, -1, -job, i32::MIN];
     let groups = groups.into_iter().chain(of_others.iter().map(|process| process.pid));
-    let report =
-        |group| format!(r#"{{"LeftBehind":{{"whom":{{"Group":{group}}},"kill_after":{{"secs":0,"nanos":0}}}}}}"#);
+    let report = |group| {
+        format!(r#"{{"LeftBehind":{{"whom":{{"Group":{group}}},"kill_after":{{"secs":0,"nanos":0}}}}}}"#)
+    };
     let mut reports: Vec<_> = groups.map(report).collect();
     // Each new worker is in the supervisor's group for an instant.
     reports.extend((0..20).flat_map(|_| [report(group(server.pid())), r#""NeedsRenewal""#.to_owned()]));
