@@ -30,7 +30,7 @@ pub(crate) fn command(application: &Application) -> Command {
             "{name} serve [OPTIONS] ADDRESS {handler}\n       {name} serve [OPTIONS] ADDRESS -- PROGRAM [ARG]..."
         ))
         .args(flags().map(argument))
-        .arg(Arg::new(ADDRESS).required(true).help("IP:PORT, [IPV6]:PORT, [IPV6%ZONE]:PORT, *:PORT, unix:/PATH, unix:@NAME or fd:NAME; port 0 is any free port"))
+        .arg(Arg::new(ADDRESS).required(true).help("IP:PORT, [IPV6]:PORT, [IPV6%ZONE]:PORT, *:PORT, unix:/PATH, unix:@NAME or fd:NAME; port 0 is any free port; udp:IP:PORT with --wait true"))
         .arg(Arg::new(HANDLER).help(help))
         .arg(
             Arg::new(PROGRAM)

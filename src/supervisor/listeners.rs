@@ -16,13 +16,13 @@ use super::listen_error::{Cause, ListenError, WhyUnreachable};
 use super::listener_options;
 use super::saved::{Kept, contradiction};
 use super::systemd::{ActivatedSockets, Systemd};
-use super::tcp_table::{self, TcpSocket, TcpState};
 use crate::config::{Account, Address, ServiceConfig, SocketAccess, SocketKind, SocketOptions};
 use crate::control::QueueStatus;
 use crate::sys::access::{Access, HeldSocket};
 use crate::sys::fd::{self, FdNumber};
 use crate::sys::interface;
 use crate::sys::socket::{self, UnixName};
+use crate::sys::tcp_table::{self, TcpSocket, TcpState};
 
 /// For how long handshakes that have begun are waited for: as long as a client far away needs, or one that puts the end of
 /// its handshake off for 200 ms (tcp(7), `TCP_QUICKACK`). Who takes longer, or never meant to end it, is let go.

@@ -31,7 +31,6 @@ mod start;
 mod state;
 mod status;
 mod systemd;
-mod tcp_table;
 mod unban;
 mod upgrade;
 mod watchdog;

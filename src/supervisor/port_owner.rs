@@ -3,8 +3,8 @@
 use std::fs;
 use std::net::{Ipv6Addr, SocketAddr};
 
-use super::tcp_table::{self, TcpSocket, TcpState};
 use crate::config::Address;
+use crate::sys::tcp_table::{self, TcpSocket, TcpState};
 
 /// The program and pid of who listens on `address`; `None` where /proc does not tell, as for other users' processes.
 pub(crate) fn of(address: &Address) -> Option<String> {

@@ -34,6 +34,7 @@ pub(crate) mod sock_diag;
 pub(crate) mod socket;
 pub(crate) mod stream;
 pub(crate) mod tcp_info;
+pub(crate) mod tcp_table;
 pub(crate) mod threads;
 pub(crate) mod time;
 pub(crate) mod title;

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::check;
 use super::fd::{self, PollFlags};
 use super::tcp_info::TcpInfo;
+use super::tcp_table::{self, TcpSocket, TcpState};
 
 /// Who is at the other end of a connection, as accept4(2) said or a proxy that is believed.
 ///
@@ -487,28 +488,17 @@ pub(crate) fn queued(listener: BorrowedFd<'_>) -> u32 {
     queue(listener).map_or(0, |(queued, _)| queued)
 }
 
-/// Who is in the queue of a TCP listener, each in the kernel's words: proc_net_tcp in its documentation. A connection that
-/// nobody has accepted belongs to no file. `None` if that is not to be seen here: the socket may be of another network.
-pub(crate) fn queued_callers(listener: BorrowedFd<'_>) -> Option<Vec<String>> {
+/// Who is in the queue of a TCP listener. `None` if that is not to be seen here: the socket may be of another network.
+pub(crate) fn queued_callers(listener: BorrowedFd<'_>) -> Option<Vec<SocketAddr>> {
     if !is_listener(listener) {
         return None;
     }
-    let port = format!(":{:04X}", local_address(listener).ok()??.port());
-    let mut callers = Vec::new();
-    for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
-        let text = std::fs::read_to_string(table).unwrap_or_default();
-        for line in text.lines().skip(1) {
-            let mut fields = line.split_ascii_whitespace().skip(1);
-            let (Some(local), Some(remote), Some(state)) = (fields.next(), fields.next(), fields.next())
-            else {
-                continue;
-            };
-            // Connected, or left by the client.
-            if local.ends_with(&port) && ["01", "08"].contains(&state) && fields.nth(5) == Some("0") {
-                callers.push(remote.to_owned());
-            }
-        }
-    }
+    let port = local_address(listener).ok()??.port();
+    let is_queued = |socket: &TcpSocket| {
+        let is_there = matches!(socket.state, TcpState::Established | TcpState::CloseWait);
+        is_there && socket.local.port() == port && socket.inode == 0
+    };
+    let callers: Vec<_> = tcp_table::all(is_queued).ok()?.into_iter().map(|socket| socket.remote).collect();
     (callers.len() >= queued(listener).max(1) as usize).then_some(callers)
 }
 

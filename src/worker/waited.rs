@@ -4,6 +4,7 @@
 //! One process has it, whatever has become of its worker: a program that an older worker has started, or a dead one, is in a
 //! row of the scoreboard, with what tells its listener from others. While there is such a row nobody starts another.
 
+use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
@@ -59,8 +60,8 @@ struct WaitedListener {
     backoff: Backoff,
     /// Of programs that end well and may have taken something.
     gentle: Backoff,
-    /// Who was queued when one of them had ended, the last time, in the words of the kernel.
-    callers: Option<Vec<String>>,
+    /// Who was queued when one of them had ended, the last time.
+    callers: Option<Vec<SocketAddr>>,
     /// Its pause is not over.
     is_resting: bool,
     /// Somebody else's program has it; when to look again.

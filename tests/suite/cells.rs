@@ -124,6 +124,7 @@ const ROWS: &[Row] = &[
         .with("overload = 'refuse'\nmax_connections_per_source = 1"),
     row("connections_per_child = 2", no_programs, serves),
     row("options = { x = 1 }", nowhere_here, serves),
+    row("wait = true", programs_without_spares, serves).program(ACCEPTS),
     row("user = 4711\ngroup = 4712", everywhere, is_user),
     row("chroot = '/'", everywhere, is_in_usr).with("working_directory = '/usr'"),
     row("working_directory = '/usr'", everywhere, is_in_usr),
@@ -178,6 +179,9 @@ const ROWS: &[Row] = &[
 ];
 
 const CREDENTIAL: &str = "'/bin/sh', '-c', 'cat $(env | sed -n s/^CREDENTIALS_.*=//p)/cell'";
+/// A server of its own, at the listener on descriptor 0.
+const ACCEPTS: &str = "'/usr/bin/python3', '-c', 'import socket; s = socket.socket(fileno=0); \
+    [(c.sendall(c.recv(100)), c.close()) for c in iter(lambda: s.accept()[0], None)]'";
 const LOUD: &str = "'/bin/sh', '-c', 'echo loud >&2; cat'";
 const PENALTIES: &str = "penalties = { timeout = '10m' }\npenalty_threshold = '1m'\npenalty_limit = '20m'";
 /// A deadline that ends it is an offence.
@@ -216,6 +220,14 @@ fn no_handlers(_: At, job: Job) -> Option<&'static str> {
 
 fn argv0(_: At, job: Job) -> Option<&'static str> {
     (!job.is_program()).then_some("a handler is no program, and has no zeroth argument")
+}
+
+fn programs_without_spares(_: At, job: Job) -> Option<&'static str> {
+    match job {
+        Job::Handler | Job::SpareHandler => Some("wait = true is for programs"),
+        Job::Program => None,
+        Job::SpareProgram => Some("spare can do nothing with wait = true"),
+    }
 }
 
 fn no_stderr(_: At, job: Job) -> Option<&'static str> {

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};
+use std::ops::ControlFlow;
 
 /// With one process's network, which hardened units show as well. What listens is before what is under way.
 const TCP: [&str; 2] = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
@@ -12,19 +13,24 @@ const UDP: [&str; 2] = ["/proc/self/net/udp", "/proc/self/net/udp6"];
 
 /// What a socket does, include/net/tcp_states.h of the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum TcpState {
+pub(crate) enum TcpState {
     Listens,
     /// A client has been answered, and what ends its handshake has not come yet.
     Handshake,
+    Established,
+    /// The client has ended its half.
+    CloseWait,
     Other,
 }
 
 /// One socket.
 #[derive(Debug)]
-pub(super) struct TcpSocket {
-    pub(super) local: SocketAddr,
-    pub(super) state: TcpState,
-    pub(super) inode: u64,
+pub(crate) struct TcpSocket {
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
+    pub(crate) state: TcpState,
+    /// 0 for one that belongs to no file, as long as nobody has accepted it.
+    pub(crate) inode: u64,
 }
 
 /// The first socket of which this is so.
@@ -32,43 +38,69 @@ pub(super) struct TcpSocket {
 /// # Errors
 ///
 /// What opening or reading a table has brought; one for IPv6 need not be there.
-pub(super) fn find(wanted: impl Fn(&TcpSocket) -> bool) -> io::Result<Option<TcpSocket>> {
+pub(crate) fn find(wanted: impl Fn(&TcpSocket) -> bool) -> io::Result<Option<TcpSocket>> {
     find_in(TCP, wanted)
 }
 
 /// The inode of the first UDP socket that is bound so.
-pub(super) fn find_udp(wanted: impl Fn(SocketAddr) -> bool) -> Option<u64> {
+pub(crate) fn find_udp(wanted: impl Fn(SocketAddr) -> bool) -> Option<u64> {
     find_in(UDP, |socket| wanted(socket.local)).ok()?.map(|socket| socket.inode)
 }
 
 fn find_in(tables: [&str; 2], wanted: impl Fn(&TcpSocket) -> bool) -> io::Result<Option<TcpSocket>> {
+    let mut found = None;
+    each(tables, |socket| match wanted(&socket) {
+        true => {
+            found = Some(socket);
+            ControlFlow::Break(())
+        }
+        false => ControlFlow::Continue(()),
+    })?;
+    Ok(found)
+}
+
+/// All sockets of which this is so. Errors as of [`find`].
+pub(crate) fn all(wanted: impl Fn(&TcpSocket) -> bool) -> io::Result<Vec<TcpSocket>> {
+    let mut found = Vec::new();
+    each(TCP, |socket| {
+        if wanted(&socket) {
+            found.push(socket);
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(found)
+}
+
+fn each(tables: [&str; 2], mut take: impl FnMut(TcpSocket) -> ControlFlow<()>) -> io::Result<()> {
     for table in tables {
         let file = match File::open(table) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && table != tables[0] => continue,
             opened => opened?,
         };
         for line in BufReader::new(file).lines().skip(1) {
-            if let Some(socket) = parse(&line?).filter(&wanted) {
-                return Ok(Some(socket));
+            if parse(&line?).map(&mut take).is_some_and(|flow| flow.is_break()) {
+                return Ok(());
             }
         }
     }
-    Ok(None)
+    Ok(())
 }
 
 fn parse(line: &str) -> Option<TcpSocket> {
     let mut fields = line.split_ascii_whitespace().skip(1);
-    let local = local_address(fields.next()?)?;
-    let state = match fields.nth(1)? {
-        "0A" => TcpState::Listens,
+    let (local, remote) = (address(fields.next()?)?, address(fields.next()?)?);
+    let state = match fields.next()? {
+        "01" => TcpState::Established,
         "03" => TcpState::Handshake,
+        "08" => TcpState::CloseWait,
+        "0A" => TcpState::Listens,
         _ => TcpState::Other,
     };
-    Some(TcpSocket { local, state, inode: fields.nth(5)?.parse().ok()? })
+    Some(TcpSocket { local, remote, state, inode: fields.nth(5)?.parse().ok()? })
 }
 
 /// `0100007F:1F90`: 32-bit words as the machine stores them, in hexadecimal.
-fn local_address(text: &str) -> Option<SocketAddr> {
+fn address(text: &str) -> Option<SocketAddr> {
     let (ip, port) = text.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
     let mut bytes = Vec::with_capacity(16);
