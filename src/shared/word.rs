@@ -72,7 +72,7 @@ pub(super) fn take(
             libc::ESRCH => {
                 let seen = word.load(Relaxed);
                 let taken = seen & WAITERS | OWNER_DIED | thread;
-                if seen & THREAD != 0 && word.compare_exchange(seen, taken, Acquire, Relaxed).is_ok() {
+                if seen & THREAD != 0 && word.compare_exchange(seen, taken, Relaxed, Relaxed).is_ok() {
                     break;
                 }
             }
@@ -80,7 +80,7 @@ pub(super) fn take(
             _ => return Err(SharedError::System(error)),
         }
     }
-    // The kernel does not order what the owner before did; this does.
+    // Neither the kernel nor the exchange orders what the owner before did; this does.
     let died = word.load(Acquire) & OWNER_DIED != 0;
     if died {
         word.fetch_and(!OWNER_DIED, Relaxed);
