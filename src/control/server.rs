@@ -104,6 +104,11 @@ impl OpenError {
             _ => exit::OS,
         }
     }
+
+    /// Whether nobody could make it there.
+    pub(crate) fn is_read_only(&self) -> bool {
+        matches!(self, OpenError::Io { source, .. } if source.kind() == io::ErrorKind::ReadOnlyFilesystem)
+    }
 }
 
 impl ControlServer {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::bans::WantedBan;
 use super::pause::AtRest;
 use super::{EventSource, Fatal, Supervisor};
-use crate::control::server::{ClientId, ControlServer, SavedServer};
+use crate::control::server::{ClientId, ControlServer, OpenError, SavedServer};
 use crate::control::{Answer, Request};
 use crate::sys::epoll::Poller;
 use crate::sys::fd::FdNumber;
@@ -27,10 +27,9 @@ const CLIENTS_BITS: u32 = 40;
 
 impl ControlSocket {
     /// Makes another one, which is not in force yet.
-    pub(super) fn open(&mut self, path: &Path) -> Result<ControlServer, Fatal> {
+    fn open(&mut self, path: &Path) -> Result<ControlServer, OpenError> {
         let first = self.first_client();
         ControlServer::open(path, first)
-            .map_err(|error| Fatal { code: error.exit_code(), text: error.to_string() })
     }
 
     fn first_client(&mut self) -> ClientId {
@@ -102,6 +101,19 @@ impl ControlSocket {
 }
 
 impl Supervisor {
+    /// Another control socket, which is not in force yet. There is none where nobody asked for one by name and nothing can be
+    /// written, as in a container whose root is read-only.
+    pub(super) fn open_control(&mut self, path: &Path) -> Result<Option<ControlServer>, Fatal> {
+        match self.state.control.open(path) {
+            Ok(server) => Ok(Some(server)),
+            Err(error) if error.is_read_only() && path == self.invocation.title.control_path() => {
+                self.log.warning(None, format_args!("{error}; serving without, so that no command can ask"));
+                Ok(None)
+            }
+            Err(error) => Err(Fatal { code: error.exit_code(), text: error.to_string() }),
+        }
+    }
+
     /// Something has happened at the control socket.
     pub(super) fn serve_control(&mut self, token: u64) {
         match self.state.control.handle(token, &self.poller) {

@@ -129,7 +129,7 @@ impl Supervisor {
         }
         let control = match &supervisor.control_socket {
             Some(path) if purpose != Purpose::Recovery && !self.state.control.is_at(path) => {
-                Some(self.state.control.open(path)?)
+                self.open_control(path)?
             }
             _ => None,
         };

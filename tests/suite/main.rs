@@ -23,6 +23,7 @@ mod captured_worker;
 mod cells;
 mod cgroups;
 mod cli;
+mod container;
 mod counts;
 mod credentials;
 mod deadlines;
