@@ -1,6 +1,7 @@
 //! `preforkd pause`, `resume`, `drain` and `lameduck`: services that accept nobody, or are to be sent nobody, for a while.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Arg, ArgMatches, Command};
 
@@ -32,7 +33,7 @@ pub(super) fn drain_command(title: Title) -> Command {
         .arg(service())
 }
 
-/// `lameduck SERVICE`.
+/// `lameduck [--wait DURATION] SERVICE`.
 pub(super) fn lameduck_command(title: Title) -> Command {
     command(
         title,
@@ -41,6 +42,13 @@ pub(super) fn lameduck_command(title: Title) -> Command {
         "10s",
     )
     .arg(service().required(true))
+    .arg(
+        Arg::new("wait")
+            .long("wait")
+            .value_name("DURATION")
+            .value_parser(super::duration)
+            .help("Return only so long after that, when balancers have heard of it"),
+    )
 }
 
 fn command(title: Title, name: &'static str, about: &'static str, patience: &'static str) -> Command {
@@ -63,7 +71,11 @@ pub(super) fn pause(matches: &ArgMatches, title: Title) -> ExitCode {
 /// Exits with 0 if balancers that ask are told so from now on.
 pub(super) fn lameduck(matches: &ArgMatches, title: Title) -> ExitCode {
     let Some(service) = named(matches) else { return ExitCode::from(exit::USAGE) };
-    ask(matches, title, &Request::Lameduck { service }, exit::UNAVAILABLE, None)
+    let code = ask(matches, title, &Request::Lameduck { service }, exit::UNAVAILABLE, None);
+    if let Some(wait) = matches.get_one::<Duration>("wait").filter(|_| code == ExitCode::from(exit::OK)) {
+        std::thread::sleep(*wait);
+    }
+    code
 }
 
 /// Exits with 0 if it will accept.

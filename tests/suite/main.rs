@@ -35,6 +35,7 @@ mod haproxy;
 mod hostile;
 mod imported;
 mod inherited;
+mod kubernetes;
 mod lameduck;
 mod left_behind;
 mod library;
