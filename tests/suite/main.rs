@@ -31,6 +31,7 @@ mod down;
 mod endings;
 mod examples;
 mod faults;
+mod fleet;
 mod haproxy;
 mod hostile;
 mod imported;

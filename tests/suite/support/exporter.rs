@@ -24,9 +24,14 @@ pub(crate) struct HttpReply {
 impl Exporter {
     /// Of this preforkd, with these further arguments.
     pub(crate) fn of(server: &Running, arguments: &[&str]) -> Self {
-        let address = super::address::fresh();
+        Self::under(&[], server, super::address::fresh(), arguments)
+    }
+
+    /// The same, started through this command, at this address.
+    pub(crate) fn under(prefix: &[&str], server: &Running, address: SocketAddr, arguments: &[&str]) -> Self {
         let own = address.to_string();
-        let command = [&[BINARY, "metrics", "--control", server.control()], arguments, &[&own]].concat();
+        let command =
+            [prefix, &[BINARY, "metrics", "--control", server.control()], arguments, &[&own]].concat();
         let command = command.into_iter().map(str::to_owned).collect();
         let fenced = Fenced::start(&Orders { command, environment: BTreeMap::new(), listen: None });
         let serves = format!("listening on {address}");

@@ -40,6 +40,11 @@ impl Haproxy {
     /// Starts it in TCP mode with these proxies, of which every server has these options, and waits until it serves.
     /// `DIR` stands for its directory.
     pub(crate) fn start(options: &str, proxies: &str) -> Self {
+        Self::start_under(&[], options, proxies)
+    }
+
+    /// The same, started through this command.
+    pub(crate) fn start_under(prefix: &[&str], options: &str, proxies: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("preforkd-haproxy-").tempdir().unwrap();
         let config = format!(
             "global\n log stdout format raw daemon notice\n stats socket DIR/stats level admin\n maxconn 1000\n\
@@ -50,7 +55,8 @@ impl Haproxy {
         );
         let file = dir.path().join("haproxy.cfg");
         write(&file, &config.replace("DIR", dir.path().to_str().unwrap()));
-        let command = [HAPROXY, "-db", "-f", file.to_str().unwrap()].map(str::to_owned).into();
+        let command = [prefix, &[HAPROXY, "-db", "-f", file.to_str().unwrap()]].concat();
+        let command = command.into_iter().map(str::to_owned).collect();
         let fenced = Fenced::start(&Orders { command, environment: BTreeMap::new(), listen: None });
         let new = Self { fenced, dir };
         eventually("HAProxy answers, or has ended", || {
