@@ -280,7 +280,7 @@ impl ChildSpec {
                 let mut kept = [connection.unwrap_or(reporter), reporter];
                 kept.sort_unstable_by_key(AsRawFd::as_raw_fd);
                 if call.has_stderr {
-                    fd::close_all_but(child, &kept)
+                    fd::close_all_but(child, &kept, None)
                 } else {
                     // Its stderr would be ours, where a line of it passes for one of preforkd.
                     fd::close_standard_and_all_but(child, &kept)

@@ -2,11 +2,13 @@
 //!
 //! Writing a record never waits, fails or panics. What the target cannot take is counted, and the count is reported
 //! as soon as something gets through again. If nobody is at the target, records go to stderr until somebody is.
+//! A worker gathers the records of one turn and writes them with one call, in their order.
 
 mod datagram;
 mod escape;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod forms;
+mod gathered;
 mod message_id;
 mod native;
 mod record;
@@ -28,6 +30,7 @@ use crate::sys::dontfork::DontForkAlloc;
 use crate::sys::time::Monotonic;
 
 use datagram::SendError;
+use gathered::Gathered;
 use native::Native;
 use record::{Body, Entry};
 use stderr::Stderr;
@@ -51,6 +54,8 @@ pub(crate) struct Log {
     name: &'static str,
     level: Cell<Level>,
     dropped: Cell<u64>,
+    /// Records of connections wait for [`Log::flush`].
+    gathers: bool,
     sink: RefCell<Sink>,
 }
 
@@ -60,6 +65,11 @@ impl Log {
         let stderr = io::stderr();
         let journal_stream = std::env::var("JOURNAL_STREAM").ok();
         Log::open_at(settings, name, &Places::real(stderr.as_fd(), journal_stream.as_deref()))
+    }
+
+    /// The same, but records of connections are written by [`Log::flush`], or with what is written next.
+    pub(crate) fn gathering(self) -> Log {
+        Log { gathers: true, ..self }
     }
 
     /// Goes on with other settings; the count of lost records stays.
@@ -75,7 +85,7 @@ impl Log {
     fn open_at(settings: LogSettings, name: &'static str, places: &Places<'_>) -> Log {
         let (sink, problem) = Sink::open(settings.target, name, places);
         let (level, dropped) = (Cell::new(settings.level), Cell::new(0));
-        let log = Log { name, level, dropped, sink: RefCell::new(sink) };
+        let log = Log { name, level, dropped, gathers: false, sink: RefCell::new(sink) };
         if let Some(problem) = problem {
             log.error(None, format_args!("{problem}; the log goes to stderr"));
         }
@@ -110,12 +120,36 @@ impl Log {
 
     /// The one record of a connection, when it has ended.
     pub(crate) fn connection(&self, record: &ConnectionRecord<'_>) {
-        self.write(&Entry {
+        let entry = Entry {
             level: record.level(),
             id: Some(record.message_id()),
             service: Some(record.service),
             body: Body::Connection(record),
-        });
+        };
+        if !self.gathers || entry.level > self.level.get() {
+            return self.write(&entry);
+        }
+        match self.sink.try_borrow_mut().map(|mut sink| sink.gather(&entry)) {
+            Ok(Gathering::Gathered) => {}
+            Ok(Gathering::Full) => self.flush(),
+            Ok(Gathering::Never) => self.write(&entry),
+            Err(_) => self.dropped.set(self.dropped.get() + 1),
+        }
+    }
+
+    /// Writes what was gathered.
+    pub(crate) fn flush(&self) {
+        if let Ok(mut sink) = self.sink.try_borrow_mut() {
+            self.flush_into(&mut sink);
+        }
+    }
+
+    fn flush_into(&self, sink: &mut Sink) {
+        match sink.flush() {
+            None => {}
+            Some(0) => sink.report(self.level.get(), self.dropped.get()),
+            Some(lost) => self.dropped.set(self.dropped.get() + lost),
+        }
     }
 
     /// A line that a program wrote to stderr.
@@ -139,6 +173,7 @@ impl Log {
         }
         // Borrowed already: the text of a record has tried to log while it was formatted.
         if let Ok(mut sink) = self.sink.try_borrow_mut() {
+            self.flush_into(&mut sink);
             if sink.write(entry) {
                 sink.report(self.level.get(), self.dropped.get());
                 return;
@@ -169,11 +204,21 @@ enum Target {
     Stderr,
 }
 
+/// What has become of a record that was to be gathered.
+enum Gathering {
+    Gathered,
+    /// The same, and it is time to write.
+    Full,
+    /// This target takes one record at a time.
+    Never,
+}
+
 /// Where records go, and the buffer in which all are formatted.
 struct Sink {
     target: Target,
     stderr: Stderr,
     buffer: Buffer,
+    gathered: Gathered,
     /// Nobody is at the target, and stderr was told.
     away: bool,
     /// Of the lost records, how many were reported, and when the next may be.
@@ -196,11 +241,9 @@ impl Sink {
             Err(error) => (Target::Stderr, Some(format!("cannot make a socket for the log: {error}"))),
         };
         let stderr = Stderr::open(places.stderr, journal);
-        let buffer = Buffer::with_capacity_in(1024, DontForkAlloc::new());
-        (
-            Sink { target, stderr, buffer, away: false, reported: 0, report: Every::new(REPORT_INTERVAL) },
-            problem,
-        )
+        let (buffer, gathered) = (Buffer::with_capacity_in(1024, DontForkAlloc::new()), Gathered::new());
+        let report = Every::new(REPORT_INTERVAL);
+        (Sink { target, stderr, buffer, gathered, away: false, reported: 0, report }, problem)
     }
 
     /// Whether the record was taken.
@@ -220,11 +263,80 @@ impl Sink {
         }
     }
 
+    fn gather(&mut self, entry: &Entry<'_>) -> Gathering {
+        match &self.target {
+            Target::Journal(journal) => self.gathered.add(entry.level, |text| {
+                if !text.is_empty() {
+                    text.extend_from_slice(native::SEPARATOR);
+                }
+                journal.format(entry, text);
+            }),
+            Target::Stderr => self.gathered.add(entry.level, |text| self.stderr.format(entry, text)),
+            Target::Syslog(_) => return Gathering::Never,
+        }
+        let enough = match &self.target {
+            Target::Journal(_) => native::ENOUGH,
+            Target::Syslog(_) | Target::Stderr => stderr::ENOUGH,
+        };
+        if self.gathered.length() < enough { Gathering::Gathered } else { Gathering::Full }
+    }
+
+    /// Writes what was gathered, if anything was. Returns how many records were lost.
+    fn flush(&mut self) -> Option<u64> {
+        if self.gathered.is_empty() {
+            return None;
+        }
+        let mut gathered = std::mem::replace(&mut self.gathered, Gathered::new());
+        let lost = match &self.target {
+            Target::Syslog(_) | Target::Stderr => {
+                let written = self.stderr.send_text(gathered.text());
+                gathered.count_beyond(written)
+            }
+            // Few keep each the time at which it has come.
+            Target::Journal(_) if gathered.count() < native::FEW => {
+                gathered.records().map(|record| self.send_to_journal(record.1, [record].into_iter())).sum()
+            }
+            Target::Journal(_) => self.send_to_journal(gathered.text(), gathered.records()),
+        };
+        gathered.clear();
+        self.gathered = gathered;
+        Some(lost)
+    }
+
+    /// Returns how many of these records were lost, of which this is the text.
+    fn send_to_journal<'a>(&mut self, text: &[u8], records: impl Iterator<Item = (Level, &'a [u8])>) -> u64 {
+        let Target::Journal(journal) = &self.target else { return 0 };
+        match journal.send_text(text.strip_prefix(native::SEPARATOR).unwrap_or(text)) {
+            Ok(()) => {
+                self.away = false;
+                0
+            }
+            Err(SendError::Full) => records.count() as u64,
+            Err(SendError::Away(error)) => {
+                self.notice_absence(&error);
+                let is_lost = |(level, record)| {
+                    native::message_of(record)
+                        .is_none_or(|text| !self.stderr.send_line(level, text, &mut self.buffer))
+                };
+                records.map(is_lost).filter(|is_lost| *is_lost).count() as u64
+            }
+        }
+    }
+
     fn write_elsewhere(&mut self, entry: &Entry<'_>, error: &io::Error) -> bool {
+        if matches!(self.target, Target::Stderr) {
+            return false;
+        }
+        self.notice_absence(error);
+        self.stderr.send(entry, &mut self.buffer).is_ok()
+    }
+
+    /// Tells on stderr that nobody is at the target, once.
+    fn notice_absence(&mut self, error: &io::Error) {
         let path = match &self.target {
             Target::Journal(journal) => journal.path(),
             Target::Syslog(syslog) => syslog.path(),
-            Target::Stderr => return false,
+            Target::Stderr => return,
         };
         if !self.away {
             self.away = true;
@@ -235,7 +347,6 @@ impl Sink {
             let notice = Entry { level: Level::Warning, id: None, service: None, body };
             let _ = self.stderr.send(&notice, &mut self.buffer);
         }
-        self.stderr.send(entry, &mut self.buffer).is_ok()
     }
 
     /// Reports what was lost, now that a record got through; if the report does not, a later one tells the sum.

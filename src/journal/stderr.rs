@@ -20,6 +20,10 @@ use super::record::Entry;
 use super::{Buffer, Level};
 use crate::sys::{fd, stream};
 
+/// So much is written at once: with the next record it is less than PIPE_BUF (pipe(7)), which no other writer comes between, and
+/// which is taken whole or not at all.
+pub(super) const ENOUGH: usize = 3 << 10;
+
 /// How to write without waiting, and without making fd 2 non-blocking for everybody who shares it: the flag belongs
 /// to the open file description, which may be a shell's terminal.
 enum Way {
@@ -74,31 +78,66 @@ impl Stderr {
     /// Writes a record with one system call, or not at all if that would wait.
     pub(super) fn send(&mut self, entry: &Entry<'_>, buffer: &mut Buffer) -> Result<(), SendError> {
         buffer.clear();
-        if self.torn {
-            buffer.push(b'\n');
-        }
         self.format(entry, buffer);
-        let mut rest = buffer.as_slice();
-        while !rest.is_empty() {
-            match self.write(rest) {
-                Ok(written) => {
-                    rest = &rest[written..];
-                    self.torn = !rest.is_empty();
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
+        self.send_all(buffer).1
     }
 
-    fn format(&self, entry: &Entry<'_>, out: &mut Buffer) {
-        let (prefix, newline, word) = marks(entry.level);
-        match self.form {
-            Form::Prefixed => {
-                out.extend_from_slice(prefix.as_bytes());
-                entry.message(out, Some(newline));
+    /// Writes records that were formatted; returns how many bytes of them were.
+    pub(super) fn send_text(&mut self, text: &[u8]) -> usize {
+        self.send_all(text).0
+    }
+
+    /// Writes a text that is ready for people; false if it was not taken.
+    pub(super) fn send_line(&mut self, level: Level, text: &[u8], buffer: &mut Buffer) -> bool {
+        buffer.clear();
+        self.begin(level, buffer);
+        buffer.extend_from_slice(text);
+        buffer.push(b'\n');
+        self.send_all(buffer).1.is_ok()
+    }
+
+    /// How much of it was written, and whether it was all.
+    fn send_all(&mut self, text: &[u8]) -> (usize, Result<(), SendError>) {
+        if self.torn {
+            if let (_, Err(error)) = self.push(b"\n") {
+                return (0, Err(error));
             }
+        }
+        let (written, result) = self.push(text);
+        self.torn = !matches!(text.get(..written), Some([] | [.., b'\n']));
+        (written, result)
+    }
+
+    fn push(&self, text: &[u8]) -> (usize, Result<(), SendError>) {
+        let mut rest = text;
+        while !rest.is_empty() {
+            match self.write(rest) {
+                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return (text.len() - rest.len(), Err(error.into())),
+            }
+        }
+        (text.len(), Ok(()))
+    }
+
+    /// Appends a record.
+    pub(super) fn format(&self, entry: &Entry<'_>, out: &mut Buffer) {
+        self.begin(entry.level, out);
+        entry.message(
+            out,
+            Some(match self.form {
+                Form::Prefixed => marks(entry.level).1,
+                Form::Timed | Form::Plain => "\n  ",
+            }),
+        );
+        out.push(b'\n');
+    }
+
+    /// Appends what stands before a record.
+    fn begin(&self, level: Level, out: &mut Buffer) {
+        let (prefix, _, word) = marks(level);
+        match self.form {
+            Form::Prefixed => out.extend_from_slice(prefix.as_bytes()),
             Form::Timed | Form::Plain => {
                 if let Form::Timed = self.form {
                     let now = time::OffsetDateTime::now_utc();
@@ -108,10 +147,8 @@ impl Stderr {
                     let _ = now.format_into(out, form);
                 }
                 out.extend_from_slice(word.as_bytes());
-                entry.message(out, Some("\n  "));
             }
         }
-        out.push(b'\n');
     }
 
     fn write(&self, bytes: &[u8]) -> io::Result<usize> {

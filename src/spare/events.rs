@@ -23,12 +23,12 @@ pub(crate) struct SpareEventsWriter(OwnedFd);
 const LENGTH: usize = 8 + Connection::WORDS * 8;
 
 impl SpareEvents {
-    /// A new pipe, with room for what `spares` can say while nobody reads.
-    pub(crate) fn create(spares: u32) -> io::Result<(SpareEvents, SpareEventsWriter)> {
+    /// A new pipe, with room for so many messages while nobody reads.
+    pub(crate) fn create(messages: u32) -> io::Result<(SpareEvents, SpareEventsWriter)> {
         let (read, write) = fd::pipe()?;
         fd::set_nonblocking(write.as_fd(), true)?;
         // Messages do not cross pages. Without the room a record may have to go without its connection.
-        let room = (spares as usize).div_ceil(4096 / LENGTH).saturating_mul(4096);
+        let room = (messages as usize).div_ceil(4096 / LENGTH).saturating_mul(4096);
         let _ = fd::set_pipe_room(write.as_fd(), room.min(1 << 20));
         Ok((SpareEvents(read.into()), SpareEventsWriter(write)))
     }

@@ -16,6 +16,7 @@ use super::copies::{Copied, Copies};
 use super::events::{SpareEvents, SpareEventsWriter};
 use super::process::{self, SpareContext, SpareSpec};
 use crate::admission::Admission;
+use crate::admission::sources::SlotIndex;
 use crate::child::ChildSpec;
 use crate::client::{Connection, ConnectionId};
 use crate::pace::Backoff;
@@ -191,13 +192,38 @@ impl Pool {
     ) -> io::Result<Pid> {
         let wakes =
             self.all_wake || self.silent + 1 >= self.size / 2 || self.waiting.iter().all(|(_, wakes)| !wakes);
-        let mut context = SpareContext { spec: self.spec, id, slot: slot.index(), wakes, stderr, reports };
+        let (slot, first) = (slot.index(), None);
+        let mut context = SpareContext { spec: self.spec, id, slot, wakes, stderr, reports, first };
         let made = stack.fork(origin, process::wait, &mut context);
         match made {
             Ok(pid) => self.add(pid, wakes),
             Err(_) => self.failed(),
         }
         made
+    }
+
+    /// Whether who is let in by the worker itself gets a process that waits for others after him, as spares do. Not once
+    /// they have been told to go: then nothing is left to wait for.
+    pub(crate) fn keeps_all(&self) -> bool {
+        self.is_used() && self.serves_several() && !self.is_dismissed()
+    }
+
+    /// Makes a process that serves `first` and then goes on as a spare. Also returns his connection, of which the process has
+    /// a copy.
+    pub(crate) fn make_for(
+        &self,
+        (slot, id): (SlotIndex, ConnectionId),
+        first: (OwnedFd, Connection),
+        (stderr, reports): (Option<OwnedFd>, OwnedFd),
+        stack: &ChildStack,
+        origin: Birthplace<'_>,
+    ) -> (io::Result<Pid>, OwnedFd) {
+        let (reports, wakes) = (Some(reports), false);
+        let context = SpareContext { spec: self.spec, id, slot, wakes, stderr, reports, first: None };
+        let mut start = (context, first);
+        let made = stack.fork(origin, process::serve_and_wait, &mut start);
+        let (_, (socket, _)) = start;
+        (made, socket)
     }
 
     fn add(&mut self, pid: Pid, wakes: bool) {

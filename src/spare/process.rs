@@ -63,6 +63,8 @@ pub(crate) struct SpareContext {
     pub(crate) stderr: Option<OwnedFd>,
     /// Where it reports, if it is to serve several connections.
     pub(crate) reports: Option<OwnedFd>,
+    /// What it is made for: its first connection, which its worker has let in and knows of.
+    pub(crate) first: Option<(OwnedFd, Connection)>,
 }
 
 const LEASH: u64 = u64::MAX;
@@ -87,11 +89,27 @@ pub(crate) fn wait(child: ForkedChild, context: SpareContext) -> u8 {
     })
 }
 
+/// The same, but its first connection is there already.
+pub(crate) fn serve_and_wait(
+    child: ForkedChild,
+    (mut context, first): (SpareContext, (OwnedFd, Connection)),
+) -> u8 {
+    context.first = Some(first);
+    wait(child, context)
+}
+
 /// In a forked child: does all that a spare does but wait for a connection.
 pub(crate) fn rehearse(child: ForkedChild, spec: &'static SpareSpec) -> u8 {
     let id = ConnectionId { run: 0, worker: 0, number: 0 };
-    let context =
-        SpareContext { spec, id, slot: SlotIndex::at(0), wakes: false, stderr: None, reports: None };
+    let context = SpareContext {
+        spec,
+        id,
+        slot: SlotIndex::at(0),
+        wakes: false,
+        stderr: None,
+        reports: None,
+        first: None,
+    };
     spec.child.in_its_place(child, None, |child| {
         spec.child.rehearsed(Spare::begin(child, context, None).and_then(|_| spec.child.seal()))
     })
@@ -134,7 +152,8 @@ impl Spare {
             let errors = || if spec.child.has_stderr() { Ok(()) } else { fd::standard_error(null) };
             fd::standard(null).and_then(|()| errors()).map_err(failed)?;
         }
-        fd::close_all_but(child, &spec.kept).map_err(failed)?;
+        let first = context.first.as_ref().map(|(socket, _)| socket.as_fd());
+        fd::close_all_but(child, &spec.kept, first).map_err(failed)?;
         let poller = Poller::new().map_err(failed)?;
         for (listener, token) in spec.listeners.iter().zip(0..) {
             poller.add(*listener, Interest::ReadExclusive, token).map_err(failed)?;
@@ -166,7 +185,11 @@ impl Spare {
         let most = if connections == 0 { ConnectionId::PER_PROCESS } else { connections };
         let mut before = time::cpu();
         for n in 0..most.min(ConnectionId::PER_PROCESS) {
-            let Some((socket, connection)) = self.wait(n)? else { return Ok(()) };
+            let next = match self.context.first.take() {
+                None => self.wait(n)?,
+                first => first,
+            };
+            let Some((socket, connection)) = next else { return Ok(()) };
             let conn =
                 Conn { id: self.context.id.nth(n), slot: self.context.slot, client: connection.client };
             let Some(CallOutcome { code, traffic }) = child.run_once_more(socket, &conn) else {

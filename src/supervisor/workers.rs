@@ -41,6 +41,9 @@ const PREPARATION: Duration = Duration::from_secs(30);
 /// How long a worker lives at least, though it be worn.
 const SHORTEST_LIFE: Duration = Duration::from_millis(100);
 
+/// How many messages spares that serve several connections each can leave that their worker does not hear at once: 256 KiB.
+const SAID_WHILE_UNHEARD: u32 = 4096;
+
 /// What a worker belongs to whose generation was given up.
 const NO_GENERATION: u64 = 0;
 
@@ -426,7 +429,8 @@ impl Workers {
         let spares = self.share_of_spares(service, started);
         let (link, far_end) = message::pair()?;
         let (counters, counters_file) = Counters::create()?;
-        let (spare_events, spare_events_writer) = SpareEvents::create(spares)?;
+        let messages = if service.config().connections_per_child == 1 { spares } else { SAID_WHILE_UNHEARD };
+        let (spare_events, spare_events_writer) = SpareEvents::create(messages)?;
         let own_spare_events = spare_events.own()?;
         let cgroup = cgroups.prepare(service.config(), serial)?;
         let service_state = service.state();

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use super::check;
@@ -22,13 +22,22 @@ pub(crate) enum Interest {
     AnyEdge,
     /// Room to write.
     Write,
+    /// Nothing for now.
+    Nothing,
 }
 
-/// An epoll instance. A process makes its own; one inherited over a fork reports the parent's descriptors.
+/// An epoll instance. A process makes its own; one inherited over a fork reports the parent's descriptors. Another can watch
+/// it: it has something to read while one of its descriptors is ready.
 #[derive(Debug)]
 pub(crate) struct Poller {
     epoll: OwnedFd,
     ready: [libc::epoll_event; 32],
+}
+
+impl AsFd for Poller {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
 }
 
 impl Poller {
@@ -46,6 +55,11 @@ impl Poller {
         self.control(libc::EPOLL_CTL_ADD, fd, interest, token)
     }
 
+    /// Watches what is watched for something else from now on.
+    pub(crate) fn change(&self, fd: BorrowedFd<'_>, interest: Interest, token: u64) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_MOD, fd, interest, token)
+    }
+
     /// Stops watching. Needed before a close wherever another process may hold the same open file description, epoll(7).
     pub(crate) fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_DEL, fd, Interest::Read, 0)
@@ -58,6 +72,7 @@ impl Poller {
             Interest::ReadEdge => libc::EPOLLIN | libc::EPOLLET,
             Interest::AnyEdge => libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET,
             Interest::Write => libc::EPOLLOUT,
+            Interest::Nothing => 0,
         };
         // EPOLLET is bit 31; the cast keeps the bits.
         let mut event = libc::epoll_event { events: events as u32, u64: token };
@@ -74,6 +89,14 @@ impl Poller {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// The tokens of what is ready now, at most 32.
+    pub(crate) fn ready(&mut self) -> impl Iterator<Item = u64> + use<> {
+        let capacity = self.ready.len() as i32;
+        // SAFETY: `ready` has room for `capacity` events.
+        let found = unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), self.ready.as_mut_ptr(), capacity, 0) };
+        self.ready.map(|event| event.u64).into_iter().take(usize::try_from(found).unwrap_or(0))
     }
 
     /// Waits for an event, a handled signal or the timeout; returns the tokens of what is ready, at most 32.

@@ -261,19 +261,27 @@ pub(crate) fn close_others_on_exec() -> io::Result<()> {
     close_range(3, RawFd::MAX, libc::CLOSE_RANGE_CLOEXEC)
 }
 
-/// In a child: closes whatever is not 0, 1, 2 or among `kept`, owners or not. `kept` is in order.
-pub(crate) fn close_all_but(child: ForkedChild, kept: &[BorrowedFd<'_>]) -> io::Result<()> {
-    close_from(child, 3, kept)
+/// In a child: closes whatever is not 0, 1, 2, `another` or among `kept`, owners or not. `kept` is in order.
+pub(crate) fn close_all_but(
+    child: ForkedChild,
+    kept: &[BorrowedFd<'_>],
+    another: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    let another = another.as_slice();
+    let number = another.first().map_or(RawFd::MAX, AsRawFd::as_raw_fd);
+    let (before, after) = kept.split_at(kept.partition_point(|fd| fd.as_raw_fd() < number));
+    close_from(child, 3, &[before, another, after])
 }
 
 /// The same, and 0, 1 and 2, which none of `kept` is.
 pub(crate) fn close_standard_and_all_but(child: ForkedChild, kept: &[BorrowedFd<'_>]) -> io::Result<()> {
-    close_from(child, 0, kept)
+    close_from(child, 0, &[kept])
 }
 
-fn close_from(_: ForkedChild, mut first: RawFd, kept: &[BorrowedFd<'_>]) -> io::Result<()> {
-    debug_assert!(kept.is_sorted_by_key(AsRawFd::as_raw_fd), "what is kept is in order");
-    for fd in kept.iter().map(AsRawFd::as_raw_fd).filter(|&fd| fd > 2) {
+fn close_from(_: ForkedChild, mut first: RawFd, kept: &[&[BorrowedFd<'_>]]) -> io::Result<()> {
+    let kept = || kept.iter().copied().flatten().map(AsRawFd::as_raw_fd);
+    debug_assert!(kept().is_sorted(), "what is kept is in order");
+    for fd in kept().filter(|&fd| fd > 2) {
         if first < fd {
             close_range(first, fd - 1, 0)?;
         }

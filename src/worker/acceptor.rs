@@ -165,6 +165,15 @@ impl Acceptor {
         Ok(())
     }
 
+    /// Stops watching; who then watches again is behind all who wait already.
+    pub(super) fn step_back(&mut self, poller: &Poller) -> io::Result<()> {
+        for listener in self.listeners.iter_mut().filter(|listener| listener.watched) {
+            listener.socket.map_or(Ok(()), |socket| poller.remove(socket))?;
+            listener.watched = false;
+        }
+        Ok(())
+    }
+
     /// A listener that is open.
     pub(super) fn socket(&self, index: usize) -> Option<BorrowedFd<'static>> {
         self.listeners.get(index).and_then(|listener| listener.socket)

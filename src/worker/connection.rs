@@ -14,7 +14,7 @@ use crate::admission::Refusal;
 use crate::admission::proxy::{ProxiedClient, Read};
 use crate::client::{Client, ProxyHeader};
 use crate::ipc::orders::{LeftOver, WorkerReport};
-use crate::ipc::reports::{ChildReport, ExitNote, FAILED_TO_BEGIN, OwnPipe, READS_AT_ONCE};
+use crate::ipc::reports::{ChildReport, ExitNote, FAILED_TO_BEGIN};
 use crate::journal::{Level, MessageId, Remote};
 use crate::scoreboard::{Count, CountUp};
 use crate::sys::fork::Pids;
@@ -162,7 +162,7 @@ impl Worker {
         match self.cx.admission.check(&mut newcomer.client, newcomer.socket.as_fd(), Some(counted)) {
             Ok(()) => {
                 self.cx.counters.count(Count::Accepted);
-                let started = self.starter.begin(newcomer, &self.cx);
+                let started = self.starter.begin(newcomer, &self.pool, &self.cx);
                 self.started(started);
                 None
             }
@@ -175,7 +175,7 @@ impl Worker {
 
     /// Tries again to start the process that is waited for, if it is time or something has ended `just_now`.
     pub(super) fn retry_start(&mut self, just_now: bool) {
-        if let Some(started) = self.starter.retry(&self.cx, just_now) {
+        if let Some(started) = self.starter.retry(&self.pool, &self.cx, just_now) {
             self.started(started);
         }
     }
@@ -339,64 +339,6 @@ impl Worker {
             ChildReport::Ended(_) => {}
         });
         refused.into_iter().for_each(|why| self.refuse(why));
-    }
-
-    /// Hears some of what a process says that serves several connections, and kills it if that cannot be.
-    pub(super) fn hear_from(&mut self, pid: Pid) {
-        // First: what it reports may be about what it was taken for.
-        self.hear_spares();
-        let found = self.hear_own(pid);
-        self.kill_if_it_lies(pid, found);
-    }
-
-    fn kill_if_it_lies(&self, pid: Pid, found: OwnPipe) {
-        if found == OwnPipe::Abused && self.children.kill(pid) {
-            self.cx.event(
-                Level::Warning,
-                None,
-                format_args!("process {pid} has reported what cannot be, and is killed"),
-            );
-        }
-    }
-
-    /// Hears all that processes have said by now that serve several connections.
-    pub(super) fn hear_all_that_serve_several(&mut self) {
-        self.hear_spares();
-        for pid in self.children.serving_several() {
-            let found = self.hear_rest(pid);
-            self.kill_if_it_lies(pid, found);
-        }
-    }
-
-    fn hear_own(&mut self, pid: Pid) -> OwnPipe {
-        let mut heard = Vec::new();
-        let found = self.children.read_reports(pid, &self.cx.poller, |report| heard.push(report));
-        let are_true = heard.into_iter().all(|report| match report {
-            ChildReport::Refused(why) => {
-                self.refuse(why);
-                true
-            }
-            ChildReport::Ended(served) => self.served_one_of_several(pid, &served),
-            // Who has a connection has begun.
-            ChildReport::Failed(failure) => {
-                let waits = self.children.waits(pid);
-                if waits {
-                    self.children.failed(pid, failure);
-                }
-                waits
-            }
-        });
-        if are_true { found } else { OwnPipe::Abused }
-    }
-
-    /// All that there is now. One that was captured may never stop, nor those that it has left the pipe to.
-    fn hear_rest(&mut self, pid: Pid) -> OwnPipe {
-        let mut found = OwnPipe::Heard;
-        (0..READS_AT_ONCE).all(|_| {
-            found = self.hear_own(pid);
-            found == OwnPipe::Heard
-        });
-        found
     }
 
     /// Hears what a process has said before it ended.

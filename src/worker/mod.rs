@@ -12,6 +12,7 @@ mod leaves;
 mod linger;
 mod link;
 mod room;
+mod several;
 mod spares;
 mod starter;
 mod waited;
@@ -54,6 +55,7 @@ use leaves::Leaves;
 use linger::LingeringCloses;
 use link::Link;
 use room::Slots;
+use several::Several;
 use starter::Starter;
 use waited::Waited;
 
@@ -76,8 +78,8 @@ enum Token {
     Listener(usize),
     /// The stderr of a connection process.
     Output(Pid),
-    /// What a process that serves several connections reports.
-    Reports(Pid),
+    /// One of the processes that serve several connections has something to say.
+    Several,
     /// A proxy whose header has not come yet.
     Header(u64),
     /// A client that was refused and has not hung up.
@@ -100,7 +102,7 @@ impl From<Token> for u64 {
             Token::Header(number) => (5, number),
             Token::Lingering(place) => (6, place as u64),
             Token::Closing(number) => (7, number),
-            Token::Reports(pid) => (8, u64::from(pid.unsigned_abs())),
+            Token::Several => (8, 0),
         };
         kind << KIND | value
     }
@@ -117,7 +119,7 @@ impl From<u64> for Token {
             4 => Token::Output(value as Pid),
             5 => Token::Header(value),
             6 => Token::Lingering(value as usize),
-            8 => Token::Reports(value as Pid),
+            8 => Token::Several,
             _ => Token::Closing(value),
         }
     }
@@ -204,6 +206,7 @@ struct Worker {
     waited: Waited,
     children: Children<&'static Scoreboard>,
     pool: Pool,
+    several: Several,
     /// The log has been told what killed a program by its filter.
     said_why_killed: bool,
 }
@@ -216,7 +219,7 @@ impl Worker {
         let handled = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];
         let signals: &Signals = for_ever(Signals::install(&handled)?);
         process::set_name(c"preforkd-worker");
-        let log = Log::open(plan.log, application.title.name);
+        let log = Log::open(plan.log, application.title.name).gathering();
         let sources_file = fd::for_ever(plan.fds.sources.take()?);
         let sources = Sources::open(sources_file)?;
         let shared = SharedFile::open(plan.fds.shared.take()?);
@@ -268,13 +271,14 @@ impl Worker {
         let keeps_connections = execs && !service.wait;
         let lets_go = keeps_connections
             && !(service.count_bytes || deadlines.are_of_bytes() || service.kill_mode.leaves_some());
+        // Who is refused, and when a connection has to end, depends on who was taken.
+        let all_wake = service.admission.overload != Overload::Queue
+            || deadlines.lifetime.is_some()
+            || (execs && deadlines.are_of_bytes());
         let pool = Pool::new(Setup {
             size: plan.spares,
             connections: service.connections_per_child,
-            // Who is refused, and when a connection has to end, depends on who was taken.
-            all_wake: service.admission.overload != Overload::Queue
-                || deadlines.lifetime.is_some()
-                || (execs && deadlines.are_of_bytes()),
+            all_wake,
             child: spec,
             admission,
             listeners: listeners.clone(),
@@ -294,7 +298,15 @@ impl Worker {
         let poller = Poller::new()?;
         poller.add(link.as_fd(), Interest::Read, Token::Link.into())?;
         poller.add(scoreboard.slot_freed(), Interest::ReadEdge, Token::SlotFreed.into())?;
-        poller.add(pool.wake(), Interest::ReadEdge, Token::SpareTaken.into())?;
+        let mut children =
+            Children::new(plan.service.max_connections, deadlines).letting_go(lets_go).in_pids(spec.pids());
+        if pool.serves_several() {
+            children = children.serving_several(pool.wake())?;
+        }
+        match children.pipes() {
+            Some(pipes) => poller.add(pipes, Interest::Read, Token::Several.into())?,
+            None => poller.add(pool.wake(), Interest::ReadEdge, Token::SpareTaken.into())?,
+        }
         let pipes = (spec.has_stderr() && service.stderr == StderrTarget::Log).then(OutputPipes::new);
         let stack = ChildStack::new()?.into_pids(spec.pids());
         exclude_stacks_from_fork(service.starts_threads)?;
@@ -311,9 +323,8 @@ impl Worker {
             lingering: LingeringCloses::new(),
             starter: Starter::new(stack, pipes, leaves)?,
             waited: if plan.service.wait { Waited::new(&listeners) } else { Waited::default() },
-            children: Children::new(plan.service.max_connections, deadlines)
-                .letting_go(lets_go)
-                .in_pids(spec.pids()),
+            children,
+            several: Several::new(!all_wake),
             pool,
             said_why_killed: false,
             cx: Context {
@@ -337,10 +348,12 @@ impl Worker {
                 // Before the next event, which may be long in coming: the last spare may just have been taken.
                 self.report_retirement();
             }
-            let held_up = self.starter.is_busy() || self.pool.waits() || !self.has_room();
+            let leaves_it_to_spares = self.pool.waits() && !self.several.pauses_now();
+            let held_up = self.starter.is_busy() || leaves_it_to_spares || !self.has_room();
             // Of two who wait in the same way only one is woken: that must not be a worker in place of somebody's program.
             let how = if self.waited.is_used() { Interest::Read } else { Interest::ReadExclusive };
             self.acceptor.watch(&self.cx.poller, held_up, how)?;
+            self.cx.log.flush();
             let called = self.wait()?;
             if self.cx.signals.take(Signal::SIGQUIT) {
                 self.end_connections(Duration::ZERO);
@@ -355,6 +368,7 @@ impl Worker {
             self.tend_proxies();
             self.lingering.tend(&self.cx.poller);
             self.tend_waited();
+            self.tend_several()?;
             self.accept_unasked();
             if !called {
                 self.make_spare();
@@ -362,6 +376,7 @@ impl Worker {
             self.report_retirement();
         }
         self.report_refusals(true);
+        self.cx.log.flush();
         Ok(())
     }
 
@@ -386,13 +401,15 @@ impl Worker {
                 Token::Lingering(place) => self.lingering.hear(place, &self.cx.poller),
                 Token::Header(number) => self.hear_proxy(number),
                 Token::Closing(number) => self.tend_close(number),
-                Token::Reports(pid) => self.hear_from(pid),
+                Token::Several => self.hear_several()?,
                 Token::Output(pid) => {
                     self.children.read_output(pid, &self.cx.books(), &self.cx.poller);
                 }
                 Token::Listener(index) => {
-                    called = true;
-                    self.accept_from(index);
+                    if !self.leaves_to_spares() {
+                        called = true;
+                        self.accept_from(index);
+                    }
                 }
             }
         }
@@ -445,6 +462,7 @@ impl Worker {
             self.lingering.wakes_at(),
             self.children.next_deadline(),
             self.waited.next(),
+            self.several.next(),
         ];
         let next = next.into_iter().chain(others.into_iter().flatten()).min();
         next.map(|at| at - Monotonic::now())
@@ -510,6 +528,7 @@ impl Worker {
 
     fn dismiss_spares(&mut self) {
         self.pool.dismiss();
+        self.end_pauses();
         self.slots.release();
         // From now on all of them are heard at once: whom they still let in, the supervisor has to count anew.
         let _ = self.cx.poller.add(self.pool.events(), Interest::ReadEdge, Token::SpareTaken.into());

@@ -102,9 +102,9 @@ impl Starter {
     }
 
     /// Starts the process of a client that has been let in just now.
-    pub(super) fn begin(&mut self, newcomer: Newcomer, cx: &Context) -> Started {
+    pub(super) fn begin(&mut self, newcomer: Newcomer, pool: &Pool, cx: &Context) -> Started {
         let admitted = self.admit(newcomer, cx);
-        self.launch(admitted, cx)
+        self.launch(admitted, pool, cx)
     }
 
     /// Gives a client a number, and notes it in its row.
@@ -118,16 +118,16 @@ impl Starter {
     }
 
     /// Starts the process of one that has been admitted.
-    pub(super) fn launch(&mut self, admitted: Admitted, cx: &Context) -> Started {
-        self.start(admitted, cx, |starter, admitted, _| starter.wait(admitted))
+    pub(super) fn launch(&mut self, admitted: Admitted, pool: &Pool, cx: &Context) -> Started {
+        self.start(admitted, pool, cx, |starter, admitted, _| starter.wait(admitted))
     }
 
     /// Tries again for who waits, if it is time or something has ended `just_now`.
-    pub(super) fn retry(&mut self, cx: &Context, just_now: bool) -> Option<Started> {
+    pub(super) fn retry(&mut self, pool: &Pool, cx: &Context, just_now: bool) -> Option<Started> {
         let now = Monotonic::now();
         let waiting = self.waiting.take_if(|waiting| just_now || waiting.backoff.is_over(now))?;
         let Unstarted { admitted, until, mut backoff } = waiting;
-        Some(self.start(admitted, cx, |starter, admitted, error| {
+        Some(self.start(admitted, pool, cx, |starter, admitted, error| {
             if until <= now {
                 let reason = format!("no process could be made for {} s: {error}", START_TIMEOUT.as_secs());
                 return Started::Never(admitted, reason);
@@ -155,12 +155,18 @@ impl Starter {
     fn start(
         &mut self,
         admitted: Admitted,
+        pool: &Pool,
         cx: &Context,
         failed: impl FnOnce(&mut Self, Admitted, io::Error) -> Started,
     ) -> Started {
         let output = || self.pipes.as_ref().map(OutputPipes::make).transpose();
         let (output, stderr) = match cx.spec.vacate(admitted.slot.index()).and_then(|()| output()) {
             Ok(output) => output.unzip(),
+            Err(error) => return failed(self, admitted, error),
+        };
+        let own = pool.keeps_all().then(Reports::create).transpose();
+        let (reports, own) = match own {
+            Ok(own) => own.unzip(),
             Err(error) => return failed(self, admitted, error),
         };
         let leaf = match self.leaves.take() {
@@ -173,8 +179,13 @@ impl Starter {
         let (spec, id) = (cx.spec, cx.id(connection.number));
         let conn = Conn { id, slot: slot.index(), client: connection.client };
         let failure = FailureWord::default();
-        let (made, socket) = match spec.program(&conn, socket.as_fd()).filter(|_| spec.may_share_memory()) {
-            Some(program) => {
+        let program = spec.program(&conn, socket.as_fd()).filter(|_| spec.may_share_memory());
+        let (made, socket) = match (program, own) {
+            (None, Some(own)) => {
+                let (pipes, first) = ((stderr, own), (socket, connection));
+                pool.make_for((conn.slot, id), first, pipes, &self.stack, origin)
+            }
+            (Some(program), _) => {
                 let (stderr, reserved) = (stderr.as_ref().map(AsFd::as_fd), &self.reserved);
                 let made = self.stack.run_until_exec(origin, &|child| {
                     child::serve_sharing(child, spec, socket.as_fd(), stderr, &program, reserved, &failure)
@@ -182,7 +193,7 @@ impl Starter {
                 self.reserved.clear();
                 (made, socket)
             }
-            None => {
+            (None, None) => {
                 let mut start: Start = (spec, socket, conn, stderr, cx.admission);
                 let made = self.stack.fork(origin, serve_in_fork, &mut start);
                 (made, start.1)
@@ -193,9 +204,12 @@ impl Starter {
                 let output = output.map(|pipe| listen_to(pid, pipe, cx));
                 // The worker's copy of the connection closes here, unless somebody has to ask about it.
                 let kept = Some(socket).filter(|_| cx.keeps_connections);
-                let child = Child::serving(slot, id, connection).with_output(output).with_kept(kept);
+                let connections = if reports.is_some() { cx.plan.service.connections_per_child } else { 1 };
+                let child =
+                    Child::serving(slot, id, connection, connections).with_output(output).with_kept(kept);
                 let child = child.with_waited(Monotonic::now() - connection.client.accepted);
-                Started::Process(pid, child.with_failure(failure.get()).with_leaf(leaf))
+                let child = child.with_failure(failure.get()).with_reports(reports);
+                Started::Process(pid, child.with_leaf(leaf))
             }
             Err(error) => {
                 self.leaves.failed(leaf, &error);
@@ -227,10 +241,6 @@ impl Starter {
         };
         self.numbers += 1;
         let output = output.map(|pipe| listen_to(pid, pipe, cx));
-        if let Some(reports) = &reports {
-            // Without it they are read when it ends, or a deadline is over.
-            let _ = cx.poller.add(reports.descriptor(), Interest::Read, Token::Reports(pid).into());
-        }
         let connections = cx.plan.service.connections_per_child;
         Ok((
             pid,

@@ -247,7 +247,7 @@ impl Worker {
         self.waited.starting = Some(index);
         self.acceptor.hold(index, true);
         self.cx.counters.count(Count::Accepted);
-        let started = self.starter.launch(admitted, &self.cx);
+        let started = self.starter.launch(admitted, &self.pool, &self.cx);
         self.started(started);
     }
 

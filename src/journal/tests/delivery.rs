@@ -102,6 +102,84 @@ fn a_daemon_that_is_restarted_is_found_again() {
 }
 
 #[test]
+fn records_of_connections_are_gathered_and_stay_in_order() {
+    for target in [LogTarget::Journal, LogTarget::Stderr] {
+        let machine = FakeMachine::new();
+        let journal = FakeMachine::listen(&machine.journal);
+        let log = machine.log(target, Level::Info, None).gathering();
+        let record = connection(Exit::Ended(Ending::Exited(0)));
+        (0..5).for_each(|_| log.connection(&record));
+        assert_eq!((receive(&journal), machine.stderr()), (None, String::new()));
+        log.event(Level::Notice, None, None, format_args!("after"));
+        log.connection(&record);
+        log.flush();
+        log.flush();
+        let text = match target {
+            LogTarget::Journal => {
+                let entries = |datagram: Vec<u8>| {
+                    let text = String::from_utf8(datagram).unwrap();
+                    text.split("\n\n")
+                        .map(|entry| parse(format!("{}\n", entry.trim_end()).as_bytes())["MESSAGE"].clone())
+                        .collect::<Vec<_>>()
+                };
+                let datagrams: Vec<_> = std::iter::from_fn(|| receive(&journal)).map(entries).collect();
+                assert_eq!(datagrams.iter().map(Vec::len).collect::<Vec<_>>(), [5, 1, 1]);
+                datagrams.concat()
+            }
+            _ => machine.stderr().lines().map(str::to_owned).collect(),
+        };
+        let is_record = |text: &String| text.contains(&ID.to_string());
+        assert!(text[..5].iter().all(is_record) && text[5] == "after" && is_record(&text[6]), "{text:?}");
+        assert_eq!((text.len(), log.dropped()), (7, 0));
+    }
+}
+
+#[test]
+fn gathered_records_that_nobody_takes_go_to_stderr_or_are_counted() {
+    let machine = FakeMachine::new();
+    let log = machine.log(LogTarget::Journal, Level::Info, None).gathering();
+    let record = connection(Exit::Ended(Ending::Exited(0)));
+    (0..3).for_each(|_| log.connection(&record));
+    log.flush();
+    let text = machine.stderr();
+    assert_eq!((text.lines().count(), log.dropped()), (4, 0), "{text}");
+    assert!(text.lines().skip(1).all(|line| line.contains(&ID.to_string())), "{text}");
+
+    let journal = FakeMachine::listen(&machine.journal);
+    while log.dropped() == 0 {
+        (0..7).for_each(|_| log.connection(&record));
+        log.flush();
+    }
+    assert_eq!(log.dropped(), 7);
+    while receive(&journal).is_some() {}
+    log.connection(&record);
+    log.flush();
+    assert!(receive(&journal).is_some());
+    assert!(String::from_utf8(receive(&journal).unwrap()).unwrap().contains("7 log records were lost"));
+}
+
+#[test]
+fn of_gathered_records_those_are_lost_that_were_not_written_whole() {
+    let machine = FakeMachine::new();
+    let log = machine.log(LogTarget::Stderr, Level::Info, None).gathering();
+    let record = connection(Exit::Ended(Ending::Exited(0)));
+    let mut written = 0;
+    while log.dropped() == 0 {
+        (0..50).for_each(|_| log.connection(&record));
+        written += 50;
+        log.flush();
+    }
+    let text = machine.stderr();
+    let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n')).count() as u64;
+    assert_eq!(whole + log.dropped(), written);
+    log.connection(&record);
+    log.flush();
+    let text = machine.stderr();
+    let lines: Vec<_> = text.lines().collect();
+    assert!(lines[lines.len() - 2].contains(&ID.to_string()), "{text}");
+}
+
+#[test]
 fn a_record_too_big_for_a_datagram_comes_as_a_sealed_file() {
     let machine = FakeMachine::new();
     let journal = FakeMachine::listen(&machine.journal);

@@ -13,8 +13,9 @@ pub(crate) mod rest;
 mod timers;
 
 use std::collections::VecDeque;
+use std::io;
 use std::ops::Deref;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -29,7 +30,7 @@ use crate::journal::{Exit, LeftOut, OutputLine};
 use crate::scoreboard::{Overdue, Row, Scoreboard, Slot};
 use crate::sys::cgroup::TreeUsage;
 use crate::sys::dontfork::DontForkAlloc;
-use crate::sys::epoll::Poller;
+use crate::sys::epoll::{Interest, Poller};
 use crate::sys::fork::Pids;
 use crate::sys::signal::Signal;
 use crate::sys::socket::Peer;
@@ -90,13 +91,16 @@ struct Several {
 const FIRST_HOLD: Duration = Duration::from_millis(100);
 const LONGEST_HOLD: Duration = Duration::from_secs(1);
 
+/// Among what is watched, what is not a process.
+const WAKE: u64 = 0;
+
 /// More than the pipe of events holds no honest process can be ahead.
 const FURTHEST_AHEAD: usize = 1 << 16;
 
 impl<S: Deref<Target = Scoreboard>> Child<S> {
-    /// One that serves a connection, which its row shows.
-    pub(crate) fn serving(slot: Slot<S>, id: ConnectionId, connection: Connection) -> Self {
-        Child { connection: Some(connection), ..Child::spare(slot, id, 1) }
+    /// One that serves a connection, which its row shows, and others after it if it is to serve more than this one.
+    pub(crate) fn serving(slot: Slot<S>, id: ConnectionId, connection: Connection, connections: u32) -> Self {
+        Child { connection: Some(connection), ..Child::spare(slot, id, connections) }
     }
 
     /// One that somebody else has made, as its row shows it.
@@ -266,6 +270,8 @@ pub(crate) struct Children<S: Deref<Target = Scoreboard>> {
     lets_go: bool,
     /// Each is the first process of a namespace, and the connection is its child's.
     are_inits: bool,
+    /// Watches what those report that serve several connections.
+    pipes: Option<Poller>,
 }
 
 /// Room that is made at the start, so that the path of a connection does not allocate in ordinary times.
@@ -286,7 +292,15 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
             deadlines: deadlines.of_bytes(),
             lets_go: false,
             are_inits: false,
+            pipes: None,
         }
+    }
+
+    /// The same, of processes that serve several connections each, and call by this eventfd if few of them wait.
+    pub(crate) fn serving_several(self, wake: BorrowedFd<'_>) -> io::Result<Self> {
+        let pipes = Poller::new()?;
+        pipes.add(wake, Interest::ReadEdge, WAKE)?;
+        Ok(Children { pipes: Some(pipes), ..self })
     }
 
     /// The same, but a program that closes its connection and goes on has ended it.
@@ -300,6 +314,11 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
     }
 
     pub(crate) fn insert(&mut self, pid: Pid, child: Child<S>) {
+        let reports = child.several.as_ref().and_then(|several| several.reports.as_ref());
+        if let (Some(reports), Some(pipes)) = (reports, &self.pipes) {
+            // Without it they are read when it ends, or a deadline is over.
+            let _ = pipes.add(reports.descriptor(), Interest::Read, u64::from(pid.unsigned_abs()));
+        }
         self.by_pid.insert(pid, child);
         self.plan(pid);
     }
@@ -363,6 +382,7 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
         begin();
         child.id.number = connection.number;
         child.connection = Some(*connection);
+        child.waited = Some(Duration::ZERO);
         child.slot.note(Some(connection));
         self.plan(pid);
         true
@@ -443,21 +463,40 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
     }
 
     /// Those that serve several connections.
-    pub(crate) fn serving_several(&self) -> Vec<Pid> {
+    pub(crate) fn that_serve_several(&self) -> Vec<Pid> {
         self.iter().filter(|(_, child)| child.several.is_some()).map(|(pid, _)| pid).collect()
     }
 
     /// Some of what a process says that serves several connections.
-    pub(crate) fn read_reports(&self, pid: Pid, poller: &Poller, take: impl FnMut(ChildReport)) -> OwnPipe {
+    pub(crate) fn read_reports(&self, pid: Pid, take: impl FnMut(ChildReport)) -> OwnPipe {
         let several = self.by_pid.get(&pid).and_then(|child| child.several.as_ref());
         let Some(reports) = several.and_then(|several| several.reports.as_ref()) else {
             return OwnPipe::Silent;
         };
         let found = reports.read_own(pid, take);
         if found == OwnPipe::Closed {
-            let _ = poller.remove(reports.descriptor());
+            self.stop_watching(reports);
         }
         found
+    }
+
+    fn stop_watching(&self, reports: &Reports) {
+        if let Some(pipes) = &self.pipes {
+            let _ = pipes.remove(reports.descriptor());
+        }
+    }
+
+    /// Has something to read when one of those that serve several connections has something to say, or called.
+    pub(crate) fn pipes(&self) -> Option<BorrowedFd<'_>> {
+        self.pipes.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Some of those that have something to say; `None` if nothing is to be heard now.
+    pub(crate) fn who_reports(&mut self) -> Option<Vec<Pid>> {
+        let mut is_silent = true;
+        let ready = self.pipes.as_mut()?.ready().inspect(|_| is_silent = false);
+        let pids = ready.filter(|token| *token != WAKE).map(|token| token as Pid).collect();
+        (!is_silent).then_some(pids)
     }
 
     /// Kills a process with all that has come of it; false if it is none of these.
@@ -489,7 +528,7 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
         let output = child.output.take();
         let (mut several, child) = (child.several.take(), child);
         if let Some(reports) = several.as_ref().and_then(|several| several.reports.as_ref()) {
-            let _ = poller.remove(reports.descriptor());
+            self.stop_watching(reports);
         }
         if let Some(mut output) = output {
             let id = child.connection.as_ref().map_or(child.id, |connection| child.name(connection));

@@ -1,0 +1,171 @@
+//! The processes that serve several connections, and when the worker hears what they have done.
+//!
+//! To be woken for each connection costs as much as a process needs to serve it. So after something was heard the worker is
+//! not woken by them for a moment, and hears all of that moment together. As long as it does not know whether a spare waits
+//! it waits for connections too, behind the spares: of those that sleep the first is woken, and it has come last.
+
+use std::io;
+use std::time::Duration;
+
+use super::{Token, Worker};
+use crate::ipc::reports::{ChildReport, OwnPipe, READS_AT_ONCE};
+use crate::journal::Level;
+use crate::sys::epoll::Interest;
+use crate::sys::time::Monotonic;
+use crate::sys::wait::Pid;
+
+/// So late a record may be.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// So long a spare has for who is queued, before the worker takes him.
+const PRECEDENCE: Duration = Duration::from_millis(1);
+
+/// How often it is asked who has something to say, with 32 of them at a time, before others have their turn.
+const ROUNDS: usize = 64;
+
+/// Whether the worker is woken by them.
+#[derive(Debug)]
+pub(super) struct Several {
+    /// The worker need not know at once.
+    pauses: bool,
+    until: Option<Monotonic>,
+}
+
+impl Several {
+    pub(super) fn new(pauses: bool) -> Self {
+        Several { pauses, until: None }
+    }
+
+    /// Whether what the worker knows of them is not what is.
+    pub(super) fn pauses_now(&self) -> bool {
+        self.until.is_some()
+    }
+
+    /// When they are heard without an event.
+    pub(super) fn next(&self) -> Option<Monotonic> {
+        self.until
+    }
+}
+
+impl Worker {
+    /// One of them has something to say, or few of them wait.
+    pub(super) fn hear_several(&mut self) -> io::Result<()> {
+        self.hear_who_is_ready();
+        if self.several.pauses && self.several.until.is_none() {
+            self.several.until = Some(Monotonic::now() + PAUSE);
+            self.be_woken_by_several(false)?;
+        }
+        Ok(())
+    }
+
+    /// Hears them if their pause is over.
+    pub(super) fn tend_several(&mut self) -> io::Result<()> {
+        let now = Monotonic::now();
+        if self.several.until.is_none_or(|until| now < until) {
+            return Ok(());
+        }
+        let goes_on = self.hear_who_is_ready();
+        self.several.until = goes_on.then_some(now + PAUSE);
+        self.be_woken_by_several(!goes_on)?;
+        // Behind those that were made meanwhile.
+        self.acceptor.step_back(&self.cx.poller)?;
+        if !goes_on && self.pool.waits() {
+            // It may have been the one that was woken, and waits no more.
+            self.acceptor.pause(PRECEDENCE);
+        }
+        Ok(())
+    }
+
+    /// Whether a connection, of which epoll has told the worker, is a spare's that waits. If it is not taken soon, the worker
+    /// takes it.
+    pub(super) fn leaves_to_spares(&mut self) -> bool {
+        if !self.several.pauses_now() {
+            return false;
+        }
+        self.hear_who_is_ready();
+        let leaves = self.pool.waits();
+        if leaves {
+            self.acceptor.pause(PRECEDENCE);
+        }
+        leaves
+    }
+
+    /// From now on nothing is heard late.
+    pub(super) fn end_pauses(&mut self) {
+        self.several = Several::new(false);
+        // It fails for nothing that is watched.
+        let _ = self.be_woken_by_several(true);
+    }
+
+    fn be_woken_by_several(&self, is_woken: bool) -> io::Result<()> {
+        let Some(pipes) = self.children.pipes() else { return Ok(()) };
+        let interest = if is_woken { Interest::Read } else { Interest::Nothing };
+        self.cx.poller.change(pipes, interest, Token::Several.into())
+    }
+
+    /// Whether anybody had something to say.
+    fn hear_who_is_ready(&mut self) -> bool {
+        // First: what they report may be about what they were taken for.
+        self.hear_spares();
+        let mut has_heard = false;
+        for _ in 0..ROUNDS {
+            let Some(pids) = self.children.who_reports() else { break };
+            has_heard = true;
+            for pid in pids {
+                let found = self.hear_rest(pid);
+                self.kill_if_it_lies(pid, found);
+            }
+        }
+        has_heard
+    }
+
+    fn kill_if_it_lies(&self, pid: Pid, found: OwnPipe) {
+        if found == OwnPipe::Abused && self.children.kill(pid) {
+            self.cx.event(
+                Level::Warning,
+                None,
+                format_args!("process {pid} has reported what cannot be, and is killed"),
+            );
+        }
+    }
+
+    /// Hears all that processes have said by now that serve several connections.
+    pub(super) fn hear_all_that_serve_several(&mut self) {
+        self.hear_spares();
+        for pid in self.children.that_serve_several() {
+            let found = self.hear_rest(pid);
+            self.kill_if_it_lies(pid, found);
+        }
+    }
+
+    fn hear_own(&mut self, pid: Pid) -> OwnPipe {
+        let mut heard = Vec::new();
+        let found = self.children.read_reports(pid, |report| heard.push(report));
+        let are_true = heard.into_iter().all(|report| match report {
+            ChildReport::Refused(why) => {
+                self.refuse(why);
+                true
+            }
+            ChildReport::Ended(served) => self.served_one_of_several(pid, &served),
+            // Who has a connection has begun.
+            ChildReport::Failed(failure) => {
+                let waits = self.children.waits(pid);
+                if waits {
+                    self.children.failed(pid, failure);
+                }
+                waits
+            }
+        });
+        if are_true { found } else { OwnPipe::Abused }
+    }
+
+    /// All that there is now. One that was captured may never stop, nor those that it has left the pipe to.
+    pub(super) fn hear_rest(&mut self, pid: Pid) -> OwnPipe {
+        let mut found = OwnPipe::Heard;
+        (0..READS_AT_ONCE).all(|_| {
+            found = self.hear_own(pid);
+            found == OwnPipe::Heard
+        });
+        found
+    }
+}
