@@ -55,7 +55,7 @@ use leaves::Leaves;
 use linger::LingeringCloses;
 use link::Link;
 use room::Slots;
-use several::Several;
+use several::Hearing;
 use starter::Starter;
 use waited::Waited;
 
@@ -206,7 +206,7 @@ struct Worker {
     waited: Waited,
     children: Children<&'static Scoreboard>,
     pool: Pool,
-    several: Several,
+    hearing: Hearing,
     /// The log has been told what killed a program by its filter.
     said_why_killed: bool,
 }
@@ -324,7 +324,7 @@ impl Worker {
             starter: Starter::new(stack, pipes, leaves)?,
             waited: if plan.service.wait { Waited::new(&listeners) } else { Waited::default() },
             children,
-            several: Several::new(!all_wake),
+            hearing: Hearing::new(!all_wake),
             pool,
             said_why_killed: false,
             cx: Context {
@@ -348,7 +348,7 @@ impl Worker {
                 // Before the next event, which may be long in coming: the last spare may just have been taken.
                 self.report_retirement();
             }
-            let leaves_it_to_spares = self.pool.waits() && !self.several.pauses_now();
+            let leaves_it_to_spares = self.pool.waits() && !self.hearing.pauses_now();
             let held_up = self.starter.is_busy() || leaves_it_to_spares || !self.has_room();
             // Of two who wait in the same way only one is woken: that must not be a worker in place of somebody's program.
             let how = if self.waited.is_used() { Interest::Read } else { Interest::ReadExclusive };
@@ -462,7 +462,7 @@ impl Worker {
             self.lingering.wakes_at(),
             self.children.next_deadline(),
             self.waited.next(),
-            self.several.next(),
+            self.hearing.next(),
         ];
         let next = next.into_iter().chain(others.into_iter().flatten()).min();
         next.map(|at| at - Monotonic::now())

@@ -25,15 +25,15 @@ const ROUNDS: usize = 64;
 
 /// Whether the worker is woken by them.
 #[derive(Debug)]
-pub(super) struct Several {
+pub(super) struct Hearing {
     /// The worker need not know at once.
     pauses: bool,
     until: Option<Monotonic>,
 }
 
-impl Several {
+impl Hearing {
     pub(super) fn new(pauses: bool) -> Self {
-        Several { pauses, until: None }
+        Hearing { pauses, until: None }
     }
 
     /// Whether what the worker knows of them is not what is.
@@ -51,8 +51,8 @@ impl Worker {
     /// One of them has something to say, or few of them wait.
     pub(super) fn hear_several(&mut self) -> io::Result<()> {
         self.hear_who_is_ready();
-        if self.several.pauses && self.several.until.is_none() {
-            self.several.until = Some(Monotonic::now() + PAUSE);
+        if self.hearing.pauses && self.hearing.until.is_none() {
+            self.hearing.until = Some(Monotonic::now() + PAUSE);
             self.be_woken_by_several(false)?;
         }
         Ok(())
@@ -61,11 +61,11 @@ impl Worker {
     /// Hears them if their pause is over.
     pub(super) fn tend_several(&mut self) -> io::Result<()> {
         let now = Monotonic::now();
-        if self.several.until.is_none_or(|until| now < until) {
+        if self.hearing.until.is_none_or(|until| now < until) {
             return Ok(());
         }
         let goes_on = self.hear_who_is_ready();
-        self.several.until = goes_on.then_some(now + PAUSE);
+        self.hearing.until = goes_on.then_some(now + PAUSE);
         self.be_woken_by_several(!goes_on)?;
         // Behind those that were made meanwhile.
         self.acceptor.step_back(&self.cx.poller)?;
@@ -79,7 +79,7 @@ impl Worker {
     /// Whether a connection, of which epoll has told the worker, is a spare's that waits. If it is not taken soon, the worker
     /// takes it.
     pub(super) fn leaves_to_spares(&mut self) -> bool {
-        if !self.several.pauses_now() {
+        if !self.hearing.pauses_now() {
             return false;
         }
         self.hear_who_is_ready();
@@ -92,7 +92,7 @@ impl Worker {
 
     /// From now on nothing is heard late.
     pub(super) fn end_pauses(&mut self) {
-        self.several = Several::new(false);
+        self.hearing = Hearing::new(false);
         // It fails for nothing that is watched.
         let _ = self.be_woken_by_several(true);
     }
