@@ -2,7 +2,7 @@
 //!
 //! Writing a record never waits, fails or panics. What the target cannot take is counted, and the count is reported
 //! as soon as something gets through again. If nobody is at the target, records go to stderr until somebody is.
-//! A worker gathers the records of one turn and writes them with one call, in their order.
+//! On stderr a worker writes the records of one turn with one call, in their order.
 
 mod datagram;
 mod escape;
@@ -264,21 +264,12 @@ impl Sink {
     }
 
     fn gather(&mut self, entry: &Entry<'_>) -> Gathering {
-        match &self.target {
-            Target::Journal(journal) => self.gathered.add(entry.level, |text| {
-                if !text.is_empty() {
-                    text.extend_from_slice(native::SEPARATOR);
-                }
-                journal.format(entry, text);
-            }),
-            Target::Stderr => self.gathered.add(entry.level, |text| self.stderr.format(entry, text)),
-            Target::Syslog(_) => return Gathering::Never,
+        // A daemon is sent what there is at once: if it dies, what is on its way to it is lost.
+        if !matches!(self.target, Target::Stderr) {
+            return Gathering::Never;
         }
-        let enough = match &self.target {
-            Target::Journal(_) => native::ENOUGH,
-            Target::Syslog(_) | Target::Stderr => stderr::ENOUGH,
-        };
-        if self.gathered.length() < enough { Gathering::Gathered } else { Gathering::Full }
+        self.gathered.add(|text| self.stderr.format(entry, text));
+        if self.gathered.text().len() < stderr::ENOUGH { Gathering::Gathered } else { Gathering::Full }
     }
 
     /// Writes what was gathered, if anything was. Returns how many records were lost.
@@ -286,57 +277,17 @@ impl Sink {
         if self.gathered.is_empty() {
             return None;
         }
-        let mut gathered = std::mem::replace(&mut self.gathered, Gathered::new());
-        let lost = match &self.target {
-            Target::Syslog(_) | Target::Stderr => {
-                let written = self.stderr.send_text(gathered.text());
-                gathered.count_beyond(written)
-            }
-            // Few keep each the time at which it has come.
-            Target::Journal(_) if gathered.count() < native::FEW => {
-                gathered.records().map(|record| self.send_to_journal(record.1, [record].into_iter())).sum()
-            }
-            Target::Journal(_) => self.send_to_journal(gathered.text(), gathered.records()),
-        };
-        gathered.clear();
-        self.gathered = gathered;
+        let written = self.stderr.send_text(self.gathered.text());
+        let lost = self.gathered.count_beyond(written);
+        self.gathered.clear();
         Some(lost)
     }
 
-    /// Returns how many of these records were lost, of which this is the text.
-    fn send_to_journal<'a>(&mut self, text: &[u8], records: impl Iterator<Item = (Level, &'a [u8])>) -> u64 {
-        let Target::Journal(journal) = &self.target else { return 0 };
-        match journal.send_text(text.strip_prefix(native::SEPARATOR).unwrap_or(text)) {
-            Ok(()) => {
-                self.away = false;
-                0
-            }
-            Err(SendError::Full) => records.count() as u64,
-            Err(SendError::Away(error)) => {
-                self.notice_absence(&error);
-                let is_lost = |(level, record)| {
-                    native::message_of(record)
-                        .is_none_or(|text| !self.stderr.send_line(level, text, &mut self.buffer))
-                };
-                records.map(is_lost).filter(|is_lost| *is_lost).count() as u64
-            }
-        }
-    }
-
     fn write_elsewhere(&mut self, entry: &Entry<'_>, error: &io::Error) -> bool {
-        if matches!(self.target, Target::Stderr) {
-            return false;
-        }
-        self.notice_absence(error);
-        self.stderr.send(entry, &mut self.buffer).is_ok()
-    }
-
-    /// Tells on stderr that nobody is at the target, once.
-    fn notice_absence(&mut self, error: &io::Error) {
         let path = match &self.target {
             Target::Journal(journal) => journal.path(),
             Target::Syslog(syslog) => syslog.path(),
-            Target::Stderr => return,
+            Target::Stderr => return false,
         };
         if !self.away {
             self.away = true;
@@ -347,6 +298,7 @@ impl Sink {
             let notice = Entry { level: Level::Warning, id: None, service: None, body };
             let _ = self.stderr.send(&notice, &mut self.buffer);
         }
+        self.stderr.send(entry, &mut self.buffer).is_ok()
     }
 
     /// Reports what was lost, now that a record got through; if the report does not, a later one tells the sum.

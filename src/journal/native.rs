@@ -27,21 +27,11 @@ impl Native {
 
     pub(super) fn send(&self, entry: &Entry<'_>, buffer: &mut Buffer) -> Result<(), SendError> {
         buffer.clear();
-        self.format(entry, buffer);
-        self.send_text(buffer)
-    }
-
-    /// Appends a record.
-    pub(super) fn format(&self, entry: &Entry<'_>, out: &mut Buffer) {
-        format(entry, self.name, out);
-    }
-
-    /// Sends one record, or several with a [`SEPARATOR`] between them.
-    pub(super) fn send_text(&self, text: &[u8]) -> Result<(), SendError> {
-        match self.socket.send(text) {
+        format(entry, self.name, buffer);
+        match self.socket.send(buffer) {
             Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
                 // journald maps no file that somebody can still change.
-                self.socket.send_descriptor(&memory::sealed(c"preforkd-record", text)?)?;
+                self.socket.send_descriptor(&memory::sealed(c"preforkd-record", buffer)?)?;
             }
             other => other?,
         }
@@ -52,21 +42,6 @@ impl Native {
     pub(super) fn shrink(&self) {
         self.socket.shrink();
     }
-}
-
-/// So much is sent at once: some dozens of records.
-pub(super) const ENOUGH: usize = 16 << 10;
-
-/// From so many on, records share a datagram.
-pub(super) const FEW: usize = 4;
-
-/// An empty line stands between the entries of one datagram.
-pub(super) const SEPARATOR: &[u8] = b"\n";
-
-/// The message of a record that has no newline in it.
-pub(super) fn message_of(record: &[u8]) -> Option<&[u8]> {
-    let record = record.strip_prefix(SEPARATOR).unwrap_or(record);
-    record.strip_prefix(b"MESSAGE=")?.split(|byte| *byte == b'\n').next()
 }
 
 pub(super) fn format(entry: &Entry<'_>, name: &str, out: &mut Buffer) {

@@ -87,15 +87,6 @@ impl Stderr {
         self.send_all(text).0
     }
 
-    /// Writes a text that is ready for people; false if it was not taken.
-    pub(super) fn send_line(&mut self, level: Level, text: &[u8], buffer: &mut Buffer) -> bool {
-        buffer.clear();
-        self.begin(level, buffer);
-        buffer.extend_from_slice(text);
-        buffer.push(b'\n');
-        self.send_all(buffer).1.is_ok()
-    }
-
     /// How much of it was written, and whether it was all.
     fn send_all(&mut self, text: &[u8]) -> (usize, Result<(), SendError>) {
         if self.torn {

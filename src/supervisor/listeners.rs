@@ -348,6 +348,8 @@ type Bind<'a> = dyn Fn(bool) -> io::Result<OwnedFd> + 'a;
 pub(super) struct Listeners {
     /// By address, so that a reload finds what is open. A listener that no service uses any more is closed.
     open: HashMap<Address, Vec<Weak<Listener>>>,
+    /// Those that were taken out of use. As long as somebody has one, its port is not free.
+    closing: Vec<Weak<Listener>>,
     passed: ActivatedSockets,
     systemd: Systemd,
 }
@@ -355,7 +357,7 @@ pub(super) struct Listeners {
 impl Listeners {
     /// With the sockets that systemd passed, by their names.
     pub(super) fn new(passed: ActivatedSockets, systemd: Systemd) -> Self {
-        Listeners { open: HashMap::new(), passed, systemd }
+        Listeners { open: HashMap::new(), closing: Vec::new(), passed, systemd }
     }
 
     /// As another program has saved them: what systemd passed, and what is open.
@@ -377,7 +379,9 @@ impl Listeners {
         for listener in listeners.iter().filter(is_to_be_found) {
             open.entry(listener.record.address.clone()).or_default().push(Rc::downgrade(listener));
         }
-        Ok(Listeners { open, passed: ActivatedSockets { named, stored: HashMap::new() }, systemd })
+        let is_closing = |listener: &&Rc<Listener>| listener.record.standing.get() == Standing::Closing;
+        let closing = listeners.iter().filter(is_closing).map(Rc::downgrade).collect();
+        Ok(Listeners { open, closing, passed: ActivatedSockets { named, stored: HashMap::new() }, systemd })
     }
 
     /// What systemd passed, as it is saved.
@@ -450,6 +454,7 @@ impl Listeners {
     /// The listeners of `service`: those that are open already, and new ones; and the addresses at which there is none.
     pub(super) fn open(&mut self, service: &ServiceConfig) -> (Vec<Rc<Listener>>, Vec<ListenError>) {
         self.open.retain(|_, listeners| listeners.iter().any(|listener| listener.strong_count() > 0));
+        self.closing.retain(|listener| listener.strong_count() > 0);
         let (mut all, mut missing) = (Vec::new(), Vec::new());
         for address in &service.listen {
             let mut known: Vec<_> =
@@ -509,11 +514,13 @@ impl Listeners {
         {
             open.retain(|other| !std::ptr::eq(other.as_ptr(), Rc::as_ptr(listener)));
         }
+        self.closing.push(Rc::downgrade(listener));
         listener.turn_newcomers_away(is_covered)
     }
 
-    fn all_open(&self) -> impl Iterator<Item = Rc<Listener>> {
-        self.open.values().flatten().filter_map(Weak::upgrade)
+    /// Also those that are being closed.
+    fn all(&self) -> impl Iterator<Item = Rc<Listener>> {
+        self.open.values().flatten().chain(&self.closing).filter_map(Weak::upgrade)
     }
 
     /// Binds an address beside others of ours that stand in its way: an address and the wildcard follow each other without
@@ -546,13 +553,13 @@ impl Listeners {
         let has = |listener: BorrowedFd<'_>| {
             socket::local_address(listener).is_ok_and(|bound| bound.is_some_and(|bound| bound.port() == port))
         };
-        self.all_open().any(|listener| has(listener.descriptor()))
+        self.all().any(|listener| has(listener.descriptor()))
             || self.passed.stored.values().any(|listener| has(listener.as_fd()))
     }
 
     /// Lets all of ours share their ports, or no more.
     pub(super) fn share_ports(&self, share: bool) {
-        let tcp = self.all_open().filter(|listener| !listener.is_datagram());
+        let tcp = self.all().filter(|listener| !listener.is_datagram());
         tcp.for_each(|listener| socket::share_port(listener.descriptor(), share));
         let stored = self.passed.stored.values().map(AsFd::as_fd);
         stored

@@ -241,7 +241,6 @@ impl Worker {
             self.ended(&ended);
         }
         if any {
-            self.cx.counters.set(Count::RecordsDropped, self.cx.log.dropped());
             // What just ended may have left room for the process that is wanted.
             self.pool.slot_freed();
             self.retry_start(true);

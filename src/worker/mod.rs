@@ -35,7 +35,7 @@ use crate::handler::Application;
 use crate::ipc::orders::{Heard, ListenerSet, Order, Plan, WorkerReport, take_plan};
 use crate::ipc::reports::{ChildReport, ExitNote, Failure, Reporter, Reports};
 use crate::journal::{Level, Log, MessageId};
-use crate::scoreboard::{Counters, Owner, Scoreboard, Slot};
+use crate::scoreboard::{Count, Counters, Owner, Scoreboard, Slot};
 use crate::shared::SharedFile;
 use crate::spare::events::{SpareEvents, SpareEventsWriter};
 use crate::spare::{Pool, Setup};
@@ -180,6 +180,12 @@ impl Context {
             in_force: Some(InForce { admission: self.admission, records: service.records }),
             config: Some(service),
         }
+    }
+
+    /// Writes the records of this turn, and counts those that were lost.
+    fn write_records(&self) {
+        self.log.flush();
+        self.counters.set(Count::RecordsDropped, self.log.dropped());
     }
 
     fn id(&self, number: u64) -> ConnectionId {
@@ -353,7 +359,7 @@ impl Worker {
             // Of two who wait in the same way only one is woken: that must not be a worker in place of somebody's program.
             let how = if self.waited.is_used() { Interest::Read } else { Interest::ReadExclusive };
             self.acceptor.watch(&self.cx.poller, held_up, how)?;
-            self.cx.log.flush();
+            self.cx.write_records();
             let called = self.wait()?;
             if self.cx.signals.take(Signal::SIGQUIT) {
                 self.end_connections(Duration::ZERO);
@@ -376,7 +382,7 @@ impl Worker {
             self.report_retirement();
         }
         self.report_refusals(true);
-        self.cx.log.flush();
+        self.cx.write_records();
         Ok(())
     }
 

@@ -31,18 +31,6 @@ fn parse(mut datagram: &[u8]) -> Fields {
     fields
 }
 
-/// The entries of a datagram, between which is an empty line. No value here has one.
-fn entries(datagram: &[u8], mut take: impl FnMut(&[u8])) {
-    let mut begin = 0;
-    for (at, pair) in datagram.windows(2).enumerate() {
-        if pair == b"\n\n" {
-            take(&datagram[begin..=at]);
-            begin = at + 2;
-        }
-    }
-    take(&datagram[begin..]);
-}
-
 /// A log daemon: it takes what comes to its socket.
 struct Daemon {
     path: PathBuf,
@@ -61,7 +49,7 @@ impl Daemon {
             let mut datagram = vec![0; 200_000];
             // An empty one: the end, by shutdown.
             while let Ok(length @ 1..) = source.recv(&mut datagram) {
-                entries(&datagram[..length], |entry| drop(sender.send(entry.to_vec())));
+                let _ = sender.send(datagram[..length].to_vec());
             }
         });
         Self { path: path.to_owned(), socket, reader, datagrams }

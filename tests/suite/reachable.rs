@@ -1,6 +1,7 @@
 //! What status and reload say of a listener is what the kernel and the file system say, and an address and its wildcard
 //! follow each other.
 
+use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -140,6 +141,15 @@ fn follow_each_other(exact: SocketAddr, wide: SocketAddr) {
     follow(exact, &[&exact.to_string()], &[&wide.to_string()]);
 }
 
+/// Says at its end that it is the end.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 fn follow(client: SocketAddr, first: &[&str], second: &[&str]) {
     let config =
         |listen: &[&str]| format!("[service.echo]\nlisten = {listen:?}\nhandler = \"echo\"\nworkers = 2\n");
@@ -150,6 +160,8 @@ fn follow(client: SocketAddr, first: &[&str], second: &[&str]) {
         eventually("more clients", || served.load(Ordering::SeqCst) >= before + count);
     };
     thread::scope(|scope| {
+        // Also if this fails, or the scope would wait for them for ever.
+        let _ending = Ending(&ends);
         for _ in 0..3 {
             scope.spawn(|| {
                 while !ends.load(Ordering::SeqCst) {
@@ -164,7 +176,6 @@ fn follow(client: SocketAddr, first: &[&str], second: &[&str]) {
             server.reload_ok();
         }
         more(20);
-        ends.store(true, Ordering::SeqCst);
     });
     assert_eq!(server.service()["listen"], serde_json::json!(second));
 }
@@ -185,6 +196,28 @@ fn every_address_and_some_of_them_follow_each_other() {
     for client in clients {
         follow(client, &[&v6, &v4], &[&any]);
     }
+}
+
+#[test]
+fn an_address_that_is_being_closed_can_be_had_again() {
+    let port = address::port();
+    let config = |listen: &str| format!("[service.time]\nlisten = [{listen}]\nhandler = \"daytime\"\n");
+    let exact = config(&format!("\"0.0.0.0:{port}\", \"[::]:{port}\""));
+    let server = Preforkd::run(&exact).start();
+    // Whose handshake is under way, for whom the old listener waits a second.
+    let mut client = std::process::Command::new("python3")
+        .args(["-c", crate::stop::LATE, &format!("127.0.0.1:{port}")])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(client.stdout.take().unwrap()).lines();
+    assert_eq!(said.next().unwrap().unwrap(), "connected");
+    server.configure(&config(&format!("\"*:{port}\"")));
+    server.reload_ok();
+    server.configure(&exact);
+    server.reload_ok();
+    assert!(said.next().unwrap().unwrap().contains(':'));
+    assert!(client.wait().unwrap().success());
 }
 
 #[test]

@@ -69,7 +69,7 @@ fn a_client_that_resets_while_its_listener_is_being_closed_holds_nobody_up() {
 
 /// A client that puts the end of its handshake off, as HAProxy does: for itself it is connected, for the kernel of the server
 /// not yet, nor for 200 ms after.
-const LATE: &str = "import socket, sys\n\
+pub(crate) const LATE: &str = "import socket, sys\n\
     host, port = sys.argv[1].rsplit(':', 1)\n\
     client = socket.socket()\n\
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)\n\
