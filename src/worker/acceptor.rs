@@ -263,9 +263,10 @@ impl Acceptor {
         }
     }
 
-    /// Takes nothing for a while.
+    /// Takes nothing for a while, at least.
     pub(super) fn pause(&mut self, time: Duration) {
-        self.paused_until = Some(Monotonic::now() + time);
+        let until = Monotonic::now() + time;
+        self.paused_until = Some(self.paused_until.map_or(until, |before| before.max(until)));
     }
 
     /// When [`Acceptor::due`] will have something without an event.

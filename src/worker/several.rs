@@ -60,8 +60,9 @@ impl Worker {
 
     /// Hears them if their pause is over.
     pub(super) fn tend_several(&mut self) -> io::Result<()> {
+        let Some(until) = self.hearing.until else { return Ok(()) };
         let now = Monotonic::now();
-        if self.hearing.until.is_none_or(|until| now < until) {
+        if now < until {
             return Ok(());
         }
         let goes_on = self.hear_who_is_ready();
@@ -147,13 +148,13 @@ impl Worker {
                 true
             }
             ChildReport::Ended(served) => self.served_one_of_several(pid, &served),
-            // Who has a connection has begun.
+            // A spare that has a connection has begun.
             ChildReport::Failed(failure) => {
-                let waits = self.children.waits(pid);
-                if waits {
+                let may_be = self.children.may_not_have_begun(pid);
+                if may_be {
                     self.children.failed(pid, failure);
                 }
-                waits
+                may_be
             }
         });
         if are_true { found } else { OwnPipe::Abused }

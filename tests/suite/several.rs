@@ -150,3 +150,40 @@ fn every_connection_has_its_own_record_also_if_the_worker_could_not_listen_meanw
         assert!(record.contains(&format!(" {length} bytes in, {length} out")), "{length} bytes: {record}");
     }
 }
+
+/// With one worker and one spare, of which none is for a while, because it has died so often: the worker accepts by itself.
+fn without_spares(server: &Running) {
+    for times in 1..=4 {
+        eventually("a spare", || server.count("spares") == 1);
+        let spare = server.processes().into_iter().find(|process| process.parent == server.worker()).unwrap();
+        proc::kill(spare.pid, Signal::SIGKILL);
+        eventually("it is missed", || server.log.count(|line| line.contains("died before it had")) == times);
+    }
+}
+
+#[test]
+fn who_comes_when_no_spare_waits_gets_a_process_that_stays() {
+    let options = ["--workers", "1", "--spare", "1", "--connections-per-child", "0"];
+    let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).start();
+    without_spares(&server);
+    call(&server, 2);
+    eventually("records", || served(&server).values().sum::<usize>() == 2);
+    assert_eq!(served(&server).len(), 1, "{:?}", served(&server));
+}
+
+#[test]
+fn why_such_a_process_could_not_begin_is_in_the_record() {
+    let address = address::fresh();
+    let keys = "workers = 1\nspare = 1\nconnections_per_child = 0\nworking_directory = \"DIR/here\"\n";
+    let config = format!("[service.echo]\nlisten = \"{address}\"\nhandler = \"echo\"\n{keys}");
+    let server = Preforkd::run(&config);
+    let here = server.dir().join("here");
+    std::fs::create_dir(&here).unwrap();
+    let server = server.start();
+    without_spares(&server);
+    std::fs::remove_dir(here).unwrap();
+    assert!(closed(&mut connect(address)));
+    let record = server.log.wait("its record", |line| line.contains("not started: "));
+    assert!(record.contains("cannot enter working_directory"), "{record}");
+    assert_eq!(server.log.count(|line| line.contains("has reported what cannot be")), 0);
+}

@@ -74,6 +74,8 @@ pub(crate) struct Child<S: Deref<Target = Scoreboard>> {
     usage: Option<TreeUsage>,
     /// How long its connection was accepted before it had it. A spare accepts itself.
     waited: Option<Duration>,
+    /// It was made when its connection was there, which it may not have begun to serve.
+    made_for_it: bool,
 }
 
 /// Of a process that serves one connection after the other.
@@ -100,7 +102,7 @@ const FURTHEST_AHEAD: usize = 1 << 16;
 impl<S: Deref<Target = Scoreboard>> Child<S> {
     /// One that serves a connection, which its row shows, and others after it if it is to serve more than this one.
     pub(crate) fn serving(slot: Slot<S>, id: ConnectionId, connection: Connection, connections: u32) -> Self {
-        Child { connection: Some(connection), ..Child::spare(slot, id, connections) }
+        Child { connection: Some(connection), made_for_it: true, ..Child::spare(slot, id, connections) }
     }
 
     /// One that somebody else has made, as its row shows it.
@@ -129,6 +131,7 @@ impl<S: Deref<Target = Scoreboard>> Child<S> {
             leaf: None,
             usage: None,
             waited: Some(Duration::ZERO),
+            made_for_it: false,
         }
     }
 
@@ -383,6 +386,7 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
         child.id.number = connection.number;
         child.connection = Some(*connection);
         child.waited = Some(Duration::ZERO);
+        child.made_for_it = false;
         child.slot.note(Some(connection));
         self.plan(pid);
         true
@@ -434,9 +438,9 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
         Some(is_current && !is_last)
     }
 
-    /// Whether a process has no connection, as far as is known.
-    pub(crate) fn waits(&self, pid: Pid) -> bool {
-        self.by_pid.get(&pid).is_some_and(Child::waits)
+    /// Whether a process may not have begun to serve, as far as is known.
+    pub(crate) fn may_not_have_begun(&self, pid: Pid) -> bool {
+        self.by_pid.get(&pid).is_some_and(|child| child.waits() || child.made_for_it)
     }
 
     /// A process could not begin, as it says itself.
