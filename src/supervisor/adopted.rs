@@ -105,7 +105,7 @@ impl AdoptedConnections {
     ) -> usize {
         let state = dead.service_state;
         let books = Books { service: &state.name, log, counters: &**state, in_force, config: None };
-        let (mut going_on, mut ours) = (0, 0);
+        let mut ours = 0;
         for row in state.scoreboard.held_by(Owner::worker(dead.serial)) {
             // What it had counted as accepted and had not completed.
             ours += u64::from(matches!(row.state(), RowState::Serving | RowState::Ending));
@@ -117,8 +117,7 @@ impl AdoptedConnections {
             let is_ours =
                 |&pid: &Pid| !is_worker(pid) && !self.has(pid) && process::is_child(pid) && is_its_own(pid);
             match (row.pid.filter(is_ours), row.connection) {
-                (Some(pid), connection) => {
-                    going_on += usize::from(connection.is_some());
+                (Some(pid), _) => {
                     let leaf = dead.cgroups.leaf_of(pid, &state.name, dead.serial);
                     let child = Child::adopted(slot, id, dead.connections, &row).with_leaf(leaf);
                     self.children.insert(pid, child);
@@ -139,11 +138,13 @@ impl AdoptedConnections {
         state.add(|counts| counts.add(counted));
         let record = LateRecord { service: state.name.clone(), worker: dead.serial };
         self.late.push(LateEvents { record, events: Rc::clone(dead.events) });
-        going_on += self.hear_late().len();
+        self.hear_late();
         self.forget_late();
         // It may have died between freeing a slot and saying so.
         state.scoreboard.wake_all();
-        going_on
+        // Not those that were served while nobody listened.
+        let goes_on = |child: &Child<Adopter>| child.id().worker == dead.serial && !child.waits();
+        self.children.iter().filter(|(_, child)| goes_on(child)).count()
     }
 
     fn id(&self, worker: u32, number: u64) -> ConnectionId {

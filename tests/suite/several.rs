@@ -187,3 +187,23 @@ fn why_such_a_process_could_not_begin_is_in_the_record() {
     assert!(record.contains("cannot enter working_directory"), "{record}");
     assert_eq!(server.log.count(|line| line.contains("has reported what cannot be")), 0);
 }
+
+#[test]
+fn of_a_dead_worker_only_what_still_goes_on_is_said_to() {
+    let server = serve(&["--connections-per-child", "0"]);
+    let worker = server.worker();
+    proc::stop(worker);
+    for _ in 0..20 {
+        let mut client = connect(server.address());
+        echo(&mut client, b"0123456789");
+    }
+    let mut held = connect(server.address());
+    echo(&mut held, b"0123456789");
+    proc::kill(worker, Signal::SIGKILL);
+    let line = server.log.wait("its death", |line| line.contains("killed KILL; its"));
+    // Nobody knows of the other spare that it waits again.
+    let fits =
+        ["; its connection goes on", "; its 2 connections go on"].iter().any(|end| line.ends_with(end));
+    assert!(fits, "{line}");
+    echo(&mut held, b"0123456789");
+}
