@@ -44,7 +44,8 @@ pub(super) fn user_of(job: &Job, given: Option<UserIds>, machine: &Machine<'_>) 
     Some(given.map_or_else(own, |given| UserIds { uid: id, ..given }))
 }
 
-/// Says who the workers of all services are: where these have no user, nobody else than the supervisor.
+/// Says who the workers of all services are: where connection processes are root, nobody else than the supervisor. Who may make
+/// a process of root is root.
 pub(super) fn assign_workers(services: &mut [ServiceConfig], machine: &Machine<'_>) {
     if !machine.becomes_others {
         return;
@@ -63,8 +64,7 @@ pub(super) fn assign_workers(services: &mut [ServiceConfig], machine: &Machine<'
         return;
     };
     for service in services {
-        // A built-in service that has not asked for a user may still log to a socket, and be given limits, that are root's only.
-        let user = service.identity.user.as_ref().filter(|user| user.uid != 0 && user.is_named);
+        let user = service.identity.user.as_ref().filter(|user| user.uid != 0);
         service.identity.worker = user.map(|_| WorkerIds { uid, gid });
     }
 }

@@ -218,25 +218,37 @@ pub(crate) fn children() -> Vec<Pid> {
 /// Becoming another user starts here: takes these supplementary groups, if that is this process's to choose.
 pub(crate) fn take_groups(groups: &[u32]) -> io::Result<()> {
     if nix::unistd::geteuid().is_root() {
-        // SAFETY: `groups` is readable for its length. The raw call: glibc's signals other threads, of which none are.
-        let result = unsafe { libc::setgroups(groups.len(), groups.as_ptr()) };
-        check(result)?;
+        // SAFETY: `groups` is readable for its length.
+        Errno::result(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })?;
     }
     Ok(())
 }
 
 /// Goes on: the group, for real, effective and saved id.
 pub(crate) fn become_group(gid: u32) -> io::Result<()> {
-    let gid = Gid::from_raw(gid);
-    Ok(nix::unistd::setresgid(gid, gid, gid)?)
+    set_group_ids([gid; 3])
+}
+
+/// Real, effective and saved user of this process: the system call itself. That of glibc and musl asks all threads to do the
+/// same and waits for them, and in a child of clone(2) those are its parent's: nptl(7), "C library/kernel differences".
+fn set_user_ids([real, effective, saved]: [u32; 3]) -> io::Result<()> {
+    // SAFETY: takes numbers only.
+    Errno::result(unsafe { libc::syscall(libc::SYS_setresuid, real, effective, saved) })?;
+    Ok(())
+}
+
+/// The same of groups.
+fn set_group_ids([real, effective, saved]: [u32; 3]) -> io::Result<()> {
+    // SAFETY: takes numbers only.
+    Errno::result(unsafe { libc::syscall(libc::SYS_setresgid, real, effective, saved) })?;
+    Ok(())
 }
 
 /// Ends it: the user, for real, effective and saved id, and makes sure that there is no way back.
 pub(crate) fn become_user(uid: u32) -> io::Result<()> {
-    let uid = Uid::from_raw(uid);
-    nix::unistd::setresuid(uid, uid, uid)?;
+    set_user_ids([uid; 3])?;
     drop_capabilities()?;
-    if uid.is_root() { Ok(()) } else { is_root_for_good_no_more() }
+    if uid == 0 { Ok(()) } else { is_root_for_good_no_more() }
 }
 
 /// In a worker that has the right to: becomes `user` in what it does, and stays `own` for who would do something to it, with
@@ -251,8 +263,8 @@ pub(crate) fn stand_before(
     group_of_files: Option<u32>,
     kept: impl FnOnce() -> Capabilities,
 ) -> io::Result<()> {
-    let (uid, gid) = (Uid::from_raw(own.0), Gid::from_raw(own.1));
-    nix::unistd::setresgid(gid, Gid::from_raw(user.1), gid)?;
+    let (uid, gid) = own;
+    set_group_ids([gid, user.1, gid])?;
     if let Some(group) = group_of_files {
         nix::unistd::setfsgid(Gid::from_raw(group));
     }
@@ -261,7 +273,7 @@ pub(crate) fn stand_before(
         check(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, yes, 0_usize, 0_usize, 0_usize) })
     };
     keep_permitted(1)?;
-    nix::unistd::setresuid(uid, Uid::from_raw(user.0), uid)?;
+    set_user_ids([uid, user.0, uid])?;
     keep_permitted(0)?;
     // What it may do without any, it can try now.
     let kept = Capabilities(kept().0 & capabilities()?.permitted.0);
@@ -287,8 +299,7 @@ fn is_root_for_good_no_more() -> io::Result<()> {
 /// Also if they cannot be given up: who has them is anybody.
 pub(crate) fn become_one_of_many((uid, gid): (u32, u32)) -> io::Result<()> {
     become_group(gid)?;
-    let uid = Uid::from_raw(uid);
-    nix::unistd::setresuid(uid, uid, uid)?;
+    set_user_ids([uid; 3])?;
     set_capabilities(Capabilities::NONE)?;
     is_root_for_good_no_more()
 }
@@ -317,22 +328,21 @@ pub(crate) fn lone_user() -> u32 {
 /// effective and real id, and for the receiver's real and saved one. Nor has it CAP_KILL, with which all would mean all.
 pub(crate) fn kill_user(uid: u32) -> io::Result<()> {
     let before = capabilities()?;
-    let own = nix::unistd::getuid();
-    let (alone, uid) = (Uid::from_raw(lone_user()), Uid::from_raw(uid));
-    if uid.is_root() || own.is_root() || uid == own {
+    let (own, alone) = (nix::unistd::getuid().as_raw(), lone_user());
+    if uid == 0 || own == 0 || uid == own {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     set_effective(before, Capabilities(before.effective.0 & !Capabilities::KILL.0))?;
     let killed = match capabilities()?.effective.0 & Capabilities::KILL.0 {
-        0 => nix::unistd::setresuid(alone, uid, alone).and_then(|()| {
+        0 => set_user_ids([alone, uid, alone]).and_then(|()| {
             // The answer is whether there was anybody.
             let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(-1), Signal::SIGKILL);
-            nix::unistd::setresuid(own, own, own)
+            set_user_ids([own; 3])
         }),
-        _ => Err(Errno::EPERM),
+        _ => Err(Errno::EPERM.into()),
     };
     set_effective(before, before.effective)?;
-    Ok(killed?)
+    killed
 }
 
 /// Does something with files of this user, as one of whom this process is: it has him beside its effective user, or may become

@@ -1,6 +1,7 @@
 //! The log: one record per connection, in each of its forms.
 
 use std::collections::HashMap;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
@@ -31,6 +32,14 @@ fn parse(mut datagram: &[u8]) -> Fields {
     fields
 }
 
+/// A socket to which everybody may write, as to journald's: a worker is not who started preforkd.
+fn bind(path: &Path) -> UnixDatagram {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let socket = UnixDatagram::bind(path).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).unwrap();
+    socket
+}
+
 /// A log daemon: it takes what comes to its socket.
 struct Daemon {
     path: PathBuf,
@@ -41,8 +50,7 @@ struct Daemon {
 
 impl Daemon {
     fn at(path: &Path) -> Self {
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        let socket = UnixDatagram::bind(path).unwrap();
+        let socket = bind(path);
         let (sender, datagrams) = channel();
         let source = socket.try_clone().unwrap();
         let reader = std::thread::spawn(move || {
@@ -195,8 +203,7 @@ fn a_journal_that_does_not_read_holds_up_nobody_and_what_is_lost_is_counted() {
         "[log]\ntarget = \"journal\"\n[service.web]\nlisten = [\"{address}\"]\nhandler = \"echo\"\n"
     ));
     let path = server.dir().join("run/systemd/journal/socket");
-    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    let full = UnixDatagram::bind(&path).unwrap(); // that nobody reads
+    let full = bind(&path); // that nobody reads
     let server = server.after_mounts(OWN_RUN).start();
     // net.unix.max_dgram_qlen and the send buffer are far smaller than this.
     for _ in 0..1000 {

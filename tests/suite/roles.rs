@@ -112,15 +112,21 @@ fn a_worker_and_its_connection_processes_have_left_root_behind() {
 }
 
 #[test]
-fn without_a_user_a_handler_is_nobody_and_a_program_and_both_workers_are_who_preforkd_is() {
+fn without_a_user_a_handler_is_nobody_and_its_worker_another_and_a_program_is_who_preforkd_is() {
     if !root("users") {
         return;
     }
     with_processes("", JOBS[0].1, |worker, connection| {
-        assert_eq!(worker.ids("Uid"), [0; 4]);
         let [handler, ..] = connection.ids("Uid");
         assert!(handler != 0);
         assert_eq!(connection.ids("Uid"), [handler; 4]);
+        // It sees what its children see, and is nobody whom they could reach.
+        let [real, effective, saved, _] = worker.ids("Uid");
+        assert_eq!((effective, saved), (handler, real));
+        assert!(![0, handler].contains(&real));
+        assert!(!worker.groups().contains(&0));
+        worker.has(0);
+        worker.gains_nothing();
         assert!(connection.ids("Gid").iter().all(|gid| *gid != 0));
         assert!(!connection.groups().contains(&0));
         let users = std::fs::read_to_string("/etc/passwd").unwrap();
