@@ -24,6 +24,7 @@ mod cells;
 mod cgroups;
 mod cli;
 mod container;
+mod cookbook;
 mod counts;
 mod credentials;
 mod deadlines;

@@ -1,7 +1,8 @@
 //! Services of public repositories, moved by hand: each is served by its own super-server and by preforkd, and the same
 //! client asks both. What each is is in moved/README.md.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Output;
 
 use serde::Deserialize;
 
@@ -40,6 +41,25 @@ fn cases() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite/moved")
 }
 
+/// What `install` has unpacked, if that was called. In CI it must have been; elsewhere the test is skipped, and says so.
+pub(super) fn packages(test: &str) -> Option<PathBuf> {
+    let packages = Path::new(BINARY).ancestors().nth(2).unwrap().join("moved/root");
+    if packages.exists() {
+        return Some(packages);
+    }
+    assert!(std::env::var_os("CI").is_none(), "{test} needs what tests/suite/moved/install unpacks");
+    say(&format!("SKIPPED: {test} needs what tests/suite/moved/install unpacks"));
+    None
+}
+
+/// Runs a script and its arguments in namespaces of their own, with `moved/layers`.
+pub(super) fn on_stage(command: &[&Path]) -> Output {
+    let mut words = vec!["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"];
+    words.extend(["--propagation", "private"]);
+    words.extend(command.iter().map(|path| path.to_str().unwrap()));
+    run(&words)
+}
+
 /// Serves it before or after its move, and asks.
 fn answer(case: &Case, side: &str, packages: &Path) -> String {
     let dir = tempfile::Builder::new().prefix("preforkd-test-").tempdir().unwrap();
@@ -56,19 +76,7 @@ fn answer(case: &Case, side: &str, packages: &Path) -> String {
         write(&dir.path().join(name), content);
     }
     let stage = cases().join("stage");
-    let paths = [stage.as_path(), packages, Path::new(BINARY), dir.path()].map(|path| path.to_str().unwrap());
-    let namespaces = [
-        "unshare",
-        "--mount",
-        "--net",
-        "--pid",
-        "--fork",
-        "--kill-child",
-        "--mount-proc",
-        "--propagation",
-        "private",
-    ];
-    let output = run(&[&namespaces[..], &paths[..], &[side]].concat());
+    let output = on_stage(&[&stage, packages, Path::new(BINARY), dir.path(), Path::new(side)]);
     let (said, log) = (text(&output.stdout), text(&output.stderr));
     for shown in &case.shows {
         assert!(said.contains(shown), "{side}: no {shown:?} in\n{said}\n{log}");
@@ -81,12 +89,7 @@ fn moved(name: &str) {
     if !root(name) {
         return;
     }
-    let packages = Path::new(BINARY).ancestors().nth(2).unwrap().join("moved/root");
-    if !packages.exists() {
-        assert!(std::env::var_os("CI").is_none(), "{name} needs what tests/suite/moved/install unpacks");
-        say(&format!("SKIPPED: {name} needs what tests/suite/moved/install unpacks"));
-        return;
-    }
+    let Some(packages) = packages(name) else { return };
     let case = std::fs::read_to_string(cases().join(format!("{name}.toml"))).unwrap();
     let case: Case = toml::from_str(&case).unwrap();
     assert!(case.from.contains(": "), "where it is from: REPOSITORY: PATH");

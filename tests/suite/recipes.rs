@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Output;
 
 use crate::support::client::{connect, exchange};
-use crate::support::{BINARY, Preforkd, Running, address, eventually, proc, root, run, say, sure, text};
+use crate::support::{Preforkd, Running, address, eventually, proc, root, run, sure, text};
 
 /// The example, at an address of its own, with a /srv of its own that this script fills. In the sandbox of the example nothing
 /// of it can be changed but what the example says.
@@ -167,12 +167,7 @@ fn sshd() {
         return;
     }
     // Unpacked only: installed, it would serve this machine.
-    let packages = Path::new(BINARY).ancestors().nth(2).unwrap().join("moved/root");
-    if !packages.join("usr/sbin/sshd").exists() {
-        assert!(std::env::var_os("CI").is_none(), "sshd needs what tests/suite/moved/install unpacks");
-        say("SKIPPED: sshd needs what tests/suite/moved/install unpacks");
-        return;
-    }
+    let Some(packages) = super::moved::packages("sshd") else { return };
     let script = r#"
         for name in usr etc var; do
             mkdir -p upper/$name work/$name

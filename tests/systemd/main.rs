@@ -18,6 +18,7 @@ mod support;
 mod accept;
 mod activation;
 mod analyze;
+mod cookbook;
 mod journal;
 mod library;
 mod load;
@@ -86,6 +87,7 @@ const TESTS: &[Test] = tests![
     activation::socket_units_give_their_names,
     library::a_program_of_ones_own_is_a_unit_of_ones_own,
     accept::both_sides_of_the_manual_serve_alike,
+    cookbook::instances_are_each_for_themselves,
     profiles::socket_activated_serves_without_a_network,
     profiles::programs_get_what_they_want,
     profiles::root_runs_programs_as_others,

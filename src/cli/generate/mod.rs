@@ -101,13 +101,15 @@ fn preforkd(application: &Application) -> Command {
 fn manual(source: &Path, target: &Path, application: &Application) -> Result<(), GenerateError> {
     fs::create_dir_all(target).map_err(at(target))?;
     let preforkd = preforkd(application);
+    // The pages are in packaging/man.
+    let root = source.join("../..");
     for entry in fs::read_dir(source).map_err(at(source))? {
         let path = entry.map_err(at(source))?.path();
         if path.extension().is_none_or(|extension| extension != "scd") {
             continue;
         }
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let page = expand::page(&name, &fs::read_to_string(&path).map_err(at(&path))?, &preforkd)?;
+        let page = expand::page(&name, &fs::read_to_string(&path).map_err(at(&path))?, &root, &preforkd)?;
         let out = target.join(&name);
         fs::write(&out, page).map_err(at(&out))?;
     }

@@ -54,7 +54,8 @@ fn everything_is_filled_in() {
         assert!(!text.lines().any(|line| line.starts_with('@')), "{name}");
         assert!(!text.contains("@VERSION@") && !text.contains("@PREFORKD"), "{name}");
     }
-    let error = expand::page("x.8.scd", "text\n@nonsense@\n", &preforkd(&application())).unwrap_err();
+    let error =
+        expand::page("x.8.scd", "text\n@nonsense@\n", Path::new("."), &preforkd(&application())).unwrap_err();
     assert_eq!(error.to_string(), "x.8.scd: there is nothing to fill in for \"@nonsense@\"");
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod fence;
 pub(crate) mod haproxy;
 pub(crate) mod lines;
 pub(crate) mod local;
+pub(crate) mod page;
 pub(crate) mod proc;
 pub(crate) mod running;
 pub(crate) mod start;

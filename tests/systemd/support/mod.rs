@@ -4,6 +4,8 @@ pub(crate) mod client;
 pub(crate) mod container;
 pub(crate) mod failure;
 pub(crate) mod load;
+#[path = "../../suite/support/page.rs"]
+pub(crate) mod page;
 pub(crate) mod service;
 
 use std::io::Write;
