@@ -34,6 +34,16 @@
 
 mtype = { ABSENT, WAITS, SERVES, ENDED };
 
+/* A worker makes the next spare while the last one serves, which is not searched. In a trace it does: once it has heard of it, it
+ * is a connection process like any other, and the place is free. */
+#ifdef TRACE
+#define IS_ONE_OF(w) if :: spare[w] == SERVES -> spare[w] = ABSENT; by_worker[w]++; serving++ :: else fi
+#define SERVES_ON(w) :: atomic { spare[w] != SERVES -> goes = 0; KERNEL_GONE(W + w) }
+#else
+#define IS_ONE_OF(w) skip
+#define SERVES_ON(w)
+#endif
+
 byte slots = S;      /* that are free */
 bit wanted, freed[W];
 
@@ -86,7 +96,7 @@ proctype Worker(byte me) provided (!stopped || _pid != first)
 		open = 1;
 		do
 		:: /* Worker::hear_spares */
-			atomic { if :: events[me] > 0 -> OBSERVED(HEARD, me); events[me] = 0; waits = 0 :: else fi };
+			atomic { if :: events[me] > 0 && OBSERVABLE(HEARD, me) -> OBSERVED(HEARD, me); events[me] = 0; waits = 0; IS_ONE_OF(me) :: else fi };
 			/* report_retirement: not before the last spare has gone, who has the listener, too */
 #ifdef MUTANT_RETIRES_BEFORE_SPARES
 			atomic { if :: dismissed && !retired[me] -> OBSERVED(RETIRED, me); retired[me] = 1; assert(spare[me] != WAITS); look[1 - me] = alive[1 - me] :: else fi };
@@ -131,7 +141,7 @@ proctype Worker(byte me) provided (!stopped || _pid != first)
 					look[me] = 0; due = open;
 #ifndef MUTANT_NO_SPARE_LOOKS
 					if
-					:: waits && !dismissed && full_[me] && queue > 0 -> OBSERVED(TOLD, me); leash[me]++
+					:: waits && !dismissed && full_[me] && queue > 0 && OBSERVABLE(TOLD, me) -> OBSERVED(TOLD, me); leash[me]++
 					:: else
 					fi
 #endif
@@ -173,7 +183,7 @@ proctype Worker(byte me) provided (!stopped || _pid != first)
 					full_[me] = 1;
 					/* Worker::overloaded, let_a_spare_look */
 #ifndef MUTANT_NO_SPARE_LOOKS
-					atomic { if :: waits && !dismissed && queue > 0 -> OBSERVED(TOLD, me); leash[me]++ :: else fi }
+					atomic { if :: waits && !dismissed && queue > 0 && OBSERVABLE(TOLD, me) -> OBSERVED(TOLD, me); leash[me]++ :: else fi }
 #endif
 				:: else ->
 					if
@@ -245,13 +255,17 @@ proctype Spare(byte me)
 			fi
 		od;
 		/* It serves, and ends. */
-		atomic {
-			goes = 0;
-			KERNEL_GONE(W + me);
-			if :: spare[me] == SERVES -> served++ :: else fi;
-			spare[me] = ENDED; spare_ended[me] = 1;
-			sigchld[me] = alive[me]
-		}
+		if
+		:: atomic {
+				spare[me] == SERVES || spare[me] == WAITS ->
+				goes = 0;
+				KERNEL_GONE(W + me);
+				if :: spare[me] == SERVES -> served++ :: else fi;
+				spare[me] = ENDED; spare_ended[me] = 1;
+				sigchld[me] = alive[me]
+			}
+		SERVES_ON(me)
+		fi
 	} unless { spare_killed[me] };
 		d_step { goes = 0; spare_killed[me] = 0 }
 	:: atomic { spare_killed[me] -> spare_killed[me] = 0 }
@@ -274,7 +288,7 @@ proctype Supervisor()
 }
 
 #define KILL_SPARE(w) atomic { \
-		crashes < CRASHES && (spare[w] == WAITS || spare[w] == SERVES) && !spare_ended[w] -> \
+		crashes < CRASHES && (spare[w] == WAITS || spare[w] == SERVES) && !spare_ended[w] && OBSERVABLE(KILLED, W + w) -> \
 		OBSERVED(KILLED, W + w); \
 		crashes++; \
 		lost = lost + (spare[w] == SERVES); holds[w] = 0; \
@@ -297,10 +311,19 @@ proctype World()
 {
 	bit told;
 	do
+#ifdef TRACE
+	/* Somebody may come at any time; who finds him is the kernel's affair. */
+	:: d_step {
+			queue == 0 -> queue = 1;
+			ready[0] = watching[0]; ready[1] = watching[1]; ready[2] = watching[2]; ready[3] = watching[3];
+			asleep[0] = 0; asleep[1] = 0; asleep[2] = 0; asleep[3] = 0
+		}
+#else
 	:: atomic { came < C -> came++; kernel_arrival(0) }
 	:: atomic { came < C -> came++; kernel_arrival(1) }
 	:: atomic { came < C -> came++; kernel_arrival(2) }
 	:: atomic { came < C -> came++; kernel_arrival(3) }
+#endif
 	:: atomic { by_worker[0] > ended[0] -> ended[0]++; served++; serving--; sigchld[0] = 1 }
 	:: atomic { by_worker[1] > ended[1] -> ended[1]++; served++; serving--; sigchld[1] = 1 }
 #ifdef RETIRES
@@ -313,13 +336,18 @@ active proctype Killer()
 {
 	do
 	:: KILL_SPARE(0)
+#ifdef TRACE
+	:: KILL_SPARE(1)
+#else
 	:: KILL_WORKER(0)
+#endif
 #ifdef STOPS
 	:: atomic { alive[0] && !stopped -> OBSERVED(STOPPED, 0); stopped = 1 }
 #endif
 	od
 }
 
+#ifndef TRACE
 active proctype AtRest()
 {
 	atomic {
@@ -335,5 +363,6 @@ active proctype AtRest()
 		assert(slots + reserved[0] + reserved[1] + hand[0] + hand[1] + (spare[0] == WAITS) + (spare[1] == WAITS) == S)
 	}
 }
+#endif
 
 init { atomic { alive[0] = 1; alive[1] = 1; first = run Worker(0); run Worker(1); run Spare(0); run Spare(1); run Supervisor(); run World() } }

@@ -5,36 +5,38 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 
 use crate::support::client::{connect, echo, exchange, finish};
-use crate::support::{Preforkd, Running, eventually, root, say, text};
+use crate::support::{Preforkd, Running, eventually, proc, root, say, text};
 
 const CALLS: &str = "trace=accept4,clone,clone3,fork,vfork,wait4,exit_group,execve,sendto";
 
-/// A server with two workers and two slots, and a strace that writes down what its processes do.
-fn traced(test: &str) -> Option<Running> {
+/// A server with two workers, two slots and these options, and a strace that writes down what its processes do: these calls, and
+/// more.
+fn traced(test: &str, options: &[&str], more: &str) -> Option<Running> {
     if Command::new("spin").arg("-V").output().is_err() {
         assert!(std::env::var_os("CI").is_none(), "{test} needs spin, and CI must have it");
         say(&format!("SKIPPED: {test} needs spin"));
         return None;
     }
-    let strace = ["strace", "-D", "-f", "-qq", "-s", "120", "-o", "DIR/strace", "-e", CALLS, "--"];
-    let options = ["--workers", "2", "--max-connections", "2"];
+    let calls = format!("{CALLS}{more}");
+    let strace = ["strace", "-D", "-f", "-qq", "-s", "120", "-o", "DIR/strace", "-e", &calls, "--"];
+    let options = [&["--workers", "2", "--max-connections", "2"], options].concat();
     root(test).then(|| Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).under(&strace).start())
 }
 
 /// Ends it, and replays what it has done.
-fn replay(server: &Running) {
+fn replay(server: &Running, model: &str) {
     let trace = server.dir().join("strace");
     server.signal(Signal::SIGTERM);
     eventually("strace has written", || std::fs::read_to_string(&trace).unwrap().contains("Retire"));
     let replay = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/models/replay");
-    let output = Command::new(replay).args(["slots", trace.to_str().unwrap()]).output().unwrap();
+    let output = Command::new(replay).args([model, trace.to_str().unwrap()]).output().unwrap();
     let said = text(&output.stdout) + &text(&output.stderr);
     assert!(output.status.success(), "{said}");
 }
 
 #[test]
 fn a_worker_that_is_killed_is_as_in_the_model() {
-    let Some(server) = traced("a model's worker that is killed") else { return };
+    let Some(server) = traced("a model's worker that is killed", &[], "") else { return };
     let address = server.address();
     assert_eq!(exchange(address, b"x"), b"x");
     let mut orphan = connect(address);
@@ -47,12 +49,12 @@ fn a_worker_that_is_killed_is_as_in_the_model() {
     eventually("the orphan is reaped", || server.count("active") == 0);
     assert_eq!(exchange(address, b"x"), b"x");
     eventually("all are over", || server.count("active") == 0);
-    replay(&server);
+    replay(&server, "slots");
 }
 
 #[test]
 fn the_limit_is_as_in_the_model() {
-    let Some(server) = traced("a model's limit") else { return };
+    let Some(server) = traced("a model's limit", &[], "") else { return };
     let address = server.address();
     for _ in 0..3 {
         let mut held = [connect(address), connect(address)];
@@ -64,5 +66,32 @@ fn the_limit_is_as_in_the_model() {
         drop((two, third));
         eventually("all are over", || server.count("active") == 0);
     }
-    replay(&server);
+    replay(&server, "slots");
+}
+
+#[test]
+fn spares_that_are_taken_and_killed_are_as_in_the_model() {
+    let Some(server) = traced("a model's spares", &["--spare", "2"], ",read,write") else { return };
+    let address = server.address();
+    for _ in 0..2 {
+        eventually("spares", || server.count("spares") == 2);
+        let mut held = [connect(address), connect(address)];
+        held.iter_mut().for_each(|client| echo(client, b"x"));
+        // Nobody has a spare for the third: whoever gets a slot back accepts by himself.
+        let mut third = connect(address);
+        let [one, two] = held;
+        assert_eq!(finish(one, b"y"), b"y");
+        echo(&mut third, b"z");
+        drop((two, third));
+        eventually("all are over", || server.count("active") == 0);
+    }
+    eventually("spares", || server.count("spares") == 2);
+    let workers = server.workers();
+    let spare = server.processes().into_iter().find(|process| workers.contains(&process.parent)).unwrap();
+    proc::kill(spare.pid, Signal::SIGKILL);
+    eventually("it is missed", || server.log.count(|line| line.contains("died before it had")) == 1);
+    assert_eq!(exchange(address, b"x"), b"x");
+    assert_eq!(exchange(address, b"x"), b"x");
+    eventually("all are over", || server.count("active") == 0);
+    replay(&server, "spares");
 }
