@@ -22,6 +22,7 @@ mod cookbook;
 mod journal;
 mod library;
 mod load;
+mod migration;
 mod package;
 mod profiles;
 mod reload;
@@ -101,6 +102,8 @@ const TESTS: &[Test] = tests![
     package::an_upgrade_of_the_package_stops_no_connection,
     package::an_upgrade_to_a_broken_package_stops_nothing,
     package::remove_and_purge_leave_nothing,
+    // It leaves the machine with other packages.
+    migration::a_machine_moves_and_refuses_nobody,
 ];
 
 fn main() -> ExitCode {
