@@ -152,6 +152,10 @@ fn assert_same(page: &Path, wanted: &BTreeMap<String, Value>, service: &Table) {
 fn both_sides_say_the_same() {
     let (mut accepting, mut passing) = (0, 0);
     for page in all_pages() {
+        // There the other side is written by `preforkd import`, and tests/systemd/migration.rs calls both.
+        if page.ends_with("preforkd.migration.7.scd") {
+            continue;
+        }
         let blocks = blocks(&page);
         let mut rest = blocks.iter().peekable();
         while let Some(block) = rest.next() {
