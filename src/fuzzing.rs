@@ -14,8 +14,7 @@ use crate::admission::{Caller, CallerSets, Callers, Listed, Prefix, Rules, Sourc
 use crate::builtin;
 use crate::client::ConnectionId;
 use crate::config::{self, Accounts, Diagnostics, Loaded, Machine, ServiceConfig, Tolerance};
-use crate::control::client;
-use crate::control::server::understand;
+use crate::control;
 use crate::ipc::orders::{self, Heard, Order, WorkerReport};
 use crate::ipc::reports::{ChildReport, ExitNote};
 use crate::journal::{OutputLine, Remote, forms, is_special};
@@ -195,17 +194,9 @@ fn check_cut(cut: &[u8], limit: usize, whole: Result<Parsed, ProxyError>, end: u
     }
 }
 
-/// A request to the control socket is the same in whatever pieces it comes.
+/// What is called at the control socket is the same in whatever pieces it comes, and when it is called again.
 pub fn request(bytes: &[u8]) {
-    let whole = understand(bytes).map_err(|_| ());
-    let mut pieces = (0..=bytes.len()).map(|length| understand(&bytes[..length]).map_err(|_| ()));
-    let first = pieces.find(|outcome| !matches!(outcome, Ok(None)));
-    assert_eq!(first.unwrap_or(Ok(None)), whole);
-    if let Ok(Some(request)) = whole {
-        let mut again = serde_json::to_vec(&request).unwrap_or_default();
-        again.push(b'\n');
-        assert_eq!(understand(&again).ok().flatten(), Some(request));
-    }
+    control::check_calls(bytes);
 }
 
 /// What a connection process reports means one thing.
@@ -355,10 +346,7 @@ pub fn link(bytes: &[u8]) {
 
 /// What a supervisor answers means the same when it is answered again.
 pub fn answer(bytes: &[u8]) {
-    if let Ok(answer) = client::understand(bytes) {
-        let again = serde_json::to_vec(&answer).unwrap_or_default();
-        assert_eq!(client::understand(&again).ok(), Some(answer));
-    }
+    control::check_answer(bytes);
 }
 
 /// A file of variables is read, or complained about with a line that it has.

@@ -25,14 +25,14 @@ pub(super) fn ask(
             say(format_args!("{text}"));
             ExitCode::from(exit::OK)
         }
-        Ok(Answer::Refused(reason)) => {
+        Ok(Answer::Failed(reason)) => {
             match aftermath {
                 Some(aftermath) => complain(format_args!("{reason}\n{name}: {aftermath}")),
                 None => complain(format_args!("{name}: {reason}")),
             }
             ExitCode::from(code)
         }
-        Ok(Answer::Status(_) | Answer::Connections(_) | Answer::Bans(_)) => not_understood(title),
+        Ok(_) => not_understood(title),
         Err(error) => super::unanswered(&error, title),
     }
 }
@@ -46,7 +46,7 @@ pub(super) fn show<T: Serialize>(
     table: impl FnOnce(&T) -> String,
 ) -> ExitCode {
     match client::ask(&super::control_path(matches, title), request, super::patience(matches)) {
-        Ok(Answer::Refused(reason)) => {
+        Ok(Answer::Failed(reason)) => {
             complain(format_args!("{}: {reason}", title.name));
             ExitCode::from(exit::USAGE)
         }

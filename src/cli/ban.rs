@@ -90,7 +90,7 @@ pub(super) fn bans(matches: &ArgMatches, title: Title) -> ExitCode {
     let request = Request::Bans { service: matches.get_one("service").cloned() };
     let list = |answer| match answer {
         Answer::Bans(bans) => Some(ShownBans { bans: bans.into_iter().map(ShownBan::from).collect() }),
-        Answer::Done(_) | Answer::Refused(_) | Answer::Status(_) | Answer::Connections(_) => None,
+        _ => None,
     };
     show(matches, title, &request, list, |shown| render(&shown.bans))
 }

@@ -71,7 +71,7 @@ pub(super) fn run(matches: &ArgMatches, title: Title) -> ExitCode {
             let connections = connections.into_iter().map(|found| row(found, &sockets)).collect();
             Some(ShownConnections { connections })
         }
-        Answer::Done(_) | Answer::Refused(_) | Answer::Status(_) | Answer::Bans(_) => None,
+        _ => None,
     };
     show(matches, title, &request, list, |shown| render(&shown.connections))
 }

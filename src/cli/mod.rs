@@ -8,6 +8,7 @@ mod explain;
 #[cfg(feature = "generate")]
 pub(crate) mod generate;
 mod import;
+mod interface;
 mod kill;
 mod metrics;
 pub(crate) mod output;
@@ -91,6 +92,7 @@ fn command(application: &Application) -> Command {
         .subcommand(serve_args::command(application))
         .subcommand(check::command(title))
         .subcommand(import::command(title))
+        .subcommand(interface::command(title))
         .subcommand(reload::command(title))
         .subcommand(status::command(title))
         .subcommand(connections::command(title))
@@ -116,6 +118,7 @@ fn dispatch(matches: &ArgMatches, application: &Application) -> ExitCode {
         Some(("serve", matches)) => serve::run(matches, application),
         Some(("check", matches)) => check::run(matches, application),
         Some(("import", matches)) => import::run(matches, application),
+        Some(("interface", _)) => interface::run(),
         Some(("reload", matches)) => reload::run(matches, title),
         Some(("status", matches)) => status::run(matches, title),
         Some(("connections", matches)) => connections::run(matches, title),

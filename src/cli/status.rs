@@ -35,11 +35,11 @@ pub(super) fn run(matches: &ArgMatches, title: Title) -> ExitCode {
             say(format_args!("{}", render(&status, title).trim_end()));
             ExitCode::from(exit::OK)
         }
-        Ok(Answer::Done(text) | Answer::Refused(text)) => {
-            complain(format_args!("{}: {text}", title.name));
+        Ok(Answer::Failed(reason)) => {
+            complain(format_args!("{}: {reason}", title.name));
             ExitCode::from(exit::UNAVAILABLE)
         }
-        Ok(Answer::Connections(_) | Answer::Bans(_)) => super::ask::not_understood(title),
+        Ok(_) => super::ask::not_understood(title),
         Err(error) => super::unanswered(&error, title),
     }
 }

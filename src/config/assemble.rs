@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::control;
 use super::diagnostic::{Diagnostic, Diagnostics, Place, nearest};
 use super::document::{Section, Sections};
 use super::draft::ServiceDraft;
@@ -87,9 +88,19 @@ pub(crate) fn assemble(
         fault.into_iter().for_each(|fault| problems.push(section.origin.error(fault)));
     }
     roles::assign_workers(&mut services, machine);
+    let written = sections.supervisor.iter().rev().find(|section| section.span("control_access").is_some());
+    let control_access = match control::resolve(&supervisor.control_access, &services, machine) {
+        Ok(access) => access,
+        Err(faults) => {
+            let origin = written.map_or(Origin::Flags(&[]), |section| section.origin);
+            faults.into_iter().for_each(|fault| problems.push(origin.error(fault)));
+            return None;
+        }
+    };
     Some(Config {
         supervisor: SupervisorConfig {
             control_socket: supervisor.control_socket,
+            control_access,
             drain_timeout: supervisor.drain_timeout?,
             strict_start,
             cgroup: supervisor.cgroup.unwrap_or_default(),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::CgroupUse;
 use super::admission::keys as admission;
+use super::control::{self, ControlAccessDraft};
 use super::draft::{self, ServiceDraft};
 use super::key::{Key, Kind, Part};
 use super::sandbox;
@@ -14,6 +15,7 @@ use crate::journal::{Level, LogTarget};
 #[derive(Debug, Default)]
 pub(crate) struct SupervisorDraft {
     pub(crate) control_socket: Option<std::path::PathBuf>,
+    pub(crate) control_access: ControlAccessDraft,
     pub(crate) drain_timeout: Option<Duration>,
     pub(crate) strict_start: Option<bool>,
     pub(crate) cgroup: Option<CgroupUse>,
@@ -37,6 +39,17 @@ pub(crate) static SUPERVISOR: &[Key<SupervisorDraft>] = &[
         example: "\"/run/preforkd/control.sock\"",
         doc: "The Unix socket on which the service answers reload, upgrade and status",
         decode: Some(|draft, value| set(&mut draft.control_socket, draft::socket_path(value))),
+    },
+    Key {
+        name: "control_access",
+        flag: None,
+        kind: Kind::Table,
+        placeholder: "TABLE",
+        default: None,
+        example: "{ look = \"adm\", act = \"operators\" }",
+        doc: "Who may use the control socket besides root and the user that preforkd runs as: its owner, user, and the group \
+              act may do everything; the group look may see what goes on, by status, connections, bans, top and metrics",
+        decode: Some(control::access),
     },
     Key {
         name: "drain_timeout",

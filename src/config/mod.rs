@@ -14,6 +14,7 @@ mod accounts;
 pub(crate) mod address;
 pub(crate) mod admission;
 mod assemble;
+mod control;
 mod credentials;
 pub(crate) mod diagnostic;
 mod document;
@@ -123,12 +124,25 @@ pub(crate) struct Unavailable {
 pub(crate) struct SupervisorConfig {
     /// Where the control socket is; `None` means that there is none (`serve` without `--control`).
     pub(crate) control_socket: Option<PathBuf>,
+    /// Who may use it besides root and the user of the supervisor.
+    pub(crate) control_access: ControlAccess,
     /// How long connections may go on after `TERM` before they are ended.
     pub(crate) drain_timeout: Duration,
     /// Whether a start fails if one service cannot be served.
     pub(crate) strict_start: bool,
     /// Whether each connection gets a cgroup.
     pub(crate) cgroup: CgroupUse,
+}
+
+/// Who may use the control socket besides root and the user of the supervisor: `control_access`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ControlAccess {
+    /// Who owns it; may do everything.
+    pub(crate) user: Option<Account>,
+    /// The group that may see what goes on.
+    pub(crate) look: Option<Account>,
+    /// The group that may do everything.
+    pub(crate) act: Option<Account>,
 }
 
 /// What is done with the cgroup in which the supervisor is started.

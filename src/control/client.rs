@@ -2,10 +2,12 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Answer, Request};
+use super::{Answer, ControlError, Request};
+use crate::config::Accounts;
 use crate::exit;
 use crate::sys::fd::{self, PollFlags};
 use crate::sys::time::Monotonic;
@@ -14,7 +16,7 @@ use crate::sys::{process, socket, stream};
 /// The pause before another try to connect to a supervisor whose queue is full.
 const CONNECT_PAUSE: Duration = Duration::from_millis(20);
 
-/// The longest answer; the status of a thousand services has less.
+/// The longest answer, all its replies together; the status of a thousand services has less.
 const LONGEST_ANSWER: usize = 64 << 20;
 
 /// Why there is no answer.
@@ -30,9 +32,20 @@ pub(crate) enum AskError {
         /// What to do about it.
         hint: &'static str,
     },
-    /// It is there, but this user may not.
-    #[error("not permitted to talk to {0}; only root and the user that preforkd runs as may (try sudo)")]
-    NotPermitted(String),
+    /// It is there, but this user may not connect.
+    #[error("not permitted to talk to {path}; only {who} may (try sudo)")]
+    NotPermitted {
+        /// The control socket.
+        path: String,
+        /// Whom its file lets in.
+        who: String,
+    },
+    /// This user may not have that done.
+    #[error("not permitted: {0}")]
+    Denied(ControlError),
+    /// It does not know what was asked for.
+    #[error("{0}")]
+    NotUnderstood(ControlError),
     /// It went away in the middle.
     #[error("preforkd at {path} closed the connection without an answer: {reason}")]
     NoAnswer {
@@ -57,10 +70,11 @@ impl AskError {
     /// With which code to exit.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            AskError::NotPermitted(_) => exit::NOT_PERMITTED,
-            AskError::Unreachable { .. } | AskError::NoAnswer { .. } | AskError::Late { .. } => {
-                exit::UNAVAILABLE
-            }
+            AskError::NotPermitted { .. } | AskError::Denied(_) => exit::NOT_PERMITTED,
+            AskError::Unreachable { .. }
+            | AskError::NoAnswer { .. }
+            | AskError::NotUnderstood(_)
+            | AskError::Late { .. } => exit::UNAVAILABLE,
         }
     }
 }
@@ -71,16 +85,46 @@ pub(crate) fn ask(path: &Path, request: &Request, limit: Duration) -> Result<Ans
     let name = path.display().to_string();
     let late = |waits_for| AskError::Late { path: name.clone(), limit: limit.as_secs(), waits_for };
     let stream = connect(path, until).map_err(|source| match source.kind() {
-        io::ErrorKind::PermissionDenied => AskError::NotPermitted(name.clone()),
+        io::ErrorKind::PermissionDenied => AskError::NotPermitted { path: name.clone(), who: who_may(path) },
         io::ErrorKind::WouldBlock => late(
             "so many wait for it that the queue of its control socket is full; it may be stopped".to_owned(),
         ),
         kind => AskError::Unreachable { path: name.clone(), source, hint: hint(kind) },
     })?;
-    converse(stream.as_fd(), request, until).map_err(|error| match error.kind() {
+    let answer = converse(stream.as_fd(), request, until).map_err(|error| match error.kind() {
         io::ErrorKind::TimedOut => late(what_it_does(path, stream.as_fd(), request)),
+        // What spoke another protocol before this one closes at the end of a line that is none of its own.
+        io::ErrorKind::UnexpectedEof => AskError::NoAnswer {
+            path: name.clone(),
+            reason: "it has gone, or is of an older version; then restart it".to_owned(),
+        },
         _ => AskError::NoAnswer { path: name.clone(), reason: error.to_string() },
-    })
+    })?;
+    match answer {
+        Answer::Failed(failure @ (ControlError::NotPermitted { .. } | ControlError::PermissionDenied)) => {
+            Err(AskError::Denied(failure))
+        }
+        Answer::Failed(
+            failure @ (ControlError::InterfaceNotFound { .. }
+            | ControlError::MethodNotFound { .. }
+            | ControlError::InvalidParameter { .. }),
+        ) => Err(AskError::NotUnderstood(failure)),
+        answer => Ok(answer),
+    }
+}
+
+/// Whom the file of a control socket lets in.
+fn who_may(path: &Path) -> String {
+    let file = std::fs::metadata(path).ok();
+    let group = file.filter(|file| file.mode() & 0o060 == 0o060).map(|file| file.gid());
+    match group {
+        None => "root and the user that preforkd runs as".to_owned(),
+        Some(gid) => {
+            let known = Accounts::default().group(&gid.to_string()).ok().flatten();
+            let name = known.map_or_else(|| gid.to_string(), |group| group.name);
+            format!("root, the user that preforkd runs as, and whoever is in group {name}")
+        }
+    }
 }
 
 fn hint(kind: io::ErrorKind) -> &'static str {
@@ -103,9 +147,10 @@ fn connect(path: &Path, until: Monotonic) -> io::Result<OwnedFd> {
 }
 
 fn converse(stream: BorrowedFd<'_>, request: &Request, until: Monotonic) -> io::Result<Answer> {
-    let mut line = serde_json::to_vec(request)?;
-    line.push(b'\n');
-    let mut unsent = line.as_slice();
+    let mut call = request.call(request.takes_more())?;
+    // Of the newline a preforkd that is older than this protocol takes notice.
+    call.extend_from_slice(b"\n\0");
+    let mut unsent = call.as_slice();
     while !unsent.is_empty() {
         match stream::send_now(stream, unsent) {
             Ok(sent) => unsent = unsent.get(sent..).unwrap_or_default(),
@@ -115,27 +160,34 @@ fn converse(stream: BorrowedFd<'_>, request: &Request, until: Monotonic) -> io::
             Err(error) => return Err(error),
         }
     }
-    let mut answer = Vec::new();
+    let mut answer = None;
+    let (mut received, mut length) = (Vec::new(), 0);
     let mut piece = [0; 16 * 1024];
-    while !answer.ends_with(b"\n") {
+    loop {
         match stream::receive_now(stream, &mut piece) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(length) => answer.extend_from_slice(piece.get(..length).unwrap_or_default()),
+            Ok(read) => {
+                length += read;
+                let mut rest = piece.get(..read).unwrap_or_default();
+                while let Some(end) = rest.iter().position(|byte| *byte == 0) {
+                    received.extend_from_slice(rest.get(..end).unwrap_or_default());
+                    rest = rest.get(end + 1..).unwrap_or_default();
+                    if !Answer::hear(&mut answer, request, &received)? {
+                        return answer.ok_or_else(|| io::ErrorKind::InvalidData.into());
+                    }
+                    received.clear();
+                }
+                received.extend_from_slice(rest);
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 wait(stream, PollFlags::POLLIN, until)?;
             }
             Err(error) => return Err(error),
         }
-        if answer.len() > LONGEST_ANSWER {
+        if length > LONGEST_ANSWER {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
     }
-    Ok(understand(&answer)?)
-}
-
-/// An answer, whole.
-pub(crate) fn understand(answer: &[u8]) -> serde_json::Result<Answer> {
-    serde_json::from_slice(answer)
 }
 
 fn wait(stream: BorrowedFd<'_>, events: PollFlags, until: Monotonic) -> io::Result<()> {

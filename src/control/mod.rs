@@ -1,105 +1,32 @@
 //! The control socket: requests, answers, and both ends of it.
 //!
-//! A client sends one line of JSON and gets one line of JSON, then the supervisor closes. Only root and the supervisor's
-//! own user may connect.
+//! What is said there is varlink, <https://varlink.org>: calls and replies in JSON, each ended by a NUL. What can be asked is in
+//! `org.preforkd.Control.varlink`, and who may ask it is decided for each call ([`access`]).
 
+mod access;
+mod answer;
 pub(crate) mod client;
+pub(crate) mod interface;
+mod request;
 pub(crate) mod server;
+mod session;
+mod socket;
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::access::Right;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::answer::check_answer;
+pub(crate) use self::answer::{Answer, ControlError};
+pub(crate) use self::request::Request;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::request::check_calls;
 use crate::admission::SourceName;
 use crate::client::ConnectionId;
 use crate::sys::time::UnixTime;
 use crate::sys::wait::Pid;
-
-/// The longest request.
-pub(crate) const LONGEST_REQUEST: usize = 64 * 1024;
-
-/// What a client asks for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "command", rename_all = "lowercase", deny_unknown_fields)]
-pub(crate) enum Request {
-    /// Read the configuration again and put it in force; answered when that is decided.
-    Reload,
-    /// Go on as the program that is on disk; answered when its workers serve.
-    Upgrade,
-    /// What is going on.
-    Status,
-    /// The connections that live.
-    Connections {
-        /// Of one service only.
-        service: Option<String>,
-        /// Of clients that have something in common with this only.
-        source: Option<SourceName>,
-    },
-    /// End connections.
-    Kill {
-        /// Which.
-        ids: Vec<ConnectionId>,
-    },
-    /// Accept nobody, until it is resumed; clients wait.
-    Pause {
-        /// One service, or all.
-        service: Option<String>,
-    },
-    /// Serve on, but have balancers told to send no more, until it is resumed.
-    Lameduck {
-        /// Which service.
-        service: String,
-    },
-    /// Accept again, and have balancers told so.
-    Resume {
-        /// One service, or all.
-        service: Option<String>,
-    },
-    /// Pause, and answer when the last connection has ended.
-    Drain {
-        /// One service, or all.
-        service: Option<String>,
-    },
-    /// Keep clients out.
-    Ban {
-        /// Whom.
-        source: SourceName,
-        /// From one service only.
-        service: Option<String>,
-        /// For how long; `None` until it is lifted.
-        for_ms: Option<u64>,
-        /// Their connections are to end, too.
-        kill: bool,
-    },
-    /// Who is kept out by hand.
-    Bans {
-        /// At one service; also who is kept out of all.
-        service: Option<String>,
-    },
-    /// Lift the penalties and the bans of sources.
-    Unban {
-        /// Of all that have a client in common with this; the bans of those only that have no others.
-        source: SourceName,
-        /// At one service only.
-        service: Option<String>,
-    },
-}
-
-/// What it is told.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Answer {
-    /// It was done; a sentence that says what.
-    Done(String),
-    /// It was not done and nothing has changed; why, in as many lines as it takes.
-    Refused(String),
-    /// The answer to [`Request::Status`].
-    Status(Box<Status>),
-    /// The answer to [`Request::Connections`].
-    Connections(Vec<ConnectionStatus>),
-    /// The answer to [`Request::Bans`].
-    Bans(Vec<BanStatus>),
-}
 
 /// Clients that are kept out by hand. Fields are added, never renamed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,8 +34,10 @@ pub(crate) struct BanStatus {
     pub(crate) source: SourceName,
     /// `None` for all.
     pub(crate) service: Option<String>,
+    #[serde(rename = "since_unix_ms")]
     pub(crate) since: UnixTime,
     /// `None` until it is lifted.
+    #[serde(rename = "until_unix_ms")]
     pub(crate) until: Option<UnixTime>,
     /// How long that is from now.
     pub(crate) left_s: Option<u64>,

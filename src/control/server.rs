@@ -1,28 +1,34 @@
-//! The supervisor's side: never blocks, reads a bounded request, writes an answer when there is one.
+//! The supervisor's side: never blocks, reads bounded calls, replies when there is an answer.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, LONGEST_REQUEST, Request};
-use crate::config::socket_file;
-use crate::exit;
+use super::request::Call;
+use super::session::{Gone, SavedSession, Session};
+use super::socket::{self, SocketFile};
+use super::{Answer, Request};
+use crate::config::ControlAccess;
 use crate::sys::epoll::{Interest, Poller};
 use crate::sys::fd::FdNumber;
 use crate::sys::time::Monotonic;
-use crate::sys::{process, socket};
 
-/// More clients than this wait in the queue.
+pub(crate) use super::socket::OpenError;
+
+/// More clients than this wait in the queue, if they are root's or of the supervisor's own user.
 const CLIENTS: usize = 32;
 
-/// How many may wait in it.
-const BACKLOG: u32 = 128;
+/// So many others, of all users and of each, have a connection.
+const GUESTS: usize = 32;
+const GUESTS_OF_USER: usize = 8;
+
+/// So many are accepted before others have their turn.
+const ACCEPTED_AT_ONCE: usize = 32;
 
 /// How often it is tried to accept without a descriptor to accept with.
 const RETRY: Duration = Duration::from_secs(1);
@@ -35,6 +41,7 @@ pub(crate) type ClientId = u64;
 pub(crate) struct ControlServer {
     listener: UnixListener,
     file: SocketFile,
+    access: ControlAccess,
     clients: BTreeMap<ClientId, Session>,
     next: ClientId,
     first_token: u64,
@@ -46,92 +53,30 @@ pub(crate) struct ControlServer {
     next_try: Option<Monotonic>,
 }
 
-/// Where a control socket is, and whose file is there.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct SocketFile {
-    path: PathBuf,
-    inode: u64,
-}
-
 /// A server as it is saved, for a program that goes on from here.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct SavedServer {
     listener: FdNumber,
     file: SocketFile,
     /// Who waits for an answer.
-    waiting: Vec<FdNumber>,
-    /// Who has connected and not asked yet.
-    newcomers: Vec<FdNumber>,
-}
-
-#[derive(Debug)]
-struct Session {
-    stream: UnixStream,
-    request: Vec<u8>,
-    asked: bool,
-    answer: Vec<u8>,
-}
-
-/// Why there is no control socket.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum OpenError {
-    /// Somebody answers there.
-    #[error(
-        "another preforkd already answers at the control socket {0}; stop it, or choose another path by control_socket or --control"
-    )]
-    InUse(String),
-    /// The system says no.
-    #[error(
-        "cannot make the control socket {path}: {obstacle}; another path is chosen by control_socket or --control"
-    )]
-    Io {
-        /// The socket.
-        path: String,
-        /// What is in the way.
-        obstacle: String,
-        /// Why.
-        source: io::Error,
-    },
-}
-
-impl OpenError {
-    /// With which code to exit.
-    pub(crate) fn exit_code(&self) -> u8 {
-        match self {
-            OpenError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                exit::NOT_PERMITTED
-            }
-            _ => exit::OS,
-        }
-    }
-
-    /// Whether nobody could make it there.
-    pub(crate) fn is_read_only(&self) -> bool {
-        matches!(self, OpenError::Io { source, .. } if source.kind() == io::ErrorKind::ReadOnlyFilesystem)
-    }
+    waiting: Vec<SavedSession>,
+    /// Who has connected and waits for nothing.
+    others: Vec<SavedSession>,
 }
 
 impl ControlServer {
-    /// Listens at `path`; who comes waits until [`Server::begin`]. Its events carry `first_token` and the tokens after
-    /// it; a socket that a dead supervisor left there is replaced.
-    pub(crate) fn open(path: &Path, first_token: u64) -> Result<Self, OpenError> {
-        let failed = |source| {
-            let obstacle = socket_file::obstacle(path, &source).unwrap_or_else(|| source.to_string());
-            OpenError::Io { path: path.display().to_string(), obstacle, source }
-        };
-        socket::remove_stale(path).map_err(|error| match error.kind() {
-            io::ErrorKind::AddrInUse => OpenError::InUse(path.display().to_string()),
-            _ => failed(error),
-        })?;
-        let listener = bind(path).map_err(failed)?;
-        let inode = std::fs::symlink_metadata(path).map_err(failed)?.ino();
-        Ok(ControlServer::at(listener, SocketFile { path: path.to_owned(), inode }, first_token))
+    /// Listens at `path`; who comes waits until [`ControlServer::begin`]. Its events carry `first_token` and the tokens
+    /// after it; a socket that a dead supervisor left there is replaced.
+    pub(crate) fn open(path: &Path, access: &ControlAccess, first_token: u64) -> Result<Self, OpenError> {
+        let (listener, file) = socket::open(path, access)?;
+        Ok(ControlServer::at(listener, file, access, first_token))
     }
 
-    fn at(listener: UnixListener, file: SocketFile, first_token: u64) -> Self {
+    fn at(listener: UnixListener, file: SocketFile, access: &ControlAccess, first_token: u64) -> Self {
         ControlServer {
             listener,
             file,
+            access: access.clone(),
             clients: BTreeMap::new(),
             next: first_token + 1,
             first_token,
@@ -161,15 +106,24 @@ impl ControlServer {
 
     /// Where it listens.
     pub(crate) fn path(&self) -> &Path {
-        &self.file.path
+        self.file.path()
     }
 
-    /// Whether who connects to its path finds it: somebody may have removed or replaced the file.
+    /// Whether who connects to its path finds it.
     pub(crate) fn is_reachable(&self) -> bool {
-        std::fs::symlink_metadata(&self.file.path).is_ok_and(|file| file.ino() == self.file.inode)
+        self.file.is_there()
     }
 
-    /// Handles an event. A request is for the caller to answer, now or later.
+    /// Others may use it from now on, also of those who have connected.
+    pub(crate) fn set_access(&mut self, access: &ControlAccess) -> io::Result<()> {
+        if self.access == *access {
+            return Ok(());
+        }
+        self.access = access.clone();
+        self.file.let_in(access)
+    }
+
+    /// Handles an event. A request is for the caller to answer, now or later; who asks may ask it.
     pub(crate) fn handle(&mut self, token: u64, poller: &Poller) -> Option<(ClientId, Request)> {
         if token == self.first_token {
             self.accept(poller);
@@ -177,130 +131,131 @@ impl ControlServer {
         }
         let id = token;
         let client = self.clients.get_mut(&id)?;
-        let result = if client.asked { client.write().map(|()| None) } else { client.read() };
-        match result {
+        let called = match client.advance() {
             Ok(None) => None,
-            Ok(Some(request)) => {
-                // Not watched while its answer is being made: it may have shut down its side, which is no fault.
-                let _ = poller.remove(client.stream.as_fd());
-                if request == Request::Status || !is_served_here(&client.stream) {
-                    return Some((id, request));
+            Ok(Some(Call { request, .. })) => {
+                let allowed =
+                    request.and_then(|request| client.may(&request, &self.access).map(|()| request));
+                match allowed {
+                    Ok(request) => Some(request),
+                    Err(failure) => {
+                        self.answer(id, &Answer::Failed(failure), poller);
+                        return None;
+                    }
                 }
-                let why = "a connection process may ask for the status, and for nothing else";
-                self.answer(id, &Answer::Refused(why.to_owned()), poller);
-                None
             }
             Err(Gone) => {
                 self.drop_client(id, poller);
-                None
+                return None;
             }
+        };
+        if client.watch(id, poller).is_err() {
+            self.drop_client(id, poller);
+            return None;
         }
+        // There may be room now.
+        self.watch(true, poller);
+        called.map(|request| (id, request))
     }
 
-    /// The user of a client.
-    pub(crate) fn user_of(&self, id: ClientId) -> Option<u32> {
-        let peer = self.clients.get(&id).map(|client| socket::peer_credentials(client.stream.as_fd()));
-        peer.and_then(Result::ok).map(|peer| peer.uid)
+    /// The user of a client, and whether that is root or the user of this process.
+    pub(crate) fn user_of(&self, id: ClientId) -> Option<(u32, bool)> {
+        self.clients.get(&id).and_then(|client| Some((client.peer.uid?, client.peer.is_master)))
     }
 
     /// Answers a client, who may have gone.
     pub(crate) fn answer(&mut self, id: ClientId, answer: &Answer, poller: &Poller) {
         let Some(client) = self.clients.get_mut(&id) else { return };
-        client.answer = serde_json::to_vec(answer).unwrap_or_default();
-        client.answer.push(b'\n');
-        let unfinished =
-            client.write().is_ok() && poller.add(client.stream.as_fd(), Interest::Write, id).is_ok();
-        if !unfinished {
+        if client.reply(answer).is_err() || client.watch(id, poller).is_err() {
             self.drop_client(id, poller);
+        } else {
+            self.watch(true, poller);
         }
     }
 
-    /// As it is saved; `waiting` wait for an answer, and of the others those are kept of whose request nothing was read.
+    /// As it is saved; `waiting` wait for an answer. Of the others those are kept to whom nothing is being written.
     pub(crate) fn save<'a>(
         &'a self,
         waiting: &[ClientId],
         mut keep: impl FnMut(BorrowedFd<'a>) -> FdNumber,
     ) -> SavedServer {
-        let is_new = |client: &&Session| !client.asked && client.request.is_empty();
-        let newcomers = self.clients.values().filter(is_new);
+        let others = self.clients.values().filter(|client| !client.has_called());
         let waiting = waiting.iter().filter_map(|id| self.clients.get(id));
         SavedServer {
             listener: keep(self.listener.as_fd()),
             file: self.file.clone(),
-            waiting: waiting.map(|client| keep(client.stream.as_fd())).collect(),
-            newcomers: newcomers.map(|client| keep(client.stream.as_fd())).collect(),
+            waiting: waiting.filter_map(|client| client.save(&mut keep)).collect(),
+            others: others.filter_map(|client| client.save(&mut keep)).collect(),
         }
     }
 
     /// The server that another program left in this process, in force, and who waits for an answer.
     pub(crate) fn resume(
         saved: SavedServer,
+        access: &ControlAccess,
         first_token: u64,
         poller: &Poller,
     ) -> io::Result<(Self, Vec<ClientId>)> {
-        let SavedServer { listener, file, waiting, newcomers } = saved;
-        let mut server = ControlServer::at(UnixListener::from(listener.take()?), file, first_token);
+        let SavedServer { listener, file, waiting, others } = saved;
+        let listener = UnixListener::from(listener.take()?);
+        let mut server = ControlServer::at(listener, file, access, first_token);
         server.begin(poller);
         let waiting: io::Result<Vec<_>> =
-            waiting.into_iter().map(|client| Ok(server.resume_client(client.take()?))).collect();
-        let waiting = waiting?;
-        for newcomer in newcomers {
-            server.resume_newcomer(newcomer.take()?, poller);
+            waiting.into_iter().map(|client| Ok(server.add(Session::resume(client)?, poller))).collect();
+        for client in others {
+            server.add(Session::resume(client)?, poller);
         }
-        Ok((server, waiting))
+        Ok((server, waiting?))
     }
 
-    /// A client that waits for an answer.
-    fn resume_client(&mut self, socket: OwnedFd) -> ClientId {
+    fn add(&mut self, mut client: Session, poller: &Poller) -> ClientId {
         let id = self.next;
         self.next += 1;
-        let stream = UnixStream::from(socket);
-        self.clients.insert(id, Session { stream, request: Vec::new(), asked: true, answer: Vec::new() });
+        if client.watch(id, poller).is_ok() {
+            self.clients.insert(id, client);
+        }
         id
     }
 
-    /// A client that has not asked yet.
-    fn resume_newcomer(&mut self, socket: OwnedFd, poller: &Poller) {
-        let id = self.resume_client(socket);
-        if let Some(client) = self.clients.get_mut(&id) {
-            client.asked = false;
-            if poller.add(client.stream.as_fd(), Interest::Read, id).is_err() {
-                self.clients.remove(&id);
-            }
-        }
-    }
-
     fn accept(&mut self, poller: &Poller) {
-        if self.clients.len() >= CLIENTS {
-            self.make_room(poller);
-        }
-        while self.clients.len() < CLIENTS {
+        for _ in 0..ACCEPTED_AT_ONCE {
+            if self.count(|client| client.peer.is_master) >= CLIENTS
+                && !self.make_room(|client| client.peer.is_master, poller)
+            {
+                return self.watch(false, poller);
+            }
             let stream = match self.listener.accept() {
                 Ok((stream, _)) => stream,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(_) => return self.turn_away(poller),
             };
-            // The mode of the socket file has said so already, unless somebody changed it.
-            let allowed = socket::peer_credentials(stream.as_fd())
-                .is_ok_and(|peer| peer.uid == 0 || process::is_user(peer.uid));
-            let id = self.next;
-            self.next += 1;
-            let watched = allowed
-                && stream.set_nonblocking(true).is_ok()
-                && poller.add(stream.as_fd(), Interest::Read, id).is_ok();
-            if watched {
-                let client = Session { stream, request: Vec::new(), asked: false, answer: Vec::new() };
-                self.clients.insert(id, client);
+            let Ok(client) = Session::new(stream) else { continue };
+            if client.peer.is_master || self.has_room_for_guest(client.peer.uid, poller) {
+                self.add(client, poller);
             }
         }
     }
 
-    /// Too many at once: the one that has waited longest to ask anything makes room; if all have asked, the next waits.
-    fn make_room(&mut self, poller: &Poller) {
-        match self.clients.iter().find(|(_, client)| !client.asked).map(|(id, _)| *id) {
-            Some(id) => self.drop_client(id, poller),
-            None => self.watch(false, poller),
+    fn count(&self, is_meant: impl Fn(&Session) -> bool) -> usize {
+        self.clients.values().filter(|client| is_meant(client)).count()
+    }
+
+    /// Whether this user may have one connection more, as none of those is that root needs.
+    fn has_room_for_guest(&mut self, uid: Option<u32>, poller: &Poller) -> bool {
+        let is_guest = |client: &Session| !client.peer.is_master;
+        let is_his = |client: &Session| is_guest(client) && client.peer.uid == uid;
+        let has_his = self.count(is_his) < GUESTS_OF_USER || self.make_room(is_his, poller);
+        has_his && (self.count(is_guest) < GUESTS || self.make_room(is_guest, poller))
+    }
+
+    /// The one of these makes room that has waited longest to call anything. False if all have called.
+    fn make_room(&mut self, is_meant: impl Fn(&Session) -> bool, poller: &Poller) -> bool {
+        let idle = |(id, client): (&ClientId, &Session)| Some((client.idle_since()?, *id));
+        let longest = self.clients.iter().filter(|(_, client)| is_meant(client)).filter_map(idle).min();
+        if let Some((_, id)) = longest {
+            self.drop_client(id, poller);
         }
+        longest.is_some()
     }
 
     /// There is no descriptor for the client at the head of the queue: accepts it with the reserve, and closes it.
@@ -315,13 +270,19 @@ impl ControlServer {
         }
     }
 
-    /// When to look again whether there is a descriptor.
-    pub(crate) fn next_try(&self) -> Option<Monotonic> {
-        self.next_try
+    /// When to look again whether there is a descriptor, or whether somebody takes his reply.
+    pub(crate) fn next_deadline(&self) -> Option<Monotonic> {
+        self.clients.values().filter_map(Session::deadline).chain(self.next_try).min()
     }
 
     /// Looks, if it is time.
     pub(crate) fn tend(&mut self, now: Monotonic, poller: &Poller) {
+        let is_late = |client: &Session| client.deadline().is_some_and(|deadline| deadline <= now);
+        let late: Vec<_> =
+            self.clients.iter().filter(|(_, client)| is_late(client)).map(|(id, _)| *id).collect();
+        for id in late {
+            self.drop_client(id, poller);
+        }
         if self.next_try.is_some_and(|at| at <= now) {
             self.next_try = Some(now + RETRY);
             self.watch(true, poller);
@@ -329,8 +290,8 @@ impl ControlServer {
     }
 
     fn drop_client(&mut self, id: ClientId, poller: &Poller) {
-        if let Some(client) = self.clients.remove(&id) {
-            let _ = poller.remove(client.stream.as_fd());
+        if let Some(mut client) = self.clients.remove(&id) {
+            client.forget(poller);
             self.watch(true, poller);
         }
     }
@@ -341,87 +302,10 @@ impl ControlServer {
             self.drop_client(id, poller);
         }
         self.watch(false, poller);
-        if self.is_reachable() {
-            let _ = std::fs::remove_file(&self.file.path);
-        }
+        self.file.remove();
     }
 }
 
 fn reserve() -> Option<OwnedFd> {
     std::fs::File::open("/dev/null").ok().map(OwnedFd::from)
-}
-
-fn bind(path: &Path) -> io::Result<UnixListener> {
-    if let Some(parent) = path.parent() {
-        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
-    }
-    let socket = socket::bind_unix(path, 0o600)?;
-    socket::start_listening(socket.as_fd(), BACKLOG)?;
-    Ok(socket.into())
-}
-
-/// The client has gone, or has its answer, or talks nonsense.
-#[derive(Debug)]
-pub(crate) struct Gone;
-
-/// The request in the bytes so far, or `None` as long as its line has no end. What follows the line is nothing to us, no
-/// matter whether it comes with the line or after it.
-pub(crate) fn understand(bytes: &[u8]) -> Result<Option<Request>, Gone> {
-    let seen = bytes.get(..LONGEST_REQUEST).unwrap_or(bytes);
-    match seen.iter().position(|byte| *byte == b'\n') {
-        Some(end) => serde_json::from_slice(&seen[..end]).map(Some).map_err(|_| Gone),
-        None if bytes.len() > LONGEST_REQUEST => Err(Gone),
-        None => Ok(None),
-    }
-}
-
-impl Session {
-    fn read(&mut self) -> Result<Option<Request>, Gone> {
-        let mut buffer = [0; 4096];
-        loop {
-            match self.stream.read(&mut buffer) {
-                Ok(0) => return Err(Gone),
-                Ok(length) => self.request.extend(buffer.iter().take(length)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => return Err(Gone),
-            }
-            if self.asked {
-                return Err(Gone);
-            }
-            if let Some(request) = understand(&self.request)? {
-                self.asked = true;
-                return Ok(Some(request));
-            }
-        }
-    }
-
-    /// Err when all is written, too: there is nothing more to do for this client.
-    fn write(&mut self) -> Result<(), Gone> {
-        while !self.answer.is_empty() {
-            match self.stream.write(&self.answer) {
-                Ok(0) => return Err(Gone),
-                Ok(length) => {
-                    self.answer.drain(..length);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Err(Gone),
-            }
-        }
-        Err(Gone)
-    }
-}
-/// Whether the client is a process that this one serves connections by, or was started by such a process. It may have this
-/// process's user, and with it the right to connect.
-fn is_served_here(stream: &UnixStream) -> bool {
-    match socket::peer_credentials(stream.as_fd()) {
-        // Who is not of this user is root, and not one of this process's: that would have root as its user then.
-        Ok(peer) if !process::is_user(peer.uid) => false,
-        // Outside this process's namespace, which is above it.
-        Ok(peer) if peer.pid == 0 => false,
-        // One that is gone already may have been any. Where that could only be a process of root's, it has had other ways.
-        Ok(peer) => process::is_descendant(peer.pid).unwrap_or(!process::is_user(0)),
-        Err(_) => true,
-    }
 }

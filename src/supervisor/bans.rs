@@ -203,20 +203,20 @@ impl Supervisor {
         }
         let in_force = service.as_deref().and_then(|name| self.state.generation.service(name));
         if let Some(waits) = in_force.filter(|service| service.config().wait) {
-            return Answer::Refused(format!(
+            return Answer::refused(format!(
                 "service {} has wait = true: its program has the listening socket itself, and nobody could be kept out; say it with \
                  a firewall, or the program's own options",
                 waits.name()
             ));
         }
         if lasts == Some(Duration::ZERO) {
-            return Answer::Refused("a ban for no time keeps nobody out".to_owned());
+            return Answer::refused("a ban for no time keeps nobody out");
         }
         let (now, bans) = (Monotonic::now(), &mut self.state.bans);
         let banned = Banned { source, service };
         let before = bans.all.get(&banned).map(|term| term.since);
         if before.is_none() && bans.count() >= MAX_BANS {
-            return Answer::Refused(format!(
+            return Answer::refused(format!(
                 "there are {MAX_BANS} bans already, and no room for more; ban a wider prefix, or unban some"
             ));
         }

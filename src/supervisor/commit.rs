@@ -74,6 +74,13 @@ impl Supervisor {
         if log != log_before {
             self.log.reopen(log);
         }
+        let access = &self.state.generation.settings().supervisor.control_access;
+        // Who is replaced lets in nobody any more.
+        let kept = control.is_none().then(|| self.state.control.set_access(access));
+        if let Some(Err(error)) = kept {
+            let text = format_args!("the file of the control socket lets in whom it did before: {error}");
+            self.log.error(None, text);
+        }
         self.tell_troubles(&troubles);
         for (service, error) in failures {
             self.log.event(Level::Error, None, Some(&service), format_args!("{error}"));
@@ -142,7 +149,7 @@ impl Supervisor {
             let waiting = self.changes.take_who_waits_for_reload();
             let path = control.path().display();
             let reason = format!("the control socket is {path} from now on; reload again there");
-            self.answer(waiting, &Answer::Refused(reason));
+            self.answer(waiting, &Answer::refused(reason));
             self.state.control.replace(control, &self.poller);
         }
     }

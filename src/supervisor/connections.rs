@@ -8,7 +8,7 @@ use super::state::State;
 use super::workers::WorkerProcess;
 use crate::admission::SourceName;
 use crate::client::{Client, ConnectionId};
-use crate::control::{Answer, ConnectionStatus};
+use crate::control::{Answer, ConnectionStatus, ControlError};
 use crate::ipc::orders::Order;
 use crate::journal::{Level, MessageId, Remote};
 use crate::scoreboard::{Owner, Row};
@@ -51,20 +51,18 @@ impl Supervisor {
         if is_known {
             return None;
         }
-        let names: Vec<_> = generation.services().map(Service::name).collect();
-        Some(Answer::Refused(format!(
-            "there is no service \"{name}\"; the services are {}",
-            names.join(", ")
-        )))
+        let services = generation.services().map(|service| service.name().to_owned()).collect();
+        Some(Answer::Failed(ControlError::NoSuchService { service: name.to_owned(), services }))
     }
 
     /// Ends these connections, as `user` has asked: TERM to the process group, KILL a little later.
     pub(super) fn kill(&mut self, ids: &[ConnectionId], user: Option<u32>) -> Answer {
         let by = by(user);
-        let (mut told, mut unknown) = (Vec::new(), Vec::new());
+        let (mut told, mut unknown, mut missing) = (Vec::new(), Vec::new(), Vec::new());
         for id in ids {
             let Some((service, client)) = self.state.end_by_hand(*id) else {
                 unknown.push(format!("there is no connection {id} (any more)"));
+                missing.push(*id);
                 continue;
             };
             let remote = Remote::from(&client);
@@ -79,7 +77,10 @@ impl Supervisor {
         }
         match unknown.is_empty() {
             true => Answer::Done(told.join("\n")),
-            false => Answer::Refused([told, unknown].concat().join("\n")),
+            false => {
+                let reason = [told, unknown].concat().join("\n");
+                Answer::Failed(ControlError::NoSuchConnection { ids: missing, reason })
+            }
         }
     }
 }

@@ -8,8 +8,11 @@ use std::time::Duration;
 use super::bans::WantedBan;
 use super::pause::AtRest;
 use super::{EventSource, Fatal, Supervisor};
+use crate::config::ControlAccess;
+use crate::control::interface::{self, ServiceInfo};
 use crate::control::server::{ClientId, ControlServer, OpenError, SavedServer};
-use crate::control::{Answer, Request};
+use crate::control::{Answer, ControlError, Request, Right};
+use crate::journal::Level;
 use crate::sys::epoll::Poller;
 use crate::sys::fd::FdNumber;
 use crate::sys::time::Monotonic;
@@ -27,9 +30,9 @@ const CLIENTS_BITS: u32 = 40;
 
 impl ControlSocket {
     /// Makes another one, which is not in force yet.
-    fn open(&mut self, path: &Path) -> Result<ControlServer, OpenError> {
+    fn open(&mut self, path: &Path, access: &ControlAccess) -> Result<ControlServer, OpenError> {
         let first = self.first_client();
-        ControlServer::open(path, first)
+        ControlServer::open(path, access, first)
     }
 
     fn first_client(&mut self) -> ClientId {
@@ -50,6 +53,11 @@ impl ControlSocket {
         }
     }
 
+    /// Others may use it from now on. Who may not is told so, whatever becomes of the file.
+    pub(super) fn set_access(&mut self, access: &ControlAccess) -> io::Result<()> {
+        self.server.as_mut().map_or(Ok(()), |server| server.set_access(access))
+    }
+
     pub(super) fn answer(&mut self, client: ClientId, answer: &Answer, poller: &Poller) {
         if let Some(server) = &mut self.server {
             server.answer(client, answer, poller);
@@ -58,7 +66,13 @@ impl ControlSocket {
 
     /// The user of a client that has asked for something.
     fn user_of(&self, client: ClientId) -> Option<u32> {
-        self.server.as_ref().and_then(|server| server.user_of(client))
+        self.server.as_ref().and_then(|server| server.user_of(client)).map(|(uid, _)| uid)
+    }
+
+    /// The same, if he is neither root nor the user of this process.
+    fn delegate(&self, client: ClientId) -> Option<u32> {
+        let user = self.server.as_ref().and_then(|server| server.user_of(client));
+        user.filter(|(_, is_master)| !is_master).map(|(uid, _)| uid)
     }
 
     fn handle(&mut self, token: u64, poller: &Poller) -> Option<(ClientId, Request)> {
@@ -72,7 +86,7 @@ impl ControlSocket {
     }
 
     pub(super) fn next_deadline(&self) -> Option<Monotonic> {
-        self.server.as_ref().and_then(ControlServer::next_try)
+        self.server.as_ref().and_then(ControlServer::next_deadline)
     }
 
     pub(super) fn close(&mut self, poller: &Poller) {
@@ -91,10 +105,14 @@ impl ControlSocket {
     }
 
     /// The one that another program has saved, and the clients that wait for an answer.
-    pub(super) fn resume(saved: Option<SavedServer>, poller: &Poller) -> io::Result<(Self, Vec<ClientId>)> {
+    pub(super) fn resume(
+        saved: Option<SavedServer>,
+        access: &ControlAccess,
+        poller: &Poller,
+    ) -> io::Result<(Self, Vec<ClientId>)> {
         let mut control = ControlSocket::default();
         let Some(saved) = saved else { return Ok((control, Vec::new())) };
-        let (server, clients) = ControlServer::resume(saved, control.first_client(), poller)?;
+        let (server, clients) = ControlServer::resume(saved, access, control.first_client(), poller)?;
         control.server = Some(server);
         Ok((control, clients))
     }
@@ -103,8 +121,12 @@ impl ControlSocket {
 impl Supervisor {
     /// Another control socket, which is not in force yet. There is none where nobody asked for one by name and nothing can be
     /// written, as in a container whose root is read-only.
-    pub(super) fn open_control(&mut self, path: &Path) -> Result<Option<ControlServer>, Fatal> {
-        match self.state.control.open(path) {
+    pub(super) fn open_control(
+        &mut self,
+        path: &Path,
+        access: &ControlAccess,
+    ) -> Result<Option<ControlServer>, Fatal> {
+        match self.state.control.open(path, access) {
             Ok(server) => Ok(Some(server)),
             Err(error) if error.is_read_only() && path == self.invocation.title.control_path() => {
                 self.log.warning(None, format_args!("{error}; serving without, so that no command can ask"));
@@ -116,46 +138,36 @@ impl Supervisor {
 
     /// Something has happened at the control socket.
     pub(super) fn serve_control(&mut self, token: u64) {
-        match self.state.control.handle(token, &self.poller) {
-            None => {}
-            Some((client, Request::Reload)) => self.reload(vec![client]),
-            Some((client, Request::Upgrade)) => self.upgrade(vec![client]),
-            Some((client, Request::Ban { source, service, for_ms, kill })) => {
-                let wanted = WantedBan { source, service, lasts: for_ms.map(Duration::from_millis), kill };
-                let answer = self.ban(wanted, self.state.control.user_of(client));
-                self.answer([client], &answer);
-            }
-            Some((client, Request::Bans { service })) => {
-                let answer = self.list_bans(service.as_deref());
-                self.answer([client], &answer);
-            }
-            Some((client, Request::Unban { source, service })) => {
-                let answer = self.unban(source, service.as_deref(), self.state.control.user_of(client));
-                self.answer([client], &answer);
-            }
-            Some((client, Request::Connections { service, source })) => {
-                let answer = self.connections(service.as_deref(), source);
-                self.answer([client], &answer);
-            }
-            Some((client, Request::Kill { ids })) => {
-                let answer = self.kill(&ids, self.state.control.user_of(client));
-                self.answer([client], &answer);
-            }
-            Some((client, Request::Pause { service })) => self.pause(service, client, AtRest::Accepting),
-            Some((client, Request::Lameduck { service })) => {
-                let answer = self.make_lameduck(&service);
-                self.answer([client], &answer);
-            }
-            Some((client, Request::Resume { service })) => {
-                let answer = self.resume_services(service.as_deref());
-                self.answer([client], &answer);
-            }
-            Some((client, Request::Drain { service })) => self.pause(service, client, AtRest::Connections),
-            Some((client, Request::Status)) => {
-                let answer = Answer::Status(Box::new(self.status()));
-                self.answer([client], &answer);
-            }
+        let Some((client, request)) = self.state.control.handle(token, &self.poller) else { return };
+        let user = self.state.control.user_of(client);
+        if let Some(uid) = self.state.control.delegate(client).filter(|_| request.needs() == Some(Right::Act))
+        {
+            // Root and the user of this process could have done it in other ways; of others an account is kept.
+            self.log.event(Level::Notice, None, None, format_args!("uid {uid} asks: {}", request.name()));
         }
+        let answer = match request {
+            Request::Reload => return self.reload(vec![client]),
+            Request::Upgrade => return self.upgrade(vec![client]),
+            Request::Pause { service } => return self.pause(service, client, AtRest::Accepting),
+            Request::Drain { service } => return self.pause(service, client, AtRest::Connections),
+            Request::Info => Answer::Info(ServiceInfo::of(self.invocation.title)),
+            Request::Description { interface } => match interface::description(&interface) {
+                Some(text) => Answer::Description(text.to_owned()),
+                None => Answer::Failed(ControlError::InterfaceNotFound { interface }),
+            },
+            Request::Status => Answer::Status(Box::new(self.status())),
+            Request::Connections { service, source } => self.connections(service.as_deref(), source),
+            Request::Bans { service } => self.list_bans(service.as_deref()),
+            Request::Ban { source, service, for_ms, kill } => {
+                let lasts = for_ms.map(Duration::from_millis);
+                self.ban(WantedBan { source, service, lasts, kill }, user)
+            }
+            Request::Unban { source, service } => self.unban(source, service.as_deref(), user),
+            Request::Kill { ids } => self.kill(&ids, user),
+            Request::Lameduck { service } => self.make_lameduck(&service),
+            Request::Resume { service } => self.resume_services(service.as_deref()),
+        };
+        self.answer([client], &answer);
     }
 
     /// Tells all these clients the same.

@@ -206,6 +206,7 @@ struct Supervisor {
 // |-----------------------------------------|-------------------------------|--------------------------------------------|
 // | epoll_pwait(2)                          | events and signals            | the next deadline                          |
 // | read(2), write(2) of the control socket | clients                       | never: they do not block                   |
+// | /proc, when somebody connects to it     | the kernel                    | as long as it has processes above another  |
 // | send(2), recv(2) of links to workers    | workers                       | never; who takes no orders is killed       |
 // | read(2) of what spares say              | workers and spares            | never: the pipes do not block              |
 // | sendmsg(2) to the log                   | journald, syslog, stderr      | never; what is not taken is lost, counted  |

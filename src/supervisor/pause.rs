@@ -58,7 +58,7 @@ impl Supervisor {
         self.end_recovery();
         if !self.is_running() || !self.changes.are_idle() {
             let reason = self.waits_for().map(|what| format!(", and waits for {what}")).unwrap_or_default();
-            return Answer::Refused(format!(
+            return Answer::refused(format!(
                 "preforkd is being changed{reason}; ask again when that is done"
             ));
         }
@@ -111,7 +111,7 @@ impl Supervisor {
             return answer;
         }
         let Some(state) = self.services_meant(Some(service)).pop() else {
-            return Answer::Refused(format!("{service} is not served; balancers are told so"));
+            return Answer::refused(format!("{service} is not served; balancers are told so"));
         };
         if state.is_lameduck() {
             return Answer::Done(format!("{service}: is a lame duck already"));
@@ -146,7 +146,7 @@ impl Supervisor {
         let meant = self.services_meant(service.as_deref());
         if let Some(resumed) = meant.iter().find(|state| !state.is_paused()) {
             let name = &resumed.name;
-            return Some(Answer::Refused(format!("{name} accepts again: somebody has resumed it")));
+            return Some(Answer::refused(format!("{name} accepts again: somebody has resumed it")));
         }
         let state = &self.state;
         let accepts = |one: &Rc<ServiceState>| {
@@ -170,6 +170,6 @@ impl Supervisor {
     pub(super) fn give_up_drains(&mut self, reason: &str) {
         let clients: Vec<_> =
             std::mem::take(&mut self.drains.0).into_iter().map(|awaited| awaited.client).collect();
-        self.answer(clients, &Answer::Refused(reason.to_owned()));
+        self.answer(clients, &Answer::refused(reason));
     }
 }

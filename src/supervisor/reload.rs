@@ -70,7 +70,7 @@ impl Supervisor {
 
     fn refuse(&mut self, clients: Vec<ClientId>, reason: &str) {
         self.log.warning(None, format_args!("reload refused: {reason}"));
-        self.answer(clients, &Answer::Refused(reason.to_owned()));
+        self.answer(clients, &Answer::refused(reason));
     }
 
     /// Begins a reload that had to wait, if it need not any more.
@@ -92,6 +92,6 @@ impl Supervisor {
             format_args!("reload rejected, generation {number} stays in force: {reason}"),
         );
         self.systemd.ready(&format!("{}; the last reload was rejected", self.state.summary()));
-        self.answer(clients, &Answer::Refused(reason.to_owned()));
+        self.answer(clients, &Answer::refused(reason));
     }
 }

@@ -129,7 +129,7 @@ impl Supervisor {
         }
         let control = match &supervisor.control_socket {
             Some(path) if purpose != Purpose::Recovery && !self.state.control.is_at(path) => {
-                self.open_control(path)?
+                self.open_control(path, &supervisor.control_access)?
             }
             _ => None,
         };
@@ -386,7 +386,7 @@ impl Supervisor {
         };
         let waiting = self.changes.give_up();
         let clients: Vec<_> = under_way.into_iter().chain(waiting).collect();
-        self.answer(clients, &Answer::Refused(reason.to_owned()));
+        self.answer(clients, &Answer::refused(reason));
     }
 
     /// Nothing can be served that could not be before.

@@ -115,7 +115,8 @@ impl State {
         let cgroups = saved.cgroups.resumed();
         let adopted =
             AdoptedConnections::resume(run, saved.adopted, saved.late, &services, &cgroups, poller)?;
-        let (control, clients) = ControlSocket::resume(saved.control, poller)?;
+        let access = &generation.settings().supervisor.control_access;
+        let (control, clients) = ControlSocket::resume(saved.control, access, poller)?;
         let listeners = Listeners::resume(saved.passed, &listeners, systemd.clone())?;
         let state = State {
             history: saved.history,

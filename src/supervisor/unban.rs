@@ -39,7 +39,7 @@ impl Supervisor {
         lines.extend(self.lift_bans(wanted, service, user));
         let left = self.state.bans.left(wanted, service);
         if !left.is_empty() {
-            return Answer::Refused([lines, left].concat().join("\n"));
+            return Answer::refused([lines, left].concat().join("\n"));
         }
         if lines.is_empty() {
             lines.push(match wanted {

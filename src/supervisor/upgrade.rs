@@ -185,7 +185,7 @@ impl Supervisor {
             None,
             format_args!("upgrade refused, the old program serves on: {reason}"),
         );
-        self.answer(clients, &Answer::Refused(reason.to_owned()));
+        self.answer(clients, &Answer::refused(reason));
     }
 
     /// The trial has something to say, or has ended, or its time is over.

@@ -15,6 +15,11 @@ pub(crate) fn may_execute(path: &Path) -> bool {
     faccessat(AT_FDCWD, path, AccessFlags::X_OK, AtFlags::AT_EACCESS).is_ok()
 }
 
+/// The same for writing, or for connecting to a socket.
+pub(crate) fn may_write(path: &Path) -> bool {
+    faccessat(AT_FDCWD, path, AccessFlags::W_OK, AtFlags::AT_EACCESS).is_ok()
+}
+
 /// Whether the mode of a file is all that decides: it has no access control list, acl(5), and no server is asked.
 pub(crate) fn mode_decides(path: &Path) -> bool {
     !has_list(path) && !is_remote(path)

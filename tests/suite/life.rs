@@ -1,12 +1,11 @@
 //! Start, reload, and what happens when processes of preforkd itself die.
 
-use std::io::Write;
 use std::net::SocketAddr;
-use std::os::unix::net::UnixStream;
 
 use nix::sys::signal::Signal;
 
 use crate::support::client::{connect, echo, exchange, finish, listen_to, refused, silent_for};
+use crate::support::varlink::Varlink;
 use crate::support::{A_WHILE, Preforkd, Running, address, eventually, proc, root, text, write};
 
 pub(crate) fn echo_service(address: SocketAddr, keys: &str) -> String {
@@ -236,19 +235,15 @@ fn a_rejected_generation_does_not_spoil_the_next() {
     let wrong = echo_service(address, keys);
     for workers in 1..6 {
         // Connected before, so that the second comes while workers of the first are on their way out.
-        let mut clients = [0, 1].map(|_| UnixStream::connect(server.control()).unwrap());
-        let [first, second] = clients.each_mut().map(|client| {
-            move || {
-                client.write_all(b"{\"command\":\"reload\"}\n").unwrap();
-                std::io::read_to_string(client).unwrap()
-            }
-        });
+        let mut clients = [0, 1].map(|_| Varlink::to(&server));
+        let [first, second] = &mut clients;
+        let reload = |client: &mut Varlink| client.call("Reload", serde_json::Value::Null).to_string();
         server.configure(&wrong);
-        let answer = first();
+        let answer = reload(first);
         assert!(answer.contains("cannot set nice -5"), "{answer}");
         server.configure(&echo_service(address, &format!("workers = {workers}")));
-        let answer = second();
-        assert!(answer.contains("done"), "{answer}");
+        let answer = reload(second);
+        assert!(answer.contains("is in force"), "{answer}");
     }
 }
 

@@ -83,4 +83,5 @@ mod unix_sockets;
 mod unix_users;
 mod upgrade;
 mod user_range;
+mod varlink;
 mod waited;

@@ -46,6 +46,9 @@ fn sources() -> BTreeMap<PathBuf, String> {
                 directories.push(path);
                 continue;
             }
+            if path.extension().is_none_or(|extension| extension != "rs") {
+                continue;
+            }
             let text = std::fs::read_to_string(&path).unwrap();
             let code = text.split("\n#[cfg(test)]\nmod ").next().unwrap().to_owned();
             let uncommented = code.lines().map(|line| line.split("//").next().unwrap());

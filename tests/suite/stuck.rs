@@ -391,7 +391,7 @@ fn a_control_client_that_reads_nothing_holds_up_nobody() {
     let mut clients = Vec::new();
     for _ in 0..20 {
         let mut client = std::os::unix::net::UnixStream::connect(server.control()).unwrap();
-        client.write_all(b"{\"command\":\"status\"}\n").unwrap();
+        client.write_all(b"{\"method\":\"org.preforkd.Control.GetStatus\"}\0").unwrap();
         clients.push(client);
     }
     goes_on(&server, server.address());

@@ -30,6 +30,7 @@ mod start;
 mod stop;
 mod store;
 mod upgrade;
+mod varlink;
 mod watchdog;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -84,6 +85,8 @@ const TESTS: &[Test] = tests![
     journal::a_journal_that_hangs_blocks_nobody,
     journal::a_restart_of_journald_loses_nothing_of_a_gentle_load,
     journal::a_restart_of_journald_loses_what_was_in_flight_at_most,
+    varlink::varlinkctl_finds_and_calls_it,
+    varlink::groups_look_and_act,
     activation::a_socket_unit_starts_the_service,
     activation::socket_units_give_their_names,
     library::a_program_of_ones_own_is_a_unit_of_ones_own,

@@ -16,7 +16,7 @@ fn page_of(command: &Command) -> &'static str {
         serve
     } else if command.get_name() == "import" {
         import
-    } else if command.get_arguments().any(talks) {
+    } else if command.get_name() == "interface" || command.get_arguments().any(talks) {
         control
     } else {
         run

@@ -100,10 +100,9 @@ impl Watch {
     /// Has something done, and says what came of it.
     pub(super) fn order(&self, request: &Request) -> String {
         match client::ask(&self.control, request, self.patience) {
-            Ok(Answer::Done(text) | Answer::Refused(text)) => text,
-            Ok(Answer::Status(_) | Answer::Connections(_) | Answer::Bans(_)) => {
-                "it was not understood".to_owned()
-            }
+            Ok(Answer::Done(text)) => text,
+            Ok(Answer::Failed(reason)) => reason.to_string(),
+            Ok(_) => "it was not understood".to_owned(),
             Err(error) => error.to_string(),
         }
     }

@@ -101,11 +101,12 @@ fn every_file_that_is_shipped_is_right() {
 fn what_the_default_configuration_has_in_comments_is_right() {
     let shipped = include_str!("../../../config/preforkd.toml");
     let place = Scratch::new();
-    // Of an either-or, and of a directory that no machine has, the comment stays a comment.
+    // Of an either-or, and of a directory or groups that no machine has, the comment stays a comment.
     let is_code = |code: &str| {
         let is_key = code.split_once(" = ").is_some_and(|(key, _)| !key.trim().contains(' '));
-        let either =
-            ["handler", "options", "chroot", "refuse_message"].iter().any(|key| code.starts_with(key));
+        let either = ["handler", "options", "chroot", "refuse_message", "control_access"]
+            .iter()
+            .any(|key| code.starts_with(key));
         (is_key && !either) || code.starts_with('[')
     };
     let text: Vec<&str> = shipped
@@ -118,4 +119,28 @@ fn what_the_default_configuration_has_in_comments_is_right() {
     let git = config.services.iter().find(|service| service.name == "git").unwrap();
     assert_eq!(config.supervisor.drain_timeout, Duration::from_secs(30));
     assert_eq!(git.limits.len(), 6);
+}
+
+#[test]
+fn control_access_has_the_ids_of_this_machine() {
+    let place = Scratch::new();
+    let service = "[service.x]\nlisten = \"127.0.0.1:7\"\nhandler = \"echo\"\n";
+    let written = |access: &str| {
+        place.write("p.toml", &format!("[supervisor]\ncontrol_access = {access}\n{service}"));
+    };
+    written("{ user = \"alice\", look = 100, act = \"www\" }");
+    let access = place.config().supervisor.control_access;
+    let ids = [access.user, access.look, access.act].map(|account| account.map(|account| account.id));
+    assert_eq!(ids, [Some(1000), Some(100), Some(33)]);
+    written("{}");
+    assert_eq!(place.config().supervisor.control_access, ControlAccess::default());
+    for (access, said) in [
+        ("{ look = \"wwww\" }", "did you mean \"www\"?"),
+        ("{ group = \"www\" }", "unknown key \"group\" in control_access"),
+        ("\"www\"", "where a table is expected"),
+        ("{ act = \"nogroup\" }", "whom it does not know"),
+    ] {
+        written(access);
+        assert!(place.complaints().contains(said), "{access}: {}", place.complaints());
+    }
 }

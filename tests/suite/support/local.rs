@@ -39,6 +39,21 @@ impl Who<'_> {
         words.map(str::to_owned).to_vec()
     }
 
+    /// Runs a command as this user.
+    pub(crate) fn run(self, command: &[&str]) -> Output {
+        let prefix = self.command();
+        let command: Vec<_> = prefix.iter().map(String::as_str).chain(command.iter().copied()).collect();
+        run(&command)
+    }
+
+    /// Connects so often to `peer` and sends this with a NUL each time; stays, and reads nothing, until it is dropped.
+    pub(crate) fn besiege(self, peer: &str, times: usize, call: &str) -> Held {
+        let script = "use IO::Socket::UNIX; my ($peer, $times, $call) = @ARGV; $SIG{PIPE} = 'IGNORE'; my @all; \
+             for (1..$times) { my $s = IO::Socket::UNIX->new(Peer => $peer) or next; $s->autoflush; print $s \"$call\\0\"; \
+             push @all, $s } print STDOUT \"x\\n\"; close STDOUT; <STDIN>";
+        self.stay(script, &[peer, &times.to_string(), call])
+    }
+
     /// What the service at `peer` answers him: a path, or an abstract name after its `@`; or why he cannot connect.
     pub(crate) fn ask(self, peer: &str, say: &str) -> Result<String, String> {
         let command = self.command();
@@ -48,13 +63,18 @@ impl Who<'_> {
 
     /// A connection of his that stays, as long as it is not dropped.
     pub(crate) fn hold(self, peer: &str) -> Held {
-        let command = [self.command(), vec!["perl".to_owned(), "-e".to_owned()]].concat();
         let script = "use IO::Socket::UNIX; my ($peer) = @ARGV; $peer =~ s/^@/\\0/; \
              my $socket = IO::Socket::UNIX->new(Peer => $peer) or die; $socket->autoflush; print $socket \"x\\n\"; \
              print STDOUT scalar <$socket>; close STDOUT; <STDIN>";
+        self.stay(script, &[peer])
+    }
+
+    fn stay(self, script: &str, arguments: &[&str]) -> Held {
+        let command = [self.command(), vec!["perl".to_owned(), "-e".to_owned()]].concat();
         let mut child = Command::new(&command[0])
             .args(&command[1..])
-            .args([script, peer])
+            .arg(script)
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -13,6 +13,7 @@ pub(crate) mod page;
 pub(crate) mod proc;
 pub(crate) mod running;
 pub(crate) mod start;
+pub(crate) mod varlink;
 pub(crate) mod zombies;
 
 use std::path::Path;
