@@ -62,9 +62,13 @@ fn install(container: &Container) -> bool {
     true
 }
 
-/// One call, as what it should not be or nothing.
+/// One call from its beginning.
 fn call(port: u16, request: &str, answer: &str) -> io::Result<()> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    ask(TcpStream::connect(("127.0.0.1", port))?, request, answer)
+}
+
+/// What follows when somebody has called: an error, if it is not what it should be.
+fn ask(mut stream: TcpStream, request: &str, answer: &str) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(request.as_bytes())?;
     stream.shutdown(Shutdown::Write)?;
@@ -171,15 +175,22 @@ pub(crate) fn a_machine_moves_and_refuses_nobody(container: &Container) {
         directory: directory.path().to_owned(),
     };
     the_move.follow("THE MACHINE");
-    let ask = |(port, request, answer): (u16, &'static str, &'static str)| {
+    let caller = |(port, request, answer): (u16, &'static str, &'static str)| {
         Caller::new(format!("port {port}"), move || call(port, request, answer))
     };
-    let mut callers: Vec<Caller> = PORTS.into_iter().map(ask).collect();
+    let mut callers: Vec<Caller> = PORTS.into_iter().map(caller).collect();
     callers.push(Caller::new("tftp".to_owned(), fetch));
     // xinetd says to nobody when it listens.
     eventually("all of them answer", || callers.iter().all(|caller| (caller.call)().is_ok()));
     the_move.follow("ITS CLIENTS");
     the_move.follow("BEFORE THE MOVE");
+
+    // Somebody who has begun before the move, with a server of xinetd and one of systemd, and says what he wants when it is over.
+    let sessions =
+        [(8080, PORTS[1].1, PORTS[1].2), (7002, "late\n", "LATE\n")].map(|(port, request, answer)| {
+            let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            (stream, request, answer)
+        });
 
     let done = AtomicBool::new(false);
     let served_more = |times: usize| {
@@ -204,6 +215,9 @@ pub(crate) fn a_machine_moves_and_refuses_nobody(container: &Container) {
         hurt
     });
     assert!(hurt.is_empty(), "{hurt:#?}");
+    for (stream, request, answer) in sessions {
+        ask(stream, request, answer).unwrap();
+    }
     the_move.follow("ITS CLIENTS");
     the_move.follow("AFTERWARDS");
     for name in ["tftp", "daytime", "finger", "rsync", "www", "whoami", "upper"] {
