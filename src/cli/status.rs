@@ -32,7 +32,7 @@ pub(super) fn run(matches: &ArgMatches, title: Title) -> ExitCode {
             Err(_) => ExitCode::from(exit::SOFTWARE),
         },
         Ok(Answer::Status(status)) => {
-            say(format_args!("{}", render(&status, title).trim_end()));
+            say(format_args!("{}", render(&status, title.name).trim_end()));
             ExitCode::from(exit::OK)
         }
         Ok(Answer::Failed(reason)) => {
@@ -44,10 +44,11 @@ pub(super) fn run(matches: &ArgMatches, title: Title) -> ExitCode {
     }
 }
 
-fn render(status: &Status, title: Title) -> String {
+/// The same for people, by the program of this name.
+pub(super) fn render(status: &Status, program: &str) -> String {
     let mut text = format!(
         "{} {} (pid {}), {}, up {}, generation {}, reloads {} ok {} rejected\n",
-        title.name,
+        program,
         status.version,
         status.pid,
         state(status.state),
@@ -61,7 +62,7 @@ fn render(status: &Status, title: Title) -> String {
     }
     if status.bans > 0 {
         let bans = if status.bans == 1 { "ban is" } else { "bans are" };
-        text.push_str(&format!("{} {bans} in force, see \"{} bans\"\n", status.bans, title.name));
+        text.push_str(&format!("{} {bans} in force, see \"{} bans\"\n", status.bans, program));
     }
     // Writing to a String cannot fail.
     let names = status.services.iter().map(|service| service.name.len());
@@ -89,13 +90,13 @@ fn render(status: &Status, title: Title) -> String {
     for service in &status.services {
         if service.paused {
             let _ =
-                writeln!(text, "\n{} is paused: clients wait until \"preforkd resume {0}\"", service.name);
+                writeln!(text, "\n{} is paused: clients wait until \"{program} resume {0}\"", service.name);
         }
         if service.lameduck {
             let _ = writeln!(
                 text,
                 "\n{} is a lame duck: balancers send it no more clients until \"{} resume {0}\"",
-                service.name, title.name
+                service.name, program
             );
         }
         if let Some(reason) = &service.down {

@@ -53,6 +53,7 @@ mod namespaces;
 mod operate;
 mod options;
 mod overload;
+mod page;
 mod pages;
 mod paths;
 mod peers;

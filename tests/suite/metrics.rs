@@ -12,7 +12,9 @@ use nix::sys::signal::Signal;
 use crate::support::client::{connect, echo, exchange, finish};
 use crate::support::exporter::{Exporter, sample};
 use crate::support::fence::{Fenced, Orders};
-use crate::support::{BINARY, Preforkd, Running, address, eventually, preforkd, proc, run, say, text, write};
+use crate::support::{
+    BINARY, Preforkd, Running, address, eventually, is_there, preforkd, proc, run, text, write,
+};
 
 /// The ways a connection gets its process, as keys of a service that echoes.
 const WAYS: [&str; 6] = [
@@ -27,16 +29,6 @@ const WAYS: [&str; 6] = [
 const PROMETHEUS: &str = "/usr/bin/prometheus";
 const PROMTOOL: &str = "/usr/bin/promtool";
 const PARSER: &str = "/usr/lib/python3/dist-packages/prometheus_client/openmetrics/parser.py";
-
-/// Whether this file of Debian's is there. In CI it must be; elsewhere the test is skipped, and says so.
-fn is_there(test: &str, file: &str) -> bool {
-    let there = Path::new(file).exists();
-    if !there {
-        assert!(std::env::var_os("CI").is_none(), "{test} needs {file}, and CI must have it");
-        say(&format!("SKIPPED: {test} needs {file}"));
-    }
-    there
-}
 
 /// What comes of a command that reads this.
 fn fed(command: &[&str], input: &str) -> (Option<i32>, String) {
@@ -517,7 +509,7 @@ fn the_dashboard_asks_for_nothing_that_is_not_there() {
 /// The handlers of the exporter are for its command.
 #[test]
 fn no_configuration_can_name_its_handlers() {
-    for handler in ["(metrics)", "(haproxy-agent)", "metrics"] {
+    for handler in ["(metrics)", "(page)", "(haproxy-agent)", "metrics"] {
         let output = preforkd(&["serve", "127.0.0.1:0", handler]);
         assert_eq!(output.status.code(), Some(64), "{handler}");
         let said = text(&output.stderr);
@@ -530,6 +522,8 @@ fn a_wrong_command_line_is_explained() {
     for (arguments, complaint) in [
         (&["7"][..], "ADDRESS: error: \"7\" is not an address"),
         (&["--agent", "git="], "--agent: error: \"\" is not an address"),
+        (&["--page", "7"], "--page: error: \"7\" is not an address"),
+        (&["--page-host", "x"], "--page <ADDRESS>"),
         (&["--agent", "7", "127.0.0.1:0"], "--agent: error: \"7\" is not an address"),
         (&["--format", "json"], "invalid value 'json'"),
         (&["--textfile", "/tmp/x", "127.0.0.1:0"], "cannot be used with"),

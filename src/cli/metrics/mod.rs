@@ -1,4 +1,4 @@
-//! `preforkd metrics`: what is going on, for Prometheus and for balancers.
+//! `preforkd metrics`: what is going on, for Prometheus, for balancers, and for people with a browser.
 //!
 //! It asks the running preforkd at its control socket, as `status` does, and is a server of this very kind itself: a process
 //! for each request, in a program of its own. As a service of the preforkd that it tells of it would drain and stop with that,
@@ -6,8 +6,10 @@
 
 mod advice;
 mod agent;
+mod exporter;
 mod families;
 mod http;
+mod page;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -15,6 +17,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use toml::Value;
 
 use super::output::complain;
 use super::{ask, check};
@@ -28,17 +31,19 @@ use crate::supervisor::{self, ConfigSource, Resumed};
 use crate::sys::process;
 use families::MetricsFormat;
 
-/// What answers HTTP, and HAProxy: such names the handlers of a program do not have.
+/// What answers scrapers, browsers and HAProxy: such names the handlers of a program do not have.
 const EXPORTER: &str = "(metrics)";
+const PAGE: &str = "(page)";
 const AGENT: &str = "(haproxy-agent)";
 
 /// How long a request waits for preforkd.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How many requests there may be at once: a few scrapers and balancers.
+/// How many requests there may be at once: a few scrapers, browsers and balancers.
 const MOST_REQUESTS: &str = "64";
 
-/// `metrics [--control PATH] [--format FORMAT] [--textfile PATH] [--agent [SERVICE=]ADDRESS]... [ADDRESS]`.
+/// `metrics [--control PATH] [--format FORMAT] [--textfile PATH] [--agent [SERVICE=]ADDRESS]... [--page ADDRESS
+/// [--page-host HOST]...] [ADDRESS]`.
 pub(super) fn command(title: Title) -> Command {
     let name = title.name;
     Command::new("metrics")
@@ -50,7 +55,7 @@ pub(super) fn command(title: Title) -> Command {
                 .long("format")
                 .value_name("FORMAT")
                 .value_parser(["openmetrics", "prometheus"])
-                .conflicts_with_all(["address", "agent", "textfile"])
+                .conflicts_with_all(["address", "agent", "page", "textfile"])
                 .help("What is printed: OpenMetrics 1.0, or the text format 0.0.4 of Prometheus [default: openmetrics]"),
         )
         .arg(
@@ -58,7 +63,7 @@ pub(super) fn command(title: Title) -> Command {
                 .long("textfile")
                 .value_name("PATH")
                 .value_parser(value_parser!(PathBuf))
-                .conflicts_with_all(["address", "agent"])
+                .conflicts_with_all(["address", "agent", "page"])
                 .help("Write them to this file instead, for the textfile collector of node_exporter"),
         )
         .arg(
@@ -69,6 +74,20 @@ pub(super) fn command(title: Title) -> Command {
                 .help("Answer HAProxy's agent-check here, for one service or for all (repeatable)"),
         )
         .arg(
+            Arg::new("page")
+                .long("page")
+                .value_name("ADDRESS")
+                .help("Show a page here that says what status does, with graphs, to browsers"),
+        )
+        .arg(
+            Arg::new("page-host")
+                .long("page-host")
+                .value_name("HOST")
+                .action(ArgAction::Append)
+                .requires("page")
+                .help("A name by which browsers may ask for the page, besides localhost and addresses (repeatable)"),
+        )
+        .arg(
             Arg::new("address")
                 .value_name("ADDRESS")
                 .help(format!("Serve them here over HTTP, as \"{name} serve\" has addresses; without it they are printed once")),
@@ -77,14 +96,15 @@ pub(super) fn command(title: Title) -> Command {
 
 /// Gives a program what the commands serve by themselves.
 pub(super) fn equip(application: &mut Application) {
-    application.add_tool(EXPORTER, http::Exporter::default());
+    application.add_tool(EXPORTER, exporter::Exporter::default());
+    application.add_tool(PAGE, page::StatusPage::default());
     application.add_tool(AGENT, agent::HaproxyAgent::default());
 }
 
 /// Prints, writes or serves.
 pub(super) fn run(matches: &ArgMatches, application: &Application) -> ExitCode {
     let title = application.title;
-    if matches.contains_id("address") || matches.contains_id("agent") {
+    if ["address", "agent", "page"].iter().any(|given| matches.contains_id(given)) {
         return serve(matches, application);
     }
     let textfile = matches.get_one::<PathBuf>("textfile");
@@ -168,24 +188,30 @@ fn config(matches: &ArgMatches, application: &Application) -> Result<Config, Dia
     let control = std::path::absolute(&control).unwrap_or(control);
     // What a program has as its defaults is for its own services.
     let mut tools = Application::new(application.title.name);
-    tools.add(EXPORTER, http::Exporter::default());
+    tools.add(EXPORTER, exporter::Exporter::default());
+    tools.add(PAGE, page::StatusPage::default());
     tools.add(AGENT, agent::HaproxyAgent::default());
     let machine = Machine::with(&tools);
     let mut services = Vec::new();
     if let Some(address) = matches.get_one::<String>("address") {
-        services.push(("metrics".to_owned(), EXPORTER, "ADDRESS", address.as_str(), None));
+        services.push(("metrics".to_owned(), EXPORTER, "ADDRESS", address.as_str(), Vec::new()));
+    }
+    if let Some(address) = matches.get_one::<String>("page") {
+        let hosts: Vec<String> = matches.get_many("page-host").into_iter().flatten().cloned().collect();
+        let options = vec![("program", Value::from(application.title.name)), ("hosts", Value::from(hosts))];
+        services.push(("page".to_owned(), PAGE, "--page", address.as_str(), options));
     }
     let agents = matches.get_many::<String>("agent").into_iter().flatten();
     for (number, agent) in agents.enumerate() {
         let (service, address) = match agent.split_once('=') {
-            Some((service, address)) => (Some(service), address),
-            None => (None, agent.as_str()),
+            Some((service, address)) => (vec![("service", Value::from(service))], address),
+            None => (Vec::new(), agent.as_str()),
         };
         services.push((format!("haproxy-agent-{number}"), AGENT, "--agent", address, service));
     }
     let mut whole: Option<Config> = None;
-    for (name, handler, label, address, service) in services {
-        let config = one(&name, handler, (label, address), (&control, service), &machine)?;
+    for (name, handler, label, address, options) in services {
+        let config = one(&name, handler, (label, address), (&control, options), &machine)?;
         match &mut whole {
             None => whole = Some(config),
             Some(whole) => whole.services.extend(config.services),
@@ -198,7 +224,7 @@ fn one(
     name: &str,
     handler: &str,
     (label, address): (&str, &str),
-    (control, service): (&Path, Option<&str>),
+    (control, options): (&Path, Vec<(&str, Value)>),
     machine: &Machine<'_>,
 ) -> Result<Config, Diagnostics> {
     let given = |key: &'static str, kind, texts: &[&str]| Given {
@@ -208,9 +234,9 @@ fn one(
         kind,
         texts: texts.iter().map(ToString::to_string).collect(),
     };
-    let option = |name: &str, value: &str| format!("{name}={}", toml::Value::from(value));
-    let mut options = vec![option("control", &control.to_string_lossy())];
-    options.extend(service.map(|service| option("service", service)));
+    let control_option = ("control", Value::from(control.to_string_lossy().into_owned()));
+    let options: Vec<String> =
+        options.into_iter().chain([control_option]).map(|(name, value)| format!("{name}={value}")).collect();
     let options: Vec<&str> = options.iter().map(String::as_str).collect();
     let mut keys = vec![
         given("listen", Kind::List, &[address]),

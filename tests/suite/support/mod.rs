@@ -1,6 +1,7 @@
 //! What the tests share: starting preforkd and knowing everything that it started, clients, and looking into /proc.
 
 pub(crate) mod address;
+pub(crate) mod browser;
 pub(crate) mod captive;
 pub(crate) mod cgroup;
 pub(crate) mod client;
@@ -121,6 +122,16 @@ pub(crate) fn kernel_has_scopes() -> bool {
     let mut numbers =
         release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap());
     (numbers.next().unwrap(), numbers.next().unwrap()) >= (6, 12)
+}
+
+/// Whether this file of Debian's is there. In CI it must be; elsewhere the test is skipped, and says so.
+pub(crate) fn is_there(test: &str, file: &str) -> bool {
+    let there = Path::new(file).exists();
+    if !there {
+        assert!(std::env::var_os("CI").is_none(), "{test} needs {file}, and CI must have it");
+        say(&format!("SKIPPED: {test} needs {file}"));
+    }
+    there
 }
 
 /// Says that a test cannot be run here, and where it can.
