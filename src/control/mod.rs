@@ -11,6 +11,7 @@ mod request;
 pub(crate) mod server;
 mod session;
 mod socket;
+mod times;
 
 use std::fmt;
 
@@ -27,6 +28,8 @@ use crate::admission::SourceName;
 use crate::client::ConnectionId;
 use crate::sys::time::UnixTime;
 use crate::sys::wait::Pid;
+
+pub(crate) use times::TimesStatus;
 
 /// Clients that are kept out by hand. Fields are added, never renamed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -159,6 +162,8 @@ pub(crate) struct ServiceStatus {
     pub(crate) timeouts: u64,
     pub(crate) crashes: u64,
     pub(crate) penalties: u64,
+    /// Sources that wait now, for the end of theirs.
+    pub(crate) penalized: u32,
     pub(crate) cpu_us: u64,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
@@ -176,16 +181,6 @@ pub(crate) struct QueueStatus {
     pub(crate) listen: String,
     pub(crate) queued: u32,
     pub(crate) limit: u32,
-}
-
-/// How long times were.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct TimesStatus {
-    /// Bounds, ascending; each is within.
-    pub(crate) bounds_us: Vec<u64>,
-    /// How many were within each bound and not the one before, and one more: beyond the last.
-    pub(crate) within: Vec<u64>,
-    pub(crate) sum_us: u64,
 }
 
 /// What the sandbox of a service comes to on this kernel.

@@ -124,6 +124,10 @@ impl State {
             timeouts: totals.get(Count::Timeouts),
             crashes: totals.get(Count::Crashes),
             penalties: totals.get(Count::Penalties),
+            penalized: match totals.get(Count::Penalties) {
+                0 => 0,
+                _ => service_state.scoreboard.sources().waiting(Monotonic::now()),
+            },
             cpu_us: totals.get(Count::CpuMicros),
             bytes_in: totals.get(Count::BytesReceived),
             bytes_out: totals.get(Count::BytesSent),
@@ -204,6 +208,7 @@ fn never_served(name: &str, down: &DownService) -> ServiceStatus {
         timeouts: 0,
         crashes: 0,
         penalties: 0,
+        penalized: 0,
         cpu_us: 0,
         bytes_in: 0,
         bytes_out: 0,

@@ -48,6 +48,7 @@ fn who_crashes_his_connection_waits_and_nobody_else() {
             assert_eq!(order(GOOD, listen, "0"), "did 0\n");
         }
         eventually("all are counted", || refused(&server) == 10);
+        assert_eq!(server.service()["penalized"], 1);
         assert_eq!(served(&server), 11);
         server.log.wait("a report", |line| line.contains("refused") && line.contains("by penalties"));
     }
@@ -78,6 +79,7 @@ fn a_penalty_goes_by() {
     assert_eq!(order(BAD, listen, "7"), "did 7\n");
     server.log.wait("a penalty", |line| line.contains("refused for 0.3 s"));
     eventually("the end of it", || order(BAD, listen, "0") == "did 0\n");
+    assert_eq!(server.service()["penalized"], 0);
 }
 
 #[test]

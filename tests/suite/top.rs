@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::life::echo_service;
@@ -63,6 +64,30 @@ fn a_picture_has_every_service_and_as_many_connections_as_there_is_room_for() {
     server.reload();
     let picture = once(&server, "120x24").join("\n");
     assert!(picture.contains("first is down: ") || picture.contains("serving"), "{picture}");
+}
+
+#[test]
+fn graphs_of_rates_and_of_how_long_it_took_are_beside_each_other() {
+    let listen = address::fresh();
+    let server = Preforkd::run(&echo_service(listen, "")).start();
+    let line = |picture: &[String]| picture.iter().find(|line| line.contains("accepted ")).unwrap().clone();
+    let picture = once(&server, "80x24");
+    assert!(line(&picture).contains("99% took -"), "{picture:#?}");
+    let is_over = AtomicBool::new(false);
+    let picture = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                echo(&mut connect(listen), b"hello");
+            }
+        });
+        let picture = once(&server, "80x24");
+        is_over.store(true, Ordering::Relaxed);
+        picture
+    });
+    let line = line(&picture);
+    assert!(!line.contains("accepted 0/s") && line.contains("refused or failed 0/s"), "{picture:#?}");
+    assert!(line.contains("99% took ") && !line.contains("took -"), "{picture:#?}");
+    assert!(picture.iter().any(|line| line.contains('█')), "{picture:#?}");
 }
 
 #[test]

@@ -171,6 +171,13 @@ impl Sources {
         penalty.is_some_and(|(_, time)| is_waiting(time.load(SeqCst), now.nanos()))
     }
 
+    /// How many sources have to. The table is read from end to end, so who knows that there are none does not ask.
+    pub(crate) fn waiting(&self, now: Monotonic) -> u32 {
+        let is_waiting = |time: u64| is_waiting(time, now.nanos());
+        let waiting = self.penalties().entries().filter(|(.., time)| is_waiting(time.load(SeqCst))).count();
+        u32::try_from(waiting).unwrap_or(u32::MAX)
+    }
+
     /// Adds to a source's penalty, up to `longest`; from `threshold` on, all in nanoseconds, it waits until the penalty
     /// has gone. Returns how long it waits from now, if it did not before.
     pub(crate) fn punish(

@@ -202,6 +202,7 @@ fn penalties_add_up_and_go_by() {
     let punished = sources.punish(one, &crash, || NOW);
     assert_eq!(punished, Punished { total: 10 * SECOND, waits: false, waited: false });
     assert!(!sources.waits(one, NOW));
+    assert_eq!(sources.waiting(NOW), 0);
     let punished = sources.punish(one, &crash, || NOW + SECOND);
     assert_eq!(punished, Punished { total: 19 * SECOND, waits: true, waited: false });
     assert!(sources.waits(one, NOW + 19 * SECOND));
@@ -220,11 +221,14 @@ fn penalties_can_be_forgiven() {
     for text in ["192.0.2.1", "192.0.2.2", "2001:db8:1:2::/64"] {
         assert!(sources.punish(source(&sources, text), &penalty, || NOW).waits);
     }
+    assert_eq!(sources.waiting(NOW), 3);
     let forgiven = sources.forgive(NOW, |prefix| prefix == "192.0.2.2".parse().unwrap());
     assert_eq!(forgiven, ["192.0.2.2".parse().unwrap()]);
     assert!(!sources.waits(source(&sources, "192.0.2.2"), NOW));
     assert!(sources.waits(source(&sources, "192.0.2.1"), NOW));
+    assert_eq!((sources.waiting(NOW), sources.waiting(NOW + 61 * SECOND)), (2, 0));
     assert_eq!(sources.forgive(NOW, |_| true).len(), 2);
+    assert_eq!(sources.waiting(NOW), 0);
     assert_eq!(sources.forgive(NOW, |_| true).len(), 0);
 }
 

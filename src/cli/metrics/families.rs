@@ -182,6 +182,8 @@ impl MetricsPage {
         self.each(services, gauge("preforkd_connections_limit", limit), |one| one.max_connections);
         let counted = "Connections that are counted for their source, under max_connections_per_source.";
         self.each(services, gauge("preforkd_connections_of_sources", counted), |one| one.counted);
+        let penalized = "Sources that wait for the end of their penalty.";
+        self.each(services, gauge("preforkd_penalized_sources", penalized), |one| one.penalized);
         let left = "Processes that programs have left behind.";
         self.each(services, gauge("preforkd_left_behind_processes", left), |one| one.left_behind);
         self.queues(services);

@@ -121,33 +121,66 @@ fn draw_head(frame: &mut Frame<'_>, area: Rect, top: &Top) {
 }
 
 fn draw_graphs(frame: &mut Frame<'_>, area: Rect, top: &Top) {
-    let refused = |rates: &Rates| rates.refused + rates.timeouts + rates.crashes;
-    let [left, right]: [Rect; 2] =
-        Layout::horizontal([Constraint::Percentage(60), Constraint::Percentage(40)]).areas(area);
-    draw_graph(frame, left, "accepted", top.watch.history.iter().map(|rates| rates.accepted), Color::Green);
-    let others = top.watch.history.iter().map(refused);
-    draw_graph(frame, right, "refused or failed", others, Color::Red);
+    let areas = Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1), Constraint::Fill(1)]);
+    let [accepted, failed, took] = areas.areas(area);
+    draw_rate(frame, accepted, "accepted", top, |rates| rates.accepted, Color::Green);
+    let failures = |rates: &Rates| rates.refused + rates.timeouts + rates.crashes;
+    draw_rate(frame, failed, "refused or failed", top, failures, Color::Red);
+    let history = &top.watch.history;
+    let millis = |time: Duration| time.as_secs_f64() * 1e3;
+    let last = history.back().copied().unwrap_or_default();
+    let name = format!("99% took {}", known(last.most_took.map(short)));
+    let aside = format!("half {}", known(last.half_took.map(short)));
+    // Seconds beside milliseconds: what is ten times as long is as much higher, wherever it begins.
+    let height = |rates: &Rates| rates.most_took.map_or(0.0, |most| 10.0 * (1.0 + millis(most)).log10());
+    draw_graph(frame, took, name, |_| aside, history.iter().map(height), Color::Blue);
 }
 
-fn draw_graph(
+fn draw_rate(
     frame: &mut Frame<'_>,
     area: Rect,
     name: &str,
+    top: &Top,
+    value: impl Fn(&Rates) -> f64,
+    color: Color,
+) {
+    let history = &top.watch.history;
+    let name = format!("{name} {:.0}/s", history.back().map_or(0.0, &value));
+    draw_graph(frame, area, name, |most| format!("most {most}/s"), history.iter().map(value), color);
+}
+
+/// `aside` is said where there is room, and hears the greatest that is shown.
+fn draw_graph(
+    frame: &mut Frame<'_>,
+    area: Rect,
+    name: String,
+    aside: impl FnOnce(u64) -> String,
     values: impl Iterator<Item = f64>,
     color: Color,
 ) {
     let values: Vec<u64> = values.map(|value| value.round() as u64).collect();
-    // A bar a column, the newest at the right.
-    let shown = usize::from(area.width.saturating_sub(1)).min(values.len());
+    // A bar a column, the newest at the right, and a gap to the next graph.
+    let area = Rect { width: area.width.saturating_sub(1), ..area };
+    let shown = usize::from(area.width).min(values.len());
     let values = values.get(values.len() - shown..).unwrap_or_default();
-    let (now, most) = (values.last().copied().unwrap_or(0), values.iter().max().copied().unwrap_or(0));
-    let title = Line::from(vec![
-        Span::styled(format!("{name} {now}/s"), BOLD),
-        Span::styled(format!("  most {most}/s"), DIM),
-    ]);
+    let most = values.iter().max().copied().unwrap_or(0);
+    let aside = format!("  {}", aside(most));
+    let has_room = name.chars().count() + aside.chars().count() <= usize::from(area.width);
+    let aside = if has_room { Span::styled(aside, DIM) } else { Span::raw("") };
+    let title = Line::from(vec![Span::styled(name, BOLD), aside]);
     let block = Block::new().borders(Borders::TOP).border_style(DIM).title(title);
     let graph = Sparkline::default().block(block).data(values).max(most.max(1)).style(Style::new().fg(color));
     frame.render_widget(graph, area);
+}
+
+/// A time in a few characters.
+fn short(time: Duration) -> String {
+    match time.as_micros() {
+        micros @ 0..1_000 => format!("{micros}µs"),
+        micros @ 1_000..10_000 => format!("{:.1}ms", micros as f64 / 1e3),
+        micros @ 10_000..1_000_000 => format!("{}ms", micros / 1_000),
+        _ => age(time),
+    }
 }
 
 fn head<const N: usize>(names: [&str; N]) -> TableRow<'static> {

@@ -8,7 +8,7 @@ use super::super::connections::address;
 use crate::admission::SourceName;
 use crate::client::ConnectionId;
 use crate::control::client::{self, AskError};
-use crate::control::{Answer, ConnectionStatus, Request, ServiceStatus, Status};
+use crate::control::{Answer, ConnectionStatus, Request, ServiceStatus, Status, TimesStatus};
 use crate::sys::sock_diag;
 use crate::sys::tcp_info::TcpInfo;
 use crate::sys::time::Monotonic;
@@ -16,6 +16,10 @@ use crate::sys::usage::{self, Usage};
 
 /// How many looks the graphs go back.
 const HISTORY: usize = 240;
+
+/// The parts of connections of which it is said how long they took.
+const HALF: f64 = 0.5;
+const MOST: f64 = 0.99;
 
 /// Of how many connections that are new the sockets are looked up at one look: that takes some 20 µs each.
 const LOOKUPS: usize = 2_000;
@@ -48,13 +52,16 @@ pub(super) struct ShownSource {
     pub(super) services: Vec<String>,
 }
 
-/// How often something happened since the look before, a second.
+/// What has happened since the look before: how often, a second, and how long it took.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Rates {
     pub(super) accepted: f64,
     pub(super) refused: f64,
     pub(super) timeouts: f64,
     pub(super) crashes: f64,
+    /// Within what time half of the connections ended, and 99 of 100; `None` if none did.
+    pub(super) half_took: Option<Duration>,
+    pub(super) most_took: Option<Duration>,
 }
 
 /// What is kept of a connection for the next look.
@@ -142,15 +149,20 @@ impl Watch {
             _ => HashMap::new(),
         };
         let mut rates = HashMap::new();
+        let mut all_times = TimesStatus::default();
         if let Some(seconds) = since.map(|since| since.as_secs_f64()) {
             for service in &status.services {
                 let Some(before) = before.get(service.name.as_str()) else { continue };
                 let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
+                let times = service.durations.since(&before.durations);
+                all_times.add(&times);
                 let found = Rates {
                     accepted: rate(service.accepted, before.accepted),
                     refused: rate(service.refused.all(), before.refused.all()),
                     timeouts: rate(service.timeouts, before.timeouts),
                     crashes: rate(service.crashes, before.crashes),
+                    half_took: times.within_which(HALF),
+                    most_took: times.within_which(MOST),
                 };
                 rates.insert(service.name.clone(), found);
             }
@@ -160,6 +172,8 @@ impl Watch {
                 refused: sum(|rates| rates.refused),
                 timeouts: sum(|rates| rates.timeouts),
                 crashes: sum(|rates| rates.crashes),
+                half_took: all_times.within_which(HALF),
+                most_took: all_times.within_which(MOST),
             });
             if self.history.len() > HISTORY {
                 self.history.pop_front();
