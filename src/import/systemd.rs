@@ -480,7 +480,13 @@ impl UnitReading<'_> {
                 "inherit" | "socket" => service.same(format!("StandardOutput={output}"), ""),
                 _ => service.refused(format!("StandardOutput={output}"), "stdout is the client; have a script redirect it: exec = [\"/bin/sh\", \"-c\", \"exec PROGRAM >&2\"]"),
             }
+        } else if self.accepts && output == "socket" {
+            service.same("StandardOutput=socket", "");
+            service.like(format!("StandardInput={input}"), "descriptor 0 is the client, too");
         } else if self.accepts {
+            if output != "inherit" {
+                service.like(format!("StandardOutput={output}"), "it is what descriptor 2 is");
+            }
             service.exact(
                 format!("StandardInput={input}: the connection is descriptor 3"),
                 "connection",
@@ -489,8 +495,9 @@ impl UnitReading<'_> {
         } else {
             service.same(format!("StandardInput={input}"), "the program finds the socket by LISTEN_FDS");
         }
-        let is_client =
-            has_input && matches!((error, output), ("socket", _) | ("inherit", "inherit" | "socket"));
+        let is_client = (has_input || output == "socket")
+            && (error == "socket"
+                || error == "inherit" && (output == "socket" || has_input && output == "inherit"));
         match (is_client, error) {
             (true, _) if !self.accepts => {
                 service.like(format!("StandardError={error}"), "to the log, not to the socket");

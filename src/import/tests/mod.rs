@@ -224,6 +224,11 @@ fn pairs_of_units() {
         let text = printed(pair(socket, &format!("{cat}{service}")));
         assert!(text.contains("\n#[service.x]") && text.contains("# refused: "), "{socket}{service}: {text}");
     }
+    // What only writes to the client.
+    let writes = keys(pair(accepts, "[Service]\nExecStart=/bin/cat\nUser=nobody\nStandardOutput=socket\n"));
+    assert!(writes.contains("\nstderr = \"connection\"\n") && !writes.contains("listen-fds"), "{writes}");
+    let text = printed(pair(accepts, "[Service]\nExecStart=/bin/cat\nUser=nobody\nStandardOutput=null\n"));
+    assert!(text.contains("listen-fds") && text.contains("# near: StandardOutput=null: "), "{text}");
     let text = printed(pair(
         accepts,
         &format!("{cat}CapabilityBoundingSet=\nRestrictAddressFamilies=AF_INET\nProtectClock=yes\n"),
