@@ -52,6 +52,7 @@ mod moved;
 mod namespaces;
 mod operate;
 mod options;
+mod others;
 mod overload;
 mod page;
 mod pages;

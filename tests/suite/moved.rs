@@ -41,14 +41,19 @@ fn cases() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite/moved")
 }
 
-/// What `install` has unpacked, if that was called. In CI it must have been; elsewhere the test is skipped, and says so.
+/// What `install` has unpacked.
 pub(super) fn packages(test: &str) -> Option<PathBuf> {
-    let packages = Path::new(BINARY).ancestors().nth(2).unwrap().join("moved/root");
-    if packages.exists() {
-        return Some(packages);
+    fetched("moved/root", "tests/suite/moved/install", test)
+}
+
+/// What a script has put below target, if it was called. In CI it must have been; elsewhere the test is skipped, and says so.
+pub(super) fn fetched(directory: &str, by: &str, test: &str) -> Option<PathBuf> {
+    let path = Path::new(BINARY).ancestors().nth(2).unwrap().join(directory);
+    if path.exists() {
+        return Some(path);
     }
-    assert!(std::env::var_os("CI").is_none(), "{test} needs what tests/suite/moved/install unpacks");
-    say(&format!("SKIPPED: {test} needs what tests/suite/moved/install unpacks"));
+    assert!(std::env::var_os("CI").is_none(), "{test} needs what {by} brings to {}", path.display());
+    say(&format!("SKIPPED: {test} needs what {by} brings to {}", path.display()));
     None
 }
 
