@@ -43,6 +43,7 @@ use crate::sys::exec::Image;
 use crate::sys::fd::{self, ReservedFds};
 use crate::sys::fork::{ForkedChild, Pids, SharingChild};
 use crate::sys::signal::{self, Signals};
+use crate::sys::warm::Scaffold;
 use crate::sys::{process, stream};
 
 use call::{CallOutcome, HandlerCall, PreparedHandler};
@@ -210,6 +211,11 @@ impl ChildSpec {
         }
     }
 
+    /// Whether stderr is the client's, too.
+    pub(crate) fn says_errors_to_client(&self) -> bool {
+        self.says_errors_to_client
+    }
+
     /// How long a connection may take.
     pub(crate) fn deadlines(&self) -> Deadlines {
         self.deadlines
@@ -334,6 +340,18 @@ impl ChildSpec {
         }
     }
 
+    /// What is told of a connection to the program that is to serve it, each variable with its NUL, as [`ChildSpec::program`]
+    /// has it.
+    pub(crate) fn variables(
+        &self,
+        conn: &Conn,
+        connection: BorrowedFd<'_>,
+        say: impl FnOnce(&[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let program = self.program(conn, connection).ok_or(io::ErrorKind::NotFound)?;
+        say(program.changing())
+    }
+
     /// In a child of a handler: what it counts from now on is counted in this slot.
     pub(crate) fn begin_sharing(&self, slot: SlotIndex) {
         if let PreparedJob::Handler(HandlerCall { shared: Some(shared), .. }) = self.job {
@@ -384,6 +402,38 @@ pub(crate) fn serve_sharing(
     let (step, error) = ready.err().unwrap_or_else(|| (Step::Exec, program.exec()));
     failure.set(Failure::new(step, &error));
     process::exit(reports::FAILED_TO_BEGIN)
+}
+
+/// What a program is started with that is to be warm.
+#[derive(Debug)]
+pub(crate) struct WarmStart {
+    pub(crate) spec: &'static ChildSpec,
+    pub(crate) scaffold: Scaffold,
+    pub(crate) slot: SlotIndex,
+    /// Where it gets its connection.
+    pub(crate) link: OwnedFd,
+    pub(crate) stderr: Option<OwnedFd>,
+}
+
+/// Becomes a program that waits for its connection, in a child with memory of its own.
+pub(crate) fn start_warm(child: ForkedChild, start: WarmStart) -> u8 {
+    let WarmStart { spec, scaffold, slot, link, stderr } = start;
+    // By move: in a first process of a namespace, which closes everything, nobody owns what the other one needs.
+    spec.in_its_place(child, Some(slot), move |child| {
+        let stderr = stderr.as_ref().map(AsFd::as_fd);
+        let ready = spec
+            .enter(Some(slot), stderr)
+            .and_then(|()| spec.close(child, Some(scaffold.placeholder())))
+            .and_then(|()| spec.seal());
+        let failed = ready.err().unwrap_or_else(|| {
+            let PreparedJob::Exec(program) = &spec.job else {
+                return (Step::Exec, io::ErrorKind::NotFound.into());
+            };
+            let mut image = program.image.lock().unwrap_or_else(PoisonError::into_inner);
+            (Step::Exec, scaffold.exec(&mut image, link.as_fd()))
+        });
+        spec.fail(None, &failed)
+    })
 }
 
 /// Serves one connection, in a child with memory of its own, and exits.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::output::{complain, say};
-use crate::control::{Answer, Condition, Request, Status, client};
+use crate::control::{Answer, Condition, Request, Status, TimesStatus, client};
 use crate::exit;
 use crate::handler::Title;
 
@@ -105,6 +105,17 @@ pub(super) fn render(status: &Status, program: &str) -> String {
         if let Some(reason) = &service.resting {
             let _ = writeln!(text, "\n{} rests: {reason}", service.name);
         }
+        if let Some(why) = &service.cold {
+            let _ = writeln!(text, "\n{} has no warm programs: {why}", service.name);
+        }
+        if let Some(mean_us) = mean(&service.warm_ups) {
+            let (name, warm, served) = (&service.name, service.warm, service.served_warm);
+            let millis = mean_us as f64 / 1000.0;
+            let _ = writeln!(
+                text,
+                "\n{name}: {warm} warm, after {millis:.1} ms on average; {served} connections had one"
+            );
+        }
         if service.left_behind > 0 {
             let _ = writeln!(
                 text,
@@ -124,6 +135,11 @@ pub(super) fn render(status: &Status, program: &str) -> String {
         let _ = writeln!(text, "\n{} log records were dropped", status.log_records_dropped);
     }
     text
+}
+
+/// The mean of times in microseconds, if there were any.
+fn mean(times: &TimesStatus) -> Option<u64> {
+    times.sum_us.checked_div(times.within.iter().sum())
 }
 
 fn processes(count: u32) -> String {

@@ -19,6 +19,7 @@ use super::roles;
 use super::service::{self, Machine};
 use super::source::{Origin, syntax};
 use super::value::{Fault, find_nul};
+use super::warm;
 use super::{Address, Config, SupervisorConfig, Unavailable};
 use crate::handler::Application;
 use crate::journal::LogSettings;
@@ -63,7 +64,11 @@ pub(crate) fn assemble(
         doubts.for_each(|fault| problems.push(section.origin.error(fault).into_warning()));
         take(name, section.origin, &draft, &mut taken, problems);
         match service::resolve(name, section, draft, machine) {
-            Ok(service) => services.extend(service),
+            Ok(service) => {
+                let doubts = service.iter().flat_map(|service| warm::doubts(section, service));
+                doubts.for_each(|fault| problems.push(section.origin.error(fault).into_warning()));
+                services.extend(service);
+            }
             Err(faults) => {
                 let may_pass = faults.iter().all(|fault| fault.may_pass);
                 let errors = faults.into_iter().map(|fault| section.origin.error(fault));

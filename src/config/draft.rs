@@ -17,7 +17,7 @@ use super::value::{
 };
 use super::{
     Address, Keepalive, Limit, OWN_VARIABLES, Passing, StderrTarget, TreeLimits, admission, credentials,
-    limits as limit_table,
+    limits as limit_table, warm,
 };
 use crate::journal::Records;
 
@@ -32,6 +32,7 @@ pub(crate) struct ServiceDraft {
     pub(crate) wait: bool,
     pub(crate) workers: Option<u16>,
     pub(crate) spare: Option<u32>,
+    pub(super) warm: warm::WarmDraft,
     pub(crate) connections_per_child: Option<u32>,
     pub(crate) max_connections: Option<u32>,
     pub(crate) user: Option<Spanned<String>>,

@@ -428,6 +428,40 @@ fn loader(open: &File, elf: &Elf<'_>) -> Option<PathBuf> {
     path.starts_with(b"/").then(|| PathBuf::from(std::ffi::OsStr::from_bytes(path)))
 }
 
+/// Why the loader would load nothing into this program, or into the one that interprets it, beside what it names itself:
+/// ld.so(8), `LD_PRELOAD`.
+pub(crate) fn loads_nothing(path: &Path, setting: Setting<'_>) -> Option<String> {
+    loads_nothing_nested(path, setting, SCRIPTS)
+}
+
+fn loads_nothing_nested(path: &Path, setting: Setting<'_>, left: usize) -> Option<String> {
+    let shown = path.display();
+    let file = is_program(path, setting.root).ok()?;
+    let mut head = [0; HEAD];
+    let read = files::open(&file).and_then(|open| Ok((read_at(&open, &mut head, 0)?, open)));
+    let Ok((length, open)) = read else { return Some(format!("{shown} cannot be read")) };
+    let head = head.get(..length).unwrap_or_default();
+    if let (Some(line), Some(left)) = (head.strip_prefix(b"#!"), left.checked_sub(1)) {
+        let blank = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\n' | 0);
+        let name = line.trim_ascii_start().split(blank).next().unwrap_or_default();
+        let interpreter = setting.directory.join(std::ffi::OsStr::from_bytes(name));
+        return loads_nothing_nested(&interpreter, setting, left);
+    }
+    let elf = parse_elf(head);
+    let mode = fs::metadata(&file).map_or(0, |metadata| metadata.permissions().mode());
+    if !head.starts_with(b"\x7fELF") || !elf.is_complete() || !elf.wide || elf.machine() != 62 {
+        Some(format!("{shown} is no program of 64 bits for x86-64"))
+    } else if mode & 0o6000 != 0 {
+        Some(format!("{shown} changes its user or group when it is started"))
+    } else if permission::has_capabilities(&file) {
+        Some(format!("{shown} gets capabilities when it is started"))
+    } else if loader(&open, &elf).is_none() {
+        Some(format!("{shown} is linked statically"))
+    } else {
+        None
+    }
+}
+
 /// A format that somebody has told the kernel how to run, binfmt_misc in its documentation.
 struct Format {
     extension: Option<String>,

@@ -9,6 +9,7 @@ use super::draft::{self, ServiceDraft};
 use super::key::{Key, Kind, Part};
 use super::sandbox;
 use super::value::{choice, decode, duration, set};
+use super::warm;
 use crate::journal::{Level, LogTarget};
 
 /// `[supervisor]` as written.
@@ -212,6 +213,9 @@ pub(crate) static SERVICE: &[Key<ServiceDraft>] = &[
         doc: "Connection processes forked ahead of their connection, for the whole service",
         decode: Some(draft::spare),
     },
+    warm::WARM,
+    warm::WARM_MAX_AGE,
+    warm::WARM_WATCH,
     Key {
         name: "max_connections",
         flag: Some("max-connections"),
@@ -548,24 +552,7 @@ pub(crate) static SERVICE: &[Key<ServiceDraft>] = &[
     admission::IDLE_TIMEOUT,
     admission::MAX_LIFETIME,
     admission::PROXY_PROTOCOL_FROM,
-    promised("warm"),
-    promised("warm_max_age"),
-    promised("warm_watch"),
 ];
-
-/// A key that has its name already.
-const fn promised(name: &'static str) -> Key<ServiceDraft> {
-    Key {
-        name,
-        flag: None,
-        kind: Kind::Text,
-        placeholder: "",
-        default: None,
-        example: "",
-        doc: "",
-        decode: None,
-    }
-}
 
 /// One flag of `serve`, without the functions.
 #[derive(Debug, Clone, Copy)]

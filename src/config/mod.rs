@@ -39,6 +39,7 @@ mod source;
 pub(crate) mod tests;
 mod value;
 mod wait;
+mod warm;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -69,6 +70,7 @@ pub(crate) use service::Machine;
 pub(crate) use sockets::{PassedDemands, SocketKind};
 pub(crate) use source::Snapshot;
 pub(crate) use value::parse_duration;
+pub(crate) use warm::WarmSettings;
 
 /// What an exec'ed program finds in `PATH` unless `environment` says otherwise.
 pub(crate) const DEFAULT_PROGRAM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -181,6 +183,8 @@ pub(crate) struct ServiceConfig {
     pub(crate) workers: u16,
     /// Connection processes forked ahead, for the whole service.
     pub(crate) spare: u32,
+    /// If these are programs that have been started already, and wait: how far they go. `None` if they are not started.
+    pub(crate) warm: Option<WarmSettings>,
     /// Connections that one of them serves before it is renewed; 0 for as many as come.
     pub(crate) connections_per_child: u32,
     /// Live connections over all workers; 1 to 1,000,000.
@@ -241,6 +245,7 @@ impl ServiceConfig {
             limits: self.limits.clone(),
             socket_access: self.socket_access.clone(),
             passed: PassedDemands::default(),
+            warm: self.warm.clone(),
             ..*self
         }
     }

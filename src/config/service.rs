@@ -20,7 +20,7 @@ use super::value::{Fault, Faults};
 use super::{
     Address, CredentialStore, Credentials, Identity, Job, KillMode, PassedDemands, Program, ServiceConfig,
     SocketOptions, StderrTarget, UserIds, UserRange, credentials, environment, options, sandbox, sockets,
-    wait,
+    wait, warm,
 };
 use crate::handler::Application;
 use crate::sys::process::{self, Resource};
@@ -139,6 +139,10 @@ pub(crate) fn resolve(
     let kill_mode = kill_mode(section, &draft).map_err(&mut keep).ok().flatten();
     wait::faults(section, &draft).into_iter().for_each(&mut keep);
     let spare = spares(section, &draft, job.as_ref()).map_err(&mut keep).ok().flatten();
+    let warm = warm::of(section, &draft, job.as_ref(), setting).unwrap_or_else(|found| {
+        found.into_iter().for_each(&mut keep);
+        None
+    });
     let mut passed = PassedDemands::default();
     match sockets::demands(section, &draft, job.as_ref()) {
         Ok(demands) => passed = demands,
@@ -165,6 +169,7 @@ pub(crate) fn resolve(
             wait: draft.wait,
             workers: if draft.wait { 1 } else { draft.workers.unwrap_or_else(cpus) },
             spare: spare?,
+            warm,
             connections_per_child: draft.connections_per_child?,
             max_connections: draft.max_connections.map(|most| if draft.wait { 1 } else { most })?,
             admission: admission?,
@@ -371,7 +376,8 @@ fn spares(section: &Section<'_>, draft: &ServiceDraft, job: Option<&Job>) -> Res
     let at = || section.span("connections_per_child").unwrap_or_else(|| section.header.clone());
     let wants_spares = draft.spare.is_some_and(|spare| spare > 0)
         || draft.connections_per_child.is_some_and(|connections| connections != 1);
-    if wants_spares && !draft.admission.proxies.is_empty() {
+    // What is warm does not accept by itself.
+    if wants_spares && !draft.warm.is_wanted() && !draft.admission.proxies.is_empty() {
         let at = section.span("spare").unwrap_or_else(at);
         let message =
             "a spare cannot wait for the header of a proxy: one that does not come would keep others out";

@@ -9,9 +9,12 @@ use super::value::Fault;
 
 /// Keys about connections that preforkd accepts, or sees the bytes of: what they would ask of a program that accepts by
 /// itself, and what to do instead.
-const OF_CONNECTIONS: [(&str, &str, &str); 19] = [
+const OF_CONNECTIONS: [(&str, &str, &str); 22] = [
     ("spare", SPARES, REMOVE),
     ("connections_per_child", SPARES, REMOVE),
+    ("warm", SPARES, REMOVE),
+    ("warm_max_age", SPARES, REMOVE),
+    ("warm_watch", SPARES, REMOVE),
     ("workers", "one worker watches the socket, and one program has it", REMOVE),
     ("max_connections", "one program has the socket, and how many it serves is its own matter", OWN),
     ("max_connections_per_source", NOT_SEEN, OWN),
@@ -40,9 +43,10 @@ const FIREWALL: &str = "say it with nftables, or with the program's own options;
 const LIFETIME: &str = "remove it, and think of max_lifetime, which is how long the program may run";
 
 /// Values with which a key asks for nothing that would not be so anyway.
-const HARMLESS: [(&str, &str); 5] = [
+const HARMLESS: [(&str, &str); 6] = [
     ("spare", "0"),
     ("connections_per_child", "1"),
+    ("warm", "\"no\""),
     ("workers", "1"),
     ("max_connections", "1"),
     ("overload", "\"queue\""),

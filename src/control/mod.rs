@@ -141,6 +141,10 @@ pub(crate) struct ServiceStatus {
     /// Workers that died and were not told to.
     pub(crate) workers_died: u64,
     pub(crate) spares: u32,
+    /// Spares that are programs which have been started, and could have a connection now.
+    pub(crate) warm: u64,
+    /// Why there are none of these, though they are asked for.
+    pub(crate) cold: Option<String>,
     /// Connection processes, those of dead and draining workers included.
     pub(crate) active: u32,
     /// Those that are counted for their source; 0 without `max_connections_per_source`.
@@ -172,6 +176,10 @@ pub(crate) struct ServiceStatus {
     pub(crate) durations: TimesStatus,
     /// From accept until a process had the connection.
     pub(crate) waits: TimesStatus,
+    /// Connections of warm programs.
+    pub(crate) served_warm: u64,
+    /// From the start of a program until it was warm.
+    pub(crate) warm_ups: TimesStatus,
 }
 
 /// The queue of a listener.

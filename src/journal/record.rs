@@ -128,6 +128,8 @@ pub(crate) struct ConnectionRecord<'a> {
     pub(crate) max_rss_kib: u64,
     /// What was used in its cgroup, if it had one: by its process and all that came of it.
     pub(crate) usage: Option<TreeUsage>,
+    /// Its program had been started before it was there.
+    pub(crate) warm: bool,
 }
 
 impl<'a> ConnectionRecord<'a> {
@@ -150,6 +152,7 @@ impl<'a> ConnectionRecord<'a> {
             cpu: ended.cpu,
             max_rss_kib: ended.max_rss_kib,
             usage: None,
+            warm: false,
         }
     }
 
@@ -204,6 +207,9 @@ impl fmt::Display for ConnectionRecord<'_> {
         }
         if let Some((received, sent)) = self.bytes {
             write!(f, ", {received} bytes in, {sent} out")?;
+        }
+        if self.warm {
+            f.write_str(", warm")?;
         }
         f.write_str(")")?;
         match self.exit {
@@ -319,6 +325,9 @@ fn connection_fields(record: &ConnectionRecord<'_>, field: &mut dyn FnMut(&'stat
     if let Some((received, sent)) = record.bytes {
         field("PREFORKD_BYTES_IN", format_args!("{received}"));
         field("PREFORKD_BYTES_OUT", format_args!("{sent}"));
+    }
+    if record.warm {
+        field("PREFORKD_WARM", format_args!("1"));
     }
     if let Exit::Ended(_) | Exit::Panicked | Exit::TimedOut(_) | Exit::Killed = record.exit {
         field("PREFORKD_CPU_USEC", format_args!("{}", record.cpu().as_micros()));

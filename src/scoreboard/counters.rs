@@ -33,6 +33,10 @@ pub(crate) enum Count {
     BytesSent,
     /// Penalties that sources were given.
     Penalties,
+    /// Programs that are warm now: of a worker that is there, since this is not added up.
+    Warm,
+    /// Connections that a warm program has served.
+    ServedWarm,
     /// Workers that died and were not told to; the supervisor counts them.
     WorkersDied,
 }
@@ -53,6 +57,8 @@ pub(crate) enum CountedTime {
     Duration,
     /// From the accept until a process had it.
     Wait,
+    /// From the start of a program until it was warm.
+    WarmUp,
 }
 
 /// The upper bounds of a distribution in microseconds, each included; what is longer comes after the last.
@@ -64,9 +70,9 @@ const BOUNDS: usize = 13;
 const TIME_WORDS: usize = BOUNDS + 2;
 
 impl CountedTime {
-    const ALL: [CountedTime; 2] = [CountedTime::Duration, CountedTime::Wait];
+    const ALL: [CountedTime; 3] = [CountedTime::Duration, CountedTime::Wait, CountedTime::WarmUp];
 
-    /// From a millisecond to an hour, and from ten microseconds to ten seconds.
+    /// From a millisecond to an hour, from ten microseconds to ten seconds, and from a hundred microseconds to a minute.
     pub(crate) const fn bounds(self) -> &'static TimeBounds {
         match self {
             CountedTime::Duration => &[
@@ -87,6 +93,10 @@ impl CountedTime {
             CountedTime::Wait => {
                 &[10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 100_000, 1_000_000, 10_000_000]
             }
+            CountedTime::WarmUp => &[
+                100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 1_000_000, 10_000_000,
+                60_000_000,
+            ],
         }
     }
 

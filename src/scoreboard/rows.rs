@@ -416,6 +416,11 @@ impl<S: Deref<Target = Scoreboard>> Slot<S> {
         self.scoreboard.memory.signed_word(PIDS + self.index.index() as usize * 4)
     }
 
+    /// Says which process holds it, if that was made in another.
+    pub(crate) fn note_process(&self, pid: Option<Pid>) {
+        self.pid_word().into_iter().for_each(|word| word.store(pid.unwrap_or(0), SeqCst));
+    }
+
     /// Says what its process serves; `None` if that waits again.
     pub(crate) fn note(&self, connection: Option<&Connection>) {
         let Some(connection) = connection else {

@@ -16,7 +16,9 @@
 
 pub(crate) mod copies;
 pub(crate) mod events;
+mod pauses;
 mod pool;
 mod process;
 
+pub(crate) use pauses::Pauses;
 pub(crate) use pool::{Pool, Setup};

@@ -14,12 +14,12 @@ use allocator_api2::vec::Vec;
 
 use super::copies::{Copied, Copies};
 use super::events::{SpareEvents, SpareEventsWriter};
+use super::pauses::Pauses;
 use super::process::{self, SpareContext, SpareSpec};
 use crate::admission::Admission;
 use crate::admission::sources::SlotIndex;
 use crate::child::ChildSpec;
 use crate::client::{Connection, ConnectionId};
-use crate::pace::Backoff;
 use crate::scoreboard::{Scoreboard, Slot};
 use crate::sys::dontfork::DontForkAlloc;
 use crate::sys::fork::{Birthplace, ChildStack, InCgroup, fork_into};
@@ -47,9 +47,7 @@ pub(crate) struct Pool {
     copies: Option<Copies>,
     /// The end that children close, or it would not end with us; `None` when all have been told to go.
     leash: Option<OwnedFd>,
-    backoff: Backoff,
-    /// One has been made since something went wrong, and has not died yet.
-    on_trial: bool,
+    pauses: Pauses,
     /// There is no slot for one.
     until_slot_freed: bool,
     /// How many were told to go and have not gone yet.
@@ -114,8 +112,7 @@ impl Pool {
             events,
             copies,
             leash: Some(leash),
-            backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
-            on_trial: false,
+            pauses: Pauses::new(FIRST_PAUSE, LONGEST_PAUSE),
             until_slot_freed: false,
             leaving: 0,
         })
@@ -177,7 +174,7 @@ impl Pool {
     pub(crate) fn next(&self) -> Option<Monotonic> {
         let missing =
             self.leash.is_some() && (self.waiting.len() as u64) < self.size && !self.until_slot_freed;
-        missing.then(|| self.backoff.until().unwrap_or(Monotonic::from_nanos(0)))
+        missing.then(|| self.pauses.next())
     }
 
     /// Makes one more for this slot. `id` is what its first connection will be called; it gets what its program's stderr is
@@ -229,16 +226,7 @@ impl Pool {
     fn add(&mut self, pid: Pid, wakes: bool) {
         self.waiting.push((pid, wakes));
         self.silent = if wakes { 0 } else { self.silent + 1 };
-        if self.backoff.until().is_none() {
-            return;
-        }
-        let now = Monotonic::now();
-        match std::mem::replace(&mut self.on_trial, true) {
-            // The one before has lived through its pause.
-            true => self.backoff.recovers(now),
-            false => self.backoff.tries(now),
-        }
-        self.on_trial = self.backoff.until().is_some();
+        self.pauses.made();
     }
 
     /// One has ended, taken or not, or is stopped and answers nobody. Returns whether it waited.
@@ -273,12 +261,7 @@ impl Pool {
 
     /// None can be made for a while, longer each time.
     pub(crate) fn failed(&mut self) {
-        let now = Monotonic::now();
-        if !std::mem::take(&mut self.on_trial) && self.backoff.until().is_some_and(|until| now < until) {
-            // It was made before the pause: whoever killed one has killed several.
-            return;
-        }
-        self.backoff.failed(now);
+        self.pauses.failed();
     }
 
     /// Tells one to look for a connection, and to go if there is none.

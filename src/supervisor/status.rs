@@ -107,6 +107,12 @@ impl State {
             workers: self.workers.of_service(&service_state.name).map(WorkerStatus::from).collect(),
             workers_died: totals.get(Count::WorkersDied),
             spares: processes.spares,
+            warm: self
+                .workers
+                .of_service(&service_state.name)
+                .map(|worker| worker.counted().get(Count::Warm))
+                .fold(0, u64::saturating_add),
+            cold: service.and_then(|service| service.config().warm.as_ref()?.obstacle.clone()),
             active: processes.connections,
             counted: service_state.scoreboard.sources().counted(),
             max_connections: match service {
@@ -134,6 +140,8 @@ impl State {
             log_records_dropped: totals.get(Count::RecordsDropped),
             durations: times(totals, CountedTime::Duration),
             waits: times(totals, CountedTime::Wait),
+            served_warm: totals.get(Count::ServedWarm),
+            warm_ups: times(totals, CountedTime::WarmUp),
         }
     }
 
@@ -194,6 +202,8 @@ fn never_served(name: &str, down: &DownService) -> ServiceStatus {
         workers: Vec::new(),
         workers_died: 0,
         spares: 0,
+        warm: 0,
+        cold: None,
         active: 0,
         counted: 0,
         max_connections: down.config.as_ref().map_or(0, |config| config.max_connections),
@@ -215,6 +225,8 @@ fn never_served(name: &str, down: &DownService) -> ServiceStatus {
         log_records_dropped: 0,
         durations: TimesStatus::default(),
         waits: TimesStatus::default(),
+        served_warm: 0,
+        warm_ups: TimesStatus::default(),
     }
 }
 

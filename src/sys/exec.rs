@@ -4,7 +4,10 @@
 use std::ffi::CString;
 use std::fmt::{self, Write};
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::ptr;
+
+use super::fd;
 
 /// A program, its arguments, and its environment: a part that is always the same, and a part that is written anew for
 /// each start, into room that is kept.
@@ -59,6 +62,11 @@ impl Image {
         self.add(name, |text| text.extend_from_slice(value));
     }
 
+    /// The variables of this start, each with its NUL.
+    pub(crate) fn changing(&self) -> &[u8] {
+        &self.changing
+    }
+
     fn add(&mut self, name: &str, value: impl FnOnce(&mut Vec<u8>)) {
         self.envp.clear();
         self.envp.push(ptr::null());
@@ -80,6 +88,11 @@ impl Image {
         let changing = self.changing.split_inclusive(|&byte| byte == 0);
         self.envp.extend(changing.map(|variable| variable.as_ptr().cast::<libc::c_char>()));
         self.envp.push(ptr::null());
+    }
+
+    /// The same, with these kept open over it.
+    pub(crate) fn exec_with(&self, kept: &[BorrowedFd<'_>]) -> io::Error {
+        fd::keep_over_exec(kept, || self.exec())
     }
 
     /// Replaces this process by the program; returns only if that fails.

@@ -40,6 +40,8 @@ pub(crate) mod time;
 pub(crate) mod title;
 pub(crate) mod usage;
 pub(crate) mod wait;
+pub(crate) mod warm;
+pub(crate) mod watch;
 
 use std::io;
 

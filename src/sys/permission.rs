@@ -1,7 +1,7 @@
 //! What the kernel lets somebody do with a file, as far as it can be known before.
 #![allow(unsafe_code)]
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -30,9 +30,18 @@ pub(crate) fn is_noexec(path: &Path) -> bool {
     statvfs(path).is_ok_and(|mount| mount.flags().contains(FsFlags::ST_NOEXEC))
 }
 
+/// Whether a program gets capabilities from its file, capabilities(7).
+pub(crate) fn has_capabilities(path: &Path) -> bool {
+    has_attribute(path, c"security.capability")
+}
+
 fn has_list(path: &Path) -> bool {
+    has_attribute(path, c"system.posix_acl_access")
+}
+
+/// True as well of what has no name that could be asked about.
+fn has_attribute(path: &Path, name: &CStr) -> bool {
     let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return true };
-    let name = c"system.posix_acl_access";
     // SAFETY: both strings end with NUL, and a size of 0 has nothing written.
     let length = unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), std::ptr::null_mut(), 0) };
     length > 0

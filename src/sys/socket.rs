@@ -246,6 +246,12 @@ pub(crate) fn probe() -> io::Result<OwnedFd> {
     stream_socket(AddressFamily::Inet).or_else(|_| stream_socket(AddressFamily::Inet6))
 }
 
+/// A socket of the same family that is connected to nobody.
+pub(crate) fn unconnected_like(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let address = nixsock::getsockname::<nixsock::SockaddrStorage>(listener.as_raw_fd())?;
+    stream_socket(nixsock::SockaddrLike::family(&address).unwrap_or(AddressFamily::Unix))
+}
+
 fn stream_socket(family: AddressFamily) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     Ok(nixsock::socket(family, SockType::Stream, flags, None)?)

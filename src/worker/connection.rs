@@ -158,10 +158,19 @@ impl Worker {
 
     /// Lets a client in, or not; then the slot is free.
     fn admit(&mut self, mut newcomer: Newcomer) -> Option<WorkerSlot> {
-        let counted = (self.cx.scoreboard.sources(), newcomer.slot.index());
+        let warm = self.warm_process().map(|(pid, child)| (pid, child.slot().index()));
+        // Where it is counted, it is until its process has ended.
+        let counted = (self.cx.scoreboard.sources(), warm.map_or(newcomer.slot.index(), |(_, place)| place));
         match self.cx.admission.check(&mut newcomer.client, newcomer.socket.as_fd(), Some(counted)) {
             Ok(()) => {
                 self.cx.counters.count(Count::Accepted);
+                let newcomer = match warm {
+                    None => newcomer,
+                    Some((pid, _)) => match self.give_to_warm(pid, newcomer) {
+                        Ok(left) => return Some(left),
+                        Err(newcomer) => newcomer,
+                    },
+                };
                 let started = self.starter.begin(newcomer, &self.pool, &self.cx);
                 self.started(started);
                 None
@@ -243,6 +252,7 @@ impl Worker {
         if any {
             // What just ended may have left room for the process that is wanted.
             self.pool.slot_freed();
+            self.warm.slot_freed();
             self.retry_start(true);
         }
     }
@@ -305,6 +315,7 @@ impl Worker {
             Some(Departed::Connection) if ended.ending.is_crash() && !self.cx.spec.execs() => {
                 self.link.report_once(&WorkerReport::NeedsRenewal);
             }
+            Some(Departed::Spare { failure, .. }) if self.warm.is_used() => self.lost_warm(ended, failure),
             Some(Departed::Spare { failure, is_spent }) => self.lost_spare(ended, failure, is_spent),
             Some(Departed::Connection) if ended.ending.is_by_filter() => self.say_why_killed(),
             Some(Departed::Connection) | None => {}

@@ -16,6 +16,7 @@ mod several;
 mod spares;
 mod starter;
 mod waited;
+mod warm;
 
 use std::fmt;
 use std::io;
@@ -58,6 +59,7 @@ use room::Slots;
 use several::Hearing;
 use starter::Starter;
 use waited::Waited;
+use warm::WarmPrograms;
 
 /// How long the dead wait for who calls next. To be woken for each of them would delay the connection that follows; a
 /// program's end is not delayed, since its client waits for it.
@@ -86,6 +88,10 @@ enum Token {
     Lingering(usize),
     /// A client whose program has ended, by the number of the connection.
     Closing(u64),
+    /// A program that is started ahead of its connection.
+    Warm(Pid),
+    /// A file that warm programs may have read.
+    WarmFiles,
 }
 
 /// The kind is in the upper bits.
@@ -103,6 +109,8 @@ impl From<Token> for u64 {
             Token::Lingering(place) => (6, place as u64),
             Token::Closing(number) => (7, number),
             Token::Several => (8, 0),
+            Token::Warm(pid) => (9, u64::from(pid.unsigned_abs())),
+            Token::WarmFiles => (10, 0),
         };
         kind << KIND | value
     }
@@ -120,6 +128,8 @@ impl From<u64> for Token {
             5 => Token::Header(value),
             6 => Token::Lingering(value as usize),
             8 => Token::Several,
+            9 => Token::Warm(value as Pid),
+            10 => Token::WarmFiles,
             _ => Token::Closing(value),
         }
     }
@@ -212,6 +222,7 @@ struct Worker {
     waited: Waited,
     children: Children<&'static Scoreboard>,
     pool: Pool,
+    warm: WarmPrograms,
     hearing: Hearing,
     /// The log has been told what killed a program by its filter.
     said_why_killed: bool,
@@ -256,6 +267,12 @@ impl Worker {
         plan.service.starts_threads = handler.is_some_and(|prepared| prepared.handler.starts_threads());
         let (reporter, has_cgroup) = (Reporter::for_ever(reporter), plan.cgroups.is_some());
         let mut spec = ChildSpec::new(&plan.service, namespaces, handler, signals, reporter, has_cgroup)?;
+        let warm = WarmPrograms::new(
+            plan.service.warm.as_ref(),
+            plan.spares,
+            listeners.first().copied(),
+            spec.says_errors_to_client(),
+        )?;
         if let Some(own) = plan.service.identity.worker {
             spec.step_down(own).map_err(|(step, error)| {
                 let failure = Failure::new(step, &error);
@@ -282,7 +299,8 @@ impl Worker {
             || deadlines.lifetime.is_some()
             || (execs && deadlines.are_of_bytes());
         let pool = Pool::new(Setup {
-            size: plan.spares,
+            // What waits for the connections of this service are programs.
+            size: if warm.is_used() { 0 } else { plan.spares },
             connections: service.connections_per_child,
             all_wake,
             child: spec,
@@ -313,6 +331,9 @@ impl Worker {
             Some(pipes) => poller.add(pipes, Interest::Read, Token::Several.into())?,
             None => poller.add(pool.wake(), Interest::ReadEdge, Token::SpareTaken.into())?,
         }
+        if let Some(files) = warm.watched() {
+            poller.add(files, Interest::Read, Token::WarmFiles.into())?;
+        }
         let pipes = (spec.has_stderr() && service.stderr == StderrTarget::Log).then(OutputPipes::new);
         let stack = ChildStack::new()?.into_pids(spec.pids());
         exclude_stacks_from_fork(service.starts_threads)?;
@@ -332,6 +353,7 @@ impl Worker {
             children,
             hearing: Hearing::new(!all_wake),
             pool,
+            warm,
             said_why_killed: false,
             cx: Context {
                 plan,
@@ -375,9 +397,11 @@ impl Worker {
             self.lingering.tend(&self.cx.poller);
             self.tend_waited();
             self.tend_several()?;
+            self.tend_warm();
             self.accept_unasked();
             if !called {
                 self.make_spare();
+                self.start_warm();
             }
             self.report_retirement();
         }
@@ -408,6 +432,8 @@ impl Worker {
                 Token::Header(number) => self.hear_proxy(number),
                 Token::Closing(number) => self.tend_close(number),
                 Token::Several => self.hear_several()?,
+                Token::Warm(pid) => self.hear_warm(pid),
+                Token::WarmFiles => self.renew_warm(),
                 Token::Output(pid) => {
                     self.children.read_output(pid, &self.cx.books(), &self.cx.poller);
                 }
@@ -447,6 +473,7 @@ impl Worker {
         self.acceptor.slot_freed();
         self.look_for_listeners();
         self.pool.slot_freed();
+        self.warm.slot_freed();
     }
 
     fn is_done(&self) -> bool {
@@ -459,8 +486,9 @@ impl Worker {
         let next = match self.starter.next_try() {
             Some(at) => Some(at),
             None => {
-                let spare = self.pool.next().filter(|_| self.acceptor.is_open());
-                [self.acceptor.wakes_at(), spare, self.refusals.report_at()].into_iter().flatten().min()
+                let ahead = self.pool.next().into_iter().chain(self.warm.next()).min();
+                let ahead = ahead.filter(|_| self.acceptor.is_open());
+                [self.acceptor.wakes_at(), ahead, self.refusals.report_at()].into_iter().flatten().min()
             }
         };
         let others = [
@@ -534,6 +562,7 @@ impl Worker {
 
     fn dismiss_spares(&mut self) {
         self.pool.dismiss();
+        self.end_warm();
         self.end_pauses();
         self.slots.release();
         // From now on all of them are heard at once: whom they still let in, the supervisor has to count anew.

@@ -72,6 +72,12 @@ impl Slots {
         self.reserved = Some(slot);
     }
 
+    /// Another than the one in hand, which stays there.
+    pub(super) fn take_another(&mut self, waits: bool) -> Result<WorkerSlot, NoSlot> {
+        self.reserve(waits)?;
+        self.claim(waits)
+    }
+
     /// Gives back what is in hand.
     pub(super) fn release(&mut self) {
         self.reserved = None;
@@ -85,7 +91,13 @@ impl Worker {
             return true;
         }
         let reserved = self.slots.reserve(!self.never_waits());
-        reserved.map_err(|why| self.wait_for_slot(why)).is_ok()
+        reserved
+            .map_err(|why| {
+                self.wait_for_slot(why);
+                // Nobody else has what would serve who comes.
+                self.warm.let_one_go();
+            })
+            .is_ok()
     }
 
     /// Whether a slot is claimed before a connection comes.

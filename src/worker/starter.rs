@@ -9,7 +9,7 @@ use super::children::{Child, Leaf, Output, OutputPipes};
 use super::leaves::Leaves;
 use super::{Context, Newcomer, Token, WorkerSlot};
 use crate::admission::Admission;
-use crate::child::{self, ChildSpec, Conn};
+use crate::child::{self, ChildSpec, Conn, WarmStart};
 use crate::client::Connection;
 use crate::ipc::reports::{FailureWord, Reports, Step};
 use crate::pace::Backoff;
@@ -20,6 +20,7 @@ use crate::sys::fd::ReservedFds;
 use crate::sys::fork::{Birthplace, ChildStack, ForkedChild};
 use crate::sys::time::Monotonic;
 use crate::sys::wait::Pid;
+use crate::sys::warm::{self, Scaffold};
 
 /// How long an accepted connection waits for a process before it is closed.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
@@ -232,6 +233,40 @@ impl Starter {
         let leaf = self.leaves.take()?;
         let origin = Birthplace { record: slot.pid_word(), cgroup: leaf.as_ref().map(Leaf::place) };
         let made = pool.make(&slot, id, (stderr, own), &self.stack, origin);
+        let connections = cx.plan.service.connections_per_child;
+        let (pid, child) = self.ahead(made, slot, connections, (leaf, output), cx)?;
+        Ok((pid, child.with_reports(reports)))
+    }
+}
+
+impl Starter {
+    /// Starts a program that is to wait for its connection; with it comes the link by which it gets that.
+    pub(super) fn start_warm(
+        &mut self,
+        slot: WorkerSlot,
+        scaffold: Scaffold,
+        cx: &Context,
+    ) -> io::Result<(Pid, Child<&'static Scoreboard>, OwnedFd)> {
+        cx.spec.vacate(slot.index())?;
+        let (output, stderr) = self.pipes.as_ref().map(OutputPipes::make).transpose()?.unzip();
+        let (link, theirs) = warm::link()?;
+        let leaf = self.leaves.take()?;
+        let origin = Birthplace { record: slot.pid_word(), cgroup: leaf.as_ref().map(Leaf::place) };
+        let mut start = WarmStart { spec: cx.spec, scaffold, slot: slot.index(), link: theirs, stderr };
+        let made = self.stack.fork(origin, child::start_warm, &mut start);
+        let (pid, child) = self.ahead(made, slot, 1, (leaf, output), cx)?;
+        Ok((pid, child, link))
+    }
+
+    /// The child that was made ahead of its connection, or why there is none.
+    fn ahead(
+        &mut self,
+        made: io::Result<Pid>,
+        slot: WorkerSlot,
+        connections: u32,
+        (leaf, output): (Option<Leaf>, Option<OwnedFd>),
+        cx: &Context,
+    ) -> io::Result<(Pid, Child<&'static Scoreboard>)> {
         let pid = match made {
             Ok(pid) => pid,
             Err(error) => {
@@ -241,11 +276,8 @@ impl Starter {
         };
         self.numbers += 1;
         let output = output.map(|pipe| listen_to(pid, pipe, cx));
-        let connections = cx.plan.service.connections_per_child;
-        Ok((
-            pid,
-            Child::spare(slot, id, connections).with_output(output).with_reports(reports).with_leaf(leaf),
-        ))
+        let child = Child::spare(slot, cx.id(self.numbers), connections);
+        Ok((pid, child.with_output(output).with_leaf(leaf)))
     }
 }
 

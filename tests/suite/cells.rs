@@ -117,6 +117,7 @@ const ROWS: &[Row] = &[
     row("connection = 'listen-fds'", no_handlers, serves).program("'/bin/sh', '-c', 'exec cat <&3 >&3'"),
     row("workers = 2", everywhere, has_workers),
     row("spare = 2", everywhere, has_spares),
+    row("warm = 'start'\nwarm_max_age = '1h'\nwarm_watch = '/usr'", spare_programs, is_warm),
     row("max_connections = 1", everywhere, takes_one).with("overload = 'reset'"),
     row("overload = 'refuse'", everywhere, takes_one).with("max_connections = 1"),
     row("refuse_message = 'busy'", everywhere, says_busy).with("overload = 'refuse'\nmax_connections = 1"),
@@ -227,6 +228,14 @@ fn programs_without_spares(_: At, job: Job) -> Option<&'static str> {
         Job::Handler | Job::SpareHandler => Some("wait = true is for programs"),
         Job::Program => None,
         Job::SpareProgram => Some("spare can do nothing with wait = true"),
+    }
+}
+
+fn spare_programs(_: At, job: Job) -> Option<&'static str> {
+    match job {
+        Job::SpareProgram => None,
+        Job::Program => Some("it is the spares that are started ahead"),
+        Job::Handler | Job::SpareHandler => Some("warm is for programs"),
     }
 }
 
@@ -386,6 +395,12 @@ fn has_workers(seat: &Seat<'_>) {
 fn has_spares(seat: &Seat<'_>) {
     eventually("spares", || seat.status()["spares"] == 2);
     serves(seat);
+}
+
+fn is_warm(seat: &Seat<'_>) {
+    eventually("a warm program", || seat.status()["warm"] == 1);
+    serves(seat);
+    eventually("its end", || seat.status()["served_warm"] == 1);
 }
 
 fn takes_one(seat: &Seat<'_>) {

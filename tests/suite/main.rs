@@ -87,3 +87,4 @@ mod upgrade;
 mod user_range;
 mod varlink;
 mod waited;
+mod warm;

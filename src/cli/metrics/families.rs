@@ -177,6 +177,8 @@ impl MetricsPage {
         self.each(services, gauge("preforkd_spares", "Processes that wait for a connection."), |one| {
             one.spares
         });
+        let warm = "Programs that have been started ahead of their connections, and wait.";
+        self.each(services, gauge("preforkd_warm_programs", warm), |one| one.warm);
         self.each(services, gauge("preforkd_connections", "Connections that live."), |one| one.active);
         let limit = "Connections that a service may have, max_connections.";
         self.each(services, gauge("preforkd_connections_limit", limit), |one| one.max_connections);
@@ -261,6 +263,10 @@ impl MetricsPage {
         self.times_each(services, times("preforkd_connection_duration_seconds", duration), |one| {
             &one.durations
         });
+        let served = "Connections that a warm program has served.";
+        self.count_each(services, count("preforkd_connections_served_warm", served), |one| one.served_warm);
+        let warm_up = "From the start of a program until it was warm.";
+        self.times_each(services, times("preforkd_warm_up_seconds", warm_up), |one| &one.warm_ups);
         let wait = "From the accept of a connection until a process had it; a spare accepts itself.";
         self.times_each(services, times("preforkd_connection_wait_seconds", wait), |one| &one.waits);
     }

@@ -24,6 +24,7 @@ fn an_empty_service_has_the_defaults() {
         wait: false,
         workers: u16::try_from(cpus).unwrap(),
         spare: 0,
+        warm: None,
         connections_per_child: 1,
         max_connections: 1000,
         admission: config.services[0].admission.clone(),
@@ -131,6 +132,9 @@ const EVERY_KEY: &[(&str, &str, &[&str])] = &[
     ("first_byte_timeout", "\"10s\"", &["10s"]),
     ("idle_timeout", "\"5m\"", &["5m"]),
     ("max_lifetime", "\"1h\"", &["1h"]),
+    ("warm", "\"no\"", &["no"]),
+    ("warm_max_age", "\"1h\"", &["1h"]),
+    ("warm_watch", "[\"/usr\"]", &["/usr"]),
 ];
 
 #[test]
@@ -215,6 +219,9 @@ fn every_key_refuses_a_wrong_type_and_a_wrong_value() {
         ("max_connections", "0"),
         ("overload", "\"drop\""),
         ("connections_per_child", "-1"),
+        ("warm", "\"yes\""),
+        ("warm_max_age", "\"0s\""),
+        ("warm_watch", "\"etc\""),
         ("user", "\"carol\""),
         ("user", "-1"),
         ("user", "4294967295"),

@@ -77,7 +77,7 @@ fn what_could_do_nothing_is_an_error_with_its_reason() {
         ("backlog = 9", "no queue of connections"),
         ("socket_mode = \"0600\"", "no Unix socket with a file"),
         ("user = { range = \"70000-70010\" }", "one user is enough"),
-        ("warm = \"start\"", "not supported by this version"),
+        ("warm = \"start\"", "a process ahead would have the socket"),
     ] {
         let shown = complaints(&format!("{UDP}wait = true\n{keys}"));
         assert!(shown.contains(why) && shown.contains("p.toml:5:"), "{keys}: {shown}");

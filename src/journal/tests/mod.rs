@@ -117,5 +117,6 @@ fn connection(exit: Exit<'_>) -> ConnectionRecord<'_> {
         cpu: Duration::from_micros(1_900),
         max_rss_kib: 1340,
         usage: None,
+        warm: false,
     }
 }

@@ -48,6 +48,8 @@ pub(super) struct Finished<'a, S: Deref<Target = Scoreboard>> {
     pub(super) usage: Option<TreeUsage>,
     /// How long it was until a process had it, if somebody knows.
     pub(super) waited: Option<Duration>,
+    /// Its program had been started before.
+    pub(super) warm: bool,
     pub(super) slot: &'a Slot<S>,
 }
 
@@ -63,7 +65,7 @@ pub(super) enum How<'a> {
 impl Books<'_> {
     /// Enters the end of a connection.
     pub(super) fn enter<S: Deref<Target = Scoreboard>>(&self, finished: &Finished<'_, S>) {
-        let Finished { id, client, ended, how, bytes, usage, waited, slot } = finished;
+        let Finished { id, client, ended, how, bytes, usage, waited, warm, slot } = finished;
         let explained = match how {
             How::Failed(failure) => Some(self.explain(*failure)),
             How::Exit(_) => None,
@@ -80,7 +82,7 @@ impl Books<'_> {
             self.counters.count(Count::Timeouts);
         }
         let record = ConnectionRecord::new(self.service, *id, client, ended, exit);
-        let record = ConnectionRecord { bytes: *bytes, usage: *usage, ..record };
+        let record = ConnectionRecord { bytes: *bytes, usage: *usage, warm: *warm, ..record };
         // Of one that was lost its worker may have counted all this before it died.
         if exit != Exit::Lost {
             self.count_use(&record, *waited);
@@ -129,6 +131,7 @@ impl Books<'_> {
             bytes: None,
             usage: None,
             waited: None,
+            warm: false,
             slot,
         });
     }
@@ -142,7 +145,17 @@ impl Books<'_> {
         slot: &Slot<S>,
     ) {
         let (client, ended, how) = (*client, Ended::default(), How::Exit(Exit::NotStarted(reason)));
-        self.enter(&Finished { id, client, ended, how, bytes: None, usage: None, waited: None, slot });
+        self.enter(&Finished {
+            id,
+            client,
+            ended,
+            how,
+            bytes: None,
+            usage: None,
+            waited: None,
+            warm: false,
+            slot,
+        });
     }
 
     pub(super) fn explain(&self, failure: Failure) -> String {

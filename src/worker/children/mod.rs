@@ -76,6 +76,8 @@ pub(crate) struct Child<S: Deref<Target = Scoreboard>> {
     waited: Option<Duration>,
     /// It was made when its connection was there, which it may not have begun to serve.
     made_for_it: bool,
+    /// Of a program that was started before its connection was there, the processor time that it had used by then.
+    warm: Option<Duration>,
 }
 
 /// Of a process that serves one connection after the other.
@@ -132,6 +134,7 @@ impl<S: Deref<Target = Scoreboard>> Child<S> {
             usage: None,
             waited: Some(Duration::ZERO),
             made_for_it: false,
+            warm: None,
         }
     }
 
@@ -237,8 +240,8 @@ impl<S: Deref<Target = Scoreboard>> Child<S> {
             let Some(lost) = several.ended.pop_front() else { return };
             let (ended, how) = (Ended::default(), How::Exit(Exit::Lost));
             let (id, client, waited) = (self.name(&lost), lost.client, self.waited);
-            let (bytes, usage, slot) = (None, None, &self.slot);
-            books.enter(&Finished { id, client, ended, how, bytes, usage, waited, slot });
+            let (bytes, usage, warm, slot) = (None, None, false, &self.slot);
+            books.enter(&Finished { id, client, ended, how, bytes, usage, waited, warm, slot });
         }
     }
 }
@@ -392,6 +395,27 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
         true
     }
 
+    /// A program that was warm has got this connection, which its row shows already. It had used so much processor time.
+    pub(crate) fn given(&mut self, pid: Pid, connection: &Connection, cpu: Duration) {
+        self.taken(pid, connection, || ());
+        let Some(child) = self.by_pid.get_mut(&pid) else { return };
+        child.waited = Some(Monotonic::now() - connection.client.accepted);
+        child.warm = Some(cpu);
+        // What was used there before is not the connection's.
+        if let Some(leaf) = &mut child.leaf {
+            leaf.usage();
+        }
+    }
+
+    /// Gives a process that has not got its connection another slot for as long as it lives, and returns that which it had.
+    pub(crate) fn exchange_slot(&mut self, pid: Pid, slot: Slot<S>) -> Slot<S> {
+        let Some(child) = self.by_pid.get_mut(&pid) else { return slot };
+        slot.note_process(Some(pid));
+        let before = std::mem::replace(&mut child.slot, slot);
+        before.note_process(None);
+        before
+    }
+
     /// Keeps the connection of a program that was a spare, whether or not it is known yet that it was taken.
     pub(crate) fn keep(&mut self, pid: Pid, process: u64, copy: OwnedFd) {
         let is_its_own = |child: &&mut Child<S>| {
@@ -431,7 +455,7 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
         let (id, client, slot) = (child.name(&connection), connection.client, &child.slot);
         let how = How::Exit(Exit::Ended(ended.ending));
         let (usage, waited) = (None, child.waited);
-        books.enter(&Finished { id, client, ended, how, bytes, usage, waited, slot });
+        books.enter(&Finished { id, client, ended, how, bytes, usage, waited, warm: false, slot });
         if is_current {
             child.slot.note(None);
         }
@@ -781,8 +805,10 @@ fn enter<S: Deref<Target = Scoreboard>>(
     books: &Books<'_>,
 ) {
     let (id, client, how) = (child.name(connection), connection.client, child.how(ended.ending));
-    let (ended, usage, waited, slot) = (*ended, child.usage, child.waited, &child.slot);
-    books.enter(&Finished { id, client, ended, how, bytes, usage, waited, slot });
+    let (usage, waited, slot) = (child.usage, child.waited, &child.slot);
+    let ended = Ended { cpu: ended.cpu.saturating_sub(child.warm.unwrap_or_default()), ..*ended };
+    let warm = child.warm.is_some();
+    books.enter(&Finished { id, client, ended, how, bytes, usage, waited, warm, slot });
 }
 
 /// The number of the connection that this child serves; 0 while it waits for one.

@@ -1,0 +1,115 @@
+//! What is loaded into a program that is started ahead of its connection, and what the two say to each other.
+//!
+//! `object.rs` beside this file is a shared object of its own: build.rs has it compiled, and this program carries it. A worker
+//! keeps it in a sealed memory file, which is named in `LD_PRELOAD`; so it need be nowhere in a chroot, and nobody can change it.
+//!
+//! | who | writes | when |
+//! |---|---|---|
+//! | the object | [`Warming::Warm`] | the program has come as far as it goes without a connection |
+//! | the worker | the variables of the connection, with its descriptor | somebody has been let in |
+//! | either | end of file | it is not there any more: the program ends, or the worker makes another |
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use super::exec::Image;
+use super::{fd, memory, message, socket};
+
+static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/warm.so"));
+
+/// Whether there is an object for this kind of machine.
+pub(crate) const IS_BUILT: bool = cfg!(target_arch = "x86_64");
+
+/// As many variables as a connection can have, and more; and as many places for them.
+const ROOMS: usize = 16;
+
+/// What a warm program has as long as it has no connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scaffold {
+    object: BorrowedFd<'static>,
+    placeholder: BorrowedFd<'static>,
+    /// The connection is to be its stderr, too.
+    is_stderr: bool,
+}
+
+/// What a program says while it is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Warming {
+    /// It waits for its connection, and has used so much processor time until now.
+    Warm { cpu: Duration },
+}
+
+/// As `Tidings` in `object.rs` has it: what, a number, how many calls, microseconds.
+const LENGTH: usize = 24;
+const WARM: u32 = 1;
+
+impl Scaffold {
+    /// For connections of this listener.
+    ///
+    /// # Errors
+    ///
+    /// A descriptor cannot be had.
+    pub(crate) fn new(listener: BorrowedFd<'_>, is_stderr: bool) -> io::Result<Self> {
+        let placeholder = socket::unconnected_like(listener)?;
+        let object = memory::sealed(c"preforkd-warm", OBJECT)?;
+        Ok(Scaffold { object: fd::for_ever(object), placeholder: fd::for_ever(placeholder), is_stderr })
+    }
+
+    /// What stands where the connection will.
+    pub(crate) fn placeholder(&self) -> BorrowedFd<'static> {
+        self.placeholder
+    }
+
+    /// In the process that becomes the program: does so, with the object in it, which will listen at `link`. It comes back
+    /// only if that fails.
+    pub(crate) fn exec(&self, image: &mut Image, link: BorrowedFd<'_>) -> io::Error {
+        image.clear();
+        let object = self.object.as_raw_fd();
+        image.set("LD_PRELOAD", format_args!("/proc/self/fd/{object}"));
+        let stderr = if self.is_stderr { ",e" } else { "" };
+        image.set("PREFORKD_WARM", format_args!("{},{object}{stderr}", link.as_raw_fd()));
+        for _ in 0..ROOMS {
+            image.set("PREFORKD_ROOM", "");
+        }
+        image.finish();
+        image.exec_with(&[self.object, link])
+    }
+}
+
+/// A link to a program that is about to be started: the worker's end, which does not wait, and the program's.
+pub(crate) fn link() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (own, theirs) = message::pair()?;
+    fd::set_nonblocking(theirs.as_fd(), false)?;
+    Ok((own, theirs))
+}
+
+/// What the program has said. It stands in the program, which may have said anything.
+///
+/// # Errors
+///
+/// `WouldBlock` if it has said nothing yet; `UnexpectedEof` if it never will; `InvalidData`.
+pub(crate) fn hear(link: BorrowedFd<'_>) -> io::Result<Warming> {
+    let mut message = [0; LENGTH];
+    let length = message::receive(link, &mut message)?;
+    if length == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let kind = message.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
+    let micros = message.last_chunk().map(|bytes| u64::from_ne_bytes(*bytes));
+    match (kind, micros) {
+        (Some(WARM), Some(micros)) if length == LENGTH => {
+            Ok(Warming::Warm { cpu: Duration::from_micros(micros) })
+        }
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// Gives the program its connection, with what its environment is to say of it.
+///
+/// # Errors
+///
+/// That the program is no more.
+pub(crate) fn give(link: BorrowedFd<'_>, variables: &[u8], connection: BorrowedFd<'_>) -> io::Result<()> {
+    message::send_copy(link, variables, connection)
+}

@@ -1,0 +1,290 @@
+//! The programs of a worker that are started ahead of their connections, and wait: when one is started, which are replaced, and
+//! how one gets its connection.
+//!
+//! They have no listener. The worker accepts and lets in, as for any program, and hands the connection over by a link that only
+//! the two have, see [`crate::sys::warm`]. Who finds none warm has his program started, as without them.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use super::children::Child;
+use super::{Context, Newcomer, Token, Worker, WorkerSlot};
+use crate::child::Conn;
+use crate::client::{Connection, process_of};
+use crate::config::WarmSettings;
+use crate::journal::Level;
+use crate::scoreboard::{Count, CountUp, CountedTime, NoSlot};
+use crate::spare::Pauses;
+use crate::sys::epoll::{Interest, Poller};
+use crate::sys::time::Monotonic;
+use crate::sys::wait::{Ended, Pid};
+use crate::sys::warm::{self, Scaffold, Warming};
+use crate::sys::watch::WatchedFiles;
+
+/// The pauses after one could not be started, or has ended without a connection. Meanwhile clients are served as without.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// How long one may take until it is warm.
+const LONGEST_START: Duration = Duration::from_secs(60);
+
+/// The warm programs of a worker.
+#[derive(Debug)]
+pub(super) struct WarmPrograms {
+    /// How many are to wait; 0 if there are to be none.
+    size: usize,
+    max_age: Duration,
+    scaffold: Option<Scaffold>,
+    watch: Option<WatchedFiles>,
+    /// In the order in which they were started.
+    programs: Vec<WarmProgram>,
+    pauses: Pauses,
+    /// There is no slot for one.
+    until_slot_freed: bool,
+    /// The log knows that they fail, and has not been told that they do not any more.
+    said_why: bool,
+}
+
+/// A program that waits, or will.
+#[derive(Debug)]
+struct WarmProgram {
+    pid: Pid,
+    link: OwnedFd,
+    started: Monotonic,
+    /// When it is warm: the processor time that it had used by then.
+    warm: Option<Duration>,
+}
+
+impl WarmPrograms {
+    /// None yet; with these `settings`, so many are to be. Done before the worker gives up what it may watch files with.
+    pub(super) fn new(
+        settings: Option<&WarmSettings>,
+        size: u32,
+        listener: Option<BorrowedFd<'_>>,
+        is_stderr: bool,
+    ) -> io::Result<Self> {
+        let settings = settings.filter(|settings| settings.obstacle.is_none());
+        let scaffold =
+            settings.zip(listener).map(|(_, listener)| Scaffold::new(listener, is_stderr)).transpose()?;
+        let watched = settings.map(|settings| &settings.watch).filter(|watched| !watched.is_empty());
+        Ok(WarmPrograms {
+            size: if scaffold.is_some() { size as usize } else { 0 },
+            max_age: settings.map_or(Duration::ZERO, |settings| settings.max_age),
+            scaffold,
+            watch: watched.map(|watched| WatchedFiles::new(watched)).transpose()?,
+            programs: Vec::with_capacity(size as usize),
+            pauses: Pauses::new(FIRST_PAUSE, LONGEST_PAUSE),
+            until_slot_freed: false,
+            said_why: false,
+        })
+    }
+
+    /// To be watched for changes of files.
+    pub(super) fn watched(&self) -> Option<BorrowedFd<'_>> {
+        self.watch.as_ref().map(WatchedFiles::descriptor)
+    }
+
+    /// Whether there are to be any.
+    pub(super) fn is_used(&self) -> bool {
+        self.size > 0
+    }
+
+    /// The one that is to have the next connection.
+    fn next_to_serve(&self) -> Option<Pid> {
+        self.programs.iter().find(|program| program.warm.is_some()).map(|program| program.pid)
+    }
+
+    fn count_warm(&self, cx: &Context) {
+        let warm = self.programs.iter().filter(|program| program.warm.is_some()).count();
+        cx.counters.set(Count::Warm, warm as u64);
+    }
+
+    /// When [`Worker::tend_warm`] has something to do without an event.
+    pub(super) fn next(&self) -> Option<Monotonic> {
+        let ends = self.programs.iter().map(|program| self.until(program));
+        let missing = self.programs.len() < self.size && !self.until_slot_freed;
+        ends.chain(missing.then(|| self.pauses.next())).min()
+    }
+
+    /// When this one has taken too long to become warm, or is too old.
+    fn until(&self, program: &WarmProgram) -> Monotonic {
+        program.started + if program.warm.is_some() { self.max_age } else { LONGEST_START }
+    }
+
+    /// There may be a slot.
+    pub(super) fn slot_freed(&mut self) {
+        self.until_slot_freed = false;
+    }
+
+    /// Ends one, to have its slot. At the end of its link it goes.
+    pub(super) fn let_one_go(&mut self) {
+        if let Some(place) = self.programs.iter().position(|program| program.warm.is_some()) {
+            self.programs.remove(place);
+            self.until_slot_freed = true;
+        }
+    }
+
+    fn take(&mut self, pid: Pid) -> Option<WarmProgram> {
+        let place = self.programs.iter().position(|program| program.pid == pid)?;
+        Some(self.programs.remove(place))
+    }
+
+    fn became_warm(&mut self, pid: Pid, cpu: Duration, poller: &Poller) -> Option<Duration> {
+        let program = self.programs.iter_mut().find(|program| program.pid == pid)?;
+        program.warm = Some(cpu);
+        // It says nothing more, and wakes nobody.
+        let _ = poller.remove(program.link.as_fd());
+        self.pauses.made();
+        self.said_why = false;
+        Some(Monotonic::now() - program.started)
+    }
+}
+
+impl Worker {
+    /// Starts one program, if one is missing. Not more: somebody may be coming.
+    pub(super) fn start_warm(&mut self) {
+        let is_due = self.warm.next().is_some_and(|next| next <= Monotonic::now());
+        let Some(scaffold) =
+            self.warm.scaffold.filter(|_| is_due && self.warm.programs.len() < self.warm.size)
+        else {
+            return;
+        };
+        if self.warm.until_slot_freed
+            || self.warm.pauses.next() > Monotonic::now()
+            || self.starter.is_busy()
+            || !self.acceptor.is_open()
+        {
+            return;
+        }
+        let slot = match self.slots.take_another(!self.never_waits()) {
+            Ok(slot) => slot,
+            Err(NoSlot::Full) => return self.warm.until_slot_freed = true,
+            Err(NoSlot::OverLoweredLimit) => return self.warm.pauses.failed(),
+        };
+        let started = Monotonic::now();
+        match self.starter.start_warm(slot, scaffold, &self.cx) {
+            Ok((pid, child, link)) => {
+                // Without it, it is never known to be warm, and replaced.
+                let _ = self.cx.poller.add(link.as_fd(), Interest::Read, Token::Warm(pid).into());
+                self.children.insert(pid, child);
+                self.warm.programs.push(WarmProgram { pid, link, started, warm: None });
+            }
+            Err(_) => self.warm.pauses.failed(),
+        }
+    }
+
+    /// A program that is being started has something to say.
+    pub(super) fn hear_warm(&mut self, pid: Pid) {
+        let Some(program) = self.warm.programs.iter().find(|program| program.pid == pid) else { return };
+        match warm::hear(program.link.as_fd()) {
+            Ok(Warming::Warm { cpu }) => {
+                if let Some(time) = self.warm.became_warm(pid, cpu, &self.cx.poller) {
+                    self.cx.counters.count_time(CountedTime::WarmUp, time);
+                }
+                self.warm.count_warm(&self.cx);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // It has ended, or lost what it was to say this with.
+            Err(_) => {
+                let _ = self.cx.poller.remove(program.link.as_fd());
+                self.children.kill(pid);
+            }
+        }
+    }
+
+    /// Replaces those that are too old, or do not become warm.
+    pub(super) fn tend_warm(&mut self) {
+        let now = Monotonic::now();
+        while let Some(place) = self.warm.programs.iter().position(|one| self.warm.until(one) <= now) {
+            let program = self.warm.programs.remove(place);
+            if program.warm.is_none() {
+                self.children.kill(program.pid);
+                self.warm.pauses.failed();
+                let seconds = LONGEST_START.as_secs();
+                self.say_why_cold(format_args!(
+                    "its program was not ready for a connection within {seconds} s"
+                ));
+            }
+            self.warm.count_warm(&self.cx);
+        }
+    }
+
+    /// A file has changed that they may have read.
+    pub(super) fn renew_warm(&mut self) {
+        if self.warm.watch.as_ref().is_some_and(WatchedFiles::has_changed) {
+            self.end_warm();
+            self.cx.event(
+                Level::Info,
+                None,
+                format_args!("a file has changed: its warm programs are replaced"),
+            );
+        }
+    }
+
+    /// Ends all of them: those that wait see the end of their links, and the others have served nobody.
+    pub(super) fn end_warm(&mut self) {
+        for program in std::mem::take(&mut self.warm.programs) {
+            if program.warm.is_none() {
+                self.children.kill(program.pid);
+            }
+        }
+        self.warm.count_warm(&self.cx);
+    }
+
+    /// One has ended that had no connection. It is not in the list if it was to end.
+    pub(super) fn lost_warm(&mut self, ended: &Ended, failure: Option<String>) {
+        let Some(program) = self.warm.take(ended.pid) else { return };
+        self.warm.pauses.failed();
+        self.warm.count_warm(&self.cx);
+        let how = failure.unwrap_or_else(|| format!("its program {}", ended.ending));
+        match program.warm {
+            Some(_) => self.say_why_cold(format_args!("{how} while it waited for a connection")),
+            None => self.say_why_cold(format_args!("{how} before it was ready for a connection")),
+        }
+    }
+
+    fn say_why_cold(&mut self, why: std::fmt::Arguments<'_>) {
+        if !std::mem::replace(&mut self.warm.said_why, true) {
+            let text = format_args!(
+                "{why}; until one is warm again, programs are started when their connections are there"
+            );
+            self.cx.event(Level::Warning, None, text);
+        }
+    }
+
+    /// The process that is to serve the next client, if one is warm, and the slot that it has.
+    pub(super) fn warm_process(&self) -> Option<(Pid, &Child<&'static crate::scoreboard::Scoreboard>)> {
+        let pid = self.warm.next_to_serve()?;
+        Some((pid, self.children.get(pid)?))
+    }
+
+    /// Gives a client who has been let in, and counted in the slot of this process, to it. Returns the slot that is left, or
+    /// the client if the process has gone.
+    pub(super) fn give_to_warm(&mut self, pid: Pid, newcomer: Newcomer) -> Result<WorkerSlot, Newcomer> {
+        let Newcomer { slot, socket, client } = newcomer;
+        let (Some(program), Some(child)) = (self.warm.take(pid), self.children.get(pid)) else {
+            return Err(Newcomer { slot, socket, client });
+        };
+        self.warm.count_warm(&self.cx);
+        let (id, place) = (child.id(), child.slot());
+        let until = self.cx.plan.service.admission.deadlines.until(&client);
+        let connection = Connection { number: id.number, client, until };
+        // First: who finds this worker dead has to know what that process serves.
+        place.note(Some(&connection));
+        let conn = Conn { id, slot: place.index(), client };
+        let give = |variables: &[u8]| warm::give(program.link.as_fd(), variables, socket.as_fd());
+        if self.cx.spec.variables(&conn, socket.as_fd(), give).is_err() {
+            place.note(None);
+            self.children.kill(pid);
+            let slot = self.children.exchange_slot(pid, slot);
+            return Err(Newcomer { slot, socket, client });
+        }
+        self.cx.counters.count(Count::ServedWarm);
+        self.children.given(pid, &connection, program.warm.unwrap_or_default());
+        if self.cx.keeps_connections {
+            self.children.keep(pid, process_of(id.number), socket);
+        }
+        Ok(slot)
+    }
+}

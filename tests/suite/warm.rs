@@ -1,0 +1,366 @@
+//! Programs that are started ahead of their connections.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+
+use crate::support::client::{connect, exchange, exchange_unix, listen_to};
+use crate::support::{Preforkd, Running, address, eventually, preforkd, proc, root, text};
+
+/// A service of this program whose spares are warm.
+fn config(address: SocketAddr, program: &str, keys: &str) -> String {
+    let spare = if keys.contains("spare = ") { "" } else { "spare = 2\n" };
+    format!(
+        "[service.warm]\nlisten = \"{address}\"\nexec = {program}\nwarm = \"start\"\nworkers = 1\n{spare}{keys}\n"
+    )
+}
+
+fn is_warm(server: &Running, number: u64) {
+    eventually("warm programs", || server.count("warm") == number);
+}
+
+/// One with two warm programs.
+fn start(address: SocketAddr, program: &str, keys: &str) -> Running {
+    let server = Preforkd::run(&config(address, program, keys)).start();
+    is_warm(&server, 2);
+    server
+}
+
+/// The pids of programs that wait, in the order of their start.
+fn waiting(server: &Running) -> Vec<i32> {
+    let mut processes = server.connections();
+    processes.sort_by_key(|process| process.start);
+    processes.iter().map(|process| process.pid).collect()
+}
+
+/// How many records say that a warm program served.
+fn served_warm(server: &Running) -> usize {
+    server.log.count(|line| line.contains(": exited 0 after") && line.ends_with(", warm)"))
+}
+
+#[test]
+fn what_a_warm_program_finds_is_what_it_finds_when_it_is_started() {
+    let address = address::fresh();
+    let keys = "environment = { OWN = \"x\", LD_LIBRARY_PATH = \"/nowhere\" }\nworking_directory = \"/usr\"\numask = \"0123\"";
+    let script = "['/bin/sh', '-c', 'env; ls -l /proc/self/fd | wc -l; cat /proc/self/status | grep -E \"^(Sig[BCI]|Umask)\"; pwd; echo $0 $*', 'zero', 'one']";
+    let told = |warm: &str| {
+        let config = config(address, script, keys).replace("\"start\"", &format!("\"{warm}\""));
+        let server = Preforkd::run(&config).start();
+        eventually("spares", || server.count("spares") == 2);
+        if warm == "start" {
+            is_warm(&server, 2);
+        }
+        let told = listen_to(address);
+        eventually("its end", || server.count("completed") == 1);
+        assert_eq!(served_warm(&server), usize::from(warm == "start"), "{:?}", server.log.all());
+        let is_same = |line: &&str| {
+            !["TCPREMOTEPORT=", "REMOTE_PORT=", "PREFORKD_CONNECTION="]
+                .iter()
+                .any(|name| line.starts_with(name))
+        };
+        let mut lines: Vec<_> = told.lines().filter(is_same).map(str::to_owned).collect();
+        lines.sort();
+        assert!(told.contains("TCPREMOTEIP=127.0.0.1\n") && told.contains("PREFORKD_CONNECTION="), "{told}");
+        lines
+    };
+    assert_eq!(told("start"), told("no"));
+}
+
+#[test]
+fn one_is_started_for_one_that_was_taken_and_status_tells() {
+    let address = address::fresh();
+    let server = start(address, "['cat']", "");
+    assert_eq!(server.count("spares"), 2);
+    for done in 1..=5 {
+        assert_eq!(text(&exchange(address, b"hello")), "hello");
+        eventually("its end", || server.count("completed") == done);
+        is_warm(&server, 2);
+    }
+    assert_eq!(served_warm(&server), 5);
+    assert_eq!((server.count("served_warm"), server.count("accepted"), server.count("active")), (5, 5, 0));
+    let within = &server.service()["warm_ups"]["within"];
+    assert!(within.as_array().unwrap().iter().map(|count| count.as_u64().unwrap()).sum::<u64>() >= 5);
+    let shown = text(&preforkd(&["status", "--control", server.control()]).stdout);
+    assert!(shown.contains("warm: 2 warm, after ") && shown.contains("5 connections had one"), "{shown}");
+}
+
+#[test]
+fn the_record_has_the_processor_time_of_the_connection_alone() {
+    let address = address::fresh();
+    // The loader runs the constructors of what a program loads, among them one of 0.3 s.
+    let busy = "#include <time.h>\n__attribute__((constructor)) static void busy(void) {\n\
+        while (clock() < CLOCKS_PER_SEC * 3 / 10) {}\n}\n";
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let (source, library, program) =
+        (dir.path().join("busy.c"), dir.path().join("libbusy.so"), dir.path().join("main"));
+    std::fs::write(&source, busy).unwrap();
+    let build = |arguments: &[&str]| crate::support::sure(&[&["gcc", "-O1", "-o"], arguments].concat());
+    build(&[library.to_str().unwrap(), "-shared", "-fPIC", source.to_str().unwrap()]);
+    std::fs::write(&source, "int main(void) { return 0; }").unwrap();
+    let library = library.to_str().unwrap();
+    build(&[
+        program.to_str().unwrap(),
+        source.to_str().unwrap(),
+        "-Wl,--no-as-needed",
+        library,
+        "-Wl,-rpath,/",
+    ]);
+    let server = start(address, &format!("['{}']", program.display()), "");
+    listen_to(address);
+    let record = server.log.wait("its record", |line| line.ends_with(", warm)"));
+    let cpu: u64 = record.split(", cpu ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    assert!(cpu < 250, "{record}");
+}
+
+#[test]
+fn connections_beyond_the_warm_are_served_cold_and_none_is_lost() {
+    let address = address::fresh();
+    let server = Preforkd::run(&config(address, "['cat']", "spare = 4\nmax_connections = 8")).start();
+    is_warm(&server, 4);
+    let number = 400;
+    let clients: Vec<_> = (0..4)
+        .map(|client| {
+            std::thread::spawn(move || {
+                for call in 0..number / 4 {
+                    let said = format!("{client} {call}");
+                    assert_eq!(text(&exchange(address, said.as_bytes())), said);
+                }
+            })
+        })
+        .collect();
+    clients.into_iter().for_each(|client| client.join().unwrap());
+    eventually("all ended", || server.count("completed") == number && server.count("active") == 0);
+    assert!(server.count("served_warm") > 0);
+}
+
+#[test]
+fn warm_programs_leave_room_for_as_many_connections_as_there_may_be() {
+    let address = address::fresh();
+    let server =
+        Preforkd::run(&config(address, "['cat']", "spare = 4\nmax_connections = 4\noverload = \"reset\""))
+            .start();
+    is_warm(&server, 3);
+    let mut clients: Vec<TcpStream> = (0..4).map(|_| connect(address)).collect();
+    for client in &mut clients {
+        crate::support::client::echo(client, b"hello");
+    }
+    assert_eq!(server.count("active"), 4);
+    drop(clients);
+    is_warm(&server, 3);
+}
+
+#[test]
+fn a_warm_program_is_who_it_is_to_be() {
+    if !root("another user, and a chroot") {
+        return;
+    }
+    let address = address::fresh();
+    let keys = "user = \"nobody\"\nnice = 3\nlimits = { core = 12345 }\nsandbox = { network = \"none\", write_execute = false }";
+    let server = start(address, "['/bin/sh', '-c', 'id -un; nice; ulimit -c; cat']", keys);
+    assert_eq!(text(&exchange(address, b"said\n")), "nobody\n3\n24\nsaid\n");
+    eventually("its record", || served_warm(&server) == 1);
+    drop(server);
+    let server =
+        start(address, "['/bin/sh', '-c', 'pwd; cat']", "chroot = \"/\"\nworking_directory = \"/usr\"");
+    assert_eq!(text(&exchange(address, b"said\n")), "/usr\nsaid\n");
+    eventually("its record", || served_warm(&server) == 1);
+    drop(server);
+    let keys = "sandbox = { private_tmp = true, network_namespace = true, pid_namespace = true }";
+    let server = start(address, "['/bin/sh', '-c', 'echo $$; cat']", keys);
+    let said = text(&exchange(address, b"said\n"));
+    assert!(said.ends_with("\nsaid\n"), "{said}");
+    eventually("its record", || served_warm(&server) == 1);
+}
+
+#[test]
+fn at_a_unix_socket_and_with_its_errors_to_the_client() {
+    let config = "[service.warm]\nlisten = \"unix:DIR/socket\"\nexec = ['/bin/sh', '-c', 'echo error >&2; env; cat']\n\
+        warm = \"start\"\nspare = 2\nstderr = \"connection\"\nworkers = 1\n";
+    let server = Preforkd::run(config).start();
+    is_warm(&server, 2);
+    let said = text(&exchange_unix(&server.dir().join("socket"), b"said\n"));
+    assert!(
+        said.starts_with("error\n") && said.contains("\nPROTO=IPC\n") && said.ends_with("said\n"),
+        "{said}"
+    );
+    eventually("its record", || served_warm(&server) == 1);
+}
+
+#[test]
+fn the_header_of_a_proxy_is_heard_first() {
+    let address = address::fresh();
+    let server = start(address, "['/usr/bin/env']", "proxy_protocol_from = \"127.0.0.1\"");
+    let mut proxy = connect(address);
+    proxy.write_all(b"PROXY TCP4 192.0.2.7 192.0.2.8 1234 25\r\n").unwrap();
+    let mut said = String::new();
+    proxy.read_to_string(&mut said).unwrap();
+    assert!(said.contains("TCPREMOTEIP=192.0.2.7\n") && said.contains("TCPLOCALIP=192.0.2.8\n"), "{said}");
+    eventually("its record", || served_warm(&server) == 1);
+}
+
+#[test]
+fn who_is_counted_for_his_source_is_until_his_program_ends() {
+    let address = address::fresh();
+    let keys = "max_connections_per_source = 1\noverload = \"reset\"";
+    let server = start(address, "['cat']", keys);
+    for _ in 0..3 {
+        let mut first = connect(address);
+        crate::support::client::echo(&mut first, b"hello");
+        assert!(crate::support::client::closed(&mut connect(address)));
+        drop(first);
+        eventually("its end", || server.count("active") == 0 && server.count("counted") == 0);
+    }
+    assert_eq!(server.service()["refused"]["source_limit"], 3);
+}
+
+#[test]
+fn they_are_replaced_when_they_are_old_on_reload_and_when_a_file_changes() {
+    let address = address::fresh();
+    let keys = "warm_watch = [\"DIR/watched\", \"DIR/below\"]";
+    let server = Preforkd::run(&config(address, "['cat']", keys))
+        .script("watched", "1")
+        .script("below/file", "1")
+        .start();
+    is_warm(&server, 2);
+    let mut before = waiting(&server);
+    let mut replaced = |what: &str| {
+        eventually(what, || {
+            let now = waiting(&server);
+            now.len() == 2 && now.iter().all(|pid| !before.contains(pid)) && server.count("warm") == 2
+        });
+        before = waiting(&server);
+    };
+    let path = |name: &str| server.dir().join(name);
+    std::fs::write(path("watched"), "2").unwrap();
+    replaced("written anew");
+    std::fs::write(path("other"), "3").unwrap();
+    std::fs::rename(path("other"), path("watched")).unwrap();
+    replaced("another in its place");
+    std::fs::write(path("below/file"), "2").unwrap();
+    replaced("in a directory");
+    server.configure(&config(address, "['cat']", "warm_max_age = \"1s\""));
+    server.reload_ok();
+    replaced("a reload");
+    replaced("their age");
+    replaced("their age again");
+    assert!(
+        server.log.count(|line| line.contains("WARN") || line.contains("died")) == 0,
+        "{:?}",
+        server.log.all()
+    );
+}
+
+#[test]
+fn no_connection_is_lost_by_reloads_and_upgrades() {
+    let address = address::fresh();
+    let server =
+        Preforkd::run(&config(address, "['cat']", "spare = 4\nworkers = 2").replacen("workers = 1\n", "", 1))
+            .own_copy()
+            .start();
+    is_warm(&server, 4);
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let clients: Vec<_> = (0..3)
+        .map(|_| {
+            let stop = stop.clone();
+            std::thread::spawn(move || {
+                let mut calls = 0u64;
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    assert_eq!(text(&exchange(address, b"hello")), "hello");
+                    calls += 1;
+                }
+                calls
+            })
+        })
+        .collect();
+    for umask in ["0077", "0027"] {
+        let keys = format!("spare = 4\nworkers = 2\numask = \"{umask}\"");
+        server.configure(&config(address, "['cat']", &keys).replacen("workers = 1\n", "", 1));
+        server.reload_ok();
+        let upgraded = preforkd(&["upgrade", "--control", server.control()]);
+        assert!(upgraded.status.success(), "{}", text(&upgraded.stderr));
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let calls: u64 = clients.into_iter().map(|client| client.join().unwrap()).sum();
+    eventually("all counted", || server.count("completed") == calls && server.count("active") == 0);
+}
+
+#[test]
+fn one_that_dies_while_it_waits_takes_no_connection_with_it_and_is_no_loop() {
+    let address = address::fresh();
+    let server = start(address, "['cat']", "");
+    let killed = waiting(&server);
+    killed.iter().for_each(|pid| proc::kill(*pid, Signal::SIGKILL));
+    eventually("they are gone", || killed.iter().all(|pid| proc::process(*pid).is_none()));
+    assert_eq!(text(&exchange(address, b"hello")), "hello");
+    is_warm(&server, 2);
+    server.log.wait("why", |line| line.contains("while it waited for a connection"));
+    drop(server);
+    // Its loader finds no library, so nothing of it ever waits.
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("lib.c"), "int x;").unwrap();
+    std::fs::write(path("main.c"), "extern int x; int main(void) { return x; }").unwrap();
+    crate::support::sure(&["gcc", "-shared", "-fPIC", "-o", &path("libmissing.so"), &path("lib.c")]);
+    crate::support::sure(&["gcc", "-o", &path("main"), &path("main.c"), &path("libmissing.so")]);
+    std::fs::remove_file(path("libmissing.so")).unwrap();
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let server = Preforkd::run(&config(address, &format!("['{}']", path("main")), "")).start();
+    server.log.wait("why", |line| line.contains("before it was ready for a connection"));
+    assert_eq!(listen_to(address), "");
+    server.log.wait("its record", |line| line.contains(": exited 127 after") && !line.contains("warm)"));
+    assert_eq!(server.log.count(|line| line.contains("before it was ready")), 1);
+}
+
+#[test]
+fn with_its_worker_a_warm_program_ends() {
+    let address = address::fresh();
+    let server = start(address, "['cat']", "");
+    let before = waiting(&server);
+    let worker = server.workers()[0];
+    proc::kill(worker, Signal::SIGKILL);
+    eventually("their end", || before.iter().all(|pid| proc::process(*pid).is_none()));
+    is_warm(&server, 2);
+    assert_eq!(text(&exchange(address, b"hello")), "hello");
+}
+
+#[test]
+fn what_cannot_be_warm_is_said_once_and_served() {
+    let address = address::fresh();
+    let static_program = ("['/bin/busybox', 'cat']", "is linked statically");
+    let own = ("['cat']", "LD_PRELOAD of its own");
+    for ((program, why), keys) in [(static_program, ""), (own, "environment = { LD_PRELOAD = \"\" }")] {
+        let server = Preforkd::run(&config(address, program, keys)).start();
+        assert_eq!(text(&exchange(address, b"hello")), "hello");
+        eventually("its end", || server.count("completed") == 1);
+        assert_eq!(served_warm(&server), 0);
+        assert_eq!(
+            server.log.count(|line| line.contains("cannot be warm") && line.contains(why)),
+            1,
+            "{:?}",
+            server.log.all()
+        );
+        let shown = text(&preforkd(&["status", "--control", server.control()]).stdout);
+        assert!(shown.contains("has no warm programs") && shown.contains(why), "{shown}");
+    }
+}
+
+#[test]
+fn what_changes_who_it_is_cannot_be_warm() {
+    if !root("a program that is another user") {
+        return;
+    }
+    let address = address::fresh();
+    let copy = |dir: &Path| {
+        let copy = dir.join("cat");
+        std::fs::copy("/bin/cat", &copy).unwrap();
+        std::fs::set_permissions(&copy, std::os::unix::fs::PermissionsExt::from_mode(0o4755)).unwrap();
+    };
+    let server = Preforkd::run(&config(address, "['DIR/cat']", ""));
+    copy(server.dir());
+    let server = server.start();
+    assert_eq!(text(&exchange(address, b"hello")), "hello");
+    server.log.wait("why", |line| line.contains("changes its user or group"));
+}
