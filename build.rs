@@ -1,15 +1,15 @@
 //! Builds the object that is loaded into programs which are started ahead of their connection, see `src/sys/warm/mod.rs`.
 //!
-//! It is one file without dependencies, so the compiler that cargo uses is asked for it directly. What flags there are for
+//! It has no dependencies, so the compiler that cargo uses is asked for it directly. What flags there are for
 //! preforkd itself are not for it: it is loaded into programs that are linked dynamically.
 
 use std::path::Path;
 use std::process::Command;
 
-const SOURCE: &str = "src/sys/warm/object.rs";
+const SOURCE: &str = "src/sys/warm/object/main.rs";
 
 fn main() {
-    println!("cargo::rerun-if-changed={SOURCE}");
+    println!("cargo::rerun-if-changed=src/sys/warm/object");
     println!("cargo::rerun-if-changed=build.rs");
     let of_cargo = |name: &str| std::env::var(name).unwrap_or_default();
     let object = Path::new(&of_cargo("OUT_DIR")).join("warm.so");

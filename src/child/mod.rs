@@ -36,7 +36,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::admission::Deadlines;
 use crate::admission::sources::SlotIndex;
 use crate::client::{Client, ConnectionId, Traffic};
-use crate::config::{Job, Passing, ServiceConfig, StderrTarget, WorkerIds};
+use crate::config::{Job, Passing, ServiceConfig, StderrTarget, WarmPoint, WorkerIds};
 use crate::exit;
 use crate::ipc::reports::{self, ExitNote, Failure, FailureWord, Reporter, Step};
 use crate::sys::exec::Image;
@@ -78,6 +78,8 @@ struct PreparedProgram {
     image: Mutex<Image>,
     /// What it gets as its stdin, if that is not the connection.
     stdin: Option<OwnedFd>,
+    /// Variables tell it of its connection. Not where most of them are started before: what is not always there helps nobody.
+    is_told: bool,
 }
 
 /// One connection, as its process finds it beside its descriptor.
@@ -130,7 +132,9 @@ impl ChildSpec {
                     Passing::Stdio => None,
                     Passing::ListenFds => Some(std::fs::File::open("/dev/null")?.into()),
                 };
-                (PreparedJob::Exec(PreparedProgram { image, stdin }), true)
+                let point = service.warm.as_ref().map(|warm| warm.point);
+                let is_told = point != Some(WarmPoint::Spare);
+                (PreparedJob::Exec(PreparedProgram { image, stdin, is_told }), true)
             }
         };
         let null = match service.stderr {
@@ -311,7 +315,10 @@ impl ChildSpec {
     pub(crate) fn program(&self, conn: &Conn, connection: BorrowedFd<'_>) -> Option<MutexGuard<'_, Image>> {
         let PreparedJob::Exec(program) = &self.job else { return None };
         let mut image = program.image.lock().unwrap_or_else(PoisonError::into_inner);
-        environment::describe(conn, connection, program.stdin.is_some(), &mut image);
+        match program.is_told {
+            true => environment::describe(conn, connection, program.stdin.is_some(), &mut image),
+            false => image.clear(),
+        }
         Some(image)
     }
 

@@ -70,7 +70,7 @@ pub(crate) use service::Machine;
 pub(crate) use sockets::{PassedDemands, SocketKind};
 pub(crate) use source::Snapshot;
 pub(crate) use value::parse_duration;
-pub(crate) use warm::WarmSettings;
+pub(crate) use warm::{WarmPoint, WarmSettings};
 
 /// What an exec'ed program finds in `PATH` unless `environment` says otherwise.
 pub(crate) const DEFAULT_PROGRAM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

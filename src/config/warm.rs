@@ -20,6 +20,8 @@ use crate::sys::warm;
 pub(crate) enum WarmPoint {
     /// Until nothing of it has run but its loader.
     Start,
+    /// Until it asks the kernel for its connection, or for anything that others would notice.
+    Spare,
 }
 
 /// What holds of programs that are started ahead.
@@ -58,7 +60,7 @@ pub(super) const WARM: Key<ServiceDraft> = Key {
     default: Some("\"no\""),
     example: "\"start\"",
     doc: "Whether the spares of a program are the program itself, started ahead of its connection: start has it wait before its \
-          main function",
+          main function, spare when it first asks for its connection; then it has no variables that tell of the client",
     decode: Some(decode),
 };
 
@@ -84,8 +86,11 @@ pub(super) const WARM_WATCH: Key<ServiceDraft> = Key {
     decode: Some(decode_watch),
 };
 
+const WORDS: [(&str, Option<WarmPoint>); 3] =
+    [("no", None), ("start", Some(WarmPoint::Start)), ("spare", Some(WarmPoint::Spare))];
+
 fn decode(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
-    set(&mut draft.warm.point, choice(value, &[("no", None), ("start", Some(WarmPoint::Start))]))
+    set(&mut draft.warm.point, choice(value, &WORDS))
 }
 
 fn decode_max_age(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
@@ -186,11 +191,22 @@ fn obstacle(path: &Path, setting: Setting<'_>) -> Option<String> {
 pub(super) fn doubts(section: &Section<'_>, service: &ServiceConfig) -> Vec<Fault> {
     let Some(settings) = &service.warm else { return Vec::new() };
     let at = section.span("warm").unwrap_or_else(|| section.header.clone());
+    let mut doubts = Vec::new();
+    if settings.point == WarmPoint::Spare {
+        let message = format!(
+            "no variables tell the program of \"{}\" who calls: with warm = \"spare\" it has started when that is known",
+            service.name
+        );
+        doubts.push(Fault::new(at.clone(), message).help(
+            "it can ask by getpeername(2) on descriptor 0; if it needs TCPREMOTEIP, REMOTE_ADDR or others, write warm = \"start\"",
+        ));
+    }
     let why = settings.obstacle.iter();
     let fault = |why| {
         let message = format!("the program of \"{}\" cannot be warm: {why}", service.name);
         Fault::new(at.clone(), message)
             .help("it is started when its connection is there; remove warm to hear no more of this")
     };
-    why.map(fault).collect()
+    doubts.extend(why.map(fault));
+    doubts
 }

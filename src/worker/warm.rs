@@ -8,15 +8,18 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use syscalls::Sysno;
+
 use super::children::Child;
 use super::{Context, Newcomer, Token, Worker, WorkerSlot};
 use crate::child::Conn;
 use crate::client::{Connection, process_of};
-use crate::config::WarmSettings;
+use crate::config::{WarmPoint, WarmSettings};
 use crate::journal::Level;
 use crate::scoreboard::{Count, CountUp, CountedTime, NoSlot};
 use crate::spare::Pauses;
 use crate::sys::epoll::{Interest, Poller};
+use crate::sys::error_text;
 use crate::sys::time::Monotonic;
 use crate::sys::wait::{Ended, Pid};
 use crate::sys::warm::{self, Scaffold, Warming};
@@ -44,6 +47,8 @@ pub(super) struct WarmPrograms {
     until_slot_freed: bool,
     /// The log knows that they fail, and has not been told that they do not any more.
     said_why: bool,
+    /// The log knows where they wait.
+    said_where: bool,
 }
 
 /// A program that waits, or will.
@@ -65,8 +70,12 @@ impl WarmPrograms {
         is_stderr: bool,
     ) -> io::Result<Self> {
         let settings = settings.filter(|settings| settings.obstacle.is_none());
-        let scaffold =
-            settings.zip(listener).map(|(_, listener)| Scaffold::new(listener, is_stderr)).transpose()?;
+        let scaffold = settings
+            .zip(listener)
+            .map(|(settings, listener)| {
+                Scaffold::new(listener, is_stderr, settings.point == WarmPoint::Spare)
+            })
+            .transpose()?;
         let watched = settings.map(|settings| &settings.watch).filter(|watched| !watched.is_empty());
         Ok(WarmPrograms {
             size: if scaffold.is_some() { size as usize } else { 0 },
@@ -77,6 +86,7 @@ impl WarmPrograms {
             pauses: Pauses::new(FIRST_PAUSE, LONGEST_PAUSE),
             until_slot_freed: false,
             said_why: false,
+            said_where: false,
         })
     }
 
@@ -88,6 +98,11 @@ impl WarmPrograms {
     /// Whether there are to be any.
     pub(super) fn is_used(&self) -> bool {
         self.size > 0
+    }
+
+    /// Whether there were to be any when this worker began.
+    pub(super) fn was_wanted(&self) -> bool {
+        self.programs.capacity() > 0 && self.max_age > Duration::ZERO
     }
 
     /// The one that is to have the next connection.
@@ -178,7 +193,23 @@ impl Worker {
     pub(super) fn hear_warm(&mut self, pid: Pid) {
         let Some(program) = self.warm.programs.iter().find(|program| program.pid == pid) else { return };
         match warm::hear(program.link.as_fd()) {
-            Ok(Warming::Warm { cpu }) => {
+            Ok(Warming::Failed(errno)) => {
+                self.end_warm();
+                (self.warm.size, self.warm.scaffold) = (0, None);
+                let text = format_args!(
+                    "its programs are started when their connections are there: the kernel, or a filter of system calls, does \
+                     not let them be warm: {}",
+                    error_text(errno)
+                );
+                self.cx.event(Level::Warning, None, text);
+            }
+            Ok(Warming::Warm { cpu, at, calls }) => {
+                if calls > 0 && !std::mem::replace(&mut self.warm.said_where, true) {
+                    let name = Sysno::new(at as usize).map_or("an unknown one", |call| call.name());
+                    let text =
+                        format_args!("its program is warm at the system call {name}, after {calls} of them");
+                    self.cx.event(Level::Info, None, text);
+                }
                 if let Some(time) = self.warm.became_warm(pid, cpu, &self.cx.poller) {
                     self.cx.counters.count_time(CountedTime::WarmUp, time);
                 }

@@ -364,3 +364,103 @@ fn what_changes_who_it_is_cannot_be_warm() {
     assert_eq!(text(&exchange(address, b"hello")), "hello");
     server.log.wait("why", |line| line.contains("changes its user or group"));
 }
+
+/// Those that Debian has, each with a program that answers a line; what it needs is in tests/run.
+const INTERPRETERS: [(&str, &str); 8] = [
+    ("/bin/dash", "['/bin/dash', '-c', 'read line; echo \"$line\"']"),
+    ("/bin/bash", "['/bin/bash', '--norc', '-c', 'read line; echo \"$line\"']"),
+    ("/usr/bin/perl", "['/usr/bin/perl', '-e', '$| = 1; print scalar <STDIN>']"),
+    (
+        "/usr/bin/python3",
+        "['/usr/bin/python3', '-c', 'import json, ssl, sqlite3, sys; print(sys.stdin.readline(), end=\"\")']",
+    ),
+    ("/usr/bin/gawk", "['/usr/bin/gawk', '{ print; fflush(); exit }']"),
+    ("/usr/bin/mawk", "['/usr/bin/mawk', '-W', 'interactive', '{ print; exit }']"),
+    ("/usr/bin/ruby", "['/usr/bin/ruby', '-e', '$stdout.sync = true; puts $stdin.gets']"),
+    ("/usr/bin/php", "['/usr/bin/php', '-r', 'echo fgets(STDIN);']"),
+];
+
+#[test]
+fn interpreters_start_up_to_their_first_line() {
+    for (file, program) in INTERPRETERS {
+        if !Path::new(file).exists() {
+            // Ruby and PHP take too long to install for every run.
+            assert!(
+                std::env::var_os("CI").is_none() || file.contains("ruby") || file.contains("php"),
+                "no {file}"
+            );
+            crate::support::skip(&format!("{file} is not installed"));
+            continue;
+        }
+        let address = address::fresh();
+        let server = start_far(address, program, "");
+        for call in 1..=4 {
+            assert_eq!(text(&exchange(address, b"a line\n")), "a line\n", "{file}");
+            eventually("its end", || server.count("completed") == call);
+            is_warm(&server, 2);
+        }
+        assert_eq!(served_warm(&server), 4, "{file}: {:?}", server.log.all());
+        let said = server.log.wait("where", |line| line.contains("is warm at the system call"));
+        let calls: u32 = said.rsplit("after ").next().unwrap().split(' ').next().unwrap().parse().unwrap();
+        assert!(calls >= 4, "{file}: {said}");
+    }
+}
+
+/// As `start`, with `warm = "spare"`.
+fn start_far(address: SocketAddr, program: &str, keys: &str) -> Running {
+    let server = Preforkd::run(&config(address, program, keys).replace("\"start\"", "\"spare\"")).start();
+    is_warm(&server, if keys.contains("spare = 8") { 8 } else { 2 });
+    server
+}
+
+#[test]
+fn whatever_a_program_does_before_it_reads_is_so_afterwards() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let program = dir.path().join("torture").to_str().unwrap().to_owned();
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/suite/torture.c");
+    crate::support::sure(&["gcc", "-O1", "-Wall", "-Werror", "-pthread", "-o", &program, source]);
+    for first in ["", "threads", "alarm", "signal", "seccomp", "exec"] {
+        for warm in ["no", "start", "spare"] {
+            let address = address::fresh();
+            let exec = format!("['{program}', '{first}']");
+            let config = config(address, &exec, "").replace("\"start\"", &format!("\"{warm}\""));
+            let server = Preforkd::run(&config).start();
+            is_warm(&server, if warm == "no" { 0 } else { 2 });
+            assert_eq!(text(&exchange(address, b"hello\n")), "right: hello\n", "{first} {warm}");
+        }
+    }
+}
+
+#[test]
+fn of_thousands_of_connections_none_is_lost() {
+    let address = address::fresh();
+    let server = start_far(address, "['cat']", "spare = 8");
+    let clients: Vec<_> = (0..4)
+        .map(|client| {
+            std::thread::spawn(move || {
+                for call in 0..500 {
+                    let said = format!("{client} {call}");
+                    assert_eq!(text(&exchange(address, said.as_bytes())), said);
+                }
+            })
+        })
+        .collect();
+    clients.into_iter().for_each(|client| client.join().unwrap());
+    eventually("all ended", || server.count("completed") == 2000 && server.count("active") == 0);
+    assert!(server.count("served_warm") > 0);
+}
+
+#[test]
+fn what_waits_far_into_its_start_ends_with_its_worker_and_is_not_told_who_calls() {
+    let address = address::fresh();
+    let server = start_far(address, "['/bin/sh', '-c', 'read line; echo \"$line $TCPREMOTEIP.\"']", "");
+    let before = waiting(&server);
+    proc::kill(server.workers()[0], Signal::SIGKILL);
+    eventually("their end", || before.iter().all(|pid| proc::process(*pid).is_none()));
+    is_warm(&server, 2);
+    assert_eq!(text(&exchange(address, b"hello\n")), "hello .\n");
+    let config = server.dir().join("preforkd.toml");
+    let shown = preforkd(&["check", "--config", config.to_str().unwrap()]);
+    assert!(text(&shown.stderr).contains("getpeername(2)"), "{}", text(&shown.stderr));
+}

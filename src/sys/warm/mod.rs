@@ -1,6 +1,6 @@
 //! What is loaded into a program that is started ahead of its connection, and what the two say to each other.
 //!
-//! `object.rs` beside this file is a shared object of its own: build.rs has it compiled, and this program carries it. A worker
+//! What is in `object/` is a shared object of its own: build.rs has it compiled, and this program carries it. A worker
 //! keeps it in a sealed memory file, which is named in `LD_PRELOAD`; so it need be nowhere in a chroot, and nobody can change it.
 //!
 //! | who | writes | when |
@@ -31,18 +31,24 @@ pub(crate) struct Scaffold {
     placeholder: BorrowedFd<'static>,
     /// The connection is to be its stderr, too.
     is_stderr: bool,
+    /// Its start goes on until it asks for its connection.
+    goes_on: bool,
 }
 
 /// What a program says while it is started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Warming {
-    /// It waits for its connection, and has used so much processor time until now.
-    Warm { cpu: Duration },
+    /// It waits for its connection, and has used so much processor time until now. Where its start went on, it waits at this
+    /// system call, after so many.
+    Warm { cpu: Duration, at: i32, calls: u64 },
+    /// The kernel does not let it, or a filter: the errno.
+    Failed(i32),
 }
 
-/// As `Tidings` in `object.rs` has it: what, a number, how many calls, microseconds.
+/// As `Tidings` in `object/main.rs` has it: what, a number, how many calls, microseconds.
 const LENGTH: usize = 24;
 const WARM: u32 = 1;
+const FAILED: u32 = 2;
 
 impl Scaffold {
     /// For connections of this listener.
@@ -50,10 +56,15 @@ impl Scaffold {
     /// # Errors
     ///
     /// A descriptor cannot be had.
-    pub(crate) fn new(listener: BorrowedFd<'_>, is_stderr: bool) -> io::Result<Self> {
+    pub(crate) fn new(listener: BorrowedFd<'_>, is_stderr: bool, goes_on: bool) -> io::Result<Self> {
         let placeholder = socket::unconnected_like(listener)?;
         let object = memory::sealed(c"preforkd-warm", OBJECT)?;
-        Ok(Scaffold { object: fd::for_ever(object), placeholder: fd::for_ever(placeholder), is_stderr })
+        Ok(Scaffold {
+            object: fd::for_ever(object),
+            placeholder: fd::for_ever(placeholder),
+            is_stderr,
+            goes_on,
+        })
     }
 
     /// What stands where the connection will.
@@ -67,9 +78,9 @@ impl Scaffold {
         image.clear();
         let object = self.object.as_raw_fd();
         image.set("LD_PRELOAD", format_args!("/proc/self/fd/{object}"));
-        let stderr = if self.is_stderr { ",e" } else { "" };
-        image.set("PREFORKD_WARM", format_args!("{},{object}{stderr}", link.as_raw_fd()));
-        for _ in 0..ROOMS {
+        let flags = (if self.is_stderr { "e" } else { "" }, if self.goes_on { "s" } else { "" });
+        image.set("PREFORKD_WARM", format_args!("{},{object},{}{}", link.as_raw_fd(), flags.0, flags.1));
+        for _ in 0..if self.goes_on { 0 } else { ROOMS } {
             image.set("PREFORKD_ROOM", "");
         }
         image.finish();
@@ -95,14 +106,23 @@ pub(crate) fn hear(link: BorrowedFd<'_>) -> io::Result<Warming> {
     if length == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    let kind = message.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
-    let micros = message.last_chunk().map(|bytes| u64::from_ne_bytes(*bytes));
-    match (kind, micros) {
-        (Some(WARM), Some(micros)) if length == LENGTH => {
-            Ok(Warming::Warm { cpu: Duration::from_micros(micros) })
-        }
+    // It is for this machine, whose bytes are in this order.
+    let long = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+    let [kind, detail, calls, more_calls, micros, more_micros] = words(&message);
+    let (at, calls, micros) = (detail as i32, long(calls, more_calls), long(micros, more_micros));
+    match kind {
+        WARM if length == LENGTH => Ok(Warming::Warm { cpu: Duration::from_micros(micros), at, calls }),
+        FAILED if length == LENGTH => Ok(Warming::Failed(at)),
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
+}
+
+fn words(message: &[u8; LENGTH]) -> [u32; LENGTH / 4] {
+    let mut words = [0; LENGTH / 4];
+    for (word, bytes) in words.iter_mut().zip(message.chunks_exact(4)) {
+        *word = bytes.try_into().map_or(0, u32::from_ne_bytes);
+    }
+    words
 }
 
 /// Gives the program its connection, with what its environment is to say of it.
@@ -111,5 +131,6 @@ pub(crate) fn hear(link: BorrowedFd<'_>) -> io::Result<Warming> {
 ///
 /// That the program is no more.
 pub(crate) fn give(link: BorrowedFd<'_>, variables: &[u8], connection: BorrowedFd<'_>) -> io::Result<()> {
-    message::send_copy(link, variables, connection)
+    // Where nothing is said of it, there is still a message.
+    message::send_copy(link, if variables.is_empty() { &[0] } else { variables }, connection)
 }

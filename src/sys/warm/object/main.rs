@@ -1,59 +1,30 @@
 //! What is loaded into a program that is started ahead of its connection, by `LD_PRELOAD`; build.rs makes it.
 //!
-//! It runs before the program's `main`, waits there until its worker hands it a connection, puts that on the descriptors where
-//! the program has a placeholder until then, and is done: nothing of it is called again.
+//! It runs before the program's `main`. For `warm = "start"` it waits there until its worker hands it a connection, and puts that
+//! on the descriptors where the program has a placeholder until then. For `warm = "spare"` it has the kernel stop every system
+//! call first ([`dispatch`]), and waits at the first that is not known to be private to the process ([`calls`]). Then it is done:
+//! nothing of it is called again.
 //!
 //! It stands in a stranger's process, so it uses nothing of that: no library, no allocation, no descriptor but its own two. It
 //! trusts what its worker says. If the worker is gone, it ends the process: nobody would ever call.
 #![no_std]
 #![allow(unsafe_code)]
 
-use core::arch::global_asm;
-use core::ffi::{c_char, c_int, c_long};
+mod calls;
+mod dispatch;
+mod kernel;
+
+use core::ffi::{c_char, c_int};
 use core::ptr::{self, addr_of_mut};
 
-// Every call to the kernel that is made here, in one place.
-global_asm!(
-    ".pushsection .text.preforkd_gate,\"ax\",@progbits",
-    ".hidden preforkd_call",
-    ".globl preforkd_call",
-    ".type preforkd_call,@function",
-    "preforkd_call:", // (number, six arguments)
-    "mov rax, rdi",
-    "mov rdi, [rsi]",
-    "mov rdx, [rsi + 16]",
-    "mov r10, [rsi + 24]",
-    "mov r8, [rsi + 32]",
-    "mov r9, [rsi + 40]",
-    "mov rsi, [rsi + 8]",
-    "syscall",
-    "ret",
-    ".size preforkd_call, . - preforkd_call",
-    ".popsection",
-);
+use kernel::{call, exit, number};
 
 unsafe extern "C" {
-    fn preforkd_call(number: c_long, arguments: *const [u64; 6]) -> c_long;
     /// The program's environment, environ(7); every libc has it.
     static mut environ: *mut *mut c_char;
 }
 
-/// System calls, of asm/unistd_64.h.
-mod number {
-    pub(crate) const CLOSE: i64 = 3;
-    pub(crate) const DUP2: i64 = 33;
-    pub(crate) const SENDTO: i64 = 44;
-    pub(crate) const RECVMSG: i64 = 47;
-    pub(crate) const GETRUSAGE: i64 = 98;
-    pub(crate) const EXIT_GROUP: i64 = 231;
-}
-
-const EINTR: i64 = -4;
-const MSG_NOSIGNAL: u64 = 0x4000;
-const MSG_CMSG_CLOEXEC: u64 = 0x4000_0000;
-const SCM_RIGHTS: c_int = 1;
-
-/// What this process was started with, beside its program's own variables: `LINK,OBJECT[,e]`.
+/// What this process was started with, beside its program's own variables: `LINK,OBJECT,FLAGS`.
 const MARK: &[u8] = b"PREFORKD_WARM=";
 /// A place for a variable of the connection.
 const ROOM: &[u8] = b"PREFORKD_ROOM=";
@@ -62,29 +33,39 @@ const PRELOAD: &[u8] = b"LD_PRELOAD=";
 /// The variables of a connection are never longer, see `environment::describe`.
 const LONGEST: usize = 8192;
 
-struct Guest {
-    /// Where the worker is.
-    link: c_int,
-    /// The file that this was loaded from.
-    object: c_int,
-    /// The connection is its stderr, too.
-    is_stderr: bool,
+/// The link to the worker.
+struct WorkerLink {
+    descriptor: c_int,
     /// What the worker has said.
     said: [u8; LONGEST],
 }
 
-static mut STATE: Guest = Guest { link: -1, object: -1, is_stderr: false, said: [0; LONGEST] };
+/// What this object was told.
+struct Orientation {
+    link: c_int,
+    /// The file that it was loaded from.
+    object: c_int,
+    /// The connection is the program's stderr, too.
+    is_stderr: bool,
+    /// The program's start is to go on.
+    goes_on: bool,
+}
+
+static mut LINK: WorkerLink = WorkerLink { descriptor: -1, said: [0; LONGEST] };
 
 /// What the worker is told: `sys::warm::Warming`.
 #[repr(C)]
 struct Tidings {
     kind: u32,
-    detail: i32,
+    detail: c_int,
     calls: u64,
     cpu_us: u64,
 }
 
+/// It waits for the connection, at this system call, after so many.
 const WARM: u32 = 1;
+/// It cannot, for this errno.
+const FAILED: u32 = 2;
 
 #[used]
 #[unsafe(link_section = ".init_array")]
@@ -95,56 +76,63 @@ extern "C" fn begin(_: c_int, _: *mut *mut c_char, variables: *mut *mut c_char) 
     // SAFETY: one pointer, which libc has set before it calls constructors; or, where this one comes before libc's own,
     // glibc has passed what it is going to be.
     let variables = unsafe { if environ.is_null() { variables } else { environ } };
-    // SAFETY: nothing else runs in this process yet.
-    let state = unsafe { &mut *addr_of_mut!(STATE) };
-    if !state.learn(variables) {
-        return;
+    let Some(told) = learn(variables) else { return };
+    // SAFETY: nothing else runs in this process yet, and nothing but this object knows of it.
+    let link = unsafe { &mut *addr_of_mut!(LINK) };
+    link.descriptor = told.link;
+    call(number::CLOSE, [told.object as u64, 0, 0, 0, 0, 0]);
+    if told.goes_on {
+        fill(variables, &mut []);
+        return dispatch::begin(link, told.is_stderr);
     }
-    call(number::CLOSE, [state.object as u64, 0, 0, 0, 0, 0]);
-    state.tell(WARM, 0, 0);
-    let (connection, length) = state.receive();
-    for place in 0..if state.is_stderr { 3 } else { 2 } {
+    link.tell(WARM, 0, 0);
+    let (connection, length) = link.receive();
+    for place in 0..if told.is_stderr { 3 } else { 2 } {
         call(number::DUP2, [connection as u64, place, 0, 0, 0, 0]);
     }
     call(number::CLOSE, [connection as u64, 0, 0, 0, 0, 0]);
-    call(number::CLOSE, [state.link as u64, 0, 0, 0, 0, 0]);
-    let said = state.said.get_mut(..length).unwrap_or_default();
-    fill(variables, said);
+    call(number::CLOSE, [link.descriptor as u64, 0, 0, 0, 0, 0]);
+    fill(variables, link.said.get_mut(..length).unwrap_or_default());
 }
 
-impl Guest {
-    /// Finds what it was told, and takes it out of the environment; false if it was told nothing.
-    fn learn(&mut self, variables: *mut *mut c_char) -> bool {
-        let mut found = false;
-        let mut place = variables;
-        // SAFETY: an array of strings that ends with a null pointer, environ(7).
-        while let Some(variable) = unsafe { next(place) } {
-            // SAFETY: one of its strings.
-            if let Some(mut value) = unsafe { after(variable, MARK) } {
-                let mut take = || {
-                    // SAFETY: within the same string.
-                    let (number, rest) = unsafe { whole(value) };
-                    value = rest;
-                    number
-                };
-                (self.link, self.object) = (take(), take());
-                // SAFETY: a byte of the string, its end at the latest.
-                self.is_stderr = unsafe { *value } == b'e' as c_char;
-                found = true;
-                break;
-            }
+/// Finds what this object was told; `None` if nothing.
+fn learn(variables: *mut *mut c_char) -> Option<Orientation> {
+    let mut place = variables;
+    // SAFETY: an array of strings that ends with a null pointer, environ(7).
+    while let Some(variable) = unsafe { next(place) } {
+        // SAFETY: one of its strings.
+        let Some(value) = (unsafe { after(variable, MARK) }) else {
             // SAFETY: not beyond the null pointer.
             place = unsafe { place.add(1) };
+            continue;
+        };
+        // SAFETY: within the same string.
+        let (link, rest) = unsafe { whole(value) };
+        // SAFETY: as above.
+        let (object, mut flags) = unsafe { whole(rest) };
+        let mut told = Orientation { link, object, is_stderr: false, goes_on: false };
+        loop {
+            // SAFETY: a byte of the string, its end at the latest.
+            match unsafe { *flags } as u8 {
+                0 => return Some(told),
+                b'e' => told.is_stderr = true,
+                b's' => told.goes_on = true,
+                _ => {}
+            }
+            // SAFETY: not beyond the end.
+            flags = unsafe { flags.add(1) };
         }
-        found
     }
+    None
+}
 
+impl WorkerLink {
     /// Says how far it has come.
-    fn tell(&self, kind: u32, detail: i32, calls: u64) {
-        let message = Tidings { kind, detail, calls, cpu_us: cpu_us() };
+    fn tell(&self, kind: u32, detail: c_int, calls: u64) {
+        let message = Tidings { kind, detail, calls, cpu_us: kernel::cpu_us() };
         let (at, length) = (&raw const message as u64, size_of::<Tidings>() as u64);
         // If it cannot be said there is nobody, which comes out when the answer is waited for.
-        call(number::SENDTO, [self.link as u64, at, length, MSG_NOSIGNAL, 0, 0]);
+        call(number::SENDTO, [self.descriptor as u64, at, length, kernel::MSG_NOSIGNAL, 0, 0]);
     }
 
     /// Waits for the connection, and how long what is said of it is.
@@ -161,12 +149,15 @@ impl Guest {
             let mut rights = Rights { length: 0, level: 0, kind: 0, descriptor: -1, padding: 0 };
             let parts = [&raw mut self.said as u64, LONGEST as u64];
             // struct msghdr, recvmsg(2).
-            let mut header = [0, 0, &raw const parts as u64, 1, &raw mut rights as u64, size_of::<Rights>() as u64, 0];
-            let length = call(number::RECVMSG, [self.link as u64, &raw mut header as u64, MSG_CMSG_CLOEXEC, 0, 0, 0]);
+            let room = size_of::<Rights>() as u64;
+            let mut header = [0, 0, &raw const parts as u64, 1, &raw mut rights as u64, room, 0];
+            let flags = kernel::MSG_CMSG_CLOEXEC;
+            let length =
+                call(number::RECVMSG, [self.descriptor as u64, &raw mut header as u64, flags, 0, 0, 0]);
             match length {
-                EINTR => {}
+                kernel::EINTR => {}
                 // SAFETY: the kernel has written it.
-                1.. if unsafe { ptr::read_volatile(&raw const rights.kind) } == SCM_RIGHTS => {
+                1.. if unsafe { ptr::read_volatile(&raw const rights.kind) } == kernel::SCM_RIGHTS => {
                     // SAFETY: as above.
                     let descriptor = unsafe { ptr::read_volatile(&raw const rights.descriptor) };
                     return (descriptor, length as usize);
@@ -185,31 +176,13 @@ fn fill(variables: *mut *mut c_char, mut said: &mut [u8]) {
     unsafe {
         while let Some(mut variable) = next(from) {
             from = from.add(1);
-            if after(variable, MARK).is_some() {
+            if after(variable, MARK).is_some() || after(variable, PRELOAD).is_some() {
                 continue;
             }
             if after(variable, ROOM).is_some() {
                 let Some(end) = said.iter().position(|byte| *byte == 0) else { continue };
                 let (one, rest) = core::mem::take(&mut said).split_at_mut(end + 1);
                 (variable, said) = (one.as_mut_ptr().cast(), rest);
-            } else if let Some(files) = after(variable, PRELOAD) {
-                // The first is this one; those behind it are the program's.
-                let mut rest = files;
-                while !matches!(*rest as u8, 0 | b':' | b' ') {
-                    rest = rest.add(1);
-                }
-                if *rest == 0 {
-                    continue;
-                }
-                let mut place = files;
-                loop {
-                    rest = rest.add(1);
-                    *place = *rest;
-                    if *rest == 0 {
-                        break;
-                    }
-                    place = place.add(1);
-                }
             }
             *to = variable;
             to = to.add(1);
@@ -263,26 +236,6 @@ unsafe fn whole(text: *mut c_char) -> (c_int, *mut c_char) {
         }
     }
     (number, place)
-}
-
-/// Processor time of this process, in microseconds.
-fn cpu_us() -> u64 {
-    // struct rusage: user and system time come first, each in seconds and microseconds.
-    let mut usage = [0u64; 18];
-    call(number::GETRUSAGE, [0, usage.as_mut_ptr() as u64, 0, 0, 0, 0]);
-    (usage[0] + usage[2]) * 1_000_000 + usage[1] + usage[3]
-}
-
-fn call(number: i64, arguments: [u64; 6]) -> i64 {
-    // SAFETY: what callers pass points to their own memory, and touches no descriptor but those of this object and the
-    // placeholders.
-    unsafe { preforkd_call(number, &arguments) }
-}
-
-fn exit(code: u64) -> ! {
-    loop {
-        call(number::EXIT_GROUP, [code, 0, 0, 0, 0, 0]);
-    }
 }
 
 #[panic_handler]

@@ -1,0 +1,317 @@
+//! Which system calls a program may make before it has its connection.
+//!
+//! This is a list of what is allowed: what is private to the process, and touches neither the placeholders nor anybody else. All
+//! else stops it, and so does what is not known here. So a kernel that knows more than this list costs time, and never sense.
+//!
+//! The placeholders are followed: wherever the program has copied them, the connection will be.
+
+use core::ffi::c_int;
+
+use crate::kernel::{EBADF, call, number};
+
+/// What becomes of a call.
+pub(crate) enum Ruling {
+    /// It is made.
+    Pass,
+    /// It is not made, or has been: its result.
+    Answer(i64),
+    /// The program waits here for its connection.
+    Stop,
+}
+
+use Ruling::{Answer, Pass, Stop};
+
+/// Descriptors beyond are not followed.
+const MOST: usize = 256;
+
+const AT_FDCWD: u64 = -100i64 as u64;
+const FD_CLOEXEC: i64 = 1;
+const O_CLOEXEC: u64 = 0o2000000;
+
+/// The descriptors of the program that are not what they will be.
+pub(crate) struct ProgramFiles {
+    /// This object's own, which is none for the program.
+    link: c_int,
+    /// Where the connection is to be, a bit each.
+    placeholders: [u64; MOST / 64],
+}
+
+impl ProgramFiles {
+    pub(crate) const NONE: ProgramFiles = ProgramFiles { link: -1, placeholders: [0; MOST / 64] };
+
+    pub(crate) fn new(link: c_int, is_stderr: bool) -> Self {
+        let mut files = ProgramFiles { link, ..ProgramFiles::NONE };
+        files.placeholders[0] = if is_stderr { 0b111 } else { 0b11 };
+        files
+    }
+
+    /// Puts the connection wherever a placeholder is.
+    pub(crate) fn put(&self, connection: c_int) {
+        const F_GETFD: u64 = 1;
+        for place in (0..MOST as u64).filter(|place| self.is_placeholder(*place)) {
+            let flags = call(number::FCNTL, [place, F_GETFD, 0, 0, 0, 0]);
+            let flags = if flags & FD_CLOEXEC != 0 { O_CLOEXEC } else { 0 };
+            call(number::DUP3, [connection as u64, place, flags, 0, 0, 0]);
+        }
+    }
+
+    fn is_placeholder(&self, descriptor: u64) -> bool {
+        let number = descriptor as u32 as usize;
+        self.placeholders.get(number / 64).is_some_and(|word| word & 1 << (number % 64) != 0)
+    }
+
+    fn mark(&mut self, descriptor: u64, is_placeholder: bool) {
+        let number = descriptor as u32 as usize;
+        if let Some(word) = self.placeholders.get_mut(number / 64) {
+            *word = *word & !(1 << (number % 64)) | u64::from(is_placeholder) << (number % 64);
+        }
+    }
+
+    fn is_own(&self, descriptor: u64) -> bool {
+        descriptor as c_int == self.link
+    }
+
+    /// What others see, or will: the connection, and stderr, which is somebody's.
+    fn is_shared(&self, descriptor: u64) -> bool {
+        self.is_placeholder(descriptor) || descriptor as c_int == 2
+    }
+
+    /// Of a call that only concerns what the program has opened itself.
+    fn on_its_own(&self, descriptor: u64) -> Ruling {
+        match () {
+            () if self.is_own(descriptor) => Answer(EBADF),
+            () if self.is_shared(descriptor) => Stop,
+            () => Pass,
+        }
+    }
+
+    /// Of a call that tells of a placeholder what it would of the connection.
+    fn on_any(&self, descriptor: u64) -> Ruling {
+        if self.is_own(descriptor) { Answer(EBADF) } else { Pass }
+    }
+
+    /// What becomes of this call.
+    pub(crate) fn judge(&mut self, number: i64, arguments: [u64; 6]) -> Ruling {
+        let [first, second, third, fourth, fifth, _] = arguments;
+        match number {
+            // Memory: brk, mprotect, munmap, mremap, mincore, madvise, mlock, munlock, mlockall, munlockall, mlock2, pkey_*.
+            10 | 11 | 12 | 25 | 27 | 28 | 149 | 150 | 151 | 152 | 325 | 329 | 330 | 331 => Pass,
+            // mmap. What is mapped shared was opened to be read, or is the program's own.
+            9 if fourth & 0x20 != 0 => Pass,
+            9 => self.on_its_own(fifth),
+            // Who and where it is: getpid, getuid, getgid, geteuid, getegid, getppid, getpgrp, getgroups, getresuid, getresgid,
+            // getpgid, getsid, capget, gettid, uname, getcwd.
+            39 | 102 | 104 | 107 | 108 | 110 | 111 | 115 | 118 | 120 | 121 | 124 | 125 | 186 | 63 | 79 => Pass,
+            // chdir, fchdir, umask.
+            80 | 81 | 95 => Pass,
+            // Clocks and limits: gettimeofday, getrlimit, getrusage, sysinfo, times, getpriority, setrlimit, time,
+            // sched_getaffinity, clock_gettime, clock_getres, getcpu, getitimer, sched_getparam, sched_getscheduler, sched_yield.
+            96 | 97 | 98 | 99 | 100 | 140 | 160 | 201 | 204 | 228 | 229 | 309 | 36 | 143 | 145 | 24 => Pass,
+            // prlimit64 of itself.
+            302 if first == 0 => Pass,
+            // getrandom, arch_prctl, set_tid_address, set_robust_list, get_robust_list, rseq, rt_sigpending, membarrier, wait4
+            // (there is no child).
+            318 | 158 | 218 | 273 | 274 | 334 | 127 | 324 | 61 => Pass,
+            // futex, but those that processes share.
+            202 if second & 128 != 0 => Pass,
+            number::PRCTL => prctl(first, second),
+            // ProgramFiles by name: stat, lstat, access, readlink, getxattr, lgetxattr, listxattr, llistxattr, statfs, newfstatat,
+            // readlinkat, faccessat, statx, faccessat2.
+            4 | 6 | 21 | 89 | 191 | 192 | 194 | 195 | 137 | number::NEWFSTATAT | 267 | 269 | 332 | 439 => Pass,
+            2 => open(AT_FDCWD, first, second),
+            number::OPENAT => open(first, second, third),
+            // fstat, fgetxattr, flistxattr, fstatfs, lseek, fadvise64: of a socket they tell the same without its client.
+            5 | 193 | 196 | 138 | 8 | 221 => self.on_any(first),
+            // read, pread64, readv, preadv, getdents, getdents64, readahead.
+            0 | 17 | 19 | 295 | 78 | 217 | 187 => self.on_its_own(first),
+            number::CLOSE => self.close(first),
+            number::CLOSE_RANGE => self.close_range(first, second, third),
+            // dup, dup2, dup3.
+            32 => self.copy(number, arguments),
+            number::DUP2 | number::DUP3 => self.copy_to(number, arguments),
+            number::FCNTL => self.fcntl(arguments),
+            16 => self.ioctl(first, second),
+            // What nobody else has: pipe, pipe2, socketpair, eventfd, eventfd2, epoll_create, epoll_create1, signalfd4,
+            // timerfd_create, memfd_create, socket, inotify_init1.
+            22 | 293 | 53 | 284 | 290 | 213 | 291 | 289 | 283 | 319 | 41 | 294 => Pass,
+            // epoll_ctl.
+            233 => self.on_its_own(third),
+            // getsockname, setsockopt.
+            51 | 54 => self.on_its_own(first),
+            number::GETSOCKOPT => self.getsockopt(first, second, third),
+            42 => self.connect(first, second, third),
+            _ => Stop,
+        }
+    }
+
+    fn close(&mut self, descriptor: u64) -> Ruling {
+        if self.is_own(descriptor) {
+            return Answer(EBADF);
+        }
+        let result = call(number::CLOSE, [descriptor, 0, 0, 0, 0, 0]);
+        self.mark(descriptor, false);
+        Answer(result)
+    }
+
+    /// Of all but the own one.
+    fn close_range(&mut self, first: u64, last: u64, flags: u64) -> Ruling {
+        const CLOSE_RANGE_CLOEXEC: u64 = 4;
+        let (first, last, own) = (first as u32, last as u32, self.link as u32);
+        if flags & !CLOSE_RANGE_CLOEXEC != 0 || first > last {
+            return Stop;
+        }
+        let close = |first: u32, last: u32| {
+            call(number::CLOSE_RANGE, [u64::from(first), u64::from(last), flags, 0, 0, 0])
+        };
+        let result = if (first..=last).contains(&own) {
+            let before = if first < own { close(first, own - 1) } else { 0 };
+            let after = if own < last { close(own + 1, last) } else { 0 };
+            before.min(after)
+        } else {
+            close(first, last)
+        };
+        if flags == 0 && result == 0 {
+            for descriptor in first..=last.min(MOST as u32 - 1) {
+                self.mark(u64::from(descriptor), false);
+            }
+        }
+        Answer(result)
+    }
+
+    /// dup(2) and fcntl(2): the kernel chooses where the copy is.
+    fn copy(&mut self, number: i64, arguments: [u64; 6]) -> Ruling {
+        if self.is_own(arguments[0]) {
+            return Answer(EBADF);
+        }
+        let result = call(number, arguments);
+        if result < 0 || !self.is_placeholder(arguments[0]) {
+            return Answer(result);
+        }
+        if result as usize >= MOST {
+            // It cannot be followed: the program makes it when it has its connection.
+            call(number::CLOSE, [result as u64, 0, 0, 0, 0, 0]);
+            return Stop;
+        }
+        self.mark(result as u64, true);
+        Answer(result)
+    }
+
+    fn copy_to(&mut self, number: i64, arguments: [u64; 6]) -> Ruling {
+        let [from, to, ..] = arguments;
+        if self.is_own(from) {
+            return Answer(EBADF);
+        }
+        let is_placeholder = self.is_placeholder(from);
+        if self.is_own(to) || is_placeholder && to as u32 as usize >= MOST {
+            return Stop;
+        }
+        let result = call(number, arguments);
+        if result >= 0 {
+            self.mark(to, is_placeholder);
+        }
+        Answer(result)
+    }
+
+    fn fcntl(&mut self, arguments: [u64; 6]) -> Ruling {
+        let [descriptor, command, ..] = arguments;
+        match command as c_int {
+            // F_DUPFD, F_DUPFD_CLOEXEC.
+            0 | 1030 => self.copy(number::FCNTL, arguments),
+            // F_GETFD, F_SETFD, F_GETFL, F_GETPIPE_SZ, F_GET_SEALS.
+            1 | 2 | 3 | 1032 | 1034 => self.on_any(descriptor),
+            // F_SETFL.
+            4 => self.on_its_own(descriptor),
+            _ => Stop,
+        }
+    }
+
+    fn ioctl(&self, descriptor: u64, request: u64) -> Ruling {
+        match request as u32 {
+            // TCGETS, TCGETS2, TIOCGPGRP, TIOCGWINSZ: none is a terminal. FIONCLEX, FIOCLEX.
+            0x5401 | 0x802c_542a | 0x540f | 0x5413 | 0x5450 | 0x5451 => self.on_any(descriptor),
+            // FIONREAD, FIONBIO.
+            0x541b | 0x5421 => self.on_its_own(descriptor),
+            _ => Stop,
+        }
+    }
+
+    fn getsockopt(&self, descriptor: u64, level: u64, option: u64) -> Ruling {
+        // SO_TYPE, SO_ACCEPTCONN, SO_PROTOCOL, SO_DOMAIN at SOL_SOCKET: the placeholder has those of the connection.
+        match (level, option) {
+            (1, 3 | 30 | 38 | 39) => self.on_any(descriptor),
+            _ => self.on_its_own(descriptor),
+        }
+    }
+
+    /// connect(2): of datagrams, which tells nobody, and of what libc asks for names and writes its log to.
+    fn connect(&self, descriptor: u64, address: u64, length: u64) -> Ruling {
+        const UNIX: u16 = 1;
+        const INTERNET: [u16; 2] = [2, 10];
+        const KNOWN: [&[u8]; 3] = [b"/var/run/nscd/socket", b"/run/nscd/socket", b"/dev/log"];
+        if length < 3 || self.is_own(descriptor) || self.is_shared(descriptor) {
+            return Stop;
+        }
+        // SAFETY: the program says that so many bytes are there; the kernel would have an error if they were not.
+        let address = unsafe { core::slice::from_raw_parts(address as *const u8, length.min(110) as usize) };
+        let (Some(family), Some(name)) = (address.first_chunk(), address.get(2..)) else { return Stop };
+        match u16::from_ne_bytes(*family) {
+            UNIX => {
+                let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+                if KNOWN.contains(&name) { Pass } else { Stop }
+            }
+            family if INTERNET.contains(&family) && is_datagram(descriptor) => Pass,
+            _ => Stop,
+        }
+    }
+}
+
+fn is_datagram(descriptor: u64) -> bool {
+    let (mut kind, mut length) = (0u32, 4u32);
+    let (at, length_at) = (&raw mut kind as u64, &raw mut length as u64);
+    // SOL_SOCKET, SO_TYPE; SOCK_DGRAM.
+    call(number::GETSOCKOPT, [descriptor, 1, 3, at, length_at, 0]) == 0 && kind == 2
+}
+
+fn prctl(option: u64, second: u64) -> Ruling {
+    match option {
+        // What asks: GET_PDEATHSIG, GET_DUMPABLE, GET_KEEPCAPS, GET_NAME, GET_SECCOMP, CAPBSET_READ, GET_TSC,
+        // GET_SECUREBITS, GET_NO_NEW_PRIVS, GET_THP_DISABLE. SET_DUMPABLE, SET_NAME, SET_VMA.
+        2 | 3 | 7 | 16 | 21 | 23 | 25 | 27 | 39 | 42 | 4 | 15 | 0x5356_4d41 => Pass,
+        // CAP_AMBIENT, IS_SET.
+        47 if second == 1 => Pass,
+        _ => Stop,
+    }
+}
+
+/// Opens to read what can be opened without anybody noticing: files, directories, and devices like /dev/null.
+fn open(directory: u64, path: u64, flags: u64) -> Ruling {
+    // A shell asks for its terminal, which it does not have: a service has none.
+    const TERMINAL: &[u8] = b"/dev/tty\0";
+    // SAFETY: byte by byte up to the first that is another, so not beyond the end of the path.
+    if (0..TERMINAL.len()).all(|at| unsafe { *(path as *const u8).add(at) } == TERMINAL[at]) {
+        let result = call(number::OPENAT, [directory, path, flags, 0, 0, 0]);
+        if result < 0 {
+            return Answer(result);
+        }
+        call(number::CLOSE, [result as u64, 0, 0, 0, 0, 0]);
+        return Stop;
+    }
+    // What is not O_RDONLY, O_CREAT, O_TRUNC, O_TMPFILE.
+    if flags & (0o3 | 0o100 | 0o1000 | 0o20000000) != 0 {
+        return Stop;
+    }
+    const O_NOFOLLOW: u64 = 0o400000;
+    const AT_SYMLINK_NOFOLLOW: u64 = 0x100;
+    let mut status = [0u64; 18];
+    let at_flags = if flags & O_NOFOLLOW != 0 { AT_SYMLINK_NOFOLLOW } else { 0 };
+    let result = call(number::NEWFSTATAT, [directory, path, status.as_mut_ptr() as u64, at_flags, 0, 0]);
+    // struct stat: the mode is in the fourth word, the device that it is in the sixth.
+    let (kind, major) = (status[3] as u32 & 0o170000, status[5] >> 8 & 0xfff);
+    match kind {
+        _ if result < 0 => Pass,
+        0o100000 | 0o040000 => Pass,
+        // MEM_MAJOR: null, zero, full, random, urandom.
+        0o020000 if major == 1 => Pass,
+        _ => Stop,
+    }
+}

@@ -1,0 +1,117 @@
+// What a program can do before it first asks for its connection, and what must be so after: tests/suite/warm.rs.
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static volatile int sys_calls, usr_calls, alarms, on_alternate;
+static char alternate[1 << 16];
+
+static void fail(const char *what) {
+    dprintf(1, "wrong: %s (%s)\n", what, strerror(errno));
+    _exit(1);
+}
+
+static void on_sys(int signal) { sys_calls += signal == SIGSYS; }
+
+static void on_usr(int signal) {
+    char here;
+    usr_calls += signal == SIGUSR1;
+    on_alternate = &here >= alternate && &here < alternate + sizeof alternate;
+}
+
+static void on_alarm(int signal) { alarms += signal == SIGALRM; }
+
+static void *thread(void *argument) { return argument; }
+
+static void action(int signal, void (*handler)(int), int flags, int blocks) {
+    struct sigaction wanted = {.sa_handler = handler, .sa_flags = flags}, found;
+    if (blocks) sigaddset(&wanted.sa_mask, blocks);
+    if (sigaction(signal, &wanted, NULL)) fail("sigaction");
+    if (sigaction(signal, NULL, &found)) fail("sigaction");
+    if (found.sa_handler != handler || sigismember(&found.sa_mask, SIGSYS) != (blocks == SIGSYS)) fail("its action");
+}
+
+static void signals_are_as_set(void) {
+    struct sigaction found;
+    sigset_t blocked;
+    stack_t stack;
+    sigaction(SIGSYS, NULL, &found);
+    if (found.sa_handler != on_sys) fail("the action of SIGSYS");
+    sigaction(SIGUSR1, NULL, &found);
+    if (found.sa_handler != on_usr || !sigismember(&found.sa_mask, SIGSYS)) fail("the action of SIGUSR1");
+    sigprocmask(SIG_BLOCK, NULL, &blocked);
+    if (!sigismember(&blocked, SIGSYS) || !sigismember(&blocked, SIGUSR2) || sigismember(&blocked, SIGUSR1)) fail("what is blocked");
+    sigaltstack(NULL, &stack);
+    if (stack.ss_sp != alternate) fail("the alternate stack");
+}
+
+int main(int count, char **arguments) {
+    const char *first = count > 1 ? arguments[1] : "";
+    struct sock_filter allow = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+    struct sock_fprog program = {1, &allow};
+    char line[64];
+    pthread_t other;
+    if (!strcmp(first, "exec")) execl("/proc/self/exe", arguments[0], "again", NULL);
+
+    stack_t stack = {.ss_sp = alternate, .ss_size = sizeof alternate};
+    if (sigaltstack(&stack, NULL)) fail("sigaltstack");
+    action(SIGSYS, on_sys, 0, 0);
+    action(SIGUSR1, on_usr, SA_ONSTACK, SIGSYS);
+    action(SIGALRM, on_alarm, SA_RESTART, 0);
+    sigset_t blocked;
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGSYS);
+    sigaddset(&blocked, SIGUSR2);
+    sigprocmask(SIG_BLOCK, &blocked, NULL);
+    signals_are_as_set();
+
+    if (!strcmp(first, "threads") && (pthread_create(&other, NULL, thread, NULL) || pthread_join(other, NULL))) fail("a thread");
+    if (!strcmp(first, "alarm")) alarm(1);
+    if (!strcmp(first, "signal")) raise(SIGUSR1);
+    if (!strcmp(first, "seccomp") && (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program))) fail("seccomp");
+
+    // Copies of the connection, one where it was, and one closed on exec.
+    int copy = dup(0), high = fcntl(0, F_DUPFD_CLOEXEC, 40);
+    if (copy < 3 || high < 40) fail("dup");
+    if (close(0) || fcntl(0, F_GETFD) != -1 || errno != EBADF) fail("close");
+    if (open("/dev/null", O_RDONLY) != 0 || read(0, line, 1) != 0) fail("another in its place");
+    if (dup2(copy, 0) != 0) fail("dup2");
+    if (fcntl(high, F_GETFD) != FD_CLOEXEC || fcntl(copy, F_GETFD) != 0) fail("close on exec");
+    int kind, one = sizeof kind;
+    if (getsockopt(0, SOL_SOCKET, SO_TYPE, &kind, (socklen_t *)&one) || kind != SOCK_STREAM) fail("its type");
+    for (int number = 3; number < 1024; number++)
+        if (number != copy && number != high && fcntl(number, F_GETFD) != -1) fail("a descriptor that is not its own");
+
+    int poll = epoll_create1(0);
+    struct epoll_event event = {.events = EPOLLIN};
+    if (epoll_ctl(poll, EPOLL_CTL_ADD, 0, &event)) fail("epoll_ctl");
+    // Here it has it.
+    if (epoll_wait(poll, &event, 1, 10000) != 1) fail("epoll_wait");
+    struct sockaddr_storage client;
+    socklen_t length = sizeof client;
+    for (int number = 0; number <= high; number++)
+        if ((number < 2 || number == copy || number == high) && getpeername(number, (struct sockaddr *)&client, &length)) fail("a copy");
+    if (fcntl(high, F_GETFD) != FD_CLOEXEC || fcntl(0, F_GETFD) != 0) fail("close on exec, after");
+    signals_are_as_set();
+    raise(SIGSYS);
+    raise(SIGUSR1);
+    if (!usr_calls || !on_alternate || sys_calls) fail("its handlers");
+    sigprocmask(SIG_UNBLOCK, &blocked, NULL);
+    if (sys_calls != 1) fail("SIGSYS, when it is not blocked any more");
+    if (!strcmp(first, "alarm")) while (!alarms) pause();
+    int got = read(copy, line, sizeof line);
+    if (got < 1) fail("read");
+    dprintf(1, "right: %.*s", got, line);
+    return 0;
+}
