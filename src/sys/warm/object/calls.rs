@@ -219,7 +219,8 @@ impl ProgramFiles {
             0 | 1030 => self.copy(number::FCNTL, arguments),
             // F_GETFD, F_SETFD, F_GETFL, F_GETPIPE_SZ, F_GET_SEALS.
             1 | 2 | 3 | 1032 | 1034 => self.on_any(descriptor),
-            // F_SETFL.
+            // F_SETFL. gawk has its stderr append, which changes nothing for who reads a pipe, and takes nothing from a file.
+            4 if descriptor as c_int == 2 && !self.is_placeholder(2) && only_appends(arguments) => Pass,
             4 => self.on_its_own(descriptor),
             _ => Stop,
         }
@@ -263,6 +264,13 @@ impl ProgramFiles {
             _ => Stop,
         }
     }
+}
+
+/// Whether F_SETFL changes O_APPEND alone, of O_APPEND, O_NONBLOCK, O_ASYNC, O_DIRECT and O_NOATIME, which it can.
+fn only_appends([descriptor, _, wanted, ..]: [u64; 6]) -> bool {
+    const F_GETFL: u64 = 3;
+    let flags = call(number::FCNTL, [descriptor, F_GETFL, 0, 0, 0, 0]);
+    flags >= 0 && (flags as u64 ^ wanted) & (0o4000 | 0o20000 | 0o40000 | 0o1000000) == 0
 }
 
 fn is_datagram(descriptor: u64) -> bool {
