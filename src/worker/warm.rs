@@ -37,6 +37,8 @@ const LONGEST_START: Duration = Duration::from_secs(60);
 pub(super) struct WarmPrograms {
     /// How many are to wait; 0 if there are to be none.
     size: usize,
+    /// There were to be some when this worker began.
+    were_wanted: bool,
     max_age: Duration,
     scaffold: Option<Scaffold>,
     watch: Option<WatchedFiles>,
@@ -77,12 +79,14 @@ impl WarmPrograms {
             })
             .transpose()?;
         let watched = settings.map(|settings| &settings.watch).filter(|watched| !watched.is_empty());
+        let size = if scaffold.is_some() { size as usize } else { 0 };
         Ok(WarmPrograms {
-            size: if scaffold.is_some() { size as usize } else { 0 },
+            size,
+            were_wanted: size > 0,
             max_age: settings.map_or(Duration::ZERO, |settings| settings.max_age),
             scaffold,
             watch: watched.map(|watched| WatchedFiles::new(watched)).transpose()?,
-            programs: Vec::with_capacity(size as usize),
+            programs: Vec::with_capacity(size),
             pauses: Pauses::new(FIRST_PAUSE, LONGEST_PAUSE),
             until_slot_freed: false,
             said_why: false,
@@ -100,9 +104,9 @@ impl WarmPrograms {
         self.size > 0
     }
 
-    /// Whether there were to be any when this worker began.
-    pub(super) fn was_wanted(&self) -> bool {
-        self.programs.capacity() > 0 && self.max_age > Duration::ZERO
+    /// Whether there were to be any when this worker began: those may still end.
+    pub(super) fn were_wanted(&self) -> bool {
+        self.were_wanted
     }
 
     /// The one that is to have the next connection.
@@ -255,7 +259,7 @@ impl Worker {
 
     /// Ends all of them: those that wait see the end of their links, and the others have served nobody.
     pub(super) fn end_warm(&mut self) {
-        for program in std::mem::take(&mut self.warm.programs) {
+        for program in self.warm.programs.drain(..) {
             if program.warm.is_none() {
                 self.children.kill(program.pid);
             }

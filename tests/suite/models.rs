@@ -9,9 +9,14 @@ use crate::support::{Preforkd, Running, eventually, proc, root, say, text};
 
 const CALLS: &str = "trace=accept4,clone,clone3,fork,vfork,wait4,exit_group,execve,sendto";
 
-/// A server with two workers, two slots and these options, and a strace that writes down what its processes do: these calls, and
-/// more.
+/// A server with two workers, two slots and these options, see [`under_strace`].
 fn traced(test: &str, options: &[&str], more: &str) -> Option<Running> {
+    let options = [&["--workers", "2", "--max-connections", "2"], options].concat();
+    under_strace(test, Preforkd::serve(&options, "127.0.0.1:0", &["echo"]), more)
+}
+
+/// A server, and a strace that writes down what its processes do: these calls, and more.
+fn under_strace(test: &str, server: Preforkd, more: &str) -> Option<Running> {
     if Command::new("spin").arg("-V").output().is_err() {
         assert!(std::env::var_os("CI").is_none(), "{test} needs spin, and CI must have it");
         say(&format!("SKIPPED: {test} needs spin"));
@@ -19,15 +24,16 @@ fn traced(test: &str, options: &[&str], more: &str) -> Option<Running> {
     }
     let calls = format!("{CALLS}{more}");
     let strace = ["strace", "-D", "-f", "-qq", "-s", "120", "-o", "DIR/strace", "-e", &calls, "--"];
-    let options = [&["--workers", "2", "--max-connections", "2"], options].concat();
-    root(test).then(|| Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).under(&strace).start())
+    root(test).then(|| server.under(&strace).start())
 }
 
 /// Ends it, and replays what it has done.
 fn replay(server: &Running, model: &str) {
     let trace = server.dir().join("strace");
     server.signal(Signal::SIGTERM);
-    eventually("strace has written", || std::fs::read_to_string(&trace).unwrap().contains("Retire"));
+    let pid = server.pid().to_string();
+    let is_end = |line: &str| line.starts_with(&pid) && line.contains(" exit_group(");
+    eventually("strace has written", || std::fs::read_to_string(&trace).unwrap().lines().any(is_end));
     let replay = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/models/replay");
     let output = Command::new(replay).args([model, trace.to_str().unwrap()]).output().unwrap();
     let said = text(&output.stdout) + &text(&output.stderr);

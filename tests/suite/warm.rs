@@ -460,3 +460,17 @@ fn what_waits_far_into_its_start_ends_with_its_worker_and_is_not_told_who_calls(
     let shown = preforkd(&["check", "--config", config.to_str().unwrap()]);
     assert!(text(&shown.stderr).contains("getpeername(2)"), "{}", text(&shown.stderr));
 }
+
+#[test]
+fn where_a_filter_forbids_it_programs_start_when_their_clients_are_there() {
+    let address = address::fresh();
+    let keys = "sandbox = { system_calls = { base = \"service\", deny = [\"prctl\"] } }";
+    let server = Preforkd::run(&config(address, "['cat']", keys).replace("\"start\"", "\"spare\"")).start();
+    let said = |part: &str| server.log.count(|line| line.contains(part));
+    server.log.wait("why", |line| line.contains("does not let them be warm: Operation not permitted"));
+    assert_eq!(text(&exchange(address, b"hello")), "hello");
+    eventually("its record", || said(": exited 0 after") == 1);
+    assert_eq!((served_warm(&server), server.count("spares")), (0, 0));
+    // Once, and those that were being started are nobody's loss.
+    assert_eq!((said("does not let them be warm"), said("died before")), (1, 0), "{:?}", server.log.all());
+}
