@@ -40,6 +40,18 @@ fn replay(server: &Running, model: &str) {
     assert!(output.status.success(), "{said}");
 }
 
+/// Three clients for two slots, of whom the third is served when the first has gone; whoever gets that slot accepts him.
+fn reach_the_limit(server: &Running) {
+    let mut held = [connect(server.address()), connect(server.address())];
+    held.iter_mut().for_each(|client| echo(client, b"x"));
+    let mut third = connect(server.address());
+    let [one, two] = held;
+    assert_eq!(finish(one, b"y"), b"y");
+    echo(&mut third, b"z");
+    drop((two, third));
+    eventually("all are over", || server.count("active") == 0);
+}
+
 #[test]
 fn a_worker_that_is_killed_is_as_in_the_model() {
     let Some(server) = traced("a model's worker that is killed", &[], "") else { return };
@@ -61,16 +73,8 @@ fn a_worker_that_is_killed_is_as_in_the_model() {
 #[test]
 fn the_limit_is_as_in_the_model() {
     let Some(server) = traced("a model's limit", &[], "") else { return };
-    let address = server.address();
     for _ in 0..3 {
-        let mut held = [connect(address), connect(address)];
-        held.iter_mut().for_each(|client| echo(client, b"x"));
-        let mut third = connect(address);
-        let [one, two] = held;
-        assert_eq!(finish(one, b"y"), b"y");
-        echo(&mut third, b"z");
-        drop((two, third));
-        eventually("all are over", || server.count("active") == 0);
+        reach_the_limit(&server);
     }
     replay(&server, "slots");
 }
@@ -81,15 +85,7 @@ fn spares_that_are_taken_and_killed_are_as_in_the_model() {
     let address = server.address();
     for _ in 0..2 {
         eventually("spares", || server.count("spares") == 2);
-        let mut held = [connect(address), connect(address)];
-        held.iter_mut().for_each(|client| echo(client, b"x"));
-        // Nobody has a spare for the third: whoever gets a slot back accepts by himself.
-        let mut third = connect(address);
-        let [one, two] = held;
-        assert_eq!(finish(one, b"y"), b"y");
-        echo(&mut third, b"z");
-        drop((two, third));
-        eventually("all are over", || server.count("active") == 0);
+        reach_the_limit(&server);
     }
     eventually("spares", || server.count("spares") == 2);
     let workers = server.workers();
