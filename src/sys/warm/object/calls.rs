@@ -132,8 +132,9 @@ impl ProgramFiles {
             number::FCNTL => self.fcntl(arguments),
             16 => self.ioctl(first, second),
             // What nobody else has: pipe, pipe2, socketpair, eventfd, eventfd2, epoll_create, epoll_create1, signalfd4,
-            // timerfd_create, memfd_create, socket, inotify_init1.
-            22 | 293 | 53 | 284 | 290 | 213 | 291 | 289 | 283 | 319 | 41 | 294 => Pass,
+            // timerfd_create, memfd_create, socket, inotify_init1; timer_create, _gettime, _getoverrun and _delete, of which none is
+            // set: a time begins with the client.
+            22 | 293 | 53 | 284 | 290 | 213 | 291 | 289 | 283 | 319 | 41 | 294 | 222 | 224 | 225 | 226 => Pass,
             // epoll_ctl.
             233 => self.on_its_own(third),
             // getsockname, setsockopt.
@@ -283,8 +284,8 @@ fn is_datagram(descriptor: u64) -> bool {
 fn prctl(option: u64, second: u64) -> Ruling {
     match option {
         // What asks: GET_PDEATHSIG, GET_DUMPABLE, GET_KEEPCAPS, GET_NAME, GET_SECCOMP, CAPBSET_READ, GET_TSC,
-        // GET_SECUREBITS, GET_NO_NEW_PRIVS, GET_THP_DISABLE. SET_DUMPABLE, SET_NAME, SET_VMA.
-        2 | 3 | 7 | 16 | 21 | 23 | 25 | 27 | 39 | 42 | 4 | 15 | 0x5356_4d41 => Pass,
+        // GET_SECUREBITS, GET_NO_NEW_PRIVS, GET_THP_DISABLE. SET_DUMPABLE, SET_NAME, SET_THP_DISABLE, SET_VMA.
+        2 | 3 | 7 | 16 | 21 | 23 | 25 | 27 | 39 | 42 | 4 | 15 | 41 | 0x5356_4d41 => Pass,
         // CAP_AMBIENT, IS_SET.
         47 if second == 1 => Pass,
         _ => Stop,
