@@ -13,6 +13,7 @@ use super::request::{Call, Manner, Request, Spoken, understand};
 use crate::config::ControlAccess;
 use crate::sys::epoll::{Interest, Poller};
 use crate::sys::fd::FdNumber;
+use crate::sys::stream;
 use crate::sys::time::Monotonic;
 
 /// So much is read at once.
@@ -101,9 +102,10 @@ impl Session {
         self.call.is_some()
     }
 
-    /// Since when it could have called and has not; `None` if it has.
+    /// Since when it could have called and has not; `None` if it has, also if that has not been read yet.
     pub(super) fn idle_since(&self) -> Option<Monotonic> {
-        (self.call.is_none() && self.output.is_empty()).then_some(self.since)
+        let has_sent = || stream::peek_now(self.stream.as_fd(), &mut [0]).is_ok_and(|length| length > 0);
+        (self.call.is_none() && self.output.is_empty() && !has_sent()).then_some(self.since)
     }
 
     /// When it is over if nothing moves.

@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::support::client::{connect, echo};
 use crate::support::local::{self, Who};
 use crate::support::varlink::{CONTROL, Interface, Varlink, call};
-use crate::support::{BINARY, Preforkd, Running, address, eventually, preforkd, root, text, user};
+use crate::support::{BINARY, Preforkd, Running, address, eventually, preforkd, proc, root, text, user};
 
 fn config(access: &str, listen: std::net::SocketAddr) -> String {
     format!(
@@ -159,6 +160,25 @@ fn nonsense_ends_one_connection_and_holds_up_nobody() {
         other.send(&half[10..]);
         assert_eq!(other.receive().unwrap()["parameters"]["state"], "running");
     }
+}
+
+#[test]
+fn who_has_called_makes_no_room_for_a_newcomer() {
+    let (server, _) = start("");
+    let status = call("GetStatus", json!({}));
+    let is_answered = |client: &mut Varlink| client.receive().unwrap()["parameters"]["state"] == "running";
+    // So many as may be connected at once.
+    let mut clients: Vec<_> = (0..32).map(|_| Varlink::to(&server)).collect();
+    for client in &mut clients {
+        client.send(&status);
+        assert!(is_answered(client));
+    }
+    // It hears of the newcomers first, and of the calls of the others in the same turn.
+    proc::stop(server.pid());
+    let mut newcomers: Vec<_> = (0..8).map(|_| Varlink::to(&server)).collect();
+    clients.iter_mut().chain(&mut newcomers).for_each(|client| client.send(&status));
+    server.signal(Signal::SIGCONT);
+    assert!(clients.iter_mut().chain(&mut newcomers).all(is_answered));
 }
 
 #[test]
