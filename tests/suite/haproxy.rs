@@ -36,7 +36,8 @@ fn config(name: char, at: Addresses, keys: &str) -> String {
     let Addresses { echo, tell } = at;
     let keys = format!("proxy_protocol_from = \"{PROXY}\"\nworkers = 2\n{keys}");
     format!(
-        "[service.echo]\nlisten = \"{echo}\"\nhandler = \"echo\"\n{keys}\n\
+        "[supervisor]\ndrain_timeout = \"1h\"\n\
+         [service.echo]\nlisten = \"{echo}\"\nhandler = \"echo\"\n{keys}\n\
          [service.tell]\nlisten = \"{tell}\"\nenvironment = {{ NAME = \"{name}\" }}\n\
          exec = [\"/bin/sh\", \"-c\", \"echo $TCPREMOTEIP:$TCPREMOTEPORT $TCPLOCALIP:$TCPLOCALPORT $NAME; exec cat\"]\n\
          {keys}\n"

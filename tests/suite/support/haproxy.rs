@@ -45,7 +45,7 @@ impl Haproxy {
             "global\n log stdout format raw daemon notice\n stats socket DIR/stats level admin\n maxconn 1000\n\
              defaults\n log global\n mode tcp\n option log-health-checks\n balance roundrobin\n\
              retries 3\n option redispatch\n source {PROXY}\n unique-id-format %[uuid()]\n\
-             timeout connect 5s\n timeout check 5s\n timeout client 60s\n timeout server 60s\n\
+             timeout connect 5s\n timeout check 5s\n timeout client 1h\n timeout server 1h\n\
              default-server check inter 100ms {options}\n{proxies}"
         );
         let file = dir.path().join("haproxy.cfg");
