@@ -29,8 +29,18 @@ pub(super) fn command(title: Title) -> Command {
         )
 }
 
+/// So many are named in one call, which has a longest.
+const IDS: usize = 1000;
+
 /// Exits with 0 if all of them were there, and have been told to end.
 pub(super) fn run(matches: &ArgMatches, title: Title) -> ExitCode {
-    let ids = matches.get_many("id").unwrap_or_default().copied().collect();
-    ask(matches, title, &Request::Kill { ids }, exit::UNAVAILABLE, None)
+    let ids: Vec<ConnectionId> = matches.get_many("id").unwrap_or_default().copied().collect();
+    let mut code = ExitCode::from(exit::OK);
+    for ids in ids.chunks(IDS) {
+        let told = ask(matches, title, &Request::Kill { ids: ids.to_vec() }, exit::UNAVAILABLE, None);
+        if told != ExitCode::from(exit::OK) {
+            code = told;
+        }
+    }
+    code
 }

@@ -207,6 +207,25 @@ fn the_connections_of_dead_workers_are_shown_and_ended_too() {
 }
 
 #[test]
+fn as_many_are_ended_as_a_command_line_can_name() {
+    let listen = address::fresh();
+    let server = serve(listen, WAYS[0]);
+    let mut clients: Vec<_> = (0..3).map(|_| connect(listen)).collect();
+    clients.iter_mut().for_each(|client| echo(client, b"x"));
+    let found = when_there_are(&server, 3);
+    // More than one call may name, and the last of them in the last call.
+    let others: Vec<String> = (0..5000).map(|number| format!("000000-1-{number}")).collect();
+    let mut ids = vec![id(&found[0])];
+    ids.extend(others.iter().map(String::as_str));
+    ids.extend([id(&found[1]), id(&found[2])]);
+    let (code, said) = kill(&server, &ids);
+    assert_eq!(code, Some(69), "{said}");
+    assert!(said.contains("000000-1-4999"), "{said}");
+    eventually("they have ended", || server.count("active") == 0);
+    assert!(clients.iter_mut().all(|client| try_echo(client, b"x").is_err()));
+}
+
+#[test]
 fn what_is_no_id_is_refused_with_what_one_looks_like() {
     for wrong in
         ["7", "1cecf0-1", "1cecf0-1-x", "zz-1-1", "1cecf0-1-1.99999999999", "-1-1-1", "", "1cecf0-1-1 "]
