@@ -214,7 +214,8 @@ fn what_its_program_has_begun_for_others_goes_on() {
     let (length, child) = client.recv_from(&mut answer).unwrap();
     let pid = split(&answer[..length]).unwrap().0;
     eventually("the parent has ended", || server.count("active") == 0);
-    assert_ne!(ask(at, "x").0, pid);
+    let next = ask(at, "x").0;
+    assert_ne!(next, pid);
     client.send_to(b"go on", child).unwrap();
     let (length, _) = client.recv_from(&mut answer).unwrap();
     assert_eq!(split(&answer[..length]), Some((pid, "still here".to_owned())));
@@ -222,6 +223,7 @@ fn what_its_program_has_begun_for_others_goes_on() {
     // With kill_mode = "group", it does not.
     server.configure(&service(&format!("\"udp:{at}\""), "kill_mode = \"group\""));
     server.reload_ok();
+    eventually("the one that began before has gone", || !proc::lives(next));
     client.send_to(b"fork", at).unwrap();
     let (length, _) = client.recv_from(&mut answer).unwrap();
     let pid = split(&answer[..length]).unwrap().0;
