@@ -244,11 +244,7 @@ impl Spare {
             self.poller.remove(*listener)?;
             for _ in 0..LAST_LOOKS {
                 match self.accept(*listener, n) {
-                    Attempt::Taken(socket, connection) => {
-                        // The listener may be about to be closed.
-                        socket::undo_deafness(socket.as_fd());
-                        return Ok(Some((socket, connection)));
-                    }
+                    Attempt::Taken(socket, connection) => return Ok(Some((socket, connection))),
                     Attempt::Other => {}
                     Attempt::Nothing => break,
                 }

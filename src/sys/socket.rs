@@ -277,7 +277,7 @@ pub(crate) fn is_listener(fd: BorrowedFd<'_>) -> bool {
 /// which came over the loopback or a router (ip(7), `IP_MINTTL`). A socket filter would do it too, but drops the end of a
 /// handshake as well, and some kernels keep it for root.
 ///
-/// Connections accepted from then on may have inherited it and need [`undo_deafness`].
+/// Connections whose handshake ends from then on have inherited it, until [`accept`] undoes that.
 pub(crate) fn make_deaf(listener: BorrowedFd<'_>) {
     set_least_ttl(listener, 255);
 }
@@ -290,12 +290,13 @@ pub(crate) fn make_hear(listener: BorrowedFd<'_>) {
 /// How often a client is asked whether it is there, in seconds, that may have said otherwise to a deaf connection.
 const ASKED_EVERY: u32 = 5;
 
-/// Undoes what a connection has inherited from a listener that had been made deaf before its handshake ended.
+/// Undoes what a connection has inherited from a listener that had been made deaf before its handshake ended. Whoever accepts
+/// need not know of that yet.
 ///
 /// What its client sent meanwhile will come again, but for a reset: that comes once, and who has missed it waits for ever. So
 /// from now on the kernel asks such a client whether it is still there, and has the answer that was missed.
-pub(crate) fn undo_deafness(connection: BorrowedFd<'_>) {
-    if has_least_ttl(connection) {
+fn undo_deafness(connection: BorrowedFd<'_>, client: SocketAddr) {
+    if has_least_ttl(connection, client) {
         set_least_ttl(connection, 0);
         let _ = nixsock::setsockopt(&connection, sockopt::TcpKeepIdle, &ASKED_EVERY);
         let _ = nixsock::setsockopt(&connection, sockopt::KeepAlive, &true);
@@ -308,15 +309,15 @@ const IPV6_MINHOPCOUNT: libc::c_int = 73;
 const LEAST_TTL: [(libc::c_int, libc::c_int); 2] =
     [(libc::IPPROTO_IP, libc::IP_MINTTL), (libc::IPPROTO_IPV6, IPV6_MINHOPCOUNT)];
 
-fn has_least_ttl(socket: BorrowedFd<'_>) -> bool {
-    LEAST_TTL.into_iter().any(|(level, option)| {
-        let (mut ttl, mut length): (libc::c_int, _) = (0, size_of::<libc::c_int>() as libc::socklen_t);
-        // SAFETY: the kernel writes one int to a live local.
-        let result = unsafe {
-            libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut ttl).cast(), &mut length)
-        };
-        result == 0 && ttl > 0
-    })
+fn has_least_ttl(connection: BorrowedFd<'_>, client: SocketAddr) -> bool {
+    let [v4, v6] = LEAST_TTL;
+    let (level, option) = if client.is_ipv4() { v4 } else { v6 };
+    let (mut ttl, mut length): (libc::c_int, _) = (0, size_of::<libc::c_int>() as libc::socklen_t);
+    // SAFETY: the kernel writes one int to a live local.
+    let result = unsafe {
+        libc::getsockopt(connection.as_raw_fd(), level, option, (&raw mut ttl).cast(), &mut length)
+    };
+    result == 0 && ttl > 0
 }
 
 fn set_least_ttl(socket: BorrowedFd<'_>, ttl: libc::c_int) {
@@ -356,6 +357,7 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Peer)> {
             if unmapped != address {
                 become_ipv4(fd.as_fd());
             }
+            undo_deafness(fd.as_fd(), unmapped);
             Peer::Ip(unmapped)
         }
         None => Peer::Unix(peer_credentials(fd.as_fd()).ok()),

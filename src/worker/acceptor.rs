@@ -194,12 +194,7 @@ impl Acceptor {
             return Accepted::Nothing;
         }
         match socket::accept(socket) {
-            Ok((connection, peer)) => {
-                if listener.emptying {
-                    socket::undo_deafness(connection.as_fd());
-                }
-                Accepted::Connection(connection, peer)
-            }
+            Ok((connection, peer)) => Accepted::Connection(connection, peer),
             // Somebody has shut it down, and what was queued is gone.
             Err(error) if listener.emptying && error.kind() == io::ErrorKind::InvalidInput => {
                 listener.close(&self.null);

@@ -10,7 +10,7 @@ use std::thread;
 use nix::sys::signal::Signal;
 
 use crate::support::client::{connect, exchange, exchange_unix, try_echo};
-use crate::support::{BINARY, Preforkd, Running, address, eventually, preforkd, root, run, text};
+use crate::support::{BINARY, Preforkd, Running, address, eventually, preforkd, proc, root, run, text};
 
 fn unreachable(server: &Running) -> String {
     server.service()["unreachable"].to_string()
@@ -62,20 +62,7 @@ fn a_listener_that_somebody_has_shut_down_is_named_and_made_again() {
 
 /// Shuts a listener of the server down, by a copy of its descriptor.
 fn shut_down(server: &Running, listen: SocketAddr) {
-    let script = "import os, socket, sys\n\
-         pid, port = int(sys.argv[1]), int(sys.argv[2])\n\
-         import ctypes\n\
-         libc = ctypes.CDLL(None, use_errno=True)\n\
-         pidfd = os.pidfd_open(pid)\n\
-         for name in os.listdir(f'/proc/{pid}/fd'):\n\
-         \x20   if not os.readlink(f'/proc/{pid}/fd/{name}').startswith('socket:'): continue\n\
-         \x20   fd = libc.syscall(438, pidfd, int(name), 0)\n\
-         \x20   if fd < 0: continue\n\
-         \x20   s = socket.socket(fileno=fd)\n\
-         \x20   if s.family == socket.AF_INET and s.getsockname()[1] == port: s.shutdown(socket.SHUT_RD)\n";
-    let (pid, port) = (server.pid().to_string(), listen.port().to_string());
-    let output = run(&["python3", "-c", script, &pid, &port]);
-    assert!(output.status.success(), "{}", text(&output.stderr));
+    proc::to_listener(server.pid(), listen, "s.shutdown(socket.SHUT_RD)");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use nix::unistd::{Pid, getpgid};
 
 use crate::life::echo_service;
 use crate::support::client::{closed, connect, echo, finish, refused, reset};
-use crate::support::{A_WHILE, Preforkd, Running, address, eventually, proc};
+use crate::support::{A_WHILE, Preforkd, Running, address, eventually, proc, root};
 
 #[test]
 fn term_and_int_stop_accepting_and_wait_for_connections() {
@@ -65,6 +65,29 @@ fn a_client_that_resets_while_its_listener_is_being_closed_holds_nobody_up() {
     server.log.wait("the end", |line| line == "ended");
     let all = server.log.all();
     assert!(!all.iter().any(|line| line.contains("drain_timeout")), "{all:#?}");
+}
+
+/// The worker need not know yet that it is being closed, nor a spare.
+#[test]
+fn a_client_that_resets_at_a_listener_that_is_closing_is_heard_by_whoever_accepts() {
+    if !root("pidfd_getfd(2)") {
+        return;
+    }
+    for way in ["", "spare = 2\n", "spare = 2\nconnections_per_child = 0\n"] {
+        let address = address::fresh();
+        let config = format!(
+            "[service.discard]\nlisten = \"{address}\"\nhandler = \"discard\"\nworkers = 1\n{way}\
+             defer_accept = \"30s\"\n"
+        );
+        let server = Preforkd::run(&config).start();
+        let mut late = connect(address);
+        // As its supervisor does it, and nobody has been told.
+        proc::to_listener(server.pid(), address, "s.setsockopt(socket.IPPROTO_IP, 21, 255)");
+        late.write_all(b"late").unwrap();
+        eventually("it is served", || server.count("active") == 1);
+        reset(late);
+        eventually("it has ended", || server.count("active") == 0);
+    }
 }
 
 /// A client that puts the end of its handshake off, as HAProxy does: for itself it is connected, for the kernel of the server

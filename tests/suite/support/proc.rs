@@ -132,3 +132,22 @@ pub(crate) fn listeners(address: SocketAddr) -> Vec<u64> {
         .map(|fields| fields[9].parse().unwrap())
         .collect()
 }
+
+/// Does something, in Python, to a listener over IPv4 of this process: to `s`, a copy of its descriptor by pidfd_getfd(2).
+pub(crate) fn to_listener(pid: i32, listen: SocketAddr, what: &str) {
+    let script = format!(
+        "import os, socket, sys\n\
+         pid, port = int(sys.argv[1]), int(sys.argv[2])\n\
+         import ctypes\n\
+         libc = ctypes.CDLL(None, use_errno=True)\n\
+         pidfd = os.pidfd_open(pid)\n\
+         for name in os.listdir(f'/proc/{{pid}}/fd'):\n\
+         \x20   if not os.readlink(f'/proc/{{pid}}/fd/{{name}}').startswith('socket:'): continue\n\
+         \x20   fd = libc.syscall(438, pidfd, int(name), 0)\n\
+         \x20   if fd < 0: continue\n\
+         \x20   s = socket.socket(fileno=fd)\n\
+         \x20   if s.family == socket.AF_INET and s.getsockname()[1] == port: {what}\n"
+    );
+    let (pid, port) = (pid.to_string(), listen.port().to_string());
+    super::sure(&["python3", "-c", &script, &pid, &port]);
+}
