@@ -1,6 +1,8 @@
 //! Programs that are started ahead of their connections.
 
 mod carried;
+mod load;
+mod servers;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
