@@ -17,10 +17,17 @@ fn serve(example: &str, listen: &str, script: &str) -> (Running, SocketAddr) {
 
 /// The same, at this address.
 fn serve_at(example: &str, listen: &str, at: &str, script: &str) -> Running {
+    serve_changed(example, &[(listen, &format!("listen = \"{at}\""))], script)
+}
+
+/// The same, with these parts in place of those.
+fn serve_changed(example: &str, changes: &[(&str, &str)], script: &str) -> Running {
     let path = format!("{}/config/examples/{example}.toml", env!("CARGO_MANIFEST_DIR"));
-    let example = std::fs::read_to_string(path).unwrap();
-    assert_eq!(example.matches(listen).count(), 1, "{listen}");
-    let config = example.replace(listen, &format!("listen = \"{at}\""));
+    let mut config = std::fs::read_to_string(path).unwrap();
+    for (from, to) in changes {
+        assert_eq!(config.matches(from).count(), 1, "{from}");
+        config = config.replace(from, to);
+    }
     let mounts = format!("mount -t tmpfs srv /srv; chmod 755 /srv; cd /srv; umask 022; {script}; cd /");
     Preforkd::run(&config).after_mounts(&mounts).start()
 }
@@ -163,6 +170,19 @@ fn ssh(server: &Running, at: SocketAddr, key: &str, user: &str, command: &str) -
 
 #[test]
 fn sshd() {
+    logs_in("");
+}
+
+/// Who calls finds an sshd that has read its configuration and its keys.
+#[test]
+fn sshd_that_is_warm() {
+    for kind in ["start", "spare"] {
+        logs_in(&format!("warm = \"{kind}\"\nspare = 2\nworkers = 1\n"));
+    }
+}
+
+/// With these keys more.
+fn logs_in(keys: &str) {
     if !root("a user, and mounts") {
         return;
     }
@@ -185,7 +205,19 @@ fn sshd() {
         install -m 4755 /usr/bin/id setuid-id
         printf "AuthorizedKeysFile /srv/keys/%%u\nUsePAM no\nPrintMotd no\nPrintLastLog no\n" >/etc/ssh/sshd_config"#;
     let script = script.replace("PACKAGES", packages.to_str().unwrap());
-    let (server, at) = serve("sshd", "listen = \"*:22\"", &script);
+    let at = address::fresh();
+    let listen = format!("listen = \"{at}\"\n{keys}");
+    let mut changes = vec![("listen = \"*:22\"", listen.as_str())];
+    if !keys.is_empty() {
+        // The directory is there, and mkdir(1) would be another process.
+        changes.push((
+            "\"/bin/sh\", \"-c\", \"mkdir -p -m 755 /run/sshd && exec /usr/sbin/sshd -i\"",
+            "\"/usr/sbin/sshd\", \"-i\"",
+        ));
+    }
+    let server = serve_changed("sshd", &changes, &script);
+    let is_warm = || keys.is_empty() || server.count("warm") == 2;
+    eventually("warm programs", is_warm);
 
     // A stranger, before he has said who he is: a child of sshd talks to him, as nobody, where nothing is, under a filter of its own.
     let mut stranger = BufReader::new(connect(at));
@@ -209,6 +241,7 @@ fn sshd() {
         // With privileges of who owns the program, as sudo.
         ("alice", "id -un; /srv/setuid-id -u; echo ${SSH_CONNECTION%% *}", "alice\n0\n127.0.0.1\n", 0),
     ] {
+        eventually("warm programs", is_warm);
         let mark = server.log.mark();
         let output = ssh(&server, at, "key", user, command);
         assert_eq!(
@@ -222,7 +255,7 @@ fn sshd() {
             .log
             .wait_after(mark, "the record", |line| line.contains("connection ") && line.contains("bytes in"));
         // In what status sshd ends that has served one client, differs between versions.
-        assert!(record.contains("exited "), "{record}");
+        assert!(record.contains("exited ") && record.ends_with(", warm)") != keys.is_empty(), "{record}");
     }
     for user in ["root", "alice"] {
         let mark = server.log.mark();

@@ -78,8 +78,10 @@ impl Scaffold {
         image.clear();
         let object = self.object.as_raw_fd();
         image.set("LD_PRELOAD", format_args!("/proc/self/fd/{object}"));
-        let flags = (if self.is_stderr { "e" } else { "" }, if self.goes_on { "s" } else { "" });
-        image.set("PREFORKD_WARM", format_args!("{},{object},{}{}", link.as_raw_fd(), flags.0, flags.1));
+        // As `Orientation` in `object/main.rs` has it: no calls yet, and a bit for each place of the connection.
+        let places = if self.is_stderr { 0b111 } else { 0b11 };
+        let told = format_args!("{},{object},{},0,{places},0,0,0", link.as_raw_fd(), u8::from(self.goes_on));
+        image.set("PREFORKD_WARM", told);
         for _ in 0..if self.goes_on { 0 } else { ROOMS } {
             image.set("PREFORKD_ROOM", "");
         }

@@ -7,7 +7,8 @@
 
 use core::ffi::c_int;
 
-use crate::kernel::{EBADF, call, number};
+use crate::kernel::{EBADF, EFAULT, call, is_readable, number};
+use crate::{MOST_DESCRIPTORS as MOST, Orientation};
 
 /// What becomes of a call.
 pub(crate) enum Ruling {
@@ -21,38 +22,46 @@ pub(crate) enum Ruling {
 
 use Ruling::{Answer, Pass, Stop};
 
-/// Descriptors beyond are not followed.
-const MOST: usize = 256;
-
 const AT_FDCWD: u64 = -100i64 as u64;
 const FD_CLOEXEC: i64 = 1;
 const O_CLOEXEC: u64 = 0o2000000;
 
 /// The descriptors of the program that are not what they will be.
 pub(crate) struct ProgramFiles {
-    /// This object's own, which is none for the program.
-    link: c_int,
+    /// This object's own, which are none for the program, the lower one first.
+    own: [c_int; 2],
     /// Where the connection is to be, a bit each.
     placeholders: [u64; MOST / 64],
 }
 
 impl ProgramFiles {
-    pub(crate) const NONE: ProgramFiles = ProgramFiles { link: -1, placeholders: [0; MOST / 64] };
+    pub(crate) const NONE: ProgramFiles = ProgramFiles { own: [-1; 2], placeholders: [0; MOST / 64] };
 
-    pub(crate) fn new(link: c_int, is_stderr: bool) -> Self {
-        let mut files = ProgramFiles { link, ..ProgramFiles::NONE };
-        files.placeholders[0] = if is_stderr { 0b111 } else { 0b11 };
-        files
+    pub(crate) fn new(told: &Orientation) -> Self {
+        let own = [told.link.min(told.object), told.link.max(told.object)];
+        ProgramFiles { own, placeholders: told.places }
     }
 
-    /// Puts the connection wherever a placeholder is.
+    /// Puts the connection wherever a placeholder is, and closes what is this object's.
     pub(crate) fn put(&self, connection: c_int) {
-        const F_GETFD: u64 = 1;
-        for place in (0..MOST as u64).filter(|place| self.is_placeholder(*place)) {
-            let flags = call(number::FCNTL, [place, F_GETFD, 0, 0, 0, 0]);
-            let flags = if flags & FD_CLOEXEC != 0 { O_CLOEXEC } else { 0 };
+        for place in self.places() {
+            let flags = if closes_on_exec(place) { O_CLOEXEC } else { 0 };
             call(number::DUP3, [connection as u64, place, flags, 0, 0, 0]);
         }
+        for descriptor in [connection, self.own[0], self.own[1]] {
+            call(number::CLOSE, [descriptor as u64, 0, 0, 0, 0, 0]);
+        }
+    }
+
+    /// Where the connection is to be when the program has become another.
+    pub(crate) fn after_exec(&self) -> [u64; MOST / 64] {
+        let mut files = ProgramFiles { ..*self };
+        self.places().filter(|place| closes_on_exec(*place)).for_each(|place| files.mark(place, false));
+        files.placeholders
+    }
+
+    fn places(&self) -> impl Iterator<Item = u64> {
+        (0..MOST as u64).filter(|place| self.is_placeholder(*place))
     }
 
     fn is_placeholder(&self, descriptor: u64) -> bool {
@@ -68,7 +77,7 @@ impl ProgramFiles {
     }
 
     fn is_own(&self, descriptor: u64) -> bool {
-        descriptor as c_int == self.link
+        self.own.contains(&(descriptor as c_int))
     }
 
     /// What others see, or will: the connection, and stderr, which is somebody's.
@@ -154,23 +163,25 @@ impl ProgramFiles {
         Answer(result)
     }
 
-    /// Of all but the own one.
+    /// Of all but its own.
     fn close_range(&mut self, first: u64, last: u64, flags: u64) -> Ruling {
         const CLOSE_RANGE_CLOEXEC: u64 = 4;
-        let (first, last, own) = (first as u32, last as u32, self.link as u32);
+        let (first, last) = (first as u32, last as u32);
         if flags & !CLOSE_RANGE_CLOEXEC != 0 || first > last {
             return Stop;
         }
         let close = |first: u32, last: u32| {
             call(number::CLOSE_RANGE, [u64::from(first), u64::from(last), flags, 0, 0, 0])
         };
-        let result = if (first..=last).contains(&own) {
-            let before = if first < own { close(first, own - 1) } else { 0 };
-            let after = if own < last { close(own + 1, last) } else { 0 };
-            before.min(after)
-        } else {
-            close(first, last)
-        };
+        let (mut result, mut from) = (0, u64::from(first));
+        // Between its own, and beyond.
+        for end in self.own.map(|own| u64::from(own as u32)).into_iter().chain([u64::from(last) + 1]) {
+            let end = end.min(u64::from(last) + 1);
+            if from < end {
+                result = result.min(close(from as u32, end as u32 - 1));
+            }
+            from = from.max(end + 1);
+        }
         if flags == 0 && result == 0 {
             for descriptor in first..=last.min(MOST as u32 - 1) {
                 self.mark(u64::from(descriptor), false);
@@ -250,11 +261,13 @@ impl ProgramFiles {
         const UNIX: u16 = 1;
         const INTERNET: [u16; 2] = [2, 10];
         const KNOWN: [&[u8]; 3] = [b"/var/run/nscd/socket", b"/run/nscd/socket", b"/dev/log"];
-        if length < 3 || self.is_own(descriptor) || self.is_shared(descriptor) {
+        // The longest is that of a Unix socket.
+        let is_usual = (8..=110).contains(&length) && is_readable(address, length);
+        if !is_usual || self.is_own(descriptor) || self.is_shared(descriptor) {
             return Stop;
         }
-        // SAFETY: the program says that so many bytes are there; the kernel would have an error if they were not.
-        let address = unsafe { core::slice::from_raw_parts(address as *const u8, length.min(110) as usize) };
+        // SAFETY: so many bytes can be read there.
+        let address = unsafe { core::slice::from_raw_parts(address as *const u8, length as usize) };
         let (Some(family), Some(name)) = (address.first_chunk(), address.get(2..)) else { return Stop };
         match u16::from_ne_bytes(*family) {
             UNIX => {
@@ -265,6 +278,11 @@ impl ProgramFiles {
             _ => Stop,
         }
     }
+}
+
+fn closes_on_exec(descriptor: u64) -> bool {
+    const F_GETFD: u64 = 1;
+    call(number::FCNTL, [descriptor, F_GETFD, 0, 0, 0, 0]) & FD_CLOEXEC != 0
 }
 
 /// Whether F_SETFL changes O_APPEND alone, of O_APPEND, O_NONBLOCK, O_ASYNC, O_DIRECT and O_NOATIME, which it can.
@@ -294,9 +312,17 @@ fn prctl(option: u64, second: u64) -> Ruling {
 
 /// Opens to read what can be opened without anybody noticing: files, directories, and devices like /dev/null.
 fn open(directory: u64, path: u64, flags: u64) -> Ruling {
+    const O_NOFOLLOW: u64 = 0o400000;
+    const AT_SYMLINK_NOFOLLOW: u64 = 0x100;
+    let mut status = [0u64; 18];
+    let at_flags = if flags & O_NOFOLLOW != 0 { AT_SYMLINK_NOFOLLOW } else { 0 };
+    let result = call(number::NEWFSTATAT, [directory, path, status.as_mut_ptr() as u64, at_flags, 0, 0]);
+    if result == EFAULT {
+        return Answer(result);
+    }
     // A shell asks for its terminal, which it does not have: a service has none.
     const TERMINAL: &[u8] = b"/dev/tty\0";
-    // SAFETY: byte by byte up to the first that is another, so not beyond the end of the path.
+    // SAFETY: the kernel has found a string there; byte by byte up to the first that is another, so not beyond its end.
     if (0..TERMINAL.len()).all(|at| unsafe { *(path as *const u8).add(at) } == TERMINAL[at]) {
         let result = call(number::OPENAT, [directory, path, flags, 0, 0, 0]);
         if result < 0 {
@@ -305,22 +331,22 @@ fn open(directory: u64, path: u64, flags: u64) -> Ruling {
         call(number::CLOSE, [result as u64, 0, 0, 0, 0, 0]);
         return Stop;
     }
+    // struct stat: the mode is in the fourth word, the device that it is in the sixth.
+    let (kind, major, minor) = (status[3] as u32 & 0o170000, status[5] >> 8 & 0xfff, status[5] & 0xff);
+    let is_device = result == 0 && kind == 0o020000 && major == 1;
+    // /dev/null, which git opens for both. Nobody sees what is written there.
+    if is_device && minor == 3 {
+        return Pass;
+    }
     // What is not O_RDONLY, O_CREAT, O_TRUNC, O_TMPFILE.
     if flags & (0o3 | 0o100 | 0o1000 | 0o20000000) != 0 {
         return Stop;
     }
-    const O_NOFOLLOW: u64 = 0o400000;
-    const AT_SYMLINK_NOFOLLOW: u64 = 0x100;
-    let mut status = [0u64; 18];
-    let at_flags = if flags & O_NOFOLLOW != 0 { AT_SYMLINK_NOFOLLOW } else { 0 };
-    let result = call(number::NEWFSTATAT, [directory, path, status.as_mut_ptr() as u64, at_flags, 0, 0]);
-    // struct stat: the mode is in the fourth word, the device that it is in the sixth.
-    let (kind, major) = (status[3] as u32 & 0o170000, status[5] >> 8 & 0xfff);
     match kind {
         _ if result < 0 => Pass,
         0o100000 | 0o040000 => Pass,
         // MEM_MAJOR: null, zero, full, random, urandom.
-        0o020000 if major == 1 => Pass,
+        0o020000 if is_device => Pass,
         _ => Stop,
     }
 }

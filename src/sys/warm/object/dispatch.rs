@@ -13,8 +13,9 @@ use core::ffi::{c_int, c_void};
 use core::ptr::addr_of_mut;
 
 use crate::calls::{self, Ruling};
-use crate::kernel::{self, call, number};
-use crate::{FAILED, WorkerLink, WARM};
+use crate::carry::{self, Carried};
+use crate::kernel::{self, MASK_BYTES, call, number};
+use crate::{FAILED, Orientation, WARM, WorkerLink};
 
 const SIGSYS: u64 = 31;
 /// Its bit in a mask of signals.
@@ -26,8 +27,7 @@ const FLAGS: u64 = 4 | 0x4000_0000 | 0x0400_0000;
 const SYS_USER_DISPATCH: c_int = 2;
 const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 const PR_SET_SYSCALL_USER_DISPATCH: u64 = 59;
-/// Of a mask of signals, for the kernel.
-const MASK_BYTES: u64 = 8;
+const SIG_IGN: u64 = 1;
 
 /// `struct kernel_sigaction`.
 #[repr(C)]
@@ -89,6 +89,7 @@ const _: () = assert!(core::mem::offset_of!(CallFrame, mask) == 296);
 
 struct Dispatch {
     link: *mut WorkerLink,
+    told: Orientation,
     files: calls::ProgramFiles,
     calls: u64,
     /// What the program believes SIGSYS to do.
@@ -101,6 +102,7 @@ struct Dispatch {
 
 static mut DISPATCH: Dispatch = Dispatch {
     link: core::ptr::null_mut(),
+    told: Orientation::NONE,
     files: calls::ProgramFiles::NONE,
     calls: 0,
     action: SignalAction { handler: 0, flags: 0, restorer: 0, mask: 0 },
@@ -112,12 +114,17 @@ static mut DISPATCH: Dispatch = Dispatch {
 static BLOCK: u8 = 1;
 
 /// From now on until the program waits, its calls are handed over.
-pub(crate) fn begin(link: &mut WorkerLink, is_stderr: bool) {
-    link.descriptor = out_of_the_way(link.descriptor);
+pub(crate) fn begin(link: &mut WorkerLink, mut told: Orientation) {
+    told.link = out_of_the_way(told.link);
+    told.object = out_of_the_way(told.object);
+    link.descriptor = told.link;
     // SAFETY: nothing else runs in this process yet, and nothing but this file knows of it.
     let dispatch = unsafe { &mut *addr_of_mut!(DISPATCH) };
-    dispatch.files = calls::ProgramFiles::new(link.descriptor, is_stderr);
+    dispatch.files = calls::ProgramFiles::new(&told);
     dispatch.link = link;
+    dispatch.told = told;
+    dispatch.calls = told.calls;
+    dispatch.is_blocked = told.flags & Orientation::BLOCKS_SYS != 0;
     let own = SignalAction {
         handler: on_call as *const c_void as u64,
         flags: FLAGS,
@@ -126,6 +133,9 @@ pub(crate) fn begin(link: &mut WorkerLink, is_stderr: bool) {
     };
     let before = &raw mut dispatch.action as u64;
     call(number::RT_SIGACTION, [SIGSYS, &raw const own as u64, before, MASK_BYTES, 0, 0]);
+    if told.flags & Orientation::IGNORES_SYS != 0 {
+        dispatch.action.handler = SIG_IGN;
+    }
     let (start, length) = kernel::gate();
     let on = [PR_SET_SYSCALL_USER_DISPATCH, 1, start, length, &raw const BLOCK as u64, 0];
     let result = call(number::PRCTL, on);
@@ -141,7 +151,7 @@ fn out_of_the_way(descriptor: c_int) -> c_int {
     const RLIMIT_NOFILE: u64 = 7;
     let mut limit = [0u64; 2];
     call(number::GETRLIMIT, [RLIMIT_NOFILE, limit.as_mut_ptr() as u64, 0, 0, 0, 0]);
-    let least = limit[0].clamp(1, 240) - 1;
+    let least = limit[0].clamp(2, 240) - 2;
     match call(number::FCNTL, [descriptor as u64, F_DUPFD_CLOEXEC, least, 0, 0, 0]) {
         moved @ 0.. => {
             call(number::CLOSE, [descriptor as u64, 0, 0, 0, 0, 0]);
@@ -170,6 +180,7 @@ extern "C" fn on_call(_: c_int, info: &CallInfo, context: &mut CallFrame) {
         number::RT_SIGACTION => dispatch.set_action(arguments),
         number::RT_SIGPROCMASK => dispatch.set_mask(arguments, context),
         number::SIGALTSTACK => set_stack(arguments, context),
+        number::EXECVE => dispatch.become_another(arguments),
         _ => dispatch.files.judge(number, arguments),
     };
     context.registers.rax = match verdict {
@@ -194,8 +205,6 @@ impl Dispatch {
         link.tell(WARM, at as c_int, self.calls);
         let (connection, _) = link.receive();
         self.files.put(connection);
-        call(number::CLOSE, [connection as u64, 0, 0, 0, 0, 0]);
-        call(number::CLOSE, [link.descriptor as u64, 0, 0, 0, 0, 0]);
         call(number::PRCTL, [PR_SET_SYSCALL_USER_DISPATCH, 0, 0, 0, 0, 0]);
         call(number::RT_SIGACTION, [SIGSYS, &raw const self.action as u64, 0, MASK_BYTES, 0, 0]);
         for signal in (1..=64).filter(|signal| self.in_masks & 1 << (signal - 1) != 0) {
@@ -209,21 +218,40 @@ impl Dispatch {
         }
     }
 
+    /// execve(2). What is ignored and what is blocked stays so.
+    fn become_another(&self, arguments: [u64; 6]) -> Ruling {
+        let ignores = if self.action.handler == SIG_IGN { Orientation::IGNORES_SYS } else { 0 };
+        let blocks = if self.is_blocked { Orientation::BLOCKS_SYS } else { 0 };
+        let flags = Orientation::GOES_ON | ignores | blocks;
+        let told = Orientation { flags, calls: self.calls, places: self.files.after_exec(), ..self.told };
+        match carry::execute(arguments, &told) {
+            Carried::Failed(errno) => Ruling::Answer(errno),
+            Carried::Not => Ruling::Stop,
+        }
+    }
+
     /// rt_sigaction(2). SIGSYS must stay this object's, and must not be blocked by another's handler.
     fn set_action(&mut self, [signal, new, old, bytes, ..]: [u64; 6]) -> Ruling {
         if bytes != MASK_BYTES {
             return Ruling::Answer(kernel::EINVAL);
         }
         let (new, old) = (new as *const SignalAction, old as *mut SignalAction);
-        // SAFETY: what the program has passed to the kernel; it would have an error for a wrong pointer, and has a fault.
+        // The kernel reads the new one first, and then looks at the signal.
+        if !new.is_null() && call(number::RT_SIGACTION, [0, new as u64, 0, MASK_BYTES, 0, 0]) == kernel::EFAULT {
+            return Ruling::Answer(kernel::EFAULT);
+        }
+        // SAFETY: the kernel has just read it there.
         let wanted = if new.is_null() { None } else { Some(unsafe { new.read_unaligned() }) };
         if signal == SIGSYS {
-            if !old.is_null() {
-                // SAFETY: as above.
-                unsafe { old.write_unaligned(self.action) };
+            let before = self.action;
+            self.action = wanted.unwrap_or(before);
+            // Of any signal, to see whether it can be written there.
+            let result = call(number::RT_SIGACTION, [1, 0, old as u64, MASK_BYTES, 0, 0]);
+            if result == 0 && !old.is_null() {
+                // SAFETY: the kernel has just written there.
+                unsafe { old.write_unaligned(before) };
             }
-            self.action = wanted.unwrap_or(self.action);
-            return Ruling::Answer(0);
+            return Ruling::Answer(result);
         }
         let bit = 1u64.checked_shl(signal.wrapping_sub(1) as u32).unwrap_or(0);
         let set = wanted.map(|action| SignalAction { mask: action.mask & !SYS_BIT, ..action });
@@ -249,7 +277,10 @@ impl Dispatch {
             return Ruling::Answer(kernel::EINVAL);
         }
         if new != 0 {
-            // SAFETY: as in `set_action`.
+            if !kernel::is_readable(new, MASK_BYTES) {
+                return Ruling::Answer(kernel::EFAULT);
+            }
+            // SAFETY: it can be read there.
             let set = unsafe { (new as *const u64).read_unaligned() };
             after = match how as c_int {
                 0 => before | set,
@@ -261,7 +292,10 @@ impl Dispatch {
         self.is_blocked = after & SYS_BIT != 0;
         context.mask = after & !(SYS_BIT | SIGKILL_AND_SIGSTOP);
         if old != 0 {
-            // SAFETY: as in `set_action`.
+            if call(number::RT_SIGPROCMASK, [0, 0, old, MASK_BYTES, 0, 0]) != 0 {
+                return Ruling::Answer(kernel::EFAULT);
+            }
+            // SAFETY: the kernel has just written there.
             unsafe { (old as *mut u64).write_unaligned(before) };
         }
         Ruling::Answer(0)

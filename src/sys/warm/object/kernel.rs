@@ -60,15 +60,18 @@ pub(crate) mod number {
     pub(crate) const CLOSE: i64 = 3;
     pub(crate) const RT_SIGACTION: i64 = 13;
     pub(crate) const RT_SIGPROCMASK: i64 = 14;
+    pub(crate) const PREAD64: i64 = 17;
     pub(crate) const DUP2: i64 = 33;
     pub(crate) const SENDTO: i64 = 44;
     pub(crate) const RECVMSG: i64 = 47;
     pub(crate) const GETSOCKOPT: i64 = 55;
+    pub(crate) const EXECVE: i64 = 59;
     pub(crate) const FCNTL: i64 = 72;
     pub(crate) const GETRLIMIT: i64 = 97;
     pub(crate) const GETRUSAGE: i64 = 98;
     pub(crate) const SIGALTSTACK: i64 = 131;
     pub(crate) const PRCTL: i64 = 157;
+    pub(crate) const FGETXATTR: i64 = 193;
     pub(crate) const EXIT_GROUP: i64 = 231;
     pub(crate) const OPENAT: i64 = 257;
     pub(crate) const NEWFSTATAT: i64 = 262;
@@ -76,9 +79,17 @@ pub(crate) mod number {
     pub(crate) const CLOSE_RANGE: i64 = 436;
 }
 
+pub(crate) const ENOENT: i64 = -2;
 pub(crate) const EINTR: i64 = -4;
 pub(crate) const EBADF: i64 = -9;
+pub(crate) const EACCES: i64 = -13;
+pub(crate) const EFAULT: i64 = -14;
+pub(crate) const ENOTDIR: i64 = -20;
 pub(crate) const EINVAL: i64 = -22;
+pub(crate) const ENODATA: i64 = -61;
+pub(crate) const EOPNOTSUPP: i64 = -95;
+/// Of a mask of signals, for the kernel.
+pub(crate) const MASK_BYTES: u64 = 8;
 pub(crate) const MSG_NOSIGNAL: u64 = 0x4000;
 pub(crate) const MSG_CMSG_CLOEXEC: u64 = 0x4000_0000;
 pub(crate) const SCM_RIGHTS: i32 = 1;
@@ -89,6 +100,14 @@ pub(crate) fn cpu_us() -> u64 {
     let mut usage = [0u64; 18];
     call(number::GETRUSAGE, [0, usage.as_mut_ptr() as u64, 0, 0, 0, 0]);
     (usage[0] + usage[2]) * 1_000_000 + usage[1] + usage[3]
+}
+
+/// Whether so many bytes, at least 8 and not more than a page, can be read there. A program's mistake is an error of the call that it
+/// makes, and nothing that ends it.
+pub(crate) fn is_readable(at: u64, length: u64) -> bool {
+    // rt_sigprocmask(2) reads a mask before it looks at what is to be done with it.
+    let is_word = |at| call(number::RT_SIGPROCMASK, [u64::MAX, at, 0, MASK_BYTES, 0, 0]) == EINVAL;
+    at != 0 && is_word(at) && at.checked_add(length.saturating_sub(8)).is_some_and(is_word)
 }
 
 pub(crate) fn call(number: i64, arguments: [u64; 6]) -> i64 {

@@ -11,6 +11,7 @@
 #![allow(unsafe_code)]
 
 mod calls;
+mod carry;
 mod dispatch;
 mod kernel;
 
@@ -24,7 +25,7 @@ unsafe extern "C" {
     static mut environ: *mut *mut c_char;
 }
 
-/// What this process was started with, beside its program's own variables: `LINK,OBJECT,FLAGS`.
+/// What this process was started with, beside its program's own variables: the numbers of [`Orientation`], with commas between.
 const MARK: &[u8] = b"PREFORKD_WARM=";
 /// A place for a variable of the connection.
 const ROOM: &[u8] = b"PREFORKD_ROOM=";
@@ -40,16 +41,33 @@ struct WorkerLink {
     said: [u8; LONGEST],
 }
 
-/// What this object was told.
+/// What this object was told: by the worker, or by itself in the program that has become this one.
+#[derive(Clone, Copy)]
 struct Orientation {
     link: c_int,
     /// The file that it was loaded from.
     object: c_int,
-    /// The connection is the program's stderr, too.
-    is_stderr: bool,
-    /// The program's start is to go on.
-    goes_on: bool,
+    flags: u64,
+    /// How many calls the program has made before it became this one.
+    calls: u64,
+    /// Where the connection is to be, a bit for each descriptor.
+    places: [u64; MOST_DESCRIPTORS / 64],
 }
+
+impl Orientation {
+    /// The program's start is to go on.
+    const GOES_ON: u64 = 1;
+    /// It ignores SIGSYS.
+    const IGNORES_SYS: u64 = 2;
+    /// It has blocked SIGSYS.
+    const BLOCKS_SYS: u64 = 4;
+
+    const NONE: Orientation =
+        Orientation { link: -1, object: -1, flags: 0, calls: 0, places: [0; MOST_DESCRIPTORS / 64] };
+}
+
+/// Descriptors beyond are not followed.
+const MOST_DESCRIPTORS: usize = 256;
 
 static mut LINK: WorkerLink = WorkerLink { descriptor: -1, said: [0; LONGEST] };
 
@@ -80,18 +98,13 @@ extern "C" fn begin(_: c_int, _: *mut *mut c_char, variables: *mut *mut c_char) 
     // SAFETY: nothing else runs in this process yet, and nothing but this object knows of it.
     let link = unsafe { &mut *addr_of_mut!(LINK) };
     link.descriptor = told.link;
-    call(number::CLOSE, [told.object as u64, 0, 0, 0, 0, 0]);
-    if told.goes_on {
+    if told.flags & Orientation::GOES_ON != 0 {
         fill(variables, &mut []);
-        return dispatch::begin(link, told.is_stderr);
+        return dispatch::begin(link, told);
     }
     link.tell(WARM, 0, 0);
     let (connection, length) = link.receive();
-    for place in 0..if told.is_stderr { 3 } else { 2 } {
-        call(number::DUP2, [connection as u64, place, 0, 0, 0, 0]);
-    }
-    call(number::CLOSE, [connection as u64, 0, 0, 0, 0, 0]);
-    call(number::CLOSE, [link.descriptor as u64, 0, 0, 0, 0, 0]);
+    calls::ProgramFiles::new(&told).put(connection);
     fill(variables, link.said.get_mut(..length).unwrap_or_default());
 }
 
@@ -106,22 +119,14 @@ fn learn(variables: *mut *mut c_char) -> Option<Orientation> {
             place = unsafe { place.add(1) };
             continue;
         };
-        // SAFETY: within the same string.
-        let (link, rest) = unsafe { whole(value) };
-        // SAFETY: as above.
-        let (object, mut flags) = unsafe { whole(rest) };
-        let mut told = Orientation { link, object, is_stderr: false, goes_on: false };
-        loop {
-            // SAFETY: a byte of the string, its end at the latest.
-            match unsafe { *flags } as u8 {
-                0 => return Some(told),
-                b'e' => told.is_stderr = true,
-                b's' => told.goes_on = true,
-                _ => {}
-            }
-            // SAFETY: not beyond the end.
-            flags = unsafe { flags.add(1) };
+        let mut numbers = [0; 8];
+        let mut rest = value;
+        for number in &mut numbers {
+            // SAFETY: within the same string.
+            (*number, rest) = unsafe { whole(rest) };
         }
+        let [link, object, flags, calls, places @ ..] = numbers;
+        return Some(Orientation { link: link as c_int, object: object as c_int, flags, calls, places });
     }
     None
 }
@@ -223,12 +228,12 @@ unsafe fn after(text: *mut c_char, beginning: &[u8]) -> Option<*mut c_char> {
 /// # Safety
 ///
 /// It ends with NUL.
-unsafe fn whole(text: *mut c_char) -> (c_int, *mut c_char) {
-    let (mut number, mut place) = (0, text);
+unsafe fn whole(text: *mut c_char) -> (u64, *mut c_char) {
+    let (mut number, mut place) = (0u64, text);
     // SAFETY: not beyond the end.
     unsafe {
         while (*place as u8).is_ascii_digit() {
-            number = number * 10 + c_int::from(*place as u8 - b'0');
+            number = number.wrapping_mul(10).wrapping_add(u64::from(*place as u8 - b'0'));
             place = place.add(1);
         }
         if *place as u8 == b',' {

@@ -1,4 +1,4 @@
-// What a program can do before it first asks for its connection, and what must be so after: tests/suite/warm.rs.
+// What a program can do before it first asks for its connection, and what must be so after: tests/suite/warm/mod.rs.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -12,10 +12,12 @@
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 static volatile int sys_calls, usr_calls, alarms, on_alternate;
 static char alternate[1 << 16];
+static const char first_page[1 << 14] = {1};
 
 static void fail(const char *what) {
     dprintf(1, "wrong: %s (%s)\n", what, strerror(errno));
@@ -80,6 +82,19 @@ int main(int count, char **arguments) {
     if (!strcmp(first, "alarm")) alarm(1);
     if (!strcmp(first, "signal")) raise(SIGUSR1);
     if (!strcmp(first, "seccomp") && (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program))) fail("seccomp");
+
+    // Wrong pointers, past the compiler, which knows that there are none. An unmapped page, and one that can only be read.
+    void *const nowhere = (void *)8, *const constant = (void *)&first_page;
+    for (int signal = SIGUSR2; ; signal = SIGSYS) {
+        if (syscall(SYS_rt_sigaction, signal, nowhere, NULL, 8) != -1 || errno != EFAULT) fail("sigaction from nowhere");
+        if (syscall(SYS_rt_sigaction, signal, NULL, nowhere, 8) != -1 || errno != EFAULT) fail("sigaction to nowhere");
+        if (syscall(SYS_rt_sigaction, signal, NULL, constant, 8) != -1 || errno != EFAULT) fail("sigaction to a constant");
+        if (signal == SIGSYS) break;
+    }
+    if (syscall(SYS_rt_sigprocmask, SIG_BLOCK, nowhere, NULL, 8) != -1 || errno != EFAULT) fail("sigprocmask from nowhere");
+    if (syscall(SYS_rt_sigprocmask, SIG_BLOCK, NULL, nowhere, 8) != -1 || errno != EFAULT) fail("sigprocmask to nowhere");
+    if (syscall(SYS_sigaltstack, nowhere, NULL) != -1 || errno != EFAULT) fail("sigaltstack from nowhere");
+    if (syscall(SYS_openat, AT_FDCWD, nowhere, O_RDONLY) != -1 || errno != EFAULT) fail("open of nowhere");
 
     // Copies of the connection, one where it was, and one closed on exec.
     int copy = dup(0), high = fcntl(0, F_DUPFD_CLOEXEC, 40);

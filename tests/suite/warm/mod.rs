@@ -1,5 +1,9 @@
 //! Programs that are started ahead of their connections.
 
+mod carried;
+mod load;
+mod servers;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -417,7 +421,7 @@ fn whatever_a_program_does_before_it_reads_is_so_afterwards() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let program = dir.path().join("torture").to_str().unwrap().to_owned();
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/suite/torture.c");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/suite/warm/torture.c");
     crate::support::sure(&["gcc", "-O1", "-Wall", "-Werror", "-pthread", "-o", &program, source]);
     for first in ["", "threads", "alarm", "signal", "seccomp", "exec"] {
         for warm in ["no", "start", "spare"] {
