@@ -82,7 +82,8 @@ pub(crate) fn programs_are_warm_under_the_unit(container: &Container) {
         (&["cgroups", "sandbox-namespaces"], "sandbox = { private_tmp = true, pid_namespace = true }"),
         (&["root"], "user = 'nobody'"),
     ] {
-        for point in ["start", "spare"] {
+        let points = if profiles.is_empty() { &["start", "spare"][..] } else { &["spare"] };
+        for point in points {
             start(container, profiles, &format!("{}\nspare = 2\nwarm = '{point}'\n{user}", script(told)));
             let name = if profiles == ["root"] { "nobody" } else { "preforkd" };
             let call = || {
