@@ -94,6 +94,7 @@ const TESTS: &[Test] = tests![
     cookbook::instances_are_each_for_themselves,
     profiles::socket_activated_serves_without_a_network,
     profiles::programs_get_what_they_want,
+    profiles::programs_are_warm_under_the_unit,
     profiles::root_runs_programs_as_others,
     profiles::sandboxes_have_namespaces,
     profiles::cgroups_end_all_of_a_connection,

@@ -1,5 +1,7 @@
 //! The drop-ins: with each of them, the service serves what it is for, and has been given no more than it says.
 
+use std::io::{Read, Write};
+
 use crate::support::client::{connect, echo, listen_to, served};
 use crate::support::service::{ECHO, PORT};
 use crate::support::{Container, eventually, say};
@@ -64,6 +66,43 @@ pub(crate) fn programs_get_what_they_want(container: &Container) {
     let wish = "id -un; nice; test -r /proc/loadavg && echo proc; echo >/var/tmp/x && echo written";
     start(container, &["programs"], &format!("{}\nnice = 5", script(wish)));
     assert_eq!(listen_to(PORT), "preforkd\n5\nproc\nwritten\n");
+    container.clean();
+}
+
+/// Under the unit as it is, and with what programs and namespaces get: nothing of it keeps a program from being warm. After a reload,
+/// an upgrade and a restart, too.
+pub(crate) fn programs_are_warm_under_the_unit(container: &Container) {
+    let warm = |number: u64| {
+        eventually("warm programs", || container.status()["services"][0]["warm"] == number);
+    };
+    let told = "read line; echo $line; id -un";
+    for (profiles, user) in [
+        (&[][..], ""),
+        (&["programs"], ""),
+        (&["cgroups", "sandbox-namespaces"], "sandbox = { private_tmp = true, pid_namespace = true }"),
+        (&["root"], "user = 'nobody'"),
+    ] {
+        let points = if profiles.is_empty() { &["start", "spare"][..] } else { &["spare"] };
+        for point in points {
+            start(container, profiles, &format!("{}\nspare = 2\nwarm = '{point}'\n{user}", script(told)));
+            let name = if profiles == ["root"] { "nobody" } else { "preforkd" };
+            let call = || {
+                warm(2);
+                let mut client = connect(PORT);
+                client.write_all(b"hello\n").unwrap();
+                let mut said = String::new();
+                client.read_to_string(&mut said).unwrap();
+                assert_eq!(said, format!("hello\n{name}\n"), "{profiles:?} {point}");
+            };
+            call();
+            container.upgrade();
+            call();
+            container.sure("systemctl restart preforkd");
+            call();
+            eventually("its end", || container.status()["services"][0]["completed"] == 1);
+            assert_eq!(container.status()["services"][0]["served_warm"], 1, "{profiles:?} {point}");
+        }
+    }
     container.clean();
 }
 
