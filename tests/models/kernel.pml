@@ -70,6 +70,11 @@ short trace_at;
 hidden short trace_length;
 #define OBSERVED(what, who) (trace_what[trace_at] == (what) && trace_who[trace_at] == (who)) -> trace_at++
 #define OBSERVABLE(what, who) (trace_what[trace_at] == (what) && trace_who[trace_at] == (who))
+/* Whether such a step is among the next ones, whoever's it is. What can only lead to it need not be tried elsewhere. */
+#define NEXT_BUT(i, what) (trace_what[trace_at + i] == (what))
+#define NEXT_BUT_BY(i, what, who) (NEXT_BUT(i, what) && trace_who[trace_at + i] == (who))
+#define SOON(what) (NEXT_BUT(0, what) || NEXT_BUT(1, what) || NEXT_BUT(2, what) || NEXT_BUT(3, what) || NEXT_BUT(4, what) || NEXT_BUT(5, what) || NEXT_BUT(6, what) || NEXT_BUT(7, what) || NEXT_BUT(8, what) || NEXT_BUT(9, what))
+#define SOON_BY(what, who) (NEXT_BUT_BY(0, what, who) || NEXT_BUT_BY(1, what, who) || NEXT_BUT_BY(2, what, who) || NEXT_BUT_BY(3, what, who) || NEXT_BUT_BY(4, what, who) || NEXT_BUT_BY(5, what, who) || NEXT_BUT_BY(6, what, who) || NEXT_BUT_BY(7, what, who) || NEXT_BUT_BY(8, what, who) || NEXT_BUT_BY(9, what, who))
 c_code {
 	void load_trace(void)
 	{
@@ -78,7 +83,7 @@ c_code {
 		int what, who;
 		if (!file) { fprintf(stderr, "no TRACE_FILE\n"); exit(2); }
 		trace_length = 0;
-		while (fscanf(file, "%d %d", &what, &who) == 2 && trace_length < LONGEST - 1) {
+		while (fscanf(file, "%d %d", &what, &who) == 2 && trace_length < LONGEST - 16) {
 			trace_what[trace_length] = what;
 			trace_who[trace_length++] = who;
 		}
@@ -95,4 +100,5 @@ active proctype Replayed()
 #else
 #define OBSERVED(what, who) printf(#what); printf(" %d;\n", who)
 #define OBSERVABLE(what, who) true
+#define SOON(what) true
 #endif
