@@ -31,6 +31,10 @@ use crate::sys::{fd, memory};
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
+/// Who has waited so long beside enough others is one too many. Sooner told to go, he would be missed by the next burst: to
+/// make and to end a process costs as much as to serve ten connections.
+const IDLE_TIME: Duration = Duration::from_secs(1);
+
 /// The spares of a worker: who waits, and when there are to be more.
 #[derive(Debug)]
 pub(crate) struct Pool {
@@ -52,6 +56,15 @@ pub(crate) struct Pool {
     until_slot_freed: bool,
     /// How many were told to go and have not gone yet.
     leaving: u64,
+    /// Since more wait than should.
+    idle: Option<Idle>,
+}
+
+/// How many wait all the time.
+#[derive(Debug)]
+struct Idle {
+    until: Monotonic,
+    least: u64,
 }
 
 /// What a pool is made from.
@@ -115,6 +128,7 @@ impl Pool {
             pauses: Pauses::new(FIRST_PAUSE, LONGEST_PAUSE),
             until_slot_freed: false,
             leaving: 0,
+            idle: None,
         })
     }
 
@@ -165,8 +179,15 @@ impl Pool {
                 waiting.retain(|&(other, _)| other != pid);
             }
         });
+        self.count_idle();
         if let Some(copies) = &self.copies {
             copies.read(copied);
+        }
+    }
+
+    fn count_idle(&mut self) {
+        if let Some(idle) = &mut self.idle {
+            idle.least = idle.least.min(self.waiting.len() as u64);
         }
     }
 
@@ -233,15 +254,44 @@ impl Pool {
     pub(crate) fn remove(&mut self, pid: Pid) -> bool {
         let before = self.waiting.len();
         self.waiting.retain(|&(waiting, _)| waiting != pid);
+        self.count_idle();
         self.waiting.len() < before
     }
 
-    /// One waits again. When a burst has left twice as many as there should be, one is told to go.
+    /// One waits again.
     pub(crate) fn add_again(&mut self, pid: Pid) {
         self.waiting.push((pid, false));
-        if self.waiting.len() as u64 > self.size * 2 + self.leaving && self.wake_one() {
-            self.leaving += 1;
+        self.watch_idle();
+    }
+
+    /// How many may wait, beside those that are going.
+    fn most(&self) -> u64 {
+        self.size * 2 + self.leaving
+    }
+
+    /// When a burst has left twice as many as there should be, it is seen how many of them nobody needs.
+    fn watch_idle(&mut self) {
+        let least = self.waiting.len() as u64;
+        if self.idle.is_none() && least > self.most() {
+            self.idle = Some(Idle { until: Monotonic::now() + IDLE_TIME, least });
         }
+    }
+
+    /// When [`Pool::tend`] may have something to do.
+    pub(crate) fn tends_at(&self) -> Option<Monotonic> {
+        self.idle.as_ref().map(|idle| idle.until)
+    }
+
+    /// Tells those to go that nobody needs.
+    pub(crate) fn tend(&mut self) {
+        let is_due = |idle: &mut Idle| idle.until <= Monotonic::now();
+        let Some(idle) = self.idle.take_if(is_due) else { return };
+        for _ in self.most()..idle.least {
+            if self.wake_one() {
+                self.leaving += 1;
+            }
+        }
+        self.watch_idle();
     }
 
     /// One has gone as it was told.
@@ -272,7 +322,7 @@ impl Pool {
 
     /// Tells all to go. Until they have gone, they may be taken.
     pub(crate) fn dismiss(&mut self) {
-        self.leash = None;
+        (self.leash, self.idle) = (None, None);
     }
 
     /// Whether some have been told to go, and have not gone yet nor been taken. They still have the listeners.

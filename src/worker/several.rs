@@ -17,7 +17,7 @@ use crate::sys::wait::Pid;
 /// So late a record may be.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// So long a spare has for who is queued, before the worker takes him.
+/// So long a spare has for who is queued, before the worker sees whether it takes him itself.
 const PRECEDENCE: Duration = Duration::from_millis(1);
 
 /// How often it is asked who has something to say, with 32 of them at a time, before others have their turn.
@@ -29,11 +29,13 @@ pub(super) struct Hearing {
     /// The worker need not know at once.
     pauses: bool,
     until: Option<Monotonic>,
+    /// Who is queued was left to spares, and none has done anything since.
+    left: bool,
 }
 
 impl Hearing {
     pub(super) fn new(pauses: bool) -> Self {
-        Hearing { pauses, until: None }
+        Hearing { pauses, until: None, left: false }
     }
 
     /// Whether what the worker knows of them is not what is.
@@ -77,18 +79,25 @@ impl Worker {
         Ok(())
     }
 
-    /// Whether a connection, of which epoll has told the worker, is a spare's that waits. If it is not taken soon, the worker
-    /// takes it.
+    /// Whether a connection, of which epoll has told the worker, is a spare's that waits. While they end others it can be queued
+    /// for a while: they only lack the processor, and another process would not have it sooner. If none does anything, none
+    /// may have been woken, and the worker takes it.
     pub(super) fn leaves_to_spares(&mut self) -> bool {
         if !self.hearing.pauses_now() {
             return false;
         }
-        self.hear_who_is_ready();
-        let leaves = self.pool.waits();
-        if leaves {
+        let goes_on = self.hear_who_is_ready();
+        self.hearing.left = self.pool.waits() && (goes_on || !self.hearing.left);
+        if self.hearing.left {
             self.acceptor.pause(PRECEDENCE);
         }
-        leaves
+        self.hearing.left
+    }
+
+    /// The same of who was left to one before, if anybody is still queued.
+    pub(super) fn leaves_to_spares_again(&mut self) -> bool {
+        self.hearing.left &= self.hearing.pauses_now() && self.acceptor.is_queued();
+        self.hearing.left && self.leaves_to_spares()
     }
 
     /// From now on nothing is heard late.

@@ -93,6 +93,21 @@ fn a_limit_is_exact_and_a_burst_leaves_no_more_than_it_should() {
 }
 
 #[test]
+fn who_is_needed_again_stays() {
+    const AT_ONCE: usize = 12;
+    let server = serve(&["--connections-per-child", "0", "--max-connections", "12"]);
+    for bursts in 1..=4 {
+        let mut clients: Vec<_> = (0..AT_ONCE).map(|_| connect(server.address())).collect();
+        clients.iter_mut().for_each(|client| echo(client, b"0123456789"));
+        drop(clients);
+        eventually("the end of all", || server.count("completed") == (bursts * AT_ONCE) as u64);
+    }
+    eventually("records", || served(&server).values().sum::<usize>() == 4 * AT_ONCE);
+    // Some may have gone if this machine did something else for a second.
+    assert!(served(&server).len() < 2 * AT_ONCE, "{:?}", served(&server));
+}
+
+#[test]
 fn a_reload_replaces_them_when_their_connection_has_ended() {
     let listen = address::fresh();
     let config = |spare: u32| {
