@@ -170,9 +170,11 @@ impl Container {
     #[track_caller]
     pub(crate) fn messages(&self) -> String {
         let run = self.show("InvocationID");
+        // Of a process that has gone, journald does not know any more whose it was.
+        let main = self.show("ExecMainPID");
         self.sure(&format!(
             "journalctl --sync; journalctl --quiet --no-pager --output=cat \
-             _SYSTEMD_INVOCATION_ID={run} + INVOCATION_ID={run}"
+             _SYSTEMD_INVOCATION_ID={run} + INVOCATION_ID={run} + _PID={main}"
         ))
     }
 }
