@@ -64,6 +64,11 @@ impl Stderr {
             Some(kind) if kind.is_file() => Form::Timed,
             _ => Form::Plain,
         };
+        if kind.is_some_and(|kind| kind.is_file()) {
+            // Stdout may be the same, and whoever has started us writes there after us: at an offset that does not move with
+            // ours, and so over our lines. It fails for nothing that is open.
+            let _ = fd::append(fd);
+        }
         let (file, way) = if kind.is_some_and(|kind| kind.is_socket()) {
             (shared, Way::Socket)
         } else {

@@ -374,6 +374,13 @@ pub(crate) fn write_message(
     }
 }
 
+/// Has all who share this open file write at its end, fcntl(2), `O_APPEND`.
+pub(crate) fn append(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = OFlag::from_bits_truncate(fcntl(fd, FcntlArg::F_GETFL)?);
+    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_APPEND))?;
+    Ok(())
+}
+
 /// Sets or clears O_NONBLOCK, which belongs to the open file description and so to all who share it.
 pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
     let mut flags = OFlag::from_bits_truncate(fcntl(fd, FcntlArg::F_GETFL)?);

@@ -445,3 +445,38 @@ fn a_service_says_which_of_its_connections_have_a_record() {
     assert_eq!((records("failures"), records("none")), (1, 0));
     assert_eq!(server.log.count(|line| line.contains("exited 3")), 1);
 }
+
+#[test]
+fn a_file_that_is_stdout_and_stderr_has_every_line() {
+    use std::io::Write;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    // As of a shell: not opened to append.
+    let mut file = std::fs::File::create(&path).unwrap();
+    writeln!(file, "before").unwrap();
+    let control = dir.path().join("control.sock");
+    let mut server = std::process::Command::new(crate::support::BINARY)
+        .args(["serve", "--control", control.to_str().unwrap(), "127.0.0.1:0", "echo"])
+        .stdout(file.try_clone().unwrap())
+        .stderr(file.try_clone().unwrap())
+        .spawn()
+        .unwrap();
+    let read = || std::fs::read_to_string(&path).unwrap();
+    eventually("it serves", || read().contains("listening on "));
+    crate::support::proc::kill(i32::try_from(server.id()).unwrap(), nix::sys::signal::Signal::SIGTERM);
+    assert!(server.wait().unwrap().success());
+    writeln!(file, "after").unwrap();
+    let all = read();
+    let lines: Vec<&str> = all.lines().collect();
+    let wanted = [
+        "before",
+        "Z serving: 1 service",
+        "listening on 127.0.0.1:",
+        "Z accepting no more",
+        "Z ended",
+        "after",
+    ];
+    assert_eq!(lines.len(), wanted.len(), "{all}");
+    assert!(wanted.iter().all(|text| lines.iter().any(|line| line.contains(text))), "{all}");
+    assert_eq!((lines[0], lines[5]), ("before", "after"), "{all}");
+}
