@@ -16,6 +16,7 @@ use super::{Answer, Request};
 use crate::config::ControlAccess;
 use crate::sys::epoll::{Interest, Poller};
 use crate::sys::fd::FdNumber;
+use crate::sys::socket::is_queue_empty;
 use crate::sys::time::Monotonic;
 
 pub(crate) use super::socket::OpenError;
@@ -219,6 +220,10 @@ impl ControlServer {
 
     fn accept(&mut self, poller: &Poller) {
         for _ in 0..ACCEPTED_AT_ONCE {
+            // Else room would be made for nobody.
+            if is_queue_empty(self.listener.as_fd()) {
+                return;
+            }
             if self.count(|client| client.peer.is_master) >= CLIENTS
                 && !self.make_room(|client| client.peer.is_master, poller)
             {
