@@ -38,6 +38,11 @@ pub(crate) struct ProxyHeader {
 }
 
 impl Client {
+    /// Whether it is an address, and the other end of its socket.
+    pub(crate) fn is_direct(&self) -> bool {
+        matches!(self.peer, Peer::Ip(_)) && self.header.is_none_or(|header| !header.names_client)
+    }
+
     /// One that connects by itself, accepted just now.
     pub(crate) fn now(peer: Peer) -> Self {
         Client { peer, accepted: Monotonic::now(), header: None, is_exempt: false, listener: 0 }

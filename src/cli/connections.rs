@@ -3,7 +3,6 @@
 //! The supervisor says what it knows of each. What its process uses, and what has moved, this command asks the kernel for,
 //! so that it is not the supervisor that has to look at ten thousand processes. Who may not look there sees less.
 
-use std::collections::HashMap;
 use std::fmt::Write;
 use std::process::ExitCode;
 
@@ -15,9 +14,9 @@ use crate::admission::SourceName;
 use crate::control::{Answer, ConnectionStatus, Request};
 use crate::handler::Title;
 use crate::journal::is_special;
-use crate::sys::sock_diag;
+use crate::sys::sock_diag::TcpTable;
 use crate::sys::tcp_info::TcpInfo;
-use crate::sys::usage::{self, Usage};
+use crate::sys::usage::{ProcReader, Usage};
 
 /// `connections [--json] [--service NAME] [--source PREFIX] [--control PATH]`.
 pub(super) fn command(title: Title) -> Command {
@@ -67,8 +66,10 @@ pub(super) fn run(matches: &ArgMatches, title: Title) -> ExitCode {
     };
     let list = |answer| match answer {
         Answer::Connections(connections) => {
-            let sockets = sock_diag::tcp_by_inode().unwrap_or_default();
-            let connections = connections.into_iter().map(|found| row(found, &sockets)).collect();
+            let sockets = TcpTable::of_machine().unwrap_or_default();
+            let mut processes = ProcReader::new();
+            let connections =
+                connections.into_iter().map(|found| row(found, &sockets, &mut processes)).collect();
             Some(ShownConnections { connections })
         }
         _ => None,
@@ -76,10 +77,10 @@ pub(super) fn run(matches: &ArgMatches, title: Title) -> ExitCode {
     show(matches, title, &request, list, |shown| render(&shown.connections))
 }
 
-fn row(found: ConnectionStatus, sockets: &HashMap<u64, TcpInfo>) -> ShownConnection {
-    let usage = found.pid.and_then(usage::of);
-    let inodes = found.pid.map(usage::sockets_of).unwrap_or_default();
-    let info = inodes.iter().find_map(|inode| sockets.get(inode));
+fn row(found: ConnectionStatus, sockets: &TcpTable, processes: &mut ProcReader) -> ShownConnection {
+    let usage = found.pid.and_then(|pid| processes.usage_of(pid));
+    let info = direct(&found, sockets)
+        .or_else(|| inode_of(&found, sockets, processes).and_then(|inode| sockets.of_inode(inode)));
     let Usage { cpu, memory_kib, command } = match usage {
         Some(usage) => usage,
         None => return ShownConnection::bare(found, info),
@@ -90,6 +91,22 @@ fn row(found: ConnectionStatus, sockets: &HashMap<u64, TcpInfo>) -> ShownConnect
         command: Some(command),
         ..ShownConnection::bare(found, info)
     }
+}
+
+/// The socket of a connection whose client is its other end. Unlike its inode, that takes no look at its process.
+pub(super) fn direct<'a>(found: &ConnectionStatus, sockets: &'a TcpTable) -> Option<&'a TcpInfo> {
+    found.is_direct.then(|| found.client.parse().ok()).flatten().and_then(|client| sockets.of_peer(client))
+}
+
+/// The inode of the socket that its process has open, if this user may look.
+pub(super) fn inode_of(
+    found: &ConnectionStatus,
+    sockets: &TcpTable,
+    processes: &mut ProcReader,
+) -> Option<u64> {
+    let is_tcp = matches!(found.source, SourceName::Prefix(_)) && !sockets.is_empty();
+    let pid = found.pid.filter(|_| is_tcp)?;
+    processes.sockets_of(pid).into_iter().find(|inode| sockets.of_inode(*inode).is_some())
 }
 
 impl ShownConnection {

@@ -264,6 +264,7 @@ mod tests {
             service: "web".to_owned(),
             source: "192.0.2.7".parse().unwrap(),
             client: "192.0.2.7:1".to_owned(),
+            is_direct: true,
             pid: None,
             age_ms: 1,
             is_ending: false,

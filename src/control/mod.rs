@@ -55,6 +55,9 @@ pub(crate) struct ConnectionStatus {
     pub(crate) source: SourceName,
     /// The client as the log has it.
     pub(crate) client: String,
+    /// That is an address, and the other end of its socket: no proxy has named it.
+    #[serde(default)]
+    pub(crate) is_direct: bool,
     /// Its process; `None` while there is none yet, or no more.
     pub(crate) pid: Option<Pid>,
     /// How long ago it was accepted.

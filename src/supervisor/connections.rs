@@ -32,6 +32,7 @@ impl Supervisor {
                         service: service_state.name.clone(),
                         source: its_source,
                         client: self.state.caller(&service_state.name, &client),
+                        is_direct: client.is_direct(),
                         pid: row.pid,
                         age_ms: u64::try_from((now - client.accepted).as_millis()).unwrap_or(u64::MAX),
                         is_ending: row.overdue.is_some(),

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 
 use nix::sys::socket::{
@@ -14,6 +15,8 @@ use super::tcp_info::TcpInfo;
 const HEADER: usize = 16;
 const REQUEST: usize = 56;
 const MESSAGE: usize = 72;
+const PEER_PORT_AT: usize = 6;
+const PEER_AT: usize = 24;
 const INODE_AT: usize = 68;
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -25,26 +28,88 @@ const STATES: u32 = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 8;
 /// As large as one answer gets: netlink_dump() of the kernel gives up to 32 KiB at once.
 const BUFFER: usize = 64 * 1024;
 
-/// What is known of each, by the inode of its socket.
-///
-/// # Errors
-///
-/// `EAFNOSUPPORT` where netlink is forbidden, `ENOENT` where the kernel has no such thing.
-pub(crate) fn tcp_by_inode() -> io::Result<HashMap<u64, TcpInfo>> {
-    let flags = SockFlag::SOCK_CLOEXEC;
-    let link = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkSockDiag)?;
-    let mut found = HashMap::new();
-    for family in [libc::AF_INET, libc::AF_INET6] {
-        sendto(link.as_raw_fd(), &request(family as u8), &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
-        let mut buffer = vec![0; BUFFER];
-        loop {
-            let length = recv(link.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-            if !take(buffer.get(..length).unwrap_or_default(), &mut found)? {
-                break;
+/// What the kernel knows of each.
+#[derive(Debug, Default)]
+pub(crate) struct TcpTable {
+    by_inode: HashMap<u64, TcpInfo>,
+    /// `None` if several sockets have this other end: they differ in their own.
+    by_peer: HashMap<SocketAddr, Option<u64>>,
+}
+
+impl TcpTable {
+    /// Asks for it.
+    ///
+    /// # Errors
+    ///
+    /// `EAFNOSUPPORT` where netlink is forbidden, `ENOENT` where the kernel has no such thing.
+    pub(crate) fn of_machine() -> io::Result<Self> {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let link = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkSockDiag)?;
+        let mut table = TcpTable::default();
+        for family in [libc::AF_INET, libc::AF_INET6] {
+            sendto(link.as_raw_fd(), &request(family as u8), &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
+            let mut buffer = vec![0; BUFFER];
+            loop {
+                let length = recv(link.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+                if !table.take(buffer.get(..length).unwrap_or_default())? {
+                    break;
+                }
             }
         }
+        Ok(table)
     }
-    Ok(found)
+
+    /// Whether nothing is known of any.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_inode.is_empty()
+    }
+
+    /// The one with this inode.
+    pub(crate) fn of_inode(&self, inode: u64) -> Option<&TcpInfo> {
+        self.by_inode.get(&inode)
+    }
+
+    /// The one whose other end is this, if there is one only.
+    pub(crate) fn of_peer(&self, peer: SocketAddr) -> Option<&TcpInfo> {
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        self.of_inode((*self.by_peer.get(&peer)?)?)
+    }
+
+    /// Takes what is in one answer; false if it was the last.
+    fn take(&mut self, mut answer: &[u8]) -> io::Result<bool> {
+        while let (Some(length), Some(kind)) = (number(answer, 0), short(answer, 4)) {
+            let length = length as usize;
+            let Some(message) = answer.get(HEADER..length) else { break };
+            match i32::from(kind) {
+                libc::NLMSG_DONE => return Ok(false),
+                libc::NLMSG_ERROR => {
+                    let code = number(message, 0).unwrap_or(0) as i32;
+                    return if code == 0 { Ok(false) } else { Err(io::Error::from_raw_os_error(-code)) };
+                }
+                _ => {}
+            }
+            if let (Some(inode), Some(info)) = (number(message, INODE_AT), info(message)) {
+                let inode = u64::from(inode);
+                self.by_inode.insert(inode, info);
+                if let Some(peer) = peer(message) {
+                    self.by_peer.entry(peer).and_modify(|only| *only = None).or_insert(Some(inode));
+                }
+            }
+            answer = answer.get(aligned(length)..).unwrap_or_default();
+        }
+        Ok(true)
+    }
+}
+
+/// The other end of a connection; numbers of struct inet_diag_sockid are as on the wire.
+fn peer(message: &[u8]) -> Option<SocketAddr> {
+    let address: [u8; 16] = message.get(PEER_AT..PEER_AT + 16)?.try_into().ok()?;
+    let [a, b, c, d, ..] = address;
+    let ip = match i32::from(*message.first()?) {
+        libc::AF_INET => IpAddr::V4(Ipv4Addr::new(a, b, c, d)),
+        _ => IpAddr::V6(Ipv6Addr::from(address)).to_canonical(),
+    };
+    Some(SocketAddr::new(ip, u16::from_be(short(message, PEER_PORT_AT)?)))
 }
 
 fn request(family: u8) -> Vec<u8> {
@@ -59,27 +124,6 @@ fn request(family: u8) -> Vec<u8> {
     request.extend(STATES.to_ne_bytes());
     request.resize(HEADER + REQUEST, 0);
     request
-}
-
-/// Takes what is in one answer; false if it was the last.
-fn take(mut answer: &[u8], found: &mut HashMap<u64, TcpInfo>) -> io::Result<bool> {
-    while let (Some(length), Some(kind)) = (number(answer, 0), short(answer, 4)) {
-        let length = length as usize;
-        let Some(message) = answer.get(HEADER..length) else { break };
-        match i32::from(kind) {
-            libc::NLMSG_DONE => return Ok(false),
-            libc::NLMSG_ERROR => {
-                let code = number(message, 0).unwrap_or(0) as i32;
-                return if code == 0 { Ok(false) } else { Err(io::Error::from_raw_os_error(-code)) };
-            }
-            _ => {}
-        }
-        if let (Some(inode), Some(info)) = (number(message, INODE_AT), info(message)) {
-            found.insert(u64::from(inode), info);
-        }
-        answer = answer.get(aligned(length)..).unwrap_or_default();
-    }
-    Ok(true)
 }
 
 /// Its attributes follow it, each with a length and a type.
@@ -113,18 +157,39 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::os::unix::fs::MetadataExt;
 
+    use nix::sys::socket as nixsock;
+
     use super::*;
 
     #[test]
-    fn a_connection_is_found_by_its_inode_with_what_has_moved() {
+    fn a_connection_is_found_by_its_inode_and_its_client_with_what_has_moved() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let listener = TcpListener::bind(address).unwrap();
             let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (server, _) = listener.accept().unwrap();
             client.write_all(b"hello").unwrap();
             let inode = std::fs::metadata(format!("/proc/self/fd/{}", server.as_raw_fd())).unwrap().ino();
-            assert_eq!(tcp_by_inode().unwrap()[&inode].received, 5);
+            let table = TcpTable::of_machine().unwrap();
+            assert_eq!(table.of_inode(inode).unwrap().received, 5);
+            assert_eq!(table.of_peer(client.local_addr().unwrap()).unwrap().received, 5);
         }
+    }
+
+    #[test]
+    fn a_client_of_two_is_not_taken_for_one_of_them() {
+        let listeners: Vec<_> = (0..2).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        // Not bound before it connects, a port is given to several connections whose other ends differ: ip(7).
+        let first = TcpStream::connect(listeners[0].local_addr().unwrap()).unwrap();
+        let (_one, peer) = listeners[0].accept().unwrap();
+        let second = nixsock::socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None).unwrap();
+        nixsock::setsockopt(&second, nixsock::sockopt::ReuseAddr, &true).unwrap();
+        nixsock::setsockopt(&first, nixsock::sockopt::ReuseAddr, &true).unwrap();
+        nixsock::bind(second.as_raw_fd(), &nixsock::SockaddrStorage::from(peer)).unwrap();
+        let to = nixsock::SockaddrStorage::from(listeners[1].local_addr().unwrap());
+        nixsock::connect(second.as_raw_fd(), &to).unwrap();
+        let (_two, same) = listeners[1].accept().unwrap();
+        assert_eq!(peer, same);
+        assert!(TcpTable::of_machine().unwrap().of_peer(peer).is_none());
     }
 
     #[test]
@@ -134,13 +199,13 @@ mod tests {
             answer[at..at + 2].copy_from_slice(&(value as u16).to_ne_bytes());
         }
         for length in 0..answer.len() {
-            let _ = take(&answer[..length], &mut HashMap::new());
+            let _ = TcpTable::default().take(&answer[..length]);
         }
         for length in 0..200_u8 {
             answer[0] = length;
             answer[88] = length;
             if length >= HEADER as u8 {
-                let _ = take(&answer, &mut HashMap::new());
+                let _ = TcpTable::default().take(&answer);
             }
         }
     }

@@ -1,6 +1,8 @@
 //! What processes use, as /proc tells anybody who may look.
 
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
 use std::time::Duration;
 
 use super::process::page_size;
@@ -20,50 +22,136 @@ pub(crate) struct Usage {
 /// USER_HZ, which is the same on all that we build for.
 const TICK: Duration = Duration::from_millis(10);
 
-/// What this process has used; `None` if there is none, or it has ended.
-pub(crate) fn of(pid: Pid) -> Option<Usage> {
-    let directory = PathBuf::from(format!("/proc/{pid}"));
-    let stat = std::fs::read_to_string(directory.join("stat")).ok()?;
-    // The name may have anything in it.
-    let (head, fields) = stat.rsplit_once(") ")?;
-    let name = head.split_once('(')?.1;
-    let fields: Vec<&str> = fields.split(' ').collect();
-    let number = |index: usize| fields.get(index).and_then(|field| field.parse::<u64>().ok());
-    if fields.first() == Some(&"Z") {
-        return None;
-    }
-    // utime, stime, cutime and cstime are the fields 14 to 17 of proc_pid_stat(5), rss is 24; the third is the first here.
-    let ticks = (11..15).filter_map(number).fold(0, u64::saturating_add);
-    let memory = number(21)?.saturating_mul(page_size()) / 1024;
-    let words = std::fs::read(directory.join("cmdline")).unwrap_or_default();
-    let words: Vec<_> = words.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
-    let command = words.join(" ").trim().to_owned();
-    Some(Usage {
-        cpu: TICK.saturating_mul(u32::try_from(ticks).unwrap_or(u32::MAX)),
-        memory_kib: memory,
-        command: if command.is_empty() { format!("[{name}]") } else { command },
-    })
+/// Reads that of many processes.
+#[derive(Debug, Default)]
+pub(crate) struct ProcReader {
+    /// The name and the command line of processes that others were forked from; `None` if exec gave it its name.
+    parents: HashMap<Pid, Option<(String, String)>>,
+    buffer: Vec<u8>,
 }
 
-/// The inodes of the sockets that a process has open; none if the caller may not look.
-pub(crate) fn sockets_of(pid: Pid) -> Vec<u64> {
-    let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
-    let inode = |entry: std::fs::DirEntry| {
-        let target = std::fs::read_link(entry.path()).ok()?;
-        target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
-    };
-    entries.flatten().filter_map(inode).collect()
+/// What is read of /proc/PID/stat, proc_pid_stat(5).
+struct Stat {
+    name: String,
+    parent: Pid,
+    cpu: Duration,
+    memory_kib: u64,
+}
+
+impl ProcReader {
+    pub(crate) fn new() -> Self {
+        ProcReader::default()
+    }
+
+    /// What this process has used; `None` if there is none, or it has ended.
+    pub(crate) fn usage_of(&mut self, pid: Pid) -> Option<Usage> {
+        let Stat { name, parent, cpu, memory_kib } = self.stat(pid)?;
+        let command = self.command_of_fork(parent, &name).unwrap_or_else(|| self.command(pid, &name));
+        Some(Usage { cpu, memory_kib, command })
+    }
+
+    /// The inodes of the sockets that a process has open; none if the caller may not look.
+    pub(crate) fn sockets_of(&self, pid: Pid) -> Vec<u64> {
+        let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
+        let inode = |entry: std::fs::DirEntry| {
+            let target = std::fs::read_link(entry.path()).ok()?;
+            target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+        };
+        entries.flatten().filter_map(inode).collect()
+    }
+
+    fn stat(&mut self, pid: Pid) -> Option<Stat> {
+        let text = self.read(pid, "stat")?;
+        // The name may have anything in it.
+        let end = text.iter().rposition(|byte| *byte == b')')?;
+        let begin = text.iter().position(|byte| *byte == b'(')?;
+        let name = String::from_utf8_lossy(text.get(begin + 1..end)?).into_owned();
+        let fields = std::str::from_utf8(text.get(end + 2..)?).ok()?;
+        let (mut ticks, mut pages, mut parent) = (0_u64, None, None);
+        // The state is the field 3, ppid 4, utime, stime, cutime and cstime 14 to 17, rss 24.
+        for (number, field) in (3..=24).zip(fields.split(' ')) {
+            match number {
+                3 if field == "Z" => return None,
+                4 => parent = field.parse().ok(),
+                14..=17 => ticks = ticks.saturating_add(field.parse().unwrap_or(0)),
+                24 => pages = field.parse::<u64>().ok(),
+                _ => {}
+            }
+        }
+        Some(Stat {
+            name,
+            parent: parent?,
+            cpu: TICK.saturating_mul(u32::try_from(ticks).unwrap_or(u32::MAX)),
+            memory_kib: pages?.saturating_mul(page_size()) / 1024,
+        })
+    }
+
+    /// The command line of `parent`, if that has the same name and chose it itself: exec(2) would have given its child
+    /// that of a file. So that of ten thousand handlers is read once.
+    fn command_of_fork(&mut self, parent: Pid, name: &str) -> Option<String> {
+        if !self.parents.contains_key(&parent) {
+            let its_name = self.stat(parent)?.name;
+            let command = self.command(parent, &its_name);
+            let file = command.split([' ', ':']).next()?.rsplit('/').next()?;
+            let chosen = (!file.starts_with(&its_name)).then_some((its_name, command));
+            self.parents.insert(parent, chosen);
+        }
+        let (its_name, command) = self.parents.get(&parent)?.as_ref()?;
+        (its_name == name).then(|| command.clone())
+    }
+
+    /// Its words, or in brackets its name if it has none.
+    fn command(&mut self, pid: Pid, name: &str) -> String {
+        let words = self.read(pid, "cmdline").unwrap_or_default();
+        let words: Vec<_> = words.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
+        match words.join(" ").trim() {
+            "" => format!("[{name}]"),
+            command => command.to_owned(),
+        }
+    }
+
+    fn read(&mut self, pid: Pid, file: &str) -> Option<&[u8]> {
+        self.buffer.clear();
+        File::open(format!("/proc/{pid}/{file}"))
+            .and_then(|mut file| file.read_to_end(&mut self.buffer))
+            .ok()?;
+        Some(&self.buffer)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::process::{Command, Stdio};
+
     use super::*;
 
     #[test]
     fn this_process_is_known_and_none_is_not() {
-        let usage = of(std::process::id() as Pid).unwrap();
+        let mut processes = ProcReader::new();
+        let usage = processes.usage_of(std::process::id() as Pid).unwrap();
         assert!(usage.memory_kib > 500, "{usage:?}");
-        assert!(!usage.command.is_empty());
-        assert_eq!(of(-1), None);
+        assert_eq!(usage.command, std::env::args().collect::<Vec<_>>().join(" "));
+        assert_eq!(processes.usage_of(-1), None);
+    }
+
+    #[test]
+    fn a_program_has_its_own_command_line_and_a_fork_that_of_its_parent() {
+        // The inner shell is a fork, since it has more to do.
+        let script = "(read line; :); :";
+        let mut shell = Command::new("sh").args(["-c", script]).stdin(Stdio::piped()).spawn().unwrap();
+        let mut processes = ProcReader::new();
+        let line = format!("sh -c {script}");
+        let own = processes.usage_of(shell.id() as Pid).unwrap().command;
+        let children = format!("/proc/{0}/task/{0}/children", shell.id());
+        let fork = loop {
+            let children = std::fs::read_to_string(&children).unwrap();
+            if let Ok(pid) = children.trim().parse() {
+                break processes.usage_of(pid).unwrap().command;
+            }
+            std::thread::yield_now();
+        };
+        drop(shell.stdin.take());
+        shell.wait().unwrap();
+        assert_eq!([own, fork], [line.clone(), line]);
     }
 }

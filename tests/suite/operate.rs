@@ -75,7 +75,7 @@ fn a_connection_is_shown_with_what_it_has_cost() {
         let pid = connection["pid"].as_i64().unwrap() as i32;
         assert!(server.connections().iter().any(|process| process.pid == pid), "{way}");
         let command = connection["command"].as_str().unwrap();
-        assert!(!way.contains("exec") || command == "/bin/cat", "{way}: {command}");
+        assert_eq!(command, if way.contains("exec") { "/bin/cat" } else { "preforkd worker one" }, "{way}");
         // Its record has the same name.
         drop(client);
         server.log.wait("its record", |line| line.contains(&format!("connection {} from", id(connection))));
@@ -96,6 +96,30 @@ fn the_table_is_for_people() {
     assert!(row.contains(&client.local_addr().unwrap().to_string()), "{table}");
     // The words of a program may obey nobody's terminal.
     assert!(row.ends_with("odd\\u{1b}[31mname -u"), "{table}");
+}
+
+#[test]
+fn whom_a_proxy_names_has_the_bytes_of_its_own_connection() {
+    let (direct, proxied) = (address::fresh(), address::fresh());
+    let believed = "proxy_protocol_from = \"127.0.0.1\"";
+    let config = echo_service(direct, "").replace(".echo", ".one")
+        + &echo_service(proxied, believed).replace(".echo", ".two");
+    let server = Preforkd::run(&config).start();
+    let (mut one, mut two) = (connect(direct), connect(proxied));
+    echo(&mut one, b"hello");
+    // It is said to come from where another connection does come from.
+    let name = one.local_addr().unwrap();
+    let header = format!("PROXY TCP4 127.0.0.1 127.0.0.1 {} {}\r\n", name.port(), proxied.port());
+    two.write_all(header.as_bytes()).unwrap();
+    echo(&mut two, b"hello again");
+    let found = when_there_are(&server, 2);
+    let of = |service: &str| found.iter().find(|connection| connection["service"] == service).unwrap();
+    assert_eq!(
+        (&of("one")["client"], &of("two")["client"]),
+        (&name.to_string().into(), &name.to_string().into())
+    );
+    assert_eq!((&of("one")["bytes_in"], &of("one")["bytes_out"]), (&5.into(), &5.into()));
+    assert_eq!((&of("two")["bytes_in"], &of("two")["bytes_out"]), (&(11 + header.len()).into(), &11.into()));
 }
 
 #[test]

@@ -4,15 +4,14 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::super::connections::address;
+use super::super::connections::{address, direct, inode_of};
 use crate::admission::SourceName;
 use crate::client::ConnectionId;
 use crate::control::client::{self, AskError};
 use crate::control::{Answer, ConnectionStatus, Request, ServiceStatus, Status, TimesStatus};
-use crate::sys::sock_diag;
-use crate::sys::tcp_info::TcpInfo;
+use crate::sys::sock_diag::TcpTable;
 use crate::sys::time::Monotonic;
-use crate::sys::usage::{self, Usage};
+use crate::sys::usage::{ProcReader, Usage};
 
 /// How many looks the graphs go back.
 const HISTORY: usize = 240;
@@ -21,7 +20,7 @@ const HISTORY: usize = 240;
 const HALF: f64 = 0.5;
 const MOST: f64 = 0.99;
 
-/// Of how many connections that are new the sockets are looked up at one look: that takes some 20 µs each.
+/// Of how many connections that are new and behind a proxy the sockets are looked up at one look: that takes some 20 µs each.
 const LOOKUPS: usize = 2_000;
 
 /// A connection.
@@ -184,11 +183,14 @@ impl Watch {
 
     fn rows(&mut self, connections: Vec<ConnectionStatus>, since: Option<Duration>) -> Vec<ShownRow> {
         // All at once, where this user may ask.
-        let sockets = sock_diag::tcp_by_inode().unwrap_or_default();
+        let sockets = TcpTable::of_machine().unwrap_or_default();
+        let mut processes = ProcReader::new();
         self.known.values_mut().for_each(|known| known.is_there = false);
         let mut lookups = if sockets.is_empty() { 0 } else { LOOKUPS };
-        let rows =
-            connections.into_iter().map(|found| self.row(found, &sockets, &mut lookups, since)).collect();
+        let rows = connections
+            .into_iter()
+            .map(|found| self.row(found, &sockets, &mut processes, &mut lookups, since))
+            .collect();
         self.known.retain(|_, known| known.is_there);
         rows
     }
@@ -196,18 +198,19 @@ impl Watch {
     fn row(
         &mut self,
         found: ConnectionStatus,
-        sockets: &HashMap<u64, TcpInfo>,
+        sockets: &TcpTable,
+        processes: &mut ProcReader,
         lookups: &mut usize,
         since: Option<Duration>,
     ) -> ShownRow {
         let known = self.known.entry(found.id).or_default();
         known.is_there = true;
-        if known.inode.is_none() && *lookups > 0 {
+        let direct = direct(&found, sockets);
+        if direct.is_none() && known.inode.is_none() && *lookups > 0 {
             *lookups -= 1;
-            let inodes = found.pid.map(usage::sockets_of).unwrap_or_default();
-            known.inode = Some(inodes.into_iter().find(|inode| sockets.contains_key(inode)).unwrap_or(0));
+            known.inode = Some(inode_of(&found, sockets, processes).unwrap_or(0));
         }
-        let info = known.inode.and_then(|inode| sockets.get(&inode));
+        let info = direct.or_else(|| known.inode.and_then(|inode| sockets.of_inode(inode)));
         let bytes = info.map(|info| [info.received, info.acked]);
         let all = bytes.map(|[received, sent]| received.saturating_add(sent));
         let before = std::mem::replace(&mut known.bytes, all);
@@ -256,5 +259,5 @@ impl Watch {
 
 /// What the process of a row uses: asked for those alone that are shown.
 pub(super) fn usage_of(row: &ShownRow) -> Option<Usage> {
-    row.pid.and_then(usage::of)
+    row.pid.and_then(|pid| ProcReader::new().usage_of(pid))
 }
