@@ -11,15 +11,17 @@ use nix::sys::socket::{
 
 use super::tcp_info::TcpInfo;
 
-/// struct nlmsghdr, struct inet_diag_req_v2 and struct inet_diag_msg of linux/netlink.h and linux/inet_diag.h.
+/// struct nlmsghdr, struct inet_diag_req and struct inet_diag_msg of linux/netlink.h and linux/inet_diag.h.
 const HEADER: usize = 16;
-const REQUEST: usize = 56;
+const REQUEST: usize = 60;
+const STATES_AT: usize = 52;
 const MESSAGE: usize = 72;
 const PEER_PORT_AT: usize = 6;
 const PEER_AT: usize = 24;
 const INODE_AT: usize = 68;
 
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
+/// The older of two questions: one look finds both families, where `SOCK_DIAG_BY_FAMILY` takes one look for each at all there is.
+const TCPDIAG_GETSOCK: u16 = 18;
 const INET_DIAG_INFO: u16 = 2;
 
 /// Established, and those of which one half has ended: `TCP_ESTABLISHED`, `TCP_FIN_WAIT1`, `TCP_FIN_WAIT2`, `TCP_CLOSE_WAIT`.
@@ -46,17 +48,14 @@ impl TcpTable {
         let flags = SockFlag::SOCK_CLOEXEC;
         let link = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkSockDiag)?;
         let mut table = TcpTable::default();
-        for family in [libc::AF_INET, libc::AF_INET6] {
-            sendto(link.as_raw_fd(), &request(family as u8), &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
-            let mut buffer = vec![0; BUFFER];
-            loop {
-                let length = recv(link.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-                if !table.take(buffer.get(..length).unwrap_or_default())? {
-                    break;
-                }
+        sendto(link.as_raw_fd(), &request(), &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            let length = recv(link.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+            if !table.take(buffer.get(..length).unwrap_or_default())? {
+                return Ok(table);
             }
         }
-        Ok(table)
     }
 
     /// Whether nothing is known of any.
@@ -112,15 +111,16 @@ fn peer(message: &[u8]) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, u16::from_be(short(message, PEER_PORT_AT)?)))
 }
 
-fn request(family: u8) -> Vec<u8> {
+fn request() -> Vec<u8> {
     let length = (HEADER + REQUEST) as u32;
     let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
     let mut request = Vec::with_capacity(HEADER + REQUEST);
     request.extend(length.to_ne_bytes());
-    request.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    request.extend(TCPDIAG_GETSOCK.to_ne_bytes());
     request.extend(flags.to_ne_bytes());
     request.extend([0; 8]);
-    request.extend([family, libc::IPPROTO_TCP as u8, 1 << (INET_DIAG_INFO - 1), 0]);
+    request.extend([libc::AF_UNSPEC as u8, 0, 0, 1 << (INET_DIAG_INFO - 1)]);
+    request.resize(HEADER + STATES_AT, 0);
     request.extend(STATES.to_ne_bytes());
     request.resize(HEADER + REQUEST, 0);
     request

@@ -19,6 +19,9 @@ pub(crate) struct Usage {
     pub(crate) command: String,
 }
 
+/// A command line is cut off here; the line of numbers is shorter by far.
+const LONGEST: usize = 64 << 10;
+
 /// USER_HZ, which is the same on all that we build for.
 const TICK: Duration = Duration::from_millis(10);
 
@@ -110,12 +113,13 @@ impl ProcReader {
         }
     }
 
+    /// As much of a file as there is room for, in one call: these give no less than there is, and their length is no help.
     fn read(&mut self, pid: Pid, file: &str) -> Option<&[u8]> {
-        self.buffer.clear();
-        File::open(format!("/proc/{pid}/{file}"))
-            .and_then(|mut file| file.read_to_end(&mut self.buffer))
+        self.buffer.resize(LONGEST, 0);
+        let length = File::open(format!("/proc/{pid}/{file}"))
+            .and_then(|mut file| file.read(&mut self.buffer))
             .ok()?;
-        Some(&self.buffer)
+        self.buffer.get(..length)
     }
 }
 
