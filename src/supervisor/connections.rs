@@ -95,10 +95,13 @@ impl State {
     /// A client as the log has it; for a program that has a listener, where that is.
     fn caller(&self, service: &str, client: &Client) -> String {
         let remote = Remote::from(client);
+        if !client.is_listener() {
+            return remote.to_string();
+        }
         let listeners = self.generation.service(service).map_or(&[][..], Service::listeners);
         match listeners.iter().find(|listener| listener.has_cookie(client.listener)) {
-            Some(listener) if client.is_listener() => format!("{remote} at {}", listener.name()),
-            _ => remote.to_string(),
+            Some(listener) => format!("{remote} at {}", listener.name()),
+            None => remote.to_string(),
         }
     }
 

@@ -33,9 +33,11 @@ const BUFFER: usize = 64 * 1024;
 /// What the kernel knows of each.
 #[derive(Debug, Default)]
 pub(crate) struct TcpTable {
-    by_inode: HashMap<u64, TcpInfo>,
-    /// `None` if several sockets have this other end: they differ in their own.
-    by_peer: HashMap<SocketAddr, Option<u64>>,
+    sockets: Vec<TcpInfo>,
+    /// Which of them has which inode.
+    by_inode: HashMap<u64, usize>,
+    /// Which has this other end; `None` if several have: they differ in their own.
+    by_peer: HashMap<SocketAddr, Option<usize>>,
 }
 
 impl TcpTable {
@@ -60,18 +62,18 @@ impl TcpTable {
 
     /// Whether nothing is known of any.
     pub(crate) fn is_empty(&self) -> bool {
-        self.by_inode.is_empty()
+        self.sockets.is_empty()
     }
 
     /// The one with this inode.
     pub(crate) fn of_inode(&self, inode: u64) -> Option<&TcpInfo> {
-        self.by_inode.get(&inode)
+        self.sockets.get(*self.by_inode.get(&inode)?)
     }
 
     /// The one whose other end is this, if there is one only.
     pub(crate) fn of_peer(&self, peer: SocketAddr) -> Option<&TcpInfo> {
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        self.of_inode((*self.by_peer.get(&peer)?)?)
+        self.sockets.get((*self.by_peer.get(&peer)?)?)
     }
 
     /// Takes what is in one answer; false if it was the last.
@@ -88,10 +90,11 @@ impl TcpTable {
                 _ => {}
             }
             if let (Some(inode), Some(info)) = (number(message, INODE_AT), info(message)) {
-                let inode = u64::from(inode);
-                self.by_inode.insert(inode, info);
+                let index = self.sockets.len();
+                self.sockets.push(info);
+                self.by_inode.insert(u64::from(inode), index);
                 if let Some(peer) = peer(message) {
-                    self.by_peer.entry(peer).and_modify(|only| *only = None).or_insert(Some(inode));
+                    self.by_peer.entry(peer).and_modify(|only| *only = None).or_insert(Some(index));
                 }
             }
             answer = answer.get(aligned(length)..).unwrap_or_default();
