@@ -417,17 +417,31 @@ fn start_far(address: SocketAddr, program: &str, keys: &str) -> Running {
 }
 
 #[test]
+fn few_descriptors_are_as_many_as_without() {
+    for warm in ["no", "start", "spare"] {
+        let address = address::fresh();
+        let exec = "['/bin/dash', '-c', 'exec 3</dev/null; read line; echo \"$line\"']";
+        let config =
+            config(address, exec, "limits = { nofile = 4 }").replace("\"start\"", &format!("\"{warm}\""));
+        let server = Preforkd::run(&config).start();
+        is_warm(&server, if warm == "no" { 0 } else { 2 });
+        assert_eq!(text(&exchange(address, b"hello\n")), "hello\n", "{warm}");
+    }
+}
+
+#[test]
 fn whatever_a_program_does_before_it_reads_is_so_afterwards() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let program = dir.path().join("torture").to_str().unwrap().to_owned();
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/suite/warm/torture.c");
     crate::support::sure(&["gcc", "-O1", "-Wall", "-Werror", "-pthread", "-o", &program, source]);
-    for first in ["", "threads", "alarm", "signal", "seccomp", "exec"] {
+    for first in ["", "threads", "alarm", "signal", "seccomp", "exec", "limit", "files"] {
         for warm in ["no", "start", "spare"] {
             let address = address::fresh();
             let exec = format!("['{program}', '{first}']");
-            let config = config(address, &exec, "").replace("\"start\"", &format!("\"{warm}\""));
+            let config = config(address, &exec, "limits = { nofile = 100 }")
+                .replace("\"start\"", &format!("\"{warm}\""));
             let server = Preforkd::run(&config).start();
             is_warm(&server, if warm == "no" { 0 } else { 2 });
             assert_eq!(text(&exchange(address, b"hello\n")), "right: hello\n", "{first} {warm}");

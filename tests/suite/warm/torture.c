@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -108,11 +109,15 @@ int main(int count, char **arguments) {
     for (int number = 3; number < 1024; number++)
         if (number != copy && number != high && fcntl(number, F_GETFD) != -1) fail("a descriptor that is not its own");
 
-    int poll = epoll_create1(0);
+    struct rlimit none = {0, 0};
+    int is_full = !strcmp(first, "limit") || !strcmp(first, "files");
+    if (!strcmp(first, "limit") && (setrlimit(RLIMIT_NOFILE, &none) || setrlimit(RLIMIT_NOFILE, &none))) fail("its limit");
+    while (is_full && open("/dev/null", O_RDONLY) != -1) continue;
+    int poll = is_full ? -1 : epoll_create1(0);
     struct epoll_event event = {.events = EPOLLIN};
-    if (epoll_ctl(poll, EPOLL_CTL_ADD, 0, &event)) fail("epoll_ctl");
+    if (poll != -1 && epoll_ctl(poll, EPOLL_CTL_ADD, 0, &event)) fail("epoll_ctl");
     // Here it has it.
-    if (epoll_wait(poll, &event, 1, 10000) != 1) fail("epoll_wait");
+    if (poll != -1 && epoll_wait(poll, &event, 1, 10000) != 1) fail("epoll_wait");
     struct sockaddr_storage client;
     socklen_t length = sizeof client;
     for (int number = 0; number <= high; number++)

@@ -7,7 +7,7 @@
 
 use core::ffi::c_int;
 
-use crate::kernel::{EBADF, EFAULT, call, is_readable, number};
+use crate::kernel::{EBADF, EFAULT, RLIMIT_NOFILE, call, exit, is_readable, number};
 use crate::{MOST_DESCRIPTORS as MOST, Orientation};
 
 /// What becomes of a call.
@@ -25,6 +25,13 @@ use Ruling::{Answer, Pass, Stop};
 const AT_FDCWD: u64 = -100i64 as u64;
 const FD_CLOEXEC: i64 = 1;
 const O_CLOEXEC: u64 = 0o2000000;
+const F_SETFD: u64 = 2;
+
+/// Where a placeholder was, and with which flags the connection is to be there.
+pub(crate) struct Room {
+    place: u64,
+    flags: u64,
+}
 
 /// The descriptors of the program that are not what they will be.
 pub(crate) struct ProgramFiles {
@@ -42,13 +49,33 @@ impl ProgramFiles {
         ProgramFiles { own, placeholders: told.places }
     }
 
-    /// Puts the connection wherever a placeholder is, and closes what is this object's.
-    pub(crate) fn put(&self, connection: c_int) {
+    /// Closes a placeholder: the program may have all descriptors that it is allowed, and the connection comes as one more.
+    pub(crate) fn make_room(&self) -> Room {
+        let Some(place) = self.places().next() else { return Room { place: u64::MAX, flags: 0 } };
+        let room = Room { place, flags: flags_of(place) };
+        call(number::CLOSE, [place, 0, 0, 0, 0, 0]);
+        room
+    }
+
+    /// Puts the connection wherever a placeholder is, or was where there is room now, and closes what is this object's.
+    pub(crate) fn put(&self, connection: c_int, room: Room) {
+        let connection = connection as u64;
         for place in self.places() {
-            let flags = if closes_on_exec(place) { O_CLOEXEC } else { 0 };
-            call(number::DUP3, [connection as u64, place, flags, 0, 0, 0]);
+            let flags = if place == room.place { room.flags } else { flags_of(place) };
+            if (connection as i64) < 0 {
+                // It cannot serve who is not there.
+                exit(71);
+            } else if place != connection {
+                call(number::DUP3, [connection, place, flags, 0, 0, 0]);
+            } else if flags == 0 {
+                // It has come with the other.
+                call(number::FCNTL, [connection, F_SETFD, 0, 0, 0, 0]);
+            }
         }
-        for descriptor in [connection, self.own[0], self.own[1]] {
+        if !self.is_placeholder(connection) {
+            call(number::CLOSE, [connection, 0, 0, 0, 0, 0]);
+        }
+        for descriptor in self.own {
             call(number::CLOSE, [descriptor as u64, 0, 0, 0, 0, 0]);
         }
     }
@@ -56,7 +83,7 @@ impl ProgramFiles {
     /// Where the connection is to be when the program has become another.
     pub(crate) fn after_exec(&self) -> [u64; MOST / 64] {
         let mut files = ProgramFiles { ..*self };
-        self.places().filter(|place| closes_on_exec(*place)).for_each(|place| files.mark(place, false));
+        self.places().filter(|place| flags_of(*place) == O_CLOEXEC).for_each(|place| files.mark(place, false));
         files.placeholders
     }
 
@@ -113,11 +140,12 @@ impl ProgramFiles {
             39 | 102 | 104 | 107 | 108 | 110 | 111 | 115 | 118 | 120 | 121 | 124 | 125 | 186 | 63 | 79 => Pass,
             // chdir, fchdir, umask.
             80 | 81 | 95 => Pass,
-            // Clocks and limits: gettimeofday, getrlimit, getrusage, sysinfo, times, getpriority, setrlimit, time,
-            // sched_getaffinity, clock_gettime, clock_getres, getcpu, getitimer, sched_getparam, sched_getscheduler, sched_yield.
-            96 | 97 | 98 | 99 | 100 | 140 | 160 | 201 | 204 | 228 | 229 | 309 | 36 | 143 | 145 | 24 => Pass,
-            // prlimit64 of itself.
-            302 if first == 0 => Pass,
+            // Clocks and limits: gettimeofday, getrlimit, getrusage, sysinfo, times, getpriority, time, sched_getaffinity,
+            // clock_gettime, clock_getres, getcpu, getitimer, sched_getparam, sched_getscheduler, sched_yield.
+            96 | 97 | 98 | 99 | 100 | 140 | 201 | 204 | 228 | 229 | 309 | 36 | 143 | 145 | 24 => Pass,
+            // setrlimit, prlimit64 of itself. With fewer descriptors the connection might have no room.
+            160 if first != RLIMIT_NOFILE => Pass,
+            302 if first == 0 && (second != RLIMIT_NOFILE || third == 0) => Pass,
             // getrandom, arch_prctl, set_tid_address, set_robust_list, get_robust_list, rseq, rt_sigpending, membarrier, wait4
             // (there is no child).
             318 | 158 | 218 | 273 | 274 | 334 | 127 | 324 | 61 => Pass,
@@ -280,9 +308,11 @@ impl ProgramFiles {
     }
 }
 
-fn closes_on_exec(descriptor: u64) -> bool {
+/// As dup3(2) takes them.
+fn flags_of(descriptor: u64) -> u64 {
     const F_GETFD: u64 = 1;
-    call(number::FCNTL, [descriptor, F_GETFD, 0, 0, 0, 0]) & FD_CLOEXEC != 0
+    let flags = call(number::FCNTL, [descriptor, F_GETFD, 0, 0, 0, 0]);
+    if flags & FD_CLOEXEC != 0 { O_CLOEXEC } else { 0 }
 }
 
 /// Whether F_SETFL changes O_APPEND alone, of O_APPEND, O_NONBLOCK, O_ASYNC, O_DIRECT and O_NOATIME, which it can.

@@ -148,9 +148,11 @@ pub(crate) fn begin(link: &mut WorkerLink, mut told: Orientation) {
 /// Moves a descriptor to where programs do not look for theirs. They get the lowest that are free.
 fn out_of_the_way(descriptor: c_int) -> c_int {
     const F_DUPFD_CLOEXEC: u64 = 1030;
-    const RLIMIT_NOFILE: u64 = 7;
     let mut limit = [0u64; 2];
-    call(number::GETRLIMIT, [RLIMIT_NOFILE, limit.as_mut_ptr() as u64, 0, 0, 0, 0]);
+    call(number::GETRLIMIT, [kernel::RLIMIT_NOFILE, limit.as_mut_ptr() as u64, 0, 0, 0, 0]);
+    if descriptor as u64 >= limit[0] {
+        return descriptor;
+    }
     let least = limit[0].clamp(2, 240) - 2;
     match call(number::FCNTL, [descriptor as u64, F_DUPFD_CLOEXEC, least, 0, 0, 0]) {
         moved @ 0.. => {
@@ -202,9 +204,10 @@ impl Dispatch {
         call(number::RT_SIGPROCMASK, [2, &raw const all as u64, 0, MASK_BYTES, 0, 0]);
         // SAFETY: it was set at the beginning, and nobody else has it.
         let link = unsafe { &mut *self.link };
+        let room = self.files.make_room();
         link.tell(WARM, at as c_int, self.calls);
         let (connection, _) = link.receive();
-        self.files.put(connection);
+        self.files.put(connection, room);
         call(number::PRCTL, [PR_SET_SYSCALL_USER_DISPATCH, 0, 0, 0, 0, 0]);
         call(number::RT_SIGACTION, [SIGSYS, &raw const self.action as u64, 0, MASK_BYTES, 0, 0]);
         for signal in (1..=64).filter(|signal| self.in_masks & 1 << (signal - 1) != 0) {

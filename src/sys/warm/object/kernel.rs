@@ -92,7 +92,7 @@ pub(crate) const EOPNOTSUPP: i64 = -95;
 pub(crate) const MASK_BYTES: u64 = 8;
 pub(crate) const MSG_NOSIGNAL: u64 = 0x4000;
 pub(crate) const MSG_CMSG_CLOEXEC: u64 = 0x4000_0000;
-pub(crate) const SCM_RIGHTS: i32 = 1;
+pub(crate) const RLIMIT_NOFILE: u64 = 7;
 
 /// Processor time of this process, in microseconds.
 pub(crate) fn cpu_us() -> u64 {

@@ -102,9 +102,11 @@ extern "C" fn begin(_: c_int, _: *mut *mut c_char, variables: *mut *mut c_char) 
         fill(variables, &mut []);
         return dispatch::begin(link, told);
     }
+    let files = calls::ProgramFiles::new(&told);
+    let room = files.make_room();
     link.tell(WARM, 0, 0);
     let (connection, length) = link.receive();
-    calls::ProgramFiles::new(&told).put(connection);
+    files.put(connection, room);
     fill(variables, link.said.get_mut(..length).unwrap_or_default());
 }
 
@@ -140,7 +142,8 @@ impl WorkerLink {
         call(number::SENDTO, [self.descriptor as u64, at, length, kernel::MSG_NOSIGNAL, 0, 0]);
     }
 
-    /// Waits for the connection, and how long what is said of it is.
+    /// Waits for the connection, and how long what is said of it is. It is none if there was no room for it: then the program
+    /// has closed it everywhere.
     fn receive(&mut self) -> (c_int, usize) {
         #[repr(C)]
         struct Rights {
@@ -161,12 +164,8 @@ impl WorkerLink {
                 call(number::RECVMSG, [self.descriptor as u64, &raw mut header as u64, flags, 0, 0, 0]);
             match length {
                 kernel::EINTR => {}
-                // SAFETY: the kernel has written it.
-                1.. if unsafe { ptr::read_volatile(&raw const rights.kind) } == kernel::SCM_RIGHTS => {
-                    // SAFETY: as above.
-                    let descriptor = unsafe { ptr::read_volatile(&raw const rights.descriptor) };
-                    return (descriptor, length as usize);
-                }
+                // SAFETY: the kernel has written it, if there is one.
+                1.. => return (unsafe { ptr::read_volatile(&raw const rights.descriptor) }, length as usize),
                 _ => exit(0),
             }
         }
