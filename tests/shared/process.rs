@@ -8,7 +8,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill, raise};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid};
+use nix::unistd::{ForkResult, Pid, alarm};
 
 /// After so long something is stuck.
 pub(crate) const STUCK: Duration = Duration::from_secs(60);
@@ -143,6 +143,12 @@ pub(crate) fn kill_at_instructions(work: impl Fn(), mut check: impl FnMut()) {
     here.set(sched_getcpu().unwrap()).unwrap();
     sched_setaffinity(Pid::from_raw(0), &here).unwrap();
     let addresses = instructions(&work);
+    // A check that waits for a lock which is lost would wait for ever. So it ends this process.
+    let mut check = || {
+        alarm::set(STUCK.as_secs() as u32);
+        check();
+        alarm::cancel();
+    };
     check();
     let seed =
         std::env::var("PREFORKD_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());

@@ -6,38 +6,81 @@ use crate::process::{fork, kill_and_wait, kill_at_instructions, note, noted, not
 
 type Numbers = Table<u64, [u64; 5]>;
 
+fn numbers(capacity: usize) -> Shared<Numbers> {
+    Shared::new(8, |layout| layout.table("numbers", capacity)).unwrap()
+}
+
+/// What is there before and after the change that is going to be interrupted, beside the entries of others.
+fn is_made_or_not(before: Option<[u64; 5]>, after: Option<[u64; 5]>) {
+    const KEY: u64 = 30;
+    let table = numbers(40);
+    let others: HashMap<_, _> = (0..KEY).map(|key| (key, [key; 5])).collect();
+    others.iter().for_each(|(key, value)| assert_eq!(table.insert(key, *value).unwrap(), None));
+    let change = |to: Option<[u64; 5]>| table.update(&KEY, |entry| *entry = to).unwrap();
+    change(before);
+    let (mut made, mut not_made) = (0, 0);
+    kill_at_instructions(
+        || change(after),
+        || {
+            let now = table.get(&KEY).unwrap();
+            assert!(now == before || now == after, "{now:?}, {before:?} or {after:?}");
+            made += u32::from(now == after);
+            not_made += u32::from(now == before);
+            let mut all: HashMap<_, _> = table.iter().collect();
+            assert_eq!(all.remove(&KEY), now);
+            assert_eq!(all, others);
+            // The locks are not lost, either.
+            for key in 0..KEY {
+                assert_eq!(*table.lock(&key).unwrap().guard(), Some(others[&key]));
+            }
+            change(before);
+        },
+    );
+    println!("{made} were made, {not_made} not; {} were killed with a lock", table.owners_died());
+    assert!(made > 0 && not_made > 0 && table.owners_died() > 0);
+}
+
+pub(crate) fn an_entry_is_put_in_or_not() {
+    is_made_or_not(None, Some([1; 5]));
+}
+
 pub(crate) fn an_entry_is_changed_or_not() {
-    let table: Shared<Numbers> = Shared::new(4, |layout| layout.table("numbers", 40)).unwrap();
-    let [turn, ..] = notes();
-    let change = |turn: u64| (turn * 7 % 30, (turn % 3 > 0).then_some([turn; 5]));
-    let mut model = HashMap::new();
-    let work = || {
-        let (key, value) = change(noted(turn));
-        table.update(&key, |entry| *entry = value).unwrap();
-    };
-    let check = || {
-        let (key, value) = change(noted(turn));
-        let before: Option<[u64; 5]> = model.get(&key).copied();
-        let now = table.get(&key).unwrap();
-        assert!(now == before || now == value, "{now:?}, {before:?} or {value:?}");
-        match now {
-            Some(now) => model.insert(key, now),
-            None => model.remove(&key),
-        };
-        assert_eq!(table.iter().collect::<HashMap<_, _>>(), model);
-        // The locks are not lost, either.
-        for key in 0..30 {
-            assert_eq!(*table.lock(&key).unwrap().guard(), model.get(&key).copied());
-        }
-        note(turn);
-    };
-    kill_at_instructions(work, check);
-    println!("{} were killed with a lock", table.owners_died());
-    assert!(table.owners_died() > 0);
+    is_made_or_not(Some([1; 5]), Some([2; 5]));
+}
+
+pub(crate) fn an_entry_is_taken_out_or_not() {
+    is_made_or_not(Some([1; 5]), None);
+}
+
+/// Rows of entries, and of places that are free again: who looks for a key finds it whatever was tidied up by then.
+pub(crate) fn entries_are_taken_out_one_by_one() {
+    // As many places, in one part.
+    let table = numbers(16);
+    let stays = |key: u64| key % 3 == 0;
+    let fill = || (0..9).for_each(|key| _ = table.insert(&key, [key; 5]).unwrap());
+    fill();
+    let (mut removed, mut kept) = (0, 0);
+    kill_at_instructions(
+        || _ = table.retain(|key, _| stays(key)).unwrap(),
+        || {
+            let all: HashMap<_, _> = table.iter().collect();
+            for key in 0..9 {
+                let found = table.get(&key).unwrap();
+                assert_eq!(found, all.get(&key).copied());
+                assert!(found.map_or(!stays(key), |found| found == [key; 5]), "{key}: {found:?}");
+                kept += u32::from(found.is_some());
+                removed += u32::from(found.is_none());
+            }
+            fill();
+            assert_eq!(table.iter().count(), 9);
+        },
+    );
+    println!("{removed} were removed, {kept} not; {} were killed with a lock", table.owners_died());
+    assert!(removed > 0 && kept > 0 && table.owners_died() > 0);
 }
 
 pub(crate) fn crowds_see_whole_entries() {
-    let table: &Shared<Numbers> = &Shared::new(8, |layout| layout.table("numbers", 40)).unwrap();
+    let table = &numbers(40);
     let all = notes();
     let start = |who: usize| {
         fork(move || {
