@@ -1,4 +1,4 @@
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::atomic::{AtomicU32, AtomicU64};
 
@@ -33,8 +33,8 @@ impl Rows {
     /// This slot is going to count.
     pub(super) fn use_slot(&self, slot: u32) {
         let beyond = u64::from(slot) + 1;
-        if let Some(used) = self.used.filter(|used| used.load(Acquire) < beyond) {
-            used.fetch_max(beyond, Release);
+        if let Some(used) = self.used.filter(|used| used.load(Relaxed) < beyond) {
+            used.fetch_max(beyond, Relaxed);
         }
     }
 
@@ -48,7 +48,7 @@ impl Rows {
     }
 
     fn sum(&self, column: usize) -> u64 {
-        let used = self.used.map_or(0, |used| used.load(Acquire));
+        let used = self.used.map_or(0, |used| used.load(Relaxed));
         let rows = usize::try_from(used).unwrap_or(usize::MAX).saturating_add(1);
         let column = self.cells.iter().skip(column).step_by(self.stride).take(rows);
         column.fold(0, |sum, cell| sum.wrapping_add(cell.load(Relaxed)))

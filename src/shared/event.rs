@@ -17,6 +17,11 @@ pub(super) struct Event<'a>(pub(super) &'a AtomicU32);
 const ASLEEP: u32 = 0x8000_0000;
 
 impl Event<'_> {
+    /// Where the word is.
+    pub(super) fn address(&self) -> usize {
+        std::ptr::from_ref(self.0).addr()
+    }
+
     /// To be said before looking for the last time.
     pub(super) fn announce(&self) {
         self.0.store(ASLEEP, Relaxed);

@@ -77,7 +77,7 @@ impl Hold {
     /// Changes something and tells who sleeps for it; who dies in between has told him as well.
     pub(super) fn change_and_ring(&self, event: Event<'_>, change: impl FnOnce()) -> bool {
         let done = self.if_mine(|seat| {
-            seat.wake(event.0.as_ptr().addr() + ENTRY_OF_WORD);
+            seat.wake(event.address() + ENTRY_OF_WORD);
             change();
             event.ring();
             seat.done();

@@ -1,7 +1,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Duration;
 
 use super::atomic::AtomicU64;
@@ -57,8 +57,8 @@ impl Ends {
     /// How many values there are.
     fn count(&self, capacity: u64) -> Result<u64, SharedError> {
         // In this order: it can be too many, for what goes out meanwhile, but never below none.
-        let popped = self.popped.load(SeqCst);
-        let count = self.pushed.load(SeqCst).wrapping_sub(popped);
+        let popped = self.popped.load(Acquire);
+        let count = self.pushed.load(Acquire).wrapping_sub(popped);
         if count <= capacity { Ok(count) } else { Err(SharedError::Damaged { name: self.out.name }) }
     }
 }
@@ -174,7 +174,7 @@ impl<T: Plain> Queue<T> {
         let ends = self.ends.ok_or(SharedError::NotYet)?;
         // Between the two looks others may have popped and pushed.
         let popped = ends.popped.load(Acquire);
-        Ok(ends.pushed.load(Acquire).wrapping_sub(popped).min(self.capacity))
+        Ok(ends.pushed.load(Relaxed).wrapping_sub(popped).min(self.capacity))
     }
 
     /// Whether there is none now.

@@ -72,10 +72,18 @@ fn read(words: &[AtomicU64]) -> (u64, u64) {
 
 /// All orders of what the test does. It must not do it in the first thread: loom then takes what that has done by the end of another
 /// for what was before it.
-fn model(test: impl Fn() + Sync + Send + 'static) {
+pub(super) fn model(test: impl Fn() + Sync + Send + 'static) {
+    model_with(None, test);
+}
+
+/// As [`model`], without those in which threads are interrupted more often than so: of long tests there are too many.
+pub(super) fn model_with(interruptions: Option<usize>, test: impl Fn() + Sync + Send + 'static) {
     let tried = Tried::new(AtomicU64OfStd::new(0));
     let counted = Tried::clone(&tried);
-    loom::model(move || {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = interruptions;
+    builder.max_branches = 20_000;
+    builder.check(move || {
         counted.fetch_add(1, Relaxed);
         test();
     });
