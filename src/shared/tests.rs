@@ -7,16 +7,17 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use super::{Layout, Lock, Queue, Shared, SharedError, Table};
-use crate::seeded::seed;
+use crate::seeded::{seed, turns};
 
 #[test]
 fn a_table_is_a_map() {
     let mut random = fastrand::Rng::with_seed(seed());
-    for capacity in [1, 7, 64, 1000, 20_000] {
+    for capacity in [1, 7, 64, turns(1000), turns(20_000)] {
+        let capacity = capacity as usize;
         let table: Shared<Table<u64, [u8; 11]>> =
             Shared::new(1, |layout| layout.table("t", capacity)).unwrap();
         let mut model = HashMap::new();
-        for turn in 0..20_000 {
+        for turn in 0..turns(20_000) {
             let key = random.u64(..capacity as u64);
             match random.u8(..10) {
                 0..5 => {
@@ -45,7 +46,8 @@ fn a_table_is_a_map() {
 
 #[test]
 fn a_table_holds_what_it_was_declared_for() {
-    for capacity in [1, 2, 100, 1024, 5000, 50_000] {
+    for capacity in [1, 2, 100, turns(1024), turns(5000), turns(50_000)] {
+        let capacity = capacity as usize;
         let table: Shared<Table<u64, u64>> = Shared::new(1, |layout| layout.table("t", capacity)).unwrap();
         for key in 0..capacity as u64 {
             assert_eq!(table.insert(&key, key).unwrap(), None);
@@ -65,7 +67,7 @@ fn a_queue_is_a_queue() {
     for capacity in [1, 2, 3, 50] {
         let queue: Shared<Queue<[u8; 9]>> = Shared::new(1, |layout| layout.queue("q", capacity)).unwrap();
         let mut model = VecDeque::new();
-        for _ in 0..5_000 {
+        for _ in 0..turns(5_000) {
             match random.u8(..5) {
                 0 | 1 => {
                     let value = std::array::from_fn(|_| random.u8(..));
@@ -98,7 +100,7 @@ fn who_reads_sees_whole_values() {
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
-                for _ in 0..20_000 {
+                for _ in 0..turns(20_000) {
                     value.update(|value| *value = [value[0] + 1; 40]).unwrap();
                 }
                 ends.store(true, SeqCst);
@@ -111,7 +113,7 @@ fn who_reads_sees_whole_values() {
             last = now[0];
         }
     });
-    assert_eq!(value.read().unwrap(), [40_000; 40]);
+    assert_eq!(value.read().unwrap(), [2 * u64::from(turns(20_000)); 40]);
 }
 
 #[test]
