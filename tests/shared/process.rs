@@ -134,8 +134,8 @@ fn run_to(child: Pid, address: u64, time: usize) {
     }
 }
 
-/// Kills processes that do something, each before another of its instructions, and has `check` look each time: for as many
-/// seconds as `PREFORKD_KILLING` says, or three.
+/// Kills processes that do something, each before another of its instructions, and has `check` look each time: a thousand of them,
+/// and for as many seconds as `PREFORKD_KILLING` says, or three.
 pub(crate) fn kill_at_instructions(work: impl Fn(), mut check: impl FnMut()) {
     let seconds = std::env::var("PREFORKD_KILLING").map_or(3, |seconds| seconds.parse().unwrap());
     // On one processor, they need not wake each other on two at each step.
@@ -155,7 +155,7 @@ pub(crate) fn kill_at_instructions(work: impl Fn(), mut check: impl FnMut()) {
     let mut random = fastrand::Rng::with_seed(seed);
     let end = Instant::now() + Duration::from_secs(seconds);
     let mut kills = 0;
-    while Instant::now() < end {
+    while kills < 1000 || Instant::now() < end {
         let child = traced(&work);
         let place = random.usize(..addresses.len());
         let time = addresses[..=place].iter().filter(|before| **before == addresses[place]).count();
