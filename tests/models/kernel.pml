@@ -70,6 +70,10 @@ short trace_at;
 hidden short trace_length;
 #define OBSERVED(what, who) (trace_what[trace_at] == (what) && trace_who[trace_at] == (who)) -> trace_at++
 #define OBSERVABLE(what, who) (trace_what[trace_at] == (what) && trace_who[trace_at] == (who))
+/* Whether such a step is among the next ones, whoever's it is. What can only lead to it need not be tried elsewhere. */
+#define SOON(what) c_expr { (is_soon(now.trace_at, what, ANYBODY) > 0) }
+#define SOON_BY(what, who) c_expr { (is_soon(now.trace_at, what, who) > 0) }
+#define ANYBODY 255
 c_code {
 	void load_trace(void)
 	{
@@ -85,6 +89,15 @@ c_code {
 		trace_what[trace_length] = -1;
 		fclose(file);
 	}
+
+	int is_soon(int at, int what, int who)
+	{
+		int end = at + 16 < trace_length ? at + 16 : trace_length;
+		for (; at < end; at++)
+			if (trace_what[at] == what && (who == ANYBODY || trace_who[at] == who))
+				return 1;
+		return 0;
+	}
 };
 /* The search ends with an "error" here if the trace is a run of the model. */
 active proctype Replayed()
@@ -95,4 +108,5 @@ active proctype Replayed()
 #else
 #define OBSERVED(what, who) printf(#what); printf(" %d;\n", who)
 #define OBSERVABLE(what, who) true
+#define SOON(what) true
 #endif

@@ -4,6 +4,7 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 
+use crate::support::address;
 use crate::support::client::{connect, echo, exchange, finish};
 use crate::support::{Preforkd, Running, eventually, proc, root, say, text};
 
@@ -96,4 +97,29 @@ fn spares_that_are_taken_and_killed_are_as_in_the_model() {
     assert_eq!(exchange(address, b"x"), b"x");
     eventually("all are over", || server.count("active") == 0);
     replay(&server, "spares");
+}
+
+#[test]
+fn reloads_are_as_in_the_model() {
+    let address = address::fresh();
+    let config = |limit: u32| {
+        format!(
+            "[service.echo]\nlisten = \"{address}\"\nhandler = \"echo\"\nworkers = 1\nmax_connections = {limit}\n"
+        )
+    };
+    let server = Preforkd::run(&config(5));
+    let Some(server) = under_strace("a model's reload", server, ",recvfrom,socketpair") else { return };
+    assert_eq!(exchange(address, b"x"), b"x");
+    // One with a new worker, then a worker that is killed, one that changes nothing, and one that is refused.
+    server.configure(&config(6));
+    server.reload_ok();
+    assert_eq!(exchange(address, b"x"), b"x");
+    eventually("the old worker has gone", || server.all_workers().len() == 1);
+    server.replace_worker(server.workers()[0]);
+    assert_eq!(exchange(address, b"x"), b"x");
+    server.reload_ok();
+    server.configure("[service.echo]\n");
+    assert!(!server.reload().status.success());
+    assert_eq!(exchange(address, b"x"), b"x");
+    replay(&server, "reload");
 }
