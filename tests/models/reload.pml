@@ -33,12 +33,6 @@
 
 #include "kernel.pml"
 
-#ifdef TRACE
-#define TRACED 1
-#else
-#define TRACED 0
-#endif
-
 /* The steps that a story tells, and a trace. */
 #define ACCEPTED 1   /* a connection, by a worker */
 #define KILLED 6     /* worker */
