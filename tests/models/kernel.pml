@@ -60,39 +60,4 @@ inline kernel_wait(e, other)
 /* Whoever dies is in nobody's list any more. */
 #define KERNEL_GONE(e) watching[e] = 0; ready[e] = 0; asleep[e] = 0
 
-/* A run of the real program, one step after the other, that the model has to be able to go along with (tests/models/replay).
- * Without TRACE the steps are free. */
-#ifdef TRACE
-#define LONGEST 2000
-hidden short trace_what[LONGEST];
-hidden short trace_who[LONGEST];
-short trace_at;
-hidden short trace_length;
-#define OBSERVED(what, who) (trace_what[trace_at] == (what) && trace_who[trace_at] == (who)) -> trace_at++
-#define OBSERVABLE(what, who) (trace_what[trace_at] == (what) && trace_who[trace_at] == (who))
-c_code {
-	void load_trace(void)
-	{
-		const char *path = getenv("TRACE_FILE");
-		FILE *file = path ? fopen(path, "r") : NULL;
-		int what, who;
-		if (!file) { fprintf(stderr, "no TRACE_FILE\n"); exit(2); }
-		trace_length = 0;
-		while (fscanf(file, "%d %d", &what, &who) == 2 && trace_length < LONGEST - 1) {
-			trace_what[trace_length] = what;
-			trace_who[trace_length++] = who;
-		}
-		trace_what[trace_length] = -1;
-		fclose(file);
-	}
-};
-/* The search ends with an "error" here if the trace is a run of the model. */
-active proctype Replayed()
-{
-	c_code { load_trace(); };
-	atomic { trace_length > 0 && trace_at == trace_length -> assert(false) }
-}
-#else
-#define OBSERVED(what, who) printf(#what); printf(" %d;\n", who)
-#define OBSERVABLE(what, who) true
-#endif
+#include "trace.pml"

@@ -9,10 +9,12 @@
 #endif
 #define NONE 255
 
-/* The steps that a story tells. */
-#define ASKED 21     /* client */
+#include "trace.pml"
+
+/* The steps that a story tells, and a trace. */
+#define ASKED 21     /* client: its request is heard */
 #define TRIED 22     /* the trial is forked */
-#define PASSED 23    /* the trial says that it can go on */
+#define PASSED 23    /* the trial has said that it can go on, and is heard */
 #define EXECED 24    /* the supervisor becomes the new program */
 #define ANSWERED 25  /* client */
 #define KILLED 26    /* the worker */
@@ -21,11 +23,9 @@
 #define ENDED 29     /* the spare's process */
 #define REAPED 30    /* the same, by the supervisor */
 #define REFUSED 31   /* client */
+#define HEARD_LATE 32   /* what the spare has said, by the supervisor */
 
-#define OBSERVED(what, who) printf(#what); printf(" %d;\n", who)
-#define OBSERVABLE(what, who) true
-
-mtype = { RUNS, ZOMBIE, GONE, STARTING, SAYS_YES, SAYS_NO, SILENT };
+mtype = { RUNS, ENDS, ZOMBIE, GONE, STARTING, SAYS_YES, SAYS_NO, SILENT };
 
 /* The kernel's: it knows nothing of programs, and keeps what is pending. */
 mtype worker = RUNS;
@@ -47,7 +47,9 @@ byte accepted, completed;
 
 /* What an exec forgets, unless it is among the saved. */
 bit trying;
-bit waits[3];                /* in the trial: who waits for it */
+bit rolling_out;             /* the workers of the new program; begun anew after the exec, see reload.pml */
+bit rolled_out, failed_to;   /* they accept, or cannot */
+bit waits[3];                /* in the trial, or in the rollout: who waits for it */
 bit wants[3];                /* PendingChanges::upgrade */
 bit flag_child, flag_term;   /* flags that the handlers have set */
 bit ending;
@@ -56,7 +58,11 @@ bit can_exec = 1;
 
 inline answer(c, what)
 {
-	atomic { if :: asked[c] == 2 -> OBSERVED(what, c); asked[c] = 3 :: else -> assert(false) fi }
+	atomic {
+		assert(asked[c] == 2);
+		if :: what == ANSWERED -> OBSERVED(ANSWERED, c) :: what == REFUSED -> OBSERVED(REFUSED, c) fi;
+		asked[c] = 3
+	}
 }
 
 inline answer_waits(what)
@@ -92,7 +98,7 @@ inline ask_upgrade(c)
 {
 	if
 	:: ending -> answer(c, REFUSED)
-	:: !ending && trying -> wants[c] = 1
+	:: !ending && (trying || rolling_out) -> wants[c] = 1
 	:: else ->
 		atomic { waits[c] = 1; trying = 1; OBSERVED(TRIED, 0); trial = STARTING }
 	fi
@@ -101,7 +107,7 @@ inline ask_upgrade(c)
 inline begin_wanted()
 {
 	if
-	:: !ending && !trying && (wants[0] || wants[1] || wants[2]) ->
+	:: !ending && !trying && !rolling_out && (wants[0] || wants[1] || wants[2]) ->
 		atomic {
 			waits[0] = wants[0]; waits[1] = wants[1]; waits[2] = wants[2];
 			wants[0] = 0; wants[1] = 0; wants[2] = 0;
@@ -116,7 +122,8 @@ inline hear_late()
 {
 	atomic {
 		if
-		:: watches_late && events ->
+		:: watches_late && events && OBSERVABLE(HEARD_LATE, 0) ->
+			OBSERVED(HEARD_LATE, 0);
 			events = 0;
 			if
 			:: has_adopted && !adopted_serves -> adopted_serves = 1; accepted++
@@ -169,7 +176,7 @@ inline reap()
 }
 
 #define SPARE_CALLS (watches_late && events)
-#define SOMETHING (sigchld || term || asked[0] == 1 || asked[1] == 1 || asked[2] == 1 || SPARE_CALLS || (trying && (trial == SAYS_YES || trial == SAYS_NO)))
+#define SOMETHING (sigchld || term || asked[0] == 1 || asked[1] == 1 || asked[2] == 1 || SPARE_CALLS || (trying && (trial == SAYS_YES || trial == SAYS_NO)) || rolled_out || failed_to)
 
 active proctype Supervisor()
 {
@@ -183,8 +190,8 @@ active proctype Supervisor()
 		do
 		:: c < 3 ->
 			if
-			:: atomic { asked[c] == 1 -> asked[c] = 2 }; ask_upgrade(c)
-			:: else
+			:: atomic { asked[c] == 1 && OBSERVABLE(ASKED, c) -> OBSERVED(ASKED, c); asked[c] = 2 }; ask_upgrade(c)
+			:: asked[c] != 1
 			fi;
 			c++
 		:: else -> c = 0; break
@@ -195,17 +202,27 @@ active proctype Supervisor()
 		:: flag_term && !ending ->
 			flag_term = 0; ending = 1;
 			/* Supervisor::give_up_changes */
-			trying = 0;
+			atomic { trying = 0; rolling_out = 0; rolled_out = 0; failed_to = 0 };
 			answer_waits(REFUSED);
 			answer_wants(REFUSED)
 		:: else -> flag_term = 0
 		fi;
 		flag_child = 0;
 		reap();
-		/* Supervisor::advance_trial. Nobody waits for a reload here, see reload.pml; so nothing is begun first. */
+		/* Supervisor::advance_rollout */
+		if
+		:: rolled_out -> atomic { rolled_out = 0; rolling_out = 0 }; answer_waits(ANSWERED)
+		:: failed_to -> atomic { failed_to = 0; rolling_out = 0 }; answer_waits(REFUSED)
+		:: else
+		fi;
+		/* Supervisor::advance_trial */
+		begin_wanted();
 		if
 		:: trying && (trial == SAYS_YES || trial == SAYS_NO) ->
-			atomic { yes = (trial == SAYS_YES); trying = 0; trial = SILENT };
+			atomic {
+				yes = (trial == SAYS_YES); trying = 0; trial = SILENT;
+				if :: yes -> OBSERVED(PASSED, 0) :: else fi
+			};
 			if
 			:: !yes ->
 				answer_waits(REFUSED);
@@ -238,12 +255,10 @@ active proctype Supervisor()
 #ifdef MUTANT_ADOPTED_NOT_SAVED
 						has_adopted = 0;
 #endif
-						changed = 1; can_exec = 0;
+						/* Supervisor::renew_workers */
+						changed = 1; can_exec = TRACED; rolling_out = 1
 						/* AdoptedConnections::resume takes the connection from its row. */
-						skip
-					};
-					/* Supervisor::renew_workers; the generation is rolled out, see reload.pml. */
-					answer_waits(ANSWERED)
+					}
 				:: else ->
 					/* It failed, and all is as it was. */
 #ifdef MUTANT_FORGETS_WHO_WAITS
@@ -264,36 +279,62 @@ active proctype Supervisor()
 active proctype Trial()
 {
 	do
-	:: atomic { trial == STARTING && OBSERVABLE(PASSED, 0) -> OBSERVED(PASSED, 0); trial = SAYS_YES; sigchld = 1 }
-	:: atomic { trial == STARTING -> trial = SAYS_NO; sigchld = 1 }
+	:: atomic { trial == STARTING && SOON(PASSED) -> trial = SAYS_YES; sigchld = 1 }
+	:: atomic { trial == STARTING && SOON(REFUSED) -> trial = SAYS_NO; sigchld = 1 }
 	od
 }
+
+active proctype Rollout()
+{
+	do
+	:: atomic { rolling_out && !rolled_out && !failed_to && SOON(ANSWERED) -> rolled_out = 1 }
+	:: atomic { rolling_out && !rolled_out && !failed_to && SOON(REFUSED) -> failed_to = 1 }
+	od
+}
+
+/* Who was told asks again as another client. */
+#define MAY_ASK(c) (asked[c] == 0 || (TRACED && asked[c] == 3)) && SOON_BY(ASKED, c)
+/* What the worker that is to die hears of its spare is not modelled; in a trace it is stopped when that is taken. */
+#define MAY_BE_TAKEN (spare == RUNS && !connected && (TRACED || worker != RUNS))
 
 active proctype World()
 {
 	byte kills;
+#ifdef TRACE
+	bit said;
+#endif
 	do
-	:: atomic { asked[0] == 0 && OBSERVABLE(ASKED, 0) -> OBSERVED(ASKED, 0); asked[0] = 1 }
-	:: atomic { asked[1] == 0 && OBSERVABLE(ASKED, 1) -> OBSERVED(ASKED, 1); asked[1] = 1 }
+	:: atomic { MAY_ASK(0) -> asked[0] = 1 }
+	:: atomic { MAY_ASK(1) -> asked[1] = 1 }
 #ifndef TWO_CLIENTS
-	:: atomic { asked[2] == 0 && OBSERVABLE(ASKED, 2) -> OBSERVED(ASKED, 2); asked[2] = 1 }
+	:: atomic { MAY_ASK(2) -> asked[2] = 1 }
 #endif
 	:: atomic { kills < KILLS && worker == RUNS && OBSERVABLE(KILLED, 0) -> OBSERVED(KILLED, 0); kills++; worker = ZOMBIE; sigchld = 1 }
-	/* The spare accepts by itself, and says so in a pipe before anything else; its worker is not modelled before its death. */
-	:: atomic { spare == RUNS && !connected && worker != RUNS && OBSERVABLE(TAKEN, 0) -> OBSERVED(TAKEN, 0); connected = 1; events = 1 }
-	:: atomic { spare == RUNS && worker != RUNS && OBSERVABLE(ENDED, 0) -> OBSERVED(ENDED, 0); spare = ZOMBIE; sigchld = 1 }
+	/* The spare accepts by itself, and says so in a pipe before anything else. In a trace, when it has accepted, and when it has begun
+	 * to end, nobody need have seen anything of it. */
+#ifdef TRACE
+	:: atomic { MAY_BE_TAKEN && OBSERVABLE(TAKEN, 0) -> OBSERVED(TAKEN, 0); connected = 1 }
+	:: atomic { connected && !said && SOON(HEARD_LATE) -> said = 1; events = 1 }
+	:: atomic { spare == RUNS && OBSERVABLE(ENDED, 0) -> OBSERVED(ENDED, 0); spare = ENDS }
+	:: atomic { spare == ENDS && SOON(REAPED) -> spare = ZOMBIE; sigchld = 1 }
+#else
+	:: atomic { MAY_BE_TAKEN -> OBSERVED(TAKEN, 0); connected = 1; events = 1 }
+	:: atomic { spare == RUNS && worker != RUNS -> OBSERVED(ENDED, 0); spare = ZOMBIE; sigchld = 1 }
+#endif
 	od
 }
 
 /* It may be told to end, before or after. */
+bit told_to_end;
 active proctype Term()
 {
 	if
-	:: atomic { !ending -> term = 1 }
+	:: atomic { !TRACED -> term = 1; told_to_end = 1 }
 	:: true
 	fi
 }
 
+#ifndef TRACE
 active proctype AtRest()
 {
 	atomic {
@@ -304,6 +345,7 @@ active proctype AtRest()
 #endif
 		assert(spare == GONE && worker == GONE);         /* nobody is left unreaped */
 		assert(accepted == connected && completed == connected)   /* a zombie from before the exec is counted, once */
-		assert(!trying && (ending || !changed || term == 0))
+		assert(!trying && !rolling_out && ending == told_to_end)
 	}
 }
+#endif

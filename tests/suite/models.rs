@@ -4,8 +4,10 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 
+use crate::support::address;
 use crate::support::client::{connect, echo, exchange, finish};
 use crate::support::{Preforkd, Running, eventually, proc, root, say, text};
+use crate::upgrade::replace_by_slow_program;
 
 const CALLS: &str = "trace=accept4,clone,clone3,fork,vfork,wait4,exit_group,execve,sendto";
 
@@ -96,4 +98,62 @@ fn spares_that_are_taken_and_killed_are_as_in_the_model() {
     assert_eq!(exchange(address, b"x"), b"x");
     eventually("all are over", || server.count("active") == 0);
     replay(&server, "spares");
+}
+
+#[test]
+fn reloads_are_as_in_the_model() {
+    let address = address::fresh();
+    let config = |limit: u32| {
+        format!(
+            "[service.echo]\nlisten = \"{address}\"\nhandler = \"echo\"\nworkers = 1\nmax_connections = {limit}\n"
+        )
+    };
+    let server = Preforkd::run(&config(5));
+    let Some(server) = under_strace("a model's reload", server, ",recvfrom,socketpair") else { return };
+    assert_eq!(exchange(address, b"x"), b"x");
+    // One with a new worker, then a worker that is killed, one that changes nothing, and one that is refused.
+    server.configure(&config(6));
+    server.reload_ok();
+    assert_eq!(exchange(address, b"x"), b"x");
+    eventually("the old worker has gone", || server.all_workers().len() == 1);
+    server.replace_worker(server.workers()[0]);
+    assert_eq!(exchange(address, b"x"), b"x");
+    server.reload_ok();
+    server.configure("[service.echo]\n");
+    assert!(!server.reload().status.success());
+    assert_eq!(exchange(address, b"x"), b"x");
+    replay(&server, "reload");
+}
+
+#[test]
+fn upgrades_are_as_in_the_model() {
+    let options = ["--workers", "1", "--spare", "1"];
+    let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).own_copy();
+    let Some(server) = under_strace("a model's upgrade", server, ",recvfrom,socketpair,read") else { return };
+    eventually("a spare", || server.count("spares") == 1);
+    // Its spare is taken, and it dies before it has heard of that.
+    let worker = server.worker();
+    proc::kill(worker, Signal::SIGSTOP);
+    let mut orphan = connect(server.address());
+    echo(&mut orphan, b"x");
+    server.replace_worker(worker);
+    server.replace_program(b"");
+    assert!(!server.upgrade().status.success());
+    replace_by_slow_program(&server);
+    let before = proc::descriptors_at_rest(server.pid());
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| server.upgrade());
+        // Its connection and the link to the trial.
+        eventually("the trial", || proc::descriptors_at_rest(server.pid()) == before + 2);
+        let second = scope.spawn(|| server.upgrade());
+        eventually("the other has asked", || proc::descriptors_at_rest(server.pid()) == before + 3);
+        std::fs::write(server.dir().join("go"), "").unwrap();
+        assert!(
+            [first, second].map(|client| client.join().unwrap()).iter().all(|said| said.status.success())
+        );
+    });
+    assert_eq!(finish(orphan, b"y"), b"y");
+    eventually("it is over", || server.count("active") == 0);
+    assert_eq!((server.count("accepted"), server.count("completed")), (1, 1));
+    replay(&server, "upgrade");
 }

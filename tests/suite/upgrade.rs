@@ -130,7 +130,7 @@ fn connections_of_dead_workers_and_removed_services_outlive_an_upgrade() {
 }
 
 /// Replaces the program by one that lets its trial take until there is a file `go`.
-fn replace_by_slow_program(server: &Running) {
+pub(crate) fn replace_by_slow_program(server: &Running) {
     let dir = server.dir().display().to_string();
     sure(&["cp", BINARY, &format!("{dir}/new")]);
     let script = "#!/bin/sh\nwhile [ ! -e DIR/go ]; do sleep 0.02; done\nexec DIR/new \"$@\"\n";
