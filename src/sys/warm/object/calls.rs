@@ -28,7 +28,7 @@ const O_CLOEXEC: u64 = 0o2000000;
 const F_SETFD: u64 = 2;
 
 /// Where a placeholder was, and with which flags the connection is to be there.
-pub(crate) struct Room {
+pub(crate) struct FreedPlace {
     place: u64,
     flags: u64,
 }
@@ -50,15 +50,15 @@ impl ProgramFiles {
     }
 
     /// Closes a placeholder: the program may have all descriptors that it is allowed, and the connection comes as one more.
-    pub(crate) fn make_room(&self) -> Room {
-        let Some(place) = self.places().next() else { return Room { place: u64::MAX, flags: 0 } };
-        let room = Room { place, flags: flags_of(place) };
+    pub(crate) fn make_room(&self) -> FreedPlace {
+        let Some(place) = self.places().next() else { return FreedPlace { place: u64::MAX, flags: 0 } };
+        let room = FreedPlace { place, flags: flags_of(place) };
         call(number::CLOSE, [place, 0, 0, 0, 0, 0]);
         room
     }
 
     /// Puts the connection wherever a placeholder is, or was where there is room now, and closes what is this object's.
-    pub(crate) fn put(&self, connection: c_int, room: Room) {
+    pub(crate) fn put(&self, connection: c_int, room: FreedPlace) {
         let connection = connection as u64;
         for place in self.places() {
             let flags = if place == room.place { room.flags } else { flags_of(place) };
