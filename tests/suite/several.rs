@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpStream};
 
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use crate::support::client::{closed, connect, connect_from, echo, silent_for};
-use crate::support::{A_WHILE, Preforkd, Running, address, eventually, proc};
+use crate::support::{A_WHILE, Preforkd, Running, address, eventually, preforkd, proc};
 
 fn serve(more: &[&str]) -> Running {
     let options = [&["--workers", "1", "--spare", "2"], more].concat();
@@ -57,19 +58,32 @@ fn none_is_renewed_if_none_shall_be() {
     assert!(served(&server).len() <= 2);
 }
 
+/// Which process serves this client, when its worker has heard of it.
+fn process_of(server: &Running, client: &TcpStream) -> i32 {
+    let address = client.local_addr().unwrap().to_string();
+    let mut process = None;
+    eventually("its process", || {
+        let shown = preforkd(&["connections", "--json", "--control", server.control()]);
+        let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
+        let mut all = shown["connections"].as_array().unwrap().iter();
+        process = all.find(|one| one["client"] == address).and_then(|one| one["pid"].as_i64());
+        process.is_some()
+    });
+    i32::try_from(process.unwrap()).unwrap()
+}
+
 #[test]
 fn one_that_is_killed_takes_one_connection_with_it() {
     let options = ["--workers", "1", "--spare", "1", "--connections-per-child", "0"];
     let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).start();
     eventually("a spare", || server.count("spares") == 1);
     call(&server, 2);
-    let process = server.connections()[0].pid;
     let mut victim = connect(server.address());
     echo(&mut victim, b"0123456789");
     let mut other = connect(server.address());
     echo(&mut other, b"0123456789");
     assert_eq!(server.count("active"), 2);
-    proc::kill(process, Signal::SIGKILL);
+    proc::kill(process_of(&server, &victim), Signal::SIGKILL);
     assert!(closed(&mut victim));
     let port = format!(":{}: killed KILL", victim.local_addr().unwrap().port());
     server.log.wait("its record", |line| line.contains(&port));
@@ -90,6 +104,42 @@ fn a_limit_is_exact_and_a_burst_leaves_no_more_than_it_should() {
     let size = 2;
     eventually("few are left", || server.count("spares") <= 2 * size + 1);
     assert_eq!(server.count("accepted"), 32);
+}
+
+#[test]
+fn who_is_needed_again_stays() {
+    const AT_ONCE: usize = 12;
+    let server = serve(&["--connections-per-child", "0", "--max-connections", "12"]);
+    for bursts in 1..=4 {
+        let mut clients: Vec<_> = (0..AT_ONCE).map(|_| connect(server.address())).collect();
+        clients.iter_mut().for_each(|client| echo(client, b"0123456789"));
+        drop(clients);
+        eventually("the end of all", || server.count("completed") == (bursts * AT_ONCE) as u64);
+    }
+    eventually("records", || served(&server).values().sum::<usize>() == 4 * AT_ONCE);
+    // Some may have gone if this machine did something else for a second.
+    assert!(served(&server).len() < 2 * AT_ONCE, "{:?}", served(&server));
+}
+
+#[test]
+fn who_is_queued_while_others_are_served_is_served_too() {
+    const CLIENTS: usize = 24;
+    const TIMES: usize = 50;
+    let server = serve(&["--connections-per-child", "0"]);
+    let address = server.address();
+    std::thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(move || {
+                for _ in 0..TIMES {
+                    echo(&mut connect(address), b"0123456789");
+                }
+            });
+        }
+    });
+    eventually("the end of all", || server.count("completed") == (CLIENTS * TIMES) as u64);
+    eventually("records", || served(&server).values().sum::<usize>() == CLIENTS * TIMES);
+    assert_eq!((server.count("accepted"), server.count("active")), ((CLIENTS * TIMES) as u64, 0));
+    eventually("few are left", || server.count("spares") <= 2 * 2 + 1);
 }
 
 #[test]
