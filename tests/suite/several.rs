@@ -7,7 +7,7 @@ use std::net::{Shutdown, TcpStream};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::support::client::{closed, connect, connect_from, echo, silent_for};
+use crate::support::client::{closed, connect, connect_from, echo, silent_for, try_echo};
 use crate::support::{A_WHILE, Preforkd, Running, address, eventually, preforkd, proc};
 
 fn serve(more: &[&str]) -> Running {
@@ -92,6 +92,59 @@ fn one_that_is_killed_takes_one_connection_with_it() {
     eventually("all counted", || server.count("completed") == 4 && server.count("active") == 0);
 }
 
+/// A file takes all records as fast as they come.
+const LOG_TO_FILE: &str = "exec 2>>DIR/log";
+
+/// How many connections have a record there, of which none has two.
+fn recorded(server: &Running) -> usize {
+    let log = std::fs::read_to_string(server.dir().join("log")).unwrap();
+    let mut records: BTreeMap<&str, usize> = BTreeMap::new();
+    for line in log.lines().filter(|line| line.contains(": connection ") && line.contains(" from ")) {
+        let (id, _) = line.split_once(" from ").unwrap();
+        *records.entry(id.rsplit(' ').next().unwrap()).or_default() += 1;
+    }
+    assert!(records.values().all(|times| *times == 1), "{records:?}");
+    records.len()
+}
+
+#[test]
+fn whoever_is_killed_every_connection_has_one_record() {
+    const CLIENTS: u32 = 24;
+    const TIMES: u32 = 200;
+    let options = ["--workers", "2", "--spare", "4", "--connections-per-child", "0"];
+    let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).after(LOG_TO_FILE).start();
+    let _watch = server.watch_zombies();
+    let service = server.address();
+    let once = move |source| {
+        let mut stream = connect_from(address::source(source), service)?;
+        try_echo(&mut stream, b"0123456789")?;
+        stream.shutdown(Shutdown::Write)?;
+        stream.read(&mut [0])
+    };
+    let client = move |client| (0..TIMES).filter(|time| once(client * TIMES + time).is_err()).count();
+    let mut killed = 0;
+    let hurt: usize = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS).map(|number| scope.spawn(move || client(number))).collect();
+        while clients.iter().any(|client| !client.is_finished()) {
+            let processes = server.connections();
+            if let Some(process) = processes.get(killed * 7 % processes.len().max(1)) {
+                proc::kill(process.pid, Signal::SIGKILL);
+                killed += 1;
+            }
+        }
+        clients.into_iter().map(|client| client.join().unwrap()).sum()
+    });
+    eventually("all are counted", || {
+        let service = server.service();
+        service["active"] == 0 && service["completed"] == service["accepted"]
+    });
+    let accepted = server.count("accepted");
+    eventually("a record of each", || recorded(&server) as u64 == accepted);
+    // Who was accepted by a process that was killed before it could say so has died with it.
+    assert!(hurt <= killed, "{hurt} of {} were hurt by {killed} kills", CLIENTS * TIMES);
+    assert!(accepted + killed as u64 >= u64::from(CLIENTS * TIMES), "{accepted} accepted, {killed} killed");
+}
+
 #[test]
 fn a_limit_is_exact_and_a_burst_leaves_no_more_than_it_should() {
     let server = serve(&["--connections-per-child", "0", "--max-connections", "12"]);
@@ -125,7 +178,8 @@ fn who_is_needed_again_stays() {
 fn who_is_queued_while_others_are_served_is_served_too() {
     const CLIENTS: usize = 24;
     const TIMES: usize = 50;
-    let server = serve(&["--connections-per-child", "0"]);
+    let options = ["--workers", "1", "--spare", "2", "--connections-per-child", "0"];
+    let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).after(LOG_TO_FILE).start();
     let address = server.address();
     std::thread::scope(|scope| {
         for _ in 0..CLIENTS {
@@ -137,8 +191,8 @@ fn who_is_queued_while_others_are_served_is_served_too() {
         }
     });
     eventually("the end of all", || server.count("completed") == (CLIENTS * TIMES) as u64);
-    eventually("records", || served(&server).values().sum::<usize>() == CLIENTS * TIMES);
     assert_eq!((server.count("accepted"), server.count("active")), ((CLIENTS * TIMES) as u64, 0));
+    eventually("a record of each", || recorded(&server) == CLIENTS * TIMES);
     eventually("few are left", || server.count("spares") <= 2 * 2 + 1);
 }
 
@@ -166,8 +220,7 @@ fn a_reload_replaces_them_when_their_connection_has_ended() {
 fn every_connection_has_its_own_record_also_if_the_worker_could_not_listen_meanwhile() {
     const CONNECTIONS: usize = 3000;
     let options = ["--workers", "1", "--spare", "2", "--connections-per-child", "0"];
-    // To a file, which takes all records as fast as they come.
-    let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).after("exec 2>>DIR/log").start();
+    let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).after(LOG_TO_FILE).start();
     eventually("spares", || server.count("spares") == 2);
     let worker = server.worker();
     proc::stop(worker);
