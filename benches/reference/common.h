@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,6 +23,10 @@ static inline int listen_on(const char *port) {
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     if (fd < 0) die("socket");
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    /* Apache has it by itself: who accepts is woken by the first byte, and not by the handshake. */
+    const char *defer = getenv("DEFER_ACCEPT");
+    int seconds = defer ? atoi(defer) : 0;
+    if (seconds && setsockopt(fd, IPPROTO_TCP, TCP_DEFER_ACCEPT, &seconds, sizeof seconds) < 0) die("TCP_DEFER_ACCEPT");
     if (bind(fd, (struct sockaddr *)&address, sizeof address) < 0) die("bind");
     if (listen(fd, 4096) < 0) die("listen");
     return fd;

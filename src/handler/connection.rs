@@ -143,7 +143,7 @@ impl ClientConnection<'_> {
     ///
     /// `WouldBlock` if nothing has; else as [`Read::read`].
     pub fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.count_received(stream::receive_now(self.socket, buffer))
+        self.count_received(buffer.len(), stream::receive_now(self.socket, buffer))
     }
 
     /// Writes what there is room for, without waiting.
@@ -230,8 +230,11 @@ impl ClientConnection<'_> {
         })
     }
 
-    fn count_received(&self, received: io::Result<usize>) -> io::Result<usize> {
+    fn count_received(&self, room: usize, received: io::Result<usize>) -> io::Result<usize> {
         let length = received?;
+        if length == 0 && room > 0 {
+            self.progress.is_at_end.store(true, Relaxed);
+        }
         self.progress.add(&self.progress.received, length);
         Ok(length)
     }
@@ -245,7 +248,7 @@ impl ClientConnection<'_> {
 
 impl Read for &ClientConnection<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.count_received(stream::receive(self.socket, buffer))
+        self.count_received(buffer.len(), stream::receive(self.socket, buffer))
     }
 }
 
@@ -388,6 +391,8 @@ pub(crate) struct Progress {
     moved: Option<AtomicU64>,
     /// Bytes may move that are not seen here.
     is_shared: AtomicBool,
+    /// The end of what the client says has been read.
+    is_at_end: AtomicBool,
 }
 
 impl Progress {
@@ -408,6 +413,11 @@ impl Progress {
     /// Whether only the kernel knows what has been moved.
     pub(crate) fn is_shared(&self) -> bool {
         self.is_shared.load(Relaxed)
+    }
+
+    /// Whether all has been read that the client will ever have said.
+    pub(crate) fn is_at_end(&self) -> bool {
+        self.is_at_end.load(Relaxed)
     }
 
     /// Only one adds, so that two steps are enough; of threads that write at once some may not be counted.

@@ -31,6 +31,10 @@ use crate::sys::{fd, memory};
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
+/// Who has waited so long beside enough others is one too many. Sooner told to go, he would be missed by the next burst: to
+/// make and to end a process costs as much as to serve ten connections.
+const IDLE_TIME: Duration = Duration::from_secs(1);
+
 /// The spares of a worker: who waits, and when there are to be more.
 #[derive(Debug)]
 pub(crate) struct Pool {
@@ -52,6 +56,19 @@ pub(crate) struct Pool {
     until_slot_freed: bool,
     /// How many were told to go and have not gone yet.
     leaving: u64,
+    /// How many connections they have taken.
+    taken: u64,
+    /// How many are to be made until they are counted again; `None` while what is known of them is what is.
+    lacking: Option<u64>,
+    /// Since more wait than should.
+    idle: Option<Idle>,
+}
+
+/// How many have waited all the time.
+#[derive(Debug)]
+struct Idle {
+    until: Monotonic,
+    least: u64,
 }
 
 /// What a pool is made from.
@@ -115,6 +132,9 @@ impl Pool {
             pauses: Pauses::new(FIRST_PAUSE, LONGEST_PAUSE),
             until_slot_freed: false,
             leaving: 0,
+            taken: 0,
+            lacking: None,
+            idle: None,
         })
     }
 
@@ -159,9 +179,10 @@ impl Pool {
         if self.size == 0 {
             return;
         }
-        let waiting = &mut self.waiting;
+        let (waiting, number) = (&mut self.waiting, &mut self.taken);
         self.events.read(|pid, connection| {
             if taken(pid, &connection) {
+                *number += 1;
                 waiting.retain(|&(other, _)| other != pid);
             }
         });
@@ -170,11 +191,59 @@ impl Pool {
         }
     }
 
+    /// How many connections spares have taken so far, as far as the worker knows.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken
+    }
+
     /// When to make one more, if one is missing.
     pub(crate) fn next(&self) -> Option<Monotonic> {
-        let missing =
-            self.leash.is_some() && (self.waiting.len() as u64) < self.size && !self.until_slot_freed;
+        let lacking = self.lacking.unwrap_or_else(|| self.size.saturating_sub(self.waiting.len() as u64));
+        let missing = self.leash.is_some() && lacking > 0 && !self.until_slot_freed;
         missing.then(|| self.pauses.next())
+    }
+
+    /// All of them have just been heard; if the worker will not hear at once what they do from now on, it makes only those
+    /// that are missing now, and none if that is to be: who serves somebody at this moment may wait in the next.
+    pub(crate) fn count(&mut self, is_heard_late: bool, none_are_made: bool) {
+        let waiting = self.waiting.len() as u64;
+        let lacking = if none_are_made { 0 } else { self.size.saturating_sub(waiting) };
+        self.lacking = is_heard_late.then_some(lacking);
+        self.watch_idle();
+    }
+
+    fn watch_idle(&mut self) {
+        let (waiting, most) = (self.waiting.len() as u64, self.most());
+        match &mut self.idle {
+            Some(idle) => idle.least = idle.least.min(waiting),
+            None if waiting > most && self.leash.is_some() => {
+                self.idle = Some(Idle { until: Monotonic::now() + IDLE_TIME, least: waiting });
+            }
+            None => {}
+        }
+    }
+
+    /// How many may wait, beside those that are going.
+    fn most(&self) -> u64 {
+        self.size * 2 + self.leaving
+    }
+
+    /// When [`Pool::tend`] has something to do.
+    pub(crate) fn tends_at(&self) -> Option<Monotonic> {
+        self.idle.as_ref().map(|idle| idle.until)
+    }
+
+    /// Tells those to go that nobody has needed.
+    pub(crate) fn tend(&mut self) {
+        let is_due = |idle: &mut Idle| idle.until <= Monotonic::now();
+        let Some(idle) = self.idle.take_if(is_due) else { return };
+        for _ in self.most()..idle.least {
+            if self.wake_one() {
+                self.leaving += 1;
+            }
+        }
+        // Some may have come to wait since it was begun to count.
+        self.watch_idle();
     }
 
     /// Makes one more for this slot. `id` is what its first connection will be called; it gets what its program's stderr is
@@ -226,6 +295,7 @@ impl Pool {
     fn add(&mut self, pid: Pid, wakes: bool) {
         self.waiting.push((pid, wakes));
         self.silent = if wakes { 0 } else { self.silent + 1 };
+        self.lacking = self.lacking.map(|lacking| lacking.saturating_sub(1));
         self.pauses.made();
     }
 
@@ -233,15 +303,14 @@ impl Pool {
     pub(crate) fn remove(&mut self, pid: Pid) -> bool {
         let before = self.waiting.len();
         self.waiting.retain(|&(waiting, _)| waiting != pid);
-        self.waiting.len() < before
+        let left = self.waiting.len();
+        self.idle.iter_mut().for_each(|idle| idle.least = idle.least.min(left as u64));
+        left < before
     }
 
-    /// One waits again. When a burst has left twice as many as there should be, one is told to go.
+    /// One waits again.
     pub(crate) fn add_again(&mut self, pid: Pid) {
         self.waiting.push((pid, false));
-        if self.waiting.len() as u64 > self.size * 2 + self.leaving && self.wake_one() {
-            self.leaving += 1;
-        }
     }
 
     /// One has gone as it was told.
@@ -272,7 +341,7 @@ impl Pool {
 
     /// Tells all to go. Until they have gone, they may be taken.
     pub(crate) fn dismiss(&mut self) {
-        self.leash = None;
+        (self.leash, self.idle) = (None, None);
     }
 
     /// Whether some have been told to go, and have not gone yet nor been taken. They still have the listeners.

@@ -182,9 +182,11 @@ impl Spare {
         let child = self.context.spec.child;
         child.seal()?;
         child.begin_sharing(self.context.slot);
+        process::keep_outer_id();
         let most = if connections == 0 { ConnectionId::PER_PROCESS } else { connections };
+        let most = most.min(ConnectionId::PER_PROCESS);
         let mut before = time::cpu();
-        for n in 0..most.min(ConnectionId::PER_PROCESS) {
+        for n in 0..most {
             let next = match self.context.first.take() {
                 None => self.wait(n)?,
                 first => first,
@@ -202,8 +204,8 @@ impl Spare {
             let cpu = now.saturating_sub(std::mem::replace(&mut before, now));
             let served = Served { connection, code, traffic, cpu };
             child.reporter().ended(served);
-            // Nobody was woken in its place while it served.
-            if self.leaves || self.is_told_to_go() {
+            // Nobody was woken in its place while it served. Who goes anyway leaves the word to another.
+            if self.leaves || n + 1 == most || self.is_told_to_go() {
                 return Ok(());
             }
         }

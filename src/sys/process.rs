@@ -56,6 +56,12 @@ pub(crate) fn learn_outer_id() -> io::Result<()> {
     Ok(())
 }
 
+/// In a process that needs it again and again, and that has no children who do: keeps what [`outer_id`] says, rather than ask
+/// the kernel each time.
+pub(crate) fn keep_outer_id() {
+    OUTER_ID.store(outer_id(), Ordering::Relaxed);
+}
+
 /// Makes this process inherit the descendants of its children that die, prctl(2).
 pub(crate) fn become_subreaper() -> io::Result<()> {
     Ok(nix::sys::prctl::set_child_subreaper(true)?)

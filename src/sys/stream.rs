@@ -134,6 +134,15 @@ pub(crate) fn discard(connection: BorrowedFd<'_>, most: usize) -> (usize, Rest) 
     (discarded, Rest::More)
 }
 
+/// How many bytes the other end has not acknowledged, or over a Unix socket not read: tcp(7), `SIOCOUTQ`. `None` if the kernel
+/// does not tell.
+pub(crate) fn unacknowledged(connection: BorrowedFd<'_>) -> Option<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: TIOCOUTQ, which is the same number, writes one int, to a live local.
+    let result = unsafe { libc::ioctl(connection.as_raw_fd(), libc::TIOCOUTQ, &mut bytes) };
+    usize::try_from(bytes).ok().filter(|_| result == 0)
+}
+
 /// Whether `fd` is a stream over TCP or a Unix socket, and no listener.
 pub(crate) fn is_connection(fd: BorrowedFd<'_>) -> bool {
     let has = |option: libc::c_int, wanted: libc::c_int| {

@@ -125,6 +125,12 @@ impl Acceptor {
         sockets.any(|socket| !socket::is_queue_empty(socket))
     }
 
+    /// How many connections wait there, as far as the kernel tells.
+    pub(super) fn queued(&self) -> u32 {
+        let sockets = self.listeners.iter().filter_map(|listener| listener.socket);
+        sockets.map(socket::queued).fold(0, u32::saturating_add)
+    }
+
     /// Whether a listener is to be tried without an event.
     pub(super) fn is_due(&self) -> bool {
         self.listeners.iter().any(|listener| listener.due)

@@ -63,11 +63,14 @@ impl Worker {
 
     /// Accepts from listeners that epoll will not report, or not soon enough.
     pub(super) fn accept_unasked(&mut self) {
-        if !self.starter.is_busy() {
-            for index in self.acceptor.due(Monotonic::now()) {
-                self.accept_from(index);
-            }
+        if self.starter.is_busy() {
+            return;
         }
+        let due = self.acceptor.due(Monotonic::now());
+        if due.is_empty() || self.serve_soon() {
+            return;
+        }
+        due.into_iter().for_each(|index| self.accept_from(index));
     }
 
     /// Begins with a connection, if it is known whose it is. Gives the slot back if nobody needs it.

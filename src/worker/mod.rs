@@ -397,6 +397,7 @@ impl Worker {
             self.lingering.tend(&self.cx.poller);
             self.tend_waited();
             self.tend_several()?;
+            self.pool.tend();
             self.tend_warm();
             self.accept_unasked();
             if !called {
@@ -497,6 +498,7 @@ impl Worker {
             self.children.next_deadline(),
             self.waited.next(),
             self.hearing.next(),
+            self.pool.tends_at(),
         ];
         let next = next.into_iter().chain(others.into_iter().flatten()).min();
         next.map(|at| at - Monotonic::now())

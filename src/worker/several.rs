@@ -3,6 +3,10 @@
 //! To be woken for each connection costs as much as a process needs to serve it. So after something was heard the worker is
 //! not woken by them for a moment, and hears all of that moment together. As long as it does not know whether a spare waits
 //! it waits for connections too, behind the spares: of those that sleep the first is woken, and it has come last.
+//!
+//! When more have come than there are processes, they are queued, and are served soon if those that there are go on as
+//! fast as they do: they lack the processor, and another process would not have it sooner. So the worker sees now and then how
+//! fast they take whoever is queued, and takes him itself, and makes a process for him, if that would be too long.
 
 use std::io;
 use std::time::Duration;
@@ -20,6 +24,15 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// So long a spare has for who is queued, before the worker takes him.
 const PRECEDENCE: Duration = Duration::from_millis(1);
 
+/// Who will be queued for longer than this, as fast as spares take others, is taken by the worker.
+const LONGEST_QUEUE: Duration = Duration::from_millis(10);
+
+/// How often it is seen how fast they do, while somebody is queued.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// A shorter time says nothing about that.
+const SHORTEST_LOOK: Duration = Duration::from_millis(1);
+
 /// How often it is asked who has something to say, with 32 of them at a time, before others have their turn.
 const ROUNDS: usize = 64;
 
@@ -29,11 +42,38 @@ pub(super) struct Hearing {
     /// The worker need not know at once.
     pauses: bool,
     until: Option<Monotonic>,
+    pace: Pace,
+}
+
+/// How fast spares take who is queued.
+#[derive(Debug, Default)]
+struct Pace {
+    /// When it was looked at last, and how many had been taken by then.
+    looked: Monotonic,
+    taken: u64,
+    /// How many were taken in the time before, and how long that was.
+    last: (u32, Duration),
+}
+
+impl Pace {
+    fn look(&mut self, now: Monotonic, taken: u64) {
+        let time = now - self.looked;
+        if time >= SHORTEST_LOOK {
+            let number = u32::try_from(taken.saturating_sub(self.taken)).unwrap_or(u32::MAX);
+            *self = Pace { looked: now, taken, last: (number, time) };
+        }
+    }
+
+    /// Whether so many are taken soon, if it goes on like this.
+    fn is_enough_for(&self, queued: u32) -> bool {
+        let (number, time) = self.last;
+        time.saturating_mul(queued) <= LONGEST_QUEUE.saturating_mul(number)
+    }
 }
 
 impl Hearing {
     pub(super) fn new(pauses: bool) -> Self {
-        Hearing { pauses, until: None }
+        Hearing { pauses, until: None, pace: Pace::default() }
     }
 
     /// Whether what the worker knows of them is not what is.
@@ -55,7 +95,20 @@ impl Worker {
             self.hearing.until = Some(Monotonic::now() + PAUSE);
             self.be_woken_by_several(false)?;
         }
+        self.count_several();
         Ok(())
+    }
+
+    /// All that they have said has been heard.
+    fn count_several(&mut self) {
+        // Some of those that have said that they wait have been taken meanwhile.
+        self.hear_spares();
+        let pauses = self.hearing.pauses_now();
+        if pauses {
+            self.hearing.pace.look(Monotonic::now(), self.pool.taken());
+        }
+        // Who is queued is to be served first, and there are enough of them if he is.
+        self.pool.count(pauses, pauses && self.acceptor.is_queued());
     }
 
     /// Hears them if their pause is over.
@@ -68,6 +121,7 @@ impl Worker {
         let goes_on = self.hear_who_is_ready();
         self.hearing.until = goes_on.then_some(now + PAUSE);
         self.be_woken_by_several(!goes_on)?;
+        self.count_several();
         // Behind those that were made meanwhile.
         self.acceptor.step_back(&self.cx.poller)?;
         if !goes_on && self.pool.waits() {
@@ -83,6 +137,9 @@ impl Worker {
         if !self.hearing.pauses_now() {
             return false;
         }
+        if self.serve_soon() {
+            return true;
+        }
         self.hear_who_is_ready();
         let leaves = self.pool.waits();
         if leaves {
@@ -91,9 +148,26 @@ impl Worker {
         leaves
     }
 
+    /// Whether spares will soon have taken all who are queued. Then the worker leaves them to these until its next look.
+    pub(super) fn serve_soon(&mut self) -> bool {
+        if !self.hearing.pauses_now() {
+            return false;
+        }
+        self.hear_spares();
+        self.hearing.pace.look(Monotonic::now(), self.pool.taken());
+        // Nobody knows how many are queued at a Unix socket.
+        let queued = self.acceptor.queued();
+        let soon = queued > 0 && self.hearing.pace.is_enough_for(queued);
+        if soon {
+            self.acceptor.pause(LOOK);
+        }
+        soon
+    }
+
     /// From now on nothing is heard late.
     pub(super) fn end_pauses(&mut self) {
         self.hearing = Hearing::new(false);
+        self.pool.count(false, false);
         // It fails for nothing that is watched.
         let _ = self.be_woken_by_several(true);
     }
@@ -168,5 +242,26 @@ impl Worker {
             found == OwnPipe::Heard
         });
         found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_queued_is_left_to_those_who_will_soon_have_served_him() {
+        let at = |ms: u64| Monotonic::from_nanos(1_000_000 * (1000 + ms));
+        let mut pace = Pace::default();
+        pace.look(at(0), 7);
+        assert!(!pace.is_enough_for(1), "they have taken 7 in a second");
+        pace.look(at(5), 57);
+        assert!(pace.is_enough_for(100) && !pace.is_enough_for(101), "10 each millisecond");
+        pace.look(at(5), 58);
+        assert!(pace.is_enough_for(100), "a moment says nothing");
+        pace.look(at(10), 57);
+        assert!(!pace.is_enough_for(1), "none is taken any more");
+        pace.look(at(15), u64::MAX);
+        assert!(pace.is_enough_for(u32::MAX));
     }
 }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpStream};
 
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
-use crate::support::client::{closed, connect, connect_from, echo, silent_for};
-use crate::support::{A_WHILE, Preforkd, Running, address, eventually, proc};
+use crate::support::client::{closed, connect, connect_from, echo, silent_for, try_echo};
+use crate::support::{A_WHILE, Preforkd, Running, address, eventually, preforkd, proc};
 
 fn serve(more: &[&str]) -> Running {
     let options = [&["--workers", "1", "--spare", "2"], more].concat();
@@ -57,25 +58,91 @@ fn none_is_renewed_if_none_shall_be() {
     assert!(served(&server).len() <= 2);
 }
 
+/// Which process serves this client, when its worker has heard of it.
+fn process_of(server: &Running, client: &TcpStream) -> i32 {
+    let address = client.local_addr().unwrap().to_string();
+    let mut process = None;
+    eventually("its process", || {
+        let shown = preforkd(&["connections", "--json", "--control", server.control()]);
+        let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
+        let mut all = shown["connections"].as_array().unwrap().iter();
+        process = all.find(|one| one["client"] == address).and_then(|one| one["pid"].as_i64());
+        process.is_some()
+    });
+    i32::try_from(process.unwrap()).unwrap()
+}
+
 #[test]
 fn one_that_is_killed_takes_one_connection_with_it() {
     let options = ["--workers", "1", "--spare", "1", "--connections-per-child", "0"];
     let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).start();
     eventually("a spare", || server.count("spares") == 1);
     call(&server, 2);
-    let process = server.connections()[0].pid;
     let mut victim = connect(server.address());
     echo(&mut victim, b"0123456789");
     let mut other = connect(server.address());
     echo(&mut other, b"0123456789");
     assert_eq!(server.count("active"), 2);
-    proc::kill(process, Signal::SIGKILL);
+    proc::kill(process_of(&server, &victim), Signal::SIGKILL);
     assert!(closed(&mut victim));
     let port = format!(":{}: killed KILL", victim.local_addr().unwrap().port());
     server.log.wait("its record", |line| line.contains(&port));
     echo(&mut other, b"0123456789");
     drop(other);
     eventually("all counted", || server.count("completed") == 4 && server.count("active") == 0);
+}
+
+/// A file takes all records as fast as they come.
+const LOG_TO_FILE: &str = "exec 2>>DIR/log";
+
+/// How many connections have a record there, of which none has two.
+fn recorded(server: &Running) -> usize {
+    let log = std::fs::read_to_string(server.dir().join("log")).unwrap();
+    let mut records: BTreeMap<&str, usize> = BTreeMap::new();
+    for line in log.lines().filter(|line| line.contains(": connection ") && line.contains(" from ")) {
+        let (id, _) = line.split_once(" from ").unwrap();
+        *records.entry(id.rsplit(' ').next().unwrap()).or_default() += 1;
+    }
+    assert!(records.values().all(|times| *times == 1), "{records:?}");
+    records.len()
+}
+
+#[test]
+fn whoever_is_killed_every_connection_has_one_record() {
+    const CLIENTS: u32 = 24;
+    const TIMES: u32 = 200;
+    let options = ["--workers", "2", "--spare", "4", "--connections-per-child", "0"];
+    let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).after(LOG_TO_FILE).start();
+    let _watch = server.watch_zombies();
+    let service = server.address();
+    let once = move |source| {
+        let mut stream = connect_from(address::source(source), service)?;
+        try_echo(&mut stream, b"0123456789")?;
+        stream.shutdown(Shutdown::Write)?;
+        stream.read(&mut [0])
+    };
+    let client = move |client| (0..TIMES).filter(|time| once(client * TIMES + time).is_err()).count();
+    let mut killed = 0;
+    let hurt: usize = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS).map(|number| scope.spawn(move || client(number))).collect();
+        while clients.iter().any(|client| !client.is_finished()) {
+            let processes = server.connections();
+            if let Some(process) = processes.get(killed * 7 % processes.len().max(1)) {
+                proc::kill(process.pid, Signal::SIGKILL);
+                killed += 1;
+            }
+        }
+        clients.into_iter().map(|client| client.join().unwrap()).sum()
+    });
+    eventually("all are counted", || {
+        let service = server.service();
+        service["active"] == 0 && service["completed"] == service["accepted"]
+    });
+    let accepted = server.count("accepted");
+    eventually("a record of each", || recorded(&server) as u64 == accepted);
+    // Who was accepted by a process that was killed before it could say so has died with it.
+    assert!(hurt <= killed, "{hurt} of {} were hurt by {killed} kills", CLIENTS * TIMES);
+    assert!(accepted + killed as u64 >= u64::from(CLIENTS * TIMES), "{accepted} accepted, {killed} killed");
 }
 
 #[test]
@@ -90,6 +157,43 @@ fn a_limit_is_exact_and_a_burst_leaves_no_more_than_it_should() {
     let size = 2;
     eventually("few are left", || server.count("spares") <= 2 * size + 1);
     assert_eq!(server.count("accepted"), 32);
+}
+
+#[test]
+fn who_is_needed_again_stays() {
+    const AT_ONCE: usize = 12;
+    let server = serve(&["--connections-per-child", "0", "--max-connections", "12"]);
+    for bursts in 1..=4 {
+        let mut clients: Vec<_> = (0..AT_ONCE).map(|_| connect(server.address())).collect();
+        clients.iter_mut().for_each(|client| echo(client, b"0123456789"));
+        drop(clients);
+        eventually("the end of all", || server.count("completed") == (bursts * AT_ONCE) as u64);
+    }
+    eventually("records", || served(&server).values().sum::<usize>() == 4 * AT_ONCE);
+    // Some may have gone if this machine did something else for a second.
+    assert!(served(&server).len() < 2 * AT_ONCE, "{:?}", served(&server));
+}
+
+#[test]
+fn who_is_queued_while_others_are_served_is_served_too() {
+    const CLIENTS: usize = 24;
+    const TIMES: usize = 50;
+    let options = ["--workers", "1", "--spare", "2", "--connections-per-child", "0"];
+    let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).after(LOG_TO_FILE).start();
+    let address = server.address();
+    std::thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(move || {
+                for _ in 0..TIMES {
+                    echo(&mut connect(address), b"0123456789");
+                }
+            });
+        }
+    });
+    eventually("the end of all", || server.count("completed") == (CLIENTS * TIMES) as u64);
+    assert_eq!((server.count("accepted"), server.count("active")), ((CLIENTS * TIMES) as u64, 0));
+    eventually("a record of each", || recorded(&server) == CLIENTS * TIMES);
+    eventually("few are left", || server.count("spares") <= 2 * 2 + 1);
 }
 
 #[test]
@@ -116,8 +220,7 @@ fn a_reload_replaces_them_when_their_connection_has_ended() {
 fn every_connection_has_its_own_record_also_if_the_worker_could_not_listen_meanwhile() {
     const CONNECTIONS: usize = 3000;
     let options = ["--workers", "1", "--spare", "2", "--connections-per-child", "0"];
-    // To a file, which takes all records as fast as they come.
-    let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).after("exec 2>>DIR/log").start();
+    let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).after(LOG_TO_FILE).start();
     eventually("spares", || server.count("spares") == 2);
     let worker = server.worker();
     proc::stop(worker);
