@@ -140,7 +140,9 @@ pub(crate) fn run(application: Application) -> u8 {
     let Ok((link, plan)) = take_plan() else {
         return exit::USAGE;
     };
-    let Ok(last_words) = link.try_clone().map(Link::new) else {
+    // The supervisor kills whoever hangs up, and takes who was killed for one to be replaced: so it hears the end of the link from the
+    // kernel, when this process has exited with its own code.
+    let Ok(last_words) = link.try_clone().map(|link| for_ever(Link::new(link))) else {
         return exit::OS;
     };
     match Worker::prepare(link, plan, application).and_then(|mut worker| worker.work()) {

@@ -248,6 +248,22 @@ fn a_rejected_generation_does_not_spoil_the_next() {
 }
 
 #[test]
+fn a_worker_that_gives_up_is_not_killed_and_replaced_before_it_ends() {
+    if !root("a preforkd that is not root") {
+        return;
+    }
+    let address = address::fresh();
+    // All processes take their time to exit.
+    let slow = ["strace", "-D", "-f", "-qq", "-o", "DIR/strace", "-e", "trace=exit_group"];
+    let slow = [&slow[..], &["-e", "inject=exit_group:delay_enter=100000", "--"]].concat();
+    let server = Preforkd::run(&echo_service(address, "")).by_user(392, 500).under(&slow).start();
+    server.configure(&echo_service(address, "workers = 1\nnice = -5"));
+    let said = text(&server.reload().stderr);
+    assert!(said.contains("cannot set nice -5"), "{said}");
+    assert_eq!(server.log.count(|line| line.contains("cannot set nice -5") && line.contains("worker ")), 1);
+}
+
+#[test]
 fn a_reload_that_waits_for_another_is_not_forgotten() {
     let (one, two) = (address::fresh(), address::fresh());
     let server = Preforkd::run(&echo_service(one, "")).start();

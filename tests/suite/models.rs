@@ -4,6 +4,7 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 
+use crate::life::echo_service;
 use crate::support::address;
 use crate::support::client::{connect, echo, exchange, finish};
 use crate::support::{Preforkd, Running, eventually, proc, root, say, text};
@@ -103,11 +104,7 @@ fn spares_that_are_taken_and_killed_are_as_in_the_model() {
 #[test]
 fn reloads_are_as_in_the_model() {
     let address = address::fresh();
-    let config = |limit: u32| {
-        format!(
-            "[service.echo]\nlisten = \"{address}\"\nhandler = \"echo\"\nworkers = 1\nmax_connections = {limit}\n"
-        )
-    };
+    let config = |limit: u32| echo_service(address, &format!("workers = 1\nmax_connections = {limit}"));
     let server = Preforkd::run(&config(5));
     let Some(server) = under_strace("a model's reload", server, ",recvfrom,socketpair") else { return };
     assert_eq!(exchange(address, b"x"), b"x");
@@ -121,6 +118,38 @@ fn reloads_are_as_in_the_model() {
     server.reload_ok();
     server.configure("[service.echo]\n");
     assert!(!server.reload().status.success());
+    assert_eq!(exchange(address, b"x"), b"x");
+    replay(&server, "reload");
+}
+
+#[test]
+fn reloads_that_meet_or_fail_are_as_in_the_model() {
+    if !root("a preforkd that is not root") {
+        return;
+    }
+    let address = address::fresh();
+    let config = |keys: &str| echo_service(address, &format!("workers = 1\n{keys}"));
+    let server = Preforkd::run(&config("")).by_user(391, 500);
+    let Some(server) = under_strace("a model's reloads", server, ",recvfrom,socketpair") else { return };
+    // The second mostly finds the first under way. Who is traced cannot be stopped until both have asked.
+    let reload_twice = || {
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| server.reload_ok());
+            }
+        });
+    };
+    let is_alone = || eventually("the old worker has gone", || server.all_workers().len() == 1);
+    server.configure(&config("max_connections = 5"));
+    reload_twice();
+    is_alone();
+    // It passes the check and fails in its worker; the next has the same number.
+    server.configure(&config("nice = -5"));
+    assert!(!server.reload().status.success());
+    assert_eq!(exchange(address, b"x"), b"x");
+    is_alone();
+    server.configure(&config("max_connections = 6"));
+    reload_twice();
     assert_eq!(exchange(address, b"x"), b"x");
     replay(&server, "reload");
 }
