@@ -292,11 +292,17 @@ impl Sink {
         if !self.away {
             self.away = true;
             let path = path.display();
-            let body = Body::Event(format_args!(
-                "the log at {path}: {error}; records go to stderr until it is back"
-            ));
-            let notice = Entry { level: Level::Warning, id: None, service: None, body };
-            let _ = self.stderr.send(&notice, &mut self.buffer);
+            let _ = self.stderr.send(
+                &Entry {
+                    level: Level::Warning,
+                    id: None,
+                    service: None,
+                    body: Body::Event(format_args!(
+                        "the log at {path}: {error}; records go to stderr until it is back"
+                    )),
+                },
+                &mut self.buffer,
+            );
         }
         self.stderr.send(entry, &mut self.buffer).is_ok()
     }
@@ -305,9 +311,12 @@ impl Sink {
     fn report(&mut self, level: Level, dropped: u64) {
         if dropped > self.reported && level >= Level::Warning && self.report.is_due(Monotonic::now()) {
             let lost = dropped - self.reported;
-            let body = Body::Event(format_args!("{lost} log records were lost: the log could not take them"));
-            let id = Some(MessageId::RecordsDropped);
-            if self.write(&Entry { level: Level::Warning, id, service: None, body }) {
+            if self.write(&Entry {
+                level: Level::Warning,
+                id: Some(MessageId::RecordsDropped),
+                service: None,
+                body: Body::Event(format_args!("{lost} log records were lost: the log could not take them")),
+            }) {
                 self.reported = dropped;
             }
         }

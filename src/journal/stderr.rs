@@ -197,9 +197,15 @@ mod tests {
     use crate::sys::dontfork::DontForkAlloc;
 
     fn send_text(stderr: &mut Stderr, text: &str) -> Result<(), SendError> {
-        let body = Body::Event(format_args!("{text}"));
-        let entry = Entry { level: Level::Warning, id: None, service: Some("echo"), body };
-        stderr.send(&entry, &mut Buffer::new_in(DontForkAlloc::new()))
+        stderr.send(
+            &Entry {
+                level: Level::Warning,
+                id: None,
+                service: Some("echo"),
+                body: Body::Event(format_args!("{text}")),
+            },
+            &mut Buffer::new_in(DontForkAlloc::new()),
+        )
     }
 
     #[test]

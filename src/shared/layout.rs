@@ -112,8 +112,7 @@ impl Layout {
     /// used is ever taken from the machine.
     pub fn table<K: Plain, V: Plain>(&mut self, name: &'static str, capacity: usize) -> Table<K, V> {
         let (key, value) = (size_of::<K>(), size_of::<V>());
-        let line = format_args!("table {name} of {capacity} entries of {key} and {value} bytes");
-        self.declare(name, line);
+        self.declare(name, format_args!("table {name} of {capacity} entries of {key} and {value} bytes"));
         if capacity == 0 {
             self.is_wrong(format!("`{name}` has a capacity of 0; declare it for at least one entry"));
         }

@@ -190,8 +190,12 @@ impl Supervisor {
         }
         let count = self.state.bans.count();
         if count > 0 {
-            let text = format_args!("{count} bans of before are in force");
-            self.log.event(Level::Notice, Some(MessageId::Ban), None, text);
+            self.log.event(
+                Level::Notice,
+                Some(MessageId::Ban),
+                None,
+                format_args!("{count} bans of before are in force"),
+            );
         }
     }
 
@@ -344,8 +348,12 @@ impl Supervisor {
     }
 
     fn log_ban(&self, banned: &Banned, text: std::fmt::Arguments<'_>) {
-        let text = format_args!("{} {text}", banned.source);
-        self.log.event(Level::Notice, Some(MessageId::Ban), banned.service.as_deref(), text);
+        self.log.event(
+            Level::Notice,
+            Some(MessageId::Ban),
+            banned.service.as_deref(),
+            format_args!("{} {text}", banned.source),
+        );
     }
 }
 

@@ -78,8 +78,10 @@ impl Supervisor {
         // Who is replaced lets in nobody any more.
         let kept = control.is_none().then(|| self.state.control.set_access(access));
         if let Some(Err(error)) = kept {
-            let text = format_args!("the file of the control socket lets in whom it did before: {error}");
-            self.log.error(None, text);
+            self.log.error(
+                None,
+                format_args!("the file of the control socket lets in whom it did before: {error}"),
+            );
         }
         self.tell_troubles(&troubles);
         for (service, error) in failures {
@@ -104,16 +106,24 @@ impl Supervisor {
         let now = self.state.generation.troubles();
         for trouble in now.difference(before) {
             let down = if trouble.address.is_none() { "down: " } else { "" };
-            let text = format_args!("{down}{}; it is tried again", trouble.reason);
-            self.log.event(Level::Error, Some(MessageId::ServiceDown), Some(&trouble.service), text);
+            self.log.event(
+                Level::Error,
+                Some(MessageId::ServiceDown),
+                Some(&trouble.service),
+                format_args!("{down}{}; it is tried again", trouble.reason),
+            );
         }
         let place = |trouble: &Trouble| (trouble.service.clone(), trouble.address.clone());
         let still: BTreeSet<_> = now.iter().map(place).collect();
         for trouble in before.iter().filter(|trouble| !still.contains(&place(trouble))) {
             let Some(service) = self.state.generation.service(&trouble.service) else { continue };
             let addresses: Vec<_> = service.listeners().iter().map(|listener| listener.name()).collect();
-            let text = format_args!("served at {}", addresses.join(" "));
-            self.log.event(Level::Notice, Some(MessageId::ServiceBack), Some(&trouble.service), text);
+            self.log.event(
+                Level::Notice,
+                Some(MessageId::ServiceBack),
+                Some(&trouble.service),
+                format_args!("served at {}", addresses.join(" ")),
+            );
         }
     }
 

@@ -366,9 +366,10 @@ impl Supervisor {
                 if let Err(error) = state.workers.spawn(service, log, true, &mut state.cgroups, &self.poller)
                 {
                     let pause = service.cannot_begin(format!("cannot start a worker: {error}"), now);
-                    let text =
-                        format_args!("cannot start a worker: {error}; trying again in {}", seconds(pause));
-                    self.log.error(Some(service.name()), text);
+                    self.log.error(
+                        Some(service.name()),
+                        format_args!("cannot start a worker: {error}; trying again in {}", seconds(pause)),
+                    );
                 }
             }
         }

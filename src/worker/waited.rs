@@ -319,9 +319,11 @@ impl Worker {
         let Some((index, program)) = self.waited.take(ended.pid) else { return };
         let Some(listener) = self.acceptor.socket(index) else { return };
         if socket::disconnect(listener) {
-            let text =
-                format_args!("its program has left the socket connected to somebody; it takes all again");
-            self.cx.event(Level::Warning, None, text);
+            self.cx.event(
+                Level::Warning,
+                None,
+                format_args!("its program has left the socket connected to somebody; it takes all again"),
+            );
         }
         let is_short = Monotonic::now() - program.begun < SHORTEST_LIFE;
         let has_taken = || Taken::of(listener).has_more_than(program.taken, listener);

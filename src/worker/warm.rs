@@ -200,19 +200,24 @@ impl Worker {
             Ok(Warming::Failed(errno)) => {
                 self.end_warm();
                 (self.warm.size, self.warm.scaffold) = (0, None);
-                let text = format_args!(
-                    "its programs are started when their connections are there: the kernel, or a filter of system calls, does \
-                     not let them be warm: {}",
-                    error_text(errno)
+                self.cx.event(
+                    Level::Warning,
+                    None,
+                    format_args!(
+                        "its programs are started when their connections are there: the kernel, or a filter of system calls, \
+                         does not let them be warm: {}",
+                        error_text(errno)
+                    ),
                 );
-                self.cx.event(Level::Warning, None, text);
             }
             Ok(Warming::Warm { cpu, at, calls }) => {
                 if calls > 0 && !std::mem::replace(&mut self.warm.said_where, true) {
                     let name = Sysno::new(at as usize).map_or("an unknown one", |call| call.name());
-                    let text =
-                        format_args!("its program is warm at the system call {name}, after {calls} of them");
-                    self.cx.event(Level::Info, None, text);
+                    self.cx.event(
+                        Level::Info,
+                        None,
+                        format_args!("its program is warm at the system call {name}, after {calls} of them"),
+                    );
                 }
                 if let Some(time) = self.warm.became_warm(pid, cpu, &self.cx.poller) {
                     self.cx.counters.count_time(CountedTime::WarmUp, time);
@@ -281,10 +286,13 @@ impl Worker {
 
     fn say_why_cold(&mut self, why: std::fmt::Arguments<'_>) {
         if !std::mem::replace(&mut self.warm.said_why, true) {
-            let text = format_args!(
-                "{why}; until one is warm again, programs are started when their connections are there"
+            self.cx.event(
+                Level::Warning,
+                None,
+                format_args!(
+                    "{why}; until one is warm again, programs are started when their connections are there"
+                ),
             );
-            self.cx.event(Level::Warning, None, text);
         }
     }
 

@@ -80,8 +80,10 @@ impl Scaffold {
         image.set("LD_PRELOAD", format_args!("/proc/self/fd/{object}"));
         // As `Orientation` in `object/main.rs` has it: no calls yet, and a bit for each place of the connection.
         let places = if self.is_stderr { 0b111 } else { 0b11 };
-        let told = format_args!("{},{object},{},0,{places},0,0,0", link.as_raw_fd(), u8::from(self.goes_on));
-        image.set("PREFORKD_WARM", told);
+        image.set(
+            "PREFORKD_WARM",
+            format_args!("{},{object},{},0,{places},0,0,0", link.as_raw_fd(), u8::from(self.goes_on)),
+        );
         for _ in 0..if self.goes_on { 0 } else { ROOMS } {
             image.set("PREFORKD_ROOM", "");
         }
