@@ -162,6 +162,8 @@ fn upgrades_are_as_in_the_model() {
     eventually("a spare", || server.count("spares") == 1);
     // Its spare is taken, and it dies before it has heard of that.
     let worker = server.worker();
+    let [listener] = proc::listeners(server.address())[..] else { panic!("one listener") };
+    eventually("its worker leaves the listener to the spare", || !proc::watches(worker, listener));
     proc::kill(worker, Signal::SIGSTOP);
     let mut orphan = connect(server.address());
     echo(&mut orphan, b"x");

@@ -103,6 +103,16 @@ pub(crate) fn descriptors_at_rest(pid: i32) -> usize {
     descriptors(pid).len()
 }
 
+/// Whether it is told by epoll(7) of what happens to this inode.
+pub(crate) fn watches(pid: i32, inode: u64) -> bool {
+    let of_inode = format!("ino:{inode:x} ");
+    let watches = |number: u32| {
+        let known = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).unwrap_or_default();
+        known.lines().any(|line| line.starts_with("tfd:") && line.contains(&of_inode))
+    };
+    descriptors(pid).into_iter().any(|(number, _)| watches(number))
+}
+
 /// The lowest descriptor that it has not in use.
 pub(crate) fn lowest_free(pid: i32) -> u32 {
     let used: HashSet<u32> = descriptors(pid).into_iter().map(|(number, _)| number).collect();
