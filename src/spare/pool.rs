@@ -54,8 +54,6 @@ pub(crate) struct Pool {
     pauses: Pauses,
     /// There is no slot for one.
     until_slot_freed: bool,
-    /// How many were told to go and have not gone yet.
-    leaving: u64,
     /// How many connections they have taken.
     taken: u64,
     /// How many are to be made until they are counted again; `None` while what is known of them is what is.
@@ -131,7 +129,6 @@ impl Pool {
             leash: Some(leash),
             pauses: Pauses::new(FIRST_PAUSE, LONGEST_PAUSE),
             until_slot_freed: false,
-            leaving: 0,
             taken: 0,
             lacking: None,
             idle: None,
@@ -223,9 +220,9 @@ impl Pool {
         }
     }
 
-    /// How many may wait, beside those that are going.
+    /// How many may wait.
     fn most(&self) -> u64 {
-        self.size * 2 + self.leaving
+        self.size * 2
     }
 
     /// When [`Pool::tend`] has something to do.
@@ -238,11 +235,9 @@ impl Pool {
         let is_due = |idle: &mut Idle| idle.until <= Monotonic::now();
         let Some(idle) = self.idle.take_if(is_due) else { return };
         for _ in self.most()..idle.least {
-            if self.wake_one() {
-                self.leaving += 1;
-            }
+            self.wake_one();
         }
-        // Some may have come to wait since it was begun to count.
+        // Some may have come to wait since it was begun to count, or take a connection instead of going.
         self.watch_idle();
     }
 
@@ -313,11 +308,6 @@ impl Pool {
         self.waiting.push((pid, false));
     }
 
-    /// One has gone as it was told.
-    pub(crate) fn has_left(&mut self) {
-        self.leaving = self.leaving.saturating_sub(1);
-    }
-
     /// There is no slot for one until one is freed.
     pub(crate) fn wait_for_slot(&mut self) {
         self.until_slot_freed = true;
@@ -334,9 +324,9 @@ impl Pool {
     }
 
     /// Tells one to look for a connection, and to go if there is none.
-    pub(crate) fn wake_one(&self) -> bool {
+    pub(crate) fn wake_one(&self) {
         // It can only be full of others that have not been read.
-        self.leash.as_ref().is_some_and(|leash| fd::write(leash.as_fd(), &[0]).is_ok())
+        let _ = self.leash.as_ref().map(|leash| fd::write(leash.as_fd(), &[0]));
     }
 
     /// Tells all to go. Until they have gone, they may be taken.

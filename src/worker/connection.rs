@@ -318,10 +318,10 @@ impl Worker {
             Some(Departed::Connection) if ended.ending.is_crash() && !self.cx.spec.execs() => {
                 self.link.report_once(&WorkerReport::NeedsRenewal);
             }
-            Some(Departed::Spare { failure, .. }) if self.warm.were_wanted() => {
+            Some(Departed::Spare { failure }) if self.warm.were_wanted() => {
                 self.lost_warm(ended, failure);
             }
-            Some(Departed::Spare { failure, is_spent }) => self.lost_spare(ended, failure, is_spent),
+            Some(Departed::Spare { failure }) => self.lost_spare(ended, failure),
             Some(Departed::Connection) if ended.ending.is_by_filter() => self.say_why_killed(),
             Some(Departed::Connection) | None => {}
         }

@@ -66,12 +66,10 @@ impl Worker {
     }
 
     /// A spare has ended that nobody had taken.
-    pub(super) fn lost_spare(&mut self, ended: &Ended, failure: Option<String>, is_spent: bool) {
-        if is_spent && ended.ending == Ending::Exited(0) {
-            return;
-        }
+    pub(super) fn lost_spare(&mut self, ended: &Ended, failure: Option<String>) {
+        // It has served all that it was to serve, or was told to go.
         if self.pool.is_dismissed() || ended.ending == Ending::Exited(0) {
-            return self.pool.has_left();
+            return;
         }
         // It may have been the only one that was woken for a connection.
         self.look();

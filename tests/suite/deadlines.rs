@@ -333,6 +333,7 @@ fn processes_of_several_connections_begin_anew_with_each() {
         assert_eq!(exchange(server.address(), b"x"), b"x");
     }
     eventually("all have ended", || server.count("completed") == 20);
+    eventually("no more wait than may", || server.connections().len() <= 2);
     let waiting = server.connections();
     std::thread::sleep(Duration::from_millis(1500)); // nobody who waits for a connection is idle
     let pids = |processes: &[proc::Process]| processes.iter().map(|it| it.pid).collect::<Vec<_>>();

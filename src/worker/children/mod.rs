@@ -255,8 +255,6 @@ pub(crate) enum Departed {
     Spare {
         /// Why it could not begin, if it said so.
         failure: Option<String>,
-        /// It had served as many connections as it may, and was not told to go.
-        is_spent: bool,
     },
 }
 
@@ -566,8 +564,7 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
         several.iter_mut().for_each(|several| child.enter_lost(several, None, books));
         let Some(connection) = child.connection else {
             let failure = child.failure.map(|failure| books.explain(failure));
-            let is_spent = several.is_some_and(|several| several.left == Some(0));
-            return Some(Departed::Spare { failure, is_spent });
+            return Some(Departed::Spare { failure });
         };
         match kept {
             Some(kept) => self.begin_close((child, connection, kept), ended, books, poller),
