@@ -64,8 +64,10 @@ fn no_two_connections_are_one_user() {
             let server = Preforkd::run(&service(at, job, &format!("{users}{keys}"))).start();
             let clients = held(&server, at, 8);
             let worker = server.worker();
-            let all: Vec<_> =
-                server.connections().into_iter().filter(|process| process.parent == worker).collect();
+            let all = || server.connections().into_iter().filter(|process| process.parent == worker);
+            // A spare that has just been made is its worker still; capabilities go last.
+            eventually("all are who they are to be", || all().all(|process| capabilities(process.pid) == 0));
+            let all: Vec<_> = all().collect();
             let mut seen = BTreeSet::new();
             for process in &all {
                 let (user, group) = (ids(process.pid, "Uid:"), ids(process.pid, "Gid:"));

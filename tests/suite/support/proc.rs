@@ -133,14 +133,17 @@ pub(crate) fn listeners(address: SocketAddr) -> Vec<u64> {
             ("tcp6", format!("{ip}:{:04X}", v6.port()))
         }
     };
-    std::fs::read_to_string(format!("/proc/net/{file}"))
-        .unwrap()
-        .lines()
-        .skip(1)
-        .map(|line| line.split_whitespace().collect::<Vec<_>>())
-        .filter(|fields| fields[1] == wanted && fields[3] == LISTEN)
-        .map(|fields| fields[9].parse().unwrap())
-        .collect()
+    let read = || {
+        let table = std::fs::read_to_string(format!("/proc/net/{file}")).unwrap();
+        let lines = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let found = lines.filter(|fields| fields[1] == wanted && fields[3] == LISTEN);
+        found.map(|fields| fields[9].parse().unwrap()).collect::<Vec<u64>>()
+    };
+    // It is read piece by piece; if others come and go meanwhile, one may be there twice or be passed over.
+    let mut inodes: Vec<u64> = (0..3).flat_map(|_| read()).collect();
+    inodes.sort_unstable();
+    inodes.dedup();
+    inodes
 }
 
 /// Does something, in Python, to a listener over IPv4 of this process: to `s`, a copy of its descriptor by pidfd_getfd(2).
