@@ -92,8 +92,10 @@ impl Cage {
     ) -> io::Result<Option<Self>> {
         let Some(sandbox) = &service.sandbox else { return Ok(None) };
         let (job, chroot) = (&service.job, service.identity.chroot.as_deref());
+        let user = service.identity.user.as_ref();
         let abilities = Abilities::of_this_kernel(sandbox);
-        let plan = KernelCage::new(service, sandbox, CgroupGuard::of(service, has_cgroup), abilities);
+        let plan =
+            KernelCage::new(sandbox, (job, user), chroot, CgroupGuard::of(service, has_cgroup), abilities);
         if let (true, Some(missing)) = (sandbox.required, &plan.unmet) {
             let text =
                 format!("the sandbox cannot be as it is required: {missing}; required = false does without");
@@ -103,7 +105,7 @@ impl Cage {
             true => plan.ruleset(chroot, namespaces)?,
             false => None,
         };
-        let has_own_user = service.identity.user.as_ref().is_some_and(|user| user.range.is_some());
+        let has_own_user = user.is_some_and(|user| user.range.is_some());
         let compile = |sandbox: &Sandbox| filter::compile(sandbox, job, plan.landlock, has_own_user);
         let is_shared = filter::is_shared(sandbox, job);
         let (mut filter, mut own_filter) = (Vec::new(), Vec::new());
@@ -179,8 +181,13 @@ impl Cage {
 /// What the sandbox of a service comes to on this kernel, if each connection has a cgroup or not; `None` if there is none.
 pub(crate) fn on_this_kernel(service: &ServiceConfig, has_cgroup: bool) -> Option<CageStatus> {
     let sandbox = service.sandbox.as_ref()?;
-    let guard = CgroupGuard::of(service, has_cgroup);
-    let mut plan = KernelCage::new(service, sandbox, guard, Abilities::of_this_kernel(sandbox));
+    let mut plan = KernelCage::new(
+        sandbox,
+        (&service.job, service.identity.user.as_ref()),
+        service.identity.chroot.as_deref(),
+        CgroupGuard::of(service, has_cgroup),
+        Abilities::of_this_kernel(sandbox),
+    );
     if super::is_alone(service) {
         let user = service.identity.user.as_ref().map_or_else(process::effective_user_id, |user| user.uid);
         plan.say(user != 0, "no other process can be started", "the kernel does not limit root; set user");
@@ -231,10 +238,14 @@ struct KernelCage<'a> {
 }
 
 impl<'a> KernelCage<'a> {
-    fn new(service: &ServiceConfig, sandbox: &'a Sandbox, guard: CgroupGuard, abilities: Abilities) -> Self {
-        let ServiceConfig { job, identity, .. } = service;
-        let chroot = identity.chroot.as_deref();
-        let has_own_user = identity.user.as_ref().is_some_and(|user| user.range.is_some());
+    fn new(
+        sandbox: &'a Sandbox,
+        (job, user): (&Job, Option<&UserIds>),
+        chroot: Option<&Path>,
+        guard: CgroupGuard,
+        abilities: Abilities,
+    ) -> Self {
+        let has_own_user = user.is_some_and(|user| user.range.is_some());
         let foreign = match job {
             Job::Exec(program) if sandbox.system_calls.base == CallSet::Service => {
                 filter::is_foreign(&AllowedPath::of(&program.path).outside(chroot))
@@ -523,7 +534,7 @@ mod tests {
         let job = Job::Handler("echo".to_owned());
         for (files, network, landlock, filters, missing, is_met) in [
             (true, Network::None, ABI::V7, true, 0, true),
-            // Debian 12: siblings can be signalled, and files truncated.
+            // Debian 12: files can be truncated.
             (true, Network::None, ABI::V2, true, 0, true),
             (false, Network::Client, ABI::V2, true, 0, true),
             (true, Network::Any, ABI::V1, true, 2, false),
@@ -532,8 +543,8 @@ mod tests {
         ] {
             let sandbox = sandbox(files, network);
             let namespaces = MachineNamespaces::default();
-            let abilities = Abilities { landlock, filters, namespaces };
-            let cage = KernelCage::new(&sandbox, &job, None, CgroupGuard::None, abilities);
+            let abilities = Abilities { landlock, filters, asks: true, namespaces };
+            let cage = KernelCage::new(&sandbox, (&job, None), None, CgroupGuard::None, abilities);
             assert_eq!(
                 (cage.missing.len(), cage.unmet.is_none()),
                 (missing, is_met),
