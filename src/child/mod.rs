@@ -48,6 +48,7 @@ use crate::sys::{process, stream};
 
 use call::{CallOutcome, HandlerCall, PreparedHandler};
 use confine::Confinement;
+use confine::cage::SignalGuard;
 use confine::namespaces::OwnNamespaces;
 
 /// All that can be prepared before there is a connection. Made once by each worker, and kept for its whole life.
@@ -257,7 +258,7 @@ impl ChildSpec {
     }
 
     /// After the rehearsal: the worker goes as far towards what its children are as that takes nothing from it.
-    pub(crate) fn preapply(&mut self) -> io::Result<()> {
+    pub(crate) fn preapply(&mut self) -> io::Result<SignalGuard> {
         self.confinement.preapply()
     }
 

@@ -6,7 +6,7 @@ use std::ffi::{CStr, OsString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 use nix::errno::Errno;
 use nix::sys::resource::{getrlimit, setrlimit};
@@ -89,6 +89,22 @@ pub(crate) fn new_group() -> io::Result<()> {
     Ok(nix::unistd::setpgid(nix::unistd::Pid::from_raw(0), nix::unistd::Pid::from_raw(0))?)
 }
 
+/// By what this process tells its own calls of kill(2) from those of programs, see [`mark_signals`]; 0 if nobody has to know.
+static MARK: AtomicU64 = AtomicU64::new(0);
+
+/// From now on, kill(2) has this number as its last argument, which the kernel does not look at. A filter that this process has
+/// in common with its programs can: they have not its memory.
+pub(crate) fn mark_signals(mark: u64) {
+    MARK.store(mark, Ordering::Relaxed);
+}
+
+fn send(pid: Pid, signal: Option<Signal>) -> Result<(), Errno> {
+    let signal = signal.map_or(0, |signal| signal as libc::c_int);
+    let mark = MARK.load(Ordering::Relaxed);
+    // SAFETY: takes numbers only.
+    Errno::result(unsafe { libc::syscall(libc::SYS_kill, pid, signal, 0, 0, 0, mark) }).map(drop)
+}
+
 /// Signals the process group of `leader`, and `leader` alone if it has not made its group yet, or has left it.
 ///
 /// The caller must be the one who reaps `leader` and must not have reaped it: only then can the number not belong to
@@ -97,11 +113,10 @@ pub(crate) fn signal_group(leader: Pid, signal: Signal) {
     if leader <= 1 {
         return;
     }
-    let group = nix::unistd::Pid::from_raw(leader);
-    let is_sent = nix::sys::signal::killpg(group, signal) != Err(Errno::ESRCH);
+    let is_sent = send(-leader, Some(signal)) != Err(Errno::ESRCH);
     // It may go from one group to another as often as it likes, and have left somebody in its own. What kills may come twice.
     if !is_sent || signal == Signal::SIGKILL || group_of(leader) != Some(leader) {
-        let _ = nix::sys::signal::kill(group, signal);
+        let _ = send(leader, Some(signal));
     }
 }
 
@@ -109,13 +124,13 @@ pub(crate) fn signal_group(leader: Pid, signal: Signal) {
 pub(crate) fn kill_rest_of_group(leader: Pid) {
     if leader > 1 {
         // It fails if the leader never made its group, or who is left may not be killed by us.
-        let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(leader), Signal::SIGKILL);
+        let _ = send(-leader, Some(Signal::SIGKILL));
     }
 }
 
 /// Whether somebody is in this process group, dead or alive.
 pub(crate) fn is_group(group: Pid) -> bool {
-    group > 1 && nix::sys::signal::killpg(nix::unistd::Pid::from_raw(group), None) != Err(Errno::ESRCH)
+    group > 1 && send(-group, None) != Err(Errno::ESRCH)
 }
 
 /// The process group of a child that has not been reaped.
@@ -130,13 +145,13 @@ pub(crate) fn session_of(pid: Pid) -> Option<Pid> {
 
 /// Whether there is such a process, whosever it is.
 pub(crate) fn exists(pid: Pid) -> bool {
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None) != Err(Errno::ESRCH)
+    send(pid, None) != Err(Errno::ESRCH)
 }
 
 /// Signals one process; the caller must be the one who reaps it, as with [`signal_group`].
 pub(crate) fn signal_process(pid: Pid, signal: Signal) {
     if pid > 1 {
-        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
+        let _ = send(pid, Some(signal));
     }
 }
 
@@ -176,21 +191,27 @@ pub(crate) fn is_child(pid: Pid) -> bool {
 /// Whether a process comes of this one; `None` if it, or one between, is no more. What comes of this one can be seen by it, in
 /// whatever namespace of users this one is; so what is there and cannot be seen does not.
 pub(crate) fn is_descendant(pid: Pid) -> Option<bool> {
+    if pid == id() { Some(true) } else { child_above(pid).map(|above| above.is_some()) }
+}
+
+/// Which child of this process another comes of, or is, with the same answers.
+pub(crate) fn child_above(pid: Pid) -> Option<Option<Pid>> {
     /// More are not below each other in any tree of this kind.
     const DEEPEST: u32 = 1000;
     let mut pid = pid;
     for _ in 0..DEEPEST {
-        if pid == id() {
-            return Some(true);
-        }
         if pid <= 1 {
-            return Some(false);
+            return Some(None);
         }
         // proc_pid_stat(5). The name in parentheses may have spaces.
         let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
-            return exists(pid).then_some(false);
+            return exists(pid).then_some(None);
         };
-        pid = stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()?;
+        let parent = stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()?;
+        if parent == id() {
+            return Some(Some(pid));
+        }
+        pid = parent;
     }
     None
 }
@@ -343,7 +364,7 @@ pub(crate) fn kill_user(uid: u32) -> io::Result<()> {
     let killed = match capabilities()?.effective.0 & Capabilities::KILL.0 {
         0 => set_user_ids([alone, uid, alone]).and_then(|()| {
             // The answer is whether there was anybody.
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(-1), Signal::SIGKILL);
+            let _ = send(-1, Some(Signal::SIGKILL));
             set_user_ids([own; 3])
         }),
         _ => Err(Errno::EPERM.into()),

@@ -5,6 +5,7 @@
 //! is gone it accepts no more and ends with its last connection.
 
 mod acceptor;
+mod asked;
 pub(crate) mod children;
 mod connection;
 mod headers;
@@ -50,6 +51,7 @@ use crate::sys::wait::{self, Pid};
 use crate::sys::{fd, memory, process};
 
 use acceptor::Acceptor;
+use asked::SignalQuestions;
 use children::{Books, Children, InForce, Leaf, OutputPipes};
 use headers::Headers;
 use leaves::Leaves;
@@ -92,6 +94,8 @@ enum Token {
     Warm(Pid),
     /// A file that warm programs may have read.
     WarmFiles,
+    /// A program asks whom it may signal.
+    Asked,
 }
 
 /// The kind is in the upper bits.
@@ -111,6 +115,7 @@ impl From<Token> for u64 {
             Token::Several => (8, 0),
             Token::Warm(pid) => (9, u64::from(pid.unsigned_abs())),
             Token::WarmFiles => (10, 0),
+            Token::Asked => (11, 0),
         };
         kind << KIND | value
     }
@@ -130,6 +135,7 @@ impl From<u64> for Token {
             8 => Token::Several,
             9 => Token::Warm(value as Pid),
             10 => Token::WarmFiles,
+            11 => Token::Asked,
             _ => Token::Closing(value),
         }
     }
@@ -226,6 +232,7 @@ struct Worker {
     pool: Pool,
     warm: WarmPrograms,
     hearing: Hearing,
+    asked: Option<SignalQuestions>,
     /// The log has been told what killed a program by its filter.
     said_why_killed: bool,
 }
@@ -287,7 +294,7 @@ impl Worker {
         let rehearsal = fork_into(spec.pids(), place, |child| spec.rehearse(child))
             .map_err(|error| cannot_begin(&error))?;
         passed(&plan.service, rehearsal, &reports)?;
-        spec.preapply()?;
+        let guard = spec.preapply()?;
         let spec: &ChildSpec = for_ever(spec);
         let service = &plan.service;
         let deadlines = service.admission.deadlines;
@@ -333,6 +340,10 @@ impl Worker {
             Some(pipes) => poller.add(pipes, Interest::Read, Token::Several.into())?,
             None => poller.add(pool.wake(), Interest::ReadEdge, Token::SpareTaken.into())?,
         }
+        let asked = SignalQuestions::new(guard, &log, &service.name);
+        if let Some(asked) = &asked {
+            poller.add(asked.as_fd(), Interest::Read, Token::Asked.into())?;
+        }
         if let Some(files) = warm.watched() {
             poller.add(files, Interest::Read, Token::WarmFiles.into())?;
         }
@@ -356,6 +367,7 @@ impl Worker {
             hearing: Hearing::new(!all_wake),
             pool,
             warm,
+            asked,
             said_why_killed: false,
             cx: Context {
                 plan,
@@ -437,6 +449,7 @@ impl Worker {
                 Token::Several => self.hear_several()?,
                 Token::Warm(pid) => self.hear_warm(pid),
                 Token::WarmFiles => self.renew_warm(),
+                Token::Asked => self.asked.as_ref().map_or((), SignalQuestions::answer),
                 Token::Output(pid) => {
                     self.children.read_output(pid, &self.cx.books(), &self.cx.poller);
                 }

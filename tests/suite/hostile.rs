@@ -10,9 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::cgroup::Delegated;
 use crate::support::client::{connect, echo};
-use crate::support::{
-    Preforkd, Running, address, eventually, kernel_has_scopes, proc, root, text, user, write,
-};
+use crate::support::{Preforkd, Running, address, eventually, proc, root, text, user, write};
 
 /// When an attempt must fail.
 #[derive(Clone, Copy, PartialEq)]
@@ -139,10 +137,6 @@ const OUTLIVE: &str = "outlive_session";
 /// Open as well if supervisor, workers and connection processes are one user.
 const OPEN_FOR_ONE_USER: &[&str] = &["oom_score_worker", "oom_score_supervisor"];
 
-/// Open as well, in a cage that leaves nothing too, where Landlock does not keep signals in: before Linux 6.12. A program has to
-/// be able to signal what it has started, and nobody knows those numbers ahead.
-const OPEN_WITHOUT_SCOPES: &[&str] = &["probe_sibling", "signal_sibling", "signal_group_sibling"];
-
 /// Open as well on a kernel without Landlock.
 const OPEN_WITHOUT_LANDLOCK: &[&str] = &[
     "memory_sibling",
@@ -159,7 +153,7 @@ const OPEN_WITHOUT_LANDLOCK: &[&str] = &[
 ];
 
 /// landlock_create_ruleset, landlock_add_rule, landlock_restrict_self.
-const LANDLOCK: [&str; 3] = ["444", "445", "446"];
+pub(crate) const LANDLOCK: [&str; 3] = ["444", "445", "446"];
 
 /// The cages under which all is tried: their name, the keys of the service, and whether what must fail under a cage must
 /// fail here. A cage that leaves nothing comes here with the keys that make it.
@@ -207,9 +201,6 @@ impl Way {
 const OPEN_IN_A_CAGE: &[&str] = &[OUTLIVE];
 
 fn is_open(attempt: &str, caged: bool, way: Way) -> bool {
-    if (way == Way::WithoutLandlock || !kernel_has_scopes()) && OPEN_WITHOUT_SCOPES.contains(&attempt) {
-        return true;
-    }
     if way.has_cgroups() && attempt == OUTLIVE {
         return false;
     }
@@ -367,7 +358,7 @@ fn try_everything(keys: &str, way: Way, number: u32) {
         let service = server.service();
         assert_eq!(service["name"], "hostile");
         let says_so = service["sandbox"]["in_force"].to_string().contains("siblings cannot be signalled");
-        assert_eq!(says_so, kernel_has_scopes() && way != Way::WithoutLandlock, "{}", service["sandbox"]);
+        assert!(says_so, "{}", service["sandbox"]);
         let outcomes = outcomes(&server, hostile, other);
         judge(&outcomes, *caged, way, &format!("{cage}, {keys}"));
         all_is_well(&server, &workers, hostile, other);

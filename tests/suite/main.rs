@@ -16,6 +16,7 @@ mod support;
 mod accept;
 mod admission;
 mod adopted;
+mod asked;
 mod attacks;
 mod bans;
 mod captured;

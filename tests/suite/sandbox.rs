@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::path::Path;
 
 use crate::support::client::{connect, exchange, listen_to};
-use crate::support::{Preforkd, Running, address, kernel_has_scopes, preforkd, root, sure, text, write};
+use crate::support::{Preforkd, Running, address, preforkd, root, sure, text, write};
 
 /// A service at its own address, whose program is this shell script.
 fn service(script: &str, keys: &str) -> (String, std::net::SocketAddr) {
@@ -54,9 +54,7 @@ fn a_sibling_of_the_same_user_is_out_of_reach() {
         return;
     }
     for spare in ["", "spare = 2\n"] {
-        // Before Linux 6.12, Landlock does not see signals, and programs have to send some.
-        let walled = if kernel_has_scopes() { "signal= environ=" } else { "signal=yes environ=" };
-        for (sandbox, reached) in [("", walled), ("sandbox = false", "signal=yes environ=yes")] {
+        for (sandbox, reached) in [("", "signal= environ="), ("sandbox = false", "signal=yes environ=yes")] {
             let script = "echo $$; while read other; do s=; e=; kill -CONT $other 2>/dev/null && s=yes; \
                           cat /proc/$other/environ >/dev/null 2>&1 && e=yes; echo signal=$s environ=$e; done";
             let (config, at) = service(script, &format!("{spare}user = 4711\ngroup = 4711\n{sandbox}"));

@@ -6,6 +6,7 @@
 //! one for a process. All of it lasts over an exec, and for everything that comes of the process.
 
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -33,10 +34,23 @@ pub(crate) struct Cage {
     silence: Option<Silence>,
     /// What a child adds to that of its worker.
     own_filter: Vec<Instruction>,
+    /// Who shares the worker's filters asks it whom he may signal.
+    asks: bool,
     /// The worker can live with the filter.
     is_shared: bool,
     /// It does, and gains no privileges either.
     is_inherited: bool,
+}
+
+/// Who keeps the signals of programs within their connection.
+#[derive(Debug)]
+pub(crate) enum SignalGuard {
+    /// The kernel, or nobody is to.
+    Kernel,
+    /// The worker: they ask here.
+    Worker(OwnedFd),
+    /// Nobody: what started preforkd is asked about system calls already, and the kernel asks one only.
+    Missing,
 }
 
 /// What this kernel can do.
@@ -44,6 +58,7 @@ pub(crate) struct Cage {
 struct Abilities {
     landlock: ABI,
     filters: bool,
+    asks: bool,
     namespaces: MachineNamespaces,
 }
 
@@ -53,6 +68,7 @@ impl Abilities {
         Abilities {
             landlock: ABI::from(domain::version().unwrap_or(0)),
             filters: seccomp::is_there(),
+            asks: seccomp::can_ask(),
             namespaces: MachineNamespaces::of_this_machine(sandbox),
         }
     }
@@ -76,8 +92,10 @@ impl Cage {
     ) -> io::Result<Option<Self>> {
         let Some(sandbox) = &service.sandbox else { return Ok(None) };
         let (job, chroot) = (&service.job, service.identity.chroot.as_deref());
+        let user = service.identity.user.as_ref();
         let abilities = Abilities::of_this_kernel(sandbox);
-        let plan = KernelCage::new(sandbox, job, chroot, CgroupGuard::of(service, has_cgroup), abilities);
+        let plan =
+            KernelCage::new(sandbox, (job, user), chroot, CgroupGuard::of(service, has_cgroup), abilities);
         if let (true, Some(missing)) = (sandbox.required, &plan.unmet) {
             let text =
                 format!("the sandbox cannot be as it is required: {missing}; required = false does without");
@@ -87,7 +105,7 @@ impl Cage {
             true => plan.ruleset(chroot, namespaces)?,
             false => None,
         };
-        let has_own_user = service.identity.user.as_ref().is_some_and(|user| user.range.is_some());
+        let has_own_user = user.is_some_and(|user| user.range.is_some());
         let compile = |sandbox: &Sandbox| filter::compile(sandbox, job, plan.landlock, has_own_user);
         let is_shared = filter::is_shared(sandbox, job);
         let (mut filter, mut own_filter) = (Vec::new(), Vec::new());
@@ -98,7 +116,8 @@ impl Cage {
             filter = compile(sandbox)?;
         }
         let silence = if plan.filters { Silence::new(sandbox, job, plan.landlock) } else { None };
-        Ok(Some(Cage { ruleset, filter, silence, own_filter, is_shared, is_inherited: false }))
+        let asks = plan.asks;
+        Ok(Some(Cage { ruleset, filter, silence, own_filter, asks, is_shared, is_inherited: false }))
     }
 
     /// Whether there is a filter of system calls.
@@ -107,14 +126,29 @@ impl Cage {
     }
 
     /// In the worker, once a child has tried it: takes on what its children have in common, if it can live with that.
-    pub(crate) fn share(&mut self) -> io::Result<()> {
-        if !self.is_shared || self.filter.is_empty() {
-            return Ok(());
+    pub(crate) fn share(&mut self) -> io::Result<SignalGuard> {
+        let guard = if self.asks { Cage::be_asked()? } else { SignalGuard::Kernel };
+        if self.is_shared && !self.filter.is_empty() {
+            process::gain_no_privileges()?;
+            seccomp::install(&self.filter)?;
+            self.is_inherited = true;
         }
+        Ok(guard)
+    }
+
+    fn be_asked() -> io::Result<SignalGuard> {
+        // Its keys are from getrandom(2).
+        let mark = RandomState::new().hash_one(0);
+        let Some(filter) = filter::asking(process::id(), mark) else {
+            return Ok(SignalGuard::Missing);
+        };
         process::gain_no_privileges()?;
-        seccomp::install(&self.filter)?;
-        self.is_inherited = true;
-        Ok(())
+        let asked = match seccomp::install_asking(&filter) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => return Ok(SignalGuard::Missing),
+            asked => asked?,
+        };
+        process::mark_signals(mark);
+        Ok(SignalGuard::Worker(asked))
     }
 
     /// In a child: the part that leaves it all system calls.
@@ -149,7 +183,7 @@ pub(crate) fn on_this_kernel(service: &ServiceConfig, has_cgroup: bool) -> Optio
     let sandbox = service.sandbox.as_ref()?;
     let mut plan = KernelCage::new(
         sandbox,
-        &service.job,
+        (&service.job, service.identity.user.as_ref()),
         service.identity.chroot.as_deref(),
         CgroupGuard::of(service, has_cgroup),
         Abilities::of_this_kernel(sandbox),
@@ -191,6 +225,8 @@ struct KernelCage<'a> {
     sandbox: &'a Sandbox,
     landlock: ABI,
     filters: bool,
+    /// Programs ask their worker whom they may signal.
+    asks: bool,
     /// Where nothing may be written, see [`CgroupGuard::Domain`].
     closed: Vec<PathBuf>,
     /// What of it is in force, in words.
@@ -204,11 +240,12 @@ struct KernelCage<'a> {
 impl<'a> KernelCage<'a> {
     fn new(
         sandbox: &'a Sandbox,
-        job: &Job,
+        (job, user): (&Job, Option<&UserIds>),
         chroot: Option<&Path>,
         guard: CgroupGuard,
         abilities: Abilities,
     ) -> Self {
+        let has_own_user = user.is_some_and(|user| user.range.is_some());
         let foreign = match job {
             Job::Exec(program) if sandbox.system_calls.base == CallSet::Service => {
                 filter::is_foreign(&AllowedPath::of(&program.path).outside(chroot))
@@ -216,10 +253,14 @@ impl<'a> KernelCage<'a> {
             _ => false,
         };
         let filters = abilities.filters && !foreign && filter::is_needed(sandbox);
+        let asks = filters
+            && abilities.asks
+            && filter::asks_about_signals(sandbox, job, abilities.landlock, has_own_user);
         let mut plan = KernelCage {
             sandbox,
             landlock: abilities.landlock,
             filters,
+            asks,
             closed: if guard == CgroupGuard::Domain { cgroup::mount_points() } else { Vec::new() },
             in_force: vec!["no new privileges".to_owned()],
             missing: Vec::new(),
@@ -285,8 +326,8 @@ impl<'a> KernelCage<'a> {
         plan
     }
 
-    /// Landlock keeps signals in, or the filter those of a handler, who sends none. Of a program that keeps only those to its
-    /// worker and the supervisor, whose numbers it knows.
+    /// Landlock keeps signals in, or the filter those of a handler, who sends none. Of a program that keeps those to its
+    /// worker and the supervisor, whose numbers it knows, and the worker says who else may be signalled.
     fn say_of_signals(&mut self, job: &Job, needed: &str) {
         let is_handler = matches!(job, Job::Handler(_));
         let filters = self.filters && self.sandbox.system_calls.base != CallSet::Any;
@@ -296,7 +337,7 @@ impl<'a> KernelCage<'a> {
         }
         let help = "or a user of its own for each connection";
         self.say(
-            scope || filters && is_handler,
+            scope || filters && is_handler || self.asks,
             "siblings cannot be signalled",
             &format!("{needed}, {help}"),
         );
@@ -493,7 +534,7 @@ mod tests {
         let job = Job::Handler("echo".to_owned());
         for (files, network, landlock, filters, missing, is_met) in [
             (true, Network::None, ABI::V7, true, 0, true),
-            // Debian 12: siblings can be signalled, and files truncated.
+            // Debian 12: files can be truncated.
             (true, Network::None, ABI::V2, true, 0, true),
             (false, Network::Client, ABI::V2, true, 0, true),
             (true, Network::Any, ABI::V1, true, 2, false),
@@ -502,8 +543,8 @@ mod tests {
         ] {
             let sandbox = sandbox(files, network);
             let namespaces = MachineNamespaces::default();
-            let abilities = Abilities { landlock, filters, namespaces };
-            let cage = KernelCage::new(&sandbox, &job, None, CgroupGuard::None, abilities);
+            let abilities = Abilities { landlock, filters, asks: true, namespaces };
+            let cage = KernelCage::new(&sandbox, (&job, None), None, CgroupGuard::None, abilities);
             assert_eq!(
                 (cage.missing.len(), cage.unmet.is_none()),
                 (missing, is_met),

@@ -234,7 +234,7 @@ pub(super) fn is_foreign(program: &Path) -> bool {
 pub(super) const SIGNAL_SCOPE: ABI = ABI::V6;
 
 /// Where Landlock does not: keeps a program from its worker and the supervisor by their numbers. It must be able to signal what
-/// it starts, and its siblings have numbers that nobody knows ahead. Other ways to signal are closed.
+/// it starts, and its siblings have numbers that nobody knows ahead: see [`asking`]. Other ways to signal are closed.
 fn guard(rules: &mut CallRules, worker: Pid, supervisor: Pid) {
     let group = |pid: Pid| process::group_of(pid).unwrap_or(pid);
     let number = |pid: Pid| u64::from(pid as u32);
@@ -323,6 +323,77 @@ impl Silence {
     }
 }
 
+/// Whether programs ask their worker whom they may signal: where Landlock does not keep their signals in. In a namespace of
+/// processes of its own they have no number, and who is another user signals nobody.
+pub(super) fn asks_about_signals(sandbox: &Sandbox, job: &Job, landlock: ABI, has_own_user: bool) -> bool {
+    landlock < SIGNAL_SCOPE
+        && matches!(job, Job::Exec(_))
+        && sandbox.system_calls.base == CallSet::Service
+        && !sandbox.system_calls.allow.iter().any(|name| name == "kill")
+        && !sandbox.pid_namespace
+        && !has_own_user
+}
+
+/// For a worker and the programs that come of it, beside the filter of their sandbox: who signals somebody by his number waits for
+/// the worker to say whether he may, and who has a process join a group by its number. The worker may, and knows its own calls by `mark`,
+/// see [`process::mark_signals`].
+pub(super) fn asking(worker: Pid, mark: u64) -> Option<Vec<Instruction>> {
+    /// Places of instructions.
+    const OF_OTHERS: usize = 9;
+    const OF_THREADS: usize = 11;
+    const OF_GROUP: usize = 13;
+    const IS_MARKED: usize = 15;
+    const ASK: usize = 19;
+    const ALLOW: usize = 20;
+    let load = |k| Instruction { code: LOAD, jt: 0, jf: 0, k };
+    let end = |k| Instruction { code: RETURN, jt: 0, jf: 0, k };
+    let number = |name| number(name).map(|number| number as u32);
+    // struct seccomp_data: the number, then from 16 on the arguments, of 64 bits, the lower half first on this machine.
+    let argument = |place: u32| 16 + 8 * place;
+    let mut program = vec![load(0); 21];
+    let mut compare = |place: usize, k: u32, equal: usize, other: usize| {
+        let [jt, jf] = [equal, other].map(|to| (to - place - 1) as u8);
+        program[place] = Instruction { code: EQUAL, jt, jf, k };
+    };
+    let calls = [
+        ("kill", OF_OTHERS),
+        ("tkill", OF_THREADS),
+        ("tgkill", OF_THREADS),
+        ("rt_sigqueueinfo", OF_THREADS),
+        ("rt_tgsigqueueinfo", OF_THREADS),
+        ("setpgid", OF_GROUP),
+    ];
+    for (place, (name, to)) in (1..).zip(calls) {
+        compare(place, number(name)?, to, place + 1);
+    }
+    // 0 is who calls, or his group. The worker's own number is forbidden to all others.
+    compare(OF_OTHERS + 1, 0, ALLOW, OF_THREADS + 1);
+    compare(OF_THREADS + 1, worker as u32, ALLOW, IS_MARKED);
+    compare(OF_GROUP + 1, 0, ALLOW, ASK);
+    compare(IS_MARKED + 1, mark as u32, IS_MARKED + 2, ASK);
+    compare(IS_MARKED + 3, (mark >> 32) as u32, ALLOW, ASK);
+    program[7] = end(libc::SECCOMP_RET_ALLOW);
+    program[8] = end(libc::SECCOMP_RET_ALLOW);
+    program[OF_OTHERS] = load(argument(0));
+    program[OF_THREADS] = load(argument(0));
+    program[OF_GROUP] = load(argument(1));
+    program[IS_MARKED] = load(argument(5));
+    program[IS_MARKED + 2] = load(argument(5) + 4);
+    program[ASK] = end(libc::SECCOMP_RET_USER_NOTIF);
+    program[ALLOW] = end(libc::SECCOMP_RET_ALLOW);
+    Some(program)
+}
+
+/// Whom a call of [`asking`] means: a process, or if the number is negative a group. A group to be joined is that of a process.
+pub(crate) fn meant(call: i64, arguments: &[u64; 6]) -> Option<Pid> {
+    let [first, second, ..] = arguments.map(|argument| argument as u32 as Pid);
+    let is = |name| number(name) == Some(call);
+    if is("setpgid") {
+        return Some(second);
+    }
+    ["kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo"].into_iter().any(is).then_some(first)
+}
+
 /// Whether the worker itself would be told that there is no clone3(2), by the filter that it shares.
 pub(super) fn denies_clone3(sandbox: &Sandbox) -> bool {
     let calls = &sandbox.system_calls;
@@ -400,9 +471,7 @@ pub(super) fn compile(
             // Which machine there seems to be, is asked by 0xffffffff; 8 is that of 32 bits.
             let others = [differs(0, 0), differs(0, 8), differs(0, 0xffff_ffff)];
             add(&mut rules, "personality", &others);
-            // In a namespace of processes of its own they have no number, and who is another user signals nobody.
-            let is_apart = sandbox.pid_namespace || has_own_user;
-            if landlock < SIGNAL_SCOPE && !is_apart && matches!(job, Job::Exec(_)) {
+            if asks_about_signals(sandbox, job, landlock, has_own_user) {
                 guard(&mut rules, process::id(), process::parent());
             }
         }
@@ -604,9 +673,15 @@ mod tests {
     const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
 
     /// What a filter answers, as the kernel runs it: seccomp(2), `struct seccomp_data`.
-    fn verdict(program: &[Instruction], arch: u32, call: u32, arguments: [u64; 3]) -> u32 {
+    fn verdict(
+        program: &[Instruction],
+        arch: u32,
+        call: u32,
+        arguments: impl IntoIterator<Item = u64>,
+    ) -> u32 {
         let mut data = [call.to_ne_bytes(), arch.to_ne_bytes(), [0; 4], [0; 4]].concat();
-        arguments.iter().for_each(|argument| data.extend(argument.to_ne_bytes()));
+        arguments.into_iter().for_each(|argument| data.extend(argument.to_ne_bytes()));
+        data.resize(64, 0);
         let (mut at, mut a) = (0, 0_u32);
         loop {
             let Instruction { code, jt, jf, k } = program[at];
@@ -796,5 +871,36 @@ mod tests {
         ] {
             assert_eq!(verdict(&handler, NATIVE, call(name), arguments), wanted, "{name} {arguments:?}");
         }
+    }
+
+    #[test]
+    fn who_means_somebody_by_his_number_asks_unless_he_is_the_worker() {
+        const ASK: u32 = libc::SECCOMP_RET_USER_NOTIF;
+        let mark = 0x1234_5678_9abc_def0;
+        let program = asking(4711, mark).unwrap();
+        let number = |name| u32::try_from(number(name).unwrap()).unwrap();
+        let marked = |mark| [5, 9, 0, 0, 0, mark];
+        for (name, arguments, wanted) in [
+            ("kill", [0, 15, 0, 0, 0, 0], ALLOW),
+            ("kill", [4711, 15, 0, 0, 0, 0], ALLOW),
+            ("kill", [5, 15, 0, 0, 0, 0], ASK),
+            ("kill", [u64::from(-5_i32 as u32), 15, 0, 0, 0, 0], ASK),
+            ("kill", marked(mark), ALLOW),
+            ("kill", marked(mark ^ 1), ASK),
+            ("kill", marked(mark ^ 1 << 63), ASK),
+            ("tkill", [5, 9, 0, 0, 0, 0], ASK),
+            ("tgkill", [5, 6, 9, 0, 0, 0], ASK),
+            ("tgkill", [4711, 4711, 6, 0, 0, 0], ALLOW),
+            ("rt_sigqueueinfo", [5, 9, 1, 0, 0, 0], ASK),
+            ("rt_tgsigqueueinfo", [5, 6, 9, 1, 0, 0], ASK),
+            ("setpgid", [5, 0, 0, 0, 0, 0], ALLOW),
+            ("setpgid", [0, 5, 0, 0, 0, 0], ASK),
+            ("getpid", [5; 6], ALLOW),
+        ] {
+            assert_eq!(verdict(&program, NATIVE, number(name), arguments), wanted, "{name} {arguments:?}");
+        }
+        assert_eq!(meant(number("kill").into(), &[u64::from(-5_i32 as u32), 9, 0, 0, 0, 0]), Some(-5));
+        assert_eq!(meant(number("setpgid").into(), &[0, 5, 0, 0, 0, 0]), Some(5));
+        assert_eq!(meant(number("getpid").into(), &[5; 6]), None);
     }
 }

@@ -1,7 +1,7 @@
 //! Who a connection process is, where it stands, and what it may use.
 
 pub(crate) mod cage;
-mod filter;
+pub(crate) mod filter;
 pub(crate) mod namespaces;
 
 use std::io;
@@ -12,7 +12,7 @@ use crate::ipc::reports::Step;
 use crate::sys::process::{self, Capabilities, Resource};
 use crate::sys::seccomp;
 
-use cage::Cage;
+use cage::{Cage, SignalGuard};
 use namespaces::OwnNamespaces;
 
 /// What is set in every connection process before anything of a stranger runs.
@@ -138,14 +138,14 @@ impl Confinement {
     }
 
     /// Has the worker itself go where its children will, as far as that takes nothing from it, so that they need not.
-    pub(crate) fn preapply(&mut self) -> io::Result<()> {
+    pub(crate) fn preapply(&mut self) -> io::Result<SignalGuard> {
         self.umask.take().into_iter().for_each(process::set_umask);
         // A directory may be there for the user only, or only inside the chroot.
         if self.user.is_none() && self.chroot.is_none() {
             self.directory.take_if(|directory| std::env::set_current_dir(directory).is_ok());
         }
         self.is_privileged = process::has_capabilities();
-        self.cage.as_mut().map_or(Ok(()), Cage::share)
+        self.cage.as_mut().map_or(Ok(SignalGuard::Kernel), Cage::share)
     }
 
     /// Whether who enters it is somebody else than the worker.
