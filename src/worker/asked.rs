@@ -70,5 +70,6 @@ fn belongs(one: Pid, other: Pid) -> bool {
     let own = process::session_of(process::id());
     let session = |pid| process::session_of(pid).filter(|session| Some(*session) != own);
     let is_one = |of: &dyn Fn(Pid) -> Option<Pid>| of(one).is_some_and(|found| of(other) == Some(found));
-    is_one(&above) || is_one(&process::group_of) || is_one(&session)
+    // The cheapest first.
+    is_one(&process::group_of) || is_one(&above) || is_one(&session)
 }
