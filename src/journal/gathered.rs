@@ -32,6 +32,17 @@ impl Gathered {
         &self.text
     }
 
+    /// How many there are.
+    pub(super) fn count(&self) -> u64 {
+        self.ends.len() as u64
+    }
+
+    /// Each by itself.
+    pub(super) fn records(&self) -> impl Iterator<Item = &[u8]> {
+        let begins = std::iter::once(0).chain(self.ends.iter().copied());
+        begins.zip(&self.ends).filter_map(|(begin, end)| self.text.get(begin..*end))
+    }
+
     /// How many end after so many bytes.
     pub(super) fn count_beyond(&self, bytes: usize) -> u64 {
         self.ends.iter().filter(|end| **end > bytes).count() as u64

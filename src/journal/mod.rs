@@ -264,12 +264,18 @@ impl Sink {
     }
 
     fn gather(&mut self, entry: &Entry<'_>) -> Gathering {
-        // A daemon is sent what there is at once: if it dies, what is on its way to it is lost.
-        if !matches!(self.target, Target::Stderr) {
-            return Gathering::Never;
-        }
-        self.gathered.add(|text| self.stderr.format(entry, text));
-        if self.gathered.text().len() < stderr::ENOUGH { Gathering::Gathered } else { Gathering::Full }
+        let enough = match &self.target {
+            Target::Journal(journal) => {
+                self.gathered.add(|text| journal.format(entry, text));
+                native::ENOUGH
+            }
+            Target::Stderr => {
+                self.gathered.add(|text| self.stderr.format(entry, text));
+                stderr::ENOUGH
+            }
+            Target::Syslog(_) => return Gathering::Never,
+        };
+        if self.gathered.text().len() < enough { Gathering::Gathered } else { Gathering::Full }
     }
 
     /// Writes what was gathered, if anything was. Returns how many records were lost.
@@ -277,10 +283,36 @@ impl Sink {
         if self.gathered.is_empty() {
             return None;
         }
-        let written = self.stderr.send_text(self.gathered.text());
-        let lost = self.gathered.count_beyond(written);
+        let lost = match &self.target {
+            Target::Journal(journal) => match journal.send_text(self.gathered.text()) {
+                Ok(()) => {
+                    self.away = false;
+                    0
+                }
+                Err(SendError::Full) => self.gathered.count(),
+                Err(SendError::Away(error)) => return Some(self.flush_elsewhere(&error)),
+            },
+            Target::Stderr | Target::Syslog(_) => {
+                let written = self.stderr.send_text(self.gathered.text());
+                self.gathered.count_beyond(written)
+            }
+        };
         self.gathered.clear();
         Some(lost)
+    }
+
+    /// Writes to stderr what was gathered for the journal. Returns how many records were lost.
+    fn flush_elsewhere(&mut self, error: &io::Error) -> u64 {
+        let gathered = std::mem::replace(&mut self.gathered, Gathered::new());
+        let is_lost = |entry: &&[u8]| {
+            let (level, message) = native::message_of(entry);
+            let (id, service) = (None, None);
+            !self.write_elsewhere(
+                &Entry { level, id, service, body: Body::Event(format_args!("{message}")) },
+                error,
+            )
+        };
+        gathered.records().filter(is_lost).count() as u64
     }
 
     fn write_elsewhere(&mut self, entry: &Entry<'_>, error: &io::Error) -> bool {

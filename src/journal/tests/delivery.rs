@@ -104,7 +104,6 @@ fn a_daemon_that_is_restarted_is_found_again() {
 #[test]
 fn records_of_connections_are_gathered_for_stderr_and_stay_in_order() {
     let machine = FakeMachine::new();
-    let journal = FakeMachine::listen(&machine.journal);
     let record = connection(Exit::Ended(Ending::Exited(0)));
     let log = machine.log(LogTarget::Stderr, Level::Info, None).gathering();
     (0..5).for_each(|_| log.connection(&record));
@@ -117,11 +116,43 @@ fn records_of_connections_are_gathered_for_stderr_and_stay_in_order() {
     let is_record = |text: &String| text.contains(&ID.to_string());
     assert!(text[..5].iter().all(is_record) && text[5] == "after" && is_record(&text[6]), "{text:?}");
     assert_eq!((text.len(), log.dropped()), (7, 0));
+}
 
-    // A daemon gets each at once.
+#[test]
+fn records_of_connections_come_to_the_journal_together_and_to_stderr_if_it_is_away() {
+    let machine = FakeMachine::new();
+    let journal = FakeMachine::listen(&machine.journal);
+    let record = connection(Exit::Ended(Ending::Exited(0)));
     let log = machine.log(LogTarget::Journal, Level::Info, None).gathering();
-    log.connection(&record);
+    let is_record = |text: &str| text.contains(&ID.to_string());
+    (0..3).for_each(|_| log.connection(&record));
+    assert_eq!(receive(&journal), None);
+    log.event(Level::Notice, None, None, format_args!("after"));
+    let together = String::from_utf8(receive(&journal).unwrap()).unwrap();
+    let entries: Vec<_> = together.split("\n\n").collect();
+    assert!(entries.len() == 3 && entries.iter().all(|entry| is_record(entry)), "{together}");
+    assert!(entries.iter().all(|entry| entry.starts_with("MESSAGE=") && entry.contains("\nPRIORITY=6\n")));
+    assert_eq!(parse(&receive(&journal).unwrap())["MESSAGE"], "after");
+    while receive(&journal).is_none() {
+        log.connection(&record);
+    }
+    log.flush();
+    while receive(&journal).is_some() {}
+
+    drop(journal);
+    (0..3).for_each(|_| log.connection(&record));
+    log.flush();
+    let text = machine.stderr();
+    let lines: Vec<_> = text.lines().collect();
+    assert!(lines.len() == 4 && lines[0].starts_with("warning: the log at "), "{text}");
+    assert!(lines[1..].iter().all(|line| is_record(line)), "{text}");
+
+    std::fs::remove_file(&machine.journal).unwrap();
+    let journal = FakeMachine::listen(&machine.journal);
+    (0..2).for_each(|_| log.connection(&record));
+    log.flush();
     assert!(receive(&journal).is_some());
+    assert_eq!((log.dropped(), machine.stderr()), (0, String::new()));
 }
 
 #[test]
