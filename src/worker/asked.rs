@@ -6,7 +6,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::child::confine::cage::SignalGuard;
-use crate::child::confine::filter;
+use crate::child::confine::signals;
 use crate::journal::{Level, Log};
 use crate::sys::process;
 use crate::sys::seccomp::{self, CallVerdict};
@@ -33,7 +33,7 @@ impl SignalQuestions {
 
     pub(super) fn answer(&self) {
         let Some(question) = seccomp::question(self.as_fd()) else { return };
-        let meant = filter::meant(question.call, &question.arguments);
+        let meant = signals::meant(question.call, &question.arguments);
         let verdict = meant.map_or(CallVerdict::Forbidden, |meant| judge(question.caller, meant));
         seccomp::answer(self.as_fd(), &question, verdict);
     }

@@ -16,8 +16,9 @@ use landlock::{
     RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, Scope,
 };
 
-use super::filter::{self, Silence};
+use super::filter;
 use super::namespaces::{MachineNamespaces, NoNamespace, OwnNamespaces};
+use super::signals::{self, Silence};
 use crate::config::{
     AllowedFiles, AllowedPath, CallSet, FileUse, Job, Network, Sandbox, ServiceConfig, UserIds,
 };
@@ -139,7 +140,7 @@ impl Cage {
     fn be_asked() -> io::Result<SignalGuard> {
         // Its keys are from getrandom(2).
         let mark = RandomState::new().hash_one(0);
-        let Some(filter) = filter::asking(process::id(), mark) else {
+        let Some(filter) = signals::asking(process::id(), mark) else {
             return Ok(SignalGuard::Missing);
         };
         process::gain_no_privileges()?;

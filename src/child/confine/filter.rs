@@ -165,17 +165,14 @@ const CHANGES_OF_FILES: &[&str] = &[
 /// what is asked for by the others does not come by here.
 const UNKNOWN_TO_SERVICES: &[&str] = &["clone3", "io_uring_setup", "io_uring_enter", "io_uring_register"];
 
-/// What sends a signal to whom a number names, and nothing else.
-const SIGNALS: [&str; 5] = ["kill", "pidfd_send_signal", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "tkill"];
-
 /// fcntl(2) that names who gets the signals of a descriptor, and which signal that is: SIGKILL, too.
-const OWNER_COMMANDS: [i32; 3] = [libc::F_SETOWN, F_SETSIG, F_SETOWN_EX];
+pub(super) const OWNER_COMMANDS: [i32; 3] = [libc::F_SETOWN, F_SETSIG, F_SETOWN_EX];
 /// linux/fcntl.h.
 const F_SETSIG: i32 = 10;
 /// linux/fcntl.h.
 const F_SETOWN_EX: i32 = 15;
 /// asm-generic/sockios.h: FIOSETOWN and SIOCSPGRP, which do the same.
-const OWNER_REQUESTS: [i32; 2] = [0x8901, 0x8902];
+pub(super) const OWNER_REQUESTS: [i32; 2] = [0x8901, 0x8902];
 
 /// sched.h: new namespaces.
 const NAMESPACES: [i32; 8] = [
@@ -190,9 +187,9 @@ const NAMESPACES: [i32; 8] = [
     0x80,
 ];
 
-const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+pub(super) const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+pub(super) const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+pub(super) const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 
 /// What is said of a call: never, or if all conditions of one of these rules hold.
 type CallRules = BTreeMap<i64, Vec<SeccompRule>>;
@@ -234,7 +231,7 @@ pub(super) fn is_foreign(program: &Path) -> bool {
 pub(super) const SIGNAL_SCOPE: ABI = ABI::V6;
 
 /// Where Landlock does not: keeps a program from its worker and the supervisor by their numbers. It must be able to signal what
-/// it starts, and its siblings have numbers that nobody knows ahead: see [`asking`]. Other ways to signal are closed.
+/// it starts, and its siblings have numbers that nobody knows ahead: see [`super::signals::asking`]. Other ways to signal are closed.
 fn guard(rules: &mut CallRules, worker: Pid, supervisor: Pid) {
     let group = |pid: Pid| process::group_of(pid).unwrap_or(pid);
     let number = |pid: Pid| u64::from(pid as u32);
@@ -261,68 +258,6 @@ fn guard(rules: &mut CallRules, worker: Pid, supervisor: Pid) {
     always(rules, &["pidfd_send_signal"]);
 }
 
-/// Where Landlock does not: has a handler's process signal nobody but itself, which abort(3) does. Beside the filter that it
-/// shares with its worker, which has to signal others; 30 µs.
-#[derive(Debug)]
-pub(super) struct Silence([Instruction; 21]);
-
-impl Silence {
-    /// For this job and sandbox, if it needs one.
-    pub(super) fn new(sandbox: &Sandbox, job: &Job, landlock: ABI) -> Option<Self> {
-        let is_wanted = landlock < SIGNAL_SCOPE
-            && matches!(job, Job::Handler(_))
-            && sandbox.system_calls.base == CallSet::Service;
-        if is_wanted { Silence::compile() } else { None }
-    }
-
-    fn compile() -> Option<Self> {
-        /// Places of instructions.
-        const OF_FCNTL: usize = 10;
-        const OF_IOCTL: usize = 14;
-        const OF_TGKILL: usize = 17;
-        const DENY: usize = 19;
-        const ALLOW: usize = 20;
-        let end = |k| Instruction { code: RETURN, jt: 0, jf: 0, k };
-        // struct seccomp_data: the number, then from 16 on the arguments.
-        let load = |k| Instruction { code: LOAD, jt: 0, jf: 0, k };
-        let number = |name| number(name).map(|number| number as u32);
-        let mut program = [load(0); 21];
-        let mut compare = |place: usize, k: u32, equal: usize, other: usize| {
-            let [jt, jf] = [equal, other].map(|to| (to - place - 1) as u8);
-            program[place] = Instruction { code: EQUAL, jt, jf, k };
-        };
-        for (index, name) in SIGNALS.into_iter().enumerate() {
-            compare(index + 1, number(name)?, DENY, index + 2);
-        }
-        compare(6, number("fcntl")?, OF_FCNTL, 7);
-        compare(7, number("ioctl")?, OF_IOCTL, 8);
-        compare(8, number("tgkill")?, OF_TGKILL, 9);
-        compare(OF_FCNTL + 1, OWNER_COMMANDS[0] as u32, DENY, OF_FCNTL + 2);
-        compare(OF_FCNTL + 2, OWNER_COMMANDS[1] as u32, DENY, OF_FCNTL + 3);
-        compare(OF_FCNTL + 3, OWNER_COMMANDS[2] as u32, DENY, ALLOW);
-        compare(OF_IOCTL + 1, OWNER_REQUESTS[0] as u32, DENY, OF_IOCTL + 2);
-        compare(OF_IOCTL + 2, OWNER_REQUESTS[1] as u32, DENY, ALLOW);
-        compare(Self::OWN, 0, ALLOW, DENY);
-        program[9] = end(libc::SECCOMP_RET_ALLOW);
-        program[OF_FCNTL] = load(16 + 8);
-        program[OF_IOCTL] = load(16 + 8);
-        program[OF_TGKILL] = load(16);
-        program[DENY] = end(libc::SECCOMP_RET_ERRNO | libc::EPERM as u32);
-        program[ALLOW] = end(libc::SECCOMP_RET_ALLOW);
-        Some(Silence(program))
-    }
-
-    /// The instruction that compares with a process's own number.
-    const OWN: usize = 18;
-
-    /// For the process with this number.
-    pub(super) fn of(&self, pid: Pid) -> [Instruction; 21] {
-        let mut program = self.0;
-        program[Self::OWN].k = pid as u32;
-        program
-    }
-}
-
 /// Whether programs ask their worker whom they may signal: where Landlock does not keep their signals in. In a namespace of
 /// processes of its own they have no number, and who is another user signals nobody.
 pub(super) fn asks_about_signals(sandbox: &Sandbox, job: &Job, landlock: ABI, has_own_user: bool) -> bool {
@@ -332,66 +267,6 @@ pub(super) fn asks_about_signals(sandbox: &Sandbox, job: &Job, landlock: ABI, ha
         && !sandbox.system_calls.allow.iter().any(|name| name == "kill")
         && !sandbox.pid_namespace
         && !has_own_user
-}
-
-/// For a worker and the programs that come of it, beside the filter of their sandbox: who signals somebody by his number waits for
-/// the worker to say whether he may, and who has a process join a group by its number. The worker may, and knows its own calls by `mark`,
-/// see [`process::mark_signals`].
-pub(super) fn asking(worker: Pid, mark: u64) -> Option<Vec<Instruction>> {
-    /// Places of instructions.
-    const OF_OTHERS: usize = 9;
-    const OF_THREADS: usize = 11;
-    const OF_GROUP: usize = 13;
-    const IS_MARKED: usize = 15;
-    const ASK: usize = 19;
-    const ALLOW: usize = 20;
-    let load = |k| Instruction { code: LOAD, jt: 0, jf: 0, k };
-    let end = |k| Instruction { code: RETURN, jt: 0, jf: 0, k };
-    let number = |name| number(name).map(|number| number as u32);
-    // struct seccomp_data: the number, then from 16 on the arguments, of 64 bits, the lower half first on this machine.
-    let argument = |place: u32| 16 + 8 * place;
-    let mut program = vec![load(0); 21];
-    let mut compare = |place: usize, k: u32, equal: usize, other: usize| {
-        let [jt, jf] = [equal, other].map(|to| (to - place - 1) as u8);
-        program[place] = Instruction { code: EQUAL, jt, jf, k };
-    };
-    let calls = [
-        ("kill", OF_OTHERS),
-        ("tkill", OF_THREADS),
-        ("tgkill", OF_THREADS),
-        ("rt_sigqueueinfo", OF_THREADS),
-        ("rt_tgsigqueueinfo", OF_THREADS),
-        ("setpgid", OF_GROUP),
-    ];
-    for (place, (name, to)) in (1..).zip(calls) {
-        compare(place, number(name)?, to, place + 1);
-    }
-    // 0 is who calls, or his group. The worker's own number is forbidden to all others.
-    compare(OF_OTHERS + 1, 0, ALLOW, OF_THREADS + 1);
-    compare(OF_THREADS + 1, worker as u32, ALLOW, IS_MARKED);
-    compare(OF_GROUP + 1, 0, ALLOW, ASK);
-    compare(IS_MARKED + 1, mark as u32, IS_MARKED + 2, ASK);
-    compare(IS_MARKED + 3, (mark >> 32) as u32, ALLOW, ASK);
-    program[7] = end(libc::SECCOMP_RET_ALLOW);
-    program[8] = end(libc::SECCOMP_RET_ALLOW);
-    program[OF_OTHERS] = load(argument(0));
-    program[OF_THREADS] = load(argument(0));
-    program[OF_GROUP] = load(argument(1));
-    program[IS_MARKED] = load(argument(5));
-    program[IS_MARKED + 2] = load(argument(5) + 4);
-    program[ASK] = end(libc::SECCOMP_RET_USER_NOTIF);
-    program[ALLOW] = end(libc::SECCOMP_RET_ALLOW);
-    Some(program)
-}
-
-/// Whom a call of [`asking`] means: a process, or if the number is negative a group. A group to be joined is that of a process.
-pub(crate) fn meant(call: i64, arguments: &[u64; 6]) -> Option<Pid> {
-    let [first, second, ..] = arguments.map(|argument| argument as u32 as Pid);
-    let is = |name| number(name) == Some(call);
-    if is("setpgid") {
-        return Some(second);
-    }
-    ["kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo"].into_iter().any(is).then_some(first)
 }
 
 /// Whether the worker itself would be told that there is no clone3(2), by the filter that it shares.
@@ -602,7 +477,7 @@ fn forbid_network(rules: &mut CallRules, sandbox: &Sandbox, landlock: ABI) {
 }
 
 /// The number of a call on this architecture, if there is such a call.
-fn number(name: &str) -> Option<i64> {
+pub(super) fn number(name: &str) -> Option<i64> {
     name.parse::<Sysno>().ok().map(|call| i64::from(call.id()))
 }
 
@@ -663,17 +538,17 @@ fn mask(flag: i32) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::config::SystemCalls;
 
-    const EPERM: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+    pub(in crate::child::confine) const EPERM: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
     const ENOSYS: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
-    const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+    pub(in crate::child::confine) const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
     const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
 
     /// What a filter answers, as the kernel runs it: seccomp(2), `struct seccomp_data`.
-    fn verdict(
+    pub(in crate::child::confine) fn verdict(
         program: &[Instruction],
         arch: u32,
         call: u32,
@@ -701,7 +576,7 @@ mod tests {
     }
 
     /// AUDIT_ARCH_X86_64, and AUDIT_ARCH_I386.
-    const NATIVE: u32 = 0xc000_003e;
+    pub(in crate::child::confine) const NATIVE: u32 = 0xc000_003e;
     const FOREIGN: u32 = 0x4000_0003;
 
     fn sandbox(base: CallSet, network: Network) -> Sandbox {
@@ -828,28 +703,6 @@ mod tests {
             assert_eq!(verdict(&older, NATIVE, call(name), arguments), wanted, "{name} {arguments:?}");
         }
 
-        let silence = Silence::compile().unwrap().of(4711);
-        for (name, arguments, wanted) in [
-            ("read", [0; 3], ALLOW),
-            ("sendto", [0; 3], ALLOW),
-            ("kill", [4711, 6, 0], EPERM),
-            ("tkill", [4711, 6, 0], EPERM),
-            ("rt_sigqueueinfo", [4711, 6, 0], EPERM),
-            ("rt_tgsigqueueinfo", [4711, 4711, 6], EPERM),
-            ("pidfd_send_signal", [4711, 6, 0], EPERM),
-            ("tgkill", [4711, 4711, 6], ALLOW),
-            ("tgkill", [4712, 4712, 6], EPERM),
-            ("fcntl", [0, 4, 0], ALLOW),
-            ("fcntl", [0, 8, 4711], EPERM),
-            ("fcntl", [0, 10, 9], EPERM),
-            ("fcntl", [0, 15, 9], EPERM),
-            ("ioctl", [0, 0x541b, 0], ALLOW),
-            ("ioctl", [0, 0x8901, 0], EPERM),
-            ("ioctl", [0, 0x8902, 0], EPERM),
-        ] {
-            assert_eq!(verdict(&silence, NATIVE, call(name), arguments), wanted, "{name} {arguments:?}");
-        }
-
         let handler = compile(&sandbox(CallSet::Handler, Network::None), &job, ABI::V7, false).unwrap();
         for (name, arguments, wanted) in [
             ("recvfrom", [0; 3], ALLOW),
@@ -871,36 +724,5 @@ mod tests {
         ] {
             assert_eq!(verdict(&handler, NATIVE, call(name), arguments), wanted, "{name} {arguments:?}");
         }
-    }
-
-    #[test]
-    fn who_means_somebody_by_his_number_asks_unless_he_is_the_worker() {
-        const ASK: u32 = libc::SECCOMP_RET_USER_NOTIF;
-        let mark = 0x1234_5678_9abc_def0;
-        let program = asking(4711, mark).unwrap();
-        let number = |name| u32::try_from(number(name).unwrap()).unwrap();
-        let marked = |mark| [5, 9, 0, 0, 0, mark];
-        for (name, arguments, wanted) in [
-            ("kill", [0, 15, 0, 0, 0, 0], ALLOW),
-            ("kill", [4711, 15, 0, 0, 0, 0], ALLOW),
-            ("kill", [5, 15, 0, 0, 0, 0], ASK),
-            ("kill", [u64::from(-5_i32 as u32), 15, 0, 0, 0, 0], ASK),
-            ("kill", marked(mark), ALLOW),
-            ("kill", marked(mark ^ 1), ASK),
-            ("kill", marked(mark ^ 1 << 63), ASK),
-            ("tkill", [5, 9, 0, 0, 0, 0], ASK),
-            ("tgkill", [5, 6, 9, 0, 0, 0], ASK),
-            ("tgkill", [4711, 4711, 6, 0, 0, 0], ALLOW),
-            ("rt_sigqueueinfo", [5, 9, 1, 0, 0, 0], ASK),
-            ("rt_tgsigqueueinfo", [5, 6, 9, 1, 0, 0], ASK),
-            ("setpgid", [5, 0, 0, 0, 0, 0], ALLOW),
-            ("setpgid", [0, 5, 0, 0, 0, 0], ASK),
-            ("getpid", [5; 6], ALLOW),
-        ] {
-            assert_eq!(verdict(&program, NATIVE, number(name), arguments), wanted, "{name} {arguments:?}");
-        }
-        assert_eq!(meant(number("kill").into(), &[u64::from(-5_i32 as u32), 9, 0, 0, 0, 0]), Some(-5));
-        assert_eq!(meant(number("setpgid").into(), &[0, 5, 0, 0, 0, 0]), Some(5));
-        assert_eq!(meant(number("getpid").into(), &[5; 6]), None);
     }
 }

@@ -1,8 +1,9 @@
 //! Who a connection process is, where it stands, and what it may use.
 
 pub(crate) mod cage;
-pub(crate) mod filter;
+mod filter;
 pub(crate) mod namespaces;
+pub(crate) mod signals;
 
 use std::io;
 use std::path::{Path, PathBuf};
