@@ -87,6 +87,15 @@ use crate::sys::robust;
 ///
 /// The supervisor [creates](Shared::create) the memory and hands its descriptor to each worker, which [opens](Shared::open) it;
 /// connection processes have it from their worker. A program that only forks does both at once ([`Shared::new`]).
+///
+/// ```
+/// use preforkd::shared::Shared;
+///
+/// let hits = Shared::new(4, |layout| layout.counter("hits"))?;
+/// hits.add(1);
+/// assert_eq!(hits.sum(), 1);
+/// # Ok::<(), preforkd::shared::SharedError>(())
+/// ```
 #[derive(Debug)]
 pub struct Shared<S> {
     state: S,
@@ -114,6 +123,18 @@ impl<S> Shared<S> {
     /// # Errors
     ///
     /// [`SharedError::Declaration`] says what is wrong with the declarations. [`SharedError::System`]: memfd_create(2).
+    ///
+    /// ```
+    /// use std::os::fd::AsFd;
+    ///
+    /// use preforkd::shared::Shared;
+    ///
+    /// let memory = Shared::create(4, |layout| layout.counter("hits"))?;
+    /// // In a worker that has inherited the descriptor:
+    /// let hits = Shared::open(memory.as_fd(), 4, |layout| layout.counter("hits"))?;
+    /// hits.add(1);
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn create(processes: u32, declare: impl Fn(&mut Layout) -> S) -> Result<OwnedFd, SharedError> {
         let plan = Plan::new(&declare)?;
         let file = File::from(memory::create(c"preforkd-shared", 0)?);
@@ -149,6 +170,17 @@ impl<S> Shared<S> {
     ///
     /// [`SharedError::OtherLayout`]: it was made for other declarations. What is in it is then nobody's; a service creates new
     /// memory and says so. [`SharedError::Declaration`], and [`SharedError::System`]: mmap(2).
+    ///
+    /// ```
+    /// use std::os::fd::AsFd;
+    ///
+    /// use preforkd::shared::{Shared, SharedError};
+    ///
+    /// let memory = Shared::create(4, |layout| layout.counter("hits"))?;
+    /// let other = Shared::open(memory.as_fd(), 4, |layout| layout.counter("visits"));
+    /// assert!(matches!(other, Err(SharedError::OtherLayout { .. })), "{:?}", other.err());
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn open(
         fd: BorrowedFd<'_>,
         processes: u32,
@@ -188,6 +220,14 @@ impl<S> Shared<S> {
     /// # Errors
     ///
     /// As those.
+    ///
+    /// ```
+    /// use preforkd::shared::Shared;
+    ///
+    /// let seats = Shared::new(4, |layout| layout.lock("seats", 180_u32))?;
+    /// assert_eq!(seats.update(|seats| { *seats -= 1; *seats })?, 179);
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn new(processes: u32, declare: impl Fn(&mut Layout) -> S) -> Result<Self, SharedError> {
         let fd = Self::create(processes, &declare)?;
         Self::open(fd.as_fd(), processes, declare)
@@ -197,6 +237,16 @@ impl<S> Shared<S> {
     /// Without, it counts where all count that have none, which is dearer, and what it adds to a gauge outlives it.
     ///
     /// preforkd's own connection processes need not call it.
+    ///
+    /// ```
+    /// use preforkd::shared::Shared;
+    ///
+    /// let inside = Shared::new(4, |layout| layout.gauge("inside"))?;
+    /// // In the process that has been forked as the third:
+    /// inside.begin(2);
+    /// inside.add(1);
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn begin(&self, slot: u32) {
         self.ended(slot);
         self.rows.use_slot(slot);
@@ -207,6 +257,19 @@ impl<S> Shared<S> {
     /// its share out of all gauges. To call it twice, or to be killed in it and have another call it, does no harm.
     ///
     /// Locks need no such call: the kernel knows what the dead process had.
+    ///
+    /// ```
+    /// use preforkd::shared::Shared;
+    ///
+    /// let inside = Shared::new(4, |layout| layout.gauge("inside"))?;
+    /// inside.begin(2);
+    /// inside.add(1);
+    /// assert_eq!(inside.sum(), 1);
+    /// // In the process that has reaped it:
+    /// inside.ended(2);
+    /// assert_eq!(inside.sum(), 0);
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn ended(&self, slot: u32) {
         for cell in self.gauges.iter().filter_map(|column| self.rows.of_slot(slot, *column)) {
             cell.store(0, Relaxed);
@@ -215,6 +278,14 @@ impl<S> Shared<S> {
 
     /// How often the owner of a lock has died, of a table's and a queue's, too, since the memory was made. Others carried on each
     /// time; but a number that grows says that processes are killed in the middle of something.
+    ///
+    /// ```
+    /// use preforkd::shared::Shared;
+    ///
+    /// let seats = Shared::new(4, |layout| layout.lock("seats", 180_u32))?;
+    /// assert_eq!(seats.owners_died(), 0);
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn owners_died(&self) -> u64 {
         self.deaths.load(Relaxed)
     }
