@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
-use std::net::{SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -76,10 +76,15 @@ impl ClosingListeners {
     /// takes itself for connected.
     fn new(listeners: Vec<Rc<Listener>>) -> Self {
         let local = |listener: &Rc<Listener>| socket::local_address(listener.descriptor()).ok().flatten();
-        let ports: HashSet<u16> = listeners.iter().filter_map(local).map(|local| local.port()).collect();
+        let closing: HashSet<(IpAddr, u16)> =
+            listeners.iter().filter_map(local).map(|local| (local.ip(), local.port())).collect();
+        let is_to_one = |called: SocketAddr| {
+            let ips = [called.ip(), Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+            ips.iter().any(|ip| closing.contains(&(*ip, called.port())))
+        };
         let is_under_way =
-            |socket: &TcpSocket| socket.state == TcpState::Handshake && ports.contains(&socket.local.port());
-        let are_none = ports.is_empty() || matches!(tcp_table::find(is_under_way), Ok(None));
+            |socket: &TcpSocket| socket.state == TcpState::Handshake && is_to_one(socket.local);
+        let are_none = closing.is_empty() || matches!(tcp_table::find(is_under_way), Ok(None));
         ClosingListeners { listeners, handshakes: if are_none { Duration::ZERO } else { HANDSHAKE } }
     }
 

@@ -501,12 +501,12 @@ pub(crate) fn queued_callers(listener: BorrowedFd<'_>) -> Option<Vec<SocketAddr>
     if !is_listener(listener) {
         return None;
     }
-    let port = local_address(listener).ok()??.port();
+    let local = local_address(listener).ok()??;
     let is_queued = |socket: &TcpSocket| {
-        let is_there = matches!(socket.state, TcpState::Established | TcpState::CloseWait);
-        is_there && socket.local.port() == port && socket.inode == 0
+        matches!(socket.state, TcpState::Established | TcpState::CloseWait) && socket.inode == 0
     };
-    let callers: Vec<_> = tcp_table::all(is_queued).ok()?.into_iter().map(|socket| socket.remote).collect();
+    let queued_there = tcp_table::of_listener(local, is_queued).ok()?;
+    let callers: Vec<_> = queued_there.into_iter().map(|socket| socket.remote).collect();
     (callers.len() >= queued(listener).max(1) as usize).then_some(callers)
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::ControlFlow;
 
 /// With one process's network, which hardened units show as well. What listens is before what is under way.
@@ -59,16 +59,31 @@ fn find_in(tables: [&str; 2], wanted: impl Fn(&TcpSocket) -> bool) -> io::Result
     Ok(found)
 }
 
-/// All sockets of which this is so. Errors as of [`find`].
-pub(crate) fn all(wanted: impl Fn(&TcpSocket) -> bool) -> io::Result<Vec<TcpSocket>> {
-    let mut found = Vec::new();
+/// The connections to `listener` of which this is so: not those to another listener of the same port. Errors as of [`find`].
+pub(crate) fn of_listener(
+    listener: SocketAddr,
+    wanted: impl Fn(&TcpSocket) -> bool,
+) -> io::Result<Vec<TcpSocket>> {
+    let (mut listening, mut found) = (vec![listener.ip()], Vec::new());
     each(TCP, |socket| {
-        if wanted(&socket) {
-            found.push(socket);
+        if socket.local.port() == listener.port() {
+            match socket.state {
+                TcpState::Listens => listening.push(socket.local.ip()),
+                _ if wanted(&socket) => found.push(socket),
+                _ => {}
+            }
         }
         ControlFlow::Continue(())
     })?;
+    found.retain(|socket| who_gets(socket.local.ip(), &listening) == Some(listener.ip()));
     Ok(found)
+}
+
+/// Which of these a connection to `called` comes to: the kernel prefers the address itself, then the wildcard of its family.
+fn who_gets(called: IpAddr, listening: &[IpAddr]) -> Option<IpAddr> {
+    let own: IpAddr =
+        if called.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    [called, own, Ipv6Addr::UNSPECIFIED.into()].into_iter().find(|ip| listening.contains(ip))
 }
 
 fn each(tables: [&str; 2], mut take: impl FnMut(TcpSocket) -> ControlFlow<()>) -> io::Result<()> {
@@ -118,7 +133,7 @@ fn address(text: &str) -> Option<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::TcpListener;
+    use std::net::{TcpListener, TcpStream};
 
     #[test]
     fn a_listener_is_found_with_its_inode_and_what_is_no_row_is_not() {
@@ -138,5 +153,39 @@ mod tests {
         for length in 0..row.find("7 1 x").unwrap() {
             assert!(parse(&row[..length]).is_none());
         }
+    }
+
+    #[test]
+    fn a_listener_has_its_own_connections_only() {
+        let one = TcpListener::bind("127.0.0.41:0").unwrap();
+        let port = one.local_addr().unwrap().port();
+        let other = TcpListener::bind(("127.0.0.42", port)).unwrap();
+        let listeners = [one.local_addr().unwrap(), other.local_addr().unwrap()];
+        let clients = listeners.map(|listener| TcpStream::connect(listener).unwrap());
+        let callers = |listener| {
+            let of_it = of_listener(listener, |socket| socket.inode == 0).unwrap();
+            of_it.into_iter().map(|socket| socket.remote).collect::<Vec<_>>()
+        };
+        for (listener, client) in listeners.into_iter().zip(&clients) {
+            assert_eq!(callers(listener), [client.local_addr().unwrap()]);
+        }
+        for wildcard in [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()] {
+            assert!(callers((wildcard, port).into()).is_empty(), "each goes to who is named");
+        }
+    }
+
+    #[test]
+    fn who_is_named_gets_it_before_wildcards() {
+        let [four, six, any, any_six] =
+            ["127.0.0.1", "::1", "0.0.0.0", "::"].map(|ip| ip.parse::<IpAddr>().unwrap());
+        let listening = [any_six, any, six, four];
+        for (called, who) in [(four, [four, any, any_six]), (six, [six, any_six, any_six])] {
+            let mut left = listening.to_vec();
+            for next in who {
+                assert_eq!(who_gets(called, &left), Some(next));
+                left.retain(|ip| *ip != next || *ip == any_six);
+            }
+        }
+        assert_eq!(who_gets(six, &[any, four]), None);
     }
 }
