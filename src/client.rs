@@ -183,6 +183,14 @@ impl Connection {
 ///
 /// It is never used twice: `run` differs between two supervisors, `worker` between the workers of one supervisor, and
 /// `number` between the connections of one worker.
+///
+/// ```
+/// use preforkd::ConnectionId;
+///
+/// let id: ConnectionId = "e0004a-2-1".parse()?;
+/// assert_eq!(id.to_string(), "e0004a-2-1");
+/// # Ok::<(), preforkd::NoConnectionId>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ConnectionId {
     /// 24 random bits of the supervisor.
@@ -240,6 +248,12 @@ impl FromStr for ConnectionId {
 }
 
 /// What is no name of a connection.
+///
+/// ```
+/// use preforkd::{ConnectionId, NoConnectionId};
+///
+/// assert_eq!("yesterday's".parse::<ConnectionId>(), Err(NoConnectionId));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "is no connection's id; they look like 1cecf0-1-42, and \"preforkd connections\" and the log have them"

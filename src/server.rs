@@ -37,18 +37,40 @@ pub struct Server {
 impl Server {
     /// A program that is called so, without handlers yet. The name stands in its messages, in the paths of its configuration and its
     /// control socket, and in the journal as `SYSLOG_IDENTIFIER`: it has letters, digits, `-`, `_` and `.`, at most 64, and
-    /// begins with a letter or digit.
+    /// begins with a letter or digit. Another is an error of the program, which [`main`](Server::main) says.
+    ///
+    /// ```
+    /// use preforkd::Server;
+    /// use std::io::Write;
+    ///
+    /// let server = Server::new("hello").handler("hello", |client: &mut preforkd::Connection| {
+    ///     client.write_all(b"hello\n")
+    /// });
+    /// // server.main()
+    /// ```
     pub fn new(name: &'static str) -> Self {
         Server { application: Application::new(name) }
     }
 
     /// Its own version, which `--version` and `status` show: `env!("CARGO_PKG_VERSION")`.
+    ///
+    /// ```
+    /// # let server = preforkd::Server::new("guestbook");
+    /// server.version(env!("CARGO_PKG_VERSION"))
+    /// # ;
+    /// ```
     pub fn version(mut self, version: &'static str) -> Self {
         self.application.title.version = Some(version);
         self
     }
 
     /// What it is for, in a line without a full stop, for `--help`.
+    ///
+    /// ```
+    /// # let server = preforkd::Server::new("guestbook");
+    /// server.about("Keep what each client says, and say it to the next")
+    /// # ;
+    /// ```
     pub fn about(mut self, about: &'static str) -> Self {
         self.application.about = about;
         self
@@ -58,7 +80,30 @@ impl Server {
     /// this name, as in `handler = "guestbook"`; if it is the only one, that need not be written.
     ///
     /// A closure says the type of its argument: `|client: &mut Connection| …`. A second handler of the same name
-    /// replaces the first.
+    /// replaces the first. The handler is made in every process that runs `main`, but [prepared](Handler::prepare) in workers only.
+    ///
+    /// ```
+    /// # struct Guestbook;
+    /// # impl preforkd::Handler for Guestbook {
+    /// #     type Options = preforkd::NoOptions;
+    /// #     fn serve(&self, _: &mut Connection) -> io::Result<()> { Ok(()) }
+    /// # }
+    /// use preforkd::{Connection, Server};
+    /// use std::io::{self, Write};
+    ///
+    /// fn refuse(client: &mut Connection) -> io::Result<()> {
+    ///     writeln!(client, "we are closed")
+    /// }
+    ///
+    /// Server::new("guestbook")
+    ///     .handler("guestbook", Guestbook) // a type that is a Handler
+    ///     .handler("closed", refuse)
+    ///     .handler("count", |client: &mut Connection| {
+    ///         let count = io::copy(client, &mut io::sink())?;
+    ///         writeln!(client, "{count} bytes")
+    ///     })
+    /// # ;
+    /// ```
     pub fn handler(mut self, name: &'static str, handler: impl Handler) -> Self {
         self.application.add(name, handler);
         self
@@ -121,6 +166,19 @@ impl Server {
     /// It is the whole of `main`. The program is started anew for every worker, for each reload and to try an upgrade, and in
     /// each of these processes `main` runs up to here: what stands before this call must be quick, start no thread, change
     /// nothing outside of the process, and write nothing to stdout.
+    ///
+    /// ```no_run
+    /// use preforkd::{Connection, Server};
+    ///
+    /// fn main() -> std::process::ExitCode {
+    ///     // Nothing else stands here: it would be done in every worker, too.
+    ///     Server::new("echo")
+    ///         .handler("echo", |client: &mut Connection| {
+    ///             std::io::copy(&mut &*client, &mut &*client).map(drop)
+    ///         })
+    ///         .main()
+    /// }
+    /// ```
     #[must_use = "it is what main() returns"]
     pub fn main(self) -> ExitCode {
         cli::main(self.application)
@@ -133,6 +191,12 @@ impl Server {
 }
 
 /// Runs the `preforkd` command with this process's arguments and environment: see [`Server::main`].
+///
+/// ```no_run
+/// fn main() -> std::process::ExitCode {
+///     preforkd::main()
+/// }
+/// ```
 #[must_use]
 pub fn main() -> ExitCode {
     crate::builtin::preforkd().main()

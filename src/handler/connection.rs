@@ -49,7 +49,18 @@ pub struct ClientConnection<'a> {
     until: Monotonic,
 }
 
-/// What was called.
+/// What was called. It is shown as `192.0.2.1:7007`, `[2001:db8::1]:7007`, a path, `@name` in the abstract namespace, or `unnamed`.
+///
+/// ```
+/// use preforkd::LocalAddress;
+/// use std::os::unix::net::SocketAddr;
+///
+/// let called = LocalAddress::Ip("[2001:db8::1]:7007".parse()?);
+/// assert_eq!(called.to_string(), "[2001:db8::1]:7007");
+/// let called = LocalAddress::Unix(SocketAddr::from_pathname("/run/guestbook.sock")?);
+/// assert_eq!(called.to_string(), "/run/guestbook.sock");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum LocalAddress {
@@ -60,6 +71,26 @@ pub enum LocalAddress {
 }
 
 /// The connection again, in std's types: see [`Connection::stream`](ClientConnection::stream).
+///
+/// ```
+/// use preforkd::Stream;
+/// use std::io::{self, Read};
+/// use std::os::unix::net::UnixStream;
+/// use std::time::Duration;
+///
+/// fn be_patient(stream: &Stream, time: Option<Duration>) -> io::Result<()> {
+///     match stream {
+///         Stream::Tcp(stream) => stream.set_read_timeout(time),
+///         Stream::Unix(stream) => stream.set_read_timeout(time),
+///         _ => Ok(()),
+///     }
+/// }
+///
+/// let (mut here, _there) = UnixStream::pair()?;
+/// be_patient(&Stream::Unix(here.try_clone()?), Some(Duration::from_millis(5)))?;
+/// assert_eq!(here.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+/// # Ok::<(), io::Error>(())
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Stream {
@@ -70,6 +101,13 @@ pub enum Stream {
 }
 
 /// In which directions a connection is ready, or is waited for: see [`Connection::wait`](ClientConnection::wait).
+///
+/// ```
+/// use preforkd::Readiness;
+///
+/// let ready = Readiness { read: true, write: false };
+/// assert_eq!(ready, Readiness::READ);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Readiness {
     /// A read would not block: there are bytes, the end of the stream, or an error.
@@ -80,10 +118,37 @@ pub struct Readiness {
 
 impl Readiness {
     /// To read.
+    ///
+    /// ```no_run
+    /// # use preforkd::{Connection, Readiness};
+    /// # fn serve(client: &mut Connection) -> std::io::Result<()> {
+    /// // Whether the client says something within a second, or hangs up.
+    /// let ready = client.wait(Readiness::READ, Some(std::time::Duration::from_secs(1)))?.read;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub const READ: Readiness = Readiness { read: true, write: false };
     /// To write.
+    ///
+    /// ```no_run
+    /// # use preforkd::{Connection, Readiness};
+    /// # fn serve(client: &mut Connection) -> std::io::Result<()> {
+    /// // Whether the client takes what it is sent, now.
+    /// let keeps_up = client.wait(Readiness::WRITE, Some(std::time::Duration::ZERO))?.write;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub const WRITE: Readiness = Readiness { read: false, write: true };
     /// Either.
+    ///
+    /// ```no_run
+    /// # use preforkd::{Connection, Readiness};
+    /// # fn serve(client: &mut Connection) -> std::io::Result<()> {
+    /// let ready = client.wait(Readiness::EITHER, None)?;
+    /// assert!(ready.read || ready.write);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub const EITHER: Readiness = Readiness { read: true, write: true };
 }
 
@@ -104,6 +169,19 @@ impl ClientConnection<'_> {
     /// Who is at the other end: behind a proxy that `proxy_protocol_from` believes, whom that has named.
     ///
     /// No system call.
+    ///
+    /// ```no_run
+    /// use preforkd::{Connection, Peer};
+    /// use std::io::{self, Write};
+    ///
+    /// fn greet(client: &mut Connection) -> io::Result<()> {
+    ///     match client.peer() {
+    ///         Peer::Ip(address) => writeln!(client, "hello {}", address.ip()),
+    ///         Peer::Unix(Some(who)) => writeln!(client, "hello user {}", who.uid),
+    ///         Peer::Unix(None) => Ok(()),
+    ///     }
+    /// }
+    /// ```
     #[must_use]
     pub fn peer(&self) -> Peer {
         self.client.peer
@@ -114,6 +192,18 @@ impl ClientConnection<'_> {
     /// # Errors
     ///
     /// What getsockname(2) says; for a Unix socket, that there is no descriptor left.
+    ///
+    /// ```no_run
+    /// use preforkd::{Connection, LocalAddress};
+    /// use std::io::{self, Write};
+    ///
+    /// fn guide(client: &mut Connection) -> io::Result<()> {
+    ///     match client.local()? {
+    ///         LocalAddress::Ip(address) if address.port() == 7 => writeln!(client, "this is the old port"),
+    ///         called => writeln!(client, "this is {called}"),
+    ///     }
+    /// }
+    /// ```
     pub fn local(&self) -> io::Result<LocalAddress> {
         if let Some(called) = self.client.header.and_then(|header| header.called) {
             return Ok(LocalAddress::Ip(called));
@@ -124,43 +214,105 @@ impl ClientConnection<'_> {
         }
     }
 
-    /// What the connection is called in the log, `PREFORKD_CONNECTION`. No other has ever had it.
+    /// What the connection is called in the log, `PREFORKD_CONNECTION`. No other has ever had it. No system call.
+    ///
+    /// ```no_run
+    /// use preforkd::Connection;
+    /// use std::fs::File;
+    /// use std::io;
+    ///
+    /// /// With `sandbox = { write = ["/srv/letters"] }`.
+    /// fn keep(client: &mut Connection) -> io::Result<()> {
+    ///     let mut file = File::create_new(format!("/srv/letters/{}", client.id()))?;
+    ///     io::copy(client, &mut file).map(drop)
+    /// }
+    /// ```
     #[must_use]
     pub fn id(&self) -> ConnectionId {
         self.id
     }
 
     /// When `max_lifetime` will end it; `None` without one. (`first_byte_timeout` and `idle_timeout` depend on what is moved.)
+    ///
+    /// ```no_run
+    /// use preforkd::Connection;
+    /// use std::io::{self, Write};
+    /// use std::time::Instant;
+    ///
+    /// fn warn(client: &mut Connection) -> io::Result<()> {
+    ///     let Some(deadline) = client.deadline() else { return Ok(()) };
+    ///     let left = deadline.saturating_duration_since(Instant::now());
+    ///     writeln!(client, "you have {} s", left.as_secs())
+    /// }
+    /// ```
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let left = (self.until != Monotonic::NEVER).then(|| self.until - Monotonic::now())?;
         Instant::now().checked_add(left)
     }
 
-    /// Reads what has come, without waiting.
+    /// Reads what has come, without waiting, recv(2) with `MSG_DONTWAIT`. How many bytes; 0 are the end of what the client says.
     ///
     /// # Errors
     ///
     /// `WouldBlock` if nothing has; else as [`Read::read`].
+    ///
+    /// ```no_run
+    /// use preforkd::Connection;
+    /// use std::io;
+    ///
+    /// /// Whether the client wants no more of it: it has sent something, or hung up.
+    /// fn is_enough(client: &Connection) -> io::Result<bool> {
+    ///     match client.read_now(&mut [0; 64]) {
+    ///         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+    ///         read => read.map(|_| true),
+    ///     }
+    /// }
+    /// ```
     pub fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
         self.count_received(buffer.len(), stream::receive_now(self.socket, buffer))
     }
 
-    /// Writes what there is room for, without waiting.
+    /// Writes what there is room for, without waiting, send(2) with `MSG_DONTWAIT`. How many bytes, which may be fewer than there are.
     ///
     /// # Errors
     ///
     /// `WouldBlock` if there is none; else as [`Write::write`].
+    ///
+    /// ```no_run
+    /// use preforkd::Connection;
+    /// use std::io;
+    ///
+    /// /// What the client has no room for stays here.
+    /// fn send(client: &Connection, queue: &mut Vec<u8>) -> io::Result<()> {
+    ///     match client.write_now(queue) {
+    ///         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+    ///         sent => drop(queue.drain(..sent?)),
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
         self.count_sent(stream::send_now(self.socket, bytes))
     }
 
-    /// Waits until the connection can be read or written, whichever is `wanted` and comes first, for no longer than this. Neither
-    /// is true if nothing came.
+    /// Waits until the connection can be read or written, whichever is `wanted` and comes first, for no longer than this; with
+    /// `None` as long as it takes. Neither is true if nothing came.
     ///
     /// # Errors
     ///
     /// What poll(2) says.
+    ///
+    /// ```no_run
+    /// use preforkd::{Connection, Readiness};
+    /// use std::io::{self, Write};
+    /// use std::time::Duration;
+    ///
+    /// fn greet_the_silent(client: &mut Connection) -> io::Result<()> {
+    ///     let ready = client.wait(Readiness::READ, Some(Duration::from_secs(3)))?;
+    ///     if ready.read { Ok(()) } else { writeln!(client, "say something") }
+    /// }
+    /// ```
     pub fn wait(&self, wanted: Readiness, timeout: Option<Duration>) -> io::Result<Readiness> {
         let mut events = PollFlags::empty();
         events.set(PollFlags::POLLIN, wanted.read);
@@ -174,11 +326,24 @@ impl ClientConnection<'_> {
         })
     }
 
-    /// Says that nothing more will be written; the client finds the end of the stream.
+    /// Says that nothing more will be written, shutdown(2) with `SHUT_WR`; the client finds the end of the stream. It can still
+    /// be read.
     ///
     /// # Errors
     ///
     /// `NotConnected` if the client is gone.
+    ///
+    /// ```no_run
+    /// use preforkd::Connection;
+    /// use std::io::{self, Read, Write};
+    ///
+    /// /// A client that reads to the end has the question then, and answers.
+    /// fn ask(client: &mut Connection) -> io::Result<String> {
+    ///     client.write_all(b"What is your name?")?;
+    ///     client.end_writing()?;
+    ///     io::read_to_string(client.take(80))
+    /// }
+    /// ```
     pub fn end_writing(&self) -> io::Result<()> {
         stream::end_sending(self.socket)
     }
@@ -194,6 +359,20 @@ impl ClientConnection<'_> {
     /// # Errors
     ///
     /// What shutdown(2), poll(2) and recv(2) say.
+    ///
+    /// ```no_run
+    /// use preforkd::Connection;
+    /// use std::io::{self, Read, Write};
+    ///
+    /// fn take_a_little(client: &mut Connection) -> io::Result<()> {
+    ///     let mut letter = Vec::new();
+    ///     if client.take(1000).read_to_end(&mut letter)? == 1000 {
+    ///         writeln!(client, "too long")?;
+    ///         return client.finish();
+    ///     }
+    ///     writeln!(client, "{} bytes", letter.len())
+    /// }
+    /// ```
     pub fn finish(&self) -> io::Result<()> {
         self.end_writing()?;
         let deadline = Monotonic::now() + LINGER_TIME;
@@ -221,6 +400,19 @@ impl ClientConnection<'_> {
     /// # Errors
     ///
     /// What fcntl(2), `F_DUPFD`, says: there is no descriptor left.
+    ///
+    /// ```no_run
+    /// use preforkd::{Connection, Stream};
+    /// use std::io;
+    ///
+    /// fn serve(client: &mut Connection) -> io::Result<()> {
+    ///     match client.stream()? {
+    ///         Stream::Tcp(stream) => speak_tls(stream),
+    ///         _ => Err(io::Error::other("this is for TCP")),
+    ///     }
+    /// }
+    /// # fn speak_tls(_: std::net::TcpStream) -> io::Result<()> { Ok(()) }
+    /// ```
     pub fn stream(&self) -> io::Result<Stream> {
         let copy = self.socket.try_clone_to_owned()?;
         self.progress.is_shared.store(true, Relaxed);

@@ -99,6 +99,21 @@ pub trait Handler: Sync + 'static {
     /// has serde `#[serde(try_from = "…")]`; for one that needs the machine there is [`prepare`](Handler::prepare).
     ///
     /// Reading them must do nothing else: it is done in the supervisor, which waits for it.
+    ///
+    /// ```
+    /// #[derive(serde::Deserialize)]
+    /// struct Options {
+    ///     greeting: String,
+    ///     #[serde(default)]
+    ///     times: Option<std::num::NonZero<u8>>,
+    /// }
+    ///
+    /// // [service.NAME.options]
+    /// let options: Options = toml::from_str(r#"greeting = "hello""#)?;
+    /// assert_eq!((options.greeting.as_str(), options.times), ("hello", None));
+    /// assert!(toml::from_str::<Options>("times = 0").is_err());
+    /// # Ok::<(), toml::de::Error>(())
+    /// ```
     type Options: DeserializeOwned;
 
     /// Whether it says something on stderr. If so, what it writes there goes where `stderr` says: by default each line becomes a
@@ -106,11 +121,41 @@ pub trait Handler: Sync + 'static {
     ///
     /// If not, its processes have no descriptor but the connection, and each is spared a pipe, about 10 µs. Then beware: the first
     /// file that such a handler opens gets the number 0, and `println!` may write into it.
+    ///
+    /// ```
+    /// # use std::io::{self, Write};
+    /// # use preforkd::{Connection, Handler, NoOptions};
+    /// struct Silent;
+    ///
+    /// impl Handler for Silent {
+    ///     type Options = NoOptions;
+    ///     const STDERR: bool = false;
+    ///
+    ///     fn serve(&self, client: &mut Connection) -> io::Result<()> {
+    ///         client.write_all(b"hello\n")
+    ///     }
+    /// }
+    /// ```
     const STDERR: bool = true;
 
     /// Whether [`serve`](Handler::serve) starts threads or other processes. If not, it must not, and cannot: so who has taken over one of
     /// its processes has nothing that outlives the connection. (`RLIMIT_NPROC`, getrlimit(2), is 0. Where that is not in force, because
     /// `limits` in the configuration has `nproc`, or `sandbox` is `false`, or for root, a thread would die of `SIGSEGV`, and its process with it.)
+    ///
+    /// ```
+    /// # use std::io::{self, Write};
+    /// # use preforkd::{Connection, Handler, NoOptions};
+    /// struct Alone;
+    ///
+    /// impl Handler for Alone {
+    ///     type Options = NoOptions;
+    ///     const THREADS: bool = false;
+    ///
+    ///     fn serve(&self, client: &mut Connection) -> io::Result<()> {
+    ///         client.write_all(b"hello\n")
+    ///     }
+    /// }
+    /// ```
     const THREADS: bool = true;
 
     /// Declares the state that all connection processes of a service share, and that none of them can lose by its death: see
@@ -161,6 +206,35 @@ pub trait Handler: Sync + 'static {
     ///
     /// What it returns is said to who started the service, or wants the reload, and stops it: what was in force stays in force. So does
     /// a panic, and a thread that was started here.
+    ///
+    /// ```
+    /// # use std::error::Error;
+    /// # use preforkd::{Connection, Handler};
+    /// #[derive(Default)]
+    /// struct Quotes {
+    ///     lines: Vec<String>,
+    /// }
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Options {
+    ///     file: std::path::PathBuf,
+    /// }
+    ///
+    /// impl Handler for Quotes {
+    ///     type Options = Options;
+    ///
+    ///     fn prepare(&mut self, options: Options) -> Result<(), Box<dyn Error>> {
+    ///         let file = options.file;
+    ///         let text = std::fs::read_to_string(&file).map_err(|why| format!("{}: {why}", file.display()))?;
+    ///         self.lines = text.lines().map(str::to_owned).collect();
+    ///         Ok(())
+    ///     }
+    /// #   fn serve(&self, _: &mut Connection) -> std::io::Result<()> { Ok(()) }
+    /// }
+    ///
+    /// let wrong = Quotes::default().prepare(Options { file: "/nowhere".into() }).unwrap_err();
+    /// assert!(wrong.to_string().starts_with("/nowhere: No such file"));
+    /// ```
     fn prepare(&mut self, options: Self::Options) -> Result<(), Box<dyn Error>> {
         drop(options);
         Ok(())
@@ -181,6 +255,23 @@ pub trait Handler: Sync + 'static {
     ///
     /// Only this connection ends: its record says `panicked`, the message of the panic is another record. If the program is built with
     /// `panic = "abort"`, the record says `killed ABRT`.
+    ///
+    /// ```no_run
+    /// # use std::io::{self, BufRead, BufReader, Write};
+    /// # use preforkd::{Connection, Handler, NoOptions};
+    /// struct Double;
+    ///
+    /// impl Handler for Double {
+    ///     type Options = NoOptions;
+    ///
+    ///     fn serve(&self, client: &mut Connection) -> io::Result<()> {
+    ///         let mut line = String::new();
+    ///         BufReader::new(&*client).read_line(&mut line)?;
+    ///         let number: i64 = line.trim().parse().map_err(|why| io::Error::new(io::ErrorKind::InvalidData, why))?;
+    ///         writeln!(client, "{}", i128::from(number) * 2)
+    ///     }
+    /// }
+    /// ```
     fn serve(&self, connection: &mut ClientConnection<'_>) -> io::Result<()>;
 }
 

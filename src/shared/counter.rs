@@ -88,6 +88,16 @@ impl Default for Counter {
 
 impl Counter {
     /// Counts `count` more. After 2<sup>64</sup> it begins again at 0.
+    ///
+    /// ```
+    /// use preforkd::shared::Shared;
+    ///
+    /// let bytes = Shared::new(100, |layout| layout.counter("bytes"))?;
+    /// bytes.add(512);
+    /// bytes.add(3);
+    /// assert_eq!(bytes.sum(), 515);
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn add(&self, count: u64) {
         if let Some(cell) = self.rows.own(self.column) {
             cell.fetch_add(count, Relaxed);
@@ -96,6 +106,20 @@ impl Counter {
 
     /// What all processes have counted since the memory was made. Looks at each slot that was ever in use, about 1 ns each; what is counted meanwhile
     /// may be in it or not, and a later sum is never less.
+    ///
+    /// ```
+    /// use preforkd::shared::Shared;
+    ///
+    /// let hits = Shared::new(100, |layout| layout.counter("hits"))?;
+    /// hits.begin(2);
+    /// hits.add(1);
+    /// // The process of this slot has died, and another has it now:
+    /// hits.ended(2);
+    /// hits.begin(2);
+    /// hits.add(1);
+    /// assert_eq!(hits.sum(), 2);
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn sum(&self) -> u64 {
         self.rows.sum(self.column)
     }
@@ -108,6 +132,8 @@ impl Counter {
 /// ([`Shared::ended`](super::Shared::ended)). So what a process was doing when it was killed is not counted for ever.
 ///
 /// What is added by a process that has no slot, such as a worker, stays until it is taken back.
+///
+/// May be used in every process and thread, with relaxed order, as a [`Counter`].
 ///
 /// ```
 /// use preforkd::shared::Shared;
@@ -132,21 +158,60 @@ impl Default for Gauge {
 }
 
 impl Gauge {
-    /// Adds to the share of this process; a negative number takes away.
+    /// Adds to the share of this process; a negative number takes away. Beyond what an `i64` can be it begins again at the other end.
+    ///
+    /// ```
+    /// use preforkd::shared::Shared;
+    ///
+    /// let talking = Shared::new(100, |layout| layout.gauge("talking"))?;
+    /// talking.add(1);
+    /// // … it talks …
+    /// talking.add(-1);
+    /// assert_eq!(talking.sum(), 0);
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn add(&self, change: i64) {
         if let Some(cell) = self.rows.own(self.column) {
             cell.fetch_add(change as u64, Relaxed);
         }
     }
 
-    /// Sets the share of this process.
+    /// Sets the share of this process. Those without a slot have one share between them, so who sets it overwrites the others'.
+    ///
+    /// ```
+    /// use preforkd::shared::Shared;
+    ///
+    /// let open = Shared::new(100, |layout| layout.gauge("open"))?;
+    /// open.begin(0);
+    /// open.set(3);
+    /// open.set(2);
+    /// // In another process:
+    /// open.begin(1);
+    /// open.set(5);
+    /// assert_eq!(open.sum(), 7);
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn set(&self, share: i64) {
         if let Some(cell) = self.rows.own(self.column) {
             cell.store(share as u64, Relaxed);
         }
     }
 
-    /// The sum of all shares. It is of no one moment: what changes meanwhile may be in it or not.
+    /// The sum of all shares, which looks at each slot that was ever in use, about 1 ns each. It is of no one moment: what changes
+    /// meanwhile may be in it or not.
+    ///
+    /// ```
+    /// use preforkd::shared::Shared;
+    ///
+    /// let talking = Shared::new(100, |layout| layout.gauge("talking"))?;
+    /// talking.begin(2);
+    /// talking.add(1);
+    /// assert_eq!(talking.sum(), 1);
+    /// // The process of this slot has been killed:
+    /// talking.ended(2);
+    /// assert_eq!(talking.sum(), 0);
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn sum(&self) -> i64 {
         self.rows.sum(self.column) as i64
     }

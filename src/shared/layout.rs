@@ -17,6 +17,10 @@ use crate::sys::memory::InheritedMapping;
 /// order is that in which locks are taken. A name says what its bytes mean: give it another when that changes, so that a new
 /// version of the program does not take the old one's bytes for its own.
 ///
+/// What is wrong (a name that is not one word or is declared twice, a capacity of 0, more than 1 TiB) is not an error of these
+/// functions: [`Shared::create`](super::Shared::create) and its like return it, [`SharedError::Declaration`](super::SharedError::Declaration).
+/// Of a [`Handler`](crate::Handler) every command that reads a configuration says it.
+///
 /// ```
 /// use preforkd::shared::{Counter, Layout, Lock, Queue, Shared, Table};
 ///
@@ -79,19 +83,48 @@ impl Layout {
         Layout { memory, end: start, columns: 0, ranks: 0, names, text, initial, wrong: None }
     }
 
-    /// Declares a counter.
+    /// Declares a counter. Eight counters and gauges, or less, take 64 bytes for each process.
+    ///
+    /// ```
+    /// use preforkd::shared::Shared;
+    ///
+    /// let state = Shared::new(100, |layout| (layout.counter("hits"), layout.counter("misses")))?;
+    /// let (hits, misses) = *state;
+    /// hits.add(1);
+    /// assert_eq!((hits.sum(), misses.sum()), (1, 0));
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn counter(&mut self, name: &'static str) -> Counter {
         self.declare(name, format_args!("counter {name}"));
         Counter { rows: self.rows(), column: self.column() }
     }
 
-    /// Declares a gauge.
+    /// Declares a gauge. It takes as much memory as a counter.
+    ///
+    /// ```
+    /// use preforkd::shared::Shared;
+    ///
+    /// let inside = Shared::new(100, |layout| layout.gauge("inside"))?;
+    /// assert_eq!(inside.sum(), 0);
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn gauge(&mut self, name: &'static str) -> Gauge {
         self.declare(name, format_args!("gauge {name}"));
         Gauge { rows: self.rows(), column: self.column() }
     }
 
-    /// Declares a value with a lock, and what it is in the beginning.
+    /// Declares a value with a lock, and what it is in the beginning: in memory that is new. Of memory that is there already
+    /// `initial` changes nothing.
+    ///
+    /// ```
+    /// use preforkd::shared::Shared;
+    ///
+    /// // Here and there, in one lock, for what is moved must never be in both.
+    /// let accounts = Shared::new(100, |layout| layout.lock("accounts", [100_i64, 0]))?;
+    /// accounts.update(|[here, there]| (*here, *there) = (*here - 30, *there + 30))?;
+    /// assert_eq!(accounts.read()?, [70, 30]);
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn lock<T: Plain>(&mut self, name: &'static str, initial: T) -> Lock<T> {
         self.declare(name, format_args!("lock {name} of {} bytes", size_of::<T>()));
         let words = plain::words::<T>();
@@ -110,6 +143,18 @@ impl Layout {
 
     /// Declares a table for so many entries. It takes about three times the memory of their keys and values, and only what is
     /// used is ever taken from the machine.
+    ///
+    /// ```
+    /// use preforkd::shared::{Shared, SharedError};
+    ///
+    /// let names = Shared::new(100, |layout| layout.table::<u32, [u8; 8]>("names", 10_000))?;
+    /// names.insert(&7, *b"Ada     ")?;
+    /// assert_eq!(names.get(&7)?, Some(*b"Ada     "));
+    ///
+    /// let empty = Shared::new(100, |layout| layout.table::<u32, u32>("empty", 0));
+    /// assert!(matches!(empty, Err(SharedError::Declaration(_))));
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn table<K: Plain, V: Plain>(&mut self, name: &'static str, capacity: usize) -> Table<K, V> {
         let (key, value) = (size_of::<K>(), size_of::<V>());
         self.declare(name, format_args!("table {name} of {capacity} entries of {key} and {value} bytes"));
@@ -142,7 +187,16 @@ impl Layout {
         Table { places, types: PhantomData }
     }
 
-    /// Declares a queue with room for so many values.
+    /// Declares a queue with room for so many values. Each takes its size, rounded up to a multiple of 8 bytes.
+    ///
+    /// ```
+    /// use preforkd::shared::Shared;
+    ///
+    /// let jobs = Shared::new(100, |layout| layout.queue::<u64>("jobs", 256))?;
+    /// jobs.push(7)?;
+    /// assert_eq!(jobs.pop()?, 7);
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn queue<T: Plain>(&mut self, name: &'static str, capacity: usize) -> Queue<T> {
         self.declare(name, format_args!("queue {name} of {capacity} values of {} bytes", size_of::<T>()));
         if capacity == 0 {

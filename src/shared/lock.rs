@@ -20,6 +20,18 @@ pub(super) fn within(time: Duration) -> Patience {
 /// Either way the value is whole: that of the last [`commit`](LockGuard::commit). What the dead owner had not committed is as
 /// if it had never begun. So to most, both are the same ([`Locked::guard`]). They differ to who keeps something else up to
 /// date with the value, a file for example: the owner may have died between the two.
+///
+/// ```
+/// use preforkd::shared::{Locked, Shared};
+///
+/// let seats = Shared::new(100, |layout| layout.lock("seats", 180_u32))?;
+/// match seats.lock()? {
+///     Locked::Clean(seats) => assert_eq!(*seats, 180),
+///     // Whole, but a file that is to say the same may not have been written.
+///     Locked::OwnerDied(seats) => std::fs::write("seats", seats.to_string())?,
+/// }
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "the lock is given back at once"]
 pub enum Locked<G> {
@@ -31,6 +43,15 @@ pub enum Locked<G> {
 
 impl<G> Locked<G> {
     /// The guard, whatever became of the one before.
+    ///
+    /// ```
+    /// use preforkd::shared::Shared;
+    ///
+    /// let seats = Shared::new(100, |layout| layout.lock("seats", 180_u32))?;
+    /// let left = seats.lock()?.guard();
+    /// assert_eq!(*left, 180);
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn guard(self) -> G {
         match self {
             Locked::Clean(guard) | Locked::OwnerDied(guard) => guard,
@@ -38,6 +59,22 @@ impl<G> Locked<G> {
     }
 
     /// Whether the last owner died.
+    ///
+    /// A thread that ends with the lock is to the kernel what a process is that is killed with it:
+    ///
+    /// ```
+    /// use preforkd::shared::Shared;
+    ///
+    /// let seats = Shared::new(100, |layout| layout.lock("seats", 180_u32))?;
+    /// let of_thread = *seats;
+    /// let thread = std::thread::spawn(move || std::mem::forget(of_thread.lock()));
+    /// thread.join().unwrap();
+    ///
+    /// assert!(seats.lock()?.owner_died());
+    /// assert!(!seats.lock()?.owner_died()); // It is told once.
+    /// assert_eq!(seats.owners_died(), 1);
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn owner_died(&self) -> bool {
         matches!(self, Locked::OwnerDied(_))
     }
@@ -113,8 +150,21 @@ impl<T: Plain> Lock<T> {
     ///
     /// # Errors
     ///
-    /// [`SharedError::Order`], if this thread holds this lock or one that was declared after it; [`SharedError::TooMany`]; and
-    /// [`SharedError::Damaged`].
+    /// [`SharedError::Order`], if this thread holds this lock or one that was declared after it; [`SharedError::TooMany`];
+    /// [`SharedError::Damaged`]; [`SharedError::NotYet`]; and [`SharedError::System`]: futex(2), set_robust_list(2) and mmap(2).
+    ///
+    /// ```
+    /// use preforkd::shared::{Shared, SharedError};
+    ///
+    /// let seats = Shared::new(100, |layout| layout.lock("seats", 180_u32))?;
+    /// let mut left = seats.lock()?.guard();
+    /// *left -= 1;
+    /// left.commit();
+    ///
+    /// let _held = seats.lock()?;
+    /// assert!(matches!(seats.lock(), Err(SharedError::Order { name: "seats" })));
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn lock(&self) -> Result<Locked<LockGuard<T>>, SharedError> {
         self.lock_with(Patience::Forever)
     }
@@ -124,6 +174,19 @@ impl<T: Plain> Lock<T> {
     /// # Errors
     ///
     /// As [`Lock::lock`], and [`SharedError::WouldBlock`].
+    ///
+    /// ```
+    /// use preforkd::shared::{Shared, SharedError};
+    ///
+    /// let seats = Shared::new(100, |layout| layout.lock("seats", 180_u32))?;
+    /// let held = seats.lock()?;
+    /// std::thread::scope(|others| {
+    ///     others.spawn(|| assert!(matches!(seats.try_lock(), Err(SharedError::WouldBlock))));
+    /// });
+    /// drop(held);
+    /// assert_eq!(*seats.try_lock()?.guard(), 180);
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn try_lock(&self) -> Result<Locked<LockGuard<T>>, SharedError> {
         self.lock_with(Patience::Never)
     }
@@ -133,6 +196,22 @@ impl<T: Plain> Lock<T> {
     /// # Errors
     ///
     /// As [`Lock::lock`], and [`SharedError::TimedOut`].
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use preforkd::shared::{Shared, SharedError};
+    ///
+    /// let seats = Shared::new(100, |layout| layout.lock("seats", 180_u32))?;
+    /// let _held = seats.lock()?;
+    /// std::thread::scope(|others| {
+    ///     others.spawn(|| {
+    ///         let in_vain = seats.lock_for(Duration::from_millis(5));
+    ///         assert!(matches!(in_vain, Err(SharedError::TimedOut)));
+    ///     });
+    /// });
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn lock_for(&self, time: Duration) -> Result<Locked<LockGuard<T>>, SharedError> {
         self.lock_with(within(time))
     }
@@ -171,6 +250,18 @@ impl<T: Plain> Lock<T> {
     ///
     /// [`SharedError::NotYet`]. And if others commit again and again while this reads, it takes the lock to have its turn, with
     /// the errors of that.
+    ///
+    /// ```
+    /// use preforkd::shared::Shared;
+    ///
+    /// let seats = Shared::new(100, |layout| layout.lock("seats", 180_u32))?;
+    /// let mut left = seats.lock()?.guard();
+    /// *left -= 1;
+    /// assert_eq!(seats.read()?, 180);
+    /// left.commit();
+    /// assert_eq!(seats.read()?, 179);
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn read(&self) -> Result<T, SharedError> {
         let (Some(word), Some(pair)) = (self.word, self.pair) else { return Err(SharedError::NotYet) };
         for _ in 0..READS {
@@ -189,7 +280,18 @@ pub(super) const READS: u32 = 1000;
 /// The lock is this thread's, and what this refers to is its own copy of the value.
 ///
 /// Dropped without [`commit`](LockGuard::commit), it gives the lock back, and nothing has changed. In a forked child it does
-/// nothing: the lock is its parent's.
+/// nothing: the lock is its parent's. Nor can it go to another thread.
+///
+/// ```
+/// use preforkd::shared::Shared;
+///
+/// let seats = Shared::new(100, |layout| layout.lock("seats", 180_u32))?;
+/// let mut left = seats.lock()?.guard();
+/// *left = 0;
+/// drop(left);
+/// assert_eq!(seats.read()?, 180);
+/// # Ok::<(), preforkd::shared::SharedError>(())
+/// ```
 pub struct LockGuard<T> {
     value: T,
     pair: Pair<'static>,
@@ -197,7 +299,18 @@ pub struct LockGuard<T> {
 }
 
 impl<T: Plain> LockGuard<T> {
-    /// Makes the copy the value, and gives the lock back.
+    /// Makes the copy the value, and gives the lock back. In a forked child it does nothing.
+    ///
+    /// ```
+    /// use preforkd::shared::Shared;
+    ///
+    /// let seats = Shared::new(100, |layout| layout.lock("seats", 180_u32))?;
+    /// let mut left = seats.lock()?.guard();
+    /// *left -= 2;
+    /// left.commit();
+    /// assert_eq!(seats.read()?, 178);
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn commit(self) {
         let LockGuard { value, pair, hold } = self;
         hold.if_mine(|_| pair.change(0, |words| plain::store(words, &value)));

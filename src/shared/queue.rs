@@ -90,7 +90,18 @@ impl<T: Plain> Queue<T> {
     ///
     /// # Errors
     ///
-    /// [`SharedError::Order`], if this thread holds anything; [`SharedError::Damaged`].
+    /// [`SharedError::Order`], if this thread holds anything; [`SharedError::Damaged`]; [`SharedError::NotYet`];
+    /// [`SharedError::System`]: futex(2), and as [`Lock::lock`](super::Lock::lock).
+    ///
+    /// ```
+    /// use preforkd::shared::Shared;
+    ///
+    /// let jobs = Shared::new(100, |layout| layout.queue::<u64>("jobs", 64))?;
+    /// jobs.push(7)?;
+    /// jobs.push(8)?;
+    /// assert_eq!((jobs.pop()?, jobs.pop()?), (7, 8));
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn push(&self, value: T) -> Result<(), SharedError> {
         self.push_with(&value, Patience::Forever)
     }
@@ -100,6 +111,18 @@ impl<T: Plain> Queue<T> {
     /// # Errors
     ///
     /// As [`Queue::push`], and [`SharedError::TimedOut`].
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use preforkd::shared::{Shared, SharedError};
+    ///
+    /// let jobs = Shared::new(100, |layout| layout.queue::<u64>("jobs", 1))?;
+    /// jobs.push(7)?;
+    /// let in_vain = jobs.push_for(8, Duration::from_millis(5));
+    /// assert!(matches!(in_vain, Err(SharedError::TimedOut)));
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn push_for(&self, value: T, time: Duration) -> Result<(), SharedError> {
         self.push_with(&value, within(time))
     }
@@ -109,7 +132,16 @@ impl<T: Plain> Queue<T> {
     /// # Errors
     ///
     /// [`SharedError::Full`]; [`SharedError::WouldBlock`], if another process is pushing at this moment; [`SharedError::Order`],
-    /// if this thread holds something that was declared after the queue; [`SharedError::Damaged`].
+    /// if this thread holds something that was declared after the queue; [`SharedError::TooMany`]; else as [`Queue::push`].
+    ///
+    /// ```
+    /// use preforkd::shared::{Shared, SharedError};
+    ///
+    /// let jobs = Shared::new(100, |layout| layout.queue::<u64>("jobs", 1))?;
+    /// jobs.try_push(7)?;
+    /// assert!(matches!(jobs.try_push(8), Err(SharedError::Full { name: "jobs" })));
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn try_push(&self, value: T) -> Result<(), SharedError> {
         self.push_with(&value, Patience::Never)
     }
@@ -118,7 +150,18 @@ impl<T: Plain> Queue<T> {
     ///
     /// # Errors
     ///
-    /// [`SharedError::Order`], if this thread holds anything; [`SharedError::Damaged`].
+    /// As [`Queue::push`].
+    ///
+    /// ```
+    /// use preforkd::shared::Shared;
+    ///
+    /// let jobs = Shared::new(100, |layout| layout.queue::<u64>("jobs", 1))?;
+    /// std::thread::scope(|others| {
+    ///     others.spawn(|| jobs.push(7).unwrap());
+    ///     assert_eq!(jobs.pop().unwrap(), 7);
+    /// });
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn pop(&self) -> Result<T, SharedError> {
         Ok(self.front()?.guard().remove())
     }
@@ -128,6 +171,17 @@ impl<T: Plain> Queue<T> {
     /// # Errors
     ///
     /// As [`Queue::pop`], and [`SharedError::TimedOut`].
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use preforkd::shared::{Shared, SharedError};
+    ///
+    /// let jobs = Shared::new(100, |layout| layout.queue::<u64>("jobs", 1))?;
+    /// let in_vain = jobs.pop_for(Duration::from_millis(5));
+    /// assert!(matches!(in_vain, Err(SharedError::TimedOut)));
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn pop_for(&self, time: Duration) -> Result<T, SharedError> {
         let front = self.front_with(within(time))?;
         front.map_or(Err(SharedError::TimedOut), |front| Ok(front.guard().remove()))
@@ -138,7 +192,17 @@ impl<T: Plain> Queue<T> {
     /// # Errors
     ///
     /// [`SharedError::WouldBlock`], if another process is popping at this moment; [`SharedError::Order`], if this thread holds
-    /// something that was declared after the queue; [`SharedError::Damaged`].
+    /// something that was declared after the queue; [`SharedError::TooMany`]; else as [`Queue::push`].
+    ///
+    /// ```
+    /// use preforkd::shared::Shared;
+    ///
+    /// let jobs = Shared::new(100, |layout| layout.queue::<u64>("jobs", 1))?;
+    /// assert_eq!(jobs.try_pop()?, None);
+    /// jobs.push(7)?;
+    /// assert_eq!(jobs.try_pop()?, Some(7));
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn try_pop(&self) -> Result<Option<T>, SharedError> {
         Ok(self.front_with(Patience::Never)?.map(|front| front.guard().remove()))
     }
@@ -165,11 +229,20 @@ impl<T: Plain> Queue<T> {
         self.front_with(Patience::Forever)?.ok_or(SharedError::TimedOut)
     }
 
-    /// How many values are in the queue now.
+    /// How many values are in the queue now. Takes no lock.
     ///
     /// # Errors
     ///
-    /// [`SharedError::NotYet`], [`SharedError::Damaged`].
+    /// [`SharedError::NotYet`]. Of memory that was overwritten it may be wrong, but is never more than the capacity.
+    ///
+    /// ```
+    /// use preforkd::shared::Shared;
+    ///
+    /// let jobs = Shared::new(100, |layout| layout.queue::<u64>("jobs", 1))?;
+    /// jobs.push(7)?;
+    /// assert_eq!(jobs.len()?, 1);
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn len(&self) -> Result<u64, SharedError> {
         let ends = self.ends.ok_or(SharedError::NotYet)?;
         // Between the two looks others may have popped and pushed.
@@ -182,11 +255,29 @@ impl<T: Plain> Queue<T> {
     /// # Errors
     ///
     /// As [`Queue::len`].
+    ///
+    /// ```
+    /// use preforkd::shared::Shared;
+    ///
+    /// let jobs = Shared::new(100, |layout| layout.queue::<u64>("jobs", 1))?;
+    /// assert!(jobs.is_empty()?);
+    /// jobs.push(7)?;
+    /// assert!(!jobs.is_empty()?);
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn is_empty(&self) -> Result<bool, SharedError> {
         Ok(self.len()? == 0)
     }
 
-    /// How many values it has room for.
+    /// How many values it has room for, as it was declared.
+    ///
+    /// ```
+    /// use preforkd::shared::Shared;
+    ///
+    /// let jobs = Shared::new(100, |layout| layout.queue::<u64>("jobs", 64))?;
+    /// assert_eq!(jobs.capacity(), 64);
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn capacity(&self) -> u64 {
         self.capacity
     }
@@ -260,6 +351,18 @@ fn wait_until(
 
 /// The first value of a queue, which is still in it. Nobody else pops until this is dropped, which leaves the value there, or
 /// [removed](Front::remove).
+///
+/// ```
+/// use preforkd::shared::Shared;
+///
+/// let jobs = Shared::new(100, |layout| layout.queue::<u64>("jobs", 1))?;
+/// jobs.push(7)?;
+/// let job = jobs.front()?.guard();
+/// assert_eq!(*job, 7);
+/// drop(job);
+/// assert_eq!(jobs.len()?, 1);
+/// # Ok::<(), preforkd::shared::SharedError>(())
+/// ```
 pub struct Front<T> {
     value: T,
     ends: Ends,
@@ -267,7 +370,18 @@ pub struct Front<T> {
 }
 
 impl<T: Plain> Front<T> {
-    /// Takes the value out of the queue.
+    /// Takes the value out of the queue, and lets the next process have the one after it. In a forked child it takes nothing out: the
+    /// queue's front is its parent's.
+    ///
+    /// ```
+    /// use preforkd::shared::Shared;
+    ///
+    /// let jobs = Shared::new(100, |layout| layout.queue::<u64>("jobs", 1))?;
+    /// jobs.push(7)?;
+    /// assert_eq!(jobs.front()?.guard().remove(), 7);
+    /// assert_eq!(jobs.len()?, 0);
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn remove(self) -> T {
         let Front { value, ends, hold } = self;
         let popped = ends.popped.load(Relaxed);

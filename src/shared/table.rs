@@ -202,6 +202,16 @@ impl<K: Plain, V: Plain> Table<K, V> {
     ///
     /// [`SharedError::NotYet`]. And if others change an entry again and again while this reads it, it takes a lock, with the errors
     /// of [`Table::lock`].
+    ///
+    /// ```
+    /// use preforkd::shared::Shared;
+    ///
+    /// let calls = Shared::new(100, |layout| layout.table::<u32, u64>("calls", 1000))?;
+    /// assert_eq!(calls.get(&7)?, None);
+    /// calls.insert(&7, 1)?;
+    /// assert_eq!(calls.get(&7)?, Some(1));
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn get(&self, key: &K) -> Result<Option<V>, SharedError> {
         let places = self.places.ok_or(SharedError::NotYet)?;
         let (part, first) = places.home(key.as_bytes());
@@ -220,6 +230,19 @@ impl<K: Plain, V: Plain> Table<K, V> {
     /// # Errors
     ///
     /// [`SharedError::Full`]; else as [`Table::lock`].
+    ///
+    /// ```
+    /// use preforkd::shared::{Shared, SharedError};
+    ///
+    /// let calls = Shared::new(100, |layout| layout.table::<u32, u64>("calls", 1000))?;
+    /// assert_eq!(calls.insert(&7, 1)?, None);
+    /// assert_eq!(calls.insert(&7, 2)?, Some(1));
+    ///
+    /// let one = Shared::new(100, |layout| layout.table::<u32, u64>("one", 1))?;
+    /// one.insert(&7, 1)?;
+    /// assert!(matches!(one.insert(&8, 1), Err(SharedError::Full { name: "one" })));
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn insert(&self, key: &K, value: V) -> Result<Option<V>, SharedError> {
         let mut entry = self.lock(key)?.guard();
         let before = entry.replace(value);
@@ -232,6 +255,16 @@ impl<K: Plain, V: Plain> Table<K, V> {
     /// # Errors
     ///
     /// As [`Table::lock`].
+    ///
+    /// ```
+    /// use preforkd::shared::Shared;
+    ///
+    /// let calls = Shared::new(100, |layout| layout.table::<u32, u64>("calls", 1000))?;
+    /// calls.insert(&7, 1)?;
+    /// assert_eq!(calls.remove(&7)?, Some(1));
+    /// assert_eq!(calls.remove(&7)?, None);
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn remove(&self, key: &K) -> Result<Option<V>, SharedError> {
         let mut entry = self.lock(key)?.guard();
         let before = entry.take();
@@ -267,7 +300,19 @@ impl<K: Plain, V: Plain> Table<K, V> {
     /// # Errors
     ///
     /// [`SharedError::Order`], if this thread holds another entry of this table, or something that was declared after it;
-    /// [`SharedError::TooMany`]; [`SharedError::Damaged`].
+    /// [`SharedError::TooMany`]; [`SharedError::Damaged`]; [`SharedError::NotYet`]; [`SharedError::System`], as [`Lock::lock`](super::Lock::lock).
+    ///
+    /// ```
+    /// use preforkd::shared::Shared;
+    ///
+    /// let calls = Shared::new(100, |layout| layout.table::<u32, u64>("calls", 1000))?;
+    /// let mut entry = calls.lock(&7)?.guard();
+    /// assert_eq!(*entry, None);
+    /// *entry = Some(1);
+    /// entry.commit()?;
+    /// assert_eq!(calls.get(&7)?, Some(1));
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn lock(&self, key: &K) -> Result<Locked<TableEntry<K, V>>, SharedError> {
         let places = self.places.ok_or(SharedError::NotYet)?;
         let (part, first) = places.home(key.as_bytes());
@@ -292,6 +337,16 @@ impl<K: Plain, V: Plain> Table<K, V> {
     }
 
     /// All entries, each as it is when its turn comes; what is put in or taken out meanwhile may be among them or not. Takes no lock.
+    ///
+    /// ```
+    /// use preforkd::shared::Shared;
+    ///
+    /// let calls = Shared::new(100, |layout| layout.table::<u32, u64>("calls", 1000))?;
+    /// calls.insert(&7, 1)?;
+    /// calls.insert(&8, 3)?;
+    /// assert_eq!(calls.iter().map(|(_, calls)| calls).sum::<u64>(), 4);
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn iter(&self) -> impl Iterator<Item = (K, V)> + use<K, V> {
         let table = *self;
         let parts = table.places.map_or(0, |places| places.size.parts);
@@ -339,7 +394,15 @@ impl<K: Plain, V: Plain> Table<K, V> {
         Ok(removed)
     }
 
-    /// How many entries it was declared for.
+    /// How many entries it was declared for; 0 in the function that declares it.
+    ///
+    /// ```
+    /// use preforkd::shared::Shared;
+    ///
+    /// let calls = Shared::new(100, |layout| layout.table::<u32, u64>("calls", 1000))?;
+    /// assert_eq!(calls.capacity(), 1000);
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn capacity(&self) -> u64 {
         self.places.map_or(0, |places| places.capacity as u64)
     }
@@ -359,7 +422,18 @@ impl<K: Plain, V: Plain> Table<K, V> {
 /// value, `None` if there is no such entry.
 ///
 /// Dropped without [`commit`](TableEntry::commit), nothing has changed. In a forked child it does nothing: the lock is its
-/// parent's.
+/// parent's. Nor can it go to another thread.
+///
+/// ```
+/// use preforkd::shared::Shared;
+///
+/// let calls = Shared::new(100, |layout| layout.table::<u32, u64>("calls", 1000))?;
+/// let mut entry = calls.lock(&7)?.guard();
+/// *entry = Some(1);
+/// drop(entry);
+/// assert_eq!(calls.get(&7)?, None);
+/// # Ok::<(), preforkd::shared::SharedError>(())
+/// ```
 pub struct TableEntry<K, V> {
     key: K,
     value: Option<V>,
@@ -373,6 +447,15 @@ pub struct TableEntry<K, V> {
 
 impl<K: Plain, V: Plain> TableEntry<K, V> {
     /// Its key.
+    ///
+    /// ```
+    /// use preforkd::shared::Shared;
+    ///
+    /// let calls = Shared::new(100, |layout| layout.table::<u32, u64>("calls", 1000))?;
+    /// let entry = calls.lock(&7)?.guard();
+    /// assert_eq!(entry.key(), &7);
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn key(&self) -> &K {
         &self.key
     }
@@ -382,6 +465,18 @@ impl<K: Plain, V: Plain> TableEntry<K, V> {
     /// # Errors
     ///
     /// [`SharedError::Full`], if it is new and there is no room.
+    ///
+    /// ```
+    /// use preforkd::shared::Shared;
+    ///
+    /// let calls = Shared::new(100, |layout| layout.table::<u32, u64>("calls", 1000))?;
+    /// calls.insert(&7, 1)?;
+    /// let mut entry = calls.lock(&7)?.guard();
+    /// *entry = None;
+    /// entry.commit()?;
+    /// assert_eq!(calls.iter().count(), 0);
+    /// # Ok::<(), preforkd::shared::SharedError>(())
+    /// ```
     pub fn commit(self) -> Result<(), SharedError> {
         let TableEntry { key, value, place, free, part, places, hold } = self;
         match (value, place, free) {

@@ -25,6 +25,16 @@ use super::tcp_table::{self, TcpSocket, TcpState};
 /// Who is at the other end of a connection, as accept4(2) said or a proxy that is believed.
 ///
 /// It is shown as a record of the log has it: `192.0.2.7:50972`, `[2001:db8::7]:50972`, `uid 1000 (pid 26813)` or `unknown`.
+///
+/// ```
+/// use preforkd::{Peer, PeerCredentials};
+///
+/// let peer = Peer::Ip("[2001:db8::7]:50972".parse()?);
+/// assert_eq!(peer.to_string(), "[2001:db8::7]:50972");
+/// let peer = Peer::Unix(Some(PeerCredentials { pid: 26813, uid: 1000, gid: 1000 }));
+/// assert_eq!(peer.to_string(), "uid 1000 (pid 26813)");
+/// # Ok::<(), std::net::AddrParseError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Peer {
     /// A TCP client; IPv4-mapped addresses are IPv4 here.
@@ -34,6 +44,17 @@ pub enum Peer {
 }
 
 /// Who connected to a Unix socket, as it was when it did: unix(7), `SO_PEERCRED`.
+///
+/// ```
+/// use preforkd::{Peer, PeerCredentials};
+///
+/// fn is_root(peer: Peer) -> bool {
+///     matches!(peer, Peer::Unix(Some(PeerCredentials { uid: 0, .. })))
+/// }
+///
+/// assert!(is_root(Peer::Unix(Some(PeerCredentials { pid: 1, uid: 0, gid: 0 }))));
+/// assert!(!is_root(Peer::Unix(None)));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerCredentials {
     /// Process id, in preforkd's PID namespace; it may have ended since, and another have its number.
