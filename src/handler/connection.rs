@@ -170,7 +170,8 @@ impl ClientConnection<'_> {
     ///
     /// No system call.
     ///
-    /// ```no_run
+    /// ```standalone_crate
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/documentation/serve.rs"));
     /// use preforkd::{Connection, Peer};
     /// use std::io::{self, Write};
     ///
@@ -181,6 +182,7 @@ impl ClientConnection<'_> {
     ///         Peer::Unix(None) => Ok(()),
     ///     }
     /// }
+    /// # fn main() -> std::process::ExitCode { run_example(greet, "", |answer| assert_eq!(answer, "hello 127.0.0.1\n")) }
     /// ```
     #[must_use]
     pub fn peer(&self) -> Peer {
@@ -193,7 +195,8 @@ impl ClientConnection<'_> {
     ///
     /// What getsockname(2) says; for a Unix socket, that there is no descriptor left.
     ///
-    /// ```no_run
+    /// ```standalone_crate
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/documentation/serve.rs"));
     /// use preforkd::{Connection, LocalAddress};
     /// use std::io::{self, Write};
     ///
@@ -203,6 +206,7 @@ impl ClientConnection<'_> {
     ///         called => writeln!(client, "this is {called}"),
     ///     }
     /// }
+    /// # fn main() -> std::process::ExitCode { run_example(guide, "", |answer| assert!(answer.starts_with("this is 127.0.0.1:"), "{answer}")) }
     /// ```
     pub fn local(&self) -> io::Result<LocalAddress> {
         if let Some(called) = self.client.header.and_then(|header| header.called) {
@@ -234,7 +238,8 @@ impl ClientConnection<'_> {
 
     /// When `max_lifetime` will end it; `None` without one. (`first_byte_timeout` and `idle_timeout` depend on what is moved.)
     ///
-    /// ```no_run
+    /// ```standalone_crate
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/documentation/serve.rs"));
     /// use preforkd::Connection;
     /// use std::io::{self, Write};
     /// use std::time::Instant;
@@ -244,6 +249,7 @@ impl ClientConnection<'_> {
     ///     let left = deadline.saturating_duration_since(Instant::now());
     ///     writeln!(client, "you have {} s", left.as_secs())
     /// }
+    /// # fn main() -> std::process::ExitCode { run_example(warn, "", |answer| assert_eq!(answer, "")) }
     /// ```
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
@@ -257,7 +263,8 @@ impl ClientConnection<'_> {
     ///
     /// `WouldBlock` if nothing has; else as [`Read::read`].
     ///
-    /// ```no_run
+    /// ```standalone_crate
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/documentation/serve.rs"));
     /// use preforkd::Connection;
     /// use std::io;
     ///
@@ -268,6 +275,7 @@ impl ClientConnection<'_> {
     ///         read => read.map(|_| true),
     ///     }
     /// }
+    /// # fn main() -> std::process::ExitCode { run_example(|client: &mut Connection| { use std::io::Write; client.wait(preforkd::Readiness::READ, None)?; let enough = is_enough(client)?; writeln!(client, "{enough}") }, "x", |answer| assert_eq!(answer, "true\n")) }
     /// ```
     pub fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
         self.count_received(buffer.len(), stream::receive_now(self.socket, buffer))
@@ -279,7 +287,8 @@ impl ClientConnection<'_> {
     ///
     /// `WouldBlock` if there is none; else as [`Write::write`].
     ///
-    /// ```no_run
+    /// ```standalone_crate
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/documentation/serve.rs"));
     /// use preforkd::Connection;
     /// use std::io;
     ///
@@ -291,6 +300,7 @@ impl ClientConnection<'_> {
     ///     }
     ///     Ok(())
     /// }
+    /// # fn main() -> std::process::ExitCode { run_example(|client: &mut Connection| { let mut queue = b"hello".to_vec(); send(client, &mut queue)?; assert!(queue.is_empty()); Ok(()) }, "", |answer| assert_eq!(answer, "hello")) }
     /// ```
     pub fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
         self.count_sent(stream::send_now(self.socket, bytes))
@@ -303,7 +313,8 @@ impl ClientConnection<'_> {
     ///
     /// What poll(2) says.
     ///
-    /// ```no_run
+    /// ```standalone_crate
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/documentation/serve.rs"));
     /// use preforkd::{Connection, Readiness};
     /// use std::io::{self, Write};
     /// use std::time::Duration;
@@ -312,6 +323,7 @@ impl ClientConnection<'_> {
     ///     let ready = client.wait(Readiness::READ, Some(Duration::from_secs(3)))?;
     ///     if ready.read { Ok(()) } else { writeln!(client, "say something") }
     /// }
+    /// # fn main() -> std::process::ExitCode { run_example(greet_the_silent, "x", |answer| assert_eq!(answer, "")) }
     /// ```
     pub fn wait(&self, wanted: Readiness, timeout: Option<Duration>) -> io::Result<Readiness> {
         let mut events = PollFlags::empty();
@@ -333,7 +345,8 @@ impl ClientConnection<'_> {
     ///
     /// `NotConnected` if the client is gone.
     ///
-    /// ```no_run
+    /// ```standalone_crate
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/documentation/serve.rs"));
     /// use preforkd::Connection;
     /// use std::io::{self, Read, Write};
     ///
@@ -343,6 +356,7 @@ impl ClientConnection<'_> {
     ///     client.end_writing()?;
     ///     io::read_to_string(client.take(80))
     /// }
+    /// # fn main() -> std::process::ExitCode { run_example(|client: &mut Connection| { assert_eq!(ask(client)?, "Ada"); Ok(()) }, "Ada", |answer| assert_eq!(answer, "What is your name?")) }
     /// ```
     pub fn end_writing(&self) -> io::Result<()> {
         stream::end_sending(self.socket)
@@ -360,7 +374,8 @@ impl ClientConnection<'_> {
     ///
     /// What shutdown(2), poll(2) and recv(2) say.
     ///
-    /// ```no_run
+    /// ```standalone_crate
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/documentation/serve.rs"));
     /// use preforkd::Connection;
     /// use std::io::{self, Read, Write};
     ///
@@ -372,6 +387,7 @@ impl ClientConnection<'_> {
     ///     }
     ///     writeln!(client, "{} bytes", letter.len())
     /// }
+    /// # fn main() -> std::process::ExitCode { run_example(take_a_little, &"x".repeat(5000), |answer| assert_eq!(answer, "too long\n")) }
     /// ```
     pub fn finish(&self) -> io::Result<()> {
         self.end_writing()?;
@@ -401,7 +417,8 @@ impl ClientConnection<'_> {
     ///
     /// What fcntl(2), `F_DUPFD`, says: there is no descriptor left.
     ///
-    /// ```no_run
+    /// ```standalone_crate
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/documentation/serve.rs"));
     /// use preforkd::{Connection, Stream};
     /// use std::io;
     ///
@@ -412,6 +429,7 @@ impl ClientConnection<'_> {
     ///     }
     /// }
     /// # fn speak_tls(_: std::net::TcpStream) -> io::Result<()> { Ok(()) }
+    /// # fn main() -> std::process::ExitCode { run_example(serve, "", |answer| assert_eq!(answer, "")) }
     /// ```
     pub fn stream(&self) -> io::Result<Stream> {
         let copy = self.socket.try_clone_to_owned()?;

@@ -256,7 +256,8 @@ pub trait Handler: Sync + 'static {
     /// Only this connection ends: its record says `panicked`, the message of the panic is another record. If the program is built with
     /// `panic = "abort"`, the record says `killed ABRT`.
     ///
-    /// ```no_run
+    /// ```standalone_crate
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/documentation/serve.rs"));
     /// # use std::io::{self, BufRead, BufReader, Write};
     /// # use preforkd::{Connection, Handler, NoOptions};
     /// struct Double;
@@ -271,6 +272,7 @@ pub trait Handler: Sync + 'static {
     ///         writeln!(client, "{}", i128::from(number) * 2)
     ///     }
     /// }
+    /// # fn main() -> std::process::ExitCode { run_example(Double, "21\n", |answer| assert_eq!(answer, "42\n")) }
     /// ```
     fn serve(&self, connection: &mut ClientConnection<'_>) -> io::Result<()>;
 }

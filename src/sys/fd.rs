@@ -316,10 +316,13 @@ pub(crate) fn poll(
         let wait =
             left.map_or(PollTimeout::NONE, |left| PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
         match nix::poll::poll(&mut fds, wait) {
-            Err(Errno::EINTR) => left = until.map(|until| until - Monotonic::now()).or(left),
+            Err(Errno::EINTR) => {}
+            // The longest that poll(2) waits, 24 days, and not long enough.
+            Ok(0) if wait == PollTimeout::MAX => {}
             Err(error) => return Err(error.into()),
             Ok(_) => return Ok(fds[0].revents().unwrap_or(PollFlags::empty())),
         }
+        left = until.map(|until| until - Monotonic::now()).or(left);
     }
 }
 
