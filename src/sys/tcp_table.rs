@@ -6,10 +6,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::ControlFlow;
 
 /// With one process's network, which hardened units show as well. What listens is before what is under way.
-const TCP: [&str; 2] = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
+const TCP: Tables = (["/proc/self/net/tcp", "/proc/self/net/tcp6"], TCP_STATES);
 
 /// Of the same form, proc(5).
-const UDP: [&str; 2] = ["/proc/self/net/udp", "/proc/self/net/udp6"];
+const UDP: Tables = (["/proc/self/net/udp", "/proc/self/net/udp6"], UDP_STATES);
+
+/// Of IPv4 and IPv6, and what rows of them are read.
+type Tables = ([&'static str; 2], States);
 
 /// What a socket does, include/net/tcp_states.h of the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,8 +23,19 @@ pub(crate) enum TcpState {
     Established,
     /// The client has ended its half.
     CloseWait,
-    Other,
+    /// Of a UDP socket: it is bound, and has no peer.
+    Unconnected,
 }
+
+/// How a state is written, in which table: of TCP, those that somebody asks for. Most rows are of connections that are over.
+type States = &'static [(&'static str, TcpState)];
+const TCP_STATES: States = &[
+    ("0A", TcpState::Listens),
+    ("03", TcpState::Handshake),
+    ("01", TcpState::Established),
+    ("08", TcpState::CloseWait),
+];
+const UDP_STATES: States = &[("07", TcpState::Unconnected), ("01", TcpState::Established)];
 
 /// One socket.
 #[derive(Debug)]
@@ -47,7 +61,7 @@ pub(crate) fn find_udp(wanted: impl Fn(SocketAddr) -> bool) -> Option<u64> {
     find_in(UDP, |socket| wanted(socket.local)).ok()?.map(|socket| socket.inode)
 }
 
-fn find_in(tables: [&str; 2], wanted: impl Fn(&TcpSocket) -> bool) -> io::Result<Option<TcpSocket>> {
+fn find_in(tables: Tables, wanted: impl Fn(&TcpSocket) -> bool) -> io::Result<Option<TcpSocket>> {
     let mut found = None;
     each(tables, |socket| match wanted(&socket) {
         true => {
@@ -86,32 +100,34 @@ fn who_gets(called: IpAddr, listening: &[IpAddr]) -> Option<IpAddr> {
     [called, own, Ipv6Addr::UNSPECIFIED.into()].into_iter().find(|ip| listening.contains(ip))
 }
 
-fn each(tables: [&str; 2], mut take: impl FnMut(TcpSocket) -> ControlFlow<()>) -> io::Result<()> {
+fn each((tables, states): Tables, mut take: impl FnMut(TcpSocket) -> ControlFlow<()>) -> io::Result<()> {
+    let mut row = String::new();
     for table in tables {
-        let file = match File::open(table) {
+        let mut rows = match File::open(table) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && table != tables[0] => continue,
-            opened => opened?,
+            opened => BufReader::new(opened?),
         };
-        for line in BufReader::new(file).lines().skip(1) {
-            if parse(&line?).map(&mut take).is_some_and(|flow| flow.is_break()) {
+        while rows.read_line(&mut row)? > 0 {
+            if parse(&row, states).map(&mut take).is_some_and(|flow| flow.is_break()) {
                 return Ok(());
             }
+            row.clear();
         }
     }
     Ok(())
 }
 
-fn parse(line: &str) -> Option<TcpSocket> {
-    let mut fields = line.split_ascii_whitespace().skip(1);
-    let (local, remote) = (address(fields.next()?)?, address(fields.next()?)?);
-    let state = match fields.next()? {
-        "01" => TcpState::Established,
-        "03" => TcpState::Handshake,
-        "08" => TcpState::CloseWait,
-        "0A" => TcpState::Listens,
-        _ => TcpState::Other,
-    };
-    Some(TcpSocket { local, remote, state, inode: fields.nth(5)?.parse().ok()? })
+/// The socket of this row, if it has one of these states. The first row has names.
+fn parse(row: &str, states: States) -> Option<TcpSocket> {
+    let mut fields = row.split_ascii_whitespace().skip(1);
+    let (local, remote, state) = (fields.next()?, fields.next()?, fields.next()?);
+    let state = states.iter().find(|(written, _)| *written == state)?.1;
+    Some(TcpSocket {
+        local: address(local)?,
+        remote: address(remote)?,
+        state,
+        inode: fields.nth(5)?.parse().ok()?,
+    })
 }
 
 /// `0100007F:1F90`: 32-bit words as the machine stores them, in hexadecimal.
@@ -145,13 +161,13 @@ mod tests {
             assert!(found.inode != 0);
         }
         let row = "   0: 0100007F:1F90 0200007F:A000 03 00000000:00000000 00:00000000 00000000     0        0 7 1 x";
-        let socket = parse(row).unwrap();
+        let socket = parse(row, TCP_STATES).unwrap();
         assert_eq!(
             (socket.local, socket.state, socket.inode),
             ("127.0.0.1:8080".parse().unwrap(), TcpState::Handshake, 7)
         );
         for length in 0..row.find("7 1 x").unwrap() {
-            assert!(parse(&row[..length]).is_none());
+            assert!(parse(&row[..length], TCP_STATES).is_none());
         }
     }
 

@@ -38,13 +38,10 @@ fn descriptors(pid: i32) -> Vec<String> {
 
 fn is_listener(pid: i32, number: u32) -> bool {
     let link = std::fs::read_link(format!("/proc/{pid}/fd/{number}")).unwrap_or_default();
-    let inode = link.display().to_string().replace(|digit: char| !digit.is_ascii_digit(), "");
-    let table = std::fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap_or_default();
-    // 0A is LISTEN, proc_net_tcp.
-    table.lines().any(|line| {
-        let fields: Vec<_> = line.split_whitespace().collect();
-        fields.get(3) == Some(&"0A") && fields.get(9) == Some(&inode.as_str())
-    })
+    let link = link.display().to_string();
+    proc::listening(&format!("/proc/{pid}/net/tcp"))
+        .iter()
+        .any(|(_, inode)| link == format!("socket:[{inode}]"))
 }
 
 /// The names of the variables that a process was started with.
@@ -121,6 +118,7 @@ fn find(server: &Running, worker: i32, client: SocketAddr) -> Found {
     // Other tests may have had a connection with this number, which is nobody's any more.
     let sockets: Vec<_> = table
         .lines()
+        .filter(|line| line.contains(&port))
         .filter_map(|line| {
             let fields: Vec<_> = line.split_whitespace().collect();
             fields.get(2)?.ends_with(&port).then(|| format!("socket:[{}]", fields[9]))

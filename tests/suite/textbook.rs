@@ -76,7 +76,11 @@ fn unread(client: &TcpStream) -> Option<usize> {
     let ends = (hex(client.peer_addr().unwrap()), hex(client.local_addr().unwrap()));
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let of = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-    let row = table.lines().map(of).find(|row| (&row[1], &row[2]) == (&ends.0, &ends.1))?;
+    let row = table
+        .lines()
+        .filter(|line| line.contains(&ends.0))
+        .map(of)
+        .find(|row| (&row[1], &row[2]) == (&ends.0, &ends.1))?;
     let (established, queues) = (&row[3] == "01", &row[4]);
     established.then(|| usize::from_str_radix(queues.split_once(':').unwrap().1, 16).unwrap())
 }

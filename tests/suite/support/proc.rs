@@ -1,6 +1,8 @@
 //! What the kernel tells about processes and sockets.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -121,7 +123,6 @@ pub(crate) fn lowest_free(pid: i32) -> u32 {
 
 /// The inodes of the sockets that listen on this TCP address; two sockets on one address are two.
 pub(crate) fn listeners(address: SocketAddr) -> Vec<u64> {
-    const LISTEN: &str = "0A";
     let (file, wanted) = match address {
         SocketAddr::V4(v4) => ("tcp", format!("{:08X}:{:04X}", u32::from(*v4.ip()).swap_bytes(), v4.port())),
         SocketAddr::V6(v6) => {
@@ -133,17 +134,24 @@ pub(crate) fn listeners(address: SocketAddr) -> Vec<u64> {
             ("tcp6", format!("{ip}:{:04X}", v6.port()))
         }
     };
-    let read = || {
-        let table = std::fs::read_to_string(format!("/proc/net/{file}")).unwrap();
-        let lines = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
-        let found = lines.filter(|fields| fields[1] == wanted && fields[3] == LISTEN);
-        found.map(|fields| fields[9].parse().unwrap()).collect::<Vec<u64>>()
-    };
+    let read = || listening(&format!("/proc/net/{file}"));
     // It is read piece by piece; if others come and go meanwhile, one may be there twice or be passed over.
-    let mut inodes: Vec<u64> = (0..3).flat_map(|_| read()).collect();
+    let found = (0..3).flat_map(|_| read()).filter(|(local, _)| *local == wanted);
+    let mut inodes: Vec<u64> = found.map(|(_, inode)| inode).collect();
     inodes.sort_unstable();
     inodes.dedup();
     inodes
+}
+
+/// The sockets that listen, in this table of the kernel: their addresses, as the table has them, and inodes. They stand before
+/// all others, of which there may be many thousands.
+pub(crate) fn listening(table: &str) -> Vec<(String, u64)> {
+    const LISTEN: &str = "0A";
+    let Ok(table) = File::open(table) else { return Vec::new() };
+    let rows = BufReader::new(table).lines().map(Result::unwrap).skip(1);
+    let rows = rows.map(|row| row.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+    let listening = rows.take_while(|row| row[3] == LISTEN);
+    listening.map(|row| (row[1].clone(), row[9].parse().unwrap())).collect()
 }
 
 /// Does something, in Python, to a listener over IPv4 of this process: to `s`, a copy of its descriptor by pidfd_getfd(2).
