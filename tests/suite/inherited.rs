@@ -78,9 +78,13 @@ fn known<'a>(pid: i32, secrets: &[&'a str]) -> Vec<&'a str> {
         let [start, end] = [start, end].map(|place| u64::from_str_radix(place, 16).unwrap());
         let mut entries = vec![0; usize::try_from((end - start) / PAGE * 8).unwrap()];
         let length = pages.read_at(&mut entries, start / PAGE * 8).unwrap_or(0);
-        // Of what it has not touched there is nothing, and it is much. proc_pid_pagemap(5): present, or in swap.
-        let is_there: Vec<bool> =
-            entries[..length].chunks_exact(8).map(|entry| entry[7] & 0xc0 != 0).collect();
+        // Of what it has not touched there is nothing, and what is as in its file is nobody's; both are much.
+        // proc_pid_pagemap(5): present or in swap, and of a file.
+        let has_file = line.contains(" /") && !line.ends_with(" (deleted)");
+        let is_there: Vec<bool> = entries[..length]
+            .chunks_exact(8)
+            .map(|entry| entry[7] & 0xc0 != 0 && !(has_file && entry[7] & 0x20 != 0))
+            .collect();
         let mut text = Vec::new();
         for (index, _) in is_there.iter().enumerate().filter(|(_, is_there)| **is_there) {
             let mut page = [0; PAGE as usize];
