@@ -264,7 +264,8 @@ impl Sink {
     }
 
     fn gather(&mut self, entry: &Entry<'_>) -> Gathering {
-        // A daemon is sent what there is at once: if it dies, what is on its way to it is lost.
+        // A daemon is sent what there is at once: if it dies, what is on its way to it is lost. Nor can several records share a
+        // datagram, as the protocol says: since systemd 253 journald reads the first alone, and drops the others unseen.
         if !matches!(self.target, Target::Stderr) {
             return Gathering::Never;
         }
