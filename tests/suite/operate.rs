@@ -414,6 +414,8 @@ fn a_drain_ends_if_the_service_is_resumed_and_at_an_upgrade_and_at_the_end() {
     let waiting = drain();
     assert!(server.upgrade().status.success());
     assert!(said(waiting).contains("goes on as another program"));
+    // It is still paused, so that nobody could see when it is told so again.
+    assert_eq!(operate(&server, "resume", &["one"]).0, Some(0));
     let waiting = drain();
     server.signal(Signal::SIGTERM);
     assert!(said(waiting).contains("preforkd is ending"));

@@ -41,6 +41,10 @@ fn waiting(server: &Running) -> Vec<i32> {
 
 /// How many records say that a warm program served.
 fn served_warm(server: &Running) -> usize {
+    // A connection is counted before its record is written.
+    let completed = usize::try_from(server.count("completed")).unwrap();
+    let is_record = |line: &str| line.contains(": connection ");
+    eventually("the records of all that have ended", || server.log.count(is_record) >= completed);
     server.log.count(|line| line.contains(": exited 0 after") && line.ends_with(", warm)"))
 }
 
