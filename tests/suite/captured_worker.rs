@@ -190,13 +190,7 @@ fn slots_of_adopted_connections_are_taken_by_who_waits() {
                 client.write_all(b"x").unwrap();
                 client.read_exact(&mut [0]).unwrap();
             }
-            let workers = server.workers();
-            workers.iter().for_each(|worker| proc::kill(*worker, nix::sys::signal::Signal::SIGKILL));
-            eventually("they are replaced", || {
-                let status = status_of(&server, "one");
-                let now = status["workers"].as_array().unwrap();
-                now.len() == 2 && now.iter().all(|worker| worker["state"] == "accepting")
-            });
+            server.replace_workers(&server.workers());
             let mut waits: Vec<_> = (0..2).map(|_| connect(listen)).collect();
             waits.iter_mut().for_each(|client| client.write_all(b"x").unwrap());
             eventually("they are queued", || server.count("queued") == 2);

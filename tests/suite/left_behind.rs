@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 
 use crate::life::echo_service;
 use crate::support::client::{connect, exchange};
-use crate::support::{Preforkd, Running, address, eventually, preforkd, proc, text};
+use crate::support::{Preforkd, Running, address, eventually, preforkd, text};
 
 /// Starts a job as check_mk's agent does, says its pid and ends. The job notes that it was told to end.
 const JOB: &str = "#!/bin/sh\n\
@@ -144,9 +144,7 @@ fn adopted_programs_leave_behind_what_their_service_says() {
         let mut line = String::new();
         std::io::BufRead::read_line(&mut std::io::BufReader::new(&stream), &mut line).unwrap();
         let job: i32 = line.trim().parse().unwrap();
-        let worker = server.worker();
-        proc::kill(worker, Signal::SIGKILL);
-        eventually("another worker", || server.workers().first().is_some_and(|&other| other != worker));
+        server.replace_worker(server.worker());
         stream.write_all(b"end\n").unwrap();
         eventually("it has ended", || server.count("active") == 0);
         match goes_on {

@@ -173,12 +173,7 @@ fn drain_timeout_ends_what_is_left_with_its_process_group() {
 fn drain_timeout_ends_what_dead_and_stopped_workers_leave() {
     let (server, address) = stubborn("300ms");
     let mut orphan = started(address);
-    let dead = server.workers();
-    dead.iter().for_each(|worker| proc::kill(*worker, Signal::SIGKILL));
-    eventually("they are replaced", || {
-        let workers = server.workers();
-        !workers.is_empty() && workers.iter().all(|worker| !dead.contains(worker))
-    });
+    server.replace_workers(&server.workers());
     let mut streams = [started(address), started(address)];
     server.workers().into_iter().for_each(proc::stop);
     server.signal(Signal::SIGTERM);

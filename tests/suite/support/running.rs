@@ -137,11 +137,16 @@ impl Running {
 
     /// Kills a worker and waits until another has taken its place.
     pub(crate) fn replace_worker(&self, worker: i32) {
+        self.replace_workers(&[worker]);
+    }
+
+    /// Kills these workers and waits until others have taken their places. For a moment the status has the dead as well.
+    pub(crate) fn replace_workers(&self, killed: &[i32]) {
         let before = self.workers().len();
-        proc::kill(worker, Signal::SIGKILL);
-        eventually("another worker in its place", || {
+        killed.iter().for_each(|worker| proc::kill(*worker, Signal::SIGKILL));
+        eventually("other workers in their places", || {
             let workers = self.workers();
-            !workers.contains(&worker) && workers.len() == before
+            workers.len() == before && !workers.iter().any(|worker| killed.contains(worker))
         });
     }
 
