@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -79,8 +79,7 @@ impl ClosingListeners {
         let closing: HashSet<(IpAddr, u16)> =
             listeners.iter().filter_map(local).map(|local| (local.ip(), local.port())).collect();
         let is_to_one = |called: SocketAddr| {
-            let ips = [called.ip(), Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
-            ips.iter().any(|ip| closing.contains(&(*ip, called.port())))
+            tcp_table::who_may_get(called.ip()).iter().any(|ip| closing.contains(&(*ip, called.port())))
         };
         let is_under_way =
             |socket: &TcpSocket| socket.state == TcpState::Handshake && is_to_one(socket.local);

@@ -93,11 +93,17 @@ pub(crate) fn of_listener(
     Ok(found)
 }
 
-/// Which of these a connection to `called` comes to: the kernel prefers the address itself, then the wildcard of its family.
+/// Which of these a connection to `called` comes to.
 fn who_gets(called: IpAddr, listening: &[IpAddr]) -> Option<IpAddr> {
+    who_may_get(called).into_iter().find(|ip| listening.contains(ip))
+}
+
+/// Where somebody must listen to get a connection to `called`, in the kernel's order: the address itself, then the wildcard of its
+/// family, then that of both.
+pub(crate) fn who_may_get(called: IpAddr) -> [IpAddr; 3] {
     let own: IpAddr =
         if called.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    [called, own, Ipv6Addr::UNSPECIFIED.into()].into_iter().find(|ip| listening.contains(ip))
+    [called, own, Ipv6Addr::UNSPECIFIED.into()]
 }
 
 fn each((tables, states): Tables, mut take: impl FnMut(TcpSocket) -> ControlFlow<()>) -> io::Result<()> {
