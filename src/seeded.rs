@@ -10,3 +10,9 @@ pub(crate) fn seed() -> u64 {
     println!("PREFORKD_SEED={seed}");
     seed
 }
+
+/// So many turns of a test; a hundredth of them in an interpreter, which takes about a thousand times as long for each.
+#[allow(dead_code, reason = "tests/ takes only the seed")]
+pub(crate) const fn turns(all: u32) -> u32 {
+    if cfg!(miri) { all / 100 } else { all }
+}

@@ -335,7 +335,7 @@ mod tests {
     fn no_look_ends_a_connection_early() {
         let mut random = fastrand::Rng::with_seed(crate::seeded::seed());
         let mut next = |below: u64| random.u64(..below);
-        for _ in 0..500 {
+        for _ in 0..crate::seeded::turns(500) {
             let idle = 1 + next(20);
             let deadlines = deadlines(0, idle, 0);
             let mut moved: Vec<Monotonic> = Vec::new();

@@ -348,7 +348,7 @@ mod tests {
     #[test]
     fn the_table_grows_with_the_rules_and_not_with_the_addresses() {
         let mut random = fastrand::Rng::with_seed(7);
-        let prefixes: Vec<Prefix> = (0..20_000)
+        let prefixes: Vec<Prefix> = (0..crate::seeded::turns(20_000))
             .map(|_| Prefix::around(Ipv4Addr::from_bits(random.u32(..)).into(), random.u8(24..=32)))
             .collect();
         let place = WrittenAt { name: "x", line: None };

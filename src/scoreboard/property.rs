@@ -12,6 +12,7 @@ use super::{Owner, Scoreboard, Slot};
 use crate::admission::sources::{Bucket, SlotIndex, Sources};
 use crate::admission::{Prefix, SourceName};
 use crate::client::{Client, Connection};
+use crate::seeded::{seed, turns};
 use crate::sys::kill_points;
 use crate::sys::socket::Peer;
 use crate::sys::time::Monotonic;
@@ -496,12 +497,12 @@ impl Drop for Trace {
 
 #[test]
 fn the_counts_are_what_lives_after_any_sequence_and_any_death() {
-    let mut random = fastrand::Rng::with_seed(crate::seeded::seed());
+    let mut random = fastrand::Rng::with_seed(seed());
     let mut history = Trace(Vec::new());
-    for round in 0..40 {
+    for round in 0..turns(40).max(1) {
         let mut world = World::new(random.fork());
         history.0.push(format!("round {round}"));
-        for _ in 0..400 {
+        for _ in 0..turns(400).max(40) {
             let step = world.step();
             history.0.push(step);
             world.check();

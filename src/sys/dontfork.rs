@@ -12,7 +12,12 @@ use std::ops::Range;
 use std::ptr::NonNull;
 
 use allocator_api2::alloc::{AllocError, Allocator, Layout};
-use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, mprotect, munmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, mprotect};
+#[cfg(not(miri))]
+use nix::sys::mman::{madvise, mmap_anonymous, munmap};
+
+#[cfg(miri)]
+use super::interpreted::{madvise, mmap_anonymous, munmap};
 
 pub(super) const PAGE: usize = 4096;
 

@@ -56,6 +56,10 @@ pub(crate) fn unlock_pi(word: &AtomicU32) -> io::Result<()> {
 }
 
 fn call(word: &AtomicU32, operation: libc::c_int, value: u32, until: Option<Monotonic>) -> io::Result<()> {
+    #[cfg(miri)]
+    if let Some(done) = super::interpreted::lock_of_kernel(word, operation, until) {
+        return done;
+    }
     const SECOND: u64 = 1_000_000_000;
     // A moment is at most 2^64 ns, so both parts fit.
     let until = until.map(|until| libc::timespec {

@@ -9,9 +9,19 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
-use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
+use nix::fcntl::{FcntlArg, SealFlag};
+use nix::sys::memfd::MFdFlags;
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags};
+#[cfg(not(miri))]
+use nix::{
+    fcntl::fcntl,
+    sys::memfd::memfd_create,
+    sys::mman::{madvise, mmap, mmap_anonymous, munmap},
+    sys::stat::fstat,
+};
+
+#[cfg(miri)]
+use super::interpreted::{fcntl, fstat, madvise, memfd_create, mmap, mmap_anonymous, munmap};
 
 #[cfg(test)]
 pub(crate) use crate::sys::kill_points::{AtomicU32, AtomicU64};
@@ -124,7 +134,7 @@ impl Mapping {
 
     fn map(fd: BorrowedFd<'_>, length: usize, protection: ProtFlags, flags: MapFlags) -> io::Result<Self> {
         let seals = SealFlag::from_bits_truncate(fcntl(fd, FcntlArg::F_GET_SEALS)?);
-        let size = nix::sys::stat::fstat(fd)?.st_size;
+        let size = fstat(fd)?.st_size;
         if !seals.contains(SealFlag::F_SEAL_SHRINK) || u64::try_from(size).unwrap_or(0) < length as u64 {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -288,7 +298,7 @@ impl SealedMapping {
     ///
     /// `InvalidData` if it can be changed or is empty.
     pub(crate) fn open(file: BorrowedFd<'_>) -> io::Result<Self> {
-        let size = nix::sys::stat::fstat(file)?.st_size;
+        let size = fstat(file)?.st_size;
         let size = usize::try_from(size).ok().and_then(NonZeroUsize::new).filter(|_| is_sealed(file));
         let size = size.ok_or(io::ErrorKind::InvalidData)?;
         // A shared mapping of such a file is refused by kernels before 6.7, even to read, memfd_create(2).

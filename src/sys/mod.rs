@@ -16,6 +16,8 @@ pub(crate) mod fd;
 pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod interface;
+#[cfg(miri)]
+mod interpreted;
 #[cfg(test)]
 pub(crate) mod kill_points;
 pub(crate) mod landlock;

@@ -14,7 +14,12 @@ use std::ptr::NonNull;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicIsize, AtomicU64, AtomicUsize, compiler_fence};
 
-use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags};
+#[cfg(not(miri))]
+use nix::sys::mman::{madvise, mmap_anonymous, munmap};
+
+#[cfg(miri)]
+use super::interpreted::{madvise, mmap_anonymous, munmap, set_robust_list};
 
 /// How many locks a thread can have at a time.
 pub(crate) const MOST: usize = 16;
@@ -106,8 +111,8 @@ impl Drop for Seated {
             return;
         }
         if seat.thread.get() != 0 {
-            // SAFETY: no list. It cannot fail with the right length.
-            unsafe { libc::syscall(libc::SYS_set_robust_list, 0usize, HEAD) };
+            // It cannot fail with the right length.
+            let _ = set_robust_list(0);
         }
         // SAFETY: nobody refers to it: `with_seat` refuses from now on, and the kernel has forgotten it.
         let _ = unsafe { munmap(page.cast(), size_of::<Seat>()) };
@@ -115,7 +120,18 @@ impl Drop for Seated {
 }
 
 /// The size of what the kernel reads.
+#[cfg(not(miri))]
 const HEAD: usize = 3 * size_of::<usize>();
+
+/// Tells the kernel where this thread's list is; 0 for nowhere.
+#[cfg(not(miri))]
+fn set_robust_list(head: usize) -> io::Result<()> {
+    // SAFETY: nowhere, or three words as the kernel expects them, which stay until it is told of others or the thread has ended.
+    match unsafe { libc::syscall(libc::SYS_set_robust_list, head, HEAD) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
 
 impl Seat {
     fn register(&self) -> io::Result<()> {
@@ -123,10 +139,7 @@ impl Seat {
         self.offset.store(WORD_OF_ENTRY, Relaxed);
         // SAFETY: gettid(2) cannot fail and touches nothing.
         let thread = unsafe { libc::gettid() };
-        // SAFETY: three words as the kernel expects them, which stay until it is told of others or the thread has ended.
-        if unsafe { libc::syscall(libc::SYS_set_robust_list, self.head(), HEAD) } == -1 {
-            return Err(io::Error::last_os_error());
-        }
+        set_robust_list(self.head())?;
         self.thread.set(thread.unsigned_abs());
         Ok(())
     }

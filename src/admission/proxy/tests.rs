@@ -271,7 +271,7 @@ fn random_bytes_harm_nothing() {
     let mut random = fastrand::Rng::with_seed(crate::seeded::seed());
     let mut random = |end: usize| random.usize(..end);
     let good = good();
-    for round in 0..30_000 {
+    for round in 0..crate::seeded::turns(30_000) {
         let mut bytes = good[random(good.len())].0.clone();
         for _ in 0..random(4) {
             let at = random(bytes.len());

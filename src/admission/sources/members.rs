@@ -26,7 +26,7 @@ const MOVES: u64 = 2;
 pub(crate) const FLAGS: u64 = APPLIES | MOVES;
 
 const SLOTS: usize = MAX_SLOTS as usize;
-const GROUPS: usize = 1 << 20;
+const GROUPS: usize = if cfg!(miri) { 1 << 10 } else { 1 << 20 };
 
 /// How often one looks again who could not tell because others were about to enter.
 const TRIES: u32 = 100;

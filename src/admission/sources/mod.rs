@@ -38,16 +38,16 @@ const NAMES: usize = PENALTIES + TimeTable::length(PENALTY_SETS);
 const LENGTH: usize = NAMES + PENALTY_SETS * TimeTable::WAYS * NAME_WORDS * 8;
 
 /// Sources that have used up part of their burst; the memory is taken only when there are so many.
-const TOKEN_SETS: usize = 1 << 17;
+const TOKEN_SETS: usize = if cfg!(miri) { 1 << 5 } else { 1 << 17 };
 
 /// Sources that have a penalty.
-const PENALTY_SETS: usize = 1 << 13;
+const PENALTY_SETS: usize = if cfg!(miri) { 1 << 5 } else { 1 << 13 };
 
 /// The name of a source that has one.
 const NAME_WORDS: usize = 3;
 
-/// The largest `max_connections`, and so the number of slots of every service.
-pub(crate) const MAX_SLOTS: u32 = 1_000_000;
+/// The largest `max_connections`, and so the number of slots of every service. An interpreter has no pages that nobody has touched.
+pub(crate) const MAX_SLOTS: u32 = if cfg!(miri) { 1_000 } else { 1_000_000 };
 
 /// The slot of a connection: its row on the scoreboard, and where it is counted for its source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
