@@ -702,7 +702,7 @@ fn a_captured_handler_and_what_it_has_started_end_with_its_lifetime() {
     if !root("to trace another's process") {
         return;
     }
-    let scene = Scene::new("max_lifetime = \"8s\"\nlimits = { nproc = 100 }", 61_256, false);
+    let scene = Scene::new("max_lifetime = \"20s\"\nlimits = { nproc = 100 }", 61_256, false);
     let (_sibling, sibling) = scene.connection();
     let (_client, pid) = scene.connection();
     let mut captive = Captive::take(pid);
