@@ -48,10 +48,16 @@ fn errno(error: io::Error) -> Errno {
 /// A file without a name.
 pub(super) fn memfd_create(name: &CStr, _: MFdFlags) -> nix::Result<OwnedFd> {
     static MADE: AtomicU32 = AtomicU32::new(0);
-    let number = MADE.fetch_add(1, Relaxed);
-    let name = format!("{}-{}-{number}", name.to_string_lossy(), std::process::id());
-    let path = std::env::temp_dir().join(name);
-    let file = File::options().read(true).write(true).create_new(true).open(&path).map_err(errno)?;
+    // Interpreters of one program run beside each other, each with the same numbers.
+    let (file, path) = loop {
+        let number = MADE.fetch_add(1, Relaxed);
+        let name = format!("{}-{}-{number}", name.to_string_lossy(), std::process::id());
+        let path = std::env::temp_dir().join(name);
+        match File::options().read(true).write(true).create_new(true).open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            opened => break (opened.map_err(errno)?, path),
+        }
+    };
     std::fs::remove_file(&path).map_err(errno)?;
     let number = Some(file.as_raw_fd());
     give_back(|mapped| {
