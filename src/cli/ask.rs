@@ -3,9 +3,8 @@
 use std::process::ExitCode;
 
 use clap::ArgMatches;
-use serde::Serialize;
 
-use super::output::{complain, say};
+use super::output::{complain, say, say_pieces};
 use crate::control::{Answer, Request, client};
 use crate::exit;
 use crate::handler::Title;
@@ -37,28 +36,28 @@ pub(super) fn ask(
     }
 }
 
-/// Asks for a list, and prints it as a table or with `--json` as that; `list` takes it from the answer.
-pub(super) fn show<T: Serialize>(
+/// Asks for a list, and prints the pieces that `text` makes of the answer and of what was found `meanwhile`.
+pub(super) fn show<T>(
     matches: &ArgMatches,
     title: Title,
     request: &Request,
-    list: impl FnOnce(Answer) -> Option<T>,
-    table: impl FnOnce(&T) -> String,
+    meanwhile: impl FnOnce() -> T,
+    text: impl FnOnce(Answer, T) -> Option<serde_json::Result<Vec<Vec<u8>>>>,
 ) -> ExitCode {
-    match client::ask(&super::control_path(matches, title), request, super::patience(matches)) {
-        Ok(Answer::Failed(reason)) => {
+    let (path, patience) = (super::control_path(matches, title), super::patience(matches));
+    match client::ask_and(&path, request, patience, meanwhile) {
+        Ok((Answer::Failed(reason), _)) => {
             complain(format_args!("{}: {reason}", title.name));
             ExitCode::from(exit::USAGE)
         }
-        Ok(answer) => {
-            let Some(list) = list(answer) else { return not_understood(title) };
-            match matches.get_flag("json").then(|| serde_json::to_string(&list)) {
-                None => say(table(&list).trim_end()),
-                Some(Ok(line)) => say(line),
-                Some(Err(_)) => return ExitCode::from(exit::SOFTWARE),
+        Ok((answer, found)) => match text(answer, found) {
+            None => not_understood(title),
+            Some(Err(_)) => ExitCode::from(exit::SOFTWARE),
+            Some(Ok(text)) => {
+                say_pieces(&text);
+                ExitCode::from(exit::OK)
             }
-            ExitCode::from(exit::OK)
-        }
+        },
         Err(error) => super::unanswered(&error, title),
     }
 }

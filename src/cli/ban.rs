@@ -88,11 +88,16 @@ struct ShownBans {
 /// Prints who is banned.
 pub(super) fn bans(matches: &ArgMatches, title: Title) -> ExitCode {
     let request = Request::Bans { service: matches.get_one("service").cloned() };
-    let list = |answer| match answer {
-        Answer::Bans(bans) => Some(ShownBans { bans: bans.into_iter().map(ShownBan::from).collect() }),
-        _ => None,
+    let text = |answer, ()| {
+        let Answer::Bans(bans) = answer else { return None };
+        let shown = ShownBans { bans: bans.into_iter().map(ShownBan::from).collect() };
+        let text = match matches.get_flag("json") {
+            true => serde_json::to_vec(&shown),
+            false => Ok(render(&shown.bans).trim_end().into()),
+        };
+        Some(text.map(|text| vec![text]))
     };
-    show(matches, title, &request, list, |shown| render(&shown.bans))
+    show(matches, title, &request, || (), text)
 }
 
 impl From<BanStatus> for ShownBan {

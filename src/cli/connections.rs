@@ -2,21 +2,23 @@
 //!
 //! The supervisor says what it knows of each. What its process uses, and what has moved, this command asks the kernel for,
 //! so that it is not the supervisor that has to look at ten thousand processes. Who may not look there sees less.
+//! It asks for the sockets while the supervisor looks, and several processes look at the others.
 
-use std::fmt::Write;
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde::Serialize;
 
 use super::ask::show;
+use super::sockets::Sockets;
 use crate::admission::SourceName;
-use crate::control::{Answer, ConnectionStatus, Request};
+use crate::client::ConnectionId;
+use crate::control::{Answer, ConnectionStatus, Request, client};
 use crate::handler::Title;
 use crate::journal::is_special;
-use crate::sys::sock_diag::TcpTable;
-use crate::sys::tcp_info::TcpInfo;
-use crate::sys::usage::{ProcReader, Usage};
+use crate::sys::divided;
+use crate::sys::usage::ProcReader;
 
 /// `connections [--json] [--service NAME] [--source PREFIX] [--control PATH]`.
 pub(super) fn command(title: Title) -> Command {
@@ -37,11 +39,11 @@ pub(super) fn command(title: Title) -> Command {
 
 /// A connection, with what the kernel knows of it.
 #[derive(Debug, Serialize)]
-struct ShownConnection {
-    id: String,
-    service: String,
+struct ShownConnection<'a> {
+    id: ConnectionId,
+    service: &'a str,
     source: String,
-    client: String,
+    client: &'a str,
     state: &'static str,
     age_s: f64,
     idle_s: Option<f64>,
@@ -53,10 +55,8 @@ struct ShownConnection {
     command: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
-struct ShownConnections {
-    connections: Vec<ShownConnection>,
-}
+/// For fewer no further process is worth its start.
+const PER_PROCESS: usize = 500;
 
 /// Prints the connections of the running supervisor.
 pub(super) fn run(matches: &ArgMatches, title: Title) -> ExitCode {
@@ -64,69 +64,77 @@ pub(super) fn run(matches: &ArgMatches, title: Title) -> ExitCode {
         service: matches.get_one("service").cloned(),
         source: matches.get_one("source").copied(),
     };
-    let list = |answer| match answer {
-        Answer::Connections(connections) => {
-            let sockets = TcpTable::of_machine().unwrap_or_default();
-            let mut processes = ProcReader::new();
-            let connections =
-                connections.into_iter().map(|found| row(found, &sockets, &mut processes)).collect();
-            Some(ShownConnections { connections })
-        }
-        _ => None,
+    // Or all is asked for, and who asks hears in a moment why there is no answer.
+    let (path, patience) = (super::control_path(matches, title), super::patience(matches));
+    let services = match client::ask(&path, &Request::Status, patience) {
+        Ok(Answer::Status(status)) => status.services,
+        _ => Vec::new(),
     };
-    show(matches, title, &request, list, |shown| render(&shown.connections))
+    let text = |answer, sockets: Sockets| {
+        let Answer::Connections(found) = answer else { return None };
+        Some(match matches.get_flag("json") {
+            true => json(&found, &sockets),
+            false => table(&found, &sockets),
+        })
+    };
+    show(matches, title, &request, || Sockets::of(&services), text)
 }
 
-fn row(found: ConnectionStatus, sockets: &TcpTable, processes: &mut ProcReader) -> ShownConnection {
-    let usage = found.pid.and_then(|pid| processes.usage_of(pid));
-    let info = direct(&found, sockets)
-        .or_else(|| inode_of(&found, sockets, processes).and_then(|inode| sockets.of_inode(inode)));
-    let Usage { cpu, memory_kib, command } = match usage {
-        Some(usage) => usage,
-        None => return ShownConnection::bare(found, info),
-    };
-    ShownConnection {
-        cpu_ms: Some(u64::try_from(cpu.as_millis()).unwrap_or(u64::MAX)),
-        memory_kb: Some(memory_kib),
-        command: Some(command),
-        ..ShownConnection::bare(found, info)
+fn json(found: &[ConnectionStatus], sockets: &Sockets) -> serde_json::Result<Vec<Vec<u8>>> {
+    let head = b"{\"connections\":[".to_vec();
+    let mut pieces = pieces(head, found, sockets, |row, text| {
+        serde_json::to_writer(&mut *text, &row)?;
+        text.push(b',');
+        Ok(())
+    })?;
+    // Instead of the comma after the last.
+    if let Some(last) = pieces.last_mut() {
+        if last.last() == Some(&b',') {
+            last.pop();
+        }
+        last.extend(b"]}");
     }
+    Ok(pieces)
 }
 
-/// The socket of a connection whose client is its other end. Unlike its inode, that takes no look at its process.
-pub(super) fn direct<'a>(found: &ConnectionStatus, sockets: &'a TcpTable) -> Option<&'a TcpInfo> {
-    found.is_direct.then(|| found.client.parse().ok()).flatten().and_then(|client| sockets.of_peer(client))
+/// The head and the rows as `write` makes them. That it takes a look at each process makes it worth several.
+fn pieces(
+    head: Vec<u8>,
+    found: &[ConnectionStatus],
+    sockets: &Sockets,
+    write: impl Fn(&ShownConnection<'_>, &mut Vec<u8>) -> serde_json::Result<()> + Sync,
+) -> serde_json::Result<Vec<Vec<u8>>> {
+    let rows = divided::work(found, PER_PROCESS, |part| {
+        let (mut text, mut processes) = (Vec::new(), ProcReader::new());
+        part.iter().try_for_each(|found| write(&row(found, sockets, &mut processes), &mut text))?;
+        Ok(text)
+    })?;
+    Ok([head].into_iter().chain(rows).collect())
 }
 
-/// The inode of the socket that its process has open, if this user may look.
-pub(super) fn inode_of(
-    found: &ConnectionStatus,
-    sockets: &TcpTable,
+fn row<'a>(
+    found: &'a ConnectionStatus,
+    sockets: &Sockets,
     processes: &mut ProcReader,
-) -> Option<u64> {
-    let is_tcp = matches!(found.source, SourceName::Prefix(_)) && !sockets.is_empty();
-    let pid = found.pid.filter(|_| is_tcp)?;
-    processes.sockets_of(pid).into_iter().find(|inode| sockets.of_inode(*inode).is_some())
-}
-
-impl ShownConnection {
-    /// Without what its process uses.
-    fn bare(found: ConnectionStatus, info: Option<&TcpInfo>) -> Self {
-        ShownConnection {
-            id: found.id.to_string(),
-            service: found.service,
-            source: address(found.source),
-            client: found.client,
-            state: if found.is_ending { "ending" } else { "serving" },
-            age_s: seconds(found.age_ms),
-            idle_s: info.map(|info| seconds(u64::from(info.since_data_ms).min(found.age_ms))),
-            bytes_in: info.map(|info| info.received),
-            bytes_out: info.map(|info| info.acked),
-            pid: found.pid,
-            cpu_ms: None,
-            memory_kb: None,
-            command: None,
-        }
+) -> ShownConnection<'a> {
+    let usage = found.pid.and_then(|pid| processes.usage_of(pid));
+    let info = sockets
+        .direct(found)
+        .or_else(|| sockets.inode_of(found, processes).and_then(|inode| sockets.of_inode(inode)));
+    ShownConnection {
+        id: found.id,
+        service: &found.service,
+        source: address(found.source),
+        client: &found.client,
+        state: if found.is_ending { "ending" } else { "serving" },
+        age_s: seconds(found.age_ms),
+        idle_s: info.map(|info| seconds(u64::from(info.since_data_ms).min(found.age_ms))),
+        bytes_in: info.map(|info| info.received),
+        bytes_out: info.map(|info| info.acked),
+        pid: found.pid,
+        cpu_ms: usage.as_ref().map(|usage| u64::try_from(usage.cpu.as_millis()).unwrap_or(u64::MAX)),
+        memory_kb: usage.as_ref().map(|usage| usage.memory_kib),
+        command: usage.map(|usage| usage.command),
     }
 }
 
@@ -134,27 +142,26 @@ fn seconds(millis: u64) -> f64 {
     millis as f64 / 1000.0
 }
 
-fn render(rows: &[ShownConnection]) -> String {
-    let width = |head: &str, of: fn(&ShownConnection) -> &str| {
-        rows.iter().map(|row| of(row).len()).chain([head.len()]).max().unwrap_or(0)
+fn table(found: &[ConnectionStatus], sockets: &Sockets) -> serde_json::Result<Vec<Vec<u8>>> {
+    let width = |head: &str, of: fn(&ConnectionStatus) -> usize| {
+        found.iter().map(of).chain([head.len()]).max().unwrap_or(0)
     };
     let (id, service, client) = (
-        width("ID", |row| &row.id),
-        width("SERVICE", |row| &row.service),
-        width("CLIENT", |row| &row.client),
+        width("ID", |found| found.id.to_string().len()),
+        width("SERVICE", |found| found.service.len()),
+        width("CLIENT", |found| found.client.len()),
     );
-    let mut text = format!(
-        "{:id$}  {:service$}  {:client$} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}  COMMAND\n",
+    let head = format!(
+        "{:id$}  {:service$}  {:client$} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}  COMMAND",
         "ID", "SERVICE", "CLIENT", "AGE", "IDLE", "IN", "OUT", "CPU", "MEMORY"
     );
-    for row in rows {
+    pieces(head.into_bytes(), found, sockets, |row, text| {
         let cpu = row.cpu_ms.map(|cpu| format!("{:.2}s", seconds(cpu)));
         let command = row.command.as_deref().map(safe);
-        // Writing to a String cannot fail.
-        let _ = writeln!(
+        write!(
             text,
-            "{:id$}  {:service$}  {:client$} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}  {}{}",
-            row.id,
+            "\n{:id$}  {:service$}  {:client$} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}  {}{}",
+            row.id.to_string(),
             row.service,
             row.client,
             time(row.age_s),
@@ -165,15 +172,17 @@ fn render(rows: &[ShownConnection]) -> String {
             known(row.memory_kb.map(|kib| size(kib.saturating_mul(1024)))),
             if row.state == "ending" { "(ending) " } else { "" },
             known(command),
-        );
-    }
-    text
+        )
+        .map_err(serde_json::Error::io)
+    })
 }
 
 /// A single address without the length of a prefix.
 pub(super) fn address(source: SourceName) -> String {
-    let text = source.to_string();
-    text.strip_suffix("/32").or_else(|| text.strip_suffix("/128")).unwrap_or(&text).to_owned()
+    let mut text = source.to_string();
+    let address = text.strip_suffix("/32").or_else(|| text.strip_suffix("/128"));
+    text.truncate(address.map_or(text.len(), str::len));
+    text
 }
 
 /// A stranger may have chosen the words of a command line.

@@ -17,6 +17,7 @@ mod reload;
 mod run;
 mod serve;
 pub(crate) mod serve_args;
+mod sockets;
 mod status;
 #[cfg(feature = "top")]
 mod top;

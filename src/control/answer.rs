@@ -1,6 +1,6 @@
 //! What a client is told, as replies of varlink.
 
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
 use super::access::Right;
@@ -141,28 +141,17 @@ impl Answer {
         request: &Request,
         message: &[u8],
     ) -> serde_json::Result<bool> {
-        #[derive(Deserialize)]
-        struct Head {
-            error: Option<String>,
-            continues: Option<bool>,
-        }
-        let head: Head = serde_json::from_slice(message)?;
-        let more = head.continues.unwrap_or_default();
-        let answer = if head.error.is_some() {
-            Answer::Failed(serde_json::from_slice(message)?)
-        } else {
-            match request {
-                Request::Info => Answer::Info(parameters(message)?),
-                Request::Description { .. } => {
-                    Answer::Description(parameters::<DescriptionReply>(message)?.description)
-                }
-                Request::Status => Answer::Status(parameters(message)?),
-                Request::Bans { .. } => Answer::Bans(parameters::<BansReply<Vec<_>>>(message)?.bans),
-                Request::Connections { .. } => {
-                    Answer::Connections(parameters::<ConnectionsReply<Vec<_>>>(message)?.connections)
-                }
-                _ => Answer::Done(parameters::<TextReply>(message)?.text),
+        let (answer, more) = match request {
+            Request::Info => reply(message, Answer::Info)?,
+            Request::Description { .. } => {
+                reply(message, |reply: DescriptionReply| Answer::Description(reply.description))?
             }
+            Request::Status => reply(message, Answer::Status)?,
+            Request::Bans { .. } => reply(message, |reply: BansReply<Vec<_>>| Answer::Bans(reply.bans))?,
+            Request::Connections { .. } => {
+                reply(message, |reply: ConnectionsReply<Vec<_>>| Answer::Connections(reply.connections))?
+            }
+            _ => reply(message, |reply: TextReply| Answer::Done(reply.text))?,
         };
         match (heard.as_mut(), answer) {
             (Some(Answer::Connections(before)), Answer::Connections(more)) => before.extend(more),
@@ -192,12 +181,27 @@ struct ConnectionsReply<C> {
     connections: C,
 }
 
-fn parameters<T: DeserializeOwned>(message: &[u8]) -> serde_json::Result<T> {
+/// What `answer` makes of the parameters of a reply, or its error, which has others; and whether it continues.
+fn reply<T: DeserializeOwned>(
+    message: &[u8],
+    answer: impl FnOnce(T) -> Answer,
+) -> serde_json::Result<(Answer, bool)> {
     #[derive(Deserialize)]
     struct Reply<T> {
+        error: Option<IgnoredAny>,
         parameters: T,
+        continues: Option<bool>,
     }
-    serde_json::from_slice(message).map(|reply: Reply<T>| reply.parameters)
+    match serde_json::from_slice(message) {
+        Ok(Reply { error: None, parameters, continues }) => {
+            Ok((answer(parameters), continues.unwrap_or_default()))
+        }
+        Ok(_) => Ok((Answer::Failed(serde_json::from_slice(message)?), false)),
+        Err(error) => {
+            let failure = serde_json::from_slice(message).map_err(|_| error)?;
+            Ok((Answer::Failed(failure), false))
+        }
+    }
 }
 
 fn push(replies: &mut Vec<u8>, parameters: &impl Serialize, continues: bool) {

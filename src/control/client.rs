@@ -19,6 +19,9 @@ const CONNECT_PAUSE: Duration = Duration::from_millis(20);
 /// The longest answer, all its replies together; the status of a thousand services has less.
 const LONGEST_ANSWER: usize = 64 << 20;
 
+/// So much is read at once.
+const PIECE: usize = 64 << 10;
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AskError {
@@ -81,6 +84,16 @@ impl AskError {
 
 /// Asks the supervisor at `path` and waits for its answer, for no longer than `limit`.
 pub(crate) fn ask(path: &Path, request: &Request, limit: Duration) -> Result<Answer, AskError> {
+    ask_and(path, request, limit, || ()).map(|(answer, ())| answer)
+}
+
+/// The same, with something to do while the supervisor looks for its answer.
+pub(crate) fn ask_and<T>(
+    path: &Path,
+    request: &Request,
+    limit: Duration,
+    meanwhile: impl FnOnce() -> T,
+) -> Result<(Answer, T), AskError> {
     let until = Monotonic::now() + limit;
     let name = path.display().to_string();
     let late = |waits_for| AskError::Late { path: name.clone(), limit: limit.as_secs(), waits_for };
@@ -91,7 +104,7 @@ pub(crate) fn ask(path: &Path, request: &Request, limit: Duration) -> Result<Ans
         ),
         kind => AskError::Unreachable { path: name.clone(), source, hint: hint(kind) },
     })?;
-    let answer = converse(stream.as_fd(), request, until).map_err(|error| match error.kind() {
+    let no_answer = |error: io::Error| match error.kind() {
         io::ErrorKind::TimedOut => late(what_it_does(path, stream.as_fd(), request)),
         // What spoke another protocol before this one closes at the end of a line that is none of its own.
         io::ErrorKind::UnexpectedEof => AskError::NoAnswer {
@@ -99,8 +112,10 @@ pub(crate) fn ask(path: &Path, request: &Request, limit: Duration) -> Result<Ans
             reason: "it has gone, or is of an older version; then restart it".to_owned(),
         },
         _ => AskError::NoAnswer { path: name.clone(), reason: error.to_string() },
-    })?;
-    match answer {
+    };
+    call(stream.as_fd(), request, until).map_err(no_answer)?;
+    let done = meanwhile();
+    match hear(stream.as_fd(), request, until).map_err(no_answer)? {
         Answer::Failed(failure @ (ControlError::NotPermitted { .. } | ControlError::PermissionDenied)) => {
             Err(AskError::Denied(failure))
         }
@@ -109,7 +124,7 @@ pub(crate) fn ask(path: &Path, request: &Request, limit: Duration) -> Result<Ans
             | ControlError::MethodNotFound { .. }
             | ControlError::InvalidParameter { .. }),
         ) => Err(AskError::NotUnderstood(failure)),
-        answer => Ok(answer),
+        answer => Ok((answer, done)),
     }
 }
 
@@ -146,7 +161,7 @@ fn connect(path: &Path, until: Monotonic) -> io::Result<OwnedFd> {
     }
 }
 
-fn converse(stream: BorrowedFd<'_>, request: &Request, until: Monotonic) -> io::Result<Answer> {
+fn call(stream: BorrowedFd<'_>, request: &Request, until: Monotonic) -> io::Result<()> {
     let mut call = request.call(request.takes_more())?;
     // Of the newline a preforkd that is older than this protocol takes notice.
     call.extend_from_slice(b"\n\0");
@@ -160,9 +175,13 @@ fn converse(stream: BorrowedFd<'_>, request: &Request, until: Monotonic) -> io::
             Err(error) => return Err(error),
         }
     }
+    Ok(())
+}
+
+fn hear(stream: BorrowedFd<'_>, request: &Request, until: Monotonic) -> io::Result<Answer> {
     let mut answer = None;
     let (mut received, mut length) = (Vec::new(), 0);
-    let mut piece = [0; 16 * 1024];
+    let mut piece = vec![0; PIECE];
     loop {
         match stream::receive_now(stream, &mut piece) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),

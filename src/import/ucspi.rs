@@ -107,7 +107,7 @@ impl ChainReading<'_, '_> {
         self.defaults(server);
         self.access_programs();
         self.program();
-        self.who();
+        self.who(server);
         for redirection in &command.redirections {
             self.service
                 .dropped(redirection, "what the program says to stderr is in the log, with its connection");
@@ -179,7 +179,11 @@ impl ChainReading<'_, '_> {
                         moved.push_str(&format!(" {}", word.text));
                         self.next();
                     }
-                    self.service.dropped(moved, "what the program says to stderr is in the log, with its connection");
+                    let why = match moved.split(' ').any(|number| number == "2") {
+                        true => "what the program says to stderr is in the log, with its connection",
+                        false => "preforkd tells systemd when it serves",
+                    };
+                    self.service.dropped(moved, why);
                 }
                 "cd" | "s6-cd" => {
                     if let Some(directory) = self.known(text) {
@@ -469,7 +473,7 @@ impl ChainReading<'_, '_> {
         }
     }
 
-    fn who(&mut self) {
+    fn who(&mut self, server: SuperServer) {
         let RunAs { whole, named, user, group } = std::mem::take(&mut self.identity);
         let service = &mut *self.service;
         match (user, whole) {
@@ -479,12 +483,15 @@ impl ChainReading<'_, '_> {
                     service.exact(format!("user {user}"), "user", quoted(user));
                     service.exact(format!("group {group}"), "group", quoted(group));
                 }
-                None => service.near(
-                    format!("user {user}"),
-                    "user",
-                    quoted(&user),
-                    "of the programs; the port is preforkd's, and may be below 1024",
-                ),
+                None => {
+                    let how = match server {
+                        SuperServer::S6Ipc => {
+                            "of the programs; the socket is preforkd's, as socket_user and socket_group say"
+                        }
+                        _ => "of the programs; the port is preforkd's, and may be below 1024",
+                    };
+                    service.near(format!("user {user}"), "user", quoted(&user), how);
+                }
             },
             (None, None) => {
                 service.exact("no -u: root", "user", quoted("root"));

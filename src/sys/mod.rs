@@ -8,6 +8,7 @@ pub(crate) mod alarm;
 pub(crate) mod answer;
 pub(crate) mod cgroup;
 mod clone3;
+pub(crate) mod divided;
 pub(crate) mod dontfork;
 pub(crate) mod epoll;
 pub(crate) mod exec;

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::os::fd::AsRawFd;
+use std::sync::OnceLock;
 
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
@@ -24,6 +26,12 @@ const INODE_AT: usize = 68;
 const TCPDIAG_GETSOCK: u16 = 18;
 const INET_DIAG_INFO: u16 = 2;
 
+/// A filter, and how its instructions compare a socket's own port.
+const INET_DIAG_REQ_BYTECODE: u16 = 1;
+const INET_DIAG_BC_S_GE: u8 = 2;
+const INET_DIAG_BC_S_LE: u8 = 3;
+const INSTRUCTION: usize = 8;
+
 /// Established, and those of which one half has ended: `TCP_ESTABLISHED`, `TCP_FIN_WAIT1`, `TCP_FIN_WAIT2`, `TCP_CLOSE_WAIT`.
 const STATES: u32 = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 8;
 
@@ -34,8 +42,10 @@ const BUFFER: usize = 64 * 1024;
 #[derive(Debug, Default)]
 pub(crate) struct TcpTable {
     sockets: Vec<TcpInfo>,
-    /// Which of them has which inode.
-    by_inode: HashMap<u64, usize>,
+    /// The inode of each.
+    inodes: Vec<u32>,
+    /// Which of them has which inode, from when somebody asks: most are found by their other end.
+    by_inode: OnceLock<HashMap<u64, usize>>,
     /// Which has this other end; `None` if several have: they differ in their own.
     by_peer: HashMap<SocketAddr, Option<usize>>,
 }
@@ -47,10 +57,19 @@ impl TcpTable {
     ///
     /// `EAFNOSUPPORT` where netlink is forbidden, `ENOENT` where the kernel has no such thing.
     pub(crate) fn of_machine() -> io::Result<Self> {
+        TcpTable::of_ports(0..=u16::MAX)
+    }
+
+    /// The same of those whose own port is one of these: the kernel leaves out the others, clients on this machine among them.
+    ///
+    /// # Errors
+    ///
+    /// As of all.
+    pub(crate) fn of_ports(ports: RangeInclusive<u16>) -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC;
         let link = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkSockDiag)?;
         let mut table = TcpTable::default();
-        sendto(link.as_raw_fd(), &request(), &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
+        sendto(link.as_raw_fd(), &request(ports), &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
         let mut buffer = vec![0; BUFFER];
         loop {
             let length = recv(link.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
@@ -67,7 +86,10 @@ impl TcpTable {
 
     /// The one with this inode.
     pub(crate) fn of_inode(&self, inode: u64) -> Option<&TcpInfo> {
-        self.sockets.get(*self.by_inode.get(&inode)?)
+        let by_inode = self.by_inode.get_or_init(|| {
+            self.inodes.iter().enumerate().map(|(index, inode)| (u64::from(*inode), index)).collect()
+        });
+        self.sockets.get(*by_inode.get(&inode)?)
     }
 
     /// The one whose other end is this, if there is one only.
@@ -92,7 +114,7 @@ impl TcpTable {
             if let (Some(inode), Some(info)) = (number(message, INODE_AT), info(message)) {
                 let index = self.sockets.len();
                 self.sockets.push(info);
-                self.by_inode.insert(u64::from(inode), index);
+                self.inodes.push(inode);
                 if let Some(peer) = peer(message) {
                     self.by_peer.entry(peer).and_modify(|only| *only = None).or_insert(Some(index));
                 }
@@ -114,8 +136,9 @@ fn peer(message: &[u8]) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, u16::from_be(short(message, PEER_PORT_AT)?)))
 }
 
-fn request() -> Vec<u8> {
-    let length = (HEADER + REQUEST) as u32;
+fn request(ports: RangeInclusive<u16>) -> Vec<u8> {
+    let filter = if ports == (0..=u16::MAX) { Vec::new() } else { filter(ports) };
+    let length = (HEADER + REQUEST + filter.len()) as u32;
     let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
     let mut request = Vec::with_capacity(HEADER + REQUEST);
     request.extend(length.to_ne_bytes());
@@ -126,7 +149,26 @@ fn request() -> Vec<u8> {
     request.resize(HEADER + STATES_AT, 0);
     request.extend(STATES.to_ne_bytes());
     request.resize(HEADER + REQUEST, 0);
+    request.extend(filter);
     request
+}
+
+/// An attribute with two instructions for the kernel, each a struct inet_diag_bc_op and one more that has the port: whose port is
+/// not that or above, or not that or below, goes beyond the end, and is left out.
+fn filter(ports: RangeInclusive<u16>) -> Vec<u8> {
+    let instructions = [(INET_DIAG_BC_S_GE, *ports.start()), (INET_DIAG_BC_S_LE, *ports.end())];
+    let all = (instructions.len() * INSTRUCTION) as u16;
+    let mut filter = Vec::new();
+    filter.extend((4 + all).to_ne_bytes());
+    filter.extend(INET_DIAG_REQ_BYTECODE.to_ne_bytes());
+    for (index, (code, port)) in instructions.into_iter().enumerate() {
+        let beyond = all - (index * INSTRUCTION) as u16 + 4;
+        filter.extend([code, INSTRUCTION as u8]);
+        filter.extend(beyond.to_ne_bytes());
+        filter.extend([0; 2]);
+        filter.extend(port.to_ne_bytes());
+    }
+    filter
 }
 
 /// Its attributes follow it, each with a length and a type.
@@ -175,6 +217,28 @@ mod tests {
             let table = TcpTable::of_machine().unwrap();
             assert_eq!(table.of_inode(inode).unwrap().received, 5);
             assert_eq!(table.of_peer(client.local_addr().unwrap()).unwrap().received, 5);
+        }
+    }
+
+    #[test]
+    fn only_sockets_at_these_ports_are_asked_for() {
+        let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let mut ports: Vec<_> =
+            listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
+        let clients: Vec<_> = listeners
+            .iter()
+            .map(|listener| TcpStream::connect(listener.local_addr().unwrap()).unwrap())
+            .collect();
+        let peers: Vec<_> = listeners.iter().map(|listener| listener.accept().unwrap()).collect();
+        ports.sort_unstable();
+        for wanted in [ports[0]..=ports[0], ports[1]..=ports[2], ports[0]..=ports[1], 1..=1] {
+            let table = TcpTable::of_ports(wanted.clone()).unwrap();
+            for (client, (server, peer)) in clients.iter().zip(&peers) {
+                let is_wanted = wanted.contains(&server.local_addr().unwrap().port());
+                assert_eq!(table.of_peer(*peer).is_some(), is_wanted, "{wanted:?}");
+                let is_wanted = wanted.contains(&client.local_addr().unwrap().port());
+                assert_eq!(table.of_peer(server.local_addr().unwrap()).is_some(), is_wanted, "{wanted:?}");
+            }
         }
     }
 

@@ -1,10 +1,15 @@
 //! What processes use, as /proc tells anybody who may look.
 
 use std::collections::HashMap;
+use std::fmt::Write;
 use std::fs::File;
-use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
+
+use super::fd;
 use super::process::page_size;
 use super::wait::Pid;
 
@@ -22,12 +27,18 @@ pub(crate) struct Usage {
 /// A command line is cut off here; the line of numbers is shorter by far.
 const LONGEST: usize = 64 << 10;
 
+/// The number of a process and its name, which has up to 63 bytes, end before this.
+const LONGEST_NAME: usize = 80;
+
 /// USER_HZ, which is the same on all that we build for.
 const TICK: Duration = Duration::from_millis(10);
 
 /// Reads that of many processes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct ProcReader {
+    /// /proc, so that it is not looked up for each; `None` where there is none.
+    directory: Option<OwnedFd>,
+    path: String,
     /// The name and the command line of processes that others were forked from; `None` if exec gave it its name.
     parents: HashMap<Pid, Option<(String, String)>>,
     buffer: Vec<u8>,
@@ -43,7 +54,12 @@ struct Stat {
 
 impl ProcReader {
     pub(crate) fn new() -> Self {
-        ProcReader::default()
+        ProcReader {
+            directory: File::open("/proc").ok().map(OwnedFd::from),
+            path: String::new(),
+            parents: HashMap::new(),
+            buffer: vec![0; LONGEST],
+        }
     }
 
     /// What this process has used; `None` if there is none, or it has ended.
@@ -65,19 +81,18 @@ impl ProcReader {
 
     fn stat(&mut self, pid: Pid) -> Option<Stat> {
         let text = self.read(pid, "stat")?;
-        // The name may have anything in it.
-        let end = text.iter().rposition(|byte| *byte == b')')?;
+        // The name may have anything in it; what follows it are numbers.
+        let end = text.iter().take(LONGEST_NAME).rposition(|byte| *byte == b')')?;
         let begin = text.iter().position(|byte| *byte == b'(')?;
         let name = String::from_utf8_lossy(text.get(begin + 1..end)?).into_owned();
-        let fields = std::str::from_utf8(text.get(end + 2..)?).ok()?;
         let (mut ticks, mut pages, mut parent) = (0_u64, None, None);
         // The state is the field 3, ppid 4, utime, stime, cutime and cstime 14 to 17, rss 24.
-        for (number, field) in (3..=24).zip(fields.split(' ')) {
+        for (number, field) in (3..=24).zip(text.get(end + 2..)?.split(|byte| *byte == b' ')) {
             match number {
-                3 if field == "Z" => return None,
-                4 => parent = field.parse().ok(),
-                14..=17 => ticks = ticks.saturating_add(field.parse().unwrap_or(0)),
-                24 => pages = field.parse::<u64>().ok(),
+                3 if field == b"Z" => return None,
+                4 => parent = decimal(field).and_then(|parent| Pid::try_from(parent).ok()),
+                14..=17 => ticks = ticks.saturating_add(decimal(field).unwrap_or(0)),
+                24 => pages = decimal(field),
                 _ => {}
             }
         }
@@ -115,12 +130,18 @@ impl ProcReader {
 
     /// As much of a file as there is room for, in one call: these give no less than there is, and their length is no help.
     fn read(&mut self, pid: Pid, file: &str) -> Option<&[u8]> {
-        self.buffer.resize(LONGEST, 0);
-        let length = File::open(format!("/proc/{pid}/{file}"))
-            .and_then(|mut file| file.read(&mut self.buffer))
-            .ok()?;
+        self.path.clear();
+        write!(self.path, "{pid}/{file}").ok()?;
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        let file = openat(self.directory.as_ref()?, self.path.as_str(), flags, Mode::empty()).ok()?;
+        let length = fd::read(file.as_fd(), &mut self.buffer).ok()?;
         self.buffer.get(..length)
     }
+}
+
+/// Negative numbers are none that is looked for.
+fn decimal(digits: &[u8]) -> Option<u64> {
+    std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ mod cli;
 mod container;
 mod cookbook;
 mod counts;
+mod crates;
 mod credentials;
 mod deadlines;
 mod down;

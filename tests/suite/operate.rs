@@ -99,6 +99,29 @@ fn the_table_is_for_people() {
 }
 
 #[test]
+fn who_came_to_where_nobody_listens_any_more_is_shown_as_completely() {
+    let [kept, direct, proxied] = [(); 3].map(|()| address::fresh());
+    let service = |name: &str, at, more: &str| echo_service(at, more).replace(".echo", &format!(".{name}"));
+    let gone =
+        service("direct", direct, "") + &service("proxied", proxied, "proxy_protocol_from = \"127.0.0.1\"");
+    let server = Preforkd::run(&(service("kept", kept, "") + &gone)).start();
+    let (mut one, mut two) = (connect(direct), connect(proxied));
+    echo(&mut one, b"hello");
+    two.write_all(b"PROXY TCP4 192.0.2.1 127.0.0.1 1 2\r\n").unwrap();
+    echo(&mut two, b"hello again");
+    when_there_are(&server, 2);
+    server.configure(&service("kept", kept, ""));
+    server.reload_ok();
+    // What came a moment ago is not looked for twice.
+    eventually("their bytes", || {
+        let found = connections(&server, &[]);
+        let mut bytes: Vec<_> = found.iter().map(|connection| connection["bytes_out"].as_u64()).collect();
+        bytes.sort_unstable();
+        bytes == [Some(5), Some(11)]
+    });
+}
+
+#[test]
 fn whom_a_proxy_names_has_the_bytes_of_its_own_connection() {
     let (direct, proxied) = (address::fresh(), address::fresh());
     let believed = "proxy_protocol_from = \"127.0.0.1\"";

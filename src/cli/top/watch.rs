@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::super::connections::{address, direct, inode_of};
+use super::super::connections::address;
+use super::super::sockets::Sockets;
 use crate::admission::SourceName;
 use crate::client::ConnectionId;
 use crate::control::client::{self, AskError};
 use crate::control::{Answer, ConnectionStatus, Request, ServiceStatus, Status, TimesStatus};
-use crate::sys::sock_diag::TcpTable;
 use crate::sys::time::Monotonic;
 use crate::sys::usage::{ProcReader, Usage};
 
@@ -125,7 +125,12 @@ impl Watch {
     fn try_to_look(&mut self) -> Result<(), AskError> {
         let status = client::ask(&self.control, &Request::Status, self.patience)?;
         let wanted = Request::Connections { service: None, source: None };
-        let connections = client::ask(&self.control, &wanted, self.patience)?;
+        let services = match &status {
+            Answer::Status(status) => status.services.as_slice(),
+            _ => &[],
+        };
+        let sockets = || Sockets::of(services);
+        let (connections, sockets) = client::ask_and(&self.control, &wanted, self.patience, sockets)?;
         let now = Monotonic::now();
         let (Answer::Status(status), Answer::Connections(connections)) = (status, connections) else {
             return Ok(());
@@ -133,7 +138,7 @@ impl Watch {
         let since = self.looked.replace(now).map(|looked| now - looked);
         let since = since.filter(|since| !since.is_zero());
         self.count(&status, since);
-        self.connections = self.rows(connections, since);
+        self.connections = self.rows(connections, &sockets, since);
         self.status = Some(*status);
         self.error = None;
         Ok(())
@@ -181,15 +186,18 @@ impl Watch {
         self.rates = rates;
     }
 
-    fn rows(&mut self, connections: Vec<ConnectionStatus>, since: Option<Duration>) -> Vec<ShownRow> {
-        // All at once, where this user may ask.
-        let sockets = TcpTable::of_machine().unwrap_or_default();
+    fn rows(
+        &mut self,
+        connections: Vec<ConnectionStatus>,
+        sockets: &Sockets,
+        since: Option<Duration>,
+    ) -> Vec<ShownRow> {
         let mut processes = ProcReader::new();
         self.known.values_mut().for_each(|known| known.is_there = false);
         let mut lookups = if sockets.is_empty() { 0 } else { LOOKUPS };
         let rows = connections
             .into_iter()
-            .map(|found| self.row(found, &sockets, &mut processes, &mut lookups, since))
+            .map(|found| self.row(found, sockets, &mut processes, &mut lookups, since))
             .collect();
         self.known.retain(|_, known| known.is_there);
         rows
@@ -198,17 +206,17 @@ impl Watch {
     fn row(
         &mut self,
         found: ConnectionStatus,
-        sockets: &TcpTable,
+        sockets: &Sockets,
         processes: &mut ProcReader,
         lookups: &mut usize,
         since: Option<Duration>,
     ) -> ShownRow {
         let known = self.known.entry(found.id).or_default();
         known.is_there = true;
-        let direct = direct(&found, sockets);
+        let direct = sockets.direct(&found);
         if direct.is_none() && known.inode.is_none() && *lookups > 0 {
             *lookups -= 1;
-            known.inode = Some(inode_of(&found, sockets, processes).unwrap_or(0));
+            known.inode = Some(sockets.inode_of(&found, processes).unwrap_or(0));
         }
         let info = direct.or_else(|| known.inode.and_then(|inode| sockets.of_inode(inode)));
         let bytes = info.map(|info| [info.received, info.acked]);
