@@ -64,6 +64,9 @@ bit reserved[W], hand[W], full_[W], holds[W];   /* hand: a slot that it has just
 byte crashes;
 bit stopped;         /* the first worker is, by SIGSTOP */
 byte first;          /* its number among the processes of spin */
+#ifdef TRACE
+bit greeted[W];
+#endif
 byte told_of_it;     /* how often the supervisor's watchdog has come by since */
 
 inline give_back()
@@ -278,7 +281,12 @@ proctype Supervisor()
 	do
 	/* AdoptedConnections::hear_late, ended; service_of_spare */
 	:: atomic { !alive[0] && spare_ended[0] -> events[0] = 0; spare_ended[0] = 0; spare[0] = ABSENT; look[1] = alive[1]; give_back() }
-	#ifdef STOPS
+#ifdef TRACE
+	/* A worker that has said that it accepts is told to look, which it may do when spares wait already. */
+	:: atomic { !greeted[0] && SOON_BY(TOLD, 0) -> greeted[0] = 1; look[0] = 1 }
+	:: atomic { !greeted[1] && SOON_BY(TOLD, 1) -> greeted[1] = 1; look[1] = 1 }
+#endif
+#ifdef STOPS
 	/* The watchdog has all look; the last time when all have come. */
 	:: atomic { stopped && told_of_it < 2 && (told_of_it == 0 || came == C) -> told_of_it++; look[1] = alive[1] }
 #endif
