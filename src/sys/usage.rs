@@ -166,7 +166,6 @@ mod tests {
         let mut shell = Command::new("sh").args(["-c", script]).stdin(Stdio::piped()).spawn().unwrap();
         let mut processes = ProcReader::new();
         let line = format!("sh -c {script}");
-        let own = processes.usage_of(shell.id() as Pid).unwrap().command;
         let children = format!("/proc/{0}/task/{0}/children", shell.id());
         let fork = loop {
             let children = std::fs::read_to_string(&children).unwrap();
@@ -175,6 +174,8 @@ mod tests {
             }
             std::thread::yield_now();
         };
+        // Not before: the kernel says that an exec has happened a moment before it says of what.
+        let own = processes.usage_of(shell.id() as Pid).unwrap().command;
         drop(shell.stdin.take());
         shell.wait().unwrap();
         assert_eq!([own, fork], [line.clone(), line]);
