@@ -76,6 +76,25 @@ fn finish((pid, read): Helper) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
+    /// Has a test done by a process of its own, which has one thread: a copy of one that has several finds the locks of the others
+    /// taken for ever, of malloc(3) too.
+    fn alone(name: &str, test: impl FnOnce()) {
+        const ALONE: &str = "PREFORKD_TEST_ALONE";
+        if std::env::var_os(ALONE).is_some() {
+            assert_eq!(std::fs::read_dir("/proc/self/task").unwrap().count(), 1);
+            return test();
+        }
+        let mut copy = std::process::Command::new(std::env::current_exe().unwrap());
+        copy.args(["--exact", &format!("sys::divided::tests::{name}"), "--test-threads=1", "--nocapture"]);
+        let output = copy.env(ALONE, "1").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success() && said.contains(" 1 passed"),
+            "{said}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
     /// Each item as a line, with the process that made it.
     fn lines(part: &[u32]) -> Vec<u8> {
         part.iter().flat_map(|item| format!("{item} {}\n", process::id()).into_bytes()).collect()
@@ -98,29 +117,34 @@ mod tests {
 
     #[test]
     fn all_parts_are_done_in_order_by_as_many_processes() {
-        // More than a pipe has room for, less than a part for each, and nothing.
-        for (count, processes, makers) in [(50_000, 3, 3), (7, 3, 3), (2, 4, 2), (1, 1, 1), (0, 4, 0)] {
-            let wanted: Vec<_> = (0..count).collect();
-            assert_eq!(divide(count, processes, lines), (wanted, makers), "{count}");
-        }
+        alone("all_parts_are_done_in_order_by_as_many_processes", || {
+            // More than a pipe has room for, less than a part for each, and nothing.
+            for (count, processes, makers) in [(50_000, 3, 3), (7, 3, 3), (2, 4, 2), (1, 1, 1), (0, 4, 0)] {
+                let wanted: Vec<_> = (0..count).collect();
+                assert_eq!(divide(count, processes, lines), (wanted, makers), "{count}");
+            }
+        });
     }
 
     #[test]
     fn what_a_process_fails_to_do_is_done_here() {
-        let here = process::id();
-        let wanted: Vec<_> = (0..50_000).collect();
-        // It ends with nothing made, or is killed.
-        for way in [|| process::exit(3), || process::signal_process(process::id(), nix::sys::signal::SIGKILL)]
-        {
-            let work = |part: &[u32]| {
-                if process::id() != here {
-                    way();
-                }
-                lines(part)
-            };
-            assert_eq!(divide(50_000, 3, work), (wanted.clone(), 1));
-        }
-        let fails = |part: &[u32]| if part.contains(&49_999) { Err("no") } else { Ok(Vec::new()) };
-        assert_eq!(among(&wanted, 3, fails), Err("no"));
+        alone("what_a_process_fails_to_do_is_done_here", || {
+            let here = process::id();
+            let wanted: Vec<_> = (0..50_000).collect();
+            // It ends with nothing made, or is killed.
+            for way in
+                [|| process::exit(3), || process::signal_process(process::id(), nix::sys::signal::SIGKILL)]
+            {
+                let work = |part: &[u32]| {
+                    if process::id() != here {
+                        way();
+                    }
+                    lines(part)
+                };
+                assert_eq!(divide(50_000, 3, work), (wanted.clone(), 1));
+            }
+            let fails = |part: &[u32]| if part.contains(&49_999) { Err("no") } else { Ok(Vec::new()) };
+            assert_eq!(among(&wanted, 3, fails), Err("no"));
+        });
     }
 }
