@@ -23,6 +23,7 @@
 #include "kernel.pml"
 
 #define ACCEPTED 1   /* by a worker or a spare */
+#define REAPED 5     /* by its worker: a connection process, or a spare */
 #define KILLED 6
 #define MADE 61      /* a spare, by its worker */
 #define TAKEN 62     /* a spare says in the pipe that it was taken */
@@ -31,6 +32,8 @@
 #define TOLD 65      /* a byte in the leash */
 #define RETIRED 66
 #define STOPPED 67
+#define TOLD_IT 68   /* a spare reads that byte */
+#define LOOKED 69    /* a worker does what Order::Look says */
 
 mtype = { ABSENT, WAITS, SERVES, ENDED };
 
@@ -64,9 +67,6 @@ bit reserved[W], hand[W], full_[W], holds[W];   /* hand: a slot that it has just
 byte crashes;
 bit stopped;         /* the first worker is, by SIGSTOP */
 byte first;          /* its number among the processes of spin */
-#ifdef TRACE
-bit greeted[W];
-#endif
 byte told_of_it;     /* how often the supervisor's watchdog has come by since */
 
 inline give_back()
@@ -137,26 +137,15 @@ proctype Worker(byte me) provided (!stopped || _pid != first)
 				waits = (waits && spare[me] == WAITS || events[me] > 0)
 			:: else
 			fi;
-			/* Order::Look: Acceptor::look, let_a_spare_look */
-			atomic {
-				if
-				:: look[me] ->
-					look[me] = 0; due = open;
-#ifndef MUTANT_NO_SPARE_LOOKS
-					if
-					:: waits && !dismissed && full_[me] && queue > 0 && OBSERVABLE(TOLD, me) -> OBSERVED(TOLD, me); leash[me]++
-					:: else
-					fi
-#endif
-				:: else
-				fi
-			};
+			/* Order::Look, and all that have come: a slot may be free, and somebody waiting whom nobody was woken for */
+looks:		atomic { if :: look[me] && OBSERVABLE(LOOKED, me) -> OBSERVED(LOOKED, me); look[me] = 0; due = open; full_[me] = 0; until_freed = 0; goto looks :: else fi };
 			/* Worker::reap */
 			if
 			:: atomic { sigchld[me] -> sigchld[me] = 0 };
 				do
-				:: atomic { ended[me] > 0 -> ended[me]--; by_worker[me]--; give_back() }; until_freed = 0
-				:: atomic { spare_ended[me] ->
+				:: atomic { ended[me] > 0 && OBSERVABLE(REAPED, me) -> OBSERVED(REAPED, me); ended[me]--; by_worker[me]--; give_back() }; until_freed = 0
+				:: atomic { spare_ended[me] && OBSERVABLE(REAPED, me) ->
+						OBSERVED(REAPED, me);
 						/* hear_last: what it has said is heard first */
 						if :: events[me] > 0 -> OBSERVED(HEARD, me); events[me] = 0; waits = 0 :: else fi;
 						spare_ended[me] = 0;
@@ -184,9 +173,12 @@ proctype Worker(byte me) provided (!stopped || _pid != first)
 				if
 				:: !hand[me] ->
 					full_[me] = 1;
-					/* Worker::overloaded, let_a_spare_look */
+					/* Worker::overloaded, let_a_spare_look: somebody else may accept whom it sees before it has told a spare */
 #ifndef MUTANT_NO_SPARE_LOOKS
-					atomic { if :: waits && !dismissed && queue > 0 && OBSERVABLE(TOLD, me) -> OBSERVED(TOLD, me); leash[me]++ :: else fi }
+					if
+					:: waits && !dismissed && queue > 0 && SOON(TOLD) -> atomic { OBSERVED(TOLD, me); leash[me]++ }
+					:: else
+					fi
 #endif
 				:: else ->
 					if
@@ -239,7 +231,7 @@ proctype Spare(byte me)
 				kernel_wait(W + me, leash[me] > 0 || leash_ends[me] || goes);
 				if
 				:: goes
-				:: !goes && leash[me] > 0 -> leash[me]--; goes = 1
+				:: !goes && leash[me] > 0 && OBSERVABLE(TOLD_IT, me) -> OBSERVED(TOLD_IT, me); leash[me]--; goes = 1
 				:: !goes && leash_ends[me] -> goes = 1
 				:: !goes && kernel_reports(W + me) -> skip
 				fi
@@ -282,9 +274,9 @@ proctype Supervisor()
 	/* AdoptedConnections::hear_late, ended; service_of_spare */
 	:: atomic { !alive[0] && spare_ended[0] -> events[0] = 0; spare_ended[0] = 0; spare[0] = ABSENT; look[1] = alive[1]; give_back() }
 #ifdef TRACE
-	/* A worker that has said that it accepts is told to look, which it may do when spares wait already. */
-	:: atomic { !greeted[0] && SOON_BY(TOLD, 0) -> greeted[0] = 1; look[0] = 1 }
-	:: atomic { !greeted[1] && SOON_BY(TOLD, 1) -> greeted[1] = 1; look[1] = 1 }
+	/* Who has said that he accepts is told to look, and so is everybody by the watchdog. */
+	:: atomic { !look[0] && OBSERVABLE(LOOKED, 0) -> look[0] = 1 }
+	:: atomic { !look[1] && OBSERVABLE(LOOKED, 1) -> look[1] = 1 }
 #endif
 #ifdef STOPS
 	/* The watchdog has all look; the last time when all have come. */
@@ -322,7 +314,7 @@ proctype World()
 #ifdef TRACE
 	/* Somebody may come at any time; who finds him is the kernel's affair. */
 	:: d_step {
-			queue == 0 -> queue = 1;
+			queue == 0 && (ANYBODY_NEXT(ACCEPTED) || ANYBODY_NEXT(TOLD)) -> queue = 1;
 			ready[0] = watching[0]; ready[1] = watching[1]; ready[2] = watching[2]; ready[3] = watching[3];
 			asleep[0] = 0; asleep[1] = 0; asleep[2] = 0; asleep[3] = 0
 		}
@@ -332,8 +324,8 @@ proctype World()
 	:: atomic { came < C -> came++; kernel_arrival(2) }
 	:: atomic { came < C -> came++; kernel_arrival(3) }
 #endif
-	:: atomic { by_worker[0] > ended[0] -> ended[0]++; served++; serving--; sigchld[0] = 1 }
-	:: atomic { by_worker[1] > ended[1] -> ended[1]++; served++; serving--; sigchld[1] = 1 }
+	:: atomic { by_worker[0] > ended[0] && OBSERVABLE(REAPED, 0) -> ended[0]++; served++; serving--; sigchld[0] = 1 }
+	:: atomic { by_worker[1] > ended[1] && OBSERVABLE(REAPED, 1) -> ended[1]++; served++; serving--; sigchld[1] = 1 }
 #ifdef RETIRES
 	:: atomic { alive[0] && !told && crashes == 0 -> told = 1; retire[0] = 1 }
 #endif

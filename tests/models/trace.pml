@@ -9,6 +9,7 @@ short trace_at;
 hidden short trace_length;
 #define OBSERVED(what, who) (trace_what[trace_at] == (what) && trace_who[trace_at] == (who)) -> trace_at++
 #define OBSERVABLE(what, who) (trace_what[trace_at] == (what) && trace_who[trace_at] == (who))
+#define ANYBODY_NEXT(what) (trace_what[trace_at] == (what))
 /* Whether such a step is among the next ones, whoever's it is. What can only lead to it need not be tried elsewhere. */
 #define SOON(what) c_expr { (is_soon(now.trace_at, what, ANYBODY) > 0) }
 #define SOON_BY(what, who) c_expr { (is_soon(now.trace_at, what, who) > 0) }

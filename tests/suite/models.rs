@@ -84,7 +84,7 @@ fn the_limit_is_as_in_the_model() {
 
 #[test]
 fn spares_that_are_taken_and_killed_are_as_in_the_model() {
-    let Some(server) = traced("a model's spares", &["--spare", "2"], ",read,write") else { return };
+    let Some(server) = traced("a model's spares", &["--spare", "2"], ",read,write,recvfrom") else { return };
     let address = server.address();
     for _ in 0..2 {
         eventually("spares", || server.count("spares") == 2);
