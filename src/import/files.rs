@@ -3,14 +3,16 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use super::hosts_access::HostsAccess;
 use super::inetd::{self, Surroundings};
+use super::ipsvd::PeerFile;
 use super::model::Imported;
 use super::names::ServiceNames;
 use super::systemd::{self, UnitPair};
-use super::ucspi::{self, Script};
+use super::ucspi::{self, Beside, Script};
 use super::unit_file::UnitFile;
 use super::xinetd::{Blocks, Include};
 use crate::config;
@@ -30,11 +32,12 @@ pub(crate) enum SourceFormat {
 }
 
 /// The names of the formats.
-pub(crate) const FORMATS: [(&str, SourceFormat); 5] = [
+pub(crate) const FORMATS: [(&str, SourceFormat); 6] = [
     ("inetd", SourceFormat::Inetd),
     ("xinetd", SourceFormat::Xinetd),
     ("systemd", SourceFormat::Systemd),
     ("tcpserver", SourceFormat::Tcpserver),
+    ("tcpsvd", SourceFormat::Tcpserver),
     ("s6", SourceFormat::Tcpserver),
 ];
 
@@ -53,7 +56,7 @@ pub(crate) struct ImportRequest<'a> {
 pub(crate) enum ImportError {
     #[error("cannot read {}: {why}", path.display())]
     Unreadable { path: PathBuf, why: io::Error },
-    #[error("{}: neither inetd.conf, a file of xinetd, a .socket unit nor a run script with tcpserver or s6-tcpserver; --format says which it is", .0.display())]
+    #[error("{}: neither inetd.conf, a file of xinetd, a .socket unit nor a run script with tcpserver, tcpsvd or s6-tcpserver; --format says which it is", .0.display())]
     Unknown(PathBuf),
     #[error("{}: a service without a socket: name the .socket unit that starts it", .0.display())]
     NoSocket(PathBuf),
@@ -127,6 +130,35 @@ const UNIT_DIRECTORIES: [&str; 5] = [
     "/usr/lib/systemd/system",
     "/lib/systemd/system",
 ];
+
+/// What lies beside a script.
+struct FilesBeside<'a> {
+    reader: &'a FileReader<'a>,
+    directory: &'a Path,
+}
+
+impl FilesBeside<'_> {
+    fn place(&self, wanted: &str) -> PathBuf {
+        let wanted = Path::new(wanted);
+        if wanted.is_absolute() { self.reader.rooted(wanted) } else { self.directory.join(wanted) }
+    }
+}
+
+impl Beside for FilesBeside<'_> {
+    fn text(&self, file: &str) -> Option<String> {
+        text_of(&self.place(file)).ok()
+    }
+
+    fn peers(&self, directory: &str) -> Option<Vec<PeerFile>> {
+        let read = |path: PathBuf| {
+            let mode = fs::metadata(&path).ok()?.mode();
+            // Who may not come needs no instructions, and only root may read his file.
+            let text = if mode & 0o400 == 0 { String::new() } else { text_of(&path).ok()? };
+            Some(PeerFile { name: file_name(&path).to_owned(), mode, text })
+        };
+        entries(&self.place(directory)).ok()?.into_iter().map(read).collect()
+    }
+}
 
 impl FileReader<'_> {
     /// A path that a file names.
@@ -246,11 +278,7 @@ impl FileReader<'_> {
         let whole = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let directory = whole.parent().filter(|_| file_name(path) == "run").map(file_name);
         let script = Script { file: &file, text, name: directory.map(str::to_owned) };
-        let beside = |wanted: &str| {
-            let wanted = Path::new(wanted);
-            let below = path.parent().unwrap_or(Path::new("")).join(wanted);
-            text_of(&if wanted.is_absolute() { self.rooted(wanted) } else { below }).ok()
-        };
+        let beside = FilesBeside { reader: self, directory: path.parent().unwrap_or(Path::new("")) };
         ucspi::parse(&script, &self.names, &beside)
     }
 
@@ -441,6 +469,25 @@ fn guess(path: &Path, text: &str) -> Option<SourceFormat> {
     }
 }
 
+/// The same text wherever one looks.
+#[cfg(any(test, feature = "fuzzing"))]
+struct ItselfBeside<'a>(&'a str);
+
+#[cfg(any(test, feature = "fuzzing"))]
+impl Beside for ItselfBeside<'_> {
+    fn text(&self, _: &str) -> Option<String> {
+        Some(self.0.to_owned())
+    }
+
+    fn peers(&self, _: &str) -> Option<Vec<PeerFile>> {
+        let peer = |line: &str| {
+            let (name, text) = line.split_once(' ').unwrap_or((line, ""));
+            PeerFile { name: name.to_owned(), mode: line.len() as u32, text: text.to_owned() }
+        };
+        Some(self.0.lines().map(peer).collect())
+    }
+}
+
 /// What each format makes of a text.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) fn of_text(text: &str) -> Vec<Imported> {
@@ -456,10 +503,5 @@ pub(super) fn of_text(text: &str) -> Vec<Imported> {
     pair.service = Some(pair.socket.clone());
     let mut units = Imported::default();
     systemd::read(&pair, &names, &mut units);
-    vec![
-        inetd,
-        blocks.services(&names, &hosts),
-        ucspi::parse(&script, &names, &|_| Some(text.to_owned())),
-        units,
-    ]
+    vec![inetd, blocks.services(&names, &hosts), ucspi::parse(&script, &names, &ItselfBeside(text)), units]
 }

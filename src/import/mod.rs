@@ -1,5 +1,5 @@
-//! Other super-servers' configurations as one of preforkd: inetd.conf, xinetd, pairs of systemd's units, command lines of tcpserver
-//! and s6.
+//! Other super-servers' configurations as one of preforkd: inetd.conf, xinetd, pairs of systemd's units, command lines of tcpserver,
+//! tcpsvd and s6.
 //!
 //! Each format has a parser of its own, from text to [`model`]; [`writer`] makes TOML of that. What is read is anybody's: all sizes have
 //! bounds, and includes an end.
@@ -7,6 +7,7 @@
 mod files;
 mod hosts_access;
 mod inetd;
+mod ipsvd;
 mod model;
 mod names;
 mod place;

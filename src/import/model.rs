@@ -53,6 +53,8 @@ pub(crate) struct ImportedService {
     pub(crate) listen: Vec<String>,
     /// The other keys, each with its value in TOML.
     pub(crate) keys: BTreeMap<&'static str, String>,
+    /// The entries of those that are tables, in the order in which they came.
+    tables: BTreeMap<&'static str, Vec<(String, String)>>,
     pub(crate) notes: Vec<Note>,
 }
 
@@ -83,6 +85,31 @@ impl ImportedService {
     ) {
         self.keys.insert(key, value.into());
         self.note(Takeover::Exact, construct, "").key = Some(key);
+    }
+
+    /// Entries of a key that is a table, each in place of one of its name: they do the same as the construct.
+    pub(crate) fn entries<'e>(
+        &mut self,
+        construct: impl Into<String>,
+        key: &'static str,
+        entries: impl IntoIterator<Item = (&'e str, String)>,
+    ) {
+        let all = self.tables.entry(key).or_default();
+        for (name, value) in entries {
+            match all.iter_mut().find(|(known, _)| known == name) {
+                Some((_, old)) => *old = value,
+                None => all.push((name.to_owned(), value)),
+            }
+        }
+        let whole = table(all.iter().map(|(name, value)| (name.as_str(), value.clone())));
+        self.exact(construct, key, whole);
+    }
+
+    /// What was written before has no effect any more.
+    pub(crate) fn forget(&mut self, key: &'static str) {
+        self.tables.remove(key);
+        self.keys.remove(key);
+        self.notes.retain(|note| note.key != Some(key));
     }
 
     /// A key that does nearly the same.

@@ -6,7 +6,6 @@ use super::model::{Imported, ImportedService, Takeover, list, number, quoted, ta
 use super::names::ServiceNames;
 use super::place::{self, Host};
 use super::unit_file::{Assignment, UnitFile, boolean, span, words};
-use super::xinetd::add_limit;
 
 /// A pair as it was found.
 #[derive(Debug, Default)]
@@ -523,15 +522,8 @@ impl UnitReading<'_> {
             "SupplementaryGroups" => service.like(written, "preforkd gives the groups that /etc/group gives the user; add it there"),
             "Environment" => {
                 let pairs = words(value).unwrap_or_default();
-                let pairs: Vec<(&str, String)> =
-                    pairs.iter().filter_map(|pair| pair.split_once('=')).map(|(name, value)| (name, quoted(value))).collect();
-                let before = service.keys.get("environment").and_then(|table| table.strip_suffix(" }")).map(str::to_owned);
-                let new = table(pairs);
-                let whole = match (before, new.strip_prefix("{ ")) {
-                    (Some(before), Some(new)) => format!("{before}, {new}"),
-                    _ => new,
-                };
-                service.exact(written, "environment", whole);
+                let pairs = pairs.iter().filter_map(|pair| pair.split_once('='));
+                service.entries(written, "environment", pairs.map(|(name, value)| (name, quoted(value))));
             }
             "EnvironmentFile" => {
                 let files: Vec<&str> = unit.all("Service", "EnvironmentFile").collect();
@@ -714,8 +706,8 @@ fn cgroup_limit(service: &mut ImportedService, key: &str, value: &str, written: 
     }
     let digits = value.trim_end_matches(['K', 'M', 'G']);
     match number(digits) {
-        Some(_) if name == "memory" => add_limit(service, written, name, &quoted(value)),
-        Some(count) if digits == value => add_limit(service, written, name, &count.to_string()),
+        Some(_) if name == "memory" => service.entries(written, "limits", [(name, quoted(value))]),
+        Some(count) if digits == value => service.entries(written, "limits", [(name, count.to_string())]),
         _ => service.lost(written, format!("write limits = {{ {name} = … }} with a number")),
     }
 }
@@ -749,10 +741,12 @@ fn rlimit(service: &mut ImportedService, key: &str, value: &str, written: &str) 
     let digits = value.trim_end_matches(['K', 'M', 'G']);
     match (number(digits), name) {
         (Some(seconds), "cpu") if digits == value => {
-            add_limit(service, written, name, &quoted(&format!("{seconds}s")));
+            service.entries(written, "limits", [(name, quoted(&format!("{seconds}s")))]);
         }
-        (Some(count), _) if digits == value => add_limit(service, written, name, &count.to_string()),
-        (Some(_), _) => add_limit(service, written, name, &quoted(value)),
+        (Some(count), _) if digits == value => {
+            service.entries(written, "limits", [(name, count.to_string())])
+        }
+        (Some(_), _) => service.entries(written, "limits", [(name, quoted(value))]),
         (None, _) => service.refused(written, "write a number"),
     }
 }

@@ -1,12 +1,12 @@
-//! ScriptCommand lines of tcpserver, s6-tcpserver and s6-ipcserver, with what stands before them, from run scripts.
+//! Command lines of tcpserver, tcpsvd, s6-tcpserver and s6-ipcserver, with what stands before them, from run scripts.
 
 use std::path::Path;
 
-use super::model::{Imported, ImportedService, Takeover, list, number, quoted, table};
+use super::ipsvd::{self, PeerFile};
+use super::model::{Imported, ImportedService, Takeover, list, number, quoted};
 use super::names::ServiceNames;
 use super::place::{self, Host};
 use super::script::{ScriptCommand, ScriptWord, commands};
-use super::xinetd::add_limit;
 
 /// A script and what lies beside it.
 #[derive(Debug, Default)]
@@ -17,14 +17,25 @@ pub(crate) struct Script<'a> {
     pub(crate) name: Option<String>,
 }
 
-/// The text of a file that a command line names, if it can be read.
-pub(crate) type Beside<'a> = &'a dyn Fn(&str) -> Option<String>;
+/// What a command line names, if it can be read.
+pub(crate) trait Beside {
+    /// The text of a file.
+    fn text(&self, file: &str) -> Option<String>;
+
+    /// The files of a directory of instructions for tcpsvd.
+    fn peers(&self, directory: &str) -> Option<Vec<PeerFile>>;
+}
+
+/// Prefixes of those who may come, and of those who may not.
+pub(super) type RuleLists = (Vec<String>, Vec<String>);
 
 /// The services that a script starts.
-pub(crate) fn parse(script: &Script<'_>, names: &ServiceNames, beside: Beside<'_>) -> Imported {
+pub(crate) fn parse(script: &Script<'_>, names: &ServiceNames, beside: &dyn Beside) -> Imported {
     let mut imported = Imported::default();
+    let mut before = Vec::new();
     for command in commands(script.text) {
         if !command.words.iter().any(|word| server_of(&word.text).is_some()) {
+            before.push(command);
             continue;
         }
         let place = format!("{}:{}", script.file, command.line);
@@ -35,7 +46,9 @@ pub(crate) fn parse(script: &Script<'_>, names: &ServiceNames, beside: Beside<'_
             names,
             beside,
             identity: RunAs::default(),
+            directory: None,
         };
+        before.iter().take(MOST_BEFORE).for_each(|command| reading.command_before(command));
         reading.read(&command);
         if service.name.is_empty() {
             service.name = "service".to_owned();
@@ -45,6 +58,9 @@ pub(crate) fn parse(script: &Script<'_>, names: &ServiceNames, beside: Beside<'_
     imported
 }
 
+/// More commands than a script has before its server.
+const MOST_BEFORE: usize = 200;
+
 /// Whether a text is such a script.
 pub(crate) fn is_script(text: &str) -> bool {
     text.split(|c: char| c.is_whitespace() || c == '"').any(|word| server_of(word).is_some())
@@ -53,6 +69,7 @@ pub(crate) fn is_script(text: &str) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SuperServer {
     Tcpserver,
+    Tcpsvd,
     S6Tcp,
     S6Ipc,
 }
@@ -60,6 +77,7 @@ enum SuperServer {
 fn server_of(word: &str) -> Option<SuperServer> {
     match base(word) {
         "tcpserver" => Some(SuperServer::Tcpserver),
+        "tcpsvd" => Some(SuperServer::Tcpsvd),
         "s6-tcpserver" | "s6-tcpserver4" | "s6-tcpserver6" => Some(SuperServer::S6Tcp),
         "s6-ipcserver" => Some(SuperServer::S6Ipc),
         _ => None,
@@ -81,12 +99,16 @@ struct RunAs {
     group: Option<String>,
 }
 
+const NO_DIRECTORY_OF_VARIABLES: &str = "preforkd reads no such directories; write NAME=value lines into a file, and its path into environment_file";
+
 struct ChainReading<'a, 'w> {
     service: &'a mut ImportedService,
     words: std::slice::Iter<'w, ScriptWord>,
     names: &'a ServiceNames,
-    beside: Beside<'a>,
+    beside: &'a dyn Beside,
     identity: RunAs,
+    /// Where the script has gone.
+    directory: Option<String>,
 }
 
 impl ChainReading<'_, '_> {
@@ -94,6 +116,7 @@ impl ChainReading<'_, '_> {
         let Some(server) = self.before() else { return };
         let arguments = match server {
             SuperServer::Tcpserver => self.options("1UXpPhHrRoOdDqQv46se", "cxBgublutLIiakKE", server),
+            SuperServer::Tcpsvd => self.options("hpEv", "cCbulixt", server),
             SuperServer::S6Tcp => self.options("qQv1d46U", "cCbGgu", server),
             SuperServer::S6Ipc => self.options("qQv1dDpPU", "cCbGgua", server),
         };
@@ -102,7 +125,7 @@ impl ChainReading<'_, '_> {
         }
         match server {
             SuperServer::S6Ipc => self.path(),
-            SuperServer::Tcpserver | SuperServer::S6Tcp => self.host_and_port(),
+            SuperServer::Tcpserver | SuperServer::Tcpsvd | SuperServer::S6Tcp => self.host_and_port(),
         }
         self.defaults(server);
         self.access_programs();
@@ -146,31 +169,31 @@ impl ChainReading<'_, '_> {
             }
             let text = word.text.as_str();
             match base(text) {
-                "exec" | "fghack" | "pgrphack" | "setsid" | "s6-setsid" | "nohup" | "command" => {
+                "exec" | "fghack" | "pgrphack" | "setsid" | "s6-setsid" | "nohup" | "command" | "busybox" => {
                     self.service.dropped(text, "a connection process of preforkd is alone already");
                 }
                 "env" | "exec-c" | "emptyenv" => {
-                    if matches!(self.peek().map(|word| word.text.as_str()), Some("-" | "-i")) {
+                    let is_emptied = matches!(self.peek().map(|word| word.text.as_str()), Some("-" | "-i"));
+                    if is_emptied {
                         self.next();
+                    }
+                    if is_emptied || text != "env" {
+                        self.service.forget("environment");
                     }
                     self.service.same(text, "programs have no environment but PATH and what is written");
                 }
                 _ if text.contains('=') && !word.is_open => {
                     if let Some((name, value)) = text.split_once('=') {
-                        let value = table([(name, quoted(value))]);
-                        self.service.exact(text, "environment", value);
+                        self.service.entries(text, "environment", [(name, quoted(value))]);
                     }
                 }
-                "softlimit" => self.softlimit(),
-                "s6-softlimit" => self.softlimit(),
+                "softlimit" | "s6-softlimit" => self.softlimit(),
+                "chpst" => self.chpst(),
                 "setuidgid" | "s6-setuidgid" | "s6-applyuidgid" => self.identity.whole = self.known(text),
                 "envuidgid" | "s6-envuidgid" => self.identity.named = self.known(text),
                 "envdir" | "s6-envdir" => {
                     if let Some(directory) = self.known(text) {
-                        self.service.refused(
-                            format!("{text} {directory}"),
-                            "preforkd reads no such directories; write NAME=value lines into a file, and its path into environment_file",
-                        );
+                        self.service.refused(format!("{text} {directory}"), NO_DIRECTORY_OF_VARIABLES);
                     }
                 }
                 "fdmove" => {
@@ -187,10 +210,7 @@ impl ChainReading<'_, '_> {
                 }
                 "cd" | "s6-cd" => {
                     if let Some(directory) = self.known(text) {
-                        match directory.starts_with('/') {
-                            true => self.service.exact(format!("{text} {directory}"), "working_directory", quoted(&directory)),
-                            false => self.service.refused(format!("{text} {directory}"), "write working_directory"),
-                        }
+                        self.go_to(&format!("{text} {directory}"), &directory);
                     }
                 }
                 "nice" => {
@@ -205,11 +225,7 @@ impl ChainReading<'_, '_> {
                         }),
                         None => None,
                     };
-                    let nice = nice.unwrap_or_else(|| "10".to_owned());
-                    match nice.parse::<i8>().ok().filter(|nice| (-20..20).contains(nice)) {
-                        Some(nice) => self.service.exact(format!("nice {nice}"), "nice", nice.to_string()),
-                        None => self.service.refused(format!("nice {nice}"), "write a number from -20 to 19"),
-                    }
+                    self.nice(&nice.unwrap_or_else(|| "10".to_owned()));
                 }
                 _ => self.service.refused(text, "preforkd does not know what this program does to the server; say it with keys, or put it before the program"),
             }
@@ -230,36 +246,136 @@ impl ChainReading<'_, '_> {
                 false => Some(value),
             };
             let Some(value) = value else { continue };
-            let written = format!("softlimit -{letter} {value}");
-            let keys: &[&str] = match letter {
-                'm' => &["as", "data", "stack", "memlock"],
-                'd' => &["data"],
-                's' => &["stack"],
-                'l' => &["memlock"],
-                'a' => &["as"],
-                'o' => &["nofile"],
-                'p' => &["nproc"],
-                'f' => &["fsize"],
-                'c' => &["core"],
-                't' => &["cpu"],
-                'r' => {
-                    self.service.dropped(written, "Linux has no such limit any more");
-                    continue;
-                }
-                _ => &[],
-            };
-            match (keys, number(&value)) {
-                ([], _) | (_, None) => {
-                    self.service.refused(written, "write limits in its place, see preforkd.toml(5)");
-                }
-                (keys, Some(amount)) => {
-                    for key in keys {
-                        let value =
-                            if *key == "cpu" { quoted(&format!("{amount}s")) } else { amount.to_string() };
-                        add_limit(self.service, &written, key, &value);
+            self.limit(&format!("softlimit -{letter} {value}"), letter, &value);
+        }
+    }
+
+    /// A limit as softlimit has it, and chpst.
+    fn limit(&mut self, written: &str, letter: char, value: &str) {
+        let keys: &[&str] = match letter {
+            'm' => &["as", "data", "stack", "memlock"],
+            'd' => &["data"],
+            's' => &["stack"],
+            'l' => &["memlock"],
+            'a' => &["as"],
+            'o' => &["nofile"],
+            'p' => &["nproc"],
+            'f' => &["fsize"],
+            'c' => &["core"],
+            't' => &["cpu"],
+            'r' => return self.service.dropped(written, "Linux has no such limit any more"),
+            _ => &[],
+        };
+        match (keys, number(value)) {
+            ([], _) | (_, None) => {
+                self.service.refused(written, "write limits in its place, see preforkd.toml(5)");
+            }
+            (keys, Some(amount)) => {
+                let value = |key: &str| match key {
+                    "cpu" => quoted(&format!("{amount}s")),
+                    _ => amount.to_string(),
+                };
+                self.service.entries(written, "limits", keys.iter().map(|key| (*key, value(key))));
+            }
+        }
+    }
+
+    /// runit's chpst(8).
+    fn chpst(&mut self) {
+        while let Some(word) =
+            self.peek().map(|word| word.text.clone()).filter(|word| word.starts_with('-') && word.len() > 1)
+        {
+            self.next();
+            if word == "--" {
+                break;
+            }
+            let letters: Vec<char> = word.chars().skip(1).collect();
+            for (index, letter) in letters.iter().enumerate() {
+                let written = format!("chpst -{letter}");
+                match letter {
+                    'v' | 'P' => {
+                        self.service.dropped(written, "a connection process of preforkd is alone already")
+                    }
+                    '0' | '1' | '2' => {
+                        self.service
+                            .dropped(written, "stdin and stdout are the connection, and stderr is the log");
+                    }
+                    _ => {
+                        let rest: String = letters.get(index + 1..).unwrap_or_default().iter().collect();
+                        let value = if rest.is_empty() { self.known(&written) } else { Some(rest) };
+                        if let Some(value) = value {
+                            self.change(*letter, &value);
+                        }
+                        break;
                     }
                 }
             }
+        }
+    }
+
+    fn change(&mut self, letter: char, value: &str) {
+        let written = format!("chpst -{letter} {value}");
+        match letter {
+            'u' => self.identity.whole = Some(value.to_owned()),
+            'U' => self.identity.named = Some(value.to_owned()),
+            'n' => self.nice(value),
+            'C' => self.go_to(&written, value),
+            'm' | 'd' | 'o' | 'p' | 'f' | 'c' | 't' => self.limit(&written, letter, value),
+            'e' => self.service.refused(written, NO_DIRECTORY_OF_VARIABLES),
+            'b' => self.service.dropped(written, "the name by which the server was called"),
+            'l' | 'L' => self.service.dropped(written, "preforkd has its port for itself"),
+            '/' => self
+                .service
+                .refused(written, "the program is looked for inside: write chroot, and see preforkd.toml(5)"),
+            _ => self.service.refused(written, "this option is not known; see what it does"),
+        }
+    }
+
+    fn nice(&mut self, nice: &str) {
+        match nice.parse::<i8>().ok().filter(|nice| (-20..20).contains(nice)) {
+            Some(nice) => self.service.exact(format!("nice {nice}"), "nice", nice.to_string()),
+            None => self.service.refused(format!("nice {nice}"), "write a number from -20 to 19"),
+        }
+    }
+
+    fn go_to(&mut self, written: &str, directory: &str) {
+        self.directory = Some(directory.to_owned());
+        match directory.starts_with('/') {
+            true => self.service.exact(written, "working_directory", quoted(directory)),
+            false => self.service.refused(written, "write working_directory"),
+        }
+    }
+
+    /// A command of the script that has ended when the server starts.
+    fn command_before(&mut self, command: &ScriptCommand) {
+        let mut words = command.words.iter();
+        let Some(first) = words.next().map(|word| word.text.as_str()) else { return };
+        let words: Vec<&ScriptWord> = words.collect();
+        let written = command.words.iter().map(|word| word.text.as_str()).collect::<Vec<_>>().join(" ");
+        let is_known = !words.iter().any(|word| word.is_open);
+        match (first, words.as_slice()) {
+            ("exec", []) => self.service.dropped(
+                [&["exec".to_owned()], command.redirections.as_slice()].concat().join(" "),
+                "what the program says to stderr is in the log, with its connection",
+            ),
+            ("set", _) => self.service.dropped(written, "it is about the script alone"),
+            ("cd", [directory]) if is_known => self.go_to(&written, &directory.text),
+            ("umask", [mask]) if is_known => match u32::from_str_radix(&mask.text, 8) {
+                Ok(mask) if mask <= 0o777 => {
+                    self.service.exact(written, "umask", quoted(&format!("{mask:03o}")));
+                }
+                _ => self.service.refused(written, "write umask"),
+            },
+            ("export", pairs) if is_known && pairs.iter().all(|pair| pair.text.contains('=')) => {
+                let pairs = pairs.iter().filter_map(|pair| pair.text.split_once('='));
+                self.service.entries(written, "environment", pairs.map(|(name, value)| (name, quoted(value))));
+            }
+            ("export", _) => self.service.refused(written, "only the script itself knows what this is; write environment"),
+            ("ulimit", _) => self.service.refused(written, "write limits, see preforkd.toml(5)"),
+            _ => self.service.like(
+                written,
+                "preforkd runs nothing before it serves: put this into ExecStartPre= of its unit, if it is needed",
+            ),
         }
     }
 
@@ -314,7 +430,10 @@ impl ChainReading<'_, '_> {
                 None => service.refused(written, "the user is in the environment; write user"),
             },
             ('X', _) => service.dropped(written, "the rules are in the configuration"),
-            ('p' | 'P' | 'h' | 'H' | 'r' | 'R', SuperServer::Tcpserver) => {
+            ('E', SuperServer::Tcpsvd) => {
+                service.like(written, "the variables about the connection are set all the same");
+            }
+            ('p' | 'P' | 'h' | 'H' | 'r' | 'R', SuperServer::Tcpserver | SuperServer::Tcpsvd) => {
                 service.dropped(
                     written,
                     "preforkd never asks for names: TCPREMOTEHOST and TCPREMOTEINFO are not set",
@@ -340,9 +459,11 @@ impl ChainReading<'_, '_> {
         let service = &mut *self.service;
         match (letter, number(value)) {
             ('c', Some(count)) if count > 0 => service.exact(written, "max_connections", count.to_string()),
+            ('C', None) if server == SuperServer::Tcpsvd => self.limit_and_message(&written, value),
             ('C', Some(count)) if count > 0 => service.exact(written, "max_connections_per_source", count.to_string()),
             ('b', Some(count)) => service.exact(written, "backlog", count.max(1).to_string()),
             ('c' | 'C' | 'b', _) => service.refused(written, "write a number"),
+            ('u', _) if server == SuperServer::Tcpsvd => self.user_and_groups(&written, value),
             ('u', _) => self.identity.user = Some(value.to_owned()),
             ('g', _) => self.identity.group = Some(value.to_owned()),
             ('G', _) => service.like(written, "preforkd gives the groups that /etc/group gives the user"),
@@ -350,7 +471,14 @@ impl ChainReading<'_, '_> {
                 Ok(mode) if mode <= 0o777 => service.exact(written, "socket_mode", quoted(&format!("{mode:04o}"))),
                 _ => service.refused(written, "write an octal number"),
             },
+            ('t', _) if server == SuperServer::Tcpsvd => {
+                service.dropped(written, "the instructions are in the configuration, where none gets old");
+            }
             ('l' | 't', _) => service.dropped(written, "preforkd never asks for names"),
+            ('i', _) if server == SuperServer::Tcpsvd => self.instructions(value),
+            ('x', _) if server == SuperServer::Tcpsvd => {
+                service.guarded(written, "the instructions are compiled; write them as allow and deny");
+            }
             ('x', _) => self.rules(value),
             ('B', _) => service.refused(written, "preforkd says nothing before the program; have a script print it: exec = [\"/bin/sh\", \"-c\", \"printf TEXT; exec PROGRAM\"]"),
             ('I', _) => service.exact(written, "interface", quoted(value)),
@@ -358,10 +486,61 @@ impl ChainReading<'_, '_> {
         }
     }
 
+    /// `N:MESSAGE` of tcpsvd.
+    fn limit_and_message(&mut self, written: &str, value: &str) {
+        match value.split_once(':').and_then(|(count, _)| number(count)).filter(|count| *count > 0) {
+            Some(count) => self.service.near(
+                written,
+                "max_connections_per_source",
+                count.to_string(),
+                "who is beyond that is told nothing; refuse_message is for all who are refused",
+            ),
+            None => self.service.refused(written, "write a number"),
+        }
+    }
+
+    /// `[:]USER[:GROUP…]` of tcpsvd.
+    fn user_and_groups(&mut self, written: &str, value: &str) {
+        let mut names = value.strip_prefix(':').unwrap_or(value).split(':').map(str::to_owned);
+        self.identity.user = names.next();
+        self.identity.group = names.next();
+        if names.next().is_some() {
+            self.service.like(written, "preforkd gives the groups that /etc/group gives the user");
+        }
+    }
+
+    /// A directory of instructions, from its files.
+    fn instructions(&mut self, directory: &str) {
+        let written = format!("-i {directory}");
+        let place = match &self.directory {
+            Some(above) => Path::new(above).join(directory).display().to_string(),
+            None => directory.to_owned(),
+        };
+        match self.beside.peers(&place).map(|files| ipsvd::rules(&files)) {
+            Some(Ok(rules)) => self.lists(&written, rules),
+            Some(Err(fault)) => self.service.guarded(
+                format!("{written}: {fault}"),
+                "an instruction for some clients only: preforkd has none but allow and deny; write those, and two services for the rest",
+            ),
+            None => self.service.guarded(
+                written,
+                "the directory is not there, or cannot be read; --root says where the files of another machine are",
+            ),
+        }
+    }
+
+    fn lists(&mut self, written: &str, (allow, deny): RuleLists) {
+        for (key, prefixes) in [("allow", allow), ("deny", deny)] {
+            if !prefixes.is_empty() {
+                self.service.exact(written, key, list(&prefixes));
+            }
+        }
+    }
+
     /// Rules of tcprules(1), from the text beside the compiled file.
     fn rules(&mut self, file: &str) {
         let written = format!("-x {file}");
-        let text = file.strip_suffix(".cdb").and_then(|text| Some((text, (self.beside)(text)?)));
+        let text = file.strip_suffix(".cdb").and_then(|text| Some((text, self.beside.text(text)?)));
         let Some((text, rules)) = text else {
             self.service.guarded(
                 written,
@@ -370,13 +549,7 @@ impl ChainReading<'_, '_> {
             return;
         };
         match tcprules(&rules) {
-            Ok((allow, deny)) => {
-                for (key, prefixes) in [("allow", allow), ("deny", deny)] {
-                    if !prefixes.is_empty() {
-                        self.service.exact(format!("{written}, by {text}"), key, list(&prefixes));
-                    }
-                }
-            }
+            Ok(rules) => self.lists(&format!("{written}, by {text}"), rules),
             Err(line) => self.service.guarded(
                 format!("{written}: {line}"),
                 "a rule by name, or one that sets a variable for some clients: preforkd has neither; write allow and deny, and two services for two environments",
@@ -418,11 +591,15 @@ impl ChainReading<'_, '_> {
     }
 
     fn defaults(&mut self, server: SuperServer) {
+        let most = if server == SuperServer::Tcpsvd { 30 } else { 40 };
         if !self.service.keys.contains_key("max_connections") {
-            self.service.exact("40 connections at once, the default", "max_connections", "40");
+            self.service.exact(
+                format!("{most} connections at once, the default"),
+                "max_connections",
+                most.to_string(),
+            );
         }
         self.service.same("who is beyond that waits", "overload = \"queue\" is the default");
-        let _ = server;
     }
 
     /// Programs that look at the client and go on.
@@ -508,7 +685,7 @@ impl ChainReading<'_, '_> {
 }
 
 /// Whom rules let in and keep out; or the first of them that has no equal.
-fn tcprules(text: &str) -> Result<(Vec<String>, Vec<String>), String> {
+fn tcprules(text: &str) -> Result<RuleLists, String> {
     let (mut allow, mut deny) = (Vec::new(), Vec::new());
     let mut default = true;
     for line in text
@@ -531,6 +708,11 @@ fn tcprules(text: &str) -> Result<(Vec<String>, Vec<String>), String> {
         let prefixes = rule_prefixes(address).ok_or_else(fault)?;
         if is_allowed { &mut allow } else { &mut deny }.extend(prefixes);
     }
+    Ok(decided(default, allow, deny))
+}
+
+/// The lists, if who is in none of them may come or not.
+pub(super) fn decided(default: bool, mut allow: Vec<String>, mut deny: Vec<String>) -> RuleLists {
     match default {
         // An allow list alone would deny the rest.
         true if !allow.is_empty() => allow.extend(["0.0.0.0/0".to_owned(), "::/0".to_owned()]),
@@ -538,11 +720,11 @@ fn tcprules(text: &str) -> Result<(Vec<String>, Vec<String>), String> {
         false if allow.is_empty() => deny = vec!["0.0.0.0/0".to_owned(), "::/0".to_owned()],
         false => (),
     }
-    Ok((allow, deny))
+    (allow, deny)
 }
 
 /// `10.1.2.3`, `10.1.`, `10.1.2-5.`, `10.0.0.0/8`.
-fn rule_prefixes(address: &str) -> Option<Vec<String>> {
+pub(super) fn rule_prefixes(address: &str) -> Option<Vec<String>> {
     if address.contains('/') || address.contains("::") {
         return place::prefix(address).map(|prefix| vec![prefix]);
     }

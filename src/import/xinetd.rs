@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::hosts_access::HostsAccess;
 use super::inetd;
-use super::model::{Imported, ImportedService, Takeover, list, number, quoted, table};
+use super::model::{Imported, ImportedService, Takeover, list, number, quoted};
 use super::names::ServiceNames;
 use super::place::{self, Host};
 
@@ -501,7 +501,7 @@ impl XinetdReading<'_> {
                 let pairs: Vec<(&str, String)> =
                     setting.iter().filter_map(|pair| pair.split_once('=')).map(|(name, value)| (name, quoted(value))).collect();
                 if !pairs.is_empty() {
-                    service.exact(written, "environment", table(pairs));
+                    service.entries(written, "environment", pairs);
                 }
             }
             "passenv" if first.is_empty() => service.same(written, "nothing is passed on"),
@@ -650,16 +650,7 @@ fn limit(service: &mut ImportedService, name: &str, value: &str, written: &str) 
         (_, Some(unit)) => quoted(&format!("{amount}{unit}")),
         (_, None) => amount.to_string(),
     };
-    add_limit(service, written, key, &new);
-}
-
-/// Adds to the table of limits.
-pub(crate) fn add_limit(service: &mut ImportedService, written: &str, key: &str, value: &str) {
-    let table = match service.keys.get("limits").and_then(|table| table.strip_suffix(" }")) {
-        Some(table) => format!("{table}, {key} = {value} }}"),
-        None => format!("{{ {key} = {value} }}"),
-    };
-    service.exact(written, "limits", table);
+    service.entries(written, "limits", [(key, new)]);
 }
 
 /// The prefixes that a value of `only_from` stands for; `None` if it is a name.

@@ -4,10 +4,11 @@ use std::fmt::Write;
 
 use super::hosts_access::HostsAccess;
 use super::inetd::{self, Surroundings};
+use super::ipsvd::PeerFile;
 use super::model::{Imported, quoted, table};
 use super::names::ServiceNames;
 use super::systemd::{self, UnitPair};
-use super::ucspi::{self, Script};
+use super::ucspi::{self, Beside, Script};
 use super::unit_file::{UnitFile, span, words};
 use super::xinetd::Blocks;
 use super::{Style, finish, place, write};
@@ -30,9 +31,31 @@ fn xinetd(text: &str) -> Imported {
     blocks.services(&ServiceNames::default(), &HostsAccess::default())
 }
 
+/// The same text in every file, and in every directory the same files.
+#[derive(Debug, Default)]
+struct TestBeside<'a> {
+    text: Option<&'a str>,
+    peers: Option<&'a [(&'a str, u32)]>,
+}
+
+impl Beside for TestBeside<'_> {
+    fn text(&self, _: &str) -> Option<String> {
+        self.text.map(str::to_owned)
+    }
+
+    fn peers(&self, _: &str) -> Option<Vec<PeerFile>> {
+        let peer =
+            |&(name, mode): &(&str, u32)| PeerFile { name: name.to_owned(), mode, text: String::new() };
+        self.peers.map(|peers| peers.iter().map(peer).collect())
+    }
+}
+
 fn script(text: &str, beside: Option<&str>) -> Imported {
-    let script = Script { file: "run", text, name: None };
-    ucspi::parse(&script, &ServiceNames::default(), &|_| beside.map(str::to_owned))
+    script_beside(text, &TestBeside { text: beside, peers: None })
+}
+
+fn script_beside(text: &str, beside: &TestBeside<'_>) -> Imported {
+    ucspi::parse(&Script { file: "run", text, name: None }, &ServiceNames::default(), beside)
 }
 
 fn pair(socket: &str, service: &str) -> Imported {
@@ -316,7 +339,54 @@ fn command_lines_of_tcpserver_and_s6() {
     }
 }
 
-const SEEDS: [&str; 4] = [
+#[test]
+fn command_lines_of_tcpsvd() {
+    let text = "#!/bin/sh\nexec 2>&1\nmkdir -p /run/x\ncd /srv/case\numask 027\nexport A=b C='d e'\n\
+        exec chpst -vn5 -m 4096 -u www:web env A=x tcpsvd -vhE -l localhost -c9 -C '3:go away\\n' -b 5 -i./peers 0 22 dropbear -i\n";
+    let peers = TestBeside { text: None, peers: Some(&[("127.0.0.1", 0o644), ("0", 0)]) };
+    assert_eq!(
+        keys(script_beside(text, &peers)),
+        "[service.ssh]\nlisten = [\"0.0.0.0:22\"]\nexec = [\"dropbear\", \"-i\"]\nuser = \"www\"\ngroup = \"web\"\n\
+         working_directory = \"/srv/case\"\numask = \"027\"\nnice = 5\nenvironment = { A = \"x\", C = \"d e\" }\nmax_connections = 9\n\
+         max_connections_per_source = 3\nallow = [\"127.0.0.1/32\"]\nlimits = { as = 4096, data = 4096, stack = 4096, memlock = 4096 }\nbacklog = 5\n"
+    );
+    let printed_text = printed(script_beside(text, &peers));
+    assert!(printed_text.contains("near: mkdir -p /run/x: "), "{printed_text}");
+    let few = keys(script("exec busybox tcpsvd -u :65534:65533 127.0.0.1 7 cat\n", None));
+    assert!(
+        few.contains("user = \"65534\"\ngroup = \"65533\"\n") && few.contains("max_connections = 30\n"),
+        "{few}"
+    );
+    for text in [
+        "exec tcpsvd -x peers.cdb 0 25 /bin/x\n",
+        "exec tcpsvd -i /not/there 0 25 /bin/x\n",
+        "exec tcpsvd -C 0 0 25 /bin/x\n",
+        "exec chpst -e ./env tcpsvd 0 25 /bin/x\n",
+        "export A=$(hostname)\nexec tcpsvd 0 25 /bin/x\n",
+        "ulimit -n 9\nexec tcpsvd 0 25 /bin/x\n",
+    ] {
+        let text = printed(script(text, None));
+        assert!(text.contains("\n#[service.") && text.contains("# refused: "), "{text}");
+    }
+}
+
+#[test]
+fn a_table_has_each_name_once() {
+    let both = keys(script("exec env - A=1 B=2 A=3 tcpserver 0 7 /bin/cat\n", None));
+    assert!(both.contains("environment = { A = \"3\", B = \"2\" }\n"), "{both}");
+    let limits = keys(script("exec softlimit -m 9 -d 5 tcpserver 0 7 /bin/cat\n", None));
+    assert!(limits.contains("limits = { as = 9, data = 5, stack = 9, memlock = 9 }\n"), "{limits}");
+    let unit = keys(pair(
+        "[Socket]\nListenStream=7\nAccept=yes\n",
+        "[Service]\nExecStart=/bin/cat\nUser=nobody\nStandardInput=socket\nEnvironment=A=1\nEnvironment=\"A=2 3\" B=4\n",
+    ));
+    assert!(unit.contains("environment = { A = \"2 3\", B = \"4\" }\n"), "{unit}");
+    let xinetd = "service x\n{\ntype = UNLISTED\nport = 7\nsocket_type = stream\nwait = no\nuser = root\nserver = /bin/cat\nenv = A=1 A=2\n}\n";
+    assert!(keys(self::xinetd(xinetd)).contains("environment = { A = \"2\" }\n"));
+}
+
+const SEEDS: [&str; 5] = [
+    "cd /x\nexport A=b\nexec chpst -u a:b -o 9 tcpsvd -v -C 3:x -i ./p -u :1:2 0 25 /bin/x &\n",
     "ftp stream tcp nowait/3/10 root /usr/sbin/tcpd in.ftpd -l\n127.0.0.1:x dgram udp6 wait.4 a:b /bin/x\n#<off># echo stream tcp nowait root internal\n",
     "defaults\n{\nonly_from = 10.0.0.0\ncps = 50 10\n}\nservice ftp\n{\nsocket_type = stream\nwait = no\nuser = root\nserver = /bin/ftpd\n\
      per_source = 3\nrlimit_as = 4M\nenv = A=b\nflags = REUSE\nno_access += 10.{1,2}\n}\n",

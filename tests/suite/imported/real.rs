@@ -62,7 +62,7 @@ fn constructs(file: &RealFile) -> Vec<String> {
                 "" => Vec::new(),
                 _ => vec![format!("{}=", key.trim())],
             },
-            Some((key, _)) if !file.name.ends_with("run") && !file.name.contains("etc/") => {
+            Some((key, _)) if !["run", "etc/", "peers/"].iter().any(|part| file.name.contains(part)) => {
                 vec![format!("{} =", key.trim_end_matches('+').trim())]
             }
             _ => Vec::new(),
