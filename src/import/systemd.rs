@@ -744,7 +744,7 @@ fn rlimit(service: &mut ImportedService, key: &str, value: &str, written: &str) 
             service.entries(written, "limits", [(name, quoted(&format!("{seconds}s")))]);
         }
         (Some(count), _) if digits == value => {
-            service.entries(written, "limits", [(name, count.to_string())])
+            service.entries(written, "limits", [(name, count.to_string())]);
         }
         (Some(_), _) => service.entries(written, "limits", [(name, quoted(value))]),
         (None, _) => service.refused(written, "write a number"),

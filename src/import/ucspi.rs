@@ -294,7 +294,7 @@ impl ChainReading<'_, '_> {
                 let written = format!("chpst -{letter}");
                 match letter {
                     'v' | 'P' => {
-                        self.service.dropped(written, "a connection process of preforkd is alone already")
+                        self.service.dropped(written, "a connection process of preforkd is alone already");
                     }
                     '0' | '1' | '2' => {
                         self.service
