@@ -6,9 +6,9 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
+use super::client_rules::PeerFile;
 use super::hosts_access::HostsAccess;
 use super::inetd::{self, Surroundings};
-use super::ipsvd::PeerFile;
 use super::model::Imported;
 use super::names::ServiceNames;
 use super::systemd::{self, UnitPair};

@@ -4,10 +4,10 @@
 //! Each format has a parser of its own, from text to [`model`]; [`writer`] makes TOML of that. What is read is anybody's: all sizes have
 //! bounds, and includes an end.
 
+mod client_rules;
 mod files;
 mod hosts_access;
 mod inetd;
-mod ipsvd;
 mod model;
 mod names;
 mod place;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::ipsvd::{self, PeerFile};
+use super::client_rules::{PeerFile, RuleLists, instructions, tcprules};
 use super::model::{Imported, ImportedService, Takeover, list, number, quoted};
 use super::names::ServiceNames;
 use super::place::{self, Host};
@@ -25,9 +25,6 @@ pub(crate) trait Beside {
     /// The files of a directory of instructions for tcpsvd.
     fn peers(&self, directory: &str) -> Option<Vec<PeerFile>>;
 }
-
-/// Prefixes of those who may come, and of those who may not.
-pub(super) type RuleLists = (Vec<String>, Vec<String>);
 
 /// The services that a script starts.
 pub(crate) fn parse(script: &Script<'_>, names: &ServiceNames, beside: &dyn Beside) -> Imported {
@@ -516,7 +513,7 @@ impl ChainReading<'_, '_> {
             Some(above) => Path::new(above).join(directory).display().to_string(),
             None => directory.to_owned(),
         };
-        match self.beside.peers(&place).map(|files| ipsvd::rules(&files)) {
+        match self.beside.peers(&place).map(|files| instructions(&files)) {
             Some(Ok(rules)) => self.lists(&written, rules),
             Some(Err(fault)) => self.service.guarded(
                 format!("{written}: {fault}"),
@@ -682,68 +679,4 @@ impl ChainReading<'_, '_> {
             service.refused(format!("envuidgid {named}"), "the program finds UID and GID in its environment; write environment = { UID = \"…\", GID = \"…\" } and user = \"root\"");
         }
     }
-}
-
-/// Whom rules let in and keep out; or the first of them that has no equal.
-fn tcprules(text: &str) -> Result<RuleLists, String> {
-    let (mut allow, mut deny) = (Vec::new(), Vec::new());
-    let mut default = true;
-    for line in text
-        .lines()
-        .take(100_000)
-        .map(str::trim_end)
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-    {
-        let fault = || line.to_owned();
-        let (address, instruction) = line.split_once(':').ok_or_else(fault)?;
-        let is_allowed = match instruction {
-            "allow" => true,
-            "deny" => false,
-            _ => return Err(fault()),
-        };
-        if address.is_empty() {
-            default = is_allowed;
-            continue;
-        }
-        let prefixes = rule_prefixes(address).ok_or_else(fault)?;
-        if is_allowed { &mut allow } else { &mut deny }.extend(prefixes);
-    }
-    Ok(decided(default, allow, deny))
-}
-
-/// The lists, if who is in none of them may come or not.
-pub(super) fn decided(default: bool, mut allow: Vec<String>, mut deny: Vec<String>) -> RuleLists {
-    match default {
-        // An allow list alone would deny the rest.
-        true if !allow.is_empty() => allow.extend(["0.0.0.0/0".to_owned(), "::/0".to_owned()]),
-        true => (),
-        false if allow.is_empty() => deny = vec!["0.0.0.0/0".to_owned(), "::/0".to_owned()],
-        false => (),
-    }
-    (allow, deny)
-}
-
-/// `10.1.2.3`, `10.1.`, `10.1.2-5.`, `10.0.0.0/8`.
-pub(super) fn rule_prefixes(address: &str) -> Option<Vec<String>> {
-    if address.contains('/') || address.contains("::") {
-        return place::prefix(address).map(|prefix| vec![prefix]);
-    }
-    let is_start = address.ends_with('.');
-    let parts: Vec<&str> = address.trim_end_matches('.').split('.').collect();
-    if parts.is_empty() || parts.len() > 4 || (!is_start && parts.len() != 4) {
-        return None;
-    }
-    let (last, before) = parts.split_last()?;
-    let (low, high) = last.split_once('-').unwrap_or((last, last));
-    let (low, high): (u8, u8) = (low.parse().ok()?, high.parse().ok()?);
-    let before: Option<Vec<u8>> = before.iter().map(|part| part.parse().ok()).collect();
-    let before = before?;
-    let length = 8 * parts.len();
-    let prefixes = (low..=high).map(|last| {
-        let mut octets: Vec<String> = before.iter().map(u8::to_string).collect();
-        octets.push(last.to_string());
-        octets.resize(4, "0".to_owned());
-        format!("{}/{length}", octets.join("."))
-    });
-    Some(prefixes.collect())
 }

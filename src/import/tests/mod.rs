@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
+use super::client_rules::PeerFile;
 use super::hosts_access::HostsAccess;
 use super::inetd::{self, Surroundings};
-use super::ipsvd::PeerFile;
 use super::model::{Imported, quoted, table};
 use super::names::ServiceNames;
 use super::systemd::{self, UnitPair};
