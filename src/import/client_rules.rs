@@ -35,8 +35,11 @@ pub(super) fn instructions(files: &[PeerFile]) -> Result<RuleLists, String> {
             default = is_allowed;
             continue;
         }
+        // It is compared as text, so a number that is written otherwise is no client's.
+        let is_number = |part: &str| part.parse::<u8>().is_ok_and(|number| number.to_string() == part);
         let address = if name.split('.').count() < 4 { &format!("{name}.") } else { name };
-        let prefixes = rule_prefixes(address).ok_or_else(|| format!("{name} is no address"))?;
+        let prefixes = rule_prefixes(address).filter(|_| name.split('.').all(is_number));
+        let prefixes = prefixes.ok_or_else(|| format!("{name} is no address"))?;
         if is_allowed { &mut allow } else { &mut deny }.extend(prefixes);
     }
     Ok(decided(default, allow, deny))
@@ -46,12 +49,7 @@ pub(super) fn instructions(files: &[PeerFile]) -> Result<RuleLists, String> {
 pub(super) fn tcprules(text: &str) -> Result<RuleLists, String> {
     let (mut allow, mut deny) = (Vec::new(), Vec::new());
     let mut default = true;
-    for line in text
-        .lines()
-        .take(100_000)
-        .map(str::trim_end)
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-    {
+    for line in text.lines().map(str::trim_end).filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let fault = || line.to_owned();
         let (address, instruction) = line.split_once(':').ok_or_else(fault)?;
         let is_allowed = match instruction {
@@ -111,6 +109,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_last_of_many_rules_counts() {
+        let text = format!("{}10.9.8.7:deny\n", "1.1.1.1:deny\n".repeat(100_001));
+        let (_, deny) = tcprules(&text).unwrap();
+        assert!(deny.ends_with(&["10.9.8.7/32".to_owned()]));
+    }
+
+    #[test]
     fn who_matches_closest_decides() {
         let read = |files: &[(&str, u32, &str)]| {
             let file = |(name, mode, text): &(&str, u32, &str)| PeerFile {
@@ -138,6 +143,9 @@ mod tests {
             ("0", 0o444, "=x.example"),
             ("example.org", 0, ""),
             ("300", 0, ""),
+            ("10.1-3", 0o444, ""),
+            ("010", 0o444, ""),
+            ("+10.1.1.1", 0o444, ""),
         ] {
             assert!(read(&[(name, mode, text)]).is_err(), "{name}");
         }

@@ -156,7 +156,11 @@ impl Beside for FilesBeside<'_> {
             let text = if mode & 0o400 == 0 { String::new() } else { text_of(&path).ok()? };
             Some(PeerFile { name: file_name(&path).to_owned(), mode, text })
         };
-        entries(&self.place(directory)).ok()?.into_iter().map(read).collect()
+        let directory = self.place(directory);
+        // Of more, only some would be read, and the others lost.
+        let is_too_large = fs::read_dir(&directory).ok()?.nth(MOST_FILES).is_some();
+        let paths = entries(&directory).ok().filter(|_| !is_too_large)?;
+        paths.into_iter().map(read).collect()
     }
 }
 

@@ -14,7 +14,7 @@ impl HostsAccess {
     pub(crate) fn add(&mut self, file: &str, text: &str) {
         self.files.push(file.to_owned());
         let mut rule = String::new();
-        for (index, line) in text.lines().enumerate().take(100_000) {
+        for (index, line) in text.lines().enumerate() {
             rule.push_str(line.trim_end_matches('\\'));
             if line.ends_with('\\') && rule.len() < 65_536 {
                 continue;

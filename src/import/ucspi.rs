@@ -46,6 +46,12 @@ pub(crate) fn parse(script: &Script<'_>, names: &ServiceNames, beside: &dyn Besi
             directory: None,
         };
         before.iter().take(MOST_BEFORE).for_each(|command| reading.command_before(command));
+        if before.len() > MOST_BEFORE {
+            reading.service.refused(
+                "what the script does before",
+                "it is too much to be read; see whether the program needs it",
+            );
+        }
         reading.read(&command);
         if service.name.is_empty() {
             service.name = "service".to_owned();
@@ -313,7 +319,10 @@ impl ChainReading<'_, '_> {
     fn change(&mut self, letter: char, value: &str) {
         let written = format!("chpst -{letter} {value}");
         match letter {
-            'u' => self.identity.whole = Some(value.to_owned()),
+            'u' => {
+                let (user, group) = self.user_and_groups(&written, value);
+                self.identity.whole = group.map(|group| format!("{user}:{group}")).or(Some(user));
+            }
             'U' => self.identity.named = Some(value.to_owned()),
             'n' => self.nice(value),
             'C' => self.go_to(&written, value),
@@ -368,6 +377,9 @@ impl ChainReading<'_, '_> {
                 self.service.entries(written, "environment", pairs.map(|(name, value)| (name, quoted(value))));
             }
             ("export", _) => self.service.refused(written, "only the script itself knows what this is; write environment"),
+            ("cd" | "umask", _) => {
+                self.service.refused(written, "only the script itself knows what this is; write working_directory or umask");
+            }
             ("ulimit", _) => self.service.refused(written, "write limits, see preforkd.toml(5)"),
             _ => self.service.like(
                 written,
@@ -460,7 +472,10 @@ impl ChainReading<'_, '_> {
             ('C', Some(count)) if count > 0 => service.exact(written, "max_connections_per_source", count.to_string()),
             ('b', Some(count)) => service.exact(written, "backlog", count.max(1).to_string()),
             ('c' | 'C' | 'b', _) => service.refused(written, "write a number"),
-            ('u', _) if server == SuperServer::Tcpsvd => self.user_and_groups(&written, value),
+            ('u', _) if server == SuperServer::Tcpsvd => {
+                let (user, group) = self.user_and_groups(&written, value);
+                (self.identity.user, self.identity.group) = (Some(user), group);
+            }
             ('u', _) => self.identity.user = Some(value.to_owned()),
             ('g', _) => self.identity.group = Some(value.to_owned()),
             ('G', _) => service.like(written, "preforkd gives the groups that /etc/group gives the user"),
@@ -496,24 +511,28 @@ impl ChainReading<'_, '_> {
         }
     }
 
-    /// `[:]USER[:GROUP…]` of tcpsvd.
-    fn user_and_groups(&mut self, written: &str, value: &str) {
+    /// `[:]USER[:GROUP…]` of tcpsvd and chpst.
+    fn user_and_groups(&mut self, written: &str, value: &str) -> (String, Option<String>) {
         let mut names = value.strip_prefix(':').unwrap_or(value).split(':').map(str::to_owned);
-        self.identity.user = names.next();
-        self.identity.group = names.next();
+        let (user, group) = (names.next().unwrap_or_default(), names.next());
         if names.next().is_some() {
             self.service.like(written, "preforkd gives the groups that /etc/group gives the user");
+        }
+        (user, group)
+    }
+
+    /// Where something is that the server opens by this name.
+    fn place(&self, name: &str) -> String {
+        match &self.directory {
+            Some(directory) => Path::new(directory).join(name).display().to_string(),
+            None => name.to_owned(),
         }
     }
 
     /// A directory of instructions, from its files.
     fn instructions(&mut self, directory: &str) {
         let written = format!("-i {directory}");
-        let place = match &self.directory {
-            Some(above) => Path::new(above).join(directory).display().to_string(),
-            None => directory.to_owned(),
-        };
-        match self.beside.peers(&place).map(|files| instructions(&files)) {
+        match self.beside.peers(&self.place(directory)).map(|files| instructions(&files)) {
             Some(Ok(rules)) => self.lists(&written, rules),
             Some(Err(fault)) => self.service.guarded(
                 format!("{written}: {fault}"),
@@ -537,7 +556,8 @@ impl ChainReading<'_, '_> {
     /// Rules of tcprules(1), from the text beside the compiled file.
     fn rules(&mut self, file: &str) {
         let written = format!("-x {file}");
-        let text = file.strip_suffix(".cdb").and_then(|text| Some((text, self.beside.text(text)?)));
+        let text =
+            file.strip_suffix(".cdb").and_then(|text| Some((text, self.beside.text(&self.place(text))?)));
         let Some((text, rules)) = text else {
             self.service.guarded(
                 written,
@@ -650,6 +670,13 @@ impl ChainReading<'_, '_> {
     fn who(&mut self, server: SuperServer) {
         let RunAs { whole, named, user, group } = std::mem::take(&mut self.identity);
         let service = &mut *self.service;
+        let is_named = user.is_some() || whole.is_some();
+        if is_named && matches!(server, SuperServer::Tcpserver | SuperServer::Tcpsvd) {
+            service.like(
+                "no other groups",
+                "preforkd gives those that /etc/group gives the user; take them from him there",
+            );
+        }
         match (user, whole) {
             (Some(user), _) => service.exact(format!("user {user}"), "user", quoted(&user)),
             (None, Some(user)) => match user.split_once(':') {

@@ -351,7 +351,11 @@ fn command_lines_of_tcpsvd() {
          max_connections_per_source = 3\nallow = [\"127.0.0.1/32\"]\nlimits = { as = 4096, data = 4096, stack = 4096, memlock = 4096 }\nbacklog = 5\n"
     );
     let printed_text = printed(script_beside(text, &peers));
-    assert!(printed_text.contains("near: mkdir -p /run/x: "), "{printed_text}");
+    for near in ["near: mkdir -p /run/x: ", "near: no other groups: "] {
+        assert!(printed_text.contains(near), "{printed_text}");
+    }
+    let groups = keys(script("exec chpst -u :5:6:7 tcpsvd 0 7 cat\n", None));
+    assert!(groups.contains("user = \"5\"\ngroup = \"6\"\n"), "{groups}");
     let few = keys(script("exec busybox tcpsvd -u :65534:65533 127.0.0.1 7 cat\n", None));
     assert!(
         few.contains("user = \"65534\"\ngroup = \"65533\"\n") && few.contains("max_connections = 30\n"),
@@ -364,6 +368,8 @@ fn command_lines_of_tcpsvd() {
         "exec chpst -e ./env tcpsvd 0 25 /bin/x\n",
         "export A=$(hostname)\nexec tcpsvd 0 25 /bin/x\n",
         "ulimit -n 9\nexec tcpsvd 0 25 /bin/x\n",
+        "cd \"$HOME\"\nexec tcpsvd 0 25 /bin/x\n",
+        &format!("{}exec tcpsvd 0 25 /bin/x\n", "true\n".repeat(201)),
     ] {
         let text = printed(script(text, None));
         assert!(text.contains("\n#[service.") && text.contains("# refused: "), "{text}");
