@@ -2,8 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::results::{P50, RATE, Results, Server, whole};
-use crate::table::plural;
+use crate::results::{Clients, P50, RATE, Results, Server, whole};
 
 const NAMES: f64 = 270.0;
 const PANEL: f64 = 172.0;
@@ -28,21 +27,21 @@ const STYLE: &str = "
 /// One column of bars.
 struct Panel {
     head: String,
-    clients: u32,
+    clients: Clients,
     column: usize,
 }
 
 pub(crate) fn draw(results: &Results, title: &str) -> String {
-    let clients: Vec<u32> = results.clients().into_iter().collect();
+    let clients: Vec<Clients> = results.clients().into_iter().collect();
     let mut panels: Vec<Panel> = clients
         .iter()
         .map(|clients| {
-            let head = format!("connections/s, {}", plural(*clients));
+            let head = format!("connections/s, {}", clients.words());
             Panel { head, clients: *clients, column: RATE }
         })
         .collect();
     panels.extend(clients.first().map(|least| {
-        let head = format!("p50 µs, {}", plural(*least));
+        let head = format!("p50 µs, {}", least.words());
         Panel { head, clients: *least, column: P50 }
     }));
     let mut body = String::new();

@@ -14,6 +14,7 @@ use nix::sys::socket::{
 };
 
 use crate::meter::Meter;
+use crate::results::Clients;
 
 /// A line, as Apache's mod_echo waits for its end.
 pub(crate) const MESSAGE: &[u8; 16] = b"0123456789abcde\n";
@@ -76,6 +77,8 @@ struct Client {
     stream: TcpStream,
     start: Instant,
     step: Step,
+    /// It closes once it has its answer.
+    leaves: bool,
 }
 
 enum Step {
@@ -85,12 +88,14 @@ enum Step {
 }
 
 /// Runs so many clients for so long; each begins a new connection when its last has ended.
-pub(crate) fn run(service: SocketAddrV4, number: usize, time: Duration, meter: &Meter) -> Figures {
+pub(crate) fn run(service: SocketAddrV4, clients: Clients, time: Duration, meter: &Meter) -> Figures {
+    let Clients { leave, number } = clients;
+    let number = number as usize;
     let poller = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
     let mut figures = Figures { time, latencies: Vec::new(), cpu: None, errors: Errors::default() };
     let mut sources = sources();
     let mut begin = |errors: &mut Errors, slot: usize| {
-        Client::begin(&poller, slot, sources.next().unwrap(), service)
+        Client::begin(&poller, slot, sources.next().unwrap(), service, leave)
             .map_err(|error| errors.count("connect", &error))
             .ok()
     };
@@ -141,12 +146,18 @@ pub(crate) fn run(service: SocketAddrV4, number: usize, time: Duration, meter: &
 }
 
 impl Client {
-    fn begin(poller: &Epoll, slot: usize, source: Ipv4Addr, service: SocketAddrV4) -> io::Result<Self> {
+    fn begin(
+        poller: &Epoll,
+        slot: usize,
+        source: Ipv4Addr,
+        service: SocketAddrV4,
+        leaves: bool,
+    ) -> io::Result<Self> {
         let start = Instant::now();
         let stream = TcpStream::from(open(source, service, true)?);
         let events = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
         poller.add(&stream, EpollEvent::new(events, slot as u64))?;
-        Ok(Client { stream, start, step: Step::Connecting })
+        Ok(Client { stream, start, step: Step::Connecting, leaves })
     }
 
     /// As far as it goes without waiting; true when the connection has ended well.
@@ -176,6 +187,8 @@ impl Client {
             }
             Step::Echoing(before) => match self.stream.read(&mut buffer)? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                // What it leaves behind is closed with it.
+                got if before + got == MESSAGE.len() && self.leaves => return Ok(true),
                 got if before + got == MESSAGE.len() => {
                     self.stream.shutdown(Shutdown::Write)?;
                     self.step = Step::Ending;

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! load wait ADDRESS PID                      until the service echoes; exit 1 if it does not
-//! load [METER] ADDRESS CLIENTS SECONDS       connections/s, p50, p99, p99.9 in µs, CPU per connection in µs, errors
+//! load [METER] ADDRESS CLIENTS SECONDS       connections/s, p50, p99, p99.9 in µs, CPU per connection in µs, errors;
+//!                                            CLIENTS is `16`, or `leaving-16` for such as close once they have their answer
 //! load [METER] held ADDRESS NUMBER           the fields of held::Held
 //! load METER memory                          bytes in use
 //! load worker PID                            private memory of a worker in KiB, and its anonymous pages

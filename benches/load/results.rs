@@ -1,11 +1,15 @@
 //! The lines that benches/run has written, by server.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::num::ParseIntError;
+use std::str::FromStr;
 
 pub(crate) const FORK: &str = "C fork loop, 2 workers";
 pub(crate) const TEXTBOOK: &str = "C fork loop, 1 worker";
 pub(crate) const EXEC: &str = "C vfork+exec, 2 workers";
 pub(crate) const EPOLL: &str = "C epoll loop";
+pub(crate) const APACHE: &str = "Apache prefork, any number per child";
 pub(crate) const THREAD: &str = "C thread per connection";
 
 /// The columns of a line of load, and of a line of held connections.
@@ -19,6 +23,52 @@ pub(crate) const FIRST: usize = 4;
 pub(crate) const LAST: usize = 5;
 pub(crate) const FIRST_CPU: usize = 6;
 pub(crate) const LAST_CPU: usize = 7;
+
+/// So many clients, and how they end: `16`, or `leaving-16` for those that close once they have their answer.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Clients {
+    pub(crate) leave: bool,
+    pub(crate) number: u32,
+}
+
+const LEAVING: &str = "leaving-";
+
+impl Clients {
+    pub(crate) const fn waiting(number: u32) -> Self {
+        Clients { leave: false, number }
+    }
+
+    pub(crate) const fn leaving(number: u32) -> Self {
+        Clients { leave: true, number }
+    }
+
+    /// "1 client", "16 clients that leave".
+    pub(crate) fn words(self) -> String {
+        let Clients { leave, number } = self;
+        match (number, leave) {
+            (1, false) => "1 client".to_owned(),
+            (1, true) => "1 client that leaves".to_owned(),
+            (_, false) => format!("{number} clients"),
+            (_, true) => format!("{number} clients that leave"),
+        }
+    }
+}
+
+impl FromStr for Clients {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIntError> {
+        let number = text.strip_prefix(LEAVING);
+        Ok(Clients { leave: number.is_some(), number: number.unwrap_or(text).parse()? })
+    }
+}
+
+impl fmt::Display for Clients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.leave { LEAVING } else { "" })?;
+        self.number.fmt(f)
+    }
+}
 
 /// One line of each round for one server.
 #[derive(Default)]
@@ -127,20 +177,20 @@ impl Results {
     }
 
     /// Whether every connection went well.
-    pub(crate) fn clean(&self, clients: u32, server: &str) -> bool {
+    pub(crate) fn clean(&self, clients: Clients, server: &str) -> bool {
         self.load(clients, server).is_none_or(|rounds| rounds.errors.is_empty())
     }
 
-    /// All numbers of clients.
-    pub(crate) fn clients(&self) -> BTreeSet<u32> {
+    /// All that there were.
+    pub(crate) fn clients(&self) -> BTreeSet<Clients> {
         self.rounds.keys().filter_map(|(clients, _)| clients.parse().ok()).collect()
     }
 
-    pub(crate) fn load(&self, clients: u32, server: &str) -> Option<&Rounds> {
+    pub(crate) fn load(&self, clients: Clients, server: &str) -> Option<&Rounds> {
         self.rounds.get(&(clients.to_string(), server.to_owned()))
     }
 
-    /// The median of a column; NaN if it was not measured. `what` is a number of clients, `held` or `worker`.
+    /// The median of a column; NaN if it was not measured. `what` is clients, `held` or `worker`.
     pub(crate) fn median(&self, what: &(impl ToString + ?Sized), server: &str, column: usize) -> f64 {
         self.rounds(what, server).map_or(f64::NAN, |rounds| rounds.median(column))
     }

@@ -1,15 +1,15 @@
 //! The tables.
 
 use crate::results::{
-    ANSWERED, CPU, EPOLL, FAULTS, FIRST, FIRST_CPU, FORK, LAST, LAST_CPU, MEMORY, P50, RATE, Results, Server,
-    whole,
+    ANSWERED, CPU, Clients, EPOLL, FAULTS, FIRST, FIRST_CPU, FORK, LAST, LAST_CPU, MEMORY, P50, RATE,
+    Results, Server, whole,
 };
 
 pub(crate) fn print(results: &Results) {
     for (server, reason) in &results.missing {
         println!("\n**Missing: {server}**: {reason}");
     }
-    let clients: Vec<u32> = results.clients().into_iter().collect();
+    let clients: Vec<Clients> = results.clients().into_iter().collect();
     if clients.len() > 1 {
         summary(results, &clients);
     }
@@ -26,16 +26,13 @@ fn name(server: &str) -> String {
     if server.starts_with("preforkd") { format!("**{server}**") } else { server.to_owned() }
 }
 
-/// "1 client", "16 clients".
-pub(crate) fn plural(clients: u32) -> String {
-    format!("{clients} client{}", if clients == 1 { "" } else { "s" })
-}
-
-fn summary(results: &Results, clients: &[u32]) {
-    let (least, most) = (clients[0], clients[clients.len() - 1]);
+fn summary(results: &Results, clients: &[Clients]) {
+    let waiting: Vec<Clients> = clients.iter().copied().filter(|clients| !clients.leave).collect();
+    let waiting = if waiting.is_empty() { clients } else { &waiting };
+    let (least, most) = (waiting[0], waiting[waiting.len() - 1]);
     println!("\nConnections/s, median:\n");
-    let columns: Vec<String> = clients.iter().map(|clients| plural(*clients)).collect();
-    println!("| server | {} | p50 µs, {least} | CPU µs, {most} |", columns.join(" | "));
+    let columns: Vec<String> = clients.iter().map(|clients| clients.words()).collect();
+    println!("| server | {} | p50 µs, {} | CPU µs, {} |", columns.join(" | "), least.number, most.number);
     println!("|---|{}---:|---:|", "---:|".repeat(clients.len()));
     for server in &results.servers {
         let rates: Vec<String> = clients
@@ -55,8 +52,8 @@ fn summary(results: &Results, clients: &[u32]) {
     }
 }
 
-fn load(results: &Results, clients: u32) {
-    println!("\n{}:\n", plural(clients));
+fn load(results: &Results, clients: Clients) {
+    println!("\n{}:\n", clients.words());
     println!(
         "| server | connections/s | min–max | compared | p50 µs | p99 µs | p99.9 µs | CPU µs each | errors |"
     );
@@ -81,7 +78,7 @@ fn load(results: &Results, clients: u32) {
 }
 
 /// The rate as a part of what the class is measured by.
-fn compared(results: &Results, clients: u32, server: &Server) -> String {
+fn compared(results: &Results, clients: Clients, server: &Server) -> String {
     let rate = results.median(&clients, &server.name, RATE);
     let ratios: Vec<String> = server
         .yardsticks()

@@ -1,17 +1,20 @@
 //! What preforkd must reach, and whether it did.
 
 use crate::results::{
-    ANSWERED, CPU, EPOLL, EXEC, FAULTS, FIRST, FIRST_CPU, FORK, LAST, LAST_CPU, MEMORY, P50, RATE, Results,
-    TEXTBOOK, THREAD, whole,
+    ANSWERED, APACHE, CPU, Clients, EPOLL, EXEC, FAULTS, FIRST, FIRST_CPU, FORK, LAST, LAST_CPU, MEMORY, P50,
+    RATE, Results, TEXTBOOK, THREAD, whole,
 };
-use crate::table::plural;
 
 const ECHO: &str = "preforkd serve echo";
 const SPARES: [&str; 2] = ["preforkd serve echo --spare 8", "preforkd serve echo --spare 16"];
+const POOL: &str = "preforkd serve echo, spares reused";
 const PROGRAM: &str = "preforkd serve -- PROGRAM";
 
 /// As many clients as the targets are about.
-const CLIENTS: [u32; 3] = [1, 16, 64];
+const CLIENTS: [Clients; 3] = [ONE, Clients::waiting(16), MANY];
+const ONE: Clients = Clients::waiting(1);
+const MANY: Clients = Clients::waiting(64);
+const LEAVING: [Clients; 3] = [Clients::leaving(1), Clients::leaving(16), Clients::leaving(64)];
 
 /// A ratio must be so.
 #[derive(Clone, Copy)]
@@ -49,23 +52,32 @@ pub(crate) fn print(results: &Results) {
         target.load(1, ECHO, FORK, clients, RATE, Wanted::AtLeast(0.97));
     }
     for spares in SPARES {
-        target.load(2, spares, EPOLL, 1, P50, Wanted::AtMost(1.5));
-        target.load(2, spares, THREAD, 1, P50, Wanted::Below(1.0));
-        target.load(2, spares, TEXTBOOK, 1, RATE, Wanted::AtLeast(1.7));
-        target.load(2, spares, TEXTBOOK, 64, RATE, Wanted::AtLeast(1.0));
+        target.load(2, spares, EPOLL, ONE, P50, Wanted::AtMost(1.5));
+        target.load(2, spares, THREAD, ONE, P50, Wanted::Below(1.0));
+        target.load(2, spares, TEXTBOOK, ONE, RATE, Wanted::AtLeast(1.7));
+        target.load(2, spares, TEXTBOOK, MANY, RATE, Wanted::AtLeast(1.0));
     }
     for clients in CLIENTS {
         target.load(3, PROGRAM, EXEC, clients, RATE, Wanted::AtLeast(0.97));
         target.load(3, PROGRAM, "s6-tcpserver", clients, RATE, Wanted::Above(1.0));
         target.load(3, PROGRAM, "tcpserver", clients, RATE, Wanted::Above(1.0));
     }
+    for clients in LEAVING {
+        target.load(7, ECHO, FORK, clients, RATE, Wanted::AtLeast(0.97));
+        target.load(7, PROGRAM, EXEC, clients, RATE, Wanted::AtLeast(0.97));
+    }
+    for clients in CLIENTS {
+        target.load(8, POOL, APACHE, clients, RATE, Wanted::AtLeast(1.0));
+        target.load(8, POOL, THREAD, clients, CPU, Wanted::AtMost(1.0));
+    }
+    target.load(8, POOL, EPOLL, ONE, RATE, Wanted::AtLeast(0.95));
     target.held();
     // The same ratios as in 1 to 4, of CPU time.
     for clients in CLIENTS {
         target.load(5, ECHO, FORK, clients, CPU, Wanted::AtMost(1.0 / 0.97));
     }
     for spares in SPARES {
-        target.load(5, spares, TEXTBOOK, 64, CPU, Wanted::AtMost(1.0));
+        target.load(5, spares, TEXTBOOK, MANY, CPU, Wanted::AtMost(1.0));
     }
     for clients in CLIENTS {
         target.load(5, PROGRAM, EXEC, clients, CPU, Wanted::AtMost(1.0 / 0.97));
@@ -78,7 +90,15 @@ struct Target<'a> {
 }
 
 impl Target<'_> {
-    fn load(&self, number: u32, server: &str, yardstick: &str, clients: u32, column: usize, wanted: Wanted) {
+    fn load(
+        &self,
+        number: u32,
+        server: &str,
+        yardstick: &str,
+        clients: Clients,
+        column: usize,
+        wanted: Wanted,
+    ) {
         let ratio =
             self.results.median(&clients, server, column) / self.results.median(&clients, yardstick, column);
         let what = match column {
@@ -88,7 +108,7 @@ impl Target<'_> {
         };
         let clean = self.results.clean(clients, server) && self.results.clean(clients, yardstick);
         let errors = if clean { "" } else { ", **with errors**" };
-        let clients = plural(clients);
+        let clients = clients.words();
         line(number, &format!("{server} : {yardstick}, {what}, {clients}{errors}"), wanted, ratio);
     }
 
