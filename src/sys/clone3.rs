@@ -5,6 +5,7 @@
 use std::ffi::c_void;
 use std::io;
 
+use super::process;
 use super::wait::Pid;
 
 /// What a child begins with. It never returns; the type is that of clone(3).
@@ -50,7 +51,7 @@ pub(super) unsafe fn clone3(
 ) -> io::Result<Pid> {
     debug_assert!(arguments.stack != 0 && (arguments.stack + arguments.stack_size) % 16 == 0);
     // SAFETY: the caller's promise.
-    let result = unsafe { call(arguments, begin, argument) };
+    let result = unsafe { call(arguments, process::mark(), begin, argument) };
     if result < 0 { Err(io::Error::from_raw_os_error(-result as i32)) } else { Ok(result as Pid) }
 }
 
@@ -66,13 +67,15 @@ pub(super) unsafe fn clone3(
 pub(super) unsafe fn clone3_on_same_stack(arguments: &CloneArguments) -> io::Result<Pid> {
     debug_assert!(arguments.stack == 0 && arguments.flags & libc::CLONE_VM as u64 == 0);
     // SAFETY: the caller's promise; the kernel reads the arguments.
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, arguments, size_of::<CloneArguments>()) };
+    let pid = unsafe {
+        libc::syscall(libc::SYS_clone3, arguments, size_of::<CloneArguments>(), 0, 0, 0, process::mark())
+    };
     if pid < 0 { Err(io::Error::last_os_error()) } else { Ok(pid as Pid) }
 }
 
-/// The system call; what it leaves in the register of its result.
+/// The system call, with `mark` as its sixth argument; what it leaves in the register of its result.
 #[cfg(target_arch = "x86_64")]
-unsafe fn call(arguments: &CloneArguments, begin: Begin, argument: *mut c_void) -> isize {
+unsafe fn call(arguments: &CloneArguments, mark: u64, begin: Begin, argument: *mut c_void) -> isize {
     let mut result = libc::SYS_clone3 as isize;
     // SAFETY: the parent sees a system call that changes memory, rax, rcx and r11. The child has 0 in rax and its parent's
     // other registers, but for the stack pointer; it never leaves this block.
@@ -91,6 +94,7 @@ unsafe fn call(arguments: &CloneArguments, begin: Begin, argument: *mut c_void) 
             inout("rax") result,
             in("rdi") arguments,
             in("rsi") size_of::<CloneArguments>(),
+            in("r9") mark,
             out("rcx") _,
             out("r11") _,
         );
@@ -98,9 +102,9 @@ unsafe fn call(arguments: &CloneArguments, begin: Begin, argument: *mut c_void) 
     result
 }
 
-/// The system call; what it leaves in the register of its result.
+/// The system call, with `mark` as its sixth argument; what it leaves in the register of its result.
 #[cfg(target_arch = "aarch64")]
-unsafe fn call(arguments: &CloneArguments, begin: Begin, argument: *mut c_void) -> isize {
+unsafe fn call(arguments: &CloneArguments, mark: u64, begin: Begin, argument: *mut c_void) -> isize {
     let mut result = (&raw const *arguments) as isize;
     // SAFETY: the parent sees a system call that changes memory and x0. The child has 0 in x0 and its parent's other
     // registers, but for the stack pointer; it never leaves this block.
@@ -117,6 +121,7 @@ unsafe fn call(arguments: &CloneArguments, begin: Begin, argument: *mut c_void) 
             begin = in(reg) begin,
             inout("x0") result,
             in("x1") size_of::<CloneArguments>(),
+            in("x5") mark,
             in("x8") libc::SYS_clone3,
         );
     }
@@ -124,6 +129,6 @@ unsafe fn call(arguments: &CloneArguments, begin: Begin, argument: *mut c_void) 
 }
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-unsafe fn call(_: &CloneArguments, _: Begin, _: *mut c_void) -> isize {
+unsafe fn call(_: &CloneArguments, _: u64, _: Begin, _: *mut c_void) -> isize {
     -(libc::ENOSYS as isize)
 }

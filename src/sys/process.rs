@@ -89,20 +89,24 @@ pub(crate) fn new_group() -> io::Result<()> {
     Ok(nix::unistd::setpgid(nix::unistd::Pid::from_raw(0), nix::unistd::Pid::from_raw(0))?)
 }
 
-/// By what this process tells its own calls of kill(2) from those of programs, see [`mark_signals`]; 0 if nobody has to know.
+/// By what this process tells its own calls from those of programs, see [`mark_calls`]; 0 if nobody has to know.
 static MARK: AtomicU64 = AtomicU64::new(0);
 
-/// From now on, kill(2) has this number as its last argument, which the kernel does not look at. A filter that this process has
-/// in common with its programs can: they have not its memory.
-pub(crate) fn mark_signals(mark: u64) {
+/// From now on, kill(2) and clone3(2) have this number as their sixth argument, which the kernel does not look at. A filter that this
+/// process has in common with its programs can: they have not its memory.
+pub(crate) fn mark_calls(mark: u64) {
     MARK.store(mark, Ordering::Relaxed);
+}
+
+/// What such a call has there.
+pub(super) fn mark() -> u64 {
+    MARK.load(Ordering::Relaxed)
 }
 
 fn send(pid: Pid, signal: Option<Signal>) -> Result<(), Errno> {
     let signal = signal.map_or(0, |signal| signal as libc::c_int);
-    let mark = MARK.load(Ordering::Relaxed);
     // SAFETY: takes numbers only.
-    Errno::result(unsafe { libc::syscall(libc::SYS_kill, pid, signal, 0, 0, 0, mark) }).map(drop)
+    Errno::result(unsafe { libc::syscall(libc::SYS_kill, pid, signal, 0, 0, 0, mark()) }).map(drop)
 }
 
 /// Signals the process group of `leader`, and `leader` alone if it has not made its group yet, or has left it.

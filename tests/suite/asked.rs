@@ -62,6 +62,18 @@ fn a_program_may_signal_what_comes_of_its_connection() {
 }
 
 #[test]
+fn one_filter_denies_and_asks() {
+    let program = "read x; sed -n 's/^Seccomp_filters:[^0-9]*//p' /proc/self/status; mount --bind / /mnt 2>&1 | grep -o 'denied'; \
+                   sleep 1000 & kill $! && echo ended; kill -9 $PPID 2>&1 | grep -o 'not permitted'";
+    let Some((server, listen)) = start("", program) else { return };
+    // The other is of the kernel that there is to be.
+    let own = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let own = own.lines().find_map(|line| line.strip_prefix("Seccomp_filters:")).unwrap();
+    let number = own.trim().parse::<u32>().unwrap() + 1;
+    assert_eq!(text(&exchange(listen, b"go\n")), format!("{number}\ndenied\nended\nnot permitted\n"));
+}
+
+#[test]
 fn its_worker_signals_whom_it_has_to() {
     let Some((server, listen)) =
         start("max_lifetime = \"300ms\"\n", "trap '' TERM; read x; while :; do sleep 1000; done")

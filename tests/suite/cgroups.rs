@@ -98,6 +98,23 @@ fn supervisor_worker_and_each_connection_have_cgroups_of_their_own() {
     }
 }
 
+/// Says how many filters it has, and 38, which is ENOSYS, if there is no clone3(2) whatever its sixth argument.
+const COUNTS_ITS_FILTERS: &str = r#"'perl', '-e', 'open my $status, "<", "/proc/self/status"; my ($number) = grep s/^Seccomp_filters:\s*(\d+)\n/$1/, <$status>; my $socket = $ENV{LISTEN_FDS} ? 3 : 1; open my $client, ">&=", $socket; syscall 435, 0, 0, 0, 0, 0, 1; print $client "$number $!{ENOSYS}\n"'"#;
+
+#[test]
+fn one_filter_does_for_a_program_and_says_that_there_is_no_clone3() {
+    let Some(cgroup) = Delegated::new(&[]) else { return };
+    for way in WAYS {
+        let listen = address::fresh();
+        let server = cgroup.run(&service(listen, COUNTS_ITS_FILTERS, way)).start();
+        // One after the other: its worker still has it when the first is over.
+        for _ in 0..3 {
+            assert_eq!(text(&exchange(listen, b"")), "1 38\n", "{way}");
+        }
+        stops_tidily(&server, &cgroup);
+    }
+}
+
 #[test]
 fn handlers_are_in_cgroups_too_and_one_after_the_other_in_the_same() {
     let Some(cgroup) = Delegated::new(&[]) else { return };

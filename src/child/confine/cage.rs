@@ -16,9 +16,10 @@ use landlock::{
     RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, Scope,
 };
 
-use super::filter;
+use super::instructions::followed_by;
 use super::namespaces::{MachineNamespaces, NoNamespace, OwnNamespaces};
 use super::signals::{self, Silence};
+use super::{filter, own_clone3};
 use crate::config::{
     AllowedFiles, AllowedPath, CallSet, FileUse, Job, Network, Sandbox, ServiceConfig, UserIds,
 };
@@ -35,6 +36,8 @@ pub(crate) struct Cage {
     silence: Option<Silence>,
     /// What a child adds to that of its worker.
     own_filter: Vec<Instruction>,
+    /// That is not needed once the worker knows its own clone3(2) from theirs.
+    knows_clone3: bool,
     /// Who shares the worker's filters asks it whom he may signal.
     asks: bool,
     /// The worker can live with the filter.
@@ -110,15 +113,22 @@ impl Cage {
         let compile = |sandbox: &Sandbox| filter::compile(sandbox, job, plan.landlock, has_own_user);
         let is_shared = filter::is_shared(sandbox, job);
         let (mut filter, mut own_filter) = (Vec::new(), Vec::new());
-        if plan.filters && has_cgroup && is_shared && filter::denies_clone3(sandbox) {
-            filter = compile(&filter::with_clone3(sandbox))?;
-            own_filter = filter::without_clone3();
+        if plan.filters && has_cgroup && is_shared && own_clone3::is_denied(sandbox) {
+            filter = compile(&own_clone3::allowed(sandbox))?;
+            own_filter = own_clone3::denied();
         } else if plan.filters {
             filter = compile(sandbox)?;
         }
+        // Not where a program could read the memory of one that still has the worker's: of a spare without a domain of its own, or
+        // of the first process of its namespace.
+        let knows_clone3 = !own_filter.is_empty()
+            && matches!(job, Job::Exec(_))
+            && abilities.has_domains()
+            && !sandbox.pid_namespace;
         let silence = if plan.filters { Silence::new(sandbox, job, plan.landlock) } else { None };
         let asks = plan.asks;
-        Ok(Some(Cage { ruleset, filter, silence, own_filter, asks, is_shared, is_inherited: false }))
+        let is_inherited = false;
+        Ok(Some(Cage { ruleset, filter, silence, own_filter, knows_clone3, asks, is_shared, is_inherited }))
     }
 
     /// Whether there is a filter of system calls.
@@ -126,30 +136,38 @@ impl Cage {
         !self.filter.is_empty()
     }
 
-    /// In the worker, once a child has tried it: takes on what its children have in common, if it can live with that.
+    /// In the worker, once a child has tried it: takes on what its children have in common, if it can live with that. As one filter.
     pub(crate) fn share(&mut self) -> io::Result<SignalGuard> {
-        let guard = if self.asks { Cage::be_asked()? } else { SignalGuard::Kernel };
-        if self.is_shared && !self.filter.is_empty() {
-            process::gain_no_privileges()?;
-            seccomp::install(&self.filter)?;
-            self.is_inherited = true;
+        let is_inherited = self.is_shared && !self.filter.is_empty();
+        if !is_inherited && !self.asks {
+            return Ok(SignalGuard::Kernel);
         }
+        // Its keys are from getrandom(2).
+        let mark = RandomState::new().hash_one(0);
+        let mut filter = if is_inherited { self.filter.clone() } else { Vec::new() };
+        if is_inherited && self.knows_clone3 {
+            filter = followed_by(filter, &own_clone3::marked(mark));
+            self.own_filter.clear();
+        }
+        process::gain_no_privileges()?;
+        let guard = if self.asks { Cage::be_asked(&filter, mark)? } else { SignalGuard::Kernel };
+        if is_inherited && !matches!(guard, SignalGuard::Worker(_)) {
+            seccomp::install(&filter)?;
+        }
+        self.is_inherited = is_inherited;
+        process::mark_calls(mark);
         Ok(guard)
     }
 
-    fn be_asked() -> io::Result<SignalGuard> {
-        // Its keys are from getrandom(2).
-        let mark = RandomState::new().hash_one(0);
-        let Some(filter) = signals::asking(process::id(), mark) else {
+    /// Takes on this filter, and one that asks.
+    fn be_asked(filter: &[Instruction], mark: u64) -> io::Result<SignalGuard> {
+        let Some(asking) = signals::asking(process::id(), mark) else {
             return Ok(SignalGuard::Missing);
         };
-        process::gain_no_privileges()?;
-        let asked = match seccomp::install_asking(&filter) {
-            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => return Ok(SignalGuard::Missing),
-            asked => asked?,
-        };
-        process::mark_signals(mark);
-        Ok(SignalGuard::Worker(asked))
+        match seccomp::install_asking(&followed_by(filter.to_vec(), &asking)) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(SignalGuard::Missing),
+            asked => asked.map(SignalGuard::Worker),
+        }
     }
 
     /// In a child: the part that leaves it all system calls.

@@ -13,6 +13,7 @@ use seccompiler::{
 };
 use syscalls::Sysno;
 
+use super::instructions::{EQUAL, GREATER, JUMP, NUMBER, UNKNOWN, end, load};
 use crate::config::{CallSet, Job, Network, Sandbox};
 use crate::sys::process;
 use crate::sys::seccomp::Instruction;
@@ -187,10 +188,6 @@ const NAMESPACES: [i32; 8] = [
     0x80,
 ];
 
-pub(super) const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-pub(super) const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-pub(super) const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-
 /// What is said of a call: never, or if all conditions of one of these rules hold.
 type CallRules = BTreeMap<i64, Vec<SeccompRule>>;
 
@@ -267,36 +264,6 @@ pub(super) fn asks_about_signals(sandbox: &Sandbox, job: &Job, landlock: ABI, ha
         && !sandbox.system_calls.allow.iter().any(|name| name == "kill")
         && !sandbox.pid_namespace
         && !has_own_user
-}
-
-/// Whether the worker itself would be told that there is no clone3(2), by the filter that it shares.
-pub(super) fn denies_clone3(sandbox: &Sandbox) -> bool {
-    let calls = &sandbox.system_calls;
-    calls.base == CallSet::Service && !calls.allow.iter().any(|name| name == CLONE3)
-}
-
-const CLONE3: &str = "clone3";
-
-/// The same sandbox for a worker that makes its children by clone3(2): they add [`without_clone3`].
-pub(super) fn with_clone3(sandbox: &Sandbox) -> Sandbox {
-    let mut sandbox = sandbox.clone();
-    sandbox.system_calls.allow.push(CLONE3.to_owned());
-    sandbox
-}
-
-/// What is left to a child when its worker has the filter of a sandbox but for clone3(2). Four instructions: the kernel tries
-/// all system calls on a filter when it is installed, and this costs a connection a tenth of the whole. Calls of other
-/// architectures have not come past the other.
-pub(super) fn without_clone3() -> Vec<Instruction> {
-    let number = number(CLONE3).and_then(|number| u32::try_from(number).ok()).unwrap_or(u32::MAX);
-    let end = |k| Instruction { code: RETURN, jt: 0, jf: 0, k };
-    vec![
-        // struct seccomp_data: the number comes first.
-        Instruction { code: LOAD, jt: 0, jf: 0, k: 0 },
-        Instruction { code: EQUAL, jt: 0, jf: 1, k: number },
-        end(libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32),
-        end(libc::SECCOMP_RET_ALLOW),
-    ]
 }
 
 /// The filter of a sandbox, beside a Landlock of this version. `has_own_user`: each process is a user whom no other is.
@@ -432,26 +399,18 @@ pub(super) fn only_users(
 /// Calls that are too new to be in a list do not exist, nor do those of x32, which have their own numbers: seccomp(2). glibc
 /// goes another way if a call does not exist, and gives up if it is not permitted.
 fn prologue(allowed: &[String]) -> Vec<Instruction> {
-    const GREATER: u16 = (libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K) as u16;
     let unknown = UNKNOWN_TO_SERVICES.iter().filter(|name| !allowed.iter().any(|allowed| allowed == *name));
     let unknown: Vec<_> = unknown.filter_map(|name| number(name)).collect();
     let last = Sysno::last().id() as u32;
     // What jumps, jumps to the return at the end, and who comes there by himself jumps over it.
-    let mut program = vec![
-        Instruction { code: LOAD, jt: 0, jf: 0, k: 0 },
-        Instruction { code: GREATER, jt: unknown.len() as u8 + 1, jf: 0, k: last },
-    ];
+    let mut program =
+        vec![load(NUMBER), Instruction { code: GREATER, jt: unknown.len() as u8 + 1, jf: 0, k: last }];
     for (place, call) in unknown.iter().enumerate() {
         let jump = (unknown.len() - place) as u8;
         program.push(Instruction { code: EQUAL, jt: jump, jf: 0, k: *call as u32 });
     }
-    program.push(Instruction { code: (libc::BPF_JMP | libc::BPF_JA) as u16, jt: 0, jf: 0, k: 1 });
-    program.push(Instruction {
-        code: RETURN,
-        jt: 0,
-        jf: 0,
-        k: libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32,
-    });
+    program.push(Instruction { code: JUMP, jt: 0, jf: 0, k: 1 });
+    program.push(end(UNKNOWN));
     program
 }
 
@@ -543,7 +502,7 @@ pub(super) mod tests {
     use crate::config::SystemCalls;
 
     pub(in crate::child::confine) const EPERM: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
-    const ENOSYS: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+    pub(in crate::child::confine) const ENOSYS: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
     pub(in crate::child::confine) const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
     const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
 

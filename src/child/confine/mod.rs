@@ -2,7 +2,9 @@
 
 pub(crate) mod cage;
 mod filter;
+mod instructions;
 pub(crate) mod namespaces;
+mod own_clone3;
 pub(crate) mod signals;
 
 use std::io;

@@ -1,37 +1,17 @@
-//! Filters about signals alone, where Landlock does not keep them in: each beside that of the sandbox, and few instructions long, since
-//! the kernel tries all system calls on a filter when it is installed.
+//! Filters about signals alone, where Landlock does not keep them in: what a worker shares with programs becomes one with that of their
+//! sandbox, and what each handler has of its own is few instructions long, since the kernel tries all system calls on a filter when it is
+//! installed.
 
 use landlock::ABI;
 
-use super::filter::{EQUAL, LOAD, OWNER_COMMANDS, OWNER_REQUESTS, RETURN, SIGNAL_SCOPE, number};
+use super::filter::{OWNER_COMMANDS, OWNER_REQUESTS, SIGNAL_SCOPE, number};
+use super::instructions::{FORBIDDEN, NUMBER, argument, compare, end, load};
 use crate::config::{CallSet, Job, Sandbox};
 use crate::sys::seccomp::Instruction;
 use crate::sys::wait::Pid;
 
 /// What sends a signal to whom a number names, and nothing else.
 const SIGNALS: [&str; 5] = ["kill", "pidfd_send_signal", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "tkill"];
-
-/// Where the number of a call is in `struct seccomp_data`, seccomp(2).
-const NUMBER: u32 = 0;
-
-/// Where the lower half of an argument is, which comes first on the machines that we build for.
-const fn argument(place: u32) -> u32 {
-    16 + 8 * place
-}
-
-fn load(k: u32) -> Instruction {
-    Instruction { code: LOAD, jt: 0, jf: 0, k }
-}
-
-fn end(k: u32) -> Instruction {
-    Instruction { code: RETURN, jt: 0, jf: 0, k }
-}
-
-/// At this place: goes on at one of two others, which are behind it.
-fn compare(place: usize, k: u32, equal: usize, other: usize) -> Instruction {
-    let [jt, jf] = [equal, other].map(|to| (to - place - 1) as u8);
-    Instruction { code: EQUAL, jt, jf, k }
-}
 
 /// Where Landlock does not: has a handler's process signal nobody but itself, which abort(3) does. Beside the filter that it
 /// shares with its worker, which has to signal others; 30 µs.
@@ -73,7 +53,7 @@ impl Silence {
         program[OF_FCNTL] = load(argument(1));
         program[OF_IOCTL] = load(argument(1));
         program[OF_TGKILL] = load(argument(0));
-        program[DENY] = end(libc::SECCOMP_RET_ERRNO | libc::EPERM as u32);
+        program[DENY] = end(FORBIDDEN);
         program[ALLOW] = end(libc::SECCOMP_RET_ALLOW);
         Some(Silence(program))
     }
@@ -89,9 +69,9 @@ impl Silence {
     }
 }
 
-/// For a worker and the programs that come of it, beside the filter of their sandbox: who signals somebody by his number waits for
+/// For a worker and the programs that come of it, behind the filter of their sandbox: who signals somebody by his number waits for
 /// the worker to say whether he may, and who has a process join a group by its number. The worker may, and knows its own calls by `mark`,
-/// see [`process::mark_signals`].
+/// see [`crate::sys::process::mark_calls`].
 pub(super) fn asking(worker: Pid, mark: u64) -> Option<Vec<Instruction>> {
     /// Places of instructions.
     const OF_OTHERS: usize = 9;
