@@ -20,7 +20,7 @@ pub(crate) fn command(title: Title) -> Command {
     let flag =
         |name: &'static str, help: String| Arg::new(name).long(name).action(ArgAction::SetTrue).help(help);
     Command::new("import")
-        .about("Print as TOML what inetd.conf, xinetd, socket units of systemd, or command lines of tcpserver, tcpsvd and s6 say")
+        .about("Print as TOML what inetd.conf, xinetd, socket units of systemd, or command lines of tcpserver, tcpsvd, s6 and socat say")
         .arg(Arg::new("path").value_name("PATH").required(true).num_args(1..).value_parser(value_parser!(PathBuf)).help(
             "inetd.conf, xinetd.conf, a file or directory as xinetd.d, a .socket unit or a directory of them, a run script or a directory \
              with some",
@@ -28,7 +28,7 @@ pub(crate) fn command(title: Title) -> Command {
         .arg(flag("check", format!("Print no TOML, and say whether this machine could serve it: as {} check, and whether the addresses are free", title.name)))
         .arg(flag("all", "Print services that are off as if they were on".to_owned()))
         .arg(Arg::new("format").long("format").value_name("FORMAT").value_parser(FORMATS.map(|(name, _)| name)).help(
-            "In which form the files are: inetd, xinetd, systemd, tcpserver, tcpsvd or s6; without it, each file shows it",
+            "In which form the files are: inetd, xinetd, systemd, tcpserver, tcpsvd, s6 or socat; without it, each file shows it",
         ))
         .arg(Arg::new("root").long("root").value_name("DIRECTORY").value_parser(value_parser!(PathBuf)).default_value("/").help(
             "The root directory of the machine that the files are of, for what they name: included files, /etc/services",

@@ -32,13 +32,14 @@ pub(crate) enum SourceFormat {
 }
 
 /// The names of the formats.
-pub(crate) const FORMATS: [(&str, SourceFormat); 6] = [
+pub(crate) const FORMATS: [(&str, SourceFormat); 7] = [
     ("inetd", SourceFormat::Inetd),
     ("xinetd", SourceFormat::Xinetd),
     ("systemd", SourceFormat::Systemd),
     ("tcpserver", SourceFormat::Tcpserver),
     ("tcpsvd", SourceFormat::Tcpserver),
     ("s6", SourceFormat::Tcpserver),
+    ("socat", SourceFormat::Tcpserver),
 ];
 
 /// What is to be imported.
@@ -56,9 +57,9 @@ pub(crate) struct ImportRequest<'a> {
 pub(crate) enum ImportError {
     #[error("cannot read {}: {why}", path.display())]
     Unreadable { path: PathBuf, why: io::Error },
-    #[error("{}: neither inetd.conf, a file of xinetd, a .socket unit nor a run script with tcpserver, tcpsvd or s6-tcpserver; --format says which it is", .0.display())]
+    #[error("{}: neither inetd.conf, a file of xinetd, a .socket unit nor a run script with tcpserver, tcpsvd, s6-tcpserver or socat; --format says which it is", .0.display())]
     Unknown(PathBuf),
-    #[error("{}: a service without a socket: name the .socket unit that starts it", .0.display())]
+    #[error("{}: a service without a socket: name the .socket unit that starts it, or if it runs socat or tcpserver itself, a file with that command line", .0.display())]
     NoSocket(PathBuf),
     #[error("{}: nothing in it that could be imported", .0.display())]
     Empty(PathBuf),

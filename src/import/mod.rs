@@ -1,5 +1,5 @@
 //! Other super-servers' configurations as one of preforkd: inetd.conf, xinetd, pairs of systemd's units, command lines of tcpserver,
-//! tcpsvd and s6.
+//! tcpsvd, s6 and socat.
 //!
 //! Each format has a parser of its own, from text to [`model`]; [`writer`] makes TOML of that. What is read is anybody's: all sizes have
 //! bounds, and includes an end.
@@ -12,6 +12,7 @@ mod model;
 mod names;
 mod place;
 mod script;
+mod socat;
 mod systemd;
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! Command lines of tcpserver, tcpsvd, s6-tcpserver and s6-ipcserver, with what stands before them, from run scripts.
+//! Command lines of tcpserver, tcpsvd, s6-tcpserver, s6-ipcserver and socat, with what stands before them, from run scripts.
 
 use std::path::Path;
 
@@ -7,6 +7,7 @@ use super::model::{Imported, ImportedService, Takeover, list, number, quoted};
 use super::names::ServiceNames;
 use super::place::{self, Host};
 use super::script::{ScriptCommand, ScriptWord, commands};
+use super::socat::{self, SocatUser};
 
 /// A script and what lies beside it.
 #[derive(Debug, Default)]
@@ -31,7 +32,7 @@ pub(crate) fn parse(script: &Script<'_>, names: &ServiceNames, beside: &dyn Besi
     let mut imported = Imported::default();
     let mut before = Vec::new();
     for command in commands(script.text) {
-        if !command.words.iter().any(|word| server_of(&word.text).is_some()) {
+        if !starts_a_server(&command.words) {
             before.push(command);
             continue;
         }
@@ -75,6 +76,7 @@ enum SuperServer {
     Tcpsvd,
     S6Tcp,
     S6Ipc,
+    Socat,
 }
 
 fn server_of(word: &str) -> Option<SuperServer> {
@@ -83,7 +85,17 @@ fn server_of(word: &str) -> Option<SuperServer> {
         "tcpsvd" => Some(SuperServer::Tcpsvd),
         "s6-tcpserver" | "s6-tcpserver4" | "s6-tcpserver6" => Some(SuperServer::S6Tcp),
         "s6-ipcserver" => Some(SuperServer::S6Ipc),
+        "socat" => Some(SuperServer::Socat),
         _ => None,
+    }
+}
+
+/// Whether a command is one of a server: socat is a client, too.
+fn starts_a_server(words: &[ScriptWord]) -> bool {
+    let server = words.iter().enumerate().find_map(|(place, word)| Some((place, server_of(&word.text)?)));
+    match server {
+        Some((place, SuperServer::Socat)) => socat::listens(words.get(place..).unwrap_or_default()),
+        found => found.is_some(),
     }
 }
 
@@ -102,6 +114,8 @@ struct RunAs {
     group: Option<String>,
 }
 
+const UNTIL_STOPPED: &str = "preforkd serves until it is stopped";
+
 const NO_DIRECTORY_OF_VARIABLES: &str = "preforkd reads no such directories; write NAME=value lines into a file, and its path into environment_file";
 
 struct ChainReading<'a, 'w> {
@@ -117,27 +131,44 @@ struct ChainReading<'a, 'w> {
 impl ChainReading<'_, '_> {
     fn read(&mut self, command: &ScriptCommand) {
         let Some(server) = self.before() else { return };
-        let arguments = match server {
-            SuperServer::Tcpserver => self.options("1UXpPhHrRoOdDqQv46se", "cxBgublutLIiakKE", server),
-            SuperServer::Tcpsvd => self.options("hpEv", "cCbulixt", server),
-            SuperServer::S6Tcp => self.options("qQv1d46U", "cCbGgu", server),
-            SuperServer::S6Ipc => self.options("qQv1dDpPU", "cCbGgua", server),
-        };
-        if !arguments {
+        if server == SuperServer::Socat {
+            self.socat();
+        } else if !self.ucspi(server) {
             return;
         }
-        match server {
-            SuperServer::S6Ipc => self.path(),
-            SuperServer::Tcpserver | SuperServer::Tcpsvd | SuperServer::S6Tcp => self.host_and_port(),
-        }
-        self.defaults(server);
-        self.access_programs();
-        self.program();
         self.who(server);
         for redirection in &command.redirections {
             self.service
                 .dropped(redirection, "what the program says to stderr is in the log, with its connection");
         }
+    }
+
+    fn socat(&mut self) {
+        let words: Vec<ScriptWord> = self.words.by_ref().cloned().collect();
+        let SocatUser { user, group } =
+            socat::read(self.service, &words, self.directory.as_deref(), self.names);
+        self.identity.user = user.or(self.identity.user.take());
+        self.identity.group = group.or(self.identity.group.take());
+    }
+
+    /// False if the options cannot be made out.
+    fn ucspi(&mut self, server: SuperServer) -> bool {
+        let arguments = match server {
+            SuperServer::Tcpserver => self.options("1UXpPhHrRoOdDqQv46se", "cxBgublutLIiakKE", server),
+            SuperServer::Tcpsvd => self.options("hpEv", "cCbulixt", server),
+            SuperServer::S6Tcp => self.options("qQv1d46U", "cCbGgu", server),
+            SuperServer::S6Ipc | SuperServer::Socat => self.options("qQv1dDpPU", "cCbGgua", server),
+        };
+        if arguments {
+            match server {
+                SuperServer::S6Ipc => self.path(),
+                _ => self.host_and_port(),
+            }
+            self.defaults(server);
+            self.access_programs();
+            self.program();
+        }
+        arguments
     }
 
     fn next(&mut self) -> Option<ScriptWord> {
@@ -175,6 +206,14 @@ impl ChainReading<'_, '_> {
                 "exec" | "fghack" | "pgrphack" | "setsid" | "s6-setsid" | "nohup" | "command" | "busybox" => {
                     self.service.dropped(text, "a connection process of preforkd is alone already");
                 }
+                "do" | "then" => self.service.dropped(text, UNTIL_STOPPED),
+                "sudo" => match self.peek().is_some_and(|word| word.text == "-u") {
+                    true => {
+                        self.next();
+                        self.identity.whole = self.known("sudo -u");
+                    }
+                    false => self.service.dropped(text, "preforkd is started by root"),
+                },
                 "env" | "exec-c" | "emptyenv" => {
                     let is_emptied = matches!(self.peek().map(|word| word.text.as_str()), Some("-" | "-i"));
                     if is_emptied {
@@ -364,6 +403,7 @@ impl ChainReading<'_, '_> {
                 [&["exec".to_owned()], command.redirections.as_slice()].concat().join(" "),
                 "what the program says to stderr is in the log, with its connection",
             ),
+            ("while" | "until" | "done" | "sleep" | "wait", _) => self.service.dropped(written, UNTIL_STOPPED),
             ("set", _) => self.service.dropped(written, "it is about the script alone"),
             ("cd", [directory]) if is_known => self.go_to(&written, &directory.text),
             ("umask", [mask]) if is_known => match u32::from_str_radix(&mask.text, 8) {
@@ -695,7 +735,8 @@ impl ChainReading<'_, '_> {
                 }
             },
             (None, None) => {
-                service.exact("no -u: root", "user", quoted("root"));
+                let nobody = if server == SuperServer::Socat { "no su: root" } else { "no -u: root" };
+                service.exact(nobody, "user", quoted("root"));
                 service.about("user", Takeover::Exact, "SECURITY", "think whether it has to be root");
             }
         }

@@ -377,6 +377,73 @@ fn command_lines_of_tcpsvd() {
 }
 
 #[test]
+fn command_lines_of_socat() {
+    let whole = "cd /srv\nwhile true; do\n  sudo socat -d -d -lf /x TCP4-LISTEN:2323,bind=127.0.0.1,reuseaddr,fork,backlog=7,max-children=9,range=10.0.0.0:255.0.0.0,keepalive \\\n\
+                 EXEC:'\"./finger \\\"a b\\\" c\"',stderr,su=nobody,umask=22 2>/dev/null &\ndone\n";
+    assert_eq!(
+        keys(script(whole, None)),
+        "[service.port-2323]\nlisten = [\"127.0.0.1:2323\"]\nexec = [\"/srv/finger\", \"a b\", \"c\"]\nuser = \"nobody\"\n\
+         working_directory = \"/srv\"\numask = \"022\"\nmax_connections = 9\nallow = [\"10.0.0.0/8\"]\nstderr = \"connection\"\n\
+         backlog = 7\nkeepalive = true\n"
+    );
+    let exec = |command: &str| {
+        let text = keys(script(command, None));
+        text.lines().find_map(|line| line.strip_prefix("exec = ")).unwrap_or(&text).to_owned()
+    };
+    for (command, wanted) in [
+        (
+            "socat tcp-l:7,fork system:'\"read x; echo a: $x, b\"'",
+            "[\"/bin/sh\", \"-c\", \"read x; echo a: $x, b\"]",
+        ),
+        (
+            "socat TCP-L:7,fork EXEC:/bin/login,pty,setsid,stderr",
+            "[\"/usr/bin/socat\", \"STDIO\", \"EXEC:/bin/login,pty,setsid,stderr\"]",
+        ),
+        (
+            "socat -T 9 -v TCP-L:7,fork,crlf EXEC:/bin/cat,su=x",
+            "[\"/usr/bin/socat\", \"-T\", \"9\", \"STDIO,crlf\", \"EXEC:/bin/cat\"]",
+        ),
+        (
+            "socat TCP:192.0.2.1:80,nodelay TCP-L:7,fork",
+            "[\"/usr/bin/socat\", \"STDIO\", \"TCP:192.0.2.1:80,nodelay\"]",
+        ),
+        ("socat UNIX-L:/run/x.sock,mode=660,user=a,unlink-early,fork EXEC:cat", "[\"cat\"]"),
+    ] {
+        assert_eq!(exec(command), wanted, "{command}");
+    }
+    let unix = keys(script("socat UNIX-L:/run/x.sock,mode=660,user=a,unlink-early,fork PIPE", None));
+    let wanted = "[service.x]\nlisten = [\"unix:/run/x.sock\"]\nhandler = \"echo\"\n";
+    assert!(
+        unix.starts_with(wanted) && unix.contains("socket_user = \"a\"\nsocket_mode = \"0660\"\n"),
+        "{unix}"
+    );
+    let two = keys(script("socat TCP6-L:7,fork EXEC:cat &\nsocat TCP6-L:9,fork,ipv6only EXEC:cat\n", None));
+    assert!(two.contains("\"*:7\"") && two.contains("\"[::]:9\""), "{two}");
+    for text in [
+        "socat TCP-L:7,fork EXEC:./x\n",
+        "socat TCP-L:7,fork SYSTEM:'echo a:b'\n",
+        "socat -T9 TCP-L:7,fork EXEC:./x\n",
+        "socat TCP-L:$PORT,fork EXEC:/bin/x\n",
+        "socat TCP-L:7,fork -\n",
+        "socat TCP-L:7,fork,tcpwrap=x EXEC:/bin/x\n",
+        "socat TCP-L:7,fork,lowport EXEC:/bin/x\n",
+        "socat TCP-L:7,fork,range=host.example:255.0.0.0 EXEC:/bin/x\n",
+        "socat OPENSSL-LISTEN:7,fork,cert=x EXEC:/bin/x\n",
+        "socat UDP-L:7,fork EXEC:/bin/x\n",
+        "socat TCP-L:7,fork,unheard-of EXEC:/bin/x\n",
+        "socat TCP-L:7,fork EXEC:/bin/x,unheard-of\n",
+        "socat -? TCP-L:7,fork EXEC:/bin/x\n",
+        "socat TCP-L:7,fork\n",
+    ] {
+        let text = printed(script(text, None));
+        assert!(text.contains("\n#[service.") && text.contains("# refused: "), "{text}");
+    }
+    assert!(script("socat - UNIX-CONNECT:/run/x\n", None).services.is_empty());
+    let client = keys(script("exec tcpserver 0 7 socat STDIO TCP:192.0.2.1:7\n", None));
+    assert!(client.contains("exec = [\"socat\", \"STDIO\", \"TCP:192.0.2.1:7\"]\n"), "{client}");
+}
+
+#[test]
 fn a_table_has_each_name_once() {
     let both = keys(script("exec env - A=1 B=2 A=3 tcpserver 0 7 /bin/cat\n", None));
     assert!(both.contains("environment = { A = \"3\", B = \"2\" }\n"), "{both}");
@@ -391,7 +458,8 @@ fn a_table_has_each_name_once() {
     assert!(keys(self::xinetd(xinetd)).contains("environment = { A = \"2\" }\n"));
 }
 
-const SEEDS: [&str; 5] = [
+const SEEDS: [&str; 6] = [
+    "socat -T9 -d TCP-L:7,fork,bind=[::1],range=10.0.0.0/8,crlf EXEC:'/x \"a b\" c',pty,su=x,stderr 2>&1 &\n",
     "cd /x\nexport A=b\nexec chpst -u a:b -o 9 tcpsvd -v -C 3:x -i ./p -u :1:2 0 25 /bin/x &\n",
     "ftp stream tcp nowait/3/10 root /usr/sbin/tcpd in.ftpd -l\n127.0.0.1:x dgram udp6 wait.4 a:b /bin/x\n#<off># echo stream tcp nowait root internal\n",
     "defaults\n{\nonly_from = 10.0.0.0\ncps = 50 10\n}\nservice ftp\n{\nsocket_type = stream\nwait = no\nuser = root\nserver = /bin/ftpd\n\

@@ -1,12 +1,18 @@
 //! What is imported serves: the printed text is given to `run` as it is.
 
+use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 use super::{files, import};
 use crate::support::address::port;
-use crate::support::client::{exchange, exchange_unix, listen_to};
-use crate::support::{Preforkd, preforkd, root, text};
+use crate::support::client::{connect, exchange, exchange_unix, listen_to};
+use crate::support::{Preforkd, eventually, preforkd, root, text};
 
 #[test]
 fn four_formats_serve_as_they_are_printed() {
@@ -182,4 +188,48 @@ fn a_path_that_is_nothing_of_it_is_a_mistake_of_the_command_line() {
     assert_eq!(preforkd(&["import"]).status.code(), Some(64));
     let forced = import(directory.path(), &["--format", "inetd"], "prose");
     assert_eq!(forced.status.code(), Some(78), "{}", text(&forced.stderr));
+}
+
+#[test]
+fn what_socat_has_served_is_served_the_same() {
+    if !root("what_socat_has_served_is_served_the_same") {
+        return;
+    }
+    let [upper, terminal, elsewhere] = [port(), port(), port()];
+    let listen = |port: u16| format!("socat TCP4-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork");
+    let script = format!(
+        "#!/bin/bash\ncd /\n{} EXEC:'sed -u y/abc/ABC/',su=nobody &\n\
+         {} SYSTEM:'tty -s && id -un; read x; echo got $x',pty,stderr,echo=0,su=nobody &\n\
+         {} TCP4:127.0.0.1:{upper} 2>&1 &\nwait\n",
+        listen(upper),
+        listen(terminal),
+        listen(elsewhere),
+    );
+    let directory = files(&[("moved.sh", &script)]);
+    // Without an end of a half, after which socat waits half a second only.
+    let answers = || {
+        [upper, terminal, elsewhere].map(|port| {
+            let mut client = BufReader::new(connect((Ipv4Addr::LOCALHOST, port).into()));
+            client.get_mut().write_all(b"abcd\n").unwrap();
+            let lines = if port == terminal { 2 } else { 1 };
+            let mut said = String::new();
+            for _ in 0..lines {
+                client.read_line(&mut said).unwrap();
+            }
+            said
+        })
+    };
+    let wanted = ["ABCd\n", "nobody\r\ngot abcd\r\n", "ABCd\n"];
+    let mut before =
+        Command::new("bash").arg(directory.path().join("moved.sh")).process_group(0).spawn().unwrap();
+    let is_there = |port| std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok();
+    eventually("socat listens", || [upper, terminal, elsewhere].into_iter().all(is_there));
+    assert_eq!(answers(), wanted, "by socat");
+    killpg(Pid::from_raw(before.id() as i32), Signal::SIGKILL).unwrap();
+    before.wait().unwrap();
+
+    let output = import(directory.path(), &[], "moved.sh");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let _server = Preforkd::run(&text(&output.stdout)).start();
+    assert_eq!(answers(), wanted, "by preforkd");
 }
