@@ -36,7 +36,11 @@ pub(crate) fn draw(results: &Results, title: &str) -> String {
     let mut panels: Vec<Panel> = clients
         .iter()
         .map(|clients| {
-            let head = format!("connections/s, {}", clients.words());
+            // "that leave" would reach into the next panel.
+            let head = match clients.leave {
+                true => format!("connections/s, {} leaving", clients.number),
+                false => format!("connections/s, {}", clients.words()),
+            };
             Panel { head, clients: *clients, column: RATE }
         })
         .collect();
