@@ -96,15 +96,16 @@ impl AdoptedConnections {
 
     /// Takes over what a dead worker held. `is_worker` tells pids that cannot be connections. To be called before anything
     /// that it left is reaped. Returns how many connections go on.
-    pub(super) fn adopt(
+    pub(super) fn adopt<'a>(
         &mut self,
         dead: &Dead<'_>,
         is_worker: impl Fn(Pid) -> bool,
-        in_force: Option<InForce<'_>>,
+        in_force: impl Fn(&str) -> Option<InForce<'a>>,
         log: &Log,
     ) -> usize {
         let state = dead.service_state;
-        let books = Books { service: &state.name, log, counters: &**state, in_force, config: None };
+        let its_own = in_force(&state.name);
+        let books = Books { service: &state.name, log, counters: &**state, in_force: its_own, config: None };
         let mut ours = 0;
         for row in state.scoreboard.held_by(Owner::worker(dead.serial)) {
             // What it had counted as accepted and had not completed.
@@ -138,7 +139,7 @@ impl AdoptedConnections {
         state.add(|counts| counts.add(counted));
         let record = LateRecord { service: state.name.clone(), worker: dead.serial };
         self.late.push(LateEvents { record, events: Rc::clone(dead.events) });
-        self.hear_late();
+        self.hear_late(in_force, log);
         self.forget_late();
         // It may have died between freeing a slot and saying so.
         state.scoreboard.wake_all();
@@ -195,14 +196,22 @@ impl AdoptedConnections {
         self.children.get(pid).is_some()
     }
 
-    /// Hears which spares of dead workers have been taken; returns of which services.
-    pub(super) fn hear_late(&mut self) -> Vec<String> {
+    /// Hears which spares of dead workers have been taken; returns of which services. `in_force` tells what is in force for one.
+    pub(super) fn hear_late<'a>(
+        &mut self,
+        in_force: impl Fn(&str) -> Option<InForce<'a>>,
+        log: &Log,
+    ) -> Vec<String> {
         let (mut heard, children) = (Vec::new(), &mut self.children);
         for late in &self.late {
             late.events.read(|pid, connection| {
                 let child = children.get(pid).filter(|child| child.id().worker == late.record.worker);
                 let Some(state) = child.map(|child| Rc::clone(&child.slot().scoreboard().0)) else { return };
                 if children.taken(pid, &connection, || state.count(Count::Accepted)) {
+                    // The end of the one before was told to the dead worker alone.
+                    let (service, in_force) = (state.name.as_str(), in_force(&state.name));
+                    let books = Books { service, log, counters: &*state, in_force, config: None };
+                    children.enter_unreported(pid, &books);
                     heard.push(late.record.service.clone());
                 }
             });

@@ -146,7 +146,9 @@ impl Supervisor {
 
     /// Hears what spares of dead workers say.
     pub(super) fn hear_late(&mut self) {
-        for service in self.state.adopted.hear_late() {
+        let generation = &self.state.generation;
+        let in_force = |name: &str| generation.service(name).map(Service::in_force);
+        for service in self.state.adopted.hear_late(in_force, &self.log) {
             self.recount_adopted(&service);
         }
     }
@@ -177,7 +179,8 @@ impl Supervisor {
             counted: worker.counted(),
             cgroups: &state.cgroups,
         };
-        let in_force = state.generation.service(worker.service()).map(Service::in_force);
+        let generation = &state.generation;
+        let in_force = |name: &str| generation.service(name).map(Service::in_force);
         let adopted = state.adopted.adopt(&dead, |pid| state.workers.has(pid), in_force, &self.log);
         state.adopted.watch_late(worker.serial(), &self.poller);
         // The one connection that it was woken for may still be queued.

@@ -59,7 +59,8 @@ pub(super) fn fetched(directory: &str, by: &str, test: &str) -> Option<PathBuf> 
 
 /// Runs a script and its arguments in namespaces of their own, with `moved/layers`.
 pub(super) fn on_stage(command: &[&Path]) -> Output {
-    let mut words = vec!["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"];
+    let mut words =
+        vec!["unshare", "--mount", "--net", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc"];
     words.extend(["--propagation", "private"]);
     words.extend(command.iter().map(|path| path.to_str().unwrap()));
     run(&words)

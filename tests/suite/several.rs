@@ -255,6 +255,30 @@ fn every_connection_has_its_own_record_also_if_the_worker_could_not_listen_meanw
     }
 }
 
+#[test]
+fn what_a_process_has_served_is_over_though_its_worker_died_before_it_was_told() {
+    let options = ["--workers", "1", "--spare", "1", "--connections-per-child", "0"];
+    let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).start();
+    eventually("a spare", || server.count("spares") == 1);
+    let mut first = connect(server.address());
+    echo(&mut first, b"x");
+    // There is another spare once the worker has heard of it.
+    eventually("the next spare", || (server.count("active"), server.count("spares")) == (1, 1));
+    let worker = server.worker();
+    proc::stop(worker);
+    let before = first.local_addr().unwrap();
+    first.shutdown(Shutdown::Write).unwrap();
+    first.read_to_end(&mut Vec::new()).unwrap();
+    // Whichever of the two takes them.
+    let mut others = [connect(server.address()), connect(server.address())];
+    others.iter_mut().for_each(|other| echo(other, b"y"));
+    proc::kill(worker, Signal::SIGKILL);
+    let counts = ["accepted", "completed", "active"];
+    eventually("it is completed", || counts.map(|count| server.count(count)) == [3, 1, 2]);
+    server.log.wait("its record", |line| line.contains(&format!("from {before}: lost")));
+    others.iter_mut().for_each(|other| echo(other, b"z"));
+}
+
 /// With one worker and one spare, of which none is for a while, because it has died so often: the worker accepts by itself.
 fn without_spares(server: &Running) {
     for times in 1..=4 {

@@ -393,6 +393,15 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
         true
     }
 
+    /// What a process has served that nobody can report: who listened to it is dead.
+    pub(crate) fn enter_unreported(&mut self, pid: Pid, books: &Books<'_>) {
+        let Some(child) = self.by_pid.get_mut(&pid) else { return };
+        if let Some(mut several) = child.several.take() {
+            child.enter_lost(&mut several, None, books);
+            child.several = Some(several);
+        }
+    }
+
     /// A program that was warm has got this connection, which its row shows already. It had used so much processor time.
     pub(crate) fn given(&mut self, pid: Pid, connection: &Connection, cpu: Duration) {
         self.taken(pid, connection, || ());
