@@ -29,7 +29,7 @@ pub(crate) mod watch;
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -279,7 +279,7 @@ impl ChildSpec {
         self.confinement.close()
     }
 
-    /// In a child: leaves it the connection, and until it is sealed what it reports by; or on exec nothing but its standard
+    /// In a child: leaves it the connection, or where there is none what it reports by; and on exec nothing but its standard
     /// descriptors.
     fn close(&self, child: ForkedChild, connection: Option<BorrowedFd<'_>>) -> Result<(), Failed> {
         if let Some(connection) = connection.filter(|_| self.says_errors_to_client) {
@@ -287,9 +287,7 @@ impl ChildSpec {
         }
         let closed = match &self.job {
             PreparedJob::Handler(call) => {
-                let reporter = self.reporter.descriptor();
-                let mut kept = [connection.unwrap_or(reporter), reporter];
-                kept.sort_unstable_by_key(AsRawFd::as_raw_fd);
+                let kept = [connection.unwrap_or(self.reporter.descriptor())];
                 if call.has_stderr {
                     fd::close_all_but(child, &kept, None)
                 } else {
@@ -325,18 +323,22 @@ impl ChildSpec {
 
     /// In a child that has entered: serves one connection, and exits.
     pub(crate) fn run(&self, child: ForkedChild, connection: OwnedFd, conn: &Conn) -> ! {
-        if let Err(failed) = self.close(child, Some(connection.as_fd())).and_then(|()| self.seal()) {
+        let close = || self.close(child, Some(connection.as_fd()));
+        let ready = match self.job {
+            // It has nothing to report by once all is closed.
+            PreparedJob::Handler(_) => self.seal().and_then(|()| close()),
+            // What it has as 3 is below no limit of less.
+            PreparedJob::Exec(_) => close().and_then(|()| self.seal()),
+        };
+        if let Err(failed) = ready {
             self.fail(Some(connection.as_fd()), &failed);
         }
         match self.job {
             PreparedJob::Handler(call) => {
                 let until = self.deadlines.until(&conn.client);
                 self.begin_sharing(conn.slot);
-                let outcome = match self.reporter.close(child) {
-                    // Its lifetime is its worker's matter.
-                    Ok(()) => watch::serve(call, connection, conn, self.deadlines.of_bytes(), until),
-                    Err(error) => self.fail(Some(connection.as_fd()), &(Step::Descriptors, error)),
-                };
+                // Its lifetime is its worker's matter.
+                let outcome = watch::serve(call, connection, conn, self.deadlines.of_bytes(), until);
                 outcome.note().leave();
                 process::exit(outcome.code)
             }

@@ -14,7 +14,6 @@ use super::draft::{KillModeWord, ServiceDraft};
 use super::executable::{self, Setting, TooMuch};
 use super::files;
 use super::lookup::{Obstacle, Root, Runner};
-use super::roles;
 use super::source::Origin;
 use super::value::{Fault, Faults};
 use super::{
@@ -174,7 +173,7 @@ pub(crate) fn resolve(
             max_connections: draft.max_connections.map(|most| if draft.wait { 1 } else { most })?,
             admission: admission?,
             identity: Identity {
-                user: roles::user_of(job.as_ref()?, user.ok()?, machine),
+                user: user.ok()?,
                 worker: None,
                 chroot,
                 working_directory,

@@ -19,7 +19,6 @@ use crate::admission::{Deadline, Refusal};
 use crate::client::{Connection, Traffic};
 use crate::config::{Job, Limit, ServiceConfig};
 use crate::sys::exit_words::{self, ExitWords};
-use crate::sys::fork::ForkedChild;
 use crate::sys::time::nanos;
 use crate::sys::wait::{Ended, Ending, Pid};
 use crate::sys::{fd, memory, process};
@@ -477,11 +476,6 @@ impl Reporter {
     /// In a child: from now on this is the other end of a pipe of its own.
     pub(crate) fn replace(self, own: BorrowedFd<'_>) -> io::Result<()> {
         fd::replace(self.0, own)
-    }
-
-    /// In a child: has no more to report.
-    pub(crate) fn close(self, child: ForkedChild) -> io::Result<()> {
-        fd::close(child, self.0)
     }
 
     /// Says what went wrong, before this process exits. Waits for room: without it the end would be one of a client's

@@ -290,13 +290,6 @@ fn close_from(_: ForkedChild, mut first: RawFd, kept: &[&[BorrowedFd<'_>]]) -> i
     close_range(first, RawFd::MAX, 0)
 }
 
-/// In a child: closes one, owner or not.
-pub(crate) fn close(_: ForkedChild, fd: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: touches no memory. It has no owner but copies of the parent's: see `ForkedChild`.
-    check(unsafe { libc::close(fd.as_raw_fd()) })?;
-    Ok(())
-}
-
 fn close_range(first: RawFd, last: RawFd, flags: libc::c_uint) -> io::Result<()> {
     // SAFETY: touches no memory. What it closes for good has no owner but copies of the parent's: see `ForkedChild`.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };

@@ -14,13 +14,15 @@ use nix::sys::signal::Signal;
 
 use crate::support::captive::{Captive, Outcome};
 use crate::support::client::{connect, echo};
-use crate::support::{Preforkd, Running, address, eventually, proc, root, user, write};
+use crate::support::{
+    Preforkd, Running, address, eventually, kernel_has_scopes, proc, root, skip, user, write,
+};
 
 use Outcome::{Done, Killed, Refused};
 
 /// Who is attacked, and with what.
 struct Around {
-    others: [(&'static str, i32); 3],
+    others: [(&'static str, i32); 4],
     client: TcpStream,
     /// The descriptor of its connection.
     connection: u64,
@@ -455,7 +457,7 @@ fn at_each_other() -> Vec<(String, Attempt)> {
         ("migrate", |captive, _, pid| calls(captive, c::SYS_move_pages, &[pid, 0, 0, 0, 0, 2])),
     ];
     let mut all: Vec<(String, Attempt)> = Vec::new();
-    for (index, other) in ["sibling", "worker", "supervisor"].into_iter().enumerate() {
+    for (index, other) in ["sibling", "worker", "supervisor", "stranger"].into_iter().enumerate() {
         for (name, attempt) in each {
             let at_it: Attempt = Box::new(move |captive, around| {
                 attempt(captive, around, u64::try_from(around.others[index].1).unwrap())
@@ -480,18 +482,32 @@ struct Scene {
     other_worker: i32,
 }
 
+/// Who the captured is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Who {
+    /// Whom its service names; preforkd is root.
+    Named,
+    /// Nobody is named, in the other service neither; preforkd is root.
+    Nobody,
+    /// Who preforkd is, and not root.
+    Same,
+}
+
 impl Scene {
-    /// With these keys, all of one user or not.
-    fn new(keys: &str, number: u32, one_user: bool) -> Self {
+    /// With these keys.
+    fn new(keys: &str, number: u32, who: Who) -> Self {
         let (at, other, uid) = (address::fresh(), address::fresh(), user(number));
-        let identity = if one_user { String::new() } else { format!("user = {uid}\ngroup = {uid}\n") };
+        let identity = match who {
+            Who::Named => format!("user = {uid}\ngroup = {uid}\n"),
+            Who::Nobody | Who::Same => String::new(),
+        };
         let config = format!(
             "[supervisor]\ndrain_timeout = \"500ms\"\n\
              [service.captured]\nlisten = \"{at}\"\nhandler = \"echo\"\nworkers = 1\n{identity}{keys}\n\
              [service.other]\nlisten = \"{other}\"\nhandler = \"echo\"\nworkers = 1\n"
         );
         let server = Preforkd::run(&config);
-        let server = if one_user { server.by_user(number, 400) } else { server };
+        let server = if who == Who::Same { server.by_user(number, 400) } else { server };
         let files = server.dir().join("files");
         std::fs::create_dir(&files).unwrap();
         std::fs::set_permissions(&files, std::fs::Permissions::from_mode(0o777)).unwrap();
@@ -532,7 +548,12 @@ impl Scene {
         let has = |(number, path): (u32, PathBuf)| connections.contains(&path).then_some(number);
         let connection = proc::descriptors(pid).into_iter().find_map(has).unwrap();
         Around {
-            others: [("sibling", sibling), ("worker", self.worker()), ("supervisor", self.server.pid())],
+            others: [
+                ("sibling", sibling),
+                ("worker", self.worker()),
+                ("supervisor", self.server.pid()),
+                ("stranger", self.other_worker),
+            ],
             client,
             connection: connection.into(),
             pid,
@@ -622,11 +643,11 @@ fn must_fail_but(scene: &Scene, open: &[&str], is_killed: bool) {
     assert!(wrong.is_empty(), "{}\n\nall of it: {found:#?}", wrong.join("\n"));
 }
 
-fn captured(keys: &str, number: u32, one_user: bool, open: &[&str], is_killed: bool) {
+fn captured(keys: &str, number: u32, who: Who, open: &[&str], is_killed: bool) {
     if !root("to trace another's process") {
         return;
     }
-    let scene = Scene::new(keys, number, one_user);
+    let scene = Scene::new(keys, number, who);
     must_fail_but(&scene, open, is_killed);
     scene.is_well(0);
     scene.server.stop();
@@ -634,29 +655,69 @@ fn captured(keys: &str, number: u32, one_user: bool, open: &[&str], is_killed: b
 
 #[test]
 fn a_captured_handler_reaches_nobody() {
-    captured("", 61_250, false, &[], false);
+    captured("", 61_250, Who::Named, &[], false);
 }
 
 #[test]
 fn a_captured_handler_of_an_unprivileged_preforkd_reaches_nobody() {
-    captured("", 61_251, true, &[], false);
+    captured("", 61_251, Who::Same, &[], false);
+}
+
+#[test]
+fn a_captured_handler_for_whom_no_user_is_named_reaches_nobody() {
+    captured("", 61_258, Who::Nobody, &[], false);
+}
+
+/// Its worker has its user, and no filter keeps it from anything.
+#[test]
+fn by_its_domain_alone_a_captured_handler_cannot_signal_the_worker_whose_user_it_is() {
+    if !root("to trace another's process") {
+        return;
+    }
+    if !kernel_has_scopes() {
+        return skip("no domain keeps signals in before Linux 6.12; workers are no users of theirs then");
+    }
+    let scene = Scene::new("sandbox = { system_calls = \"any\", network = \"any\" }", 61_259, Who::Nobody);
+    let at_all = [
+        "probe",
+        "signal",
+        "signal_group",
+        "signal_by_pidfd",
+        "signal_thread",
+        "signal_its_thread",
+        "queue_signal",
+        "signal_by_io",
+        "limit",
+        "trace",
+        "read_by_call",
+        "memory",
+    ];
+    // A sibling has the same user, and no domain is asked about limits.
+    let is_wanted = |name: &str| {
+        name != "limit_sibling" && name.rsplit_once('_').is_some_and(|(what, _)| at_all.contains(&what))
+    };
+    let found = outcomes(&scene, &is_wanted);
+    let done: Vec<_> = found.iter().filter(|(_, outcome)| !matches!(outcome, Refused(_))).collect();
+    assert!(done.is_empty() && found.len() >= 12 * 4, "{} {done:#?}", found.len());
+    scene.is_well(0);
+    scene.server.stop();
 }
 
 #[test]
 fn a_captured_handler_that_was_a_spare_reaches_nobody() {
-    captured("spare = 2", 61_252, false, &[], false);
+    captured("spare = 2", 61_252, Who::Named, &[], false);
 }
 
 #[test]
 fn a_captured_handler_with_the_calls_of_a_handler_reaches_nobody() {
     // Each of these ends who tries it; what it may ask for does nothing to others.
-    captured("sandbox = { system_calls = \"handler\" }", 61_253, false, &[], true);
+    captured("sandbox = { system_calls = \"handler\" }", 61_253, Who::Named, &[], true);
 }
 
 #[test]
 fn a_captured_handler_that_serves_several_has_what_is_documented_and_no_more() {
     // The listener, and by which it tells its worker.
-    captured("spare = 2\nconnections_per_child = 100", 61_254, false, &["accept", "descriptors"], false);
+    captured("spare = 2\nconnections_per_child = 100", 61_254, Who::Named, &["accept", "descriptors"], false);
 }
 
 /// The attempts are real ones: without a sandbox, these succeed. (To trace each other, a setting of the process keeps them.)
@@ -665,7 +726,7 @@ fn without_a_sandbox_a_captured_handler_does_what_its_user_may() {
     if !root("to trace another's process") {
         return;
     }
-    let scene = Scene::new("sandbox = false", 61_255, true);
+    let scene = Scene::new("sandbox = false", 61_255, Who::Same);
     let found = outcomes(&scene, &|name| {
         let (what, who) = name.rsplit_once('_').unwrap_or((name, ""));
         let at_all =
@@ -702,7 +763,7 @@ fn a_captured_handler_and_what_it_has_started_end_with_its_lifetime() {
     if !root("to trace another's process") {
         return;
     }
-    let scene = Scene::new("max_lifetime = \"20s\"\nlimits = { nproc = 100 }", 61_256, false);
+    let scene = Scene::new("max_lifetime = \"20s\"\nlimits = { nproc = 100 }", 61_256, Who::Named);
     let (_sibling, sibling) = scene.connection();
     let (_client, pid) = scene.connection();
     let mut captive = Captive::take(pid);
@@ -729,7 +790,7 @@ fn what_a_captured_handler_leaves_is_believed_of_itself_alone() {
     if !root("to trace another's process") {
         return;
     }
-    let scene = Scene::new("", 61_257, false);
+    let scene = Scene::new("", 61_257, Who::Named);
     let words =
         [[0, 0], [5, 7], [1 << 62, 1 << 63], [u64::MAX - 1, u64::MAX - 1], [u64::MAX >> 1, u64::MAX >> 1]];
     let codes = [0, 1, 71, 77, 124, 125, 126, 127, 255];
