@@ -313,6 +313,9 @@ impl Worker {
             self.program_ended(ended, failure);
         }
         self.pool.remove(ended.pid);
+        if let Some(Departed::Connection) = departed {
+            self.warm.connection_ended();
+        }
         match departed {
             // A program has a layout of its own, anew with each exec.
             Some(Departed::Connection) if ended.ending.is_crash() && !self.cx.spec.execs() => {

@@ -29,6 +29,11 @@ use crate::sys::watch::WatchedFiles;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
+/// For how long after a connection was given away nobody is started in the place of its program, unless that ends before. A new
+/// process is often run before one that has been woken, and a start of an interpreter takes all the time that it is given: the program
+/// would not have answered yet.
+const HEAD_START: Duration = Duration::from_millis(10);
+
 /// How long one may take until it is warm.
 const LONGEST_START: Duration = Duration::from_secs(60);
 
@@ -45,6 +50,8 @@ pub(super) struct WarmPrograms {
     /// In the order in which they were started.
     programs: Vec<WarmProgram>,
     pauses: Pauses,
+    /// One that has a connection is to answer first.
+    held_until: Option<Monotonic>,
     /// There is no slot for one.
     until_slot_freed: bool,
     /// The log knows that they fail, and has not been told that they do not any more.
@@ -88,6 +95,7 @@ impl WarmPrograms {
             watch: watched.map(|watched| WatchedFiles::new(watched)).transpose()?,
             programs: Vec::with_capacity(size),
             pauses: Pauses::new(FIRST_PAUSE, LONGEST_PAUSE),
+            held_until: None,
             until_slot_freed: false,
             said_why: false,
             said_where: false,
@@ -122,8 +130,31 @@ impl WarmPrograms {
     /// When [`Worker::tend_warm`] has something to do without an event.
     pub(super) fn next(&self) -> Option<Monotonic> {
         let ends = self.programs.iter().map(|program| self.until(program));
-        let missing = self.programs.len() < self.size && !self.until_slot_freed;
-        ends.chain(missing.then(|| self.pauses.next())).min()
+        ends.chain(self.start_due()).min()
+    }
+
+    /// When the next is to be started; `None` if none is missing, or none can be.
+    fn start_due(&self) -> Option<Monotonic> {
+        let missing = self.size.saturating_sub(self.programs.len());
+        if missing == 0 || self.until_slot_freed {
+            return None;
+        }
+        // When more are called for than come after, there is no use in waiting.
+        let held = self.held_until.filter(|_| 2 * missing <= self.size + 1);
+        Some(held.map_or(self.pauses.next(), |held| held.max(self.pauses.next())))
+    }
+
+    /// One has been given its connection.
+    fn gave(&mut self) {
+        let now = Monotonic::now();
+        if self.held_until.is_none_or(|held| held <= now) {
+            self.held_until = Some(now + HEAD_START);
+        }
+    }
+
+    /// A connection has ended.
+    pub(super) fn connection_ended(&mut self) {
+        self.held_until = None;
     }
 
     /// When this one has taken too long to become warm, or is too old.
@@ -163,19 +194,11 @@ impl WarmPrograms {
 impl Worker {
     /// Starts one program, if one is missing. Not more: somebody may be coming.
     pub(super) fn start_warm(&mut self) {
-        let is_due = self.warm.next().is_some_and(|next| next <= Monotonic::now());
-        let Some(scaffold) =
-            self.warm.scaffold.filter(|_| is_due && self.warm.programs.len() < self.warm.size)
-        else {
-            return;
-        };
-        if self.warm.until_slot_freed
-            || self.warm.pauses.next() > Monotonic::now()
-            || self.starter.is_busy()
-            || !self.acceptor.is_open()
-        {
+        let is_due = self.warm.start_due().is_some_and(|due| due <= Monotonic::now());
+        if !is_due || self.starter.is_busy() || !self.acceptor.is_open() {
             return;
         }
+        let Some(scaffold) = self.warm.scaffold else { return };
         let slot = match self.slots.take_another(!self.never_waits()) {
             Ok(slot) => slot,
             Err(NoSlot::Full) => return self.warm.until_slot_freed = true,
@@ -323,11 +346,64 @@ impl Worker {
             let slot = self.children.exchange_slot(pid, slot);
             return Err(Newcomer { slot, socket, client });
         }
+        self.warm.gave();
         self.cx.counters.count(Count::ServedWarm);
         self.children.given(pid, &connection, program.warm.unwrap_or_default());
         if self.cx.keeps_connections {
             self.children.keep(pid, process_of(id.number), socket);
         }
         Ok(slot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn programs(size: usize, waiting: usize) -> WarmPrograms {
+        let mut warm = WarmPrograms::new(None, 0, None, false).unwrap();
+        warm.size = size;
+        warm.programs = (0..waiting)
+            .map(|number| WarmProgram {
+                pid: number as Pid + 1,
+                link: std::fs::File::open("/dev/null").unwrap().into(),
+                started: Monotonic::now(),
+                warm: Some(Duration::ZERO),
+            })
+            .collect();
+        warm
+    }
+
+    #[test]
+    fn who_has_been_given_a_connection_is_let_go_on_before_another_is_started() {
+        let mut warm = programs(4, 3);
+        let at_once = warm.pauses.next();
+        assert_eq!(warm.start_due(), Some(at_once), "at the beginning");
+        warm.gave();
+        let held = warm.start_due().unwrap();
+        assert!(held > at_once);
+        // Others do not put it off for ever.
+        warm.gave();
+        assert_eq!(warm.start_due(), Some(held));
+        warm.connection_ended();
+        assert_eq!(warm.start_due(), Some(at_once));
+    }
+
+    #[test]
+    fn where_more_are_called_for_than_come_after_nobody_waits() {
+        for (size, waiting, is_held) in
+            [(1, 0, true), (2, 1, true), (2, 0, false), (16, 8, true), (16, 7, false)]
+        {
+            let mut warm = programs(size, waiting);
+            let at_once = warm.pauses.next();
+            warm.gave();
+            assert_eq!(warm.start_due() > Some(at_once), is_held, "{waiting} of {size}");
+        }
+        let mut warm = programs(4, 4);
+        warm.gave();
+        assert_eq!(warm.start_due(), None);
+        warm.programs.clear();
+        warm.until_slot_freed = true;
+        assert_eq!(warm.start_due(), None);
     }
 }
