@@ -59,7 +59,7 @@ pub(crate) enum ImportError {
     Unreadable { path: PathBuf, why: io::Error },
     #[error("{}: neither inetd.conf, a file of xinetd, a .socket unit nor a run script with tcpserver, tcpsvd, s6-tcpserver or socat; --format says which it is", .0.display())]
     Unknown(PathBuf),
-    #[error("{}: a service without a socket: name the .socket unit that starts it, or if it runs socat or tcpserver itself, a file with that command line", .0.display())]
+    #[error("{}: a service without a socket, and its ExecStart= starts none of tcpserver, tcpsvd, s6-tcpserver and socat: name the .socket unit that starts it", .0.display())]
     NoSocket(PathBuf),
     #[error("{}: nothing in it that could be imported", .0.display())]
     Empty(PathBuf),
@@ -200,9 +200,19 @@ impl FileReader<'_> {
             found.iter().filter(|path| has_ending(path, "socket") && path.is_file()).collect();
         let mut imported = Imported::default();
         let format = self.request.format;
-        if format == Some(SourceFormat::Systemd) || (format.is_none() && !sockets.is_empty()) {
+        let servers: Vec<PathBuf> = found
+            .iter()
+            .filter(|path| has_ending(path, "service") && self.is_server(path))
+            .flat_map(|path| instances(path, &found).unwrap_or_else(|| vec![path.clone()]))
+            .collect();
+        if format == Some(SourceFormat::Systemd)
+            || (format.is_none() && !(sockets.is_empty() && servers.is_empty()))
+        {
             for socket in sockets {
                 self.socket(socket, &mut imported)?;
+            }
+            for server in &servers {
+                self.server(server, &mut imported)?;
             }
             return Ok(imported);
         }
@@ -249,10 +259,11 @@ impl FileReader<'_> {
         if has_ending(path, "service") {
             let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
             let socket = path.with_file_name(format!("{}.socket", stem.trim_end_matches('@')));
-            if !socket.is_file() {
-                return Err(ImportError::NoSocket(path.to_owned()));
+            match socket.is_file() {
+                true => self.socket(&socket, &mut imported)?,
+                false if self.is_server(path) => self.server(path, &mut imported)?,
+                false => return Err(ImportError::NoSocket(path.to_owned())),
             }
-            self.socket(&socket, &mut imported)?;
             return Ok(imported);
         }
         let Some(text) = self.text(path)? else { return Ok(imported) };
@@ -378,16 +389,61 @@ impl FileReader<'_> {
         hosts
     }
 
-    fn socket(&mut self, path: &Path, imported: &mut Imported) -> Result<(), ImportError> {
-        let Some(text) = self.text(path)? else { return Ok(()) };
-        let directory = path.parent().unwrap_or(Path::new("")).to_owned();
-        let mut directories = vec![directory.clone()];
+    /// Where units and drop-ins are that belong to the unit in this file, the first before the others.
+    fn unit_directories(&self, path: &Path) -> Vec<PathBuf> {
+        let mut directory = path.parent().unwrap_or(Path::new("")).to_owned();
+        // What is enabled is a link in one of these.
+        if has_ending(&directory, "wants") || has_ending(&directory, "requires") {
+            directory.pop();
+        }
         let real = fs::canonicalize(&directory).unwrap_or_else(|_| directory.clone());
         let system =
             UNIT_DIRECTORIES.iter().map(|directory| self.rooted(Path::new(directory))).collect::<Vec<_>>();
-        if system.iter().any(|known| fs::canonicalize(known).is_ok_and(|known| known == real)) {
-            directories = system;
+        match system.iter().any(|known| fs::canonicalize(known).is_ok_and(|known| known == real)) {
+            true => system,
+            false => vec![directory],
         }
+    }
+
+    /// The service in this file, without a socket, and its drop-ins.
+    fn lone_service(&self, path: &Path) -> io::Result<UnitPair> {
+        let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        let mut unit = UnitFile::default();
+        unit.add(&text_of(path)?);
+        let directories = self.unit_directories(path);
+        let template = name.split_once('@').map(|(template, _)| format!("{template}@.service"));
+        for of in template.iter().map(String::as_str).chain((!name.ends_with('@')).then(|| file_name(path))) {
+            drop_ins(&directories, of, &mut unit);
+        }
+        let mut pair =
+            UnitPair { name: name.to_owned(), place: path.display().to_string(), ..UnitPair::default() };
+        self.environment(&unit, &mut pair);
+        pair.service = Some(unit);
+        Ok(pair)
+    }
+
+    /// Whether a `.service` needs no socket, as it starts a server that can be read.
+    fn is_server(&self, path: &Path) -> bool {
+        path.is_file()
+            && !path.with_extension("socket").is_file()
+            && self.lone_service(path).is_ok_and(|pair| systemd::starts_a_server(&pair))
+    }
+
+    fn server(&mut self, path: &Path, imported: &mut Imported) -> Result<(), ImportError> {
+        // Instances share a file.
+        if !has_instance(path) && self.text(path)?.is_none() {
+            return Ok(());
+        }
+        let unreadable = |why| ImportError::Unreadable { path: path.to_owned(), why };
+        let pair = self.lone_service(path).map_err(unreadable)?;
+        let beside = FilesBeside { reader: self, directory: path.parent().unwrap_or(Path::new("")) };
+        systemd::read_server(&pair, &self.names, &beside, imported);
+        Ok(())
+    }
+
+    fn socket(&mut self, path: &Path, imported: &mut Imported) -> Result<(), ImportError> {
+        let Some(text) = self.text(path)? else { return Ok(()) };
+        let directories = self.unit_directories(path);
         let mut pair = UnitPair {
             name: path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned(),
             place: path.display().to_string(),
@@ -412,7 +468,8 @@ impl FileReader<'_> {
 
     fn environment(&self, unit: &UnitFile, pair: &mut UnitPair) {
         for file in unit.all("Service", "EnvironmentFile").take(64) {
-            let path = self.rooted(Path::new(file.trim_start_matches('-')));
+            let Some(file) = pair.specified(file.trim_start_matches('-')) else { continue };
+            let path = self.rooted(Path::new(&file));
             let Ok(text) = text_of(&path) else { continue };
             for line in text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';'])) {
                 if let Some((name, value)) = line.split_once('=') {
@@ -424,6 +481,25 @@ impl FileReader<'_> {
             }
         }
     }
+}
+
+/// Whether a unit is an instance of a template.
+fn has_instance(path: &Path) -> bool {
+    let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+    stem.split_once('@').is_some_and(|(_, instance)| !instance.is_empty())
+}
+
+/// Of a template beside these, the instances that are enabled; `None` if there are none.
+fn instances(template: &Path, found: &[PathBuf]) -> Option<Vec<PathBuf>> {
+    let prefix = template.file_stem()?.to_str().filter(|stem| stem.ends_with('@'))?;
+    let wants = found.iter().filter(|path| has_ending(path, "wants") || has_ending(path, "requires"));
+    let enabled: Vec<PathBuf> = wants
+        .flat_map(|directory| entries(directory).unwrap_or_default())
+        .filter(|path| {
+            file_name(path).starts_with(prefix) && has_ending(path, "service") && has_instance(path)
+        })
+        .collect();
+    (!enabled.is_empty()).then_some(enabled)
 }
 
 fn drop_ins(directories: &[PathBuf], unit: &str, into: &mut UnitFile) {
@@ -508,5 +584,6 @@ pub(super) fn of_text(text: &str) -> Vec<Imported> {
     pair.service = Some(pair.socket.clone());
     let mut units = Imported::default();
     systemd::read(&pair, &names, &mut units);
+    systemd::read_server(&pair, &names, &ItselfBeside(text), &mut units);
     vec![inetd, blocks.services(&names, &hosts), ucspi::parse(&script, &names, &ItselfBeside(text)), units]
 }

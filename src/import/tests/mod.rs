@@ -263,6 +263,79 @@ fn pairs_of_units() {
     assert!(text.contains("# near: ProtectClock=yes"), "{text}");
 }
 
+fn server(name: &str, service: &str) -> Imported {
+    let mut pair = UnitPair { name: name.to_owned(), place: "x.service".to_owned(), ..UnitPair::default() };
+    let mut unit = UnitFile::default();
+    unit.add(service);
+    pair.service = Some(unit);
+    assert!(systemd::starts_a_server(&pair), "{service}");
+    let mut imported = Imported::default();
+    systemd::read_server(&pair, &ServiceNames::default(), &TestBeside::default(), &mut imported);
+    imported
+}
+
+#[test]
+fn services_that_start_a_server_themselves() {
+    let socat = "[Unit]\nDescription=x\n[Service]\nUser=nobody\nGroup=nogroup\nEnvironment=PORT=7 A=b\nEnvironment=TO=/bin/cat\n\
+                 ExecStart=/usr/bin/socat -d -d TCP4-LISTEN:${PORT},bind=127.0.0.1,fork,range=10.0.0.0/8 EXEC:${TO}\nRestart=always\n\
+                 AmbientCapabilities=CAP_NET_BIND_SERVICE\nLimitNOFILE=64\nNoNewPrivileges=yes\nTasksMax=9\nStandardError=null\n\
+                 [Install]\nWantedBy=multi-user.target\n";
+    assert_eq!(
+        keys(server("x", socat)),
+        "[service.x]\nlisten = [\"127.0.0.1:7\"]\nexec = [\"/bin/cat\"]\nuser = \"nobody\"\ngroup = \"nogroup\"\n\
+         environment = { PORT = \"7\", A = \"b\", TO = \"/bin/cat\" }\nallow = [\"10.0.0.0/8\"]\nlimits = { nofile = 64 }\nstderr = \"null\"\n"
+    );
+    let text = printed(server("x", socat));
+    assert!(text.contains("near: ExecStart=") && text.contains("${PORT} as it is now"), "{text}");
+    // By a shell, which knows the variables as well; several of them.
+    let shell = "[Service]\nEnvironment=PORT=7\nExecStart=/bin/sh -ec 'umask 077; tcpserver -c 9 0 $PORT /bin/cat & exec socat TCP4-L:9,fork,su=games EXEC:/bin/date'\n";
+    let both = keys(server("x", shell));
+    assert!(both.contains("listen = [\"0.0.0.0:7\"]\nexec = [\"/bin/cat\"]\nuser = \"root\""), "{both}");
+    assert!(both.contains("[service.x-2]") && both.contains("umask = \"077\"\n"), "{both}");
+    assert!(both.contains("listen = [\"0.0.0.0:9\"]\nexec = [\"/bin/date\"]\nuser = \"games\""), "{both}");
+    // The server makes its programs another user than the unit made it.
+    let text = printed(server("x", "[Service]\nUser=mail\nExecStart=/bin/tcpserver -u games 0 7 /bin/cat\n"));
+    assert!(text.contains("user = \"games\"") && text.contains("dropped: User=mail"), "{text}");
+    let instance =
+        keys(server("x@7", "[Service]\nExecStart=/bin/socat TCP4-L:%i,fork EXEC:'/bin/echo %p %N'\n"));
+    assert!(instance.contains("[service.x-7]\nlisten = [\"0.0.0.0:7\"]"), "{instance}");
+    assert!(instance.contains("exec = [\"/bin/echo\", \"x\", \"x@7\"]"), "{instance}");
+    for (name, service, why) in [
+        (
+            "x@",
+            "ExecStart=/bin/socat TCP-L:%i,fork EXEC:cat\n",
+            "multi-user.target.wants/NAME@INSTANCE.service",
+        ),
+        ("x", "ExecStart=/bin/socat TCP-L:7,fork EXEC:${WHAT}\n", "an environment file that is not here"),
+        (
+            "x",
+            "ExecStart=/bin/socat TCP-L:7,fork EXEC:cat\nExecStart=/bin/socat TCP-L:9,fork EXEC:cat\n",
+            "more than one",
+        ),
+        ("x", "ExecStart=+/bin/socat TCP-L:7,fork EXEC:cat\n", "other rights"),
+        ("x", "ExecStart=/bin/socat UDP-L:7,fork EXEC:cat\n", "UDP-L:7"),
+        (
+            "x",
+            "ExecStart=/bin/sh -c 'socat TCP-L:$(cat port),fork EXEC:cat'\n",
+            "only the script itself knows",
+        ),
+        (
+            "x",
+            "ExecStart=/bin/socat TCP-L:7,fork EXEC:/bin/cat\nExecStartPre=/bin/true\n",
+            "runs nothing before",
+        ),
+        (
+            "x",
+            "ExecStart=/bin/socat TCP-L:7,fork EXEC:/bin/cat\nAmbientCapabilities=CAP_NET_RAW\n",
+            "no capabilities",
+        ),
+        ("x", "ExecStart=/bin/socat TCP-L:7,fork EXEC:/bin/cat\nDynamicUser=yes\n", "name a user"),
+    ] {
+        let text = printed(server(name, &format!("[Service]\n{service}")));
+        assert!(text.contains("\n#[service.x") && text.contains(why), "{service}: {text}");
+    }
+}
+
 #[test]
 fn what_may_be_written_follows_from_what_is_protected() {
     let socket = "[Socket]\nListenStream=7\nAccept=yes\n";

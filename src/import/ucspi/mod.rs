@@ -1,13 +1,15 @@
 //! Command lines of tcpserver, tcpsvd, s6-tcpserver, s6-ipcserver and socat, with what stands before them, from run scripts.
 
+mod before;
+
 use std::path::Path;
 
-use super::client_rules::{PeerFile, RuleLists, instructions, tcprules};
-use super::model::{Imported, ImportedService, Takeover, list, number, quoted};
-use super::names::ServiceNames;
-use super::place::{self, Host};
-use super::script::{ScriptCommand, ScriptWord, commands};
-use super::socat::{self, SocatUser};
+use crate::import::client_rules::{PeerFile, RuleLists, instructions, tcprules};
+use crate::import::model::{Imported, ImportedService, Takeover, list, number, quoted};
+use crate::import::names::ServiceNames;
+use crate::import::place::{self, Host};
+use crate::import::script::{ScriptCommand, ScriptWord, commands};
+use crate::import::socat::{self, SocatUser};
 
 /// A script and what lies beside it.
 #[derive(Debug, Default)]
@@ -29,21 +31,43 @@ pub(crate) trait Beside {
 
 /// The services that a script starts.
 pub(crate) fn parse(script: &Script<'_>, names: &ServiceNames, beside: &dyn Beside) -> Imported {
-    let mut imported = Imported::default();
+    let origin = |line| format!("{}:{line}", script.file);
+    let start = Start { origin: &origin, name: script.name.as_deref(), user: RunAs::default() };
+    let services = services(commands(script.text), &start, names, beside);
+    Imported { services, ..Imported::default() }
+}
+
+/// How commands are started.
+pub(crate) struct Start<'a> {
+    /// Where the command of a line is written.
+    pub(crate) origin: &'a dyn Fn(usize) -> String,
+    /// What their services are called, if that is known.
+    pub(crate) name: Option<&'a str>,
+    /// By whom.
+    pub(crate) user: RunAs,
+}
+
+/// The services that these commands start.
+pub(crate) fn services(
+    commands: Vec<ScriptCommand>,
+    start: &Start<'_>,
+    names: &ServiceNames,
+    beside: &dyn Beside,
+) -> Vec<ImportedService> {
+    let mut services = Vec::new();
     let mut before = Vec::new();
-    for command in commands(script.text) {
+    for command in commands {
         if !starts_a_server(&command.words) {
             before.push(command);
             continue;
         }
-        let place = format!("{}:{}", script.file, command.line);
-        let mut service = ImportedService::new(script.name.as_deref().unwrap_or_default(), place);
+        let mut service = ImportedService::new(start.name.unwrap_or_default(), (start.origin)(command.line));
         let mut reading = ChainReading {
             service: &mut service,
             words: command.words.iter(),
             names,
             beside,
-            identity: RunAs::default(),
+            identity: start.user.clone(),
             directory: None,
         };
         before.iter().take(MOST_BEFORE).for_each(|command| reading.command_before(command));
@@ -57,9 +81,9 @@ pub(crate) fn parse(script: &Script<'_>, names: &ServiceNames, beside: &dyn Besi
         if service.name.is_empty() {
             service.name = "service".to_owned();
         }
-        imported.services.push(service);
+        services.push(service);
     }
-    imported
+    services
 }
 
 /// More commands than a script has before its server.
@@ -91,7 +115,7 @@ fn server_of(word: &str) -> Option<SuperServer> {
 }
 
 /// Whether a command is one of a server: socat is a client, too.
-fn starts_a_server(words: &[ScriptWord]) -> bool {
+pub(crate) fn starts_a_server(words: &[ScriptWord]) -> bool {
     let server = words.iter().enumerate().find_map(|(place, word)| Some((place, server_of(&word.text)?)));
     match server {
         Some((place, SuperServer::Socat)) => socat::listens(words.get(place..).unwrap_or_default()),
@@ -104,8 +128,8 @@ fn base(word: &str) -> &str {
 }
 
 /// Who the programs are to be.
-#[derive(Debug, Default)]
-struct RunAs {
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RunAs {
     /// Of setuidgid and the like before the server.
     whole: Option<String>,
     /// Of envuidgid, for `-U`.
@@ -114,9 +138,12 @@ struct RunAs {
     group: Option<String>,
 }
 
-const UNTIL_STOPPED: &str = "preforkd serves until it is stopped";
-
-const NO_DIRECTORY_OF_VARIABLES: &str = "preforkd reads no such directories; write NAME=value lines into a file, and its path into environment_file";
+impl RunAs {
+    /// Whoever starts the server makes it this user before, with his groups.
+    pub(crate) fn from_start(user: Option<String>) -> Self {
+        RunAs { whole: user, ..RunAs::default() }
+    }
+}
 
 struct ChainReading<'a, 'w> {
     service: &'a mut ImportedService,
@@ -192,239 +219,6 @@ impl ChainReading<'_, '_> {
                 self.service.refused(of, "something is missing after it");
                 None
             }
-        }
-    }
-
-    /// What stands before the server: programs that change something and go on.
-    fn before(&mut self) -> Option<SuperServer> {
-        while let Some(word) = self.next() {
-            if let Some(server) = server_of(&word.text) {
-                return Some(server);
-            }
-            let text = word.text.as_str();
-            match base(text) {
-                "exec" | "fghack" | "pgrphack" | "setsid" | "s6-setsid" | "nohup" | "command" | "busybox" => {
-                    self.service.dropped(text, "a connection process of preforkd is alone already");
-                }
-                "do" | "then" => self.service.dropped(text, UNTIL_STOPPED),
-                "sudo" => match self.peek().is_some_and(|word| word.text == "-u") {
-                    true => {
-                        self.next();
-                        self.identity.whole = self.known("sudo -u");
-                    }
-                    false => self.service.dropped(text, "preforkd is started by root"),
-                },
-                "env" | "exec-c" | "emptyenv" => {
-                    let is_emptied = matches!(self.peek().map(|word| word.text.as_str()), Some("-" | "-i"));
-                    if is_emptied {
-                        self.next();
-                    }
-                    if is_emptied || text != "env" {
-                        self.service.forget("environment");
-                    }
-                    self.service.same(text, "programs have no environment but PATH and what is written");
-                }
-                _ if text.contains('=') && !word.is_open => {
-                    if let Some((name, value)) = text.split_once('=') {
-                        self.service.entries(text, "environment", [(name, quoted(value))]);
-                    }
-                }
-                "softlimit" | "s6-softlimit" => self.softlimit(),
-                "chpst" => self.chpst(),
-                "setuidgid" | "s6-setuidgid" | "s6-applyuidgid" => self.identity.whole = self.known(text),
-                "envuidgid" | "s6-envuidgid" => self.identity.named = self.known(text),
-                "envdir" | "s6-envdir" => {
-                    if let Some(directory) = self.known(text) {
-                        self.service.refused(format!("{text} {directory}"), NO_DIRECTORY_OF_VARIABLES);
-                    }
-                }
-                "fdmove" => {
-                    let mut moved = text.to_owned();
-                    while let Some(word) = self.peek().filter(|word| word.text == "-c" || number(&word.text).is_some()).cloned() {
-                        moved.push_str(&format!(" {}", word.text));
-                        self.next();
-                    }
-                    let why = match moved.split(' ').any(|number| number == "2") {
-                        true => "what the program says to stderr is in the log, with its connection",
-                        false => "preforkd tells systemd when it serves",
-                    };
-                    self.service.dropped(moved, why);
-                }
-                "cd" | "s6-cd" => {
-                    if let Some(directory) = self.known(text) {
-                        self.go_to(&format!("{text} {directory}"), &directory);
-                    }
-                }
-                "nice" => {
-                    let nice = match self.peek().map(|word| word.text.clone()) {
-                        Some(flag) if flag == "-n" => {
-                            self.next();
-                            self.known("nice -n")
-                        }
-                        Some(flag) => flag.strip_prefix("-n").or_else(|| flag.strip_prefix('-')).map(|nice| {
-                            self.next();
-                            nice.to_owned()
-                        }),
-                        None => None,
-                    };
-                    self.nice(&nice.unwrap_or_else(|| "10".to_owned()));
-                }
-                _ => self.service.refused(text, "preforkd does not know what this program does to the server; say it with keys, or put it before the program"),
-            }
-        }
-        self.service.refused("", "there is no server in it");
-        None
-    }
-
-    fn softlimit(&mut self) {
-        while let Some(flag) =
-            self.peek().map(|word| word.text.clone()).filter(|word| word.starts_with('-') && word.len() > 1)
-        {
-            self.next();
-            let (letter, value) =
-                (flag.chars().nth(1).unwrap_or(' '), flag.chars().skip(2).collect::<String>());
-            let value = match value.is_empty() {
-                true => self.known(&format!("softlimit {flag}")),
-                false => Some(value),
-            };
-            let Some(value) = value else { continue };
-            self.limit(&format!("softlimit -{letter} {value}"), letter, &value);
-        }
-    }
-
-    /// A limit as softlimit has it, and chpst.
-    fn limit(&mut self, written: &str, letter: char, value: &str) {
-        let keys: &[&str] = match letter {
-            'm' => &["as", "data", "stack", "memlock"],
-            'd' => &["data"],
-            's' => &["stack"],
-            'l' => &["memlock"],
-            'a' => &["as"],
-            'o' => &["nofile"],
-            'p' => &["nproc"],
-            'f' => &["fsize"],
-            'c' => &["core"],
-            't' => &["cpu"],
-            'r' => return self.service.dropped(written, "Linux has no such limit any more"),
-            _ => &[],
-        };
-        match (keys, number(value)) {
-            ([], _) | (_, None) => {
-                self.service.refused(written, "write limits in its place, see preforkd.toml(5)");
-            }
-            (keys, Some(amount)) => {
-                let value = |key: &str| match key {
-                    "cpu" => quoted(&format!("{amount}s")),
-                    _ => amount.to_string(),
-                };
-                self.service.entries(written, "limits", keys.iter().map(|key| (*key, value(key))));
-            }
-        }
-    }
-
-    /// runit's chpst(8).
-    fn chpst(&mut self) {
-        while let Some(word) =
-            self.peek().map(|word| word.text.clone()).filter(|word| word.starts_with('-') && word.len() > 1)
-        {
-            self.next();
-            if word == "--" {
-                break;
-            }
-            let letters: Vec<char> = word.chars().skip(1).collect();
-            for (index, letter) in letters.iter().enumerate() {
-                let written = format!("chpst -{letter}");
-                match letter {
-                    'v' | 'P' => {
-                        self.service.dropped(written, "a connection process of preforkd is alone already");
-                    }
-                    '0' | '1' | '2' => {
-                        self.service
-                            .dropped(written, "stdin and stdout are the connection, and stderr is the log");
-                    }
-                    _ => {
-                        let rest: String = letters.get(index + 1..).unwrap_or_default().iter().collect();
-                        let value = if rest.is_empty() { self.known(&written) } else { Some(rest) };
-                        if let Some(value) = value {
-                            self.change(*letter, &value);
-                        }
-                        break;
-                    }
-                }
-            }
-        }
-    }
-
-    fn change(&mut self, letter: char, value: &str) {
-        let written = format!("chpst -{letter} {value}");
-        match letter {
-            'u' => {
-                let (user, group) = self.user_and_groups(&written, value);
-                self.identity.whole = group.map(|group| format!("{user}:{group}")).or(Some(user));
-            }
-            'U' => self.identity.named = Some(value.to_owned()),
-            'n' => self.nice(value),
-            'C' => self.go_to(&written, value),
-            'm' | 'd' | 'o' | 'p' | 'f' | 'c' | 't' => self.limit(&written, letter, value),
-            'e' => self.service.refused(written, NO_DIRECTORY_OF_VARIABLES),
-            'b' => self.service.dropped(written, "the name by which the server was called"),
-            'l' | 'L' => self.service.dropped(written, "preforkd has its port for itself"),
-            '/' => self
-                .service
-                .refused(written, "the program is looked for inside: write chroot, and see preforkd.toml(5)"),
-            _ => self.service.refused(written, "this option is not known; see what it does"),
-        }
-    }
-
-    fn nice(&mut self, nice: &str) {
-        match nice.parse::<i8>().ok().filter(|nice| (-20..20).contains(nice)) {
-            Some(nice) => self.service.exact(format!("nice {nice}"), "nice", nice.to_string()),
-            None => self.service.refused(format!("nice {nice}"), "write a number from -20 to 19"),
-        }
-    }
-
-    fn go_to(&mut self, written: &str, directory: &str) {
-        self.directory = Some(directory.to_owned());
-        match directory.starts_with('/') {
-            true => self.service.exact(written, "working_directory", quoted(directory)),
-            false => self.service.refused(written, "write working_directory"),
-        }
-    }
-
-    /// A command of the script that has ended when the server starts.
-    fn command_before(&mut self, command: &ScriptCommand) {
-        let mut words = command.words.iter();
-        let Some(first) = words.next().map(|word| word.text.as_str()) else { return };
-        let words: Vec<&ScriptWord> = words.collect();
-        let written = command.words.iter().map(|word| word.text.as_str()).collect::<Vec<_>>().join(" ");
-        let is_known = !words.iter().any(|word| word.is_open);
-        match (first, words.as_slice()) {
-            ("exec", []) => self.service.dropped(
-                [&["exec".to_owned()], command.redirections.as_slice()].concat().join(" "),
-                "what the program says to stderr is in the log, with its connection",
-            ),
-            ("while" | "until" | "done" | "sleep" | "wait", _) => self.service.dropped(written, UNTIL_STOPPED),
-            ("set", _) => self.service.dropped(written, "it is about the script alone"),
-            ("cd", [directory]) if is_known => self.go_to(&written, &directory.text),
-            ("umask", [mask]) if is_known => match u32::from_str_radix(&mask.text, 8) {
-                Ok(mask) if mask <= 0o777 => {
-                    self.service.exact(written, "umask", quoted(&format!("{mask:03o}")));
-                }
-                _ => self.service.refused(written, "write umask"),
-            },
-            ("export", pairs) if is_known && pairs.iter().all(|pair| pair.text.contains('=')) => {
-                let pairs = pairs.iter().filter_map(|pair| pair.text.split_once('='));
-                self.service.entries(written, "environment", pairs.map(|(name, value)| (name, quoted(value))));
-            }
-            ("export", _) => self.service.refused(written, "only the script itself knows what this is; write environment"),
-            ("cd" | "umask", _) => {
-                self.service.refused(written, "only the script itself knows what this is; write working_directory or umask");
-            }
-            ("ulimit", _) => self.service.refused(written, "write limits, see preforkd.toml(5)"),
-            _ => self.service.like(
-                written,
-                "preforkd runs nothing before it serves: put this into ExecStartPre= of its unit, if it is needed",
-            ),
         }
     }
 
@@ -549,16 +343,6 @@ impl ChainReading<'_, '_> {
             ),
             None => self.service.refused(written, "write a number"),
         }
-    }
-
-    /// `[:]USER[:GROUP…]` of tcpsvd and chpst.
-    fn user_and_groups(&mut self, written: &str, value: &str) -> (String, Option<String>) {
-        let mut names = value.strip_prefix(':').unwrap_or(value).split(':').map(str::to_owned);
-        let (user, group) = (names.next().unwrap_or_default(), names.next());
-        if names.next().is_some() {
-            self.service.like(written, "preforkd gives the groups that /etc/group gives the user");
-        }
-        (user, group)
     }
 
     /// Where something is that the server opens by this name.

@@ -1,363 +1,36 @@
-//! Pairs of systemd's units: a `.socket` and the `.service` that it starts.
+//! The keys of a `.service`.
 
 use std::collections::BTreeMap;
 
-use super::model::{Imported, ImportedService, Takeover, list, number, quoted, table};
-use super::names::ServiceNames;
-use super::place::{self, Host};
-use super::unit_file::{Assignment, UnitFile, boolean, span, words};
-
-/// A pair as it was found.
-#[derive(Debug, Default)]
-pub(crate) struct UnitPair {
-    /// The name of the socket unit without its ending.
-    pub(crate) name: String,
-    /// The file of the socket unit.
-    pub(crate) place: String,
-    pub(crate) socket: UnitFile,
-    /// The service, if it was found, and the names it was looked for by.
-    pub(crate) service: Option<UnitFile>,
-    pub(crate) service_name: String,
-    /// What the environment files say that could be read.
-    pub(crate) environment: BTreeMap<String, String>,
-}
-
-/// The name of the service unit that a socket starts.
-pub(crate) fn service_of(name: &str, socket: &UnitFile) -> String {
-    let accepts = accepts(socket);
-    match socket.last("Socket", "Service") {
-        Some(service) if !accepts => service.to_owned(),
-        _ if accepts => format!("{name}@.service"),
-        _ => format!("{name}.service"),
-    }
-}
-
-fn accepts(socket: &UnitFile) -> bool {
-    socket.last("Socket", "Accept").and_then(boolean).unwrap_or(false)
-}
-
-/// The pair as a service of preforkd.
-pub(crate) fn read(pair: &UnitPair, names: &ServiceNames, imported: &mut Imported) {
-    let mut service = ImportedService::new(pair.name.trim_end_matches('@'), pair.place.clone());
-    if is_of_systemd(pair) {
-        service.refused(
-            format!("{}.socket", pair.name),
-            "this socket belongs to systemd itself; leave it there",
-        );
-        for entry in pair.socket.of("Socket") {
-            service.dropped(entry.written(), "it stays with systemd");
-        }
-        imported.services.push(service);
-        return;
-    }
-    let accepts = accepts(&pair.socket);
-    let mut reading = UnitReading {
-        pair,
-        service: &mut service,
-        accepts,
-        range: next_range(imported),
-        protects: Protects::default(),
-    };
-    reading.socket(names);
-    match &pair.service {
-        Some(unit) => reading.program(unit),
-        None => {
-            let instead = format!(
-                "{} was not found beside the socket; name the directory that has it",
-                pair.service_name
-            );
-            reading.service.refused(pair.service_name.clone(), instead);
-        }
-    }
-    imported.services.push(service);
-}
-
-fn is_of_systemd(pair: &UnitPair) -> bool {
-    pair.name.starts_with("systemd-")
-        || pair.socket.all("Socket", "ListenStream").any(|path| path.starts_with("/run/systemd/"))
-}
-
-/// Numbers of users that no service before has.
-fn next_range(imported: &Imported) -> u32 {
-    let taken = imported
-        .services
-        .iter()
-        .filter(|service| service.keys.get("user").is_some_and(|user| user.contains("range")));
-    70_000 + 1000 * u32::try_from(taken.count()).unwrap_or(0)
-}
+use super::UnitReading;
+use crate::import::model::{ImportedService, Takeover, list, number, quoted, table};
+use crate::import::unit_file::{Assignment, UnitFile, boolean, span, words};
 
 /// What a unit says of files.
 #[derive(Debug, Default)]
-struct Protects {
+pub(super) struct Protects {
     system: Option<String>,
     home: Option<String>,
     writable: Vec<String>,
     written: Vec<String>,
 }
 
-struct UnitReading<'a> {
-    pair: &'a UnitPair,
-    service: &'a mut ImportedService,
-    accepts: bool,
-    range: u32,
-    protects: Protects,
+const SPECIFIERS: &str = "preforkd knows no specifiers but %t, %p, %N, %S, %E and %%; write it whole";
+const INSTANCE: &str =
+    "%i and the like stand for the connection: programs find it in REMOTE_ADDR and PREFORKD_CONNECTION";
+
+/// What `ExecStart=` starts.
+pub(super) struct Command {
+    pub(super) written: String,
+    pub(super) words: Vec<String>,
+    /// What it finds in its environment, as far as that is known.
+    pub(super) variables: BTreeMap<String, String>,
+    /// In which way it is not the same.
+    pub(super) why: Vec<String>,
 }
 
-const OPTION: &str = "preforkd leaves this to the kernel";
-
 impl UnitReading<'_> {
-    fn socket(&mut self, names: &ServiceNames) {
-        let socket = &self.pair.socket;
-        let only_v6 = socket.last("Socket", "BindIPv6Only") == Some("ipv6-only");
-        match self.accepts {
-            true => self.service.same("Accept=yes", "a process for each connection"),
-            false => self.service.near(
-                "Accept=no",
-                "wait",
-                "true",
-                "one program gets the listening socket, as descriptor 0 and as LISTEN_FDS; when it ends, it is started again by the next who calls",
-            ),
-        }
-        if self.accepts {
-            let most = socket.last("Socket", "MaxConnections").and_then(number);
-            let construct = most.map_or_else(
-                || "MaxConnections=64, the default".to_owned(),
-                |most| format!("MaxConnections={most}"),
-            );
-            self.service.exact(construct, "max_connections", most.unwrap_or(64).max(1).to_string());
-            self.service.exact(
-                "systemd closes a connection beyond MaxConnections=",
-                "overload",
-                quoted("refuse"),
-            );
-        }
-        let entries: Vec<Assignment> = socket.of("Socket").cloned().collect();
-        let has_file =
-            entries.iter().any(|entry| entry.key == "ListenStream" && entry.value.starts_with(['/', '%']));
-        let has_mode = socket.last("Socket", "SocketMode").is_some();
-        if has_file && !has_mode {
-            self.service.exact("SocketMode=0666, the default", "socket_mode", quoted("0666"));
-        }
-        for entry in &entries {
-            let Some(value) = self.specified(&entry.value) else {
-                self.service.refused(
-                    entry.written(),
-                    "preforkd knows no specifiers but %t, %p, %N, %n, %S and %%; write it whole",
-                );
-                continue;
-            };
-            self.socket_key(&entry.key, &value, &entry.written(), only_v6, names);
-        }
-        self.addresses(socket);
-        for entry in socket.of("Install").chain(socket.of("Unit")) {
-            self.about_unit(entry);
-        }
-    }
-
-    fn about_unit(&mut self, entry: &Assignment) {
-        match entry.key.as_str() {
-            "Description" | "Documentation" | "SourcePath" => {
-                self.service.dropped(entry.written(), "it is for people");
-            }
-            key if key.starts_with("Condition") || key.starts_with("Assert") => {
-                self.service
-                    .like(entry.written(), "preforkd has no conditions: the service is served always");
-            }
-            "Conflicts" => {
-                self.service.like(entry.written(), "stop that unit yourself: both would want the port");
-            }
-            _ => self
-                .service
-                .dropped(entry.written(), "preforkd.service itself is started and ordered by its unit"),
-        }
-    }
-
-    /// With the specifiers that are known here.
-    fn specified(&self, value: &str) -> Option<String> {
-        let mut result = String::new();
-        let mut characters = value.chars();
-        while let Some(character) = characters.next() {
-            if character != '%' {
-                result.push(character);
-                continue;
-            }
-            match characters.next()? {
-                '%' => result.push('%'),
-                't' => result.push_str("/run"),
-                'S' => result.push_str("/var/lib"),
-                'C' => result.push_str("/var/cache"),
-                'L' => result.push_str("/var/log"),
-                'E' => result.push_str("/etc"),
-                'T' => result.push_str("/tmp"),
-                'V' => result.push_str("/var/tmp"),
-                'p' | 'N' => result.push_str(self.pair.name.trim_end_matches('@')),
-                _ => return None,
-            }
-        }
-        Some(result)
-    }
-
-    fn socket_key(&mut self, key: &str, value: &str, written: &str, only_v6: bool, names: &ServiceNames) {
-        let accepts = self.accepts;
-        let service = &mut *self.service;
-        let yes = boolean(value) == Some(true);
-        let by_number = |service: &mut ImportedService, key: &'static str| match number(value) {
-            Some(count) => service.exact(written, key, count.to_string()),
-            None => service.refused(written, "write a number"),
-        };
-        match key {
-            "ListenStream" => stream(service, value, written, only_v6, names),
-            "ListenDatagram" if value.starts_with(['/', '@']) => {
-                service.refused(written, "preforkd has no datagrams at Unix sockets; leave it to systemd");
-            }
-            "ListenDatagram" => datagram(service, value, written, only_v6, accepts, names),
-            _ if key.starts_with("Listen") => {
-                service.refused(
-                    written,
-                    "preforkd listens over TCP, UDP and at Unix sockets; leave this to systemd",
-                );
-            }
-            "Accept" | "MaxConnections" | "IPAddressAllow" | "IPAddressDeny" => (),
-            "BindIPv6Only" => service.about("listen", Takeover::Exact, written, ""),
-            "Service" => service.same(written, "the unit whose program it is"),
-            "MaxConnectionsPerSource" if !accepts => {
-                service.same(written, "with Accept=no there is no such limit");
-            }
-            "MaxConnectionsPerSource" if number(value) == Some(0) => service.same(written, "no limit"),
-            "MaxConnectionsPerSource" => by_number(service, "max_connections_per_source"),
-            "Backlog" => by_number(service, "backlog"),
-            "Mark" => by_number(service, "mark"),
-            "KeepAlive" if yes => {
-                if !service.keys.contains_key("keepalive") {
-                    service.exact(written, "keepalive", "true");
-                }
-            }
-            "KeepAliveTimeSec" | "KeepAliveIntervalSec" | "KeepAliveProbes" => {
-                keepalive(service, key, value, written);
-            }
-            "NoDelay" => match yes {
-                true => service.same(written, "nodelay is the default"),
-                false => service.exact(written, "nodelay", "false"),
-            },
-            "FreeBind" if yes => service.exact(written, "freebind", "true"),
-            "Transparent" if yes => service.exact(written, "transparent", "true"),
-            "BindToDevice" => service.exact(written, "interface", quoted(value)),
-            "IPTOS" => service.exact(
-                written,
-                "tos",
-                number(value).map_or_else(|| quoted(value), |number| quoted(&number.to_string())),
-            ),
-            "DeferAcceptSec" => match span(value).flatten() {
-                Some(seconds) if seconds > 0 => {
-                    service.exact(written, "defer_accept", quoted(&format!("{seconds}s")));
-                }
-                _ => service.same(written, "nothing is deferred"),
-            },
-            "SocketUser" => service.exact(written, "socket_user", quoted(value)),
-            "SocketGroup" => service.exact(written, "socket_group", quoted(value)),
-            "SocketMode" => match u32::from_str_radix(value, 8) {
-                Ok(mode) if mode <= 0o777 => {
-                    service.exact(written, "socket_mode", quoted(&format!("{mode:04o}")));
-                }
-                _ => service.refused(written, "write an octal number"),
-            },
-            "DirectoryMode" => service.like(
-                written,
-                "the directory of the socket has to be there: RuntimeDirectory= or tmpfiles.d makes it",
-            ),
-            "TriggerLimitIntervalSec" | "TriggerLimitBurst" | "PollLimitIntervalSec" | "PollLimitBurst" => {
-                service.dropped(written, "preforkd never gives a listener up");
-            }
-            "ReusePort" => service
-                .dropped(written, "the port is preforkd's alone, so that nobody takes connections from it"),
-            "RemoveOnStop"
-            | "FlushPending"
-            | "FileDescriptorName"
-            | "TimeoutSec"
-            | "Writable"
-            | "PassFileDescriptorsToExec"
-            | "DeferTrigger"
-            | "DeferTriggerMaxSec"
-            | "Timestamping" => service.dropped(written, "it is about systemd's own keeping of the socket"),
-            "KeepAlive"
-            | "FreeBind"
-            | "Transparent"
-            | "Broadcast"
-            | "PassCredentials"
-            | "PassPIDFD"
-            | "PassSecurity"
-            | "PassPacketInfo"
-            | "PassRights"
-            | "AcceptFileDescriptors" => match yes {
-                false => service.same(written, "it is off by default"),
-                true => {
-                    service
-                        .refused(written, "preforkd does not set this on a socket; have the program do it");
-                }
-            },
-            "Priority" | "IPTTL" | "ReceiveBuffer" | "SendBuffer" | "TCPCongestion" | "PipeSize" => {
-                service.dropped(written, OPTION);
-            }
-            "Symlinks" => service.refused(written, "make the link by tmpfiles.d"),
-            "SELinuxContextFromNet" | "SmackLabel" | "SmackLabelIPIn" | "SmackLabelIPOut" => {
-                service.guarded(written, "preforkd sets no security context");
-            }
-            _ if key.starts_with("Exec") => {
-                service.refused(written, "preforkd runs nothing before it listens; do it in a unit of its own, before preforkd.service");
-            }
-            _ => service.refused(
-                written,
-                "this key of systemd.socket(5) is not known; see what it does, and take the # away",
-            ),
-        }
-    }
-
-    /// `IPAddressAllow=` counts before `IPAddressDeny=`, and what neither names is let in.
-    fn addresses(&mut self, socket: &UnitFile) {
-        let entries = |key: &'static str| -> Vec<String> {
-            let of_service = self.pair.service.iter().flat_map(|unit| unit.all("Service", key));
-            let all = socket.all("Socket", key).chain(of_service);
-            all.flat_map(|value| value.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect()
-        };
-        let (allow, deny) = (entries("IPAddressAllow"), entries("IPAddressDeny"));
-        if allow.is_empty() && deny.is_empty() {
-            return;
-        }
-        let written = format!("IPAddressAllow={} IPAddressDeny={}", allow.join(" "), deny.join(" "));
-        let both = (prefixes(&allow), prefixes(&deny));
-        let (Some(allowed), Some(denied)) = both else {
-            self.service.guarded(written, "not all of it are addresses; write allow and deny");
-            return;
-        };
-        if !self.accepts {
-            self.service.guarded(
-                written,
-                "the program gets the socket, and preforkd sees nobody who calls; say it with nftables",
-            );
-            return;
-        }
-        let why =
-            "for who calls; what the program itself sends is not looked at, see sandbox = { network = … }";
-        let denies_all = ["0.0.0.0/0", "::/0"].iter().all(|all| denied.iter().any(|prefix| prefix == all));
-        match (allowed.is_empty(), denies_all) {
-            (true, _) => self.service.near(written, "deny", list(&denied), why),
-            (false, true) => self.service.near(written, "allow", list(&allowed), why),
-            (false, false) => {
-                let outside: Vec<&String> =
-                    denied.iter().filter(|prefix| !allowed.contains(prefix)).collect();
-                let why = "the longest prefix decides here, and IPAddressAllow= before all; look whether that is the same";
-                self.service.near(&written, "deny", list(outside), why);
-                self.service.near(
-                    written,
-                    "allow",
-                    list(allowed.iter().map(String::as_str).chain(["0.0.0.0/0", "::/0"])),
-                    why,
-                );
-            }
-        }
-    }
-
-    fn program(&mut self, unit: &UnitFile) {
+    pub(super) fn program(&mut self, unit: &UnitFile) {
         let starts: Vec<&str> = unit.all("Service", "ExecStart").collect();
         match starts[..] {
             [] => self.service.refused("no ExecStart=", "name the program"),
@@ -378,7 +51,7 @@ impl UnitReading<'_> {
                 self.service.near("DynamicUser=yes", "user", value, why);
             }
             (None, Some(true)) => self.service.guarded("DynamicUser=yes", "name a user"),
-            (Some(user), _) => match self.specified(user) {
+            (Some(user), _) => match self.pair.specified(user) {
                 Some(user) => self.service.exact(format!("User={user}"), "user", quoted(&user)),
                 None => self.service.refused(format!("User={user}"), "name a user"),
             },
@@ -387,14 +60,21 @@ impl UnitReading<'_> {
                 self.service.about("user", Takeover::Exact, "SECURITY", "think whether it has to be root");
             }
         }
+        self.keys(unit, |_, _, _| false);
+    }
+
+    /// All keys, but for those that `takes` takes; and what all of them say of files.
+    pub(super) fn keys(
+        &mut self,
+        unit: &UnitFile,
+        takes: impl Fn(&mut ImportedService, &Assignment, &str) -> bool,
+    ) {
         for entry in unit.of("Service").cloned().collect::<Vec<_>>() {
-            match self.specified(&entry.value) {
+            match self.pair.specified(&entry.value) {
+                Some(value) if takes(self.service, &entry, &value) => (),
                 Some(value) => self.service_key(&entry.key, &value, &entry.written(), unit),
                 None if entry.key == "ExecStart" => (),
-                None => self.service.refused(
-                    entry.written(),
-                    "preforkd knows no specifiers but %t, %p, %N, %S, %E and %%; write it whole",
-                ),
+                None => self.service.refused(entry.written(), self.of_whom(SPECIFIERS)),
             }
         }
         self.files();
@@ -403,8 +83,17 @@ impl UnitReading<'_> {
         }
     }
 
-    /// The command line of `ExecStart=`.
+    /// The program of `ExecStart=`.
     fn exec(&mut self, line: &str, unit: &UnitFile) {
+        let Some(Command { written, words, why, .. }) = self.command(line, unit) else { return };
+        match why.is_empty() {
+            true => self.service.exact(written, "exec", list(&words)),
+            false => self.service.near(written, "exec", list(&words), why.join("; ")),
+        }
+    }
+
+    /// The command line of `ExecStart=`; `None` if it has been refused.
+    pub(super) fn command(&mut self, line: &str, unit: &UnitFile) -> Option<Command> {
         let written = format!("ExecStart={line}");
         let rest = line.trim_start_matches(['-', '@', ':', '+', '!', '|']);
         let marks = &line[..line.len() - rest.len()];
@@ -413,11 +102,11 @@ impl UnitReading<'_> {
                 &written,
                 "+, ! and | start it with other rights than the unit says; say with user who it is to be",
             );
-            return;
+            return None;
         }
         let Some(mut command) = words(rest) else {
             self.service.refused(&written, "a quote is not closed");
-            return;
+            return None;
         };
         let mut variables = BTreeMap::new();
         for line in unit.all("Service", "Environment") {
@@ -436,14 +125,14 @@ impl UnitReading<'_> {
                 let instead =
                     "an environment file that is not here would say what a variable is; write its words";
                 self.service.refused(&written, instead);
-                return;
+                return None;
             };
             command = new;
         }
-        let specified: Option<Vec<String>> = command.iter().map(|word| self.specified(word)).collect();
+        let specified: Option<Vec<String>> = command.iter().map(|word| self.pair.specified(word)).collect();
         let Some(mut command) = specified else {
-            self.service.refused(&written, "%i and the like stand for the connection: programs find it in REMOTE_ADDR and PREFORKD_CONNECTION");
-            return;
+            self.service.refused(&written, self.of_whom(INSTANCE));
+            return None;
         };
         if marks.contains('@') && command.len() > 1 {
             let zeroth = command.remove(1);
@@ -455,15 +144,12 @@ impl UnitReading<'_> {
         }
         if command.is_empty() || command.iter().any(|word| word == ";") {
             self.service.refused(&written, "one program, with its arguments");
-            return;
+            return None;
         }
         if marks.contains('-') {
             why.push("preforkd goes on whatever a program's exit status is".to_owned());
         }
-        match why.is_empty() {
-            true => self.service.exact(written, "exec", list(&command)),
-            false => self.service.near(written, "exec", list(&command), why.join("; ")),
-        }
+        Some(Command { written, words: command, variables, why })
     }
 
     /// `StandardInput=` and the others.
@@ -526,8 +212,8 @@ impl UnitReading<'_> {
                 service.entries(written, "environment", pairs.map(|(name, value)| (name, quoted(value))));
             }
             "EnvironmentFile" => {
-                let files: Vec<&str> = unit.all("Service", "EnvironmentFile").collect();
-                service.exact(written, "environment_file", list(files));
+                let files = unit.all("Service", "EnvironmentFile").filter_map(|file| self.pair.specified(file));
+                service.exact(written, "environment_file", list(files.collect::<Vec<_>>()));
             }
             "WorkingDirectory" => match value.strip_prefix('-').unwrap_or(value) {
                 path if path.starts_with('/') => service.exact(written, "working_directory", quoted(path)),
@@ -749,91 +435,6 @@ fn rlimit(service: &mut ImportedService, key: &str, value: &str, written: &str) 
         (Some(_), _) => service.entries(written, "limits", [(name, quoted(value))]),
         (None, _) => service.refused(written, "write a number"),
     }
-}
-
-fn keepalive(service: &mut ImportedService, key: &str, value: &str, written: &str) {
-    let (name, value) = match (key, span(value).flatten()) {
-        ("KeepAliveTimeSec", Some(seconds)) => ("idle", quoted(&format!("{seconds}s"))),
-        ("KeepAliveIntervalSec", Some(seconds)) => ("interval", quoted(&format!("{seconds}s"))),
-        ("KeepAliveProbes", _) if number(value).is_some() => ("count", value.to_owned()),
-        _ => return service.refused(written, "write a number"),
-    };
-    let table = match service.keys.get("keepalive").and_then(|table| table.strip_suffix(" }")) {
-        Some(table) => format!("{table}, {name} = {value} }}"),
-        None => format!("{{ {name} = {value} }}"),
-    };
-    service.exact(written, "keepalive", table);
-}
-
-fn stream(service: &mut ImportedService, value: &str, written: &str, only_v6: bool, names: &ServiceNames) {
-    if value.starts_with(['/', '@']) {
-        service.listen.push(place::unix(value));
-        service.about("listen", Takeover::Exact, written, "");
-        return;
-    }
-    internet(service, value, written, only_v6, false, names);
-}
-
-fn datagram(
-    service: &mut ImportedService,
-    value: &str,
-    written: &str,
-    only_v6: bool,
-    accepts: bool,
-    names: &ServiceNames,
-) {
-    if accepts {
-        service.refused(
-            written,
-            "datagrams have no connections that could be accepted; systemd does not start this either",
-        );
-        return;
-    }
-    internet(service, value, written, only_v6, true, names);
-}
-
-fn internet(
-    service: &mut ImportedService,
-    value: &str,
-    written: &str,
-    only_v6: bool,
-    is_udp: bool,
-    names: &ServiceNames,
-) {
-    let both = if only_v6 { Host::V6 } else { Host::Both };
-    let (address, interface) =
-        value.split_once('%').map_or((value, None), |(address, name)| (address, Some(name)));
-    let found = match address.rsplit_once(':') {
-        None => number(address).map(|_| (both, address)),
-        Some((host, port)) => {
-            Host::written(host).map(|host| (if host == Host::V6 { both } else { host }, port))
-        }
-    };
-    match found {
-        Some((Host::One(ip), port)) if interface.is_some() && !is_udp => {
-            let interface = interface.unwrap_or_default();
-            service.listen.push(format!("[{ip}%{interface}]:{port}"));
-            service.about("listen", Takeover::Exact, written, "");
-        }
-        Some((host, port)) if interface.is_none() => place::listen(service, written, host, port, is_udp, names),
-        _ => service.refused(written, "preforkd listens at addresses of IPv4 and IPv6, at paths and abstract names; leave this to systemd"),
-    }
-}
-
-/// The prefixes of `IPAddressAllow=`; `None` if one is no address.
-fn prefixes(entries: &[String]) -> Option<Vec<String>> {
-    let mut prefixes = Vec::new();
-    for entry in entries {
-        match entry.as_str() {
-            "any" => prefixes.extend(["0.0.0.0/0".to_owned(), "::/0".to_owned()]),
-            "localhost" => prefixes.extend(["127.0.0.0/8".to_owned(), "::1/128".to_owned()]),
-            "link-local" => prefixes.extend(["169.254.0.0/16".to_owned(), "fe80::/64".to_owned()]),
-            "multicast" => (),
-            other => prefixes.push(place::prefix(other)?),
-        }
-    }
-    prefixes.dedup();
-    Some(prefixes)
 }
 
 /// A command with its variables filled in; `None` if one is not known.

@@ -1,0 +1,157 @@
+//! A `.service` that starts a server of which there are command lines elsewhere, too: socat, tcpserver and the like.
+
+use std::collections::BTreeMap;
+
+use super::service::Command;
+use super::{Protects, UnitPair, UnitReading, next_range};
+use crate::import::model::{Imported, ImportedService, quoted};
+use crate::import::names::ServiceNames;
+use crate::import::script::{ScriptCommand, ScriptWord, commands};
+use crate::import::ucspi::{self, Beside, RunAs, Start};
+use crate::import::unit_file::{Assignment, UnitFile, boolean, words};
+
+/// Whether the program of a service alone is such a server.
+pub(crate) fn starts_a_server(pair: &UnitPair) -> bool {
+    let Some(unit) = &pair.service else { return false };
+    let mut unheard = ImportedService::new("", String::new());
+    let mut starts = |line: &str| {
+        let known = reading(pair, &mut unheard, 0).command(line, unit);
+        let commands = match known {
+            Some(command) => commands_of(&command.words, &command.variables),
+            // Why not is said when it is read.
+            None => commands_of(&words(line).unwrap_or_default(), &BTreeMap::new()),
+        };
+        commands.iter().any(|command| ucspi::starts_a_server(&command.words))
+    };
+    unit.all("Service", "ExecStart").any(&mut starts)
+}
+
+/// Of a shell, those that are written for it, which knows these variables.
+fn commands_of(words: &[String], variables: &BTreeMap<String, String>) -> Vec<ScriptCommand> {
+    let is_shell =
+        |word: &String| ["sh", "bash", "dash"].iter().any(|shell| word.rsplit('/').next() == Some(shell));
+    let takes_commands = |word: &String| word.starts_with('-') && word.ends_with('c');
+    match words {
+        [shell, flag, text] if is_shell(shell) && takes_commands(flag) => {
+            let known = variables.iter().filter(|(_, value)| !value.contains(['\'', '\n']));
+            let known: String = known.map(|(name, value)| format!("{name}='{value}'\n")).collect();
+            commands(&(known + text))
+        }
+        _ => {
+            let words = words.iter().map(|word| ScriptWord { text: word.clone(), is_open: false }).collect();
+            vec![ScriptCommand { line: 0, words, redirections: Vec::new() }]
+        }
+    }
+}
+
+/// The services of such a unit.
+pub(crate) fn read_server(
+    pair: &UnitPair,
+    names: &ServiceNames,
+    beside: &dyn Beside,
+    imported: &mut Imported,
+) {
+    let Some(unit) = &pair.service else { return };
+    let mut service = ImportedService::new(&pair.name, pair.place.clone());
+    let range = next_range(imported);
+    let starts: Vec<&str> = unit.all("Service", "ExecStart").collect();
+    let command = match starts[..] {
+        [line] => reading(pair, &mut service, range).command(line, unit),
+        _ => {
+            service.refused("more than one ExecStart=", "import a file with each command line");
+            None
+        }
+    };
+    let found = command.as_ref().map_or_else(Vec::new, |command| {
+        let user = unit.last("Service", "User");
+        let user = user.and_then(|user| pair.specified(user));
+        let start =
+            Start { origin: &|_| pair.place.clone(), name: Some(&pair.name), user: RunAs::from_start(user) };
+        ucspi::services(commands_of(&command.words, &command.variables), &start, names, beside)
+    });
+    if let (Some(command), []) = (&command, found.as_slice()) {
+        let instead = "with its variables filled in it is no server that can be read; write its words";
+        service.refused(&command.written, instead);
+    }
+    let is_refused = found.is_empty();
+    for mut service in found.into_iter().chain(is_refused.then_some(service)) {
+        if let Some(Command { written, why, .. }) = &command {
+            match why.is_empty() {
+                true => service.same(written, "word by word, above"),
+                false => service.like(written, why.join("; ")),
+            }
+        }
+        reading(pair, &mut service, range).of_server(unit);
+        imported.services.push(service);
+    }
+}
+
+fn reading<'a>(pair: &'a UnitPair, service: &'a mut ImportedService, range: u32) -> UnitReading<'a> {
+    UnitReading { pair, service, accepts: true, range, protects: Protects::default() }
+}
+
+impl UnitReading<'_> {
+    /// What the unit says beside its command line: what holds for the server, and for what it starts.
+    fn of_server(&mut self, unit: &UnitFile) {
+        self.addresses(&self.pair.socket);
+        if let Some(user) = unit.last("Service", "User") {
+            let is_its = self
+                .pair
+                .specified(user)
+                .is_some_and(|user| self.service.keys.get("user") == Some(&quoted(&user)));
+            match is_its {
+                true => self.service.same(format!("User={user}"), "its programs were that user, too"),
+                false => self.service.dropped(
+                    format!("User={user}"),
+                    "of the server itself: it makes its programs another user",
+                ),
+            }
+        }
+        if unit.last("Service", "DynamicUser").and_then(boolean) == Some(true) {
+            self.service.guarded("DynamicUser=yes", "name a user");
+        }
+        self.keys(unit, of_server_alone);
+        for entry in unit.of("Install") {
+            self.about_unit(entry);
+        }
+    }
+}
+
+/// What is about the server, of which there is none with preforkd.
+fn of_server_alone(service: &mut ImportedService, entry: &Assignment, value: &str) -> bool {
+    let written = entry.written();
+    match entry.key.as_str() {
+        "StandardError" => match value {
+            "null" => service.exact(written, "stderr", quoted("null")),
+            "inherit" | "journal" | "syslog" | "kmsg" | "journal+console" => {
+                service.same(written, "each line is a record of the log");
+            }
+            _ => service.like(written, "to the log"),
+        },
+        "StandardInput" | "StandardOutput" => {
+            service.dropped(written, "of the server itself: programs have their connection");
+        }
+        "Type" | "KillMode" => service.dropped(written, "it is about the server itself"),
+        "RuntimeMaxSec" => {
+            service.like(written, "after that the server would be started anew; preforkd goes on");
+        }
+        "MemoryMax" | "MemoryHigh" | "MemoryLimit" | "TasksMax" | "CPUWeight" => {
+            service.like(
+                written,
+                "for all connections together: write it into preforkd.service, or limits for each connection",
+            );
+        }
+        "AmbientCapabilities" | "CapabilityBoundingSet" if is_to_bind(value) => {
+            service.dropped(written, "it is preforkd that binds the port; programs have no capability");
+        }
+        "Group" if service.keys.contains_key("group") => {
+            service.dropped(written, "of the server itself: it makes its programs another group");
+        }
+        _ => return false,
+    }
+    true
+}
+
+fn is_to_bind(value: &str) -> bool {
+    value.split_whitespace().all(|name| name == "CAP_NET_BIND_SERVICE")
+}
