@@ -218,6 +218,9 @@ fn logs_in(keys: &str) {
     let server = serve_changed("sshd", &changes, &script);
     let is_warm = || keys.is_empty() || server.count("warm") == 2;
     eventually("warm programs", is_warm);
+    if keys.contains("\"spare\"") {
+        server.log.wait("its keys are read", |line| line.contains("is warm at the system call getpeername,"));
+    }
 
     // A stranger, before he has said who he is: a child of sshd talks to him, as nobody, where nothing is, under a filter of its own.
     let mut stranger = BufReader::new(connect(at));

@@ -21,6 +21,11 @@ fn config(address: SocketAddr, program: &str, keys: &str) -> String {
     )
 }
 
+/// With programs that go on until they need their connections.
+fn far_config(address: SocketAddr, program: &str) -> String {
+    config(address, program, "").replace("warm = \"start\"", "warm = \"spare\"")
+}
+
 fn is_warm(server: &Running, number: u64) {
     eventually("warm programs", || server.count("warm") == number);
 }
@@ -371,6 +376,59 @@ fn what_changes_who_it_is_cannot_be_warm() {
     let server = server.start();
     assert_eq!(text(&exchange(address, b"hello")), "hello");
     server.log.wait("why", |line| line.contains("changes its user or group"));
+}
+
+/// As sshd does first of all. Others know a process by its user, and its group, and not by those beside.
+#[test]
+fn who_gives_up_the_groups_beside_its_own_goes_on() {
+    if !root("groups") {
+        return;
+    }
+    let address = address::fresh();
+    let program = "['/usr/bin/python3', '-c', '''import os, sys
+os.setgroups([])
+sys.stdout.write(sys.stdin.readline() + str(os.getgroups()))''']";
+    let server = Preforkd::run(&far_config(address, program)).start();
+    server.log.wait("where it waits", |line| line.contains("warm at the system call read,"));
+    assert_eq!(text(&exchange(address, b"hello\n")), "hello\n[]");
+    let program = program.replace("setgroups([])", "setgid(5)");
+    let address = address::fresh();
+    let server = Preforkd::run(&far_config(address, &program)).start();
+    server.log.wait("where it waits", |line| line.contains("warm at the system call setgid,"));
+}
+
+/// As getaddrinfo(3) does. What it is asked is nobody's matter, what it is told to do is everybody's.
+#[test]
+fn who_asks_the_kernel_for_addresses_goes_on_and_who_changes_them_waits() {
+    // nlmsghdr and ifinfomsg; RTM_GETLINK, RTM_SETLINK.
+    let netlink = "import os, socket, struct, sys
+def message(kind): return struct.pack('IHHIIBBHiII', 32, kind, 0x301 if kind == 18 else 5, 1, 0, 0, 0, 0, 0, 0, 0)
+route = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+route.bind((0, 0))
+";
+    for (start, call) in [
+        ("import socket, sys\nsocket.getaddrinfo('localhost', 80)".to_owned(), "read"),
+        (format!("{netlink}route.send(message(18)); route.recv(65536)"), "read"),
+        (format!("{netlink}route.sendto(message(18), (0, 0)); route.recv(65536)"), "read"),
+        (format!("{netlink}route.send(message(19))"), "sendto"),
+        (format!("{netlink}route.send(message(18) + message(19))"), "sendto"),
+        (format!("{netlink}route.send(message(18)[:8])"), "sendto"),
+        (format!("{netlink}route.sendto(message(18), (os.getppid(), 0))"), "sendto"),
+        (
+            "import socket, sys\nkept = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 2); kept.bind((0, 0))".to_owned(),
+            "bind",
+        ),
+        ("import socket, sys\nkept = socket.socket(); kept.bind(('127.0.0.1', 0))".to_owned(), "bind"),
+    ] {
+        let address = address::fresh();
+        let program = format!("['/usr/bin/python3', '-c', '''{}\nsys.stdout.write(sys.stdin.readline())''']", start.replace('\'', "\""));
+        let server = Preforkd::run(&far_config(address, &program)).start();
+        let line = server.log.wait("where it waits", |line| line.contains("warm at the system call"));
+        assert!(line.contains(&format!(" call {call},")), "{start}: {line}");
+        if call == "read" {
+            assert_eq!(text(&exchange(address, b"hello\n")), "hello\n");
+        }
+    }
 }
 
 /// Those that Debian has, each with a program that answers a line; what it needs is in tests/run.

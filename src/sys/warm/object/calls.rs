@@ -128,7 +128,7 @@ impl ProgramFiles {
 
     /// What becomes of this call.
     pub(crate) fn judge(&mut self, number: i64, arguments: [u64; 6]) -> Ruling {
-        let [first, second, third, fourth, fifth, _] = arguments;
+        let [first, second, third, fourth, fifth, sixth] = arguments;
         match number {
             // Memory: brk, mprotect, munmap, mremap, mincore, madvise, mlock, munlock, mlockall, munlockall, mlock2, pkey_*.
             10 | 11 | 12 | 25 | 27 | 28 | 149 | 150 | 151 | 152 | 325 | 329 | 330 | 331 => Pass,
@@ -138,8 +138,8 @@ impl ProgramFiles {
             // Who and where it is: getpid, getuid, getgid, geteuid, getegid, getppid, getpgrp, getgroups, getresuid, getresgid,
             // getpgid, getsid, capget, gettid, uname, getcwd.
             39 | 102 | 104 | 107 | 108 | 110 | 111 | 115 | 118 | 120 | 121 | 124 | 125 | 186 | 63 | 79 => Pass,
-            // chdir, fchdir, umask.
-            80 | 81 | 95 => Pass,
+            // chdir, fchdir, umask; setgroups, by which nobody else knows a process: sshd begins with it.
+            80 | 81 | 95 | 116 => Pass,
             // Clocks and limits: gettimeofday, getrlimit, getrusage, sysinfo, times, getpriority, time, sched_getaffinity,
             // clock_gettime, clock_getres, getcpu, getitimer, sched_getparam, sched_getscheduler, sched_yield.
             96 | 97 | 98 | 99 | 100 | 140 | 201 | 204 | 228 | 229 | 309 | 36 | 143 | 145 | 24 => Pass,
@@ -174,10 +174,13 @@ impl ProgramFiles {
             22 | 293 | 53 | 284 | 290 | 213 | 291 | 289 | 283 | 319 | 41 | 294 | 222 | 224 | 225 | 226 => Pass,
             // epoll_ctl.
             233 => self.on_its_own(third),
-            // getsockname, setsockopt.
-            51 | 54 => self.on_its_own(first),
+            // getsockname, setsockopt, recvfrom, recvmsg.
+            51 | 54 | 45 | 47 => self.on_its_own(first),
             number::GETSOCKOPT => self.getsockopt(first, second, third),
             42 => self.connect(first, second, third),
+            // bind, sendto.
+            49 if self.is_for_questions(first) => Pass,
+            44 if self.is_for_questions(first) && is_question(second, third) && is_for_kernel(fifth, sixth) => Pass,
             _ => Stop,
         }
     }
@@ -284,10 +287,22 @@ impl ProgramFiles {
         }
     }
 
+    /// Whether this is a socket of the program's own by which it asks the kernel for addresses and routes, as getaddrinfo(3) does: of
+    /// rtnetlink(7).
+    fn is_for_questions(&self, descriptor: u64) -> bool {
+        const NETLINK: u32 = 16;
+        const ROUTE: u32 = 0;
+        !self.is_own(descriptor)
+            && !self.is_shared(descriptor)
+            && socket_option(descriptor, SO_DOMAIN) == Some(NETLINK)
+            && socket_option(descriptor, SO_PROTOCOL) == Some(ROUTE)
+    }
+
     /// connect(2): of datagrams, which tells nobody, and of what libc asks for names and writes its log to.
     fn connect(&self, descriptor: u64, address: u64, length: u64) -> Ruling {
         const UNIX: u16 = 1;
-        const INTERNET: [u16; 2] = [2, 10];
+        // AF_UNSPEC takes it back.
+        const INTERNET: [u16; 3] = [0, 2, 10];
         const KNOWN: [&[u8]; 3] = [b"/var/run/nscd/socket", b"/run/nscd/socket", b"/dev/log"];
         // The longest is that of a Unix socket.
         let is_usual = (8..=110).contains(&length) && is_readable(address, length);
@@ -322,11 +337,47 @@ fn only_appends([descriptor, _, wanted, ..]: [u64; 6]) -> bool {
     flags >= 0 && (flags as u64 ^ wanted) & (0o4000 | 0o20000 | 0o40000 | 0o1000000) == 0
 }
 
+/// Options at SOL_SOCKET, socket(7).
+const SO_TYPE: u64 = 3;
+const SO_PROTOCOL: u64 = 38;
+const SO_DOMAIN: u64 = 39;
+
+fn socket_option(descriptor: u64, option: u64) -> Option<u32> {
+    const SOL_SOCKET: u64 = 1;
+    let (mut value, mut length) = (0u32, 4u32);
+    let (at, length_at) = (&raw mut value as u64, &raw mut length as u64);
+    (call(number::GETSOCKOPT, [descriptor, SOL_SOCKET, option, at, length_at, 0]) == 0).then_some(value)
+}
+
 fn is_datagram(descriptor: u64) -> bool {
-    let (mut kind, mut length) = (0u32, 4u32);
-    let (at, length_at) = (&raw mut kind as u64, &raw mut length as u64);
-    // SOL_SOCKET, SO_TYPE; SOCK_DGRAM.
-    call(number::GETSOCKOPT, [descriptor, 1, 3, at, length_at, 0]) == 0 && kind == 2
+    const SOCK_DGRAM: u32 = 2;
+    socket_option(descriptor, SO_TYPE) == Some(SOCK_DGRAM)
+}
+
+/// Whether this is one message of rtnetlink(7), and changes nothing: of each four of its kinds the third asks.
+fn is_question(at: u64, length: u64) -> bool {
+    const FIRST: u16 = 16;
+    if !(16..=4096).contains(&length) || !is_readable(at, length) {
+        return false;
+    }
+    // SAFETY: so many bytes can be read there. Of its length and kind, netlink(7), the kernel reads the same: nobody else runs in here.
+    let (whole, kind) = unsafe {
+        ((at as *const u32).read_unaligned(), (at as *const u16).wrapping_add(2).read_unaligned())
+    };
+    u64::from(whole) == length && kind >= FIRST && kind & 3 == 2
+}
+
+/// Whether this is the address of the kernel, netlink(7), or none, which is the same.
+fn is_for_kernel(at: u64, length: u64) -> bool {
+    if at == 0 {
+        return true;
+    }
+    if length != 12 || !is_readable(at, length) {
+        return false;
+    }
+    // SAFETY: so many bytes can be read there.
+    let [_, process, groups] = unsafe { (at as *const [u32; 3]).read_unaligned() };
+    process == 0 && groups == 0
 }
 
 fn prctl(option: u64, second: u64) -> Ruling {
