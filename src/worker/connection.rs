@@ -168,7 +168,10 @@ impl Worker {
             Ok(()) => {
                 self.cx.counters.count(Count::Accepted);
                 let newcomer = match warm {
-                    None => newcomer,
+                    None => {
+                        self.warm.found_none();
+                        newcomer
+                    }
                     Some((pid, _)) => match self.give_to_warm(pid, newcomer) {
                         Ok(left) => return Some(left),
                         Err(newcomer) => newcomer,

@@ -34,6 +34,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// would not have answered yet.
 const HEAD_START: Duration = Duration::from_millis(10);
 
+/// For how many times as long as a start takes clients without a pause put the next one off, and for how long at most.
+const STARTS_PUT_OFF: u32 = 10;
+const LONGEST_PUT_OFF: Duration = Duration::from_secs(1);
+
 /// How long one may take until it is warm.
 const LONGEST_START: Duration = Duration::from_secs(60);
 
@@ -52,6 +56,7 @@ pub(super) struct WarmPrograms {
     pauses: Pauses,
     /// One that has a connection is to answer first.
     held_until: Option<Monotonic>,
+    pressure: Pressure,
     /// There is no slot for one.
     until_slot_freed: bool,
     /// The log knows that they fail, and has not been told that they do not any more.
@@ -96,6 +101,7 @@ impl WarmPrograms {
             programs: Vec::with_capacity(size),
             pauses: Pauses::new(FIRST_PAUSE, LONGEST_PAUSE),
             held_until: None,
+            pressure: Pressure::default(),
             until_slot_freed: false,
             said_why: false,
             said_where: false,
@@ -141,7 +147,14 @@ impl WarmPrograms {
         }
         // When more are called for than come after, there is no use in waiting.
         let held = self.held_until.filter(|_| 2 * missing <= self.size + 1);
-        Some(held.map_or(self.pauses.next(), |held| held.max(self.pauses.next())))
+        [held, self.pressure.until, Some(self.pauses.next())].into_iter().flatten().max()
+    }
+
+    /// A client has come, and found none.
+    pub(super) fn found_none(&mut self) {
+        if self.is_used() {
+            self.pressure.felt(Monotonic::now());
+        }
     }
 
     /// One has been given its connection.
@@ -187,7 +200,28 @@ impl WarmPrograms {
         let _ = poller.remove(program.link.as_fd());
         self.pauses.made();
         self.said_why = false;
-        Some(Monotonic::now() - program.started)
+        self.pressure.start_takes = Monotonic::now() - program.started;
+        Some(self.pressure.start_takes)
+    }
+}
+
+/// Clients who come without a pause and find none warm. Each that is started for a later one costs more than a start for one who
+/// is there, takes the time from those, and has them find none warm; so the next waits for a pause in which it can become warm.
+#[derive(Debug, Default)]
+struct Pressure {
+    /// How long the last start has taken; nothing before the first.
+    start_takes: Duration,
+    since: Option<Monotonic>,
+    until: Option<Monotonic>,
+}
+
+impl Pressure {
+    fn felt(&mut self, now: Monotonic) {
+        let is_over = self.until.is_none_or(|until| until <= now);
+        let since = self.since.filter(|_| !is_over).unwrap_or(now);
+        let most = (self.start_takes * STARTS_PUT_OFF).min(LONGEST_PUT_OFF);
+        self.since = Some(since);
+        self.until = Some((now + self.start_takes).min(since + most));
     }
 }
 
@@ -387,6 +421,26 @@ mod tests {
         assert_eq!(warm.start_due(), Some(held));
         warm.connection_ended();
         assert_eq!(warm.start_due(), Some(at_once));
+    }
+
+    #[test]
+    fn clients_without_a_pause_put_the_next_start_off_but_not_for_ever() {
+        let mut warm = programs(4, 0);
+        warm.found_none();
+        assert!(warm.start_due().unwrap() <= Monotonic::now(), "nobody knows yet how long one takes");
+        let at = |milliseconds: u64| Monotonic::from_nanos(1_000_000 * milliseconds);
+        let mut pressure = Pressure { start_takes: Duration::from_millis(5), ..Pressure::default() };
+        let mut put_off = Vec::new();
+        for now in (100..160).step_by(3) {
+            pressure.felt(at(now));
+            put_off.push(pressure.until.unwrap());
+        }
+        assert_eq!(put_off[..2], [at(105), at(108)]);
+        assert_eq!(put_off.iter().filter(|until| **until == at(150)).count(), 2);
+        assert_eq!(put_off[17..19], [at(156), at(159)], "it begins anew");
+        pressure.start_takes = Duration::from_secs(5);
+        pressure.felt(at(10_000));
+        assert_eq!(pressure.until, Some(at(11_000)));
     }
 
     #[test]
