@@ -11,9 +11,9 @@
 //! | | stderr, signals to their defaults, unblocked | the worker's handlers would swallow a signal that is meant for this process |
 //! | | a filter of system calls | it lets pass what the steps below need |
 //! | | a spare waits, accepts, and is asked by [`crate::admission`] | |
-//! | close | what the parent still owns, or on exec all but 0, 1, 2 | nothing of a stranger has run yet |
+//! | close | of a program all but 0, 1, 2, on exec | nothing of a stranger has run yet |
 //! | seal | the limit of descriptors | accept(2) takes some that a handler or program need not have |
-//! | close | what a handler's process has reported by until now | it may fail until here, and is captured from here on |
+//! | close | of a handler what the parent still owns, and what its process has reported by | it may fail until here, and is captured from here on |
 //! | run | the handler, or execve(2) | |
 //!
 //! With a namespace of processes, all of it is done by the child of the one that is made, see [`init`].
@@ -279,11 +279,19 @@ impl ChildSpec {
         self.confinement.close()
     }
 
+    /// In a child: makes the connection its stderr, if that is to be the client's.
+    fn tell_client(&self, connection: Option<BorrowedFd<'_>>) -> Result<(), Failed> {
+        match connection.filter(|_| self.says_errors_to_client) {
+            Some(connection) => fd::standard_error(connection).map_err(|error| (Step::Descriptors, error)),
+            None => Ok(()),
+        }
+    }
+
     /// In a child: leaves it the connection, or where there is none what it reports by; and on exec nothing but its standard
     /// descriptors.
     fn close(&self, child: ForkedChild, connection: Option<BorrowedFd<'_>>) -> Result<(), Failed> {
-        if let Some(connection) = connection.filter(|_| self.says_errors_to_client) {
-            fd::standard_error(connection).map_err(|error| (Step::Descriptors, error))?;
+        if self.execs() {
+            self.tell_client(connection)?;
         }
         let closed = match &self.job {
             PreparedJob::Handler(call) => {
@@ -325,9 +333,11 @@ impl ChildSpec {
     pub(crate) fn run(&self, child: ForkedChild, connection: OwnedFd, conn: &Conn) -> ! {
         let close = || self.close(child, Some(connection.as_fd()));
         let ready = match self.job {
-            // It has nothing to report by once all is closed.
-            PreparedJob::Handler(_) => self.seal().and_then(|()| close()),
-            // What it has as 3 is below no limit of less.
+            // It has nothing to report by once all is closed. What it has as 2 is below no limit of less.
+            PreparedJob::Handler(_) => {
+                self.tell_client(Some(connection.as_fd())).and_then(|()| self.seal()).and_then(|()| close())
+            }
+            // Nor is what it has as 3.
             PreparedJob::Exec(_) => close().and_then(|()| self.seal()),
         };
         if let Err(failed) = ready {

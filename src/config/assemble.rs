@@ -92,7 +92,7 @@ pub(crate) fn assemble(
         let fault = service::range_of_others(name, section, &services);
         fault.into_iter().for_each(|fault| problems.push(section.origin.error(fault)));
     }
-    roles::assign(&mut services, machine);
+    roles::assign_workers(&mut services, machine);
     let written = sections.supervisor.iter().rev().find(|section| section.span("control_access").is_some());
     let control_access = match control::resolve(&supervisor.control_access, &services, machine) {
         Ok(access) => access,

@@ -25,50 +25,34 @@ fn unowned(accounts: &Accounts) -> impl Iterator<Item = u32> {
     })
 }
 
-/// Says who connection processes and workers of all services are.
-pub(super) fn assign(services: &mut [ServiceConfig], machine: &Machine<'_>) {
-    if machine.becomes_others {
-        assign_handlers(services, &machine.accounts);
-        assign_workers(services, &machine.accounts);
+/// Whom the connection processes of a service become that says `given`.
+pub(super) fn user_of(job: &Job, given: Option<UserIds>, machine: &Machine<'_>) -> Option<UserIds> {
+    let is_named = given.as_ref().is_some_and(|user| user.is_named);
+    if is_named || matches!(job, Job::Exec(_)) || !machine.becomes_others {
+        return given;
     }
+    let Some(id) = unowned(&machine.accounts).next() else { return given };
+    let own = || UserIds {
+        name: id.to_string(),
+        is_named: false,
+        group: None,
+        uid: id,
+        gid: id,
+        groups: vec![id],
+        range: None,
+    };
+    Some(given.map_or_else(own, |given| UserIds { uid: id, ..given }))
 }
 
-fn users_of(services: &[ServiceConfig]) -> Vec<std::ops::RangeInclusive<u32>> {
-    services.iter().filter_map(|service| service.identity.user.as_ref()).map(UserIds::users).collect()
-}
-
-/// Handlers for whom no user is named are one, and those without a sandbox another, from the other end: none of the former can signal
-/// anybody, and so their workers need not be kept from it, see [`crate::child::confine`].
-fn assign_handlers(services: &mut [ServiceConfig], accounts: &Accounts) {
-    let taken = users_of(services);
-    let mut free = unowned(accounts).filter(|id| !taken.iter().any(|users| users.contains(id)));
-    let (boxed, open) = (free.next(), free.last());
-    for service in services {
-        let given = service.identity.user.as_ref();
-        if given.is_some_and(|user| user.is_named) || matches!(service.job, Job::Exec(_)) {
-            continue;
-        }
-        let Some(id) = (if service.sandbox.is_some() { boxed } else { open }) else { continue };
-        let user = match given {
-            Some(given) => UserIds { uid: id, ..given.clone() },
-            None => UserIds {
-                name: id.to_string(),
-                is_named: false,
-                group: None,
-                uid: id,
-                gid: id,
-                groups: vec![id],
-                range: None,
-            },
-        };
-        service.identity.user = Some(user);
+/// Says who the workers of all services are: where connection processes are root, nobody else than the supervisor. Who may make
+/// a process of root is root.
+pub(super) fn assign_workers(services: &mut [ServiceConfig], machine: &Machine<'_>) {
+    if !machine.becomes_others {
+        return;
     }
-}
-
-/// Where connection processes are root, their workers are nobody else than the supervisor: who may make a process of root is
-/// root.
-fn assign_workers(services: &mut [ServiceConfig], accounts: &Accounts) {
-    let taken = users_of(services);
+    let taken: Vec<_> =
+        services.iter().filter_map(|service| service.identity.user.as_ref()).map(UserIds::users).collect();
+    let accounts = &machine.accounts;
     let users = accounts.users();
     let named =
         [PACKAGED, "nobody"].into_iter().filter_map(|name| users.iter().find(|user| user.name == name));

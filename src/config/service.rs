@@ -14,6 +14,7 @@ use super::draft::{KillModeWord, ServiceDraft};
 use super::executable::{self, Setting, TooMuch};
 use super::files;
 use super::lookup::{Obstacle, Root, Runner};
+use super::roles;
 use super::source::Origin;
 use super::value::{Fault, Faults};
 use super::{
@@ -173,7 +174,7 @@ pub(crate) fn resolve(
             max_connections: draft.max_connections.map(|most| if draft.wait { 1 } else { most })?,
             admission: admission?,
             identity: Identity {
-                user: user.ok()?,
+                user: roles::user_of(job.as_ref()?, user.ok()?, machine),
                 worker: None,
                 chroot,
                 working_directory,

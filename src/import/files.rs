@@ -1,6 +1,6 @@
 //! Which files are read, in which form each is, and what belongs to it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -189,8 +189,10 @@ impl FileReader<'_> {
     }
 
     fn path(&mut self, path: &Path) -> Result<Imported, ImportError> {
-        let kind =
-            fs::metadata(path).map_err(|why| ImportError::Unreadable { path: path.to_owned(), why })?;
+        // A link by which an instance is enabled may lead to nowhere here: see [`FileReader::lone_service`].
+        let kind = fs::metadata(path)
+            .or_else(|why| if has_instance(path) { fs::symlink_metadata(path) } else { Err(why) })
+            .map_err(|why| ImportError::Unreadable { path: path.to_owned(), why })?;
         if kind.is_dir() { self.directory(path) } else { self.file(path) }
     }
 
@@ -409,9 +411,14 @@ impl FileReader<'_> {
     fn lone_service(&self, path: &Path) -> io::Result<UnitPair> {
         let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
         let mut unit = UnitFile::default();
-        unit.add(&text_of(path)?);
         let directories = self.unit_directories(path);
         let template = name.split_once('@').map(|(template, _)| format!("{template}@.service"));
+        // By its name: of another machine's files, a link leads elsewhere.
+        let is_link = fs::symlink_metadata(path).is_ok_and(|kind| kind.is_symlink());
+        let file = template.as_deref().filter(|_| is_link).and_then(|template| {
+            directories.iter().map(|directory| directory.join(template)).find(|file| file.is_file())
+        });
+        unit.add(&text_of(file.as_deref().unwrap_or(path))?);
         for of in template.iter().map(String::as_str).chain((!name.ends_with('@')).then(|| file_name(path))) {
             drop_ins(&directories, of, &mut unit);
         }
@@ -424,7 +431,7 @@ impl FileReader<'_> {
 
     /// Whether a `.service` needs no socket, as it starts a server that can be read.
     fn is_server(&self, path: &Path) -> bool {
-        path.is_file()
+        (path.is_file() || has_instance(path))
             && !path.with_extension("socket").is_file()
             && self.lone_service(path).is_ok_and(|pair| systemd::starts_a_server(&pair))
     }
@@ -493,17 +500,19 @@ fn has_instance(path: &Path) -> bool {
 fn instances(template: &Path, found: &[PathBuf]) -> Option<Vec<PathBuf>> {
     let prefix = template.file_stem()?.to_str().filter(|stem| stem.ends_with('@'))?;
     let wants = found.iter().filter(|path| has_ending(path, "wants") || has_ending(path, "requires"));
-    let enabled: Vec<PathBuf> = wants
+    let enabled: BTreeMap<String, PathBuf> = wants
         .flat_map(|directory| entries(directory).unwrap_or_default())
         .filter(|path| {
             file_name(path).starts_with(prefix) && has_ending(path, "service") && has_instance(path)
         })
+        .take(MOST_FILES)
+        .map(|path| (file_name(&path).to_owned(), path))
         .collect();
-    (!enabled.is_empty()).then_some(enabled)
+    (!enabled.is_empty()).then(|| enabled.into_values().collect())
 }
 
 fn drop_ins(directories: &[PathBuf], unit: &str, into: &mut UnitFile) {
-    let mut files = std::collections::BTreeMap::new();
+    let mut files = BTreeMap::new();
     // One of a directory before hides one of the same name in a later one.
     for directory in directories.iter().rev() {
         let found = entries(&directory.join(format!("{unit}.d"))).unwrap_or_default();

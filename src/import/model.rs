@@ -163,6 +163,11 @@ impl ImportedService {
         self.note(Takeover::Refused, construct, instead).is_loss = true;
     }
 
+    /// Whether this construct has a verdict.
+    pub(crate) fn names(&self, construct: &str) -> bool {
+        self.notes.iter().any(|note| note.construct == construct)
+    }
+
     pub(crate) fn is_refused(&self) -> bool {
         self.notes.iter().any(|note| note.verdict == Takeover::Refused)
     }

@@ -1,5 +1,7 @@
 //! The files of systemd: sections, assignments, continued lines, drop-ins, words of a command line.
 
+use std::collections::BTreeMap;
+
 /// The assignments of a unit and its drop-ins, in their order.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct UnitFile {
@@ -57,15 +59,12 @@ impl UnitFile {
 
     /// The assignments of a section, without those that an empty one has reset.
     pub(crate) fn of<'a>(&'a self, section: &'a str) -> impl Iterator<Item = &'a Assignment> {
-        let entries = &self.entries;
-        entries.iter().enumerate().filter_map(move |(index, entry)| {
-            let is_reset = || {
-                let later = entries.get(index + 1..).unwrap_or_default();
-                later
-                    .iter()
-                    .any(|later| later.section == section && later.key == entry.key && later.value.is_empty())
-            };
-            (entry.section == section && !entry.value.is_empty() && !is_reset()).then_some(entry)
+        let entries = || self.entries.iter().enumerate().filter(move |(_, entry)| entry.section == section);
+        let empty = entries().filter(|(_, entry)| entry.value.is_empty());
+        let resets: BTreeMap<&str, usize> = empty.map(|(index, entry)| (entry.key.as_str(), index)).collect();
+        entries().filter_map(move |(index, entry)| {
+            let is_reset = || resets.get(entry.key.as_str()).is_some_and(|reset| *reset > index);
+            (!entry.value.is_empty() && !is_reset()).then_some(entry)
         })
     }
 

@@ -288,22 +288,14 @@ pub(crate) fn become_user(uid: u32) -> io::Result<()> {
 /// Who may signal, trace or limit a process is asked by its real and saved user, kill(2), ptrace(2), prlimit(2); what it may
 /// do itself, by its effective one. So it can end processes of `user` and they cannot touch it; and each of its children
 /// can become `user` altogether without a capability, as it is one of the three that setresuid(2) lets anybody choose from.
-///
-/// Where it need not be kept from their signals, its real user is theirs: then it is they whose limits it can see, for which
-/// prlimit(2) asks the real one of who would see them, and all three of the other. To trace or limit it they would have to have
-/// the saved one.
 pub(crate) fn stand_before(
-    (uid, gid): (u32, u32),
+    own: (u32, u32),
     user: (u32, u32),
-    guard: SignalsOfOthers,
     group_of_files: Option<u32>,
     kept: impl FnOnce() -> Capabilities,
 ) -> io::Result<()> {
-    let real = match guard {
-        SignalsOfOthers::Kept => user,
-        SignalsOfOthers::Free => (uid, gid),
-    };
-    set_group_ids([real.1, user.1, gid])?;
+    let (uid, gid) = own;
+    set_group_ids([gid, user.1, gid])?;
     if let Some(group) = group_of_files {
         nix::unistd::setfsgid(Gid::from_raw(group));
     }
@@ -312,7 +304,7 @@ pub(crate) fn stand_before(
         check(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, yes, 0_usize, 0_usize, 0_usize) })
     };
     keep_permitted(1)?;
-    set_user_ids([real.0, user.0, uid])?;
+    set_user_ids([uid, user.0, uid])?;
     keep_permitted(0)?;
     // What it may do without any, it can try now.
     let kept = Capabilities(kept().0 & capabilities()?.permitted.0);
@@ -321,15 +313,6 @@ pub(crate) fn stand_before(
         is_root_for_good_no_more()?;
     }
     Ok(())
-}
-
-/// Whether those of whose user a process is could signal it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum SignalsOfOthers {
-    /// They are all kept in: by a domain of Landlock.
-    Kept,
-    /// They could.
-    Free,
 }
 
 /// In a child of one that stands before `user` without any capability: becomes this user altogether. None of the three of the
@@ -594,13 +577,6 @@ pub(crate) fn set_limit(resource: Resource, value: u64) -> io::Result<()> {
 pub(crate) fn allow_limit(resource: Resource, value: u64) -> io::Result<()> {
     let (soft, hard) = getrlimit(resource)?;
     if value > hard { Ok(setrlimit(resource, soft, value)?) } else { Ok(()) }
-}
-
-/// Lets this process's user have as many processes as it may let him.
-pub(crate) fn raise_process_limit() -> io::Result<()> {
-    let (_, hard) = getrlimit(Resource::RLIMIT_NPROC)?;
-    // Without CAP_SYS_RESOURCE it may not more than that.
-    set_limit(Resource::RLIMIT_NPROC, u64::MAX).or_else(|_| set_limit(Resource::RLIMIT_NPROC, hard))
 }
 
 /// The nice value of this process.

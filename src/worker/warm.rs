@@ -38,6 +38,9 @@ const HEAD_START: Duration = Duration::from_millis(10);
 const STARTS_PUT_OFF: u32 = 10;
 const LONGEST_PUT_OFF: Duration = Duration::from_secs(1);
 
+/// What a start may take beside its processor time where there are processors enough.
+const SLACK: Duration = Duration::from_micros(500);
+
 /// How long one may take until it is warm.
 const LONGEST_START: Duration = Duration::from_secs(60);
 
@@ -200,16 +203,19 @@ impl WarmPrograms {
         let _ = poller.remove(program.link.as_fd());
         self.pauses.made();
         self.said_why = false;
-        self.pressure.start_takes = Monotonic::now() - program.started;
-        Some(self.pressure.start_takes)
+        let took = Monotonic::now() - program.started;
+        // Who has had a processor for himself takes little more than he uses.
+        self.pressure.start_takes = if took > 2 * cpu + SLACK { took } else { Duration::ZERO };
+        Some(took)
     }
 }
 
-/// Clients who come without a pause and find none warm. Each that is started for a later one costs more than a start for one who
-/// is there, takes the time from those, and has them find none warm; so the next waits for a pause in which it can become warm.
+/// Clients who come without a pause and find none warm, where the processors have no time left. Each that is started for a later one
+/// costs more than a start for one who is there, takes the time from those, and has them find none warm; so the next waits for a pause in
+/// which it can become warm.
 #[derive(Debug, Default)]
 struct Pressure {
-    /// How long the last start has taken; nothing before the first.
+    /// How long the last start has taken; nothing before the first, or if it has not had to wait for a processor.
     start_takes: Duration,
     since: Option<Monotonic>,
     until: Option<Monotonic>,
@@ -427,7 +433,7 @@ mod tests {
     fn clients_without_a_pause_put_the_next_start_off_but_not_for_ever() {
         let mut warm = programs(4, 0);
         warm.found_none();
-        assert!(warm.start_due().unwrap() <= Monotonic::now(), "nobody knows yet how long one takes");
+        assert!(warm.start_due().unwrap() <= Monotonic::now(), "nobody knows yet that one has to wait");
         let at = |milliseconds: u64| Monotonic::from_nanos(1_000_000 * milliseconds);
         let mut pressure = Pressure { start_takes: Duration::from_millis(5), ..Pressure::default() };
         let mut put_off = Vec::new();

@@ -75,6 +75,7 @@ recipes! {
     rsync, "RSYNC", "", "";
     // Without PAM: the machine under it is a container, maybe.
     ssh, "SSH", "sshd", r#"
+        rm -f /etc/ssh/ssh_host_*
         ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key
         sed 's/^UsePAM yes/UsePAM no/' /usr/share/openssh/sshd_config >/etc/ssh/sshd_config
         install -d -o alice -g alice -m 700 /home/alice/.ssh

@@ -7,9 +7,7 @@ use nix::sys::signal::Signal;
 
 use crate::accept::Strace;
 use crate::support::client::{closed, connect, echo};
-use crate::support::{
-    Preforkd, Running, address, eventually, kernel_has_scopes, limit, proc, root, skip, text, user,
-};
+use crate::support::{Preforkd, Running, address, eventually, limit, proc, root, text, user};
 
 const SETGID: u64 = 1 << 6;
 const SETUID: u64 = 1 << 7;
@@ -122,13 +120,10 @@ fn without_a_user_a_handler_is_nobody_and_its_worker_another_and_a_program_is_wh
         let [handler, ..] = connection.ids("Uid");
         assert!(handler != 0);
         assert_eq!(connection.ids("Uid"), [handler; 4]);
-        // It sees what its children see, and is nobody whom they could trace or limit; nor signal, where their domain lets them.
-        for which in ["Uid", "Gid"] {
-            let [real, effective, saved, _] = worker.ids(which);
-            assert_eq!(effective, connection.ids(which)[0]);
-            assert!(![0, effective].contains(&saved));
-            assert_eq!(real, if kernel_has_scopes() { effective } else { saved });
-        }
+        // It sees what its children see, and is nobody whom they could reach.
+        let [real, effective, saved, _] = worker.ids("Uid");
+        assert_eq!((effective, saved), (handler, real));
+        assert!(![0, handler].contains(&real));
         assert!(!worker.groups().contains(&0));
         worker.has(0);
         worker.gains_nothing();
@@ -142,13 +137,6 @@ fn without_a_user_a_handler_is_nobody_and_its_worker_another_and_a_program_is_wh
         assert_eq!(connection.ids("Gid"), [60; 4]);
         assert!(!connection.ids("Uid").contains(&0));
     });
-    // Who starts others would count among its user's, who has no domain could signal its user's.
-    for keys in ["limits = { nproc = 8 }", "sandbox = false"] {
-        with_processes(keys, JOBS[0].1, |worker, _| {
-            let [real, effective, saved, _] = worker.ids("Uid");
-            assert!(real == saved && real != effective, "{keys}: {real} {effective} {saved}");
-        });
-    }
     // Whoever asks for root has it.
     for (keys, job) in [("", JOBS[1].1), ("user = \"root\"", JOBS[0].1), ("user = \"root\"", JOBS[1].1)] {
         with_processes(keys, job, |worker, connection| {
@@ -234,87 +222,6 @@ fn a_user_without_rights_gives_none_up() {
         status.has(0);
     }
     Status::of(server.connections()[0].pid).gains_nothing();
-}
-
-/// Whoever has captured a handler that is in no domain is not the user of one that is in one, whose worker trusts that they are.
-#[test]
-fn handlers_without_a_sandbox_are_another_user_than_those_with_one() {
-    if !root("users") {
-        return;
-    }
-    let at: [SocketAddr; 3] = [address::fresh(), address::fresh(), address::fresh()];
-    let [boxed, open, named] = at;
-    let passwd = std::fs::read_to_string("/etc/passwd").unwrap();
-    let first = (65_520..=65_533).rev().find(|id| !passwd.contains(&format!(":x:{id}:"))).unwrap();
-    let server = Preforkd::run(&format!(
-        "[service.boxed]\nlisten = \"{boxed}\"\nhandler = \"echo\"\nworkers = 1\n\
-         [service.open]\nlisten = \"{open}\"\nhandler = \"echo\"\nworkers = 1\nsandbox = false\n\
-         [service.named]\nlisten = \"{named}\"\nexec = [\"/bin/cat\"]\nworkers = 1\nuser = {first}\ngroup = {first}\nsandbox = false\n"
-    ));
-    let server = server.start();
-    let mut clients = at.map(connect);
-    clients.iter_mut().for_each(|client| echo(client, b"x"));
-    let users = ["boxed", "open", "named"].map(|service| {
-        let parent = worker(&server, service);
-        let child = server.connections().into_iter().find(|process| process.parent == parent).unwrap();
-        Status::of(child.pid).ids("Uid")
-    });
-    assert_eq!(users[2], [first; 4]);
-    let [boxed, open, named] = users.map(|[real, ..]| real);
-    assert!(boxed != open && open != named && named != boxed, "{boxed} {open} {named}");
-    let worker = Status::of(worker(&server, "boxed")).ids("Uid");
-    assert!(!worker.contains(&open) && !worker.contains(&named), "{worker:?}");
-}
-
-/// The worker of handlers for whom nobody is named has their user as its real one, and is still nobody whom they could trace, read
-/// or limit. Signals are the domain's matter, which hostile handlers try.
-#[test]
-fn a_worker_of_a_handler_without_a_user_cannot_be_traced_read_or_limited_by_it() {
-    if !root("users") {
-        return;
-    }
-    if !kernel_has_scopes() {
-        return skip("its real user is its own before Linux 6.12");
-    }
-    let at = address::fresh();
-    let config = format!("[service.x]\nlisten = \"{at}\"\nhandler = \"echo\"\nworkers = 1\n");
-    let server = Preforkd::run(&config).start();
-    let worker = server.worker();
-    let [user, _, own, _] = Status::of(worker).ids("Uid");
-    assert_ne!(user, own);
-    let ids = (format!("--reuid={user}"), format!("--regid={user}"));
-    for (attempt, may) in [
-        ("true", true),
-        ("kill -CONT WORKER", true),
-        ("cat /proc/WORKER/environ", false),
-        ("cat /proc/WORKER/maps", false),
-        ("ls /proc/WORKER/fd/", false),
-        ("head -c1 /proc/WORKER/mem", false),
-        ("echo 1000 >/proc/WORKER/oom_score_adj", false),
-        ("prlimit --pid WORKER --cpu=1:1", false),
-        ("prlimit --pid WORKER", false),
-    ] {
-        let command = attempt.replace("WORKER", &worker.to_string());
-        let output =
-            crate::support::run(&["setpriv", &ids.0, &ids.1, "--clear-groups", "sh", "-c", &command]);
-        assert_eq!(output.status.success(), may, "{attempt}: {}", text(&output.stderr));
-    }
-    echo(&mut connect(at), b"x");
-    assert_eq!(server.workers(), [worker]);
-}
-
-/// All processes of handlers for whom nobody is named count as one user's.
-#[test]
-fn a_low_limit_on_processes_of_a_user_limits_no_connections_of_handlers() {
-    if !root("limits") {
-        return;
-    }
-    let at = address::fresh();
-    let config = format!("[service.x]\nlisten = \"{at}\"\nhandler = \"echo\"\nworkers = 2\n");
-    let server = Preforkd::run(&config).under(&["prlimit", "--nproc=5:5000", "--"]).start();
-    let mut clients: Vec<_> = (0..20).map(|_| connect(at)).collect();
-    clients.iter_mut().for_each(|client| echo(client, b"x"));
-    assert_eq!(server.count("active"), 20);
 }
 
 /// Who is the user of a service can do nothing to its workers, on whatever kernel: nobody asks Landlock.

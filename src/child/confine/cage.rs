@@ -44,8 +44,6 @@ pub(crate) struct Cage {
     is_shared: bool,
     /// It does, and gains no privileges either.
     is_inherited: bool,
-    /// No signal of a child gets out of its domain.
-    keeps_signals: bool,
 }
 
 /// Who keeps the signals of programs within their connection.
@@ -129,23 +127,8 @@ impl Cage {
             && !sandbox.pid_namespace;
         let silence = if plan.filters { Silence::new(sandbox, job, plan.landlock) } else { None };
         let asks = plan.asks;
-        let keeps_signals = ruleset.is_some() && abilities.landlock >= filter::SIGNAL_SCOPE;
-        Ok(Some(Cage {
-            ruleset,
-            filter,
-            silence,
-            own_filter,
-            knows_clone3,
-            asks,
-            is_shared,
-            is_inherited: false,
-            keeps_signals,
-        }))
-    }
-
-    /// Whether the kernel keeps its signals in, whatever it asks for.
-    pub(crate) fn keeps_signals(&self) -> bool {
-        self.keeps_signals
+        let is_inherited = false;
+        Ok(Some(Cage { ruleset, filter, silence, own_filter, knows_clone3, asks, is_shared, is_inherited }))
     }
 
     /// Whether there is a filter of system calls.

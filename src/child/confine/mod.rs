@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::{Job, ServiceConfig, UserIds, WorkerIds};
 use crate::ipc::reports::Step;
-use crate::sys::process::{self, Capabilities, Resource, SignalsOfOthers};
+use crate::sys::process::{self, Capabilities, Resource};
 use crate::sys::seccomp;
 
 use cage::{Cage, SignalGuard};
@@ -35,8 +35,6 @@ pub(crate) struct Confinement {
     has_cgroup: bool,
     /// What they leave at their end is read in /proc.
     leaves_notes: bool,
-    /// Each can start no other.
-    is_alone: bool,
     /// The worker has stepped down before it.
     is_stood_before: bool,
     /// Whether there may be capabilities to give up.
@@ -62,8 +60,7 @@ impl Confinement {
             false => None,
         };
         let mut limits: Vec<_> = limits.iter().map(|limit| (limit.kind.resource, limit.value)).collect();
-        let is_alone = is_alone(service);
-        if is_alone {
+        if is_alone(service) {
             limits.push((Resource::RLIMIT_NPROC, 0));
         }
         Ok(Confinement {
@@ -76,7 +73,6 @@ impl Confinement {
             limits,
             has_cgroup,
             leaves_notes: matches!(service.job, Job::Handler(_)),
-            is_alone,
             is_stood_before: false,
             is_privileged: true,
             descriptors,
@@ -90,9 +86,6 @@ impl Confinement {
     /// It stands before them with a user of its own, whom they cannot reach, see [`process::stand_before`]; with their
     /// user as its only one they could stop or kill it where Landlock knows no scope of signals, before Linux 6.12. With a
     /// user of its own only, it would need CAP_SETUID, which is as good as root, and CAP_KILL.
-    ///
-    /// Of a user whom nobody is but processes that are all kept from signalling it, it makes its real user, too: so it learns by one
-    /// system call what a process has left, which otherwise takes a file in /proc, a tenth of what a fork costs.
     pub(crate) fn step_down(
         &mut self,
         own: WorkerIds,
@@ -133,17 +126,7 @@ impl Confinement {
                 .and(Capabilities::SYS_ADMIN, makes_namespaces)
         };
         let group_of_files = if self.leaves_notes { process::group_that_sees_others() } else { None };
-        let is_reached_by_none = !user.is_named && self.cage.as_ref().is_some_and(Cage::keeps_signals);
-        let guard = match is_reached_by_none && self.is_alone {
-            true => {
-                // All its processes count as his now, whom nobody has given a limit. They have none to start.
-                process::raise_process_limit().map_err(at(Step::Limits))?;
-                SignalsOfOthers::Kept
-            }
-            false => SignalsOfOthers::Free,
-        };
-        process::stand_before((own.uid, own.gid), seen, guard, group_of_files, kept)
-            .map_err(at(Step::User))?;
+        process::stand_before((own.uid, own.gid), seen, group_of_files, kept).map_err(at(Step::User))?;
         self.is_stood_before = !is_many;
         if is_many && is_caged {
             let filter =

@@ -10,6 +10,9 @@ use crate::import::script::{ScriptCommand, ScriptWord, commands};
 use crate::import::ucspi::{self, Beside, RunAs, Start};
 use crate::import::unit_file::{Assignment, UnitFile, boolean, words};
 
+/// More than one are refused; to see that one is there, no more are looked at.
+const MOST_STARTS: usize = 16;
+
 /// Whether the program of a service alone is such a server.
 pub(crate) fn starts_a_server(pair: &UnitPair) -> bool {
     let Some(unit) = &pair.service else { return false };
@@ -23,7 +26,7 @@ pub(crate) fn starts_a_server(pair: &UnitPair) -> bool {
         };
         commands.iter().any(|command| ucspi::starts_a_server(&command.words))
     };
-    unit.all("Service", "ExecStart").any(&mut starts)
+    unit.all("Service", "ExecStart").take(MOST_STARTS).any(&mut starts)
 }
 
 /// Of a shell, those that are written for it, which knows these variables.
@@ -65,8 +68,12 @@ pub(crate) fn read_server(
     let found = command.as_ref().map_or_else(Vec::new, |command| {
         let user = unit.last("Service", "User");
         let user = user.and_then(|user| pair.specified(user));
-        let start =
-            Start { origin: &|_| pair.place.clone(), name: Some(&pair.name), user: RunAs::from_start(user) };
+        let start = Start {
+            origin: &|_| pair.place.clone(),
+            name: Some(&pair.name),
+            user: RunAs::from_start(user),
+            prepare: &|service| reading(pair, service, range).environment(unit),
+        };
         ucspi::services(commands_of(&command.words, &command.variables), &start, names, beside)
     });
     if let (Some(command), []) = (&command, found.as_slice()) {
@@ -74,6 +81,9 @@ pub(crate) fn read_server(
         service.refused(&command.written, instead);
     }
     let is_refused = found.is_empty();
+    if is_refused {
+        reading(pair, &mut service, range).environment(unit);
+    }
     for mut service in found.into_iter().chain(is_refused.then_some(service)) {
         if let Some(Command { written, why, .. }) = &command {
             match why.is_empty() {
@@ -91,9 +101,24 @@ fn reading<'a>(pair: &'a UnitPair, service: &'a mut ImportedService, range: u32)
 }
 
 impl UnitReading<'_> {
+    /// What the command line finds, and may take away.
+    fn environment(&mut self, unit: &UnitFile) {
+        for entry in unit.of("Service").filter(|entry| is_environment(&entry.key)) {
+            if let Some(value) = self.pair.specified(&entry.value) {
+                self.service_key(&entry.key, &value, &entry.written(), unit);
+            }
+        }
+    }
+
     /// What the unit says beside its command line: what holds for the server, and for what it starts.
     fn of_server(&mut self, unit: &UnitFile) {
-        self.addresses(&self.pair.socket);
+        if self.service.keys.contains_key("allow") || self.service.keys.contains_key("deny") {
+            for entry in unit.of("Service").filter(|entry| entry.key.starts_with("IPAddress")) {
+                self.service.guarded(entry.written(), "the server looks at who calls itself, and both have to let him in; put it into allow and deny");
+            }
+        } else {
+            self.addresses(&self.pair.socket);
+        }
         if let Some(user) = unit.last("Service", "User") {
             let is_its = self
                 .pair
@@ -110,16 +135,38 @@ impl UnitReading<'_> {
         if unit.last("Service", "DynamicUser").and_then(boolean) == Some(true) {
             self.service.guarded("DynamicUser=yes", "name a user");
         }
-        self.keys(unit, of_server_alone);
+        let user = unit.last("Service", "User").and_then(|user| self.pair.specified(user));
+        let is_its =
+            self.service.keys.get("user") == Some(&user.map_or_else(|| quoted("root"), |user| quoted(&user)));
+        self.keys(unit, |service, entry, value| {
+            if entry.key == "Group" && (!is_its || service.keys.contains_key("group")) {
+                service.dropped(
+                    entry.written(),
+                    "of the server itself: it makes its programs another user or group",
+                );
+                return true;
+            }
+            of_server_alone(service, entry, value)
+        });
         for entry in unit.of("Install") {
             self.about_unit(entry);
         }
     }
 }
 
-/// What is about the server, of which there is none with preforkd.
+/// What is about the server, of which there is none with preforkd, or has been changed by the command line after the unit.
 fn of_server_alone(service: &mut ImportedService, entry: &Assignment, value: &str) -> bool {
     let written = entry.written();
+    if is_environment(&entry.key) {
+        if !service.names(&written) {
+            service.dropped(written, "its command line takes the environment away");
+        }
+        return true;
+    }
+    if let Some(key) = changed_later(&entry.key).filter(|key| has(service, key)) {
+        service.dropped(written, format!("its command line says what {key} is, after this"));
+        return true;
+    }
     match entry.key.as_str() {
         "StandardError" => match value {
             "null" => service.exact(written, "stderr", quoted("null")),
@@ -141,11 +188,10 @@ fn of_server_alone(service: &mut ImportedService, entry: &Assignment, value: &st
                 "for all connections together: write it into preforkd.service, or limits for each connection",
             );
         }
-        "AmbientCapabilities" | "CapabilityBoundingSet" if is_to_bind(value) => {
+        "AmbientCapabilities" | "CapabilityBoundingSet"
+            if is_to_bind(value) && service.keys.get("user") != Some(&quoted("root")) =>
+        {
             service.dropped(written, "it is preforkd that binds the port; programs have no capability");
-        }
-        "Group" if service.keys.contains_key("group") => {
-            service.dropped(written, "of the server itself: it makes its programs another group");
         }
         _ => return false,
     }
@@ -154,4 +200,37 @@ fn of_server_alone(service: &mut ImportedService, entry: &Assignment, value: &st
 
 fn is_to_bind(value: &str) -> bool {
     value.split_whitespace().all(|name| name == "CAP_NET_BIND_SERVICE")
+}
+
+/// The key of what a unit's key says, if a command line may say it, too.
+fn changed_later(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "UMask" => "umask",
+        "Nice" => "nice",
+        "WorkingDirectory" => "working_directory",
+        "StandardError" => "stderr",
+        "LimitAS" => "limits.as",
+        "LimitCORE" => "limits.core",
+        "LimitCPU" => "limits.cpu",
+        "LimitDATA" => "limits.data",
+        "LimitFSIZE" => "limits.fsize",
+        "LimitMEMLOCK" => "limits.memlock",
+        "LimitNOFILE" => "limits.nofile",
+        "LimitNPROC" => "limits.nproc",
+        "LimitSTACK" => "limits.stack",
+        _ => return None,
+    })
+}
+
+fn has(service: &ImportedService, key: &str) -> bool {
+    match key.split_once('.') {
+        Some((table, name)) => {
+            service.keys.get(table).is_some_and(|table| table.contains(&format!(" {name} = ")))
+        }
+        None => service.keys.contains_key(key),
+    }
+}
+
+fn is_environment(key: &str) -> bool {
+    ["Environment", "EnvironmentFile"].contains(&key)
 }

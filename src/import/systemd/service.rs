@@ -198,7 +198,7 @@ impl UnitReading<'_> {
         }
     }
 
-    fn service_key(&mut self, key: &str, value: &str, written: &str, unit: &UnitFile) {
+    pub(super) fn service_key(&mut self, key: &str, value: &str, written: &str, unit: &UnitFile) {
         let yes = boolean(value) == Some(true);
         let service = &mut *self.service;
         match key {
@@ -267,7 +267,7 @@ impl UnitReading<'_> {
             }
             "NoNewPrivileges" => match yes {
                 true => service.same(written, "always so"),
-                false => service.exact(written, "sandbox", table([("no_new_privs", "false".to_owned())])),
+                false => add_sandbox(service, written, "no_new_privs", "false", ""),
             },
             "PrivateTmp" if yes || value == "disconnected" => {
                 add_sandbox(service, written, "private_tmp", "true", "each connection has its own, in memory, of 64M at most");

@@ -247,6 +247,9 @@ fn pairs_of_units() {
         let text = printed(pair(socket, &format!("{cat}{service}")));
         assert!(text.contains("\n#[service.x]") && text.contains("# refused: "), "{socket}{service}: {text}");
     }
+    let boxed = format!("{cat}PrivateTmp=yes\nNoNewPrivileges=no\n");
+    let boxed = keys(pair(accepts, &boxed));
+    assert!(boxed.contains("sandbox = { private_tmp = true, no_new_privs = false }"), "{boxed}");
     // What only writes to the client.
     let writes = keys(pair(accepts, "[Service]\nExecStart=/bin/cat\nUser=nobody\nStandardOutput=socket\n"));
     assert!(writes.contains("\nstderr = \"connection\"\n") && !writes.contains("listen-fds"), "{writes}");

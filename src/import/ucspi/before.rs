@@ -36,6 +36,7 @@ impl ChainReading<'_, '_> {
                     }
                     if is_emptied || text != "env" {
                         self.service.forget("environment");
+                        self.service.forget("environment_file");
                     }
                     self.service.same(text, "programs have no environment but PATH and what is written");
                 }

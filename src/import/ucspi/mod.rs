@@ -32,7 +32,8 @@ pub(crate) trait Beside {
 /// The services that a script starts.
 pub(crate) fn parse(script: &Script<'_>, names: &ServiceNames, beside: &dyn Beside) -> Imported {
     let origin = |line| format!("{}:{line}", script.file);
-    let start = Start { origin: &origin, name: script.name.as_deref(), user: RunAs::default() };
+    let start =
+        Start { origin: &origin, name: script.name.as_deref(), user: RunAs::default(), prepare: &|_| () };
     let services = services(commands(script.text), &start, names, beside);
     Imported { services, ..Imported::default() }
 }
@@ -45,6 +46,8 @@ pub(crate) struct Start<'a> {
     pub(crate) name: Option<&'a str>,
     /// By whom.
     pub(crate) user: RunAs,
+    /// With what.
+    pub(crate) prepare: &'a dyn Fn(&mut ImportedService),
 }
 
 /// The services that these commands start.
@@ -62,6 +65,7 @@ pub(crate) fn services(
             continue;
         }
         let mut service = ImportedService::new(start.name.unwrap_or_default(), (start.origin)(command.line));
+        (start.prepare)(&mut service);
         let mut reading = ChainReading {
             service: &mut service,
             words: command.words.iter(),

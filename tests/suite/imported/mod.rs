@@ -94,10 +94,14 @@ fn a_directory_of_units_has_the_servers_that_are_started_by_themselves() {
     assert_eq!(whole.status.code(), Some(78), "{}", text(&whole.stderr));
     assert!(text(&whole.stderr).contains("multi-user.target.wants/NAME@INSTANCE.service"));
     std::fs::create_dir(at("multi-user.target.wants")).unwrap();
-    for port in ["9001", "9002"] {
+    // systemctl makes absolute ones, which lead to nowhere here.
+    for (port, to) in [("9001", "../forward@.service"), ("9002", "/etc/systemd/system/forward@.service")] {
         let link = at("multi-user.target.wants").join(format!("forward@{port}.service"));
-        std::os::unix::fs::symlink("../forward@.service", link).unwrap();
+        std::os::unix::fs::symlink(to, link).unwrap();
     }
+    std::fs::create_dir(at("graphical.target.wants")).unwrap();
+    std::os::unix::fs::symlink("../forward@.service", at("graphical.target.wants/forward@9001.service"))
+        .unwrap();
     let whole = import(directory.path(), &[], "system");
     let printed = text(&whole.stdout);
     assert_eq!(whole.status.code(), Some(0), "{printed}{}", text(&whole.stderr));

@@ -419,6 +419,8 @@ route.bind((0, 0))
             "bind",
         ),
         ("import socket, sys\nkept = socket.socket(); kept.bind(('127.0.0.1', 0))".to_owned(), "bind"),
+        (netlink.replace("(0, 0)", "(0, 1)"), "bind"),
+        (netlink.replace("(0, 0)", "(4711, 0)"), "bind"),
     ] {
         let address = address::fresh();
         let program = format!("['/usr/bin/python3', '-c', '''{}\nsys.stdout.write(sys.stdin.readline())''']", start.replace('\'', "\""));

@@ -174,13 +174,14 @@ impl ProgramFiles {
             22 | 293 | 53 | 284 | 290 | 213 | 291 | 289 | 283 | 319 | 41 | 294 | 222 | 224 | 225 | 226 => Pass,
             // epoll_ctl.
             233 => self.on_its_own(third),
-            // getsockname, setsockopt, recvfrom, recvmsg.
-            51 | 54 | 45 | 47 => self.on_its_own(first),
+            // getsockname, setsockopt.
+            51 | 54 => self.on_its_own(first),
             number::GETSOCKOPT => self.getsockopt(first, second, third),
             42 => self.connect(first, second, third),
-            // bind, sendto.
-            49 if self.is_for_questions(first) => Pass,
-            44 if self.is_for_questions(first) && is_question(second, third) && is_for_kernel(fifth, sixth) => Pass,
+            // bind, but for news and under no name of its own; recvfrom, recvmsg, sendto.
+            49 if self.is_for_questions(first) && is_nobody(second, third) => Pass,
+            45 | 47 if self.is_for_questions(first) => Pass,
+            44 if self.is_for_questions(first) && is_question(second, third) && (fifth == 0 || is_nobody(fifth, sixth)) => Pass,
             _ => Stop,
         }
     }
@@ -367,11 +368,8 @@ fn is_question(at: u64, length: u64) -> bool {
     u64::from(whole) == length && kind >= FIRST && kind & 3 == 2
 }
 
-/// Whether this is the address of the kernel, netlink(7), or none, which is the same.
-fn is_for_kernel(at: u64, length: u64) -> bool {
-    if at == 0 {
-        return true;
-    }
+/// Whether this is an address of netlink(7) that names no process and no group: of a receiver, the kernel.
+fn is_nobody(at: u64, length: u64) -> bool {
     if length != 12 || !is_readable(at, length) {
         return false;
     }
