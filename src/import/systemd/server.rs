@@ -7,7 +7,7 @@ use super::{Protects, UnitPair, UnitReading, next_range};
 use crate::import::model::{Imported, ImportedService, quoted};
 use crate::import::names::ServiceNames;
 use crate::import::script::{ScriptCommand, ScriptWord, commands};
-use crate::import::ucspi::{self, Beside, RunAs, Start};
+use crate::import::ucspi::{self, Beside, RunAs, ServerStart};
 use crate::import::unit_file::{Assignment, UnitFile, boolean, words};
 
 /// More than one are refused; to see that one is there, no more are looked at.
@@ -68,7 +68,7 @@ pub(crate) fn read_server(
     let found = command.as_ref().map_or_else(Vec::new, |command| {
         let user = unit.last("Service", "User");
         let user = user.and_then(|user| pair.specified(user));
-        let start = Start {
+        let start = ServerStart {
             origin: &|_| pair.place.clone(),
             name: Some(&pair.name),
             user: RunAs::from_start(user),

@@ -32,14 +32,18 @@ pub(crate) trait Beside {
 /// The services that a script starts.
 pub(crate) fn parse(script: &Script<'_>, names: &ServiceNames, beside: &dyn Beside) -> Imported {
     let origin = |line| format!("{}:{line}", script.file);
-    let start =
-        Start { origin: &origin, name: script.name.as_deref(), user: RunAs::default(), prepare: &|_| () };
+    let start = ServerStart {
+        origin: &origin,
+        name: script.name.as_deref(),
+        user: RunAs::default(),
+        prepare: &|_| (),
+    };
     let services = services(commands(script.text), &start, names, beside);
     Imported { services, ..Imported::default() }
 }
 
 /// How commands are started.
-pub(crate) struct Start<'a> {
+pub(crate) struct ServerStart<'a> {
     /// Where the command of a line is written.
     pub(crate) origin: &'a dyn Fn(usize) -> String,
     /// What their services are called, if that is known.
@@ -53,7 +57,7 @@ pub(crate) struct Start<'a> {
 /// The services that these commands start.
 pub(crate) fn services(
     commands: Vec<ScriptCommand>,
-    start: &Start<'_>,
+    start: &ServerStart<'_>,
     names: &ServiceNames,
     beside: &dyn Beside,
 ) -> Vec<ImportedService> {
