@@ -119,31 +119,34 @@ impl UnitReading<'_> {
         } else {
             self.addresses(&self.pair.socket);
         }
-        if let Some(user) = unit.last("Service", "User") {
-            let is_its = self
-                .pair
-                .specified(user)
-                .is_some_and(|user| self.service.keys.get("user") == Some(&quoted(&user)));
+        let user = unit.last("Service", "User").and_then(|user| self.pair.specified(user));
+        let its = user.as_deref().map_or_else(|| quoted("root"), quoted);
+        let is_its = self.service.keys.get("user") == Some(&its);
+        if let Some(user) = user.map(|user| format!("User={user}")) {
             match is_its {
-                true => self.service.same(format!("User={user}"), "its programs were that user, too"),
-                false => self.service.dropped(
-                    format!("User={user}"),
-                    "of the server itself: it makes its programs another user",
-                ),
+                true => self.service.same(user, "its programs were that user, too"),
+                false => {
+                    self.service.dropped(user, "of the server itself: it makes its programs another user")
+                }
             }
         }
         if unit.last("Service", "DynamicUser").and_then(boolean) == Some(true) {
             self.service.guarded("DynamicUser=yes", "name a user");
         }
-        let user = unit.last("Service", "User").and_then(|user| self.pair.specified(user));
-        let is_its =
-            self.service.keys.get("user") == Some(&user.map_or_else(|| quoted("root"), |user| quoted(&user)));
+        // Of two lines of the unit the later counts, of the unit and the command line this.
+        let changed: Vec<&str> = unit
+            .of("Service")
+            .filter_map(|entry| changed_later(&entry.key).filter(|key| has(self.service, key)))
+            .chain((!is_its || self.service.keys.contains_key("group")).then_some("group"))
+            .collect();
+        let last_error = unit.last("Service", "StandardError");
         self.keys(unit, |service, entry, value| {
-            if entry.key == "Group" && (!is_its || service.keys.contains_key("group")) {
-                service.dropped(
-                    entry.written(),
-                    "of the server itself: it makes its programs another user or group",
-                );
+            if let Some(key) = changed_later(&entry.key).filter(|key| changed.contains(key)) {
+                service.dropped(entry.written(), format!("its command line says what {key} is, after this"));
+                return true;
+            }
+            if entry.key == "StandardError" && last_error != Some(&entry.value) {
+                service.dropped(entry.written(), "a later line says something else");
                 return true;
             }
             of_server_alone(service, entry, value)
@@ -154,17 +157,13 @@ impl UnitReading<'_> {
     }
 }
 
-/// What is about the server, of which there is none with preforkd, or has been changed by the command line after the unit.
+/// What is about the server, of which there is none with preforkd.
 fn of_server_alone(service: &mut ImportedService, entry: &Assignment, value: &str) -> bool {
     let written = entry.written();
     if is_environment(&entry.key) {
         if !service.names(&written) {
             service.dropped(written, "its command line takes the environment away");
         }
-        return true;
-    }
-    if let Some(key) = changed_later(&entry.key).filter(|key| has(service, key)) {
-        service.dropped(written, format!("its command line says what {key} is, after this"));
         return true;
     }
     match entry.key.as_str() {
@@ -209,6 +208,7 @@ fn changed_later(key: &str) -> Option<&'static str> {
         "Nice" => "nice",
         "WorkingDirectory" => "working_directory",
         "StandardError" => "stderr",
+        "Group" => "group",
         "LimitAS" => "limits.as",
         "LimitCORE" => "limits.core",
         "LimitCPU" => "limits.cpu",

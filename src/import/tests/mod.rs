@@ -340,6 +340,59 @@ fn services_that_start_a_server_themselves() {
 }
 
 #[test]
+fn what_a_command_line_does_it_does_after_the_unit() {
+    let later = server(
+        "x",
+        "[Service]\nUser=mail\nGroup=mail\nUMask=0022\nNice=3\nWorkingDirectory=/\nLimitNOFILE=99\nLimitNPROC=9\nEnvironment=A=1 B=2\n\
+         StandardError=null\n\
+         ExecStart=/bin/sh -c 'umask 077; cd /srv; exec nice -n 7 softlimit -o 64 env A=3 socat TCP4-L:7,fork,su=games EXEC:/bin/cat,stderr'\n",
+    );
+    let printed_keys = keys(later);
+    for line in [
+        "user = \"games\"",
+        "working_directory = \"/srv\"",
+        "umask = \"077\"",
+        "nice = 7",
+        "environment = { A = \"3\", B = \"2\" }",
+        "limits = { nofile = 64, nproc = 9 }",
+        "stderr = \"connection\"",
+    ] {
+        assert!(printed_keys.lines().any(|found| found == line), "{line}: {printed_keys}");
+    }
+    assert!(!printed_keys.contains("group"), "{printed_keys}");
+    // Of what the unit says twice, as by a drop-in, the later counts.
+    let twice = keys(server(
+        "x",
+        "[Service]\nUMask=0022\nUMask=0077\nLimitNOFILE=9\nLimitNOFILE=8\nGroup=games\nGroup=mail\nStandardError=null\n\
+         StandardError=journal\nExecStart=/bin/socat TCP4-L:7,fork EXEC:/bin/cat\n",
+    ));
+    for line in ["umask = \"077\"", "limits = { nofile = 8 }", "group = \"mail\""] {
+        assert!(twice.lines().any(|found| found == line), "{line}: {twice}");
+    }
+    assert!(!twice.contains("stderr"), "{twice}");
+    let emptied = "[Service]\nEnvironment=A=1\nExecStart=/usr/bin/env - B=2 tcpserver 0 7 /bin/cat\n";
+    let text = printed(server("x", emptied));
+    assert!(
+        text.contains("\nenvironment = { B = \"2\" }\n") && text.contains("# dropped: Environment=A=1"),
+        "{text}"
+    );
+}
+
+#[test]
+fn protections_of_a_unit_with_a_server_are_not_lost_in_silence() {
+    for (keys, lost) in [
+        // Root has all capabilities, whoever binds.
+        ("CapabilityBoundingSet=CAP_NET_BIND_SERVICE\n", "LOST: CapabilityBoundingSet="),
+        ("IPAddressAllow=10.0.0.0/8\nIPAddressDeny=any\n", "LOST: IPAddressAllow="),
+    ] {
+        let unit =
+            format!("[Service]\n{keys}ExecStart=/bin/socat TCP4-L:7,fork,range=10.1.0.0/16 EXEC:/bin/cat\n");
+        let text = printed(server("x", &unit));
+        assert!(text.contains(lost) && text.contains("allow = [\"10.1.0.0/16\"]"), "{text}");
+    }
+}
+
+#[test]
 fn what_may_be_written_follows_from_what_is_protected() {
     let socket = "[Socket]\nListenStream=7\nAccept=yes\n";
     let unit = |lines: &str| {
