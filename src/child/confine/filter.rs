@@ -74,9 +74,6 @@ const OF_HANDLERS: &[&str] = &[
     "writev",
 ];
 
-/// linux/ioprio.h.
-const IOPRIO_WHO_USER: u64 = 3;
-
 /// What a service has no use for: what administers the machine, looks into other processes, or is the usual way out of a cage.
 /// systemd's @system-service leaves out most of it, too, systemd.exec(5).
 const NOT_OF_SERVICES: &[&str] = &[
@@ -310,13 +307,11 @@ pub(super) fn compile(
             for name in ["sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler"] {
                 add(&mut rules, name, &[differs(0, 0)]);
             }
-            for (name, of_user) in
-                [("setpriority", u64::from(libc::PRIO_USER)), ("ioprio_set", IOPRIO_WHO_USER)]
-            {
+            for name in ["setpriority", "ioprio_set"] {
                 add(&mut rules, name, &[differs(1, 0)]);
-                // 0 is who calls, and here all who have its user.
-                add(&mut rules, name, &[equals(0, of_user)]);
             }
+            // 0 is who calls, and here all who have its user. (ioprio_set(2) takes it for root.)
+            add(&mut rules, "setpriority", &[equals(0, u64::from(libc::PRIO_USER))]);
             // Which machine there seems to be, is asked by 0xffffffff; 8 is that of 32 bits.
             let others = [differs(0, 0), differs(0, 8), differs(0, 0xffff_ffff)];
             add(&mut rules, "personality", &others);

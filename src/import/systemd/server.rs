@@ -126,7 +126,7 @@ impl UnitReading<'_> {
             match is_its {
                 true => self.service.same(user, "its programs were that user, too"),
                 false => {
-                    self.service.dropped(user, "of the server itself: it makes its programs another user")
+                    self.service.dropped(user, "of the server itself: it makes its programs another user");
                 }
             }
         }
