@@ -13,7 +13,7 @@ use crate::admission::sources::SlotIndex;
 use crate::ipc::reports::{ExitNote, Step};
 use crate::sys::fork::{ForkedChild, fork_again};
 use crate::sys::wait::{self, Ending, Pid};
-use crate::sys::{fd, process, signal};
+use crate::sys::{child_fds, process, signal};
 
 /// What a shell exits with when a signal has ended what it ran, less the number.
 const KILLED: u8 = 128;
@@ -45,7 +45,7 @@ fn begin<F: FnOnce(ForkedChild) -> u8 + Send>(
     process::set_name(c"preforkd-init");
     // If it cannot, it ends, and the other with it.
     spec.confinement.take_identity(slot.map(SlotIndex::index))?;
-    fd::close_standard_and_all_but(child, &[]).map_err(|error| (Step::Descriptors, error))?;
+    child_fds::close_standard_and_all_but(child, &[]).map_err(|error| (Step::Descriptors, error))?;
     Ok(process)
 }
 

@@ -39,8 +39,8 @@ use crate::client::{Client, ConnectionId, Traffic};
 use crate::config::{Job, Passing, ServiceConfig, StderrTarget, WarmPoint, WorkerIds};
 use crate::exit;
 use crate::ipc::reports::{self, ExitNote, Failure, FailureWord, Reporter, Step};
+use crate::sys::child_fds::{self, ReservedFds};
 use crate::sys::exec::Image;
-use crate::sys::fd::{self, ReservedFds};
 use crate::sys::fork::{ForkedChild, Pids, SharingChild};
 use crate::sys::signal::{self, Signals};
 use crate::sys::warm::Scaffold;
@@ -270,7 +270,7 @@ impl ChildSpec {
     ) -> Result<(), Failed> {
         self.confinement.enter(slot.map(SlotIndex::index))?;
         if let Some(stderr) = self.null.as_ref().map(AsFd::as_fd).or(stderr) {
-            fd::standard_error(stderr).map_err(|error| (Step::Descriptors, error))?;
+            child_fds::standard_error(stderr).map_err(|error| (Step::Descriptors, error))?;
         }
         // Before they are unblocked: the worker's handler would swallow a SIGTERM that is meant for this process.
         // Ignored signals there are none, the worker has seen to that.
@@ -282,7 +282,9 @@ impl ChildSpec {
     /// In a child: makes the connection its stderr, if that is to be the client's.
     fn tell_client(&self, connection: Option<BorrowedFd<'_>>) -> Result<(), Failed> {
         match connection.filter(|_| self.says_errors_to_client) {
-            Some(connection) => fd::standard_error(connection).map_err(|error| (Step::Descriptors, error)),
+            Some(connection) => {
+                child_fds::standard_error(connection).map_err(|error| (Step::Descriptors, error))
+            }
             None => Ok(()),
         }
     }
@@ -297,18 +299,17 @@ impl ChildSpec {
             PreparedJob::Handler(call) => {
                 let kept = [connection.unwrap_or(self.reporter.descriptor())];
                 if call.has_stderr {
-                    fd::close_all_but(child, &kept, None)
+                    child_fds::close_all_but(child, &kept, None)
                 } else {
                     // Its stderr would be ours, where a line of it passes for one of preforkd.
-                    fd::close_standard_and_all_but(child, &kept)
+                    child_fds::close_standard_and_all_but(child, &kept)
                 }
             }
-            PreparedJob::Exec(PreparedProgram { stdin: None, .. }) => {
-                connection.map_or(Ok(()), fd::standard).and_then(|()| fd::close_others_on_exec())
-            }
-            PreparedJob::Exec(PreparedProgram { stdin: Some(stdin), .. }) => {
-                connection.map_or(Ok(()), |connection| fd::standard_and_first(stdin.as_fd(), connection))
-            }
+            PreparedJob::Exec(PreparedProgram { stdin: None, .. }) => connection
+                .map_or(Ok(()), child_fds::standard)
+                .and_then(|()| child_fds::close_others_on_exec()),
+            PreparedJob::Exec(PreparedProgram { stdin: Some(stdin), .. }) => connection
+                .map_or(Ok(()), |connection| child_fds::standard_and_first(stdin.as_fd(), connection)),
         };
         closed.map_err(|error| (Step::Descriptors, error))
     }

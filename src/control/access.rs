@@ -1,33 +1,11 @@
 //! Who may ask what. It is decided for each call, by who the kernel says has connected and by the configuration in force.
 
-use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use serde::{Deserialize, Serialize};
-
-use super::answer::ControlError;
+use super::error::{ControlError, Right};
 use super::request::Request;
 use crate::config::ControlAccess;
 use crate::sys::{process, socket};
-
-/// What somebody may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Right {
-    /// See what goes on.
-    Look,
-    /// Have something done.
-    Act,
-}
-
-impl fmt::Display for Right {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Right::Look => "look",
-            Right::Act => "act",
-        })
-    }
-}
 
 /// Who is at the other end, as it was when it connected.
 #[derive(Debug)]

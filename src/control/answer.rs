@@ -3,11 +3,10 @@
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
-use super::access::Right;
+use super::error::ControlError;
 use super::interface::ServiceInfo;
 use super::request::{Manner, Request};
 use super::{BanStatus, ConnectionStatus, Status};
-use crate::client::ConnectionId;
 
 /// So many connections are in one reply, if there may be several.
 const CONNECTIONS: usize = 500;
@@ -29,73 +28,6 @@ pub(crate) enum Answer {
     Connections(Vec<ConnectionStatus>),
     /// The answer to [`Request::Bans`].
     Bans(Vec<BanStatus>),
-}
-
-/// Why something was not done.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[serde(tag = "error", content = "parameters")]
-pub(crate) enum ControlError {
-    /// There is no such interface.
-    #[serde(rename = "org.varlink.service.InterfaceNotFound")]
-    #[error("the running one has no interface {interface}; is it of another version?")]
-    InterfaceNotFound {
-        /// Its name.
-        interface: String,
-    },
-    /// There is no such method.
-    #[serde(rename = "org.varlink.service.MethodNotFound")]
-    #[error("the running one has no method {method}; is it of another version?")]
-    MethodNotFound {
-        /// Its name.
-        method: String,
-    },
-    /// A parameter is missing, unknown or wrong.
-    #[serde(rename = "org.varlink.service.InvalidParameter")]
-    #[error("the running one does not take this {parameter}; is it of another version?")]
-    InvalidParameter {
-        /// Its name.
-        parameter: String,
-    },
-    /// It is not known who asks.
-    #[serde(rename = "org.varlink.service.PermissionDenied")]
-    #[error("the kernel does not say who asks")]
-    PermissionDenied,
-    /// Why, in as many lines as it takes.
-    #[serde(rename = "org.preforkd.Control.Refused")]
-    #[error("{reason}")]
-    Refused {
-        /// Why.
-        reason: String,
-    },
-    /// There is no such service.
-    #[serde(rename = "org.preforkd.Control.NoSuchService")]
-    #[error("there is no service \"{service}\"; the services are {}", services.join(", "))]
-    NoSuchService {
-        /// Its name.
-        service: String,
-        /// Those that there are.
-        services: Vec<String>,
-    },
-    /// Not all of these connections are there.
-    #[serde(rename = "org.preforkd.Control.NoSuchConnection")]
-    #[error("{reason}")]
-    NoSuchConnection {
-        /// Those that are not.
-        ids: Vec<ConnectionId>,
-        /// What has become of the others, too.
-        reason: String,
-    },
-    /// Who asks may not.
-    #[serde(rename = "org.preforkd.Control.NotPermitted")]
-    #[error("{reason}")]
-    NotPermitted {
-        /// What he would have to be able to do.
-        needs: Right,
-        /// Who is in it may.
-        group: Option<String>,
-        /// The same in words.
-        reason: String,
-    },
 }
 
 impl Answer {
@@ -252,6 +184,7 @@ pub(crate) fn check_answer(bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::error::Right;
     use super::*;
 
     fn replies(answer: &Answer, more: bool) -> Vec<String> {

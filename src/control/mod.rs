@@ -6,6 +6,7 @@
 mod access;
 mod answer;
 pub(crate) mod client;
+mod error;
 pub(crate) mod interface;
 mod request;
 pub(crate) mod server;
@@ -17,10 +18,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::access::Right;
+pub(crate) use self::answer::Answer;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use self::answer::check_answer;
-pub(crate) use self::answer::{Answer, ControlError};
+pub(crate) use self::error::{ControlError, Right};
 pub(crate) use self::request::Request;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use self::request::check_calls;

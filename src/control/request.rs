@@ -4,8 +4,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::access::Right;
-use super::answer::ControlError;
+use super::error::{ControlError, Right};
 use super::interface::{CONTROL, SERVICE};
 use crate::admission::SourceName;
 use crate::client::ConnectionId;

@@ -8,7 +8,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::access::ControlPeer;
-use super::answer::{Answer, ControlError};
+use super::answer::Answer;
+use super::error::ControlError;
 use super::request::{Call, Manner, Request, Spoken, understand};
 use crate::config::ControlAccess;
 use crate::sys::epoll::{Interest, Poller};

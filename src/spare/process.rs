@@ -20,7 +20,7 @@ use crate::sys::epoll::{Interest, Poller};
 use crate::sys::fork::ForkedChild;
 use crate::sys::socket;
 use crate::sys::time::{self, Monotonic};
-use crate::sys::{fd, memory, process};
+use crate::sys::{child_fds, fd, memory, process};
 
 /// What is the same for all spares of a worker.
 #[derive(Debug)]
@@ -149,11 +149,11 @@ impl Spare {
         // Its number is 2 by now, and is closed with the others.
         drop(stderr);
         if let Some(null) = spec.null {
-            let errors = || if spec.child.has_stderr() { Ok(()) } else { fd::standard_error(null) };
-            fd::standard(null).and_then(|()| errors()).map_err(failed)?;
+            let errors = || if spec.child.has_stderr() { Ok(()) } else { child_fds::standard_error(null) };
+            child_fds::standard(null).and_then(|()| errors()).map_err(failed)?;
         }
         let first = context.first.as_ref().map(|(socket, _)| socket.as_fd());
-        fd::close_all_but(child, &spec.kept, first).map_err(failed)?;
+        child_fds::close_all_but(child, &spec.kept, first).map_err(failed)?;
         let poller = Poller::new().map_err(failed)?;
         for (listener, token) in spec.listeners.iter().zip(0..) {
             poller.add(*listener, Interest::ReadExclusive, token).map_err(failed)?;

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::EventSource;
 use super::cgroups::Cgroups;
-use super::saved::Kept;
+use super::event_source::EventSource;
+use super::kept::Kept;
 use super::service::{Adopter, ServiceState, ServiceStates};
 use crate::admission::sources::SlotIndex;
 use crate::admission::{Deadlines, SourceName};

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Supervisor;
 use super::ban_file::{BanFile, KeptBan};
-use super::connections::by;
 use super::service::ServiceState;
+use super::wording::by;
 use crate::admission::SourceName;
 use crate::admission::bans::MAX_BANS;
 use crate::control::{Answer, BanStatus};

@@ -1,8 +1,9 @@
 //! What is being changed, one thing at a time, and who waits for his turn.
 
 use super::loader::Loader;
-use super::rollout::{Purpose, Rollout};
-use super::upgrade::Trial;
+use super::purpose::Purpose;
+use super::rollout::Rollout;
+use super::trial::Trial;
 use crate::control::server::ClientId;
 use crate::sys::time::Monotonic;
 

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use super::Supervisor;
 use super::service::{Service, ServiceState};
 use super::state::State;
+use super::wording::by;
 use super::workers::WorkerProcess;
 use crate::admission::SourceName;
 use crate::client::{Client, ConnectionId};
@@ -84,11 +85,6 @@ impl Supervisor {
             }
         }
     }
-}
-
-/// Who has asked for something.
-pub(super) fn by(user: Option<u32>) -> String {
-    user.map_or_else(|| "somebody".to_owned(), |uid| format!("uid {uid}"))
 }
 
 impl State {

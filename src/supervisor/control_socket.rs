@@ -6,8 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::bans::WantedBan;
+use super::event_source::EventSource;
 use super::pause::AtRest;
-use super::{EventSource, Fatal, Supervisor};
+use super::{Fatal, Supervisor};
 use crate::config::ControlAccess;
 use crate::control::interface::{self, ServiceInfo};
 use crate::control::server::{ClientId, ControlServer, OpenError, SavedServer};

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +15,9 @@ use crate::control::Unreachable;
 use crate::journal::LogSettings;
 use crate::sys::process;
 use crate::sys::time::Monotonic;
+
+/// Between looks at files and users, which a process of its own takes, and between workers that cannot begin.
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// A generation; nothing of it changes but what its services have to wait for.
 #[derive(Debug)]

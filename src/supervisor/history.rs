@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::status::plural;
+use super::wording::plural;
 use crate::control::LastReload;
 use crate::sys::time::{Monotonic, UnixTime};
 

@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::kept::{Kept, contradiction};
 use super::listen_error::{Cause, ListenError, WhyUnreachable};
 use super::listener_options;
-use super::saved::{Kept, contradiction};
 use super::systemd::{ActivatedSockets, Systemd};
 use crate::config::{Account, Address, ServiceConfig, SocketAccess, SocketKind, SocketOptions};
 use crate::control::QueueStatus;

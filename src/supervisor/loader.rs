@@ -14,8 +14,9 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::rollout::Purpose;
-use super::{EventSource, workers};
+use super::event_source::EventSource;
+use super::purpose::Purpose;
+use super::workers;
 use crate::config::{self, Config, Diagnostic, Loaded, Machine, Snapshot, Tolerance};
 use crate::control::server::ClientId;
 use crate::exit;

@@ -11,8 +11,10 @@ mod commit;
 mod connections;
 mod control_socket;
 mod credentials;
+mod event_source;
 mod generation;
 mod history;
+mod kept;
 mod left_behind;
 mod listen_error;
 mod listener_options;
@@ -21,9 +23,11 @@ mod loader;
 mod pause;
 mod phase;
 mod port_owner;
+mod purpose;
 mod reaping;
 mod recovery;
 mod reload;
+mod rolling_out;
 mod rollout;
 pub(crate) mod saved;
 mod service;
@@ -31,9 +35,11 @@ mod start;
 mod state;
 mod status;
 mod systemd;
+mod trial;
 mod unban;
 mod upgrade;
 mod watchdog;
+mod wording;
 mod workers;
 
 use std::io;
@@ -49,63 +55,20 @@ use crate::sys::signal::{Signal, Signals, Wakers};
 use crate::sys::time::Monotonic;
 
 use changes::PendingChanges;
+use event_source::EventSource;
 use pause::AwaitedDrains;
 use phase::{After, Phase};
 use recovery::Recovery;
 use state::State;
-use status::seconds;
 use systemd::Systemd;
 use watchdog::Watchdog;
+use wording::seconds;
 use workers::News;
 
 pub(crate) use loader::{LOAD_COMMAND, load};
 pub(crate) use port_owner::of as owner_of;
 pub(crate) use start::{Resumed, run, take_up};
-pub(crate) use upgrade::{TRIAL_COMMAND, trial};
-
-/// Where an event of the poller comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum EventSource {
-    /// The link to the worker with this serial number.
-    Worker(u32),
-    /// A process that a change waits for: one that reads the configuration, or a program that is being tried.
-    Change,
-    /// Spares of dead workers.
-    LateEvents,
-    /// The kernel, about the addresses of this machine.
-    Addresses,
-    /// A control socket or a client of it.
-    Control(u64),
-}
-
-/// The kind is in the upper bits.
-const KIND: u32 = 56;
-
-impl From<EventSource> for u64 {
-    fn from(source: EventSource) -> u64 {
-        let (kind, value) = match source {
-            EventSource::Worker(serial) => (0, u64::from(serial)),
-            EventSource::Change => (1, 0),
-            EventSource::LateEvents => (2, 0),
-            EventSource::Addresses => (4, 0),
-            EventSource::Control(value) => (3, value),
-        };
-        kind << KIND | value
-    }
-}
-
-impl From<u64> for EventSource {
-    fn from(token: u64) -> EventSource {
-        let value = token & ((1 << KIND) - 1);
-        match token >> KIND {
-            0 => EventSource::Worker(value as u32),
-            1 => EventSource::Change,
-            2 => EventSource::LateEvents,
-            4 => EventSource::Addresses,
-            _ => EventSource::Control(value),
-        }
-    }
-}
+pub(crate) use trial::{TRIAL_COMMAND, trial};
 
 /// How many reports of a worker are heard before signals and others have their turn; one that lies may never stop.
 const REPORTS: usize = 16;

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::listeners::{ClosingListeners, Listener};
-use super::status::plural;
+use super::wording::plural;
 use super::workers::WorkerProcess;
 use super::{Fatal, Supervisor};
 use crate::control::Condition;

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::Supervisor;
 use super::adopted::Dead;
-use super::rollout::Purpose;
+use super::purpose::Purpose;
 use super::service::Service;
 use super::state::State;
-use super::status::seconds;
+use super::wording::seconds;
 use super::workers::{WorkerProcess, WorkerStage};
 use crate::config::KillMode;
 use crate::exit;

@@ -4,10 +4,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use super::changes::Change;
-use super::generation::DownService;
+use super::event_source::EventSource;
+use super::generation::{DownService, LONGEST_PAUSE};
 use super::loader::{Checked, Loader, ReadingTask};
-use super::rollout::Purpose;
-use super::{ConfigSource, EventSource, Supervisor};
+use super::purpose::Purpose;
+use super::{ConfigSource, Supervisor};
 use crate::config::Tolerance;
 use crate::pace::Backoff;
 use crate::sys::addresses;
@@ -15,9 +16,6 @@ use crate::sys::epoll::{Interest, Poller};
 use crate::sys::time::Monotonic;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
-
-/// Between looks at files and users, which a process of its own takes, and between workers that cannot begin.
-pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Between tries of addresses where the kernel may not tell of them: they are cheap.
 const DEAF_PAUSE: Duration = Duration::from_secs(1);

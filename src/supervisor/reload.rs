@@ -2,7 +2,7 @@
 
 use super::changes::Change;
 use super::loader::{Loader, ReadingTask};
-use super::rollout::Purpose;
+use super::purpose::Purpose;
 use super::{ConfigSource, Supervisor};
 use crate::config::Tolerance;
 use crate::control::Answer;

@@ -1,44 +1,19 @@
-//! A new generation: made, proven, put in force; and until then the old one serves.
-//!
-//! First all new workers get ready without accepting, so that a generation that fails has served nobody. Then they
-//! accept, and only when all are in their accept loop does the old generation retire.
+//! A generation on its way.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::changes::Change;
 use super::generation::{DownService, Generation};
-use super::listen_error::ListenError;
-use super::listeners::ClosingListeners;
-use super::recovery::LONGEST_PAUSE;
-use super::service::{MissingAddress, Service};
-use super::workers::{WorkerProcess, WorkerStage};
-use super::{Fatal, Supervisor};
-use crate::config::{Address, Config, ServiceConfig};
-use crate::control::Answer;
+use super::purpose::Purpose;
+use super::service::Service;
+use crate::config::Address;
 use crate::control::server::{ClientId, ControlServer};
-use crate::exit;
-use crate::ipc::orders::Order;
 use crate::sys::time::Monotonic;
 
 /// How long a new generation may take to get ready.
-const ROLLOUT_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const ROLLOUT_LIMIT: Duration = Duration::from_secs(30);
 
 /// How many of its workers a generation may lose to signals before it is given up.
 const LOSSES: u32 = 32;
-
-/// Why there is a new generation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
-    /// There was none before.
-    Start,
-    /// The configuration may have changed.
-    Reload,
-    /// The program has.
-    Upgrade,
-    /// What could not be served may be served now.
-    Recovery,
-}
 
 /// A generation on its way.
 #[derive(Debug)]
@@ -57,8 +32,9 @@ pub(super) struct Rollout {
     losses: u32,
 }
 
+/// How far it has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum RolloutStage {
+pub(super) enum RolloutStage {
     /// Workers get ready.
     Preparing,
     /// Workers begin to accept.
@@ -66,18 +42,61 @@ enum RolloutStage {
 }
 
 impl Rollout {
+    /// Of a generation that has no services yet.
+    pub(super) fn begin(
+        next: Generation,
+        purpose: Purpose,
+        control: Option<ControlServer>,
+        clients: Vec<ClientId>,
+    ) -> Self {
+        Rollout {
+            next,
+            kept: Vec::new(),
+            purpose,
+            control,
+            clients,
+            stage: RolloutStage::Preparing,
+            deadline: Monotonic::now() + ROLLOUT_LIMIT,
+            losses: 0,
+        }
+    }
+
+    pub(super) fn stage(&self) -> RolloutStage {
+        self.stage
+    }
+
+    /// All its workers are ready; now they begin to accept.
+    pub(super) fn open(&mut self) {
+        self.stage = RolloutStage::Opening;
+    }
+
     pub(super) fn deadline(&self) -> Monotonic {
         self.deadline
     }
 
+    /// Whether its time is over. It gets as much again, for what is left of it then.
+    pub(super) fn is_late(&mut self, now: Monotonic) -> bool {
+        let is_late = self.deadline <= now;
+        if is_late {
+            self.deadline = now + ROLLOUT_LIMIT;
+        }
+        is_late
+    }
+
+    /// It loses one more worker. Whether these are too many.
+    pub(super) fn loses_too_many(&mut self) -> bool {
+        self.losses += 1;
+        self.losses > LOSSES
+    }
+
     /// Whether it has something to serve that is new.
-    fn serves(&self) -> bool {
+    pub(super) fn serves(&self) -> bool {
         self.next.services().len() > 0
     }
 
     /// Whether it may come into force without a listener at this address of a service. A start may, unless `strict_start`
     /// forbids it; later, only what was missing before.
-    fn tolerates(&self, before: &Generation, service: &str, address: &Address) -> bool {
+    pub(super) fn tolerates(&self, before: &Generation, service: &str, address: &Address) -> bool {
         let was_missing =
             |service: &Service| service.missing().iter().any(|missing| missing.address == *address);
         let was_down = |down: &DownService| match &down.config {
@@ -94,315 +113,12 @@ impl Rollout {
     }
 
     /// Whether a start may leave out what cannot be served.
-    fn is_lenient(&self) -> bool {
+    pub(super) fn is_lenient(&self) -> bool {
         !self.next.settings().supervisor.strict_start
     }
 
     /// Whether this is its number, and so that of its workers.
     pub(super) fn is_generation(&self, number: u64) -> bool {
         self.next.number() == number
-    }
-}
-
-impl Supervisor {
-    /// The first generation.
-    pub(super) fn start(&mut self, config: Config) -> Result<(), Fatal> {
-        self.begin_rollout(config, Vec::new(), Purpose::Start)?;
-        self.advance_rollout(Monotonic::now());
-        Ok(())
-    }
-
-    /// Opens what is new and starts the new workers. On an error nothing has changed.
-    pub(super) fn begin_rollout(
-        &mut self,
-        config: Config,
-        clients: Vec<ClientId>,
-        purpose: Purpose,
-    ) -> Result<(), Fatal> {
-        let Config { supervisor, log, services, unavailable } = config;
-        if supervisor.cgroup != self.state.cgroups.setting() {
-            let text = "supervisor.cgroup was changed, which takes a restart".to_owned();
-            return Err(Fatal { text, code: exit::CONFIG });
-        }
-        if let Some(text) = services.iter().find_map(|service| self.state.generation.users_in_use(service)) {
-            return Err(Fatal { text, code: exit::CONFIG });
-        }
-        let control = match &supervisor.control_socket {
-            Some(path) if purpose != Purpose::Recovery && !self.state.control.is_at(path) => {
-                self.open_control(path, &supervisor.control_access)?
-            }
-            _ => None,
-        };
-        let mut rollout = Rollout {
-            next: Generation::new(self.state.generation.number() + 1, supervisor, log),
-            kept: Vec::new(),
-            purpose,
-            control,
-            clients,
-            stage: RolloutStage::Preparing,
-            deadline: Monotonic::now() + ROLLOUT_LIMIT,
-            losses: 0,
-        };
-        let mut why_down = None;
-        for service in services {
-            match self.add_service(service, &mut rollout) {
-                Ok(down) => why_down = why_down.or(down),
-                Err(error) => {
-                    self.dismiss(rollout);
-                    return Err(error);
-                }
-            }
-        }
-        rollout.next.add_unavailable(unavailable);
-        match (purpose, why_down) {
-            (Purpose::Start, Some(error)) if !rollout.serves() => {
-                self.dismiss(rollout);
-                Err(error)
-            }
-            (Purpose::Recovery, _) if !rollout.serves() => {
-                self.stay_down(rollout);
-                Ok(())
-            }
-            _ => {
-                self.changes.begin(Change::RollingOut(Box::new(rollout)));
-                Ok(())
-            }
-        }
-    }
-
-    /// Adds a service to a generation on its way. Returns why it is down there, if it may be.
-    fn add_service(&mut self, config: ServiceConfig, rollout: &mut Rollout) -> Result<Option<Fatal>, Fatal> {
-        let now = Monotonic::now();
-        if rollout.purpose == Purpose::Recovery
-            && rollout.next.let_rest(&config.name, &self.state.generation, now)
-        {
-            return Ok(None);
-        }
-        let no_memory = |error| Fatal::os("cannot make the memory of a service", &error);
-        let state = &mut self.state;
-        let log = rollout.next.settings().log;
-        let is_unchanged = |old: &&Service| old.is_reachable() && *old.config() == config;
-        // The workers of an older program must go, whatever they serve.
-        let keeps = log == state.generation.settings().log && rollout.purpose != Purpose::Upgrade;
-        let old = state.generation.service(&config.name).filter(is_unchanged).filter(|_| keeps);
-        let were_missing = old.map(|old| old.missing().len());
-        if were_missing == Some(0) {
-            rollout.kept.push(config.name);
-            return Ok(None);
-        }
-        if let Err(reason) = state.cgroups.can_limit(&config) {
-            let fatal = Fatal { code: exit::CONFIG, text: format!("service {}: {reason}", config.name) };
-            let may_be_down = match rollout.purpose {
-                Purpose::Start => rollout.is_lenient(),
-                Purpose::Recovery => true,
-                Purpose::Reload | Purpose::Upgrade => false,
-            };
-            if !may_be_down {
-                return Err(fatal);
-            }
-            rollout.next.add_down(config, reason);
-            return Ok(Some(fatal));
-        }
-        let service_state = state.services.of(&config).map_err(no_memory)?;
-        state.bans.publish(&service_state);
-        let (listeners, missing) = state.listeners.open(&config);
-        if were_missing == Some(missing.len()) {
-            // Nothing has come back, and nothing was lost.
-            rollout.kept.push(config.name);
-            return Ok(None);
-        }
-        let fatal = |error: &ListenError| Fatal {
-            code: error.exit_code(),
-            text: format!("service {}: {error}", config.name),
-        };
-        let tolerated =
-            |error: &&ListenError| rollout.tolerates(&state.generation, &config.name, error.address());
-        if let Some(error) = missing.iter().find(|error| !tolerated(error)) {
-            return Err(fatal(error));
-        }
-        if let Some(error) = missing.first().filter(|_| listeners.is_empty()) {
-            let why_down = fatal(error);
-            let reasons: Vec<_> = missing.iter().map(ToString::to_string).collect();
-            rollout.next.add_down(config, reasons.join("; "));
-            return Ok(Some(why_down));
-        }
-        let missing = missing.iter().map(MissingAddress::from).collect();
-        let control_socket = rollout.next.settings().supervisor.control_socket.as_deref();
-        let staged = state.credentials.stage(&config, control_socket)?;
-        let number = rollout.next.number();
-        let service =
-            Service::new(config, number, service_state, listeners, missing, staged).map_err(no_memory)?;
-        for _ in 0..service.config().workers {
-            state
-                .workers
-                .spawn(&service, log, false, &mut state.cgroups, &self.poller)
-                .map_err(|error| Fatal::os("cannot start a worker", &error))?;
-        }
-        rollout.next.add(service);
-        Ok(None)
-    }
-
-    /// Takes the rollout as far as it can go now.
-    pub(super) fn advance_rollout(&mut self, now: Monotonic) {
-        self.begin_wanted_reload();
-        let Some(rollout) = self.changes.rollout_mut() else { return };
-        let (workers, number) = (&self.state.workers, rollout.next.number());
-        if rollout.stage == RolloutStage::Preparing
-            && workers.of_generation(number).all(|worker| worker.stage() == WorkerStage::Ready)
-        {
-            rollout.stage = RolloutStage::Opening;
-            rollout.next.services().for_each(Service::begin);
-            self.state.listeners.share_ports(false);
-            for worker in self.state.workers.iter_mut().filter(|worker| worker.generation() == number) {
-                match worker.service_state().is_paused() {
-                    // It has shown that it could.
-                    true => worker.retire(&ClosingListeners::default()),
-                    false => worker.order(&Order::Accept),
-                }
-            }
-        }
-        let workers = &self.state.workers;
-        let accepts = |service: &Service| {
-            service.state().is_paused()
-                || workers.accepting(service.name(), number) >= usize::from(service.config().workers)
-        };
-        if rollout.stage == RolloutStage::Opening && rollout.next.services().all(accepts) {
-            if let Some(rollout) = self.end_rollout() {
-                self.complete(rollout);
-            }
-        } else if rollout.deadline <= now {
-            rollout.deadline = now + ROLLOUT_LIMIT;
-            self.lose_late_services();
-        }
-        if let Some(clients) = self.changes.take_reload() {
-            self.reload(clients);
-            // No event need come that would take it further: perhaps it has nothing to start and nothing to retire.
-            self.advance_rollout(now);
-        }
-    }
-
-    /// A worker of the new generation has died. One that a signal killed is replaced; one that gave up speaks for all.
-    pub(super) fn lost_in_rollout(&mut self, service: &str, gave_up: Option<u8>, reason: &str) {
-        let Some(rollout) = self.changes.rollout_mut() else { return };
-        rollout.losses += 1;
-        if gave_up.is_some() || rollout.losses > LOSSES {
-            return self.lose_service(service, reason, gave_up.unwrap_or(exit::OS));
-        }
-        let begin = rollout.stage == RolloutStage::Opening;
-        let Some(service) = rollout.next.service(service) else { return };
-        let log = rollout.next.settings().log;
-        let state = &mut self.state;
-        if let Err(error) = state.workers.spawn(service, log, begin, &mut state.cgroups, &self.poller) {
-            self.abort(&format!("cannot start a worker: {error}"), exit::OS);
-        }
-    }
-
-    /// The services whose workers have not come as far as the generation on its way.
-    fn late_services(&self) -> BTreeSet<String> {
-        let Some(rollout) = self.changes.rollout() else { return BTreeSet::new() };
-        let wanted = match rollout.stage {
-            RolloutStage::Preparing => WorkerStage::Ready,
-            RolloutStage::Opening => WorkerStage::Accepting,
-        };
-        let workers = self.state.workers.of_generation(rollout.next.number());
-        workers.filter(|worker| worker.stage() != wanted).map(|worker| worker.service().to_owned()).collect()
-    }
-
-    /// What the change under way waits for.
-    pub(super) fn waits_for(&self) -> Option<String> {
-        let late = || {
-            let names: Vec<_> = self.late_services().into_iter().collect();
-            format!("the workers of {} to get ready", names.join(", "))
-        };
-        self.changes.waits_for().or_else(|| self.changes.rollout().map(|_| late()))
-    }
-
-    /// Time is over for workers that have not come as far as they should.
-    fn lose_late_services(&mut self) {
-        for service in self.late_services() {
-            let reason = format!("its workers did not get ready within {} s", ROLLOUT_LIMIT.as_secs());
-            self.lose_service(&service, &reason, exit::OS);
-        }
-    }
-
-    /// A service cannot be served in the generation on its way. That is given up, unless it may do without the service.
-    fn lose_service(&mut self, service: &str, reason: &str, code: u8) {
-        let before = &self.state.generation;
-        let Some(rollout) = self.changes.rollout_mut() else { return };
-        let was_down = before.down().contains_key(service);
-        let is_served = before.service(service).is_some();
-        let may_be_down = match rollout.purpose {
-            Purpose::Start => rollout.is_lenient(),
-            Purpose::Recovery => true,
-            Purpose::Reload | Purpose::Upgrade => was_down,
-        };
-        let is_last = rollout.next.services().all(|other| other.name() == service);
-        if !may_be_down || is_last && rollout.purpose == Purpose::Start {
-            return self.abort(&format!("service {service}: {reason}"), code);
-        }
-        rollout.next.give_up(service, reason.to_owned(), Monotonic::now() + LONGEST_PAUSE);
-        if is_served {
-            // As it was, at fewer addresses.
-            rollout.kept.push(service.to_owned());
-        }
-        let number = rollout.next.number();
-        let is_its_own =
-            |worker: &&mut WorkerProcess| worker.generation() == number && worker.service() == service;
-        self.state.workers.iter_mut().filter(is_its_own).for_each(|worker| worker.dismiss());
-        if is_last && rollout.purpose == Purpose::Recovery {
-            if let Some(rollout) = self.end_rollout() {
-                self.stay_down(rollout);
-            }
-        }
-    }
-
-    /// Gives the new generation up. The old one has not been touched; if there is none, the supervisor ends.
-    fn abort(&mut self, reason: &str, code: u8) {
-        let Some(rollout) = self.end_rollout() else { return };
-        let purpose = rollout.purpose;
-        let clients = self.dismiss(rollout);
-        match purpose {
-            Purpose::Start => self.fail(Fatal { text: reason.to_owned(), code }),
-            Purpose::Reload | Purpose::Upgrade => self.reject(clients, reason),
-            Purpose::Recovery => self.log.debug(None, format_args!("what is down stays down: {reason}")),
-        }
-    }
-
-    fn end_rollout(&mut self) -> Option<Rollout> {
-        self.changes.rollout()?;
-        match self.changes.end() {
-            Some(Change::RollingOut(rollout)) => Some(*rollout),
-            _ => None,
-        }
-    }
-
-    /// Gives up what is being changed and what is wanted, because everything ends.
-    pub(super) fn give_up_changes(&mut self, reason: &str) {
-        let under_way = match self.changes.end() {
-            Some(Change::Reading(loader)) => loader.end(&self.poller),
-            Some(Change::RollingOut(rollout)) => self.dismiss(*rollout),
-            Some(Change::Trying(trial)) => trial.end(&self.poller),
-            None => Vec::new(),
-        };
-        let waiting = self.changes.give_up();
-        let clients: Vec<_> = under_way.into_iter().chain(waiting).collect();
-        self.answer(clients, &Answer::refused(reason));
-    }
-
-    /// Nothing can be served that could not be before.
-    fn stay_down(&mut self, rollout: Rollout) {
-        self.state.listeners.share_ports(false);
-        self.state.generation.renew_reasons(rollout.next);
-    }
-
-    /// Undoes what was done for a generation that does not come into force. Returns who waits for it.
-    pub(super) fn dismiss(&mut self, rollout: Rollout) -> Vec<ClientId> {
-        let is_its_own = |worker: &&mut WorkerProcess| rollout.is_generation(worker.generation());
-        self.state.workers.iter_mut().filter(is_its_own).for_each(|worker| worker.dismiss());
-        if let Some(mut control) = rollout.control {
-            control.close(&self.poller);
-        }
-        self.state.listeners.share_ports(false);
-        rollout.clients
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use serde::{Deserialize, Serialize};
 
@@ -104,27 +104,6 @@ pub(crate) fn check_saved(content: &[u8]) {
         let first = serde_json::to_vec(&Versioned { version: VERSION, state: saved }).unwrap_or_default();
         let again = read(&first).map(|state| serde_json::to_vec(&Versioned { version: VERSION, state }).ok());
         assert_eq!(again.ok().flatten(), Some(first));
-    }
-}
-
-/// What is saved names something that is not there.
-pub(super) fn contradiction() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "the saved state contradicts itself")
-}
-
-/// The descriptors that stay open for the next program.
-#[derive(Debug, Default)]
-pub(super) struct Kept<'a>(Vec<BorrowedFd<'a>>);
-
-impl<'a> Kept<'a> {
-    /// Keeps one more; it is found by this number.
-    pub(super) fn keep(&mut self, fd: BorrowedFd<'a>) -> FdNumber {
-        self.0.push(fd);
-        FdNumber::of(fd)
-    }
-
-    pub(super) fn descriptors(&self) -> &[BorrowedFd<'a>] {
-        &self.0
     }
 }
 

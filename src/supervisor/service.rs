@@ -12,9 +12,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::credentials::{InstalledCredentials, StagedCredentials};
+use super::kept::{Kept, contradiction};
 use super::listen_error::ListenError;
 use super::listeners::Listener;
-use super::saved::{Kept, contradiction};
 use crate::admission::bans::BanTable;
 use crate::admission::sources::Sources;
 use crate::admission::{Admission, CallerSets};

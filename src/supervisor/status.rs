@@ -1,12 +1,12 @@
 //! What `preforkd status` shows.
 
 use std::io::{self, Write};
-use std::time::Duration;
 
 use super::Supervisor;
 use super::generation::DownService;
 use super::service::{Service, ServiceState};
 use super::state::State;
+use super::wording::plural;
 use super::workers::{WorkerProcess, WorkerStage};
 use crate::admission::Refusal;
 use crate::child::confine::cage::on_this_kernel;
@@ -257,12 +257,4 @@ fn refused(totals: &Counts) -> Refused {
         header: totals.refused(Refusal::Header),
         banned: totals.refused(Refusal::Banned),
     }
-}
-
-pub(super) fn plural(count: usize, noun: &str) -> String {
-    if count == 1 { noun.to_owned() } else { format!("{noun}s") }
-}
-
-pub(super) fn seconds(time: Duration) -> String {
-    format!("{:.1} s", time.as_secs_f32())
 }

@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::EventSource;
 use super::cgroups::{Cgroups, WorkerCgroups};
+use super::event_source::EventSource;
+use super::kept::Kept;
 use super::listeners::{self, ClosingListeners, Listener, ListenerTable};
-use super::saved::Kept;
 use super::service::{Service, ServiceState, ServiceStates};
 use crate::exit;
 use crate::ipc::orders::{
@@ -23,8 +23,9 @@ use crate::ipc::orders::{
 use crate::journal::LogSettings;
 use crate::scoreboard::{Counters, Counts};
 use crate::spare::events::SpareEvents;
+use crate::sys::child_fds;
 use crate::sys::epoll::{Interest, Poller};
-use crate::sys::fd::{self, FdNumber};
+use crate::sys::fd::FdNumber;
 use crate::sys::fork::{InCgroup, Pids, fork_into};
 use crate::sys::signal::Signal;
 use crate::sys::time::Monotonic;
@@ -710,7 +711,7 @@ pub(super) fn exec_self(
     fork_into(Pids::Shared, cgroup, |child| {
         // What goes wrong here, the supervisor learns by the exit code.
         let prepared = process::new_session()
-            .and_then(|()| fd::hand_over(child, handover))
+            .and_then(|()| child_fds::hand_over(child, handover))
             .and_then(|()| process::restore_descriptor_limit(descriptor_limit));
         if prepared.is_ok() {
             let _ = process::exec(&program, &arguments, environment);

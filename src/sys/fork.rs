@@ -207,7 +207,7 @@ impl ChildStack {
     /// program, or exits with the code that `work` returns: vfork(2), with a stack of its own.
     ///
     /// Signal handlers, working directory and identity are the child's own copies. What it writes to memory stays, and
-    /// what it does to descriptors, until [`super::fd::ReservedFds::own_table`] gives it a table of its own. So `work`
+    /// what it does to descriptors, until [`super::child_fds::ReservedFds::own_table`] gives it a table of its own. So `work`
     /// changes nothing that it borrows, and it must not allocate: this no type can say, and a SIGKILL in the middle would
     /// leave the parent a broken heap.
     ///
@@ -385,8 +385,8 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use super::*;
-    use crate::sys::fd;
     use crate::sys::wait::{Ending, wait_for};
+    use crate::sys::{child_fds, fd};
 
     /// Everything until the last writer has gone. Blocking: children of other tests may have a copy for a moment.
     fn rest_of(pipe: OwnedFd) -> Vec<u8> {
@@ -445,7 +445,7 @@ mod tests {
     #[test]
     fn a_child_that_shares_memory_is_waited_for_and_may_take_a_table_of_its_own() {
         let (read, write) = fd::pipe().unwrap();
-        let desk = fd::ReservedFds::new().unwrap();
+        let desk = child_fds::ReservedFds::new().unwrap();
         let (record, seen) = (AtomicI32::new(0), AtomicI32::new(0));
         let work = |child| {
             seen.store(process::id(), Ordering::Relaxed);

@@ -7,6 +7,7 @@ pub(crate) mod addresses;
 pub(crate) mod alarm;
 pub(crate) mod answer;
 pub(crate) mod cgroup;
+pub(crate) mod child_fds;
 mod clone3;
 pub(crate) mod divided;
 pub(crate) mod dontfork;
