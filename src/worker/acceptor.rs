@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use super::Token;
+use super::token::Token;
 use crate::ipc::orders::ListenerSet;
 use crate::journal::{Level, Log, MessageId};
 use crate::pace::{EXHAUSTED_PAUSE, Every};

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use super::{Newcomer, Token};
+use super::context::Newcomer;
+use super::token::Token;
 use crate::admission::proxy::{Read, Reading};
 use crate::sys::epoll::{Interest, Poller};
 use crate::sys::time::Monotonic;

@@ -8,7 +8,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use super::Token;
+use super::token::Token;
 use crate::pace::LINGER_TIME;
 use crate::sys::epoll::{Interest, Poller};
 use crate::sys::stream::{self, Rest};

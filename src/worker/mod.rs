@@ -8,6 +8,7 @@ mod acceptor;
 mod asked;
 pub(crate) mod children;
 mod connection;
+mod context;
 mod headers;
 mod leaves;
 mod linger;
@@ -16,10 +17,10 @@ mod room;
 mod several;
 mod spares;
 mod starter;
+mod token;
 mod waited;
 mod warm;
 
-use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -30,14 +31,13 @@ use crate::admission::{Admission, CallerSets, Overload, Refusals};
 use crate::child::ChildSpec;
 use crate::child::call::PreparedHandler;
 use crate::child::confine::namespaces::OwnNamespaces;
-use crate::client::{Client, ConnectionId};
 use crate::config::{Job, ServiceConfig, StderrTarget};
 use crate::exit;
 use crate::handler::Application;
 use crate::ipc::orders::{Heard, ListenerSet, Order, Plan, WorkerReport, take_plan};
 use crate::ipc::reports::{ChildReport, ExitNote, Failure, Reporter, Reports};
-use crate::journal::{Level, Log, MessageId};
-use crate::scoreboard::{Count, Counters, Owner, Scoreboard, Slot};
+use crate::journal::{Level, Log};
+use crate::scoreboard::{Counters, Owner, Scoreboard};
 use crate::shared::SharedFile;
 use crate::spare::events::{SpareEvents, SpareEventsWriter};
 use crate::spare::{Pool, Setup};
@@ -52,7 +52,8 @@ use crate::sys::{fd, memory, process};
 
 use acceptor::Acceptor;
 use asked::SignalQuestions;
-use children::{Books, Children, InForce, Leaf, OutputPipes};
+use children::{Children, Leaf, OutputPipes};
+use context::{Context, Newcomer};
 use headers::Headers;
 use leaves::Leaves;
 use linger::LingeringCloses;
@@ -60,6 +61,7 @@ use link::Link;
 use room::Slots;
 use several::Hearing;
 use starter::Starter;
+use token::Token;
 use waited::Waited;
 use warm::WarmPrograms;
 
@@ -69,77 +71,6 @@ const REAP_DELAY: Duration = Duration::from_millis(2);
 
 /// While one after the other calls, the dead of so many connections are buried together.
 const REAPED_AT_ONCE: u32 = 8;
-
-/// What an event of the poller is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Token {
-    /// The link to the supervisor.
-    Link,
-    SlotFreed,
-    /// A spare was taken, or has more to say.
-    SpareTaken,
-    /// The listener at this place of the plan.
-    Listener(usize),
-    /// The stderr of a connection process.
-    Output(Pid),
-    /// One of the processes that serve several connections has something to say.
-    Several,
-    /// A proxy whose header has not come yet.
-    Header(u64),
-    /// A client that was refused and has not hung up.
-    Lingering(usize),
-    /// A client whose program has ended, by the number of the connection.
-    Closing(u64),
-    /// A program that is started ahead of its connection.
-    Warm(Pid),
-    /// A file that warm programs may have read.
-    WarmFiles,
-    /// A program asks whom it may signal.
-    Asked,
-}
-
-/// The kind is in the upper bits.
-const KIND: u32 = 56;
-
-impl From<Token> for u64 {
-    fn from(token: Token) -> u64 {
-        let (kind, value) = match token {
-            Token::Link => (0, 0),
-            Token::SlotFreed => (1, 0),
-            Token::SpareTaken => (2, 0),
-            Token::Listener(index) => (3, index as u64),
-            Token::Output(pid) => (4, u64::from(pid.unsigned_abs())),
-            Token::Header(number) => (5, number),
-            Token::Lingering(place) => (6, place as u64),
-            Token::Closing(number) => (7, number),
-            Token::Several => (8, 0),
-            Token::Warm(pid) => (9, u64::from(pid.unsigned_abs())),
-            Token::WarmFiles => (10, 0),
-            Token::Asked => (11, 0),
-        };
-        kind << KIND | value
-    }
-}
-
-impl From<u64> for Token {
-    fn from(token: u64) -> Token {
-        let value = token & ((1 << KIND) - 1);
-        match token >> KIND {
-            0 => Token::Link,
-            1 => Token::SlotFreed,
-            2 => Token::SpareTaken,
-            3 => Token::Listener(value as usize),
-            4 => Token::Output(value as Pid),
-            5 => Token::Header(value),
-            6 => Token::Lingering(value as usize),
-            8 => Token::Several,
-            9 => Token::Warm(value as Pid),
-            10 => Token::WarmFiles,
-            11 => Token::Asked,
-            _ => Token::Closing(value),
-        }
-    }
-}
 
 /// Runs a worker; the whole life of its process. Returns the exit code.
 pub(crate) fn run(application: Application) -> u8 {
@@ -157,61 +88,6 @@ pub(crate) fn run(application: Application) -> u8 {
             last_words.report(&WorkerReport::failed(&error));
             if error.kind() == io::ErrorKind::PermissionDenied { exit::NOT_PERMITTED } else { exit::OS }
         }
-    }
-}
-
-/// A slot of a worker.
-type WorkerSlot = Slot<&'static Scoreboard>;
-
-/// A connection that has been accepted, and is not let in yet.
-#[derive(Debug)]
-struct Newcomer {
-    slot: WorkerSlot,
-    socket: OwnedFd,
-    client: Client,
-}
-
-/// What all parts of a worker need, and none changes.
-///
-/// What children use too lives for ever and is only borrowed: their parent's stack, with this on it, is not theirs.
-struct Context {
-    plan: Plan,
-    log: Log,
-    poller: Poller,
-    counters: Counters,
-    scoreboard: &'static Scoreboard,
-    admission: &'static Admission,
-    spec: &'static ChildSpec,
-    signals: &'static Signals,
-    /// Whether a copy of each connection is kept until its program has ended.
-    keeps_connections: bool,
-}
-
-impl Context {
-    /// What ends are entered in.
-    fn books(&self) -> Books<'_> {
-        let service = &self.plan.service;
-        Books {
-            service: &service.name,
-            log: &self.log,
-            counters: &self.counters,
-            in_force: Some(InForce { admission: self.admission, records: service.records }),
-            config: Some(service),
-        }
-    }
-
-    /// Writes the records of this turn, and counts those that were lost.
-    fn write_records(&self) {
-        self.log.flush();
-        self.counters.set(Count::RecordsDropped, self.log.dropped());
-    }
-
-    fn id(&self, number: u64) -> ConnectionId {
-        ConnectionId { run: self.plan.run, worker: self.plan.serial, number }
-    }
-
-    fn event(&self, level: Level, id: Option<MessageId>, text: fmt::Arguments<'_>) {
-        self.log.event(level, id, Some(&self.plan.service.name), text);
     }
 }
 

@@ -7,8 +7,9 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use super::Worker;
 use super::acceptor::Accepted;
-use super::{Worker, WorkerSlot};
+use super::context::WorkerSlot;
 use crate::admission::{Overload, Refusal};
 use crate::client::Client;
 use crate::scoreboard::{NoSlot, Owner, Scoreboard};

@@ -11,7 +11,8 @@
 use std::io;
 use std::time::Duration;
 
-use super::{Token, Worker};
+use super::Worker;
+use super::token::Token;
 use crate::ipc::reports::{ChildReport, OwnPipe, READS_AT_ONCE};
 use crate::journal::Level;
 use crate::sys::epoll::Interest;

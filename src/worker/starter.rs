@@ -6,8 +6,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use super::children::{Child, Leaf, Output, OutputPipes};
+use super::context::{Context, Newcomer, WorkerSlot};
 use super::leaves::Leaves;
-use super::{Context, Newcomer, Token, WorkerSlot};
+use super::token::Token;
 use crate::admission::Admission;
 use crate::child::{self, ChildSpec, Conn, WarmStart};
 use crate::client::Connection;

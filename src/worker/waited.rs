@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use super::Newcomer;
 use super::Worker;
+use super::context::Newcomer;
 use super::starter::Started;
 use crate::client::Client;
 use crate::ipc::orders::WorkerReport;

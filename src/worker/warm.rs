@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use syscalls::Sysno;
 
+use super::Worker;
 use super::children::Child;
-use super::{Context, Newcomer, Token, Worker, WorkerSlot};
+use super::context::{Context, Newcomer, WorkerSlot};
+use super::token::Token;
 use crate::child::Conn;
 use crate::client::{Connection, process_of};
 use crate::config::{WarmPoint, WarmSettings};

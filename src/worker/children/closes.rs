@@ -15,7 +15,7 @@ use crate::sys::epoll::{Interest, Poller};
 use crate::sys::stream;
 use crate::sys::time::Monotonic;
 use crate::sys::wait::Ended;
-use crate::worker::Token;
+use crate::worker::token::Token;
 
 /// How long a client has to hang up before it is watched: most do so as soon as they have read.
 const WATCH_DELAY: Duration = Duration::from_millis(1);
