@@ -53,7 +53,7 @@ use crate::sys::{fd, memory, process};
 use acceptor::Acceptor;
 use asked::SignalQuestions;
 use children::{Children, Leaf, OutputPipes};
-use context::{Context, Newcomer};
+use context::Context;
 use headers::Headers;
 use leaves::Leaves;
 use linger::LingeringCloses;
