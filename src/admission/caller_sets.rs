@@ -4,61 +4,14 @@
 //! write and no fork copies. The supervisor makes it once for each service of a generation, and all its workers map the
 //! same file.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use super::answers::ListDraft;
 use super::{Callers, Rules};
 use crate::sys::memory::{self, SealedMapping};
 use crate::sys::socket::{self, PeerCredentials};
-
-/// One list as yes or no.
-#[derive(Debug, Default)]
-pub(super) struct ListDraft {
-    pub(super) v4: Changes<u32>,
-    pub(super) v6: Changes<u128>,
-    pub(super) users: Answers,
-    /// For users who are not among them.
-    pub(super) groups: Answers,
-    /// For whoever comes through a Unix socket and is in neither.
-    pub(super) others: bool,
-}
-
-/// The ids for which there is an answer, in order.
-#[derive(Debug, Default)]
-pub(super) struct Answers(BTreeMap<u32, bool>);
-
-impl Answers {
-    /// Of several for the same the first counts.
-    pub(super) fn add(&mut self, id: u32, answer: bool) {
-        self.0.entry(id).or_insert(answer);
-    }
-
-    fn with(&self, answer: bool) -> Vec<u32> {
-        self.0.iter().filter(|(_, its)| **its == answer).map(|(id, _)| *id).collect()
-    }
-}
-
-/// Of one family: the addresses from which on the answer is another, and the answer before the first of them.
-#[derive(Debug, Default)]
-pub(super) struct Changes<A> {
-    first: bool,
-    at: Vec<A>,
-}
-
-impl<A> Changes<A> {
-    /// The changes of what begins where, in order. `otherwise` is the answer before the first.
-    pub(super) fn new(otherwise: bool, ranges: impl Iterator<Item = (A, bool)>) -> Self {
-        let mut changes = Changes { first: otherwise, at: Vec::new() };
-        for (start, answer) in ranges {
-            if answer != (changes.first ^ (changes.at.len() % 2 == 1)) {
-                changes.at.push(start);
-            }
-        }
-        changes
-    }
-}
 
 /// How many lists a policy has: rules, proxies, and who has no penalties.
 const LISTS: usize = 3;

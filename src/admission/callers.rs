@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::caller_sets::{Answers, ListDraft};
+use super::answers::{Answers, ListDraft};
 use super::table::PrefixTable;
 use super::{Caller, LocalUser};
 

@@ -4,6 +4,7 @@
 //! Nothing on the path of a connection allocates.
 
 mod admit;
+mod answers;
 pub(crate) mod bans;
 pub(crate) mod caller;
 mod caller_sets;

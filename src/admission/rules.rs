@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::caller_sets::ListDraft;
+use super::answers::ListDraft;
 use super::callers::WrittenAt;
 use super::{Caller, Callers, Listed, LocalUser};
 

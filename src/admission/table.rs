@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::net::IpAddr;
 
 use super::Prefix;
-use super::caller_sets::Changes;
+use super::answers::Changes;
 
 /// Decides for the addresses that no prefix has.
 const NOBODY: u32 = u32::MAX;

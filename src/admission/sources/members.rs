@@ -12,7 +12,7 @@
 
 use std::sync::atomic::Ordering::SeqCst;
 
-use super::MAX_SLOTS;
+use super::slot::MAX_SLOTS;
 use crate::sys::memory::{AtomicU32, AtomicU64, Mapping};
 
 /// In a slot's word: it is not decided whether it gets in.

@@ -9,6 +9,7 @@
 //! number out of it can make a source wait, never longer than its limits say, and is no index.
 
 mod members;
+mod slot;
 mod table;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -18,7 +19,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 
 use super::SourceName;
@@ -28,6 +28,7 @@ use members::Members;
 use table::TimeTable;
 
 pub(crate) use members::Full;
+pub(crate) use slot::{MAX_SLOTS, SlotIndex};
 
 /// Where the parts are.
 const SECRET: usize = 0;
@@ -45,24 +46,6 @@ const PENALTY_SETS: usize = if cfg!(miri) { 1 << 5 } else { 1 << 13 };
 
 /// The name of a source that has one.
 const NAME_WORDS: usize = 3;
-
-/// The largest `max_connections`, and so the number of slots of every service. An interpreter has no pages that nobody has touched.
-pub(crate) const MAX_SLOTS: u32 = if cfg!(miri) { 1_000 } else { 1_000_000 };
-
-/// The slot of a connection: its row on the scoreboard, and where it is counted for its source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct SlotIndex(u32);
-
-impl SlotIndex {
-    /// The slot with this number.
-    pub(crate) fn at(index: u32) -> Self {
-        SlotIndex(index)
-    }
-
-    pub(crate) fn index(self) -> u32 {
-        self.0
-    }
-}
 
 /// The memory, mapped.
 #[derive(Debug)]
