@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, HashSet};
 use std::rc::Rc;
 
 use super::Supervisor;
+use super::closing_listeners::ClosingListeners;
 use super::generation::{Generation, Trouble};
-use super::listeners::ClosingListeners;
 use super::phase::KILL_AFTER;
 use super::purpose::Purpose;
 use super::rollout::Rollout;

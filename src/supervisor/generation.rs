@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::listeners::{Listener, ListenerTable};
+use super::listener::{self, Listener, ListenerTable};
 use super::service::{MissingAddress, Service, ServiceStates};
 use crate::config::{Address, Config, ServiceConfig, Snapshot, SupervisorConfig, Unavailable};
 use crate::control::Unreachable;
@@ -330,7 +330,7 @@ impl Generation {
         let mut generation = Generation { settings, services: BTreeMap::new(), down, snapshot };
         for SavedService { config, generation: number, listeners: places, missing } in services {
             let state = states.of_saved(&config.name)?;
-            let sockets = super::listeners::pick(listeners, &places)?;
+            let sockets = listener::pick(listeners, &places)?;
             let service = Service::new(config, number, state, sockets, missing, None)?;
             service.shares();
             generation.add(service);

@@ -1,351 +1,63 @@
-//! The listeners: bound by the supervisor or passed by systemd, kept open for as long as a generation wants them.
+//! All listeners: which are open, how those that a service wants are made, and how those that none wants are closed.
 
-use std::cell::Cell;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::net::{SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::{Rc, Weak};
-use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use super::kept::{Kept, contradiction};
-use super::listen_error::{Cause, ListenError, WhyUnreachable};
+use super::closing_listeners::ClosingListeners;
+use super::kept::Kept;
+use super::listen_error::{Cause, ListenError};
+use super::listener::{Listener, Standing, wanted};
 use super::listener_options;
 use super::systemd::{ActivatedSockets, Systemd};
-use crate::config::{Account, Address, ServiceConfig, SocketAccess, SocketKind, SocketOptions};
-use crate::control::QueueStatus;
-use crate::sys::access::{Access, HeldSocket};
+use crate::config::{Address, ServiceConfig, SocketAccess, SocketKind, SocketOptions};
+use crate::sys::access::HeldSocket;
 use crate::sys::fd::{self, FdNumber};
 use crate::sys::interface;
 use crate::sys::socket::{self, UnixName};
-use crate::sys::tcp_table::{self, TcpSocket, TcpState};
-
-/// For how long handshakes that have begun are waited for: as long as a client far away needs, or one that puts the end of
-/// its handshake off for 200 ms (tcp(7), `TCP_QUICKACK`). Who takes longer, or never meant to end it, is let go.
-const HANDSHAKE: Duration = Duration::from_secs(1);
-
-/// A listening socket. It closes when the last service that uses it lets go.
-#[derive(Debug)]
-pub(super) struct Listener {
-    socket: OwnedFd,
-    record: ListenerRecord,
-    systemd: Systemd,
-}
-
-/// What is known of a listening socket.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct ListenerRecord {
-    address: Address,
-    name: String,
-    /// The file of a Unix socket that we made, and its inode.
-    file: Option<(PathBuf, u64)>,
-    standing: Cell<Standing>,
-}
-
-/// A listener as it is saved.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct SavedListener {
-    socket: FdNumber,
-    record: ListenerRecord,
-}
-
-/// What a listener is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Standing {
-    /// Services have it or will, and systemd keeps a copy.
-    Open,
-    /// Its file is gone, systemd keeps no copy, and workers take what is queued. A TCP listener can be taken back.
-    Closing,
-    /// It is for the supervisor after us, which gets it from systemd.
-    Left,
-}
-
-/// Listeners that are being closed: their workers take what is queued first.
-#[derive(Debug, Default)]
-pub(super) struct ClosingListeners {
-    listeners: Vec<Rc<Listener>>,
-    handshakes: Duration,
-}
-
-impl ClosingListeners {
-    /// No handshake begins any more with these. Those that have begun are given their time: a client that has been answered
-    /// takes itself for connected.
-    fn new(listeners: Vec<Rc<Listener>>) -> Self {
-        let local = |listener: &Rc<Listener>| socket::local_address(listener.descriptor()).ok().flatten();
-        let closing: HashSet<(IpAddr, u16)> =
-            listeners.iter().filter_map(local).map(|local| (local.ip(), local.port())).collect();
-        let is_to_one = |called: SocketAddr| {
-            tcp_table::who_may_get(called.ip()).iter().any(|ip| closing.contains(&(*ip, called.port())))
-        };
-        let is_under_way =
-            |socket: &TcpSocket| socket.state == TcpState::Handshake && is_to_one(socket.local);
-        let are_none = closing.is_empty() || matches!(tcp_table::find(is_under_way), Ok(None));
-        ClosingListeners { listeners, handshakes: if are_none { Duration::ZERO } else { HANDSHAKE } }
-    }
-
-    pub(super) fn has(&self, listener: &Rc<Listener>) -> bool {
-        self.listeners.iter().any(|other| Rc::ptr_eq(listener, other))
-    }
-
-    /// How long clients may come that have been answered already.
-    pub(super) fn handshakes(&self) -> Duration {
-        self.handshakes
-    }
-}
-
-impl Listener {
-    /// What it is called in messages: the address as bound, with the port that the kernel chose.
-    pub(super) fn name(&self) -> &str {
-        &self.record.name
-    }
-
-    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-
-    /// How many connections wait to be accepted, and how many may, if the kernel tells.
-    pub(super) fn queue(&self) -> Option<QueueStatus> {
-        let (queued, limit) = socket::queue(self.descriptor())?;
-        Some(QueueStatus { listen: self.name().to_owned(), queued, limit })
-    }
-
-    /// Whether this cookie is its own.
-    pub(super) fn has_cookie(&self, cookie: u64) -> bool {
-        socket::cookie(self.descriptor()) == cookie
-    }
-
-    /// How many connections wait to be accepted.
-    pub(super) fn queued(&self) -> u32 {
-        socket::queued(self.descriptor())
-    }
-
-    /// Makes sure that nothing more is queued, so that the queue can be emptied and the socket closed without a reset. If
-    /// it `is_covered`, who comes finds another listener from now on.
-    /// False if it should be left as it is: systemd's sockets stay open beyond us, and what is queued on them is served
-    /// by who comes next.
-    fn turn_newcomers_away(&self, is_covered: bool) -> bool {
-        if self.is_tcp() && !(is_covered && socket::hide(self.descriptor()).is_ok()) {
-            socket::make_deaf(self.descriptor());
-        }
-        self.settle();
-        self.is_ours()
-    }
-
-    /// Leaves it to the supervisor after this one, which gets it from systemd.
-    pub(super) fn leave(&self) {
-        self.record.standing.set(Standing::Left);
-    }
-
-    /// Takes back what others know of it.
-    fn settle(&self) {
-        if self.record.standing.get() == Standing::Open {
-            self.record.standing.set(Standing::Closing);
-            if self.is_ours() {
-                self.remove_file();
-                self.systemd.forget(&self.record.address);
-            }
-        }
-    }
-
-    fn is_ours(&self) -> bool {
-        !matches!(self.record.address, Address::Activated(_))
-    }
-
-    fn kind(&self) -> SocketKind {
-        match socket::local_address(self.descriptor()) {
-            _ if self.is_datagram() => SocketKind::Datagram,
-            Ok(None) => SocketKind::Unix,
-            Ok(Some(_)) | Err(_) => SocketKind::Tcp,
-        }
-    }
-
-    fn is_datagram(&self) -> bool {
-        socket::is_datagram(self.descriptor())
-    }
-
-    fn is_tcp(&self) -> bool {
-        matches!(self.record.address, Address::Tcp(_) | Address::Scoped(..) | Address::Any(_))
-    }
-
-    /// Whether it listens at every address of this machine.
-    pub(super) fn is_wildcard(&self) -> bool {
-        let bound = socket::local_address(self.descriptor()).ok().flatten();
-        !self.is_datagram() && bound.is_some_and(|bound| bound.ip().is_unspecified())
-    }
-
-    /// Whether nobody else can have its address before it is closed: others find a Unix socket by its file.
-    fn holds_address(&self) -> bool {
-        self.is_tcp() || matches!(self.record.address, Address::Udp(_) | Address::Abstract(_))
-    }
-
-    /// Whether it is what it was when it was made. A Unix socket whose file somebody has removed or replaced is reached by
-    /// nobody any more, nor is one that somebody has shut down; another has to be made.
-    pub(super) fn is_reachable(&self) -> bool {
-        !self.why_unreachable().is_some_and(|why| why.asks_for_another())
-    }
-
-    /// Why nobody can reach it, if that is so, as the kernel and the file system say now.
-    pub(super) fn why_unreachable(&self) -> Option<WhyUnreachable> {
-        if !self.is_datagram() && !socket::is_listener(self.descriptor()) {
-            return Some(WhyUnreachable::Deaf);
-        }
-        match &self.record.file {
-            Some((path, inode)) => match std::fs::symlink_metadata(path) {
-                Ok(file) if file.ino() == *inode => None,
-                Ok(_) => Some(WhyUnreachable::Replaced(self.is_ours())),
-                Err(_) => Some(WhyUnreachable::Removed(self.is_ours())),
-            },
-            None => match socket::local_address(self.descriptor()) {
-                Ok(Some(SocketAddr::V6(bound))) if !self.is_at_interface(&bound) => {
-                    Some(WhyUnreachable::OtherInterface)
-                }
-                Ok(Some(address)) if !socket::is_address_here(address.ip()) => {
-                    Some(WhyUnreachable::NoAddress)
-                }
-                _ => None,
-            },
-        }
-    }
-
-    /// Whether the interface that its address names still is the one that it is bound to.
-    fn is_at_interface(&self, bound: &SocketAddrV6) -> bool {
-        match &self.record.address {
-            Address::Scoped(_, name, _) => interface::index_of(name) == Some(bound.scope_id()),
-            _ => true,
-        }
-    }
-
-    fn remove_file(&self) {
-        // Another preforkd may have taken the path over.
-        if let Some((path, _)) = self.record.file.as_ref().filter(|_| self.is_reachable()) {
-            let _ = std::fs::remove_file(path);
-        }
-    }
-
-    /// Says whether [`Listener::put_to_use`] could give its file to whom this says.
-    fn try_out(&self, options: &SocketOptions, access: &SocketAccess) -> Result<(), Cause> {
-        if self.kind() != SocketKind::Unix {
-            listener_options::try_before_bind(options).map_err(Cause::Io)?;
-        }
-        let Some((path, inode)) = self.record.file.as_ref().filter(|_| self.is_ours()) else { return Ok(()) };
-        let file = held(path, *inode).map_err(Cause::Io)?;
-        file.try_out(path, wanted(access)).map_err(|error| Cause::access(error, access))
-    }
-
-    /// Has a service use it from now on, as a reload may have changed it; it may have been closing. It is used also if
-    /// its file cannot be given to whom it should be.
-    pub(super) fn put_to_use(
-        &self,
-        options: &SocketOptions,
-        access: &SocketAccess,
-    ) -> Result<(), ListenError> {
-        if self.is_tcp() {
-            socket::make_hear(self.descriptor());
-        }
-        self.begin(options);
-        self.prepare(options, access)
-    }
-
-    /// Begins to listen, if it does not yet.
-    pub(super) fn begin(&self, options: &SocketOptions) {
-        // It cannot fail on a socket that listens, nor on one whose port is shared by those who have it; and does nothing
-        // to one of datagrams.
-        let _ = socket::start_listening(self.descriptor(), options.backlog);
-    }
-
-    /// Accepting from it never waits.
-    pub(super) fn never_blocks(&self) {
-        let _ = fd::set_nonblocking(self.descriptor(), true);
-    }
-
-    fn prepare(&self, options: &SocketOptions, access: &SocketAccess) -> Result<(), ListenError> {
-        let set = match self.kind() {
-            SocketKind::Tcp if self.record.file.is_none() => {
-                listener_options::set_all(self.descriptor(), options, self.is_ours())
-            }
-            SocketKind::Datagram => {
-                listener_options::set_of_datagrams(self.descriptor(), options, self.is_ours())
-            }
-            SocketKind::Tcp | SocketKind::Unix => Ok(()),
-        };
-        if self.record.standing.replace(Standing::Open) != Standing::Open && self.is_ours() {
-            self.systemd.store(&self.record.address, self.descriptor());
-        }
-        let failed = |cause| ListenError::new(&self.record.address, cause);
-        set.map_err(|error| failed(Cause::Io(error)))?;
-        let Some((path, inode)) = self.record.file.as_ref().filter(|_| self.is_ours()) else { return Ok(()) };
-        let set =
-            |file: HeldSocket| file.set(path, wanted(access)).map_err(|error| Cause::access(error, access));
-        let set = held(path, *inode).map_err(Cause::Io).and_then(set);
-        set.map_err(failed)
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        self.settle();
-        if self.record.standing.get() != Standing::Left && self.is_ours() {
-            // systemd closes its copy when it comes to it.
-            socket::stop_listening(self.descriptor());
-        }
-    }
-}
-
-/// The file of a Unix socket, if it still is the one that we made.
-fn held(path: &Path, inode: u64) -> io::Result<HeldSocket> {
-    let file = HeldSocket::at(path)?;
-    if file.inode() == inode { Ok(file) } else { Err(io::ErrorKind::NotFound.into()) }
-}
-
-fn wanted(access: &SocketAccess) -> Access {
-    let id = |account: &Option<Account>| account.as_ref().map(|account| account.id);
-    Access { uid: id(&access.user), gid: id(&access.group), mode: access.mode }
-}
-
-impl SavedListener {
-    /// Takes it over from another program.
-    pub(super) fn resume(self, systemd: Systemd) -> io::Result<Listener> {
-        Ok(Listener { socket: self.socket.take()?, record: self.record, systemd })
-    }
-}
-
-/// The listeners that something has which is saved: each once, in the order of their first use.
-#[derive(Debug, Default)]
-pub(super) struct ListenerTable<'a>(Vec<&'a Listener>);
-
-impl<'a> ListenerTable<'a> {
-    /// The places of these in the table.
-    pub(super) fn places(&mut self, listeners: &'a [Rc<Listener>]) -> Vec<usize> {
-        let mut place = |listener: &'a Listener| {
-            let known = self.0.iter().position(|other| std::ptr::eq(*other, listener));
-            known.unwrap_or_else(|| {
-                self.0.push(listener);
-                self.0.len() - 1
-            })
-        };
-        listeners.iter().map(|listener| place(listener)).collect()
-    }
-
-    pub(super) fn save(self, kept: &mut Kept<'a>) -> Vec<SavedListener> {
-        let save = |listener: &'a Listener| SavedListener {
-            socket: kept.keep(listener.descriptor()),
-            record: listener.record.clone(),
-        };
-        self.0.into_iter().map(save).collect()
-    }
-}
-
-/// Those at these places.
-pub(super) fn pick(listeners: &[Rc<Listener>], places: &[usize]) -> io::Result<Vec<Rc<Listener>>> {
-    places.iter().map(|&place| listeners.get(place).map(Rc::clone).ok_or_else(contradiction)).collect()
-}
 
 /// Makes a socket that is bound to an address; told whether it shares its port.
 type Bind<'a> = dyn Fn(bool) -> io::Result<OwnedFd> + 'a;
+
+/// A socket at an address of a service.
+struct Made {
+    socket: OwnedFd,
+    /// Of a Unix socket, and its inode.
+    file: Option<(PathBuf, u64)>,
+    /// False for one that does so when all is ready.
+    listens: bool,
+}
+
+impl Made {
+    fn of_systemd(socket: OwnedFd) -> Self {
+        // It has a file, too, which is not ours to remove.
+        let file = match socket::local_name(socket.as_fd()) {
+            Some(UnixName::Path(path)) => {
+                std::fs::symlink_metadata(&path).ok().map(|file| (path, file.ino()))
+            }
+            _ => None,
+        };
+        Made { socket, file, listens: true }
+    }
+}
+
+/// What a listener is called in messages: its address as bound, with the port that the kernel chose.
+fn name(address: &Address, socket: BorrowedFd<'_>, has_file: bool) -> String {
+    let bound = socket::local_address(socket).ok().flatten().filter(|_| !has_file);
+    match (address, bound) {
+        (_, None) => address.to_string(),
+        (Address::Scoped(ip, name, _), Some(bound)) => {
+            Address::Scoped(*ip, name.clone(), bound.port()).to_string()
+        }
+        (Address::Any(_), Some(bound)) => Address::Any(bound.port()).to_string(),
+        (Address::Udp(_), Some(bound)) => Address::Udp(bound).to_string(),
+        (_, Some(bound)) => bound.to_string(),
+    }
+}
 
 /// All listeners of the supervisor.
 #[derive(Debug)]
@@ -377,13 +89,12 @@ impl Listeners {
         }
         let mut open: HashMap<Address, Vec<Weak<Listener>>> = HashMap::new();
         // A Unix socket that is closing has no way to it any more; its path is for another.
-        let is_to_be_found = |listener: &&Rc<Listener>| {
-            listener.holds_address() || listener.record.standing.get() == Standing::Open
-        };
+        let is_to_be_found =
+            |listener: &&Rc<Listener>| listener.holds_address() || listener.standing() == Standing::Open;
         for listener in listeners.iter().filter(is_to_be_found) {
-            open.entry(listener.record.address.clone()).or_default().push(Rc::downgrade(listener));
+            open.entry(listener.address().clone()).or_default().push(Rc::downgrade(listener));
         }
-        let is_closing = |listener: &&Rc<Listener>| listener.record.standing.get() == Standing::Closing;
+        let is_closing = |listener: &&Rc<Listener>| listener.standing() == Standing::Closing;
         let closing = listeners.iter().filter(is_closing).map(Rc::downgrade).collect();
         Ok(Listeners { open, closing, passed: ActivatedSockets { named, stored: HashMap::new() }, systemd })
     }
@@ -486,7 +197,7 @@ impl Listeners {
             }
         }
         if let Some(datagrams) = all.iter().find(|listener| listener.is_datagram() && !service.wait) {
-            missing.push(ListenError::new(&datagrams.record.address, Cause::Datagrams));
+            missing.push(ListenError::new(datagrams.address(), Cause::Datagrams));
             all.retain(|listener| !listener.is_datagram());
         }
         if let Some(error) = unmet(service, &all) {
@@ -514,7 +225,7 @@ impl Listeners {
         let covers = |other: &Rc<Listener>| socket::covers(other.descriptor(), listener.descriptor());
         let is_covered = listener.is_tcp() && wildcards.iter().any(covers);
         if let Some(open) =
-            self.open.get_mut(&listener.record.address).filter(|_| is_covered || !listener.holds_address())
+            self.open.get_mut(listener.address()).filter(|_| is_covered || !listener.holds_address())
         {
             open.retain(|other| !std::ptr::eq(other.as_ptr(), Rc::as_ptr(listener)));
         }
@@ -571,52 +282,58 @@ impl Listeners {
             .for_each(|listener| socket::share_port(listener, share));
     }
 
+    /// New listeners at an address: one, or those that systemd has passed by this name.
     fn make(
         &mut self,
         address: &Address,
         options: &SocketOptions,
         access: &SocketAccess,
     ) -> Result<Vec<Rc<Listener>>, ListenError> {
+        let sockets = self.sockets(address, options, access)?;
+        let wrap = |Made { socket, file, listens }: Made| {
+            let name = name(address, socket.as_fd(), file.is_some());
+            let listener = Listener::new(socket, address, name, file, self.systemd.clone());
+            if listens {
+                listener.begin(options);
+            }
+            listener.prepare(options, access)?;
+            Ok(Rc::new(listener))
+        };
+        sockets.into_iter().map(wrap).collect()
+    }
+
+    /// The sockets at an address: bound now, or left there by the supervisor before this one, or passed by systemd.
+    fn sockets(
+        &mut self,
+        address: &Address,
+        options: &SocketOptions,
+        access: &SocketAccess,
+    ) -> Result<Vec<Made>, ListenError> {
         let failed = |cause| ListenError::new(address, cause);
         let io_failed = |error| failed(Cause::of(address, error));
         let set_options = |socket: BorrowedFd<'_>| listener_options::set_before_bind(socket, options);
         let left = self.left(address);
-        let mut listens = true;
-        let (sockets, file) = match address {
+        let at_port = |port: u16, left: Option<OwnedFd>, bind: &Bind<'_>| {
+            let made = left.map_or_else(|| self.listen(port, options.backlog, bind), |left| Ok((left, true)));
+            made.map(|(socket, listens)| Made { socket, file: None, listens }).map_err(io_failed)
+        };
+        let made = match address {
             Address::Tcp(tcp) => {
-                let bind = |shares| socket::bind_tcp(*tcp, shares, &set_options);
-                let made = left
-                    .map_or_else(|| self.listen(tcp.port(), options.backlog, &bind), |left| Ok((left, true)));
-                let (socket, is_listening) = made.map_err(io_failed)?;
-                listens = is_listening;
-                (vec![socket], None)
+                at_port(tcp.port(), left, &|shares| socket::bind_tcp(*tcp, shares, &set_options))?
             }
-            Address::Scoped(ip, name, port) => {
-                let bind = |shares| {
-                    let index = interface::index_of(name)
-                        .ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?;
-                    let address = SocketAddrV6::new(*ip, *port, 0, index).into();
-                    socket::bind_tcp(address, shares, &set_options)
-                };
-                let made =
-                    left.map_or_else(|| self.listen(*port, options.backlog, &bind), |left| Ok((left, true)));
-                let (socket, is_listening) = made.map_err(io_failed)?;
-                listens = is_listening;
-                (vec![socket], None)
-            }
+            Address::Scoped(ip, name, port) => at_port(*port, left, &|shares| {
+                let index =
+                    interface::index_of(name).ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?;
+                let address = SocketAddrV6::new(*ip, *port, 0, index).into();
+                socket::bind_tcp(address, shares, &set_options)
+            })?,
             Address::Any(port) => {
-                let bind = |shares| socket::bind_any(*port, shares, &set_options);
-                let made =
-                    left.map_or_else(|| self.listen(*port, options.backlog, &bind), |left| Ok((left, true)));
-                let (socket, is_listening) = made.map_err(io_failed)?;
-                listens = is_listening;
-                (vec![socket], None)
+                at_port(*port, left, &|shares| socket::bind_any(*port, shares, &set_options))?
             }
             Address::Udp(udp) => {
                 let bind = || socket::bind_udp(*udp, &set_options);
                 let socket = left.map_or_else(bind, Ok).map_err(io_failed)?;
-                listens = false;
-                (vec![socket], None)
+                Made { socket, file: None, listens: false }
             }
             Address::Unix(path) => {
                 let bind = || {
@@ -636,46 +353,18 @@ impl Listeners {
                     let _ = std::fs::remove_file(path);
                     return Err(error);
                 }
-                (vec![socket], Some((path.clone(), file.inode())))
+                Made { socket, file: Some((path.clone(), file.inode())), listens: true }
             }
             Address::Abstract(name) => {
-                let socket = left.map_or_else(|| socket::listen_abstract(name, options.backlog), Ok);
-                (vec![socket.map_err(io_failed)?], None)
+                let bind = || socket::listen_abstract(name, options.backlog);
+                Made { socket: left.map_or_else(bind, Ok).map_err(io_failed)?, file: None, listens: true }
             }
-            Address::Activated(name) => (self.passed(name).map_err(failed)?, None),
-        };
-        let wrap = |socket: OwnedFd| {
-            // What systemd made has a file, too, which is not ours to remove.
-            let passed = || match socket::local_name(socket.as_fd()) {
-                Some(UnixName::Path(path)) => {
-                    let inode = std::fs::symlink_metadata(&path).ok()?.ino();
-                    Some((path, inode))
-                }
-                _ => None,
-            };
-            let file = file.clone().or_else(passed);
-            let bound = socket::local_address(socket.as_fd()).ok().flatten();
-            let name = bound.filter(|_| file.is_none()).map_or_else(
-                || address.to_string(),
-                |bound| match address {
-                    Address::Scoped(ip, name, _) => {
-                        Address::Scoped(*ip, name.clone(), bound.port()).to_string()
-                    }
-                    Address::Any(_) => Address::Any(bound.port()).to_string(),
-                    Address::Udp(_) => Address::Udp(bound).to_string(),
-                    _ => bound.to_string(),
-                },
-            );
-            let standing = Cell::new(Standing::Closing);
-            let record = ListenerRecord { address: address.clone(), name, file, standing };
-            let listener = Listener { socket, record, systemd: self.systemd.clone() };
-            if listens {
-                listener.begin(options);
+            Address::Activated(name) => {
+                let passed = self.passed(name).map_err(failed)?;
+                return Ok(passed.into_iter().map(Made::of_systemd).collect());
             }
-            listener.prepare(options, access)?;
-            Ok(Rc::new(listener))
         };
-        sockets.into_iter().map(wrap).collect()
+        Ok(vec![made])
     }
 
     /// Copies, so that systemd's sockets can be asked for again after a reload that did without them.
@@ -702,7 +391,7 @@ impl Listeners {
 /// What a key asks of the sockets that systemd has passed, if they are not of the kind for it.
 fn unmet(service: &ServiceConfig, open: &[Rc<Listener>]) -> Option<ListenError> {
     let passed = open.iter().filter(|listener| !listener.is_ours());
-    let address = &passed.clone().next()?.record.address;
+    let address = passed.clone().next()?.address();
     let ours = service.listen.iter().filter_map(|address| match address {
         Address::Tcp(_) | Address::Scoped(..) | Address::Any(_) => Some(SocketKind::Tcp),
         Address::Udp(_) => Some(SocketKind::Datagram),

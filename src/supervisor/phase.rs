@@ -3,7 +3,8 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::listeners::{ClosingListeners, Listener};
+use super::closing_listeners::ClosingListeners;
+use super::listener::Listener;
 use super::wording::plural;
 use super::workers::WorkerProcess;
 use super::{Fatal, Supervisor};

@@ -6,9 +6,9 @@
 use std::collections::BTreeSet;
 
 use super::changes::Change;
+use super::closing_listeners::ClosingListeners;
 use super::generation::{Generation, LONGEST_PAUSE};
 use super::listen_error::ListenError;
-use super::listeners::ClosingListeners;
 use super::purpose::Purpose;
 use super::rollout::{ROLLOUT_LIMIT, Rollout, RolloutStage};
 use super::service::{MissingAddress, Service};

@@ -18,7 +18,7 @@ use super::credentials::CredentialFiles;
 use super::generation::{GenerationSettings, SavedDown, SavedService};
 use super::history::History;
 use super::left_behind::LeftBehind;
-use super::listeners::SavedListener;
+use super::listener::SavedListener;
 use super::service::SavedServiceState;
 use super::workers::{SavedWorker, WorkerSettings};
 use crate::config::ServiceConfig;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::credentials::{InstalledCredentials, StagedCredentials};
 use super::kept::{Kept, contradiction};
 use super::listen_error::ListenError;
-use super::listeners::Listener;
+use super::listener::Listener;
 use crate::admission::bans::BanTable;
 use crate::admission::sources::Sources;
 use crate::admission::{Admission, CallerSets};

@@ -12,9 +12,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::cgroups::{Cgroups, WorkerCgroups};
+use super::closing_listeners::ClosingListeners;
 use super::event_source::EventSource;
 use super::kept::Kept;
-use super::listeners::{self, ClosingListeners, Listener, ListenerTable};
+use super::listener::{self, Listener, ListenerTable};
 use super::service::{Service, ServiceState, ServiceStates};
 use crate::exit;
 use crate::ipc::orders::{
@@ -402,7 +403,7 @@ impl Workers {
             poller.add(link.as_fd(), Interest::Read, EventSource::Worker(serial).into())?;
             let worker = WorkerProcess {
                 service_state: states.of_saved(&record.service)?,
-                listeners: listeners::pick(all_listeners, &places)?,
+                listeners: listener::pick(all_listeners, &places)?,
                 counters: Counters::open(counters_file.as_fd())?,
                 counters_file,
                 spare_events: Rc::new(SpareEvents::open(spare_events.take()?)),
