@@ -1,12 +1,9 @@
 //! The way from a path to a configuration.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-
 use super::Config;
-use super::assemble::assemble;
+use super::assemble::{Tolerance, assemble};
 use super::diagnostic::{Diagnostic, Diagnostics, Place, Severity};
 use super::document::{parse, sections};
 use super::service::Machine;
@@ -19,29 +16,6 @@ pub(crate) struct Loaded {
     pub(crate) config: Config,
     /// What somebody should look at all the same.
     pub(crate) warnings: Diagnostics,
-}
-
-/// Which services may need what this machine does not have now: a program, a directory, a user.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Tolerance {
-    /// These, and nothing else may be wrong.
-    Of(BTreeSet<String>),
-    /// Any, unless `strict_start` forbids it.
-    OfAny,
-}
-
-impl Tolerance {
-    /// None may.
-    pub(crate) fn none() -> Self {
-        Tolerance::Of(BTreeSet::new())
-    }
-
-    pub(super) fn includes(&self, service: &str, strict_start: bool) -> bool {
-        match self {
-            Tolerance::Of(names) => names.contains(service),
-            Tolerance::OfAny => !strict_start,
-        }
-    }
 }
 
 /// Reads the main file and its drop-ins and checks them against a machine; on failure, says everything that is wrong.

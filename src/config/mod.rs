@@ -53,13 +53,13 @@ use crate::shared::Declared;
 
 pub(crate) use accounts::{Accounts, KnownUser, known_user};
 pub(crate) use address::Address;
-pub(crate) use assemble::clash;
+pub(crate) use assemble::{Tolerance, clash};
 pub(crate) use credentials::{CredentialStore, Credentials, VARIABLE as CREDENTIALS_VARIABLE};
 pub(crate) use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub(crate) use document::{check_name, make_name};
 pub(crate) use files::open as open_file;
 pub(crate) use limits::{Controller, LimitKind, TreeLimits};
-pub(crate) use load::{Loaded, Tolerance, check_again, load, load_text};
+pub(crate) use load::{Loaded, check_again, load, load_text};
 pub(crate) use options::can_serve;
 #[cfg(test)]
 pub(crate) use sandbox::SystemCalls;

@@ -17,7 +17,6 @@ use crate::config::accounts::tests::fake;
 use crate::config::flags::{Given, from_flags};
 use crate::config::key::{Kind, Part};
 use crate::config::keys::{LOG, SERVICE, SUPERVISOR, flags};
-use crate::config::load::{Loaded, Tolerance, load};
 use crate::config::service::Machine;
 use crate::handler::Application;
 use crate::journal::{Level, LogTarget};
