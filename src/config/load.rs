@@ -6,6 +6,7 @@ use super::Config;
 use super::assemble::{Tolerance, assemble};
 use super::diagnostic::{Diagnostic, Diagnostics, Place, Severity};
 use super::document::{parse, sections};
+use super::keys::SERVICE;
 use super::service::Machine;
 use super::source::{ConfigFile, Snapshot, read};
 
@@ -21,7 +22,7 @@ pub(crate) struct Loaded {
 /// Reads the main file and its drop-ins and checks them against a machine; on failure, says everything that is wrong.
 pub(crate) fn load(path: &Path, tolerance: &Tolerance, machine: &Machine<'_>) -> Result<Loaded, Diagnostics> {
     let mut problems = Diagnostics::default();
-    let sources = read(path, machine, &mut problems);
+    let sources = read(path, machine.application.title.name, machine.waits_for, &mut problems);
     check(path, &sources, tolerance, machine, problems)
 }
 
@@ -60,7 +61,8 @@ fn check(
     let trees = sources.iter().map(|source| parse(source, &mut problems)).collect();
     let unreadable = problems.errors() > 0;
     let mut found = Diagnostics::default();
-    let sections = sections(trees, &mut found);
+    let is_of_service = |name: &str| SERVICE.iter().any(|key| key.name == name);
+    let sections = sections(trees, &is_of_service, &mut found);
     let config = assemble(&sections, tolerance, machine, &mut found);
     problems.add_elsewhere(found);
     if sections.services.is_empty() && !unreadable {
