@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::diagnostic::nearest;
 use super::files;
+use super::value::id;
 use crate::sys::answer::{self, Answered};
 use crate::sys::time::Monotonic;
 
@@ -175,12 +176,6 @@ pub(crate) fn known_user(name: &str) -> Result<KnownUser, String> {
             Err(format!("\"{name}\" is no user of this machine{near}"))
         }
     }
-}
-
-/// A user's or group's number. The largest is none: setresuid(2) takes it as "leave it as it is", which would be root.
-pub(crate) fn id(text: &str) -> Option<u32> {
-    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    digits.then(|| text.parse().ok()).flatten().filter(|&id| id != u32::MAX)
 }
 
 /// An unreadable file has no entries: the message about the missing user then says where it was looked for.

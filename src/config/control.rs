@@ -3,10 +3,9 @@
 use toml::Spanned;
 
 use super::diagnostic::nearest;
-use super::draft::table;
 use super::keys::SupervisorDraft;
 use super::service::{Machine, client_group, client_user};
-use super::value::{Applied, Fault, Faults, TomlValue, name_or_number};
+use super::value::{Applied, Fault, Faults, TomlValue, name_or_number, table};
 use super::{Account, ControlAccess, ServiceConfig, UserIds};
 
 /// The number of who is not known in a user namespace, user_namespaces(7).

@@ -8,12 +8,11 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::accounts::id;
 use super::address::AddressError;
 use super::sandbox::SandboxDraft;
 use super::value::{
-    self, Applied, Fault, Faults, TomlValue, choice, collect, decode, duration, name_or_number, one_or_more,
-    set, text, whole,
+    self, Applied, Fault, Faults, TomlValue, choice, collect, decode, duration, id, name_or_number,
+    one_or_more, path, set, table, text, whole,
 };
 use super::{
     Address, Keepalive, Limit, OWN_VARIABLES, Passing, StderrTarget, TreeLimits, admission, credentials,
@@ -258,16 +257,6 @@ pub(super) fn group(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied 
     set(&mut draft.group, name_or_number(value).map(|name| spanned(value, name)))
 }
 
-/// An absolute path.
-pub(super) fn path(value: &TomlValue<'_>) -> Result<Spanned<PathBuf>, Fault> {
-    let path = text(value)?;
-    if path.starts_with('/') {
-        return Ok(spanned(value, path.into()));
-    }
-    Err(Fault::new(value.span(), format!("\"{path}\" is not an absolute path"))
-        .help("write a path that starts with /"))
-}
-
 /// The path of the control socket; the same rules as for `unix:`.
 pub(super) fn socket_path(value: &TomlValue<'_>) -> Result<PathBuf, Fault> {
     let path = path(value)?;
@@ -301,12 +290,6 @@ pub(super) fn limits(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied
     draft.tree_limits = tree;
     draft.limits.sort_by_key(|limit| limit.kind.name);
     Ok(())
-}
-
-pub(super) fn table<'v, 'a>(value: &'v TomlValue<'a>) -> Result<&'v toml::de::DeTable<'a>, Faults> {
-    let what = value.get_ref().type_str();
-    let wrong = || Fault::new(value.span(), format!("{what} where a table is expected")).into();
-    value.get_ref().as_table().ok_or_else(wrong)
 }
 
 pub(super) fn stderr(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {

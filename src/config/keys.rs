@@ -8,7 +8,7 @@ use super::control::{self, ControlAccessDraft};
 use super::draft::{self, ServiceDraft};
 use super::key::{Key, Kind, Part};
 use super::sandbox;
-use super::value::{choice, decode, duration, set};
+use super::value::{choice, decode, duration, path, set};
 use super::warm;
 use crate::journal::{Level, LogTarget};
 
@@ -266,7 +266,7 @@ pub(crate) static SERVICE: &[Key<ServiceDraft>] = &[
         default: None,
         example: "\"/srv/jail\"",
         doc: "The root directory of connection processes; exec and working_directory are inside it",
-        decode: Some(|draft, value| set(&mut draft.chroot, draft::path(value))),
+        decode: Some(|draft, value| set(&mut draft.chroot, path(value))),
     },
     Key {
         name: "working_directory",
@@ -276,7 +276,7 @@ pub(crate) static SERVICE: &[Key<ServiceDraft>] = &[
         default: None,
         example: "\"/srv/git\"",
         doc: "The working directory of connection processes; / without it",
-        decode: Some(|draft, value| set(&mut draft.working_directory, draft::path(value))),
+        decode: Some(|draft, value| set(&mut draft.working_directory, path(value))),
     },
     Key {
         name: "umask",
@@ -338,7 +338,7 @@ pub(crate) static SERVICE: &[Key<ServiceDraft>] = &[
         default: None,
         example: "{ read = [\"/srv/git\"], execute = [\"/usr\"], network = \"none\" }",
         doc: "What a connection process may not do, even if somebody has taken it over, see SANDBOX; false for nothing of it",
-        decode: Some(sandbox::sandbox),
+        decode: Some(|draft, value| sandbox::sandbox(&mut draft.sandbox, value)),
     },
     Key {
         name: "limits",

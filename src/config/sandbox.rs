@@ -10,10 +10,10 @@ use toml::de::DeValue;
 
 use super::diagnostic::nearest;
 use super::document::Section;
-use super::draft::{KillModeWord, ServiceDraft, table};
+use super::draft::{KillModeWord, ServiceDraft};
 use super::lookup::Root;
 use super::value::{
-    Applied, Fault, Faults, TomlValue, choice, collect, decode, one_or_more, parse_size, set, text,
+    Applied, Fault, Faults, TomlValue, choice, collect, decode, one_or_more, parse_size, set, table, text,
 };
 use super::{Address, Job};
 
@@ -137,10 +137,11 @@ const KEYS: [&str; 11] = [
     "required",
 ];
 
-pub(super) fn sandbox(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+/// `sandbox`
+pub(super) fn sandbox(draft: &mut Option<SandboxDraft>, value: &TomlValue<'_>) -> Applied {
     let mut new = SandboxDraft::default();
     if let DeValue::Boolean(false) = value.get_ref() {
-        draft.sandbox = Some(SandboxDraft { is_off: true, ..new });
+        *draft = Some(SandboxDraft { is_off: true, ..new });
         return Ok(());
     }
     let entries = table(value).map_err(|mut faults| {
@@ -183,7 +184,7 @@ pub(super) fn sandbox(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applie
         };
         faults.extend(kept.err().into_iter().flatten());
     }
-    draft.sandbox = Some(new);
+    *draft = Some(new);
     if faults.is_empty() { Ok(()) } else { Err(faults) }
 }
 

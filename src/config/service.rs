@@ -7,7 +7,7 @@ use std::path::Path;
 
 use toml::Spanned;
 
-use super::accounts::{Accounts, Group, Unanswered, User, id};
+use super::accounts::{Accounts, Group, Unanswered, User};
 use super::diagnostic::nearest;
 use super::document::Section;
 use super::draft::{KillModeWord, ServiceDraft};
@@ -16,7 +16,7 @@ use super::files;
 use super::lookup::{Obstacle, Root, Runner};
 use super::roles;
 use super::source::Origin;
-use super::value::{Fault, Faults};
+use super::value::{Fault, Faults, id};
 use super::{
     Address, CredentialStore, Credentials, Identity, Job, KillMode, PassedDemands, Program, ServiceConfig,
     SocketOptions, StderrTarget, UserIds, UserRange, credentials, environment, options, sandbox, sockets,

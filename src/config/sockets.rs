@@ -6,12 +6,11 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use super::accounts::id;
 use super::admission::draft::{CallerDraft, PolicyDraft};
 use super::document::Section;
 use super::draft::ServiceDraft;
 use super::service::{Machine, find_group, find_user};
-use super::value::{Fault, Faults, one_or_more};
+use super::value::{Fault, Faults, id, one_or_more};
 use super::{Account, Address, Job, SocketAccess};
 
 /// The kinds of listeners that a service has.

@@ -61,7 +61,7 @@ pub(super) const WARM: Key<ServiceDraft> = Key {
     example: "\"start\"",
     doc: "Whether the spares of a program are the program itself, started ahead of its connection: start has it wait before its \
           main function, spare when it first asks for its connection; then it has no variables that tell of the client",
-    decode: Some(decode),
+    decode: Some(|draft, value| decode(&mut draft.warm, value)),
 };
 
 pub(super) const WARM_MAX_AGE: Key<ServiceDraft> = Key {
@@ -72,7 +72,7 @@ pub(super) const WARM_MAX_AGE: Key<ServiceDraft> = Key {
     default: Some("\"10m\""),
     example: "\"1h\"",
     doc: "How long a warm program may wait; then another takes its place",
-    decode: Some(decode_max_age),
+    decode: Some(|draft, value| decode_max_age(&mut draft.warm, value)),
 };
 
 pub(super) const WARM_WATCH: Key<ServiceDraft> = Key {
@@ -83,32 +83,35 @@ pub(super) const WARM_WATCH: Key<ServiceDraft> = Key {
     default: None,
     example: "[\"/srv/report.py\"]",
     doc: "Files and directories; when one of them changes, all warm programs of the service are replaced at once",
-    decode: Some(decode_watch),
+    decode: Some(|draft, value| decode_watch(&mut draft.warm, value)),
 };
 
 const WORDS: [(&str, Option<WarmPoint>); 3] =
     [("no", None), ("start", Some(WarmPoint::Start)), ("spare", Some(WarmPoint::Spare))];
 
-fn decode(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
-    set(&mut draft.warm.point, choice(value, &WORDS))
+/// `warm`
+fn decode(draft: &mut WarmDraft, value: &TomlValue<'_>) -> Applied {
+    set(&mut draft.point, choice(value, &WORDS))
 }
 
-fn decode_max_age(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+/// `warm_max_age`
+fn decode_max_age(draft: &mut WarmDraft, value: &TomlValue<'_>) -> Applied {
     let age = duration(value)?;
     if age < Duration::from_secs(1) {
         let fault = Fault::new(value.span(), "a warm program would be replaced before anybody could call");
         return Err(fault.help("write \"1s\" at least").into());
     }
-    draft.warm.max_age = Some(age);
+    draft.max_age = Some(age);
     Ok(())
 }
 
-fn decode_watch(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+/// `warm_watch`
+fn decode_watch(draft: &mut WarmDraft, value: &TomlValue<'_>) -> Applied {
     let mut faults = Faults::new();
     for entry in one_or_more(value) {
         match text(entry) {
             Ok(path) if path.starts_with('/') => {
-                draft.warm.watch.push(Spanned::new(entry.span(), path.into()));
+                draft.watch.push(Spanned::new(entry.span(), path.into()));
             }
             Ok(path) => {
                 let fault = Fault::new(entry.span(), format!("\"{path}\" is not absolute"));

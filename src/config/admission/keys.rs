@@ -14,7 +14,7 @@ pub(in crate::config) const OVERLOAD: Key<ServiceDraft> = Key {
     doc: "What meets a connection beyond max_connections: queue lets it wait in the backlog, refuse sends it refuse_message \
           and closes it, reset resets it; one beyond max_connections_per_source or rate_per_source cannot wait, and with queue \
           it is closed",
-    decode: Some(decode::overload),
+    decode: Some(|draft, value| decode::overload(&mut draft.admission, value)),
 };
 
 pub(in crate::config) const REFUSE_MESSAGE: Key<ServiceDraft> = Key {
@@ -26,7 +26,7 @@ pub(in crate::config) const REFUSE_MESSAGE: Key<ServiceDraft> = Key {
     example: "\"busy, try again later\"",
     doc: "What is sent to a connection that overload = refuse closes for lack of room: beyond max_connections, \
           max_connections_per_source or rate_per_source; at most 512 bytes",
-    decode: Some(decode::refuse_message),
+    decode: Some(|draft, value| decode::refuse_message(&mut draft.admission, value)),
 };
 
 pub(in crate::config) const ALLOW: Key<ServiceDraft> = Key {
@@ -38,7 +38,7 @@ pub(in crate::config) const ALLOW: Key<ServiceDraft> = Key {
     example: "[\"192.0.2.0/24\", \"2001:db8::/32\"]",
     doc: "Who is let in, and with it nobody else: prefixes of addresses, and at Unix sockets user:NAME and group:NAME; of \
           allow and deny the longest prefix decides, the user before his groups, and deny on a tie",
-    decode: Some(decode::allow),
+    decode: Some(|draft, value| decode::allow(&mut draft.admission, value)),
 };
 
 pub(in crate::config) const DENY: Key<ServiceDraft> = Key {
@@ -49,7 +49,7 @@ pub(in crate::config) const DENY: Key<ServiceDraft> = Key {
     default: None,
     example: "\"192.0.2.7\"",
     doc: "Who is refused, as in allow; of the two the longest prefix decides, the user before his groups, and deny on a tie",
-    decode: Some(decode::deny),
+    decode: Some(|draft, value| decode::deny(&mut draft.admission, value)),
 };
 
 pub(in crate::config) const MAX_CONNECTIONS_PER_SOURCE: Key<ServiceDraft> = Key {
@@ -60,7 +60,7 @@ pub(in crate::config) const MAX_CONNECTIONS_PER_SOURCE: Key<ServiceDraft> = Key 
     default: None,
     example: "10",
     doc: "Live connections of one source, over all workers; a source is an address, or at a Unix socket a user",
-    decode: Some(decode::max_connections_per_source),
+    decode: Some(|draft, value| decode::max_connections_per_source(&mut draft.admission, value)),
 };
 
 pub(in crate::config) const RATE_PER_SOURCE: Key<ServiceDraft> = Key {
@@ -71,7 +71,7 @@ pub(in crate::config) const RATE_PER_SOURCE: Key<ServiceDraft> = Key {
     default: None,
     example: "\"10/s burst 20\"",
     doc: "New connections of one source: a number per s, m or h, and how many may come at once",
-    decode: Some(decode::rate_per_source),
+    decode: Some(|draft, value| decode::rate_per_source(&mut draft.admission, value)),
 };
 
 pub(in crate::config) const SOURCE_PREFIX_V4: Key<ServiceDraft> = Key {
@@ -82,7 +82,7 @@ pub(in crate::config) const SOURCE_PREFIX_V4: Key<ServiceDraft> = Key {
     default: Some("32"),
     example: "24",
     doc: "How much of an IPv4 address is its source",
-    decode: Some(decode::source_prefix_v4),
+    decode: Some(|draft, value| decode::source_prefix_v4(&mut draft.admission, value)),
 };
 
 pub(in crate::config) const SOURCE_PREFIX_V6: Key<ServiceDraft> = Key {
@@ -93,7 +93,7 @@ pub(in crate::config) const SOURCE_PREFIX_V6: Key<ServiceDraft> = Key {
     default: Some("64"),
     example: "56",
     doc: "How much of an IPv6 address is its source",
-    decode: Some(decode::source_prefix_v6),
+    decode: Some(|draft, value| decode::source_prefix_v6(&mut draft.admission, value)),
 };
 
 pub(in crate::config) const PENALTIES: Key<ServiceDraft> = Key {
@@ -105,7 +105,7 @@ pub(in crate::config) const PENALTIES: Key<ServiceDraft> = Key {
     example: "{ crash = \"1m\", timeout = \"10s\", 77 = \"5m\" }",
     doc: "What a source has to wait for: crash (its connection process crashed), timeout (a deadline ended its connection), \
           or an exit status of its connection process",
-    decode: Some(decode::penalties),
+    decode: Some(|draft, value| decode::penalties(&mut draft.admission, value)),
 };
 
 pub(in crate::config) const PENALTY_THRESHOLD: Key<ServiceDraft> = Key {
@@ -116,7 +116,7 @@ pub(in crate::config) const PENALTY_THRESHOLD: Key<ServiceDraft> = Key {
     default: Some("\"15s\""),
     example: "\"0s\"",
     doc: "How much of penalties has to come together until a source is refused, then for as long as they last",
-    decode: Some(decode::penalty_threshold),
+    decode: Some(|draft, value| decode::penalty_threshold(&mut draft.admission, value)),
 };
 
 pub(in crate::config) const PENALTY_LIMIT: Key<ServiceDraft> = Key {
@@ -127,7 +127,7 @@ pub(in crate::config) const PENALTY_LIMIT: Key<ServiceDraft> = Key {
     default: Some("\"10m\""),
     example: "\"1h\"",
     doc: "How much of penalties can come together",
-    decode: Some(decode::penalty_limit),
+    decode: Some(|draft, value| decode::penalty_limit(&mut draft.admission, value)),
 };
 
 pub(in crate::config) const PENALTY_EXEMPT: Key<ServiceDraft> = Key {
@@ -138,7 +138,7 @@ pub(in crate::config) const PENALTY_EXEMPT: Key<ServiceDraft> = Key {
     default: None,
     example: "[\"192.0.2.0/24\"]",
     doc: "Who never has a penalty, as in allow: such as monitoring, or many users behind one address",
-    decode: Some(decode::penalty_exempt),
+    decode: Some(|draft, value| decode::penalty_exempt(&mut draft.admission, value)),
 };
 
 pub(in crate::config) const FIRST_BYTE_TIMEOUT: Key<ServiceDraft> = Key {
@@ -149,7 +149,7 @@ pub(in crate::config) const FIRST_BYTE_TIMEOUT: Key<ServiceDraft> = Key {
     default: None,
     example: "\"10s\"",
     doc: "How long a client may take to send its first byte; for programs over TCP",
-    decode: Some(decode::first_byte_timeout),
+    decode: Some(|draft, value| decode::first_byte_timeout(&mut draft.admission, value)),
 };
 
 pub(in crate::config) const IDLE_TIMEOUT: Key<ServiceDraft> = Key {
@@ -160,7 +160,7 @@ pub(in crate::config) const IDLE_TIMEOUT: Key<ServiceDraft> = Key {
     default: None,
     example: "\"5m\"",
     doc: "How long a connection may be without a byte in either direction; for programs over TCP",
-    decode: Some(decode::idle_timeout),
+    decode: Some(|draft, value| decode::idle_timeout(&mut draft.admission, value)),
 };
 
 pub(in crate::config) const MAX_LIFETIME: Key<ServiceDraft> = Key {
@@ -171,7 +171,7 @@ pub(in crate::config) const MAX_LIFETIME: Key<ServiceDraft> = Key {
     default: None,
     example: "\"1h\"",
     doc: "How long a connection may take, all in all",
-    decode: Some(decode::max_lifetime),
+    decode: Some(|draft, value| decode::max_lifetime(&mut draft.admission, value)),
 };
 
 pub(in crate::config) const PROXY_PROTOCOL_FROM: Key<ServiceDraft> = Key {
@@ -183,5 +183,5 @@ pub(in crate::config) const PROXY_PROTOCOL_FROM: Key<ServiceDraft> = Key {
     example: "[\"192.0.2.10\", \"192.0.2.11\"]",
     doc: "The proxies whose PROXY header, version 1 or 2, is required and believed: prefixes of addresses, and unix: for \
           whoever may connect to a Unix socket",
-    decode: Some(decode::proxy_protocol_from),
+    decode: Some(|draft, value| decode::proxy_protocol_from(&mut draft.admission, value)),
 };
