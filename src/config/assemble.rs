@@ -9,18 +9,17 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::control;
+use super::address::Address;
+use super::checked::{Config, SupervisorConfig, Unavailable};
 use super::diagnostic::{Diagnostic, Diagnostics, Place, nearest};
 use super::document::{Section, Sections};
-use super::draft::ServiceDraft;
+use super::draft::keys::{LOG, SERVICE, SUPERVISOR};
+use super::draft::{LogDraft, ServiceDraft, SupervisorDraft};
 use super::key::{Key, Kind};
-use super::keys::{LOG, LogDraft, SERVICE, SUPERVISOR, SupervisorDraft};
-use super::roles;
-use super::service::{self, Machine};
+use super::machine::Machine;
+use super::service::{self, control, identity, roles, warm};
 use super::source::{Origin, syntax};
 use super::value::{Fault, find_nul};
-use super::warm;
-use super::{Address, Config, SupervisorConfig, Unavailable};
 use crate::handler::Application;
 use crate::journal::LogSettings;
 
@@ -112,7 +111,7 @@ pub(crate) fn assemble(
     }
     services.sort_by(|a, b| a.name.cmp(&b.name));
     for (name, section) in &sections.services {
-        let fault = service::range_of_others(name, section, &services);
+        let fault = identity::range_of_others(name, section, &services);
         fault.into_iter().for_each(|fault| problems.push(section.origin.error(fault)));
     }
     roles::assign_workers(&mut services, machine);

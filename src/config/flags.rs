@@ -6,12 +6,12 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::Config;
 use super::assemble::{Tolerance, assemble, moved};
+use super::checked::Config;
 use super::diagnostic::Diagnostics;
 use super::document::{Section, Sections};
 use super::key::{Kind, Part};
-use super::service::Machine;
+use super::machine::Machine;
 use super::source::Origin;
 use super::value::Fault;
 

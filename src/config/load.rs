@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use super::Config;
 use super::assemble::{Tolerance, assemble};
+use super::checked::Config;
 use super::diagnostic::{Diagnostic, Diagnostics, Place, Severity};
 use super::document::{parse, sections};
-use super::keys::SERVICE;
-use super::service::Machine;
+use super::draft::keys::SERVICE;
+use super::machine::Machine;
 use super::source::{ConfigFile, Snapshot, read};
 
 /// A configuration that can be used.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use toml::de::DeTable;
 
 use super::diagnostic::{Diagnostic, Diagnostics, Place, Position, Severity};
-use super::files;
+use super::open::open_file;
 use super::value::{Fault, Faults};
 
 /// The files of a configuration as they were read, to be checked again on a machine that has changed.
@@ -131,7 +131,7 @@ fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn read_file(path: &Path) -> io::Result<(Vec<u8>, u32)> {
-    let file = files::open(path)?;
+    let file = open_file(path)?;
     let mode = file.metadata()?.mode();
     let mut bytes = Vec::new();
     file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
