@@ -352,7 +352,7 @@ pub fn answer(bytes: &[u8]) {
 /// A file of variables is read, or complained about with a line that it has.
 pub fn environment(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    match config::environment::parse(text) {
+    match config::service::environment::parse(text) {
         Ok(variables) => {
             let is_name = |name: &String| !name.is_empty() && !name.contains(['=', '\0', '\n']);
             assert!(variables.iter().all(|(name, value)| is_name(name) && !value.contains('\0')));

@@ -1,28 +1,50 @@
 //! Sections → a checked configuration.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::control;
+use super::address::Address;
+use super::checked::{Config, SupervisorConfig, Unavailable};
 use super::diagnostic::{Diagnostic, Diagnostics, Place, nearest};
 use super::document::{Section, Sections};
-use super::draft::ServiceDraft;
-use super::flags::moved;
+use super::draft::keys::{LOG, SERVICE, SUPERVISOR};
+use super::draft::{LogDraft, ServiceDraft, SupervisorDraft};
 use super::key::{Key, Kind};
-use super::keys::{LOG, LogDraft, SERVICE, SUPERVISOR, SupervisorDraft};
-use super::load::Tolerance;
-use super::roles;
-use super::service::{self, Machine};
+use super::machine::Machine;
+use super::service::{self, control, identity, roles, warm};
 use super::source::{Origin, syntax};
 use super::value::{Fault, find_nul};
-use super::warm;
-use super::{Address, Config, SupervisorConfig, Unavailable};
 use crate::handler::Application;
 use crate::journal::LogSettings;
+
+/// Which services may need what this machine does not have now: a program, a directory, a user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Tolerance {
+    /// These, and nothing else may be wrong.
+    Of(BTreeSet<String>),
+    /// Any, unless `strict_start` forbids it.
+    OfAny,
+}
+
+impl Tolerance {
+    /// None may.
+    pub(crate) fn none() -> Self {
+        Tolerance::Of(BTreeSet::new())
+    }
+
+    fn includes(&self, service: &str, strict_start: bool) -> bool {
+        match self {
+            Tolerance::Of(names) => names.contains(service),
+            Tolerance::OfAny => !strict_start,
+        }
+    }
+}
 
 /// All sections, checked one by one and against each other; what is wrong goes to `problems`, and then there may be none.
 pub(crate) fn assemble(
@@ -89,7 +111,7 @@ pub(crate) fn assemble(
     }
     services.sort_by(|a, b| a.name.cmp(&b.name));
     for (name, section) in &sections.services {
-        let fault = service::range_of_others(name, section, &services);
+        let fault = identity::range_of_others(name, section, &services);
         fault.into_iter().for_each(|fault| problems.push(section.origin.error(fault)));
     }
     roles::assign_workers(&mut services, machine);
@@ -166,6 +188,21 @@ fn with_defaults<'a>(section: &Section<'a>, defaults: &DeTable<'static>) -> Sect
         }
     }
     Section { origin, header: header.clone(), partial, table }
+}
+
+/// The same value, all of it at this place.
+pub(super) fn moved<'a>(value: &Spanned<DeValue<'a>>, to: &Range<usize>) -> Spanned<DeValue<'a>> {
+    let moved_value = match value.get_ref() {
+        DeValue::Array(entries) => DeValue::Array(entries.iter().map(|entry| moved(entry, to)).collect()),
+        DeValue::Table(entries) => {
+            let entry = |(key, value): (&Spanned<Cow<'a, str>>, _)| {
+                (Spanned::new(to.clone(), key.get_ref().clone()), moved(value, to))
+            };
+            DeValue::Table(entries.iter().map(entry).collect())
+        }
+        other => other.clone(),
+    };
+    Spanned::new(to.clone(), moved_value)
 }
 
 /// Gives every key of a section to its function in the table.

@@ -58,8 +58,12 @@ pub(crate) fn parse<'a>(source: &'a ConfigFile, problems: &mut Diagnostics) -> T
     Tree { origin, root: root.into_inner(), partial }
 }
 
-/// Sorts the tables of all files into sections.
-pub(crate) fn sections<'a>(trees: Vec<Tree<'a>>, problems: &mut Diagnostics) -> Sections<'a> {
+/// Sorts the tables of all files into sections; `is_of_service` knows the keys of a service.
+pub(crate) fn sections<'a>(
+    trees: Vec<Tree<'a>>,
+    is_of_service: &dyn Fn(&str) -> bool,
+    problems: &mut Diagnostics,
+) -> Sections<'a> {
     let mut sections = Sections::default();
     for Tree { origin, root, partial } in trees {
         for (key, value) in root {
@@ -69,14 +73,14 @@ pub(crate) fn sections<'a>(trees: Vec<Tree<'a>>, problems: &mut Diagnostics) -> 
                 ("supervisor", DeValue::Table(table)) => sections.supervisor.push(section(table)),
                 ("log", DeValue::Table(table)) => sections.log.push(section(table)),
                 ("service", DeValue::Table(table)) => services(section(table), &mut sections, problems),
-                (name, _) => problems.push(origin.error(unknown_section(name, header))),
+                (name, _) => problems.push(origin.error(unknown_section(name, is_of_service(name), header))),
             }
         }
     }
     sections
 }
 
-fn unknown_section(name: &str, span: Range<usize>) -> Fault {
+fn unknown_section(name: &str, is_of_service: bool, span: Range<usize>) -> Fault {
     const SECTIONS: &str = "the sections are [supervisor], [log] and [service.NAME]";
     let fault = match name {
         "supervisor" | "log" => {
@@ -85,8 +89,7 @@ fn unknown_section(name: &str, span: Range<usize>) -> Fault {
         "service" => return nameless(span),
         _ => Fault::new(span, format!("unknown section or key \"{name}\"")),
     };
-    let home = super::keys::SERVICE.iter().any(|key| key.name == name);
-    fault.help(if home {
+    fault.help(if is_of_service {
         format!("\"{name}\" belongs into a [service.NAME] section")
     } else {
         SECTIONS.to_owned()

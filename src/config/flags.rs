@@ -6,13 +6,12 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::Config;
-use super::assemble::assemble;
+use super::assemble::{Tolerance, assemble, moved};
+use super::checked::Config;
 use super::diagnostic::Diagnostics;
 use super::document::{Section, Sections};
 use super::key::{Kind, Part};
-use super::load::Tolerance;
-use super::service::Machine;
+use super::machine::Machine;
 use super::source::Origin;
 use super::value::Fault;
 
@@ -131,21 +130,6 @@ fn structured<'a>(text: &'a str, span: &Range<usize>) -> Spanned<DeValue<'a>> {
         return value;
     }
     Spanned::new(span.clone(), DeValue::String(Cow::Borrowed(text)))
-}
-
-/// The same value, all of it at this place.
-pub(super) fn moved<'a>(value: &Spanned<DeValue<'a>>, to: &Range<usize>) -> Spanned<DeValue<'a>> {
-    let moved_value = match value.get_ref() {
-        DeValue::Array(entries) => DeValue::Array(entries.iter().map(|entry| moved(entry, to)).collect()),
-        DeValue::Table(entries) => {
-            let entry = |(key, value): (&Spanned<Cow<'a, str>>, _)| {
-                (Spanned::new(to.clone(), key.get_ref().clone()), moved(value, to))
-            };
-            DeValue::Table(entries.iter().map(entry).collect())
-        }
-        other => other.clone(),
-    };
-    Spanned::new(to.clone(), moved_value)
 }
 
 /// One list of both.

@@ -1,15 +1,13 @@
 //! The way from a path to a configuration.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-
-use super::Config;
-use super::assemble::assemble;
+use super::assemble::{Tolerance, assemble};
+use super::checked::Config;
 use super::diagnostic::{Diagnostic, Diagnostics, Place, Severity};
 use super::document::{parse, sections};
-use super::service::Machine;
+use super::draft::keys::SERVICE;
+use super::machine::Machine;
 use super::source::{ConfigFile, Snapshot, read};
 
 /// A configuration that can be used.
@@ -21,33 +19,10 @@ pub(crate) struct Loaded {
     pub(crate) warnings: Diagnostics,
 }
 
-/// Which services may need what this machine does not have now: a program, a directory, a user.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Tolerance {
-    /// These, and nothing else may be wrong.
-    Of(BTreeSet<String>),
-    /// Any, unless `strict_start` forbids it.
-    OfAny,
-}
-
-impl Tolerance {
-    /// None may.
-    pub(crate) fn none() -> Self {
-        Tolerance::Of(BTreeSet::new())
-    }
-
-    pub(super) fn includes(&self, service: &str, strict_start: bool) -> bool {
-        match self {
-            Tolerance::Of(names) => names.contains(service),
-            Tolerance::OfAny => !strict_start,
-        }
-    }
-}
-
 /// Reads the main file and its drop-ins and checks them against a machine; on failure, says everything that is wrong.
 pub(crate) fn load(path: &Path, tolerance: &Tolerance, machine: &Machine<'_>) -> Result<Loaded, Diagnostics> {
     let mut problems = Diagnostics::default();
-    let sources = read(path, machine, &mut problems);
+    let sources = read(path, machine.application.title.name, machine.waits_for, &mut problems);
     check(path, &sources, tolerance, machine, problems)
 }
 
@@ -86,7 +61,8 @@ fn check(
     let trees = sources.iter().map(|source| parse(source, &mut problems)).collect();
     let unreadable = problems.errors() > 0;
     let mut found = Diagnostics::default();
-    let sections = sections(trees, &mut found);
+    let is_of_service = |name: &str| SERVICE.iter().any(|key| key.name == name);
+    let sections = sections(trees, &is_of_service, &mut found);
     let config = assemble(&sections, tolerance, machine, &mut found);
     problems.add_elsewhere(found);
     if sections.services.is_empty() && !unreadable {

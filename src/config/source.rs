@@ -1,6 +1,7 @@
 //! The files of a configuration, read.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::fs;
 use std::io::{self, Read};
 use std::ops::Range;
@@ -11,8 +12,7 @@ use serde::{Deserialize, Serialize};
 use toml::de::DeTable;
 
 use super::diagnostic::{Diagnostic, Diagnostics, Place, Position, Severity};
-use super::files;
-use super::service::Machine;
+use super::open::open_file;
 use super::value::{Fault, Faults};
 
 /// The files of a configuration as they were read, to be checked again on a machine that has changed.
@@ -73,19 +73,23 @@ fn floor(text: &str, offset: usize) -> usize {
     (0..=offset.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0)
 }
 
-/// Reads the main file and the drop-ins beside it; what cannot be read is reported and left out.
-pub(crate) fn read(main: &Path, machine: &Machine<'_>, problems: &mut Diagnostics) -> Vec<ConfigFile> {
+/// Reads the main file and the drop-ins of this program beside it; what cannot be read is reported and left out.
+pub(crate) fn read(
+    main: &Path,
+    program: &str,
+    waits_for: &dyn Fn(fmt::Arguments<'_>),
+    problems: &mut Diagnostics,
+) -> Vec<ConfigFile> {
     let mut sources = Vec::new();
-    let drop_ins =
-        main.parent().unwrap_or(Path::new("")).join(format!("{}.d", machine.application.title.name));
+    let drop_ins = main.parent().unwrap_or(Path::new("")).join(format!("{program}.d"));
     let mut paths = vec![main.to_owned()];
-    (machine.waits_for)(format_args!("{}", drop_ins.display()));
+    waits_for(format_args!("{}", drop_ins.display()));
     match list(&drop_ins) {
         Ok(found) => paths.extend(found),
         Err(error) => problems.push(whole_file(&drop_ins, 1, Severity::Error, reason(&error))),
     }
     for (order, path) in paths.into_iter().enumerate() {
-        (machine.waits_for)(format_args!("{}", path.display()));
+        waits_for(format_args!("{}", path.display()));
         match read_file(&path) {
             Ok((bytes, mode)) => {
                 if mode & 0o002 != 0 {
@@ -127,7 +131,7 @@ fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn read_file(path: &Path) -> io::Result<(Vec<u8>, u32)> {
-    let file = files::open(path)?;
+    let file = open_file(path)?;
     let mode = file.metadata()?.mode();
     let mut bytes = Vec::new();
     file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;

@@ -3,11 +3,12 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use toml::Spanned;
-use toml::de::{DeValue, ValueDeserializer};
+use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use super::diagnostic::{Diagnostic, Place, Severity, nearest};
 
@@ -98,6 +99,13 @@ pub(super) fn plain(message: &str) -> String {
 /// A text.
 pub(crate) fn text(value: &TomlValue<'_>) -> Result<String, Fault> {
     decode(value)
+}
+
+/// A table.
+pub(super) fn table<'v, 'a>(value: &'v TomlValue<'a>) -> Result<&'v DeTable<'a>, Faults> {
+    let what = value.get_ref().type_str();
+    let wrong = || Fault::new(value.span(), format!("{what} where a table is expected")).into();
+    value.get_ref().as_table().ok_or_else(wrong)
 }
 
 /// The entries of an array; a single value is an array of one.
@@ -273,12 +281,28 @@ pub(crate) fn set<T>(place: &mut Option<T>, value: Result<T, Fault>) -> Applied 
     Ok(())
 }
 
+/// An absolute path.
+pub(super) fn path(value: &TomlValue<'_>) -> Result<Spanned<PathBuf>, Fault> {
+    let path = text(value)?;
+    if path.starts_with('/') {
+        return Ok(Spanned::new(value.span(), path.into()));
+    }
+    Err(Fault::new(value.span(), format!("\"{path}\" is not an absolute path"))
+        .help("write a path that starts with /"))
+}
+
 /// A text that may also be a number, as user ids are.
 pub(crate) fn name_or_number(value: &TomlValue<'_>) -> Result<String, Fault> {
     match value.get_ref() {
-        toml::de::DeValue::Integer(number) => Ok(number.to_string()),
+        DeValue::Integer(number) => Ok(number.to_string()),
         _ => text(value),
     }
+}
+
+/// A user's or group's number. The largest is none: setresuid(2) takes it as "leave it as it is", which would be root.
+pub(super) fn id(text: &str) -> Option<u32> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse().ok()).flatten().filter(|&id| id != u32::MAX)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Who gets in, how many, and how long.
 
 use super::*;
-use crate::admission::{Deadlines, Overload, Rate, RateUnit, SourceLimits};
+use crate::admission::{Deadlines, Overload, Policy, Rate, RateUnit, SourceLimits};
 
 fn with(lines: &str) -> Result<ServiceConfig, String> {
     let place = Scratch::new();

@@ -1,7 +1,10 @@
 //! Keys one by one.
 
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::admission::{Deadlines, Overload};
+use crate::config::checked::{Identity, PassedDemands};
 use crate::config::{AllowedFiles, CallSet, Network};
 use crate::shared::Declared;
 

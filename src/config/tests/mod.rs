@@ -13,12 +13,10 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::CredentialStore;
-use crate::config::accounts::tests::fake;
 use crate::config::flags::{Given, from_flags};
 use crate::config::key::{Kind, Part};
 use crate::config::keys::{LOG, SERVICE, SUPERVISOR, flags};
-use crate::config::load::{Loaded, Tolerance, load};
-use crate::config::service::Machine;
+use crate::config::machine::accounts::tests::fake;
 use crate::handler::Application;
 use crate::journal::{Level, LogTarget};
 

@@ -121,7 +121,7 @@ fn variables(envp: u64, room: &mut [u64; MOST + 3]) -> Option<usize> {
 }
 
 /// Whether this object would be loaded into the program at `path`, or into the one that interprets it; or why it cannot be looked at.
-/// As `config::executable::loads_nothing`.
+/// As `config::machine::executable::loads_nothing`.
 fn may_become(path: u64, left: u32) -> Result<(), i64> {
     const O_RDONLY_CLOEXEC: u64 = 0o2000000;
     const AT_FDCWD: u64 = -100i64 as u64;

@@ -3,16 +3,16 @@
 
 use std::ops::Range;
 
-use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use super::accounts::id;
-use super::admission::draft::{CallerDraft, PolicyDraft};
-use super::document::Section;
-use super::draft::ServiceDraft;
-use super::service::{Machine, find_group, find_user};
-use super::value::{Fault, Faults, one_or_more};
-use super::{Account, Address, Job, SocketAccess};
+use crate::config::address::Address;
+use crate::config::checked::passed::{Demand, Need, PassedDemands, SocketKind};
+use crate::config::checked::{Account, Job, SocketAccess};
+use crate::config::document::Section;
+use crate::config::draft::{CallerDraft, PolicyDraft, ServiceDraft};
+use crate::config::machine::Machine;
+use crate::config::machine::named::{find_group, find_user};
+use crate::config::value::{Fault, Faults, id, one_or_more};
 
 /// The kinds of listeners that a service has.
 #[derive(Debug, Clone, Copy, Default)]
@@ -25,56 +25,6 @@ struct Kinds {
     name: bool,
     /// Of what systemd passes nobody knows yet what it is.
     passed: bool,
-}
-
-/// What a socket is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum SocketKind {
-    Tcp,
-    /// Of datagrams, of whatever family.
-    Datagram,
-    Unix,
-}
-
-/// What a key asks of the sockets of its service.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Demand {
-    key: String,
-    need: Need,
-    /// Why it could not do what it says.
-    why: String,
-    /// What to do about it.
-    help: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Need {
-    /// One of this kind; else it could do nothing.
-    One(SocketKind),
-    /// One of the internet, of connections or datagrams.
-    Internet,
-    /// None of this kind: there it could not do what it says.
-    None(SocketKind),
-}
-
-/// What is asked of the sockets that systemd passes, which nobody knows before they come.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct PassedDemands(Vec<Demand>);
-
-impl PassedDemands {
-    /// What is wrong with a service that has sockets of these kinds.
-    pub(crate) fn object(&self, kinds: &[SocketKind]) -> Option<String> {
-        let unmet = self.0.iter().find(|demand| match demand.need {
-            Need::One(kind) => !kinds.contains(&kind),
-            Need::Internet => {
-                ![SocketKind::Tcp, SocketKind::Datagram].iter().any(|kind| kinds.contains(kind))
-            }
-            Need::None(kind) => kinds.contains(&kind),
-        });
-        unmet.map(|Demand { key, why, help, .. }| format!("{key}: {why}; {help}"))
-    }
 }
 
 impl Kinds {

@@ -3,74 +3,20 @@
 //! They are read with the configuration, so that a reload that names a wrong one is refused, and one after which they say
 //! something else is a change. See <https://systemd.io/CREDENTIALS/>.
 
-use std::collections::BTreeMap;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
-use std::{env, fmt};
+use std::path::Path;
 
-use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use super::draft::ServiceDraft;
-use super::files;
-use super::lookup::reason;
-use super::service::Machine;
-use super::value::{Fault, Faults};
-
-/// The variable in which systemd says where they are, and in which programs find it.
-pub(crate) const VARIABLE: &str = "CREDENTIALS_DIRECTORY";
+use crate::config::checked::credentials::{Credentials, Secret, VARIABLE};
+use crate::config::draft::ServiceDraft;
+use crate::config::machine::lookup::reason;
+use crate::config::machine::{CredentialStore, Machine};
+use crate::config::open::open_file;
+use crate::config::value::{Fault, Faults};
 
 /// systemd passes no more than this on, of all of a unit's.
 const LARGEST: u64 = 1 << 20;
-
-/// What no message and no log shows.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub(crate) struct Secret(Vec<u8>);
-
-impl Secret {
-    pub(crate) fn expose(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "({} bytes)", self.0.len())
-    }
-}
-
-/// Credentials by name.
-pub(crate) type Credentials = BTreeMap<String, Secret>;
-
-/// Where this process finds credentials.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum CredentialStore {
-    /// In this directory.
-    Directory(PathBuf),
-    /// Nobody gave it any.
-    Absent,
-    /// Only the process that serves is given them, and this is none.
-    Elsewhere,
-}
-
-impl CredentialStore {
-    /// That of this process.
-    pub(crate) fn of_environment() -> Self {
-        env::var_os(VARIABLE).map_or(CredentialStore::Absent, |path| CredentialStore::Directory(path.into()))
-    }
-
-    /// The same, in a process that checks for another.
-    pub(crate) fn of_another(self) -> Self {
-        if self == CredentialStore::Absent { CredentialStore::Elsewhere } else { self }
-    }
-}
-
-/// Whether a credential can have this name: systemd's rule, which makes it the name of a file.
-pub(super) fn is_name(name: &str) -> bool {
-    let is_right = |c: char| c.is_ascii() && !c.is_ascii_control() && !matches!(c, '/' | ':');
-    !name.is_empty() && name.len() <= 255 && name.chars().all(is_right) && !matches!(name, "." | "..")
-}
 
 /// Those that a service names.
 pub(super) fn of(draft: &ServiceDraft, machine: &Machine<'_>) -> Result<Credentials, Faults> {
@@ -129,26 +75,9 @@ fn unusable(name: &Spanned<String>, why: &str) -> Fault {
 
 fn read(path: &Path) -> io::Result<Secret> {
     let mut bytes = Vec::new();
-    files::open(path)?.take(LARGEST + 1).read_to_end(&mut bytes)?;
+    open_file(path)?.take(LARGEST + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > LARGEST {
         return Err(io::ErrorKind::FileTooLarge.into());
     }
     Ok(Secret(bytes))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_is_that_of_a_file_and_a_secret_is_never_shown() {
-        for name in ["db", "tls.key", "a b", "-", "..."] {
-            assert!(is_name(name), "{name}");
-        }
-        for name in ["", ".", "..", "a/b", "a:b", "é", "a\nb", &"x".repeat(256)] {
-            assert!(!is_name(name), "{name}");
-        }
-        let secret = format!("{:?}", Secret(b"secret".to_vec()));
-        assert_eq!(secret, "(6 bytes)");
-    }
 }

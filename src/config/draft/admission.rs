@@ -1,22 +1,83 @@
-//! The keys of admission, from TOML values.
+//! The keys of admission as they were written.
 
+use std::fmt;
 use std::time::Duration;
 
 use toml::Spanned;
 
-use super::draft::{CallerDraft, OverloadWord};
 use super::penalties;
-use crate::admission::prefix::PrefixError;
-use crate::admission::{LONGEST_MESSAGE, Rate, RateUnit};
-use crate::config::draft::{ServiceDraft, table};
+use crate::admission::prefix::{Prefix, PrefixError};
+use crate::admission::{Deadlines, LONGEST_MESSAGE, Offence, Rate, RateUnit};
 use crate::config::value::{
-    Applied, Fault, Faults, TomlValue, choice, collect, duration, one_or_more, set, text, whole,
+    Applied, Fault, Faults, TomlValue, choice, collect, duration, one_or_more, set, table, text, whole,
 };
 
+/// What the keys of a section said about admission.
+#[derive(Debug, Default)]
+pub(in crate::config) struct PolicyDraft {
+    pub(in crate::config) allow: Vec<Spanned<CallerDraft>>,
+    pub(in crate::config) deny: Vec<Spanned<CallerDraft>>,
+    pub(in crate::config) proxies: Vec<Spanned<CallerDraft>>,
+    pub(in crate::config) max_connections_per_source: Option<u32>,
+    pub(in crate::config) rate_per_source: Option<Rate>,
+    pub(in crate::config) source_prefix_v4: Option<u8>,
+    pub(in crate::config) source_prefix_v6: Option<u8>,
+    pub(in crate::config) overload: Option<OverloadWord>,
+    pub(in crate::config) refuse_message: Option<Spanned<String>>,
+    pub(in crate::config) deadlines: Deadlines,
+    pub(in crate::config) penalties: Vec<(Offence, Duration)>,
+    pub(in crate::config) penalty_threshold: Option<Spanned<Duration>>,
+    pub(in crate::config) penalty_limit: Option<Spanned<Duration>>,
+    pub(in crate::config) penalty_exempt: Vec<Spanned<CallerDraft>>,
+}
+
+/// An entry of a list, as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::config) enum CallerDraft {
+    Prefix(Prefix),
+    /// By name or number.
+    User(String),
+    Group(String),
+    Unix,
+}
+
+impl CallerDraft {
+    pub(in crate::config) fn prefix(&self) -> Option<Prefix> {
+        match self {
+            CallerDraft::Prefix(prefix) => Some(*prefix),
+            CallerDraft::User(_) | CallerDraft::Group(_) | CallerDraft::Unix => None,
+        }
+    }
+
+    /// Whether it is about clients of Unix sockets.
+    pub(in crate::config) fn is_local(&self) -> bool {
+        self.prefix().is_none()
+    }
+}
+
+impl fmt::Display for CallerDraft {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CallerDraft::Prefix(prefix) => prefix.fmt(f),
+            CallerDraft::User(name) => write!(f, "user:{name}"),
+            CallerDraft::Group(name) => write!(f, "group:{name}"),
+            CallerDraft::Unix => f.write_str("unix:"),
+        }
+    }
+}
+
+/// A word of `overload`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::config) enum OverloadWord {
+    Queue,
+    Refuse,
+    Reset,
+}
+
 /// `allow`
-pub(in crate::config) fn allow(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
-    draft.admission.allow = clients(value)?;
-    if draft.admission.allow.is_empty() {
+pub(super) fn allow(draft: &mut PolicyDraft, value: &TomlValue<'_>) -> Applied {
+    draft.allow = clients(value)?;
+    if draft.allow.is_empty() {
         let fault = Fault::new(value.span(), "the list is empty, which could mean everybody or nobody");
         return Err(fault
             .help("remove the key to let everybody in, or write deny = [\"0.0.0.0/0\", \"::/0\"] for nobody")
@@ -26,14 +87,14 @@ pub(in crate::config) fn allow(draft: &mut ServiceDraft, value: &TomlValue<'_>) 
 }
 
 /// `deny`
-pub(in crate::config) fn deny(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
-    draft.admission.deny = clients(value)?;
+pub(super) fn deny(draft: &mut PolicyDraft, value: &TomlValue<'_>) -> Applied {
+    draft.deny = clients(value)?;
     Ok(())
 }
 
 /// `proxy_protocol_from`
-pub(in crate::config) fn proxy_protocol_from(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
-    draft.admission.proxies = proxies(value)?;
+pub(super) fn proxy_protocol_from(draft: &mut PolicyDraft, value: &TomlValue<'_>) -> Applied {
+    draft.proxies = proxies(value)?;
     Ok(())
 }
 
@@ -93,32 +154,29 @@ fn proxies(value: &TomlValue<'_>) -> Result<Vec<Spanned<CallerDraft>>, Faults> {
 }
 
 /// `max_connections_per_source`
-pub(in crate::config) fn max_connections_per_source(
-    draft: &mut ServiceDraft,
-    value: &TomlValue<'_>,
-) -> Applied {
-    set(&mut draft.admission.max_connections_per_source, whole::<1, 1_000_000, _>(value))
+pub(super) fn max_connections_per_source(draft: &mut PolicyDraft, value: &TomlValue<'_>) -> Applied {
+    set(&mut draft.max_connections_per_source, whole::<1, 1_000_000, _>(value))
 }
 
 /// `source_prefix_v4`
-pub(in crate::config) fn source_prefix_v4(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
-    set(&mut draft.admission.source_prefix_v4, whole::<1, 32, _>(value))
+pub(super) fn source_prefix_v4(draft: &mut PolicyDraft, value: &TomlValue<'_>) -> Applied {
+    set(&mut draft.source_prefix_v4, whole::<1, 32, _>(value))
 }
 
 /// `source_prefix_v6`
-pub(in crate::config) fn source_prefix_v6(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
-    set(&mut draft.admission.source_prefix_v6, whole::<1, 128, _>(value))
+pub(super) fn source_prefix_v6(draft: &mut PolicyDraft, value: &TomlValue<'_>) -> Applied {
+    set(&mut draft.source_prefix_v6, whole::<1, 128, _>(value))
 }
 
 /// `rate_per_source`
-pub(in crate::config) fn rate_per_source(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+pub(super) fn rate_per_source(draft: &mut PolicyDraft, value: &TomlValue<'_>) -> Applied {
     const RIGHT: &str = "write a number, its unit s, m or h, and a burst if need be, as in \"10/s\" or \"600/m burst 50\"; \
          numbers are from 1 to 1000000";
     let rate = text(value).map_err(|fault| fault.help(RIGHT)).and_then(|text| {
         parse_rate(&text)
             .ok_or_else(|| Fault::new(value.span(), format!("\"{text}\" is no rate")).help(RIGHT))
     });
-    set(&mut draft.admission.rate_per_source, rate)
+    set(&mut draft.rate_per_source, rate)
 }
 
 /// `"10/s burst 20"`; without its burst, that of one second, but at least one connection.
@@ -145,19 +203,19 @@ fn number(text: &str) -> Option<u32> {
 }
 
 /// `penalties`
-pub(in crate::config) fn penalties(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
-    draft.admission.penalties = collect(table(value)?, |(key, value)| penalties::entry(key, value))?;
+pub(super) fn penalties(draft: &mut PolicyDraft, value: &TomlValue<'_>) -> Applied {
+    draft.penalties = collect(table(value)?, |(key, value)| penalties::entry(key, value))?;
     Ok(())
 }
 
 /// `penalty_threshold`
-pub(in crate::config) fn penalty_threshold(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
-    set(&mut draft.admission.penalty_threshold, spanned_amount(value))
+pub(super) fn penalty_threshold(draft: &mut PolicyDraft, value: &TomlValue<'_>) -> Applied {
+    set(&mut draft.penalty_threshold, spanned_amount(value))
 }
 
 /// `penalty_limit`
-pub(in crate::config) fn penalty_limit(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
-    set(&mut draft.admission.penalty_limit, spanned_amount(value))
+pub(super) fn penalty_limit(draft: &mut PolicyDraft, value: &TomlValue<'_>) -> Applied {
+    set(&mut draft.penalty_limit, spanned_amount(value))
 }
 
 fn spanned_amount(value: &TomlValue<'_>) -> Result<Spanned<Duration>, Fault> {
@@ -165,20 +223,20 @@ fn spanned_amount(value: &TomlValue<'_>) -> Result<Spanned<Duration>, Fault> {
 }
 
 /// `penalty_exempt`
-pub(in crate::config) fn penalty_exempt(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
-    draft.admission.penalty_exempt = clients(value)?;
+pub(super) fn penalty_exempt(draft: &mut PolicyDraft, value: &TomlValue<'_>) -> Applied {
+    draft.penalty_exempt = clients(value)?;
     Ok(())
 }
 
 /// `overload`
-pub(in crate::config) fn overload(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+pub(super) fn overload(draft: &mut PolicyDraft, value: &TomlValue<'_>) -> Applied {
     let words =
         [("queue", OverloadWord::Queue), ("refuse", OverloadWord::Refuse), ("reset", OverloadWord::Reset)];
-    set(&mut draft.admission.overload, choice(value, &words))
+    set(&mut draft.overload, choice(value, &words))
 }
 
 /// `refuse_message`
-pub(in crate::config) fn refuse_message(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+pub(super) fn refuse_message(draft: &mut PolicyDraft, value: &TomlValue<'_>) -> Applied {
     let message = text(value).and_then(|text| {
         if text.len() <= LONGEST_MESSAGE {
             return Ok(Spanned::new(value.span(), text));
@@ -188,22 +246,22 @@ pub(in crate::config) fn refuse_message(draft: &mut ServiceDraft, value: &TomlVa
             "write at most {LONGEST_MESSAGE} bytes: they are sent without waiting for the client"
         )))
     });
-    set(&mut draft.admission.refuse_message, message)
+    set(&mut draft.refuse_message, message)
 }
 
 /// `first_byte_timeout`
-pub(in crate::config) fn first_byte_timeout(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
-    set(&mut draft.admission.deadlines.first_byte, deadline(value))
+pub(super) fn first_byte_timeout(draft: &mut PolicyDraft, value: &TomlValue<'_>) -> Applied {
+    set(&mut draft.deadlines.first_byte, deadline(value))
 }
 
 /// `idle_timeout`
-pub(in crate::config) fn idle_timeout(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
-    set(&mut draft.admission.deadlines.idle, deadline(value))
+pub(super) fn idle_timeout(draft: &mut PolicyDraft, value: &TomlValue<'_>) -> Applied {
+    set(&mut draft.deadlines.idle, deadline(value))
 }
 
 /// `max_lifetime`
-pub(in crate::config) fn max_lifetime(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
-    set(&mut draft.admission.deadlines.lifetime, deadline(value))
+pub(super) fn max_lifetime(draft: &mut PolicyDraft, value: &TomlValue<'_>) -> Applied {
+    set(&mut draft.deadlines.lifetime, deadline(value))
 }
 
 /// Zero could mean at once or never.

@@ -4,9 +4,10 @@
 //! [`crate::sys::process::stand_before`]. So that is no user of any service. A built-in handler needs nothing that belongs to
 //! anybody, and is a user whom nobody else is.
 
-use super::accounts::Accounts;
-use super::service::{Machine, is_mapped};
-use super::{Job, ServiceConfig, UserIds, WorkerIds};
+use crate::config::checked::{Job, ServiceConfig, UserIds, WorkerIds};
+use crate::config::machine::Machine;
+use crate::config::machine::accounts::Accounts;
+use crate::config::machine::named::is_mapped;
 
 /// The user of the package, systemd/preforkd.sysusers.
 const PACKAGED: &str = "preforkd";
@@ -46,7 +47,7 @@ pub(super) fn user_of(job: &Job, given: Option<UserIds>, machine: &Machine<'_>) 
 
 /// Says who the workers of all services are: where connection processes are root, nobody else than the supervisor. Who may make
 /// a process of root is root.
-pub(super) fn assign_workers(services: &mut [ServiceConfig], machine: &Machine<'_>) {
+pub(in crate::config) fn assign_workers(services: &mut [ServiceConfig], machine: &Machine<'_>) {
     if !machine.becomes_others {
         return;
     }

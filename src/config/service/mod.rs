@@ -1,62 +1,41 @@
-//! A service: what its section says, checked against the machine.
+//! What a draft means on this machine: a service, checked.
+
+mod admission;
+pub(super) mod control;
+mod credentials;
+pub(crate) mod environment;
+pub(super) mod identity;
+mod options;
+pub(super) mod roles;
+mod sandbox;
+mod sockets;
+mod wait;
+pub(super) mod warm;
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::ops::RangeInclusive;
 use std::path::Path;
 
 use toml::Spanned;
 
-use super::accounts::{Accounts, Group, Unanswered, User, id};
+use super::address::Address;
+use super::checked::{
+    Credentials, Identity, Job, KillMode, PassedDemands, Program, ServiceConfig, SocketOptions, StderrTarget,
+};
 use super::diagnostic::nearest;
 use super::document::Section;
 use super::draft::{KillModeWord, ServiceDraft};
-use super::executable::{self, Setting, TooMuch};
-use super::files;
-use super::lookup::{Obstacle, Root, Runner};
-use super::roles;
+use super::machine::executable::{self, Setting, TooMuch};
+use super::machine::lookup::{Obstacle, Root, Runner};
+use super::machine::{Machine, files};
 use super::source::Origin;
 use super::value::{Fault, Faults};
-use super::{
-    Address, CredentialStore, Credentials, Identity, Job, KillMode, PassedDemands, Program, ServiceConfig,
-    SocketOptions, StderrTarget, UserIds, UserRange, credentials, environment, options, sandbox, sockets,
-    wait, warm,
-};
 use crate::handler::Application;
 use crate::sys::process::{self, Resource};
 
-/// The machine that a configuration is checked against.
-pub(crate) struct Machine<'a> {
-    /// Its users and groups.
-    pub(crate) accounts: Accounts,
-    /// The program, with its handlers.
-    pub(crate) application: &'a Application,
-    /// Where relative program paths start, on a command line.
-    pub(crate) current: Option<&'a Path>,
-    /// Where secrets are.
-    pub(crate) credentials: CredentialStore,
-    /// Whether preforkd is root there, and may become any other user.
-    pub(crate) becomes_others: bool,
-    /// Hears what will be waited for, before it is: a file server or another program may never answer.
-    pub(crate) waits_for: &'a dyn Fn(fmt::Arguments<'_>),
-}
-
-impl<'a> Machine<'a> {
-    /// Says that a user or group will be looked up.
-    pub(super) fn waits_for_account(&self, name: &str) {
-        (self.waits_for)(format_args!("\"{name}\" in /etc/passwd, /etc/group and what getent asks"));
-    }
-
-    /// This one, for this program.
-    pub(crate) fn with(application: &'a Application) -> Self {
-        let (accounts, credentials) = (Accounts::default(), CredentialStore::of_environment());
-        let becomes_others = process::may_become_others();
-        Machine { accounts, application, current: None, credentials, becomes_others, waits_for: &|_| () }
-    }
-}
+pub(crate) use options::can_serve;
 
 /// The service, or what is wrong with it beyond the faults of single keys; `None` if it is those.
-pub(crate) fn resolve(
+pub(super) fn resolve(
     name: &str,
     section: &Section<'_>,
     mut draft: ServiceDraft,
@@ -73,7 +52,7 @@ pub(crate) fn resolve(
     let parents = draft.listen.iter().filter_map(|address| files::socket_parent(address).err());
     parents.map(Fault::of_machine).for_each(&mut keep);
 
-    let user = user_ids(&draft, machine).map_err(|mut found| {
+    let user = identity::user_ids(&draft, machine).map_err(|mut found| {
         found.drain(..).map(Fault::of_machine).for_each(&mut keep);
     });
     let runner = match &user {
@@ -209,7 +188,7 @@ pub(crate) fn resolve(
 }
 
 /// What is no error, and does not do what its writer expects.
-pub(crate) fn doubts(
+pub(super) fn doubts(
     name: &str,
     section: &Section<'_>,
     draft: &ServiceDraft,
@@ -397,252 +376,5 @@ fn spares(section: &Section<'_>, draft: &ServiceDraft, job: Option<&Job>) -> Res
             Err(Fault::new(at(), message).help("add spare = 8, or remove this key"))
         }
         (Some(_), spare, _) => Ok(spare),
-    }
-}
-
-/// Who the connection processes become.
-fn user_ids(draft: &ServiceDraft, machine: &Machine<'_>) -> Result<Option<UserIds>, Faults> {
-    let accounts = &machine.accounts;
-    for name in [&draft.user, &draft.group].into_iter().flatten() {
-        machine.waits_for_account(name.get_ref());
-    }
-    let mut faults = Faults::new();
-    let group = draft.group.as_ref().map(|name| find_group(name, accounts)).transpose();
-    let group = group.unwrap_or_else(|fault| {
-        faults.push(fault);
-        None
-    });
-    let ids = match (&draft.user, &group) {
-        (None, _) if draft.user_range.is_some() => match range_ids(draft, group, machine) {
-            Ok(ids) => ids,
-            Err(fault) => {
-                faults.push(fault);
-                None
-            }
-        },
-        (None, None) => None,
-        (None, Some(group)) => Some(UserIds {
-            name: group.name.clone(),
-            is_named: false,
-            group: Some(group.name.clone()),
-            uid: process::user_id(),
-            gid: group.gid,
-            groups: vec![group.gid],
-            range: None,
-        }),
-        (Some(name), _) => match become_user(name, group.as_ref(), draft.group.is_some(), accounts) {
-            Ok(ids) => Some(ids),
-            Err(fault) => {
-                faults.push(fault);
-                None
-            }
-        },
-    };
-    if faults.is_empty() { Ok(ids) } else { Err(faults) }
-}
-
-fn become_user(
-    name: &Spanned<String>,
-    group: Option<&Group>,
-    group_is_given: bool,
-    accounts: &Accounts,
-) -> Result<UserIds, Fault> {
-    let user = find_user(name, accounts)?;
-    let (uid, gid) = match (&user, id(name.get_ref())) {
-        (Some(user), _) => (user.uid, group.map_or(user.gid, |group| group.gid)),
-        // A group that was not found has been reported; the number stands for it meanwhile.
-        (None, Some(uid)) if group_is_given => (uid, group.map_or(uid, |group| group.gid)),
-        (None, Some(uid)) => {
-            let message = format!("user {uid} has no entry in passwd(5) that would tell its group");
-            return Err(Fault::new(name.span(), message).help("add group = \"NAME\" or a number"));
-        }
-        (None, None) => return Err(unknown_user(name, accounts)),
-    };
-    let mut groups = match user {
-        Some(user) => accounts.memberships(&user.name).map_err(|why| unanswered(name, &why))?,
-        None => Vec::new(),
-    };
-    groups.push(gid);
-    groups.sort_unstable();
-    groups.dedup();
-    let group = group.map(|group| group.name.clone());
-    Ok(UserIds { name: name.get_ref().clone(), is_named: true, group, uid, gid, groups, range: None })
-}
-
-/// Why this service cannot have its range of users: somebody else is one of them.
-pub(super) fn range_of_others(
-    name: &str,
-    section: &Section<'_>,
-    services: &[ServiceConfig],
-) -> Option<Fault> {
-    let user = |service: &ServiceConfig| service.identity.user.clone();
-    let own = services.iter().find(|service| service.name == name).and_then(user)?;
-    own.range?;
-    let (span, own) = (section.span("user")?, own.users());
-    services.iter().filter(|other| other.name != name).find_map(|other| {
-        let users = user(other)?.users();
-        let first = *users.start().max(own.start());
-        own.contains(&first).then_some(()).filter(|()| users.contains(&first))?;
-        let message = format!("user {first} of the range is one of service {}, too", other.name);
-        Some(Fault::new(span.clone(), message).help("give each service users of its own"))
-    })
-}
-
-/// From here on users are other things than people and services.
-const FIRST_OF_PEOPLE: u32 = 1000;
-
-/// Whom systemd makes up for `DynamicUser=`, and those that are nobody: "Users, Groups, UIDs and GIDs on systemd Systems".
-const NOT_FREE: RangeInclusive<u32> = 61_184..=65_535;
-
-/// A user for each connection.
-fn range_ids(
-    draft: &ServiceDraft,
-    group: Option<Group>,
-    machine: &Machine<'_>,
-) -> Result<Option<UserIds>, Fault> {
-    let Some(range) = &draft.user_range else { return Ok(None) };
-    let (first, last) = *range.get_ref();
-    let fault = |message: String, help: String| Err(Fault::new(range.span(), message).help(help));
-    if first < FIRST_OF_PEOPLE || (first <= *NOT_FREE.end() && last >= *NOT_FREE.start()) {
-        let (low, high) = (NOT_FREE.start(), NOT_FREE.end());
-        return fault(
-            format!(
-                "users below {FIRST_OF_PEOPLE} and from {low} to {high} are the system's, systemd's, or nobody's"
-            ),
-            "take numbers that this machine gives nobody, for example from 70000 on".to_owned(),
-        );
-    }
-    let users = machine.accounts.users();
-    if let Some(user) = users.iter().find(|user| (first..=last).contains(&user.uid)) {
-        let message = format!("user {} has number {}, which is in the range", user.name, user.uid);
-        return fault(
-            message,
-            "take numbers that this machine gives nobody: what they run is killed".to_owned(),
-        );
-    }
-    let groups = machine.accounts.groups();
-    let is_taken = |group: &&Group| draft.group.is_none() && (first..=last).contains(&group.gid);
-    if let Some(group) = groups.iter().find(is_taken) {
-        let message = format!("group {} has number {}, which is in the range", group.name, group.gid);
-        let help = "take numbers that this machine gives nobody, or set group, which is the group of all of them then";
-        return fault(message, help.to_owned());
-    }
-    if let Some(id) = [first, last].into_iter().find(|id| !is_mapped(*id)) {
-        let message = format!("the user namespace of preforkd does not have user {id}");
-        return fault(message, "take others, or give that container more".to_owned());
-    }
-    let count = last - first + 1;
-    if let Some(most) = draft.max_connections.filter(|most| *most > count) {
-        return fault(
-            format!(
-                "the range has {count} users, and max_connections is {most}: each connection needs one of its own"
-            ),
-            format!("set max_connections = {count} or lower, or take more users"),
-        );
-    }
-    if draft.kill_mode == Some(KillModeWord::Process) {
-        return fault(
-            "with a user for each connection, what one leaves behind cannot go on: a later one would be the same user"
-                .to_owned(),
-            "remove kill_mode, or take one user".to_owned(),
-        );
-    }
-    if !draft.credentials.is_empty() {
-        return fault(
-            "credentials are for one user, and nobody else can read them".to_owned(),
-            "remove credentials, or take one user".to_owned(),
-        );
-    }
-    let with_groups = group.is_none();
-    let gid = group.as_ref().map_or(first, |group| group.gid);
-    Ok(Some(UserIds {
-        name: format!("{first}-{last}"),
-        is_named: true,
-        uid: first,
-        gid,
-        groups: group.iter().map(|group| group.gid).collect(),
-        group: group.map(|group| group.name),
-        range: Some(UserRange { count, with_groups }),
-    }))
-}
-
-fn unanswered(name: &Spanned<String>, why: &Unanswered) -> Fault {
-    Fault::new(name.span(), why.to_string())
-        .help("see whom nsswitch.conf(5) has it ask, and try getent on the command line")
-}
-
-fn unknown_user(name: &Spanned<String>, accounts: &Accounts) -> Fault {
-    let users = accounts.users();
-    let message = format!("\"{}\" is no user of this machine", name.get_ref());
-    let near = nearest(name.get_ref(), users.iter().map(|user| user.name.as_str()));
-    Fault::new(name.span(), message).help(suggestion(near, "users", "/etc/passwd"))
-}
-
-/// `None` for a number that has no entry.
-pub(super) fn find_user(name: &Spanned<String>, accounts: &Accounts) -> Result<Option<User>, Fault> {
-    match accounts.user(name.get_ref()).map_err(|why| unanswered(name, &why))? {
-        None if id(name.get_ref()).is_none() => Err(unknown_user(name, accounts)),
-        found => Ok(found),
-    }
-}
-
-/// The id of a user who may be a client.
-pub(super) fn client_user(name: &Spanned<String>, machine: &Machine<'_>) -> Result<u32, Fault> {
-    machine.waits_for_account(name.get_ref());
-    let user = find_user(name, &machine.accounts)?.map(|user| user.uid).or(id(name.get_ref()));
-    let uid = user.ok_or_else(|| unknown_user(name, &machine.accounts))?;
-    is_seen(name, "user", uid, "/proc/self/uid_map").map(|()| uid)
-}
-
-/// The id of a group that a client may have.
-pub(super) fn client_group(name: &Spanned<String>, machine: &Machine<'_>) -> Result<u32, Fault> {
-    machine.waits_for_account(name.get_ref());
-    let gid = find_group(name, &machine.accounts)?.gid;
-    is_seen(name, "group", gid, "/proc/self/gid_map").map(|()| gid)
-}
-
-/// Whether the user namespace of this process has the user and the group of this number.
-pub(super) fn is_mapped(id: u32) -> bool {
-    ["/proc/self/uid_map", "/proc/self/gid_map"].into_iter().all(|map| is_in(id, map))
-}
-
-fn is_in(id: u32, map: &str) -> bool {
-    let map = std::fs::read_to_string(map).unwrap_or_default();
-    let has = |line: &str| {
-        let mut numbers = line.split_ascii_whitespace().map(|number| number.parse::<u64>().unwrap_or(0));
-        let (first, _, count) = (numbers.next(), numbers.next(), numbers.next());
-        first.zip(count).is_some_and(|(first, count)| (first..first + count).contains(&id.into()))
-    };
-    map.trim().is_empty() || map.lines().any(has)
-}
-
-/// In a user namespace that does not have it, every client looks like nobody, user_namespaces(7).
-fn is_seen(name: &Spanned<String>, what: &str, id: u32, map: &str) -> Result<(), Fault> {
-    if is_in(id, map) {
-        return Ok(());
-    }
-    let message =
-        format!("preforkd cannot see who is {what} {}: its user namespace does not have it", name.get_ref());
-    Err(Fault::new(name.span(), message)
-        .help("write PrivateUsers=no into the unit, as the drop-in programs.conf does"))
-}
-
-pub(super) fn find_group(name: &Spanned<String>, accounts: &Accounts) -> Result<Group, Fault> {
-    if let Some(group) = accounts.group(name.get_ref()).map_err(|why| unanswered(name, &why))? {
-        return Ok(group);
-    }
-    if let Some(gid) = id(name.get_ref()) {
-        return Ok(Group { name: gid.to_string(), gid, members: Vec::new() });
-    }
-    let groups = accounts.groups();
-    let message = format!("\"{}\" is no group of this machine", name.get_ref());
-    let near = nearest(name.get_ref(), groups.iter().map(|group| group.name.as_str()));
-    Err(Fault::new(name.span(), message).help(suggestion(near, "groups", "/etc/group")))
-}
-
-fn suggestion(near: Option<&str>, what: &str, file: &str) -> String {
-    match near {
-        Some(name) => format!("did you mean \"{name}\"? ({what} come from {file} and getent)"),
-        None => format!("{what} come from {file} and getent"),
     }
 }

@@ -7,11 +7,13 @@ use std::str::Chars;
 
 use toml::Spanned;
 
-use super::accounts::{Accounts, User};
-use super::draft::{EnvironmentFile, ServiceDraft};
-use super::service::{Machine, find_user};
-use super::value::{Fault, Faults};
-use super::{OWN_VARIABLES, files};
+use crate::config::checked::OWN_VARIABLES;
+use crate::config::draft::{EnvironmentFile, ServiceDraft};
+use crate::config::machine::Machine;
+use crate::config::machine::accounts::{Accounts, User};
+use crate::config::machine::named::find_user;
+use crate::config::open::open_file;
+use crate::config::value::{Fault, Faults};
 
 /// Longer files are a mistake: the kernel would not pass them on.
 const LONGEST_FILE: u64 = 1 << 20;
@@ -79,7 +81,7 @@ const RIGHT: &str = "write lines NAME=value as for EnvironmentFile= of systemd; 
 
 fn read(path: &std::path::Path) -> io::Result<String> {
     let mut bytes = Vec::new();
-    files::open(path)?.take(LONGEST_FILE + 1).read_to_end(&mut bytes)?;
+    open_file(path)?.take(LONGEST_FILE + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > LONGEST_FILE {
         return Err(io::ErrorKind::FileTooLarge.into());
     }

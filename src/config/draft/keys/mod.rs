@@ -1,33 +1,15 @@
 //! The one list of keys. TOML, the flags of `serve` and the manual page come from it.
 
-use std::time::Duration;
+mod admission;
+mod warm;
 
-use super::CgroupUse;
-use super::admission::keys as admission;
-use super::control::{self, ControlAccessDraft};
-use super::draft::{self, ServiceDraft};
-use super::key::{Key, Kind, Part};
-use super::sandbox;
-use super::value::{choice, decode, duration, set};
-use super::warm;
+use super::supervisor::{self, LogDraft, SupervisorDraft};
+use super::{ServiceDraft, sandbox};
+use crate::config::checked::CgroupUse;
+use crate::config::draft;
+use crate::config::key::{Key, Kind, Part};
+use crate::config::value::{choice, decode, duration, path, set};
 use crate::journal::{Level, LogTarget};
-
-/// `[supervisor]` as written.
-#[derive(Debug, Default)]
-pub(crate) struct SupervisorDraft {
-    pub(crate) control_socket: Option<std::path::PathBuf>,
-    pub(crate) control_access: ControlAccessDraft,
-    pub(crate) drain_timeout: Option<Duration>,
-    pub(crate) strict_start: Option<bool>,
-    pub(crate) cgroup: Option<CgroupUse>,
-}
-
-/// `[log]` as written.
-#[derive(Debug, Default)]
-pub(crate) struct LogDraft {
-    pub(crate) target: Option<LogTarget>,
-    pub(crate) level: Option<Level>,
-}
 
 /// The keys of `[supervisor]`.
 pub(crate) static SUPERVISOR: &[Key<SupervisorDraft>] = &[
@@ -39,7 +21,7 @@ pub(crate) static SUPERVISOR: &[Key<SupervisorDraft>] = &[
         default: Some(concat!("\"", control_socket!(), "\"")),
         example: "\"/run/preforkd/control.sock\"",
         doc: "The Unix socket on which the service answers reload, upgrade and status",
-        decode: Some(|draft, value| set(&mut draft.control_socket, draft::socket_path(value))),
+        decode: Some(|draft, value| set(&mut draft.control_socket, supervisor::socket_path(value))),
     },
     Key {
         name: "control_access",
@@ -50,7 +32,7 @@ pub(crate) static SUPERVISOR: &[Key<SupervisorDraft>] = &[
         example: "{ look = \"adm\", act = \"operators\" }",
         doc: "Who may use the control socket besides root and the user that preforkd runs as: its owner, user, and the group \
               act may do everything; the group look may see what goes on, by status, connections, bans, top and metrics",
-        decode: Some(control::access),
+        decode: Some(supervisor::control_access),
     },
     Key {
         name: "drain_timeout",
@@ -266,7 +248,7 @@ pub(crate) static SERVICE: &[Key<ServiceDraft>] = &[
         default: None,
         example: "\"/srv/jail\"",
         doc: "The root directory of connection processes; exec and working_directory are inside it",
-        decode: Some(|draft, value| set(&mut draft.chroot, draft::path(value))),
+        decode: Some(|draft, value| set(&mut draft.chroot, path(value))),
     },
     Key {
         name: "working_directory",
@@ -276,7 +258,7 @@ pub(crate) static SERVICE: &[Key<ServiceDraft>] = &[
         default: None,
         example: "\"/srv/git\"",
         doc: "The working directory of connection processes; / without it",
-        decode: Some(|draft, value| set(&mut draft.working_directory, draft::path(value))),
+        decode: Some(|draft, value| set(&mut draft.working_directory, path(value))),
     },
     Key {
         name: "umask",
@@ -338,7 +320,7 @@ pub(crate) static SERVICE: &[Key<ServiceDraft>] = &[
         default: None,
         example: "{ read = [\"/srv/git\"], execute = [\"/usr\"], network = \"none\" }",
         doc: "What a connection process may not do, even if somebody has taken it over, see SANDBOX; false for nothing of it",
-        decode: Some(sandbox::sandbox),
+        decode: Some(|draft, value| sandbox::sandbox(&mut draft.sandbox, value)),
     },
     Key {
         name: "limits",

@@ -9,7 +9,8 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::lookup::{Obstacle, Root};
-use super::{DEFAULT_PROGRAM_PATH, files};
+use crate::config::checked::DEFAULT_PROGRAM_PATH;
+use crate::config::open::open_file;
 use crate::sys::{permission, process};
 
 /// The kernel looks at so many bytes of a file, `BINPRM_BUF_SIZE`.
@@ -66,7 +67,7 @@ fn check_nested(path: &Path, setting: Setting<'_>, left: Left) -> Result<(), Obs
         return Err(Obstacle::new(why, "remount it with exec, or put the program elsewhere"));
     }
     // Who may start a program need not be able to read it.
-    let Ok(open) = files::open(&file) else { return Ok(()) };
+    let Ok(open) = open_file(&file) else { return Ok(()) };
     let mut head = [0; HEAD];
     let Ok(length) = read_at(&open, &mut head, 0) else { return Ok(()) };
     let head = head.get(..length).unwrap_or_default();
@@ -204,7 +205,7 @@ fn script(file: &Path, line: &[u8], goes_on: bool, setting: Setting<'_>, left: L
 fn is_script(path: &Path, setting: Setting<'_>) -> bool {
     let Ok(file) = is_program(path, setting.root) else { return false };
     let mut head = [0; 2];
-    files::open(&file).and_then(|open| read_at(&open, &mut head, 0)).is_ok() && head == *b"#!"
+    open_file(&file).and_then(|open| read_at(&open, &mut head, 0)).is_ok() && head == *b"#!"
 }
 
 /// What env(1) does with its only argument; it has all that stands behind its name as one.
@@ -438,7 +439,7 @@ fn loads_nothing_nested(path: &Path, setting: Setting<'_>, left: usize) -> Optio
     let shown = path.display();
     let file = is_program(path, setting.root).ok()?;
     let mut head = [0; HEAD];
-    let read = files::open(&file).and_then(|open| Ok((read_at(&open, &mut head, 0)?, open)));
+    let read = open_file(&file).and_then(|open| Ok((read_at(&open, &mut head, 0)?, open)));
     let Ok((length, open)) = read else { return Some(format!("{shown} cannot be read")) };
     let head = head.get(..length).unwrap_or_default();
     if let (Some(line), Some(left)) = (head.strip_prefix(b"#!"), left.checked_sub(1)) {

@@ -5,11 +5,11 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::diagnostic::nearest;
-use super::document::Section;
-use super::service::Machine;
-use super::value::{Fault, Faults, TomlValue, decode, plain};
-use super::{Job, Sandbox, ServiceConfig};
+use crate::config::checked::{Job, Sandbox, ServiceConfig};
+use crate::config::diagnostic::nearest;
+use crate::config::document::Section;
+use crate::config::machine::Machine;
+use crate::config::value::{Fault, Faults, TomlValue, decode, plain};
 use crate::handler::{AnyHandler, Application};
 use crate::shared::Declared;
 

@@ -2,54 +2,17 @@
 
 use toml::Spanned;
 
-use super::diagnostic::nearest;
-use super::draft::table;
-use super::keys::SupervisorDraft;
-use super::service::{Machine, client_group, client_user};
-use super::value::{Applied, Fault, Faults, TomlValue, name_or_number};
-use super::{Account, ControlAccess, ServiceConfig, UserIds};
+use crate::config::checked::{Account, ControlAccess, ServiceConfig, UserIds};
+use crate::config::draft::ControlAccessDraft;
+use crate::config::machine::Machine;
+use crate::config::machine::named::{client_group, client_user};
+use crate::config::value::{Fault, Faults};
 
 /// The number of who is not known in a user namespace, user_namespaces(7).
 const NOT_KNOWN: u32 = 65_534;
 
-/// As it is written.
-#[derive(Debug, Default)]
-pub(crate) struct ControlAccessDraft {
-    user: Option<Spanned<String>>,
-    look: Option<Spanned<String>>,
-    act: Option<Spanned<String>>,
-}
-
-/// `control_access`
-pub(super) fn access(draft: &mut SupervisorDraft, value: &TomlValue<'_>) -> Applied {
-    let mut access = ControlAccessDraft::default();
-    let mut faults = Faults::new();
-    for (key, value) in table(value)? {
-        let place = match key.get_ref().as_ref() {
-            "user" => &mut access.user,
-            "look" => &mut access.look,
-            "act" => &mut access.act,
-            other => {
-                let help = match nearest(other, ["user", "look", "act"]) {
-                    Some(near) => format!("did you mean \"{near}\"?"),
-                    None => "write user for its owner, look and act for groups".to_owned(),
-                };
-                let message = format!("unknown key \"{other}\" in control_access");
-                faults.push(Fault::new(key.span(), message).help(help));
-                continue;
-            }
-        };
-        match name_or_number(value) {
-            Ok(name) => *place = Some(Spanned::new(value.span(), name)),
-            Err(fault) => faults.push(fault),
-        }
-    }
-    draft.control_access = access;
-    if faults.is_empty() { Ok(()) } else { Err(faults) }
-}
-
 /// With the ids of this machine. Who is served must not be who may act.
-pub(super) fn resolve(
+pub(in crate::config) fn resolve(
     draft: &ControlAccessDraft,
     services: &[ServiceConfig],
     machine: &Machine<'_>,

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::diagnostic::nearest;
-use super::files;
+use crate::config::diagnostic::nearest;
+use crate::config::open::open_file;
+use crate::config::value::id;
 use crate::sys::answer::{self, Answered};
 use crate::sys::time::Monotonic;
 
@@ -177,16 +178,10 @@ pub(crate) fn known_user(name: &str) -> Result<KnownUser, String> {
     }
 }
 
-/// A user's or group's number. The largest is none: setresuid(2) takes it as "leave it as it is", which would be root.
-pub(crate) fn id(text: &str) -> Option<u32> {
-    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    digits.then(|| text.parse().ok()).flatten().filter(|&id| id != u32::MAX)
-}
-
 /// An unreadable file has no entries: the message about the missing user then says where it was looked for.
 fn lines(path: &Path) -> String {
     let mut bytes = Vec::new();
-    match files::open(path).and_then(|mut file| file.read_to_end(&mut bytes)) {
+    match open_file(path).and_then(|mut file| file.read_to_end(&mut bytes)) {
         Ok(_) => String::from_utf8_lossy(&bytes).into_owned(),
         Err(_) => String::new(),
     }

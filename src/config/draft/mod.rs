@@ -1,4 +1,12 @@
-//! `[service.NAME]` as it was written: every key decoded, nothing compared yet.
+//! A configuration as it was written: every key decoded, nothing compared yet.
+
+mod admission;
+pub(crate) mod keys;
+mod limits;
+mod penalties;
+mod sandbox;
+mod supervisor;
+mod warm;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -8,18 +16,18 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::accounts::id;
-use super::address::AddressError;
-use super::sandbox::SandboxDraft;
+use super::address::{Address, AddressError};
+use super::checked::{Keepalive, Limit, OWN_VARIABLES, Passing, StderrTarget, TreeLimits, credentials};
 use super::value::{
-    self, Applied, Fault, Faults, TomlValue, choice, collect, decode, duration, name_or_number, one_or_more,
-    set, text, whole,
-};
-use super::{
-    Address, Keepalive, Limit, OWN_VARIABLES, Passing, StderrTarget, TreeLimits, admission, credentials,
-    limits as limit_table, warm,
+    self, Applied, Fault, Faults, TomlValue, choice, collect, decode, duration, id, name_or_number,
+    one_or_more, set, table, text, whole,
 };
 use crate::journal::Records;
+
+pub(super) use admission::{CallerDraft, OverloadWord, PolicyDraft};
+pub(super) use sandbox::SandboxDraft;
+pub(super) use supervisor::{ControlAccessDraft, LogDraft, SupervisorDraft};
+use warm::WarmDraft;
 
 /// What the keys of a section said.
 #[derive(Debug, Default)]
@@ -32,7 +40,7 @@ pub(crate) struct ServiceDraft {
     pub(crate) wait: bool,
     pub(crate) workers: Option<u16>,
     pub(crate) spare: Option<u32>,
-    pub(super) warm: warm::WarmDraft,
+    pub(super) warm: WarmDraft,
     pub(crate) connections_per_child: Option<u32>,
     pub(crate) max_connections: Option<u32>,
     pub(crate) user: Option<Spanned<String>>,
@@ -66,7 +74,7 @@ pub(crate) struct ServiceDraft {
     pub(crate) kill_mode: Option<KillModeWord>,
     pub(crate) kill_grace: Option<Duration>,
     pub(crate) count_bytes: Option<bool>,
-    pub(super) admission: admission::draft::PolicyDraft,
+    pub(super) admission: PolicyDraft,
 }
 
 /// An entry of `environment_file`.
@@ -105,7 +113,7 @@ fn spanned<T>(value: &TomlValue<'_>, inner: T) -> Spanned<T> {
     Spanned::new(value.span(), inner)
 }
 
-pub(super) fn listen(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+fn listen(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     let entries = one_or_more(value);
     if entries.is_empty() {
         return Err(Fault::new(value.span(), "the list is empty").help("a service listens somewhere").into());
@@ -130,16 +138,16 @@ fn address(value: &TomlValue<'_>) -> Result<Address, Fault> {
     })
 }
 
-pub(super) fn handler(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+fn handler(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     set(&mut draft.handler, text(value).map(|name| spanned(value, name)))
 }
 
 /// What is in it, its handler says.
-pub(super) fn options(_: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+fn options(_: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     table(value).map(drop)
 }
 
-pub(super) fn exec(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+fn exec(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     const RIGHT: &str = "write a list, the program first, as in [\"/usr/bin/rsync\", \"--daemon\"]";
     let DeValue::Array(entries) = value.get_ref() else {
         let message = format!("{} where a list of strings is expected", value.get_ref().type_str());
@@ -155,7 +163,7 @@ pub(super) fn exec(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     }
 }
 
-pub(super) fn argv0(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+fn argv0(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     let name = text(value)?;
     if name.is_empty() {
         let fault = Fault::new(value.span(), "an empty argv0 would leave the program without a name");
@@ -164,19 +172,19 @@ pub(super) fn argv0(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied 
     set(&mut draft.argv0, Ok(spanned(value, name)))
 }
 
-pub(super) fn connection(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+fn connection(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     set(
         &mut draft.connection,
         choice(value, &[("stdio", Passing::Stdio), ("listen-fds", Passing::ListenFds)]),
     )
 }
 
-pub(super) fn wait(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+fn wait(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     draft.wait = decode(value)?;
     Ok(())
 }
 
-pub(super) fn environment_file(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+fn environment_file(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     draft.environment_file = collect(one_or_more(value), |entry| {
         let text = text(entry)?;
         let path = text.strip_prefix('-').unwrap_or(&text);
@@ -189,7 +197,7 @@ pub(super) fn environment_file(draft: &mut ServiceDraft, value: &TomlValue<'_>) 
     Ok(())
 }
 
-pub(super) fn credentials(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+fn credentials(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     let names = collect(one_or_more(value), |entry| {
         let name = text(entry)?;
         if credentials::is_name(&name) {
@@ -203,11 +211,11 @@ pub(super) fn credentials(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Ap
     Ok(())
 }
 
-pub(super) fn connections_per_child(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+fn connections_per_child(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     set(&mut draft.connections_per_child, whole::<0, 1_000_000, _>(value))
 }
 
-pub(super) fn user(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+fn user(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     match value.get_ref() {
         DeValue::Table(_) => {
             draft.user = None;
@@ -254,30 +262,11 @@ fn user_range(value: &TomlValue<'_>) -> Result<(u32, u32), Faults> {
     range.ok_or_else(|| Fault::new(value.span(), "user does not say which range").help(RIGHT_USER).into())
 }
 
-pub(super) fn group(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+fn group(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     set(&mut draft.group, name_or_number(value).map(|name| spanned(value, name)))
 }
 
-/// An absolute path.
-pub(super) fn path(value: &TomlValue<'_>) -> Result<Spanned<PathBuf>, Fault> {
-    let path = text(value)?;
-    if path.starts_with('/') {
-        return Ok(spanned(value, path.into()));
-    }
-    Err(Fault::new(value.span(), format!("\"{path}\" is not an absolute path"))
-        .help("write a path that starts with /"))
-}
-
-/// The path of the control socket; the same rules as for `unix:`.
-pub(super) fn socket_path(value: &TomlValue<'_>) -> Result<PathBuf, Fault> {
-    let path = path(value)?;
-    match format!("unix:{}", path.get_ref().display()).parse::<Address>() {
-        Ok(_) => Ok(path.into_inner()),
-        Err(why) => Err(Fault::new(value.span(), why.to_string())),
-    }
-}
-
-pub(super) fn environment(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+fn environment(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     const RIGHT: &str = "a name is not empty and has no \"=\"; a value is a string";
     let variables = collect(table(value)?, |(key, value)| {
         let name = key.get_ref().as_ref();
@@ -294,22 +283,16 @@ pub(super) fn environment(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Ap
     Ok(())
 }
 
-pub(super) fn limits(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+fn limits(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     let mut tree = TreeLimits::default();
-    let all = collect(table(value)?, |(key, value)| limit_table::limit(key, value, &mut tree))?;
+    let all = collect(table(value)?, |(key, value)| limits::limit(key, value, &mut tree))?;
     draft.limits = all.into_iter().flatten().collect();
     draft.tree_limits = tree;
     draft.limits.sort_by_key(|limit| limit.kind.name);
     Ok(())
 }
 
-pub(super) fn table<'v, 'a>(value: &'v TomlValue<'a>) -> Result<&'v toml::de::DeTable<'a>, Faults> {
-    let what = value.get_ref().type_str();
-    let wrong = || Fault::new(value.span(), format!("{what} where a table is expected")).into();
-    value.get_ref().as_table().ok_or_else(wrong)
-}
-
-pub(super) fn stderr(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+fn stderr(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     let words = [
         ("log", StderrTarget::Log),
         ("inherit", StderrTarget::Inherit),
@@ -319,61 +302,61 @@ pub(super) fn stderr(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied
     set(&mut draft.stderr, choice(value, &words))
 }
 
-pub(super) fn log(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+fn log(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     let words = [("all", Records::All), ("failures", Records::Failures), ("none", Records::None)];
     set(&mut draft.records, choice(value, &words))
 }
 
-pub(super) fn workers(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+fn workers(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     set(&mut draft.workers, whole::<1, 1024, _>(value))
 }
 
-pub(super) fn spare(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+fn spare(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     set(&mut draft.spare, whole::<0, 1_000_000, _>(value))
 }
 
-pub(super) fn max_connections(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+fn max_connections(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     set(&mut draft.max_connections, whole::<1, 1_000_000, _>(value))
 }
 
-pub(super) fn umask(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+fn umask(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     set(&mut draft.umask, value::umask(value))
 }
 
-pub(super) fn nice(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+fn nice(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     set(&mut draft.nice, whole::<-20, 19, _>(value))
 }
 
-pub(super) fn backlog(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+fn backlog(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     set(&mut draft.backlog, whole::<1, { i32::MAX as i64 }, _>(value))
 }
 
-pub(super) fn nodelay(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+fn nodelay(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     set(&mut draft.nodelay, decode(value))
 }
 
-pub(super) fn socket_user(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+fn socket_user(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     set(&mut draft.socket_user, name_or_number(value).map(|name| spanned(value, name)))
 }
 
-pub(super) fn socket_group(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+fn socket_group(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     set(&mut draft.socket_group, name_or_number(value).map(|name| spanned(value, name)))
 }
 
-pub(super) fn socket_mode(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+fn socket_mode(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     set(&mut draft.socket_mode, value::file_mode(value))
 }
 
-pub(super) fn kill_mode(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+fn kill_mode(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     let words = [("group", KillModeWord::Group), ("process", KillModeWord::Process)];
     set(&mut draft.kill_mode, choice(value, &words))
 }
 
-pub(super) fn count_bytes(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+fn count_bytes(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     set(&mut draft.count_bytes, decode(value))
 }
 
-pub(super) fn keepalive(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+fn keepalive(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     const RIGHT: &str =
         "write true, false, or a table as in { idle = \"60s\", interval = \"10s\", count = 5 }";
     let DeValue::Table(entries) = value.get_ref() else {
@@ -407,12 +390,12 @@ fn seconds<const MOST: u64>(value: &TomlValue<'_>) -> Result<u32, Fault> {
     }
 }
 
-pub(super) fn defer_accept(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+fn defer_accept(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     draft.defer_accept = seconds::<3600>(value)?;
     Ok(())
 }
 
-pub(super) fn interface(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+fn interface(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     let name = text(value)?;
     // IFNAMSIZ has 16 bytes with its NUL; dev_valid_name() in the kernel's net/core/dev.c.
     if name.is_empty()
@@ -426,7 +409,7 @@ pub(super) fn interface(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Appl
     Ok(())
 }
 
-pub(super) fn tos(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+fn tos(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     // netinet/ip.h; systemd.socket(5) has the same words.
     const WORDS: [(&str, u8); 4] =
         [("low-delay", 16), ("throughput", 8), ("reliability", 4), ("low-cost", 2)];
@@ -440,7 +423,7 @@ pub(super) fn tos(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     Ok(())
 }
 
-pub(super) fn mark(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
+fn mark(draft: &mut ServiceDraft, value: &TomlValue<'_>) -> Applied {
     draft.mark = whole::<0, { u32::MAX as i64 }, _>(value)?;
     Ok(())
 }

@@ -2,10 +2,10 @@
 
 use toml::Spanned;
 
-use super::Address;
-use super::document::Section;
-use super::draft::ServiceDraft;
-use super::value::Fault;
+use crate::config::address::Address;
+use crate::config::document::Section;
+use crate::config::draft::ServiceDraft;
+use crate::config::value::Fault;
 
 /// Keys about connections that preforkd accepts, or sees the bytes of: what they would ask of a program that accepts by
 /// itself, and what to do instead.

@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
-use super::UserIds;
+use crate::config::checked::UserIds;
 use crate::sys::{permission, process};
 
 /// Symbolic links that the kernel follows in one path, path_resolution(7).

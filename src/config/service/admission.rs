@@ -1,91 +1,25 @@
-//! The keys of admission as they were written, and what they mean together.
+//! What the keys of admission mean together: a [`Policy`], and what is probably not meant.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::fmt;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use toml::Spanned;
 
 use crate::admission::callers::WrittenAt;
 use crate::admission::prefix::Prefix;
 use crate::admission::{
-    Caller, Callers, Deadlines, Listed, Offence, Overload, Penalties, Policy, Rate, Rules, SourceLimits,
+    Caller, Callers, Deadlines, Listed, Overload, Penalties, Policy, Rules, SourceLimits,
 };
-use crate::config::service::{self, Machine};
+use crate::config::draft::{CallerDraft, OverloadWord, PolicyDraft};
+use crate::config::machine::Machine;
+use crate::config::machine::named::{client_group, client_user};
 use crate::config::source::Origin;
 use crate::config::value::{Fault, Faults};
 
-/// What the keys of a section said about admission.
-#[derive(Debug, Default)]
-pub(in crate::config) struct PolicyDraft {
-    pub(in crate::config) allow: Vec<Spanned<CallerDraft>>,
-    pub(in crate::config) deny: Vec<Spanned<CallerDraft>>,
-    pub(in crate::config) proxies: Vec<Spanned<CallerDraft>>,
-    pub(in crate::config) max_connections_per_source: Option<u32>,
-    pub(in crate::config) rate_per_source: Option<Rate>,
-    pub(in crate::config) source_prefix_v4: Option<u8>,
-    pub(in crate::config) source_prefix_v6: Option<u8>,
-    pub(in crate::config) overload: Option<OverloadWord>,
-    pub(in crate::config) refuse_message: Option<Spanned<String>>,
-    pub(in crate::config) deadlines: Deadlines,
-    pub(in crate::config) penalties: Vec<(Offence, Duration)>,
-    pub(in crate::config) penalty_threshold: Option<Spanned<Duration>>,
-    pub(in crate::config) penalty_limit: Option<Spanned<Duration>>,
-    pub(in crate::config) penalty_exempt: Vec<Spanned<CallerDraft>>,
-}
-
-/// An entry of a list, as it was written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::config) enum CallerDraft {
-    Prefix(Prefix),
-    /// By name or number.
-    User(String),
-    Group(String),
-    Unix,
-}
-
-impl CallerDraft {
-    fn prefix(&self) -> Option<Prefix> {
-        match self {
-            CallerDraft::Prefix(prefix) => Some(*prefix),
-            CallerDraft::User(_) | CallerDraft::Group(_) | CallerDraft::Unix => None,
-        }
-    }
-
-    /// Whether it is about clients of Unix sockets.
-    pub(in crate::config) fn is_local(&self) -> bool {
-        self.prefix().is_none()
-    }
-}
-
-impl fmt::Display for CallerDraft {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            CallerDraft::Prefix(prefix) => prefix.fmt(f),
-            CallerDraft::User(name) => write!(f, "user:{name}"),
-            CallerDraft::Group(name) => write!(f, "group:{name}"),
-            CallerDraft::Unix => f.write_str("unix:"),
-        }
-    }
-}
-
-/// A word of `overload`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::config) enum OverloadWord {
-    Queue,
-    Refuse,
-    Reset,
-}
-
 impl PolicyDraft {
     /// The checked values; `None` if one has a fault that has been reported.
-    pub(in crate::config) fn check(
-        self,
-        origin: Origin<'_>,
-        machine: &Machine<'_>,
-    ) -> Result<Option<Policy>, Faults> {
+    pub(super) fn check(self, origin: Origin<'_>, machine: &Machine<'_>) -> Result<Option<Policy>, Faults> {
         let mut faults = Faults::new();
         let [allow, deny, proxies, exempt] = [&self.allow, &self.deny, &self.proxies, &self.penalty_exempt]
             .map(|list| AsWritten::new(list, origin, machine, &mut faults));
@@ -139,7 +73,7 @@ impl PolicyDraft {
     }
 
     /// Whether something bounds what one source can take, or how long.
-    pub(in crate::config) fn has_bounds(&self) -> bool {
+    pub(super) fn has_bounds(&self) -> bool {
         let Deadlines { first_byte, idle, lifetime } = self.deadlines;
         self.max_connections_per_source.is_some()
             || self.rate_per_source.is_some()
@@ -147,7 +81,7 @@ impl PolicyDraft {
     }
 
     /// Whether only who is near gets in: from this machine, and from networks that nobody has on the Internet.
-    pub(in crate::config) fn lets_only_neighbours_in(&self) -> bool {
+    pub(super) fn lets_only_neighbours_in(&self) -> bool {
         let is_near = |caller: &Spanned<CallerDraft>| {
             let Some(prefix) = caller.get_ref().prefix() else { return true };
             NEAR.iter()
@@ -322,7 +256,7 @@ fn resolve(entry: &Spanned<CallerDraft>, machine: &Machine<'_>) -> Result<Caller
     Ok(match entry.get_ref() {
         CallerDraft::Prefix(prefix) => Caller::Prefix(*prefix),
         CallerDraft::Unix => Caller::Unix,
-        CallerDraft::User(name) => Caller::User(service::client_user(&named(name), machine)?),
-        CallerDraft::Group(name) => Caller::Group(service::client_group(&named(name), machine)?),
+        CallerDraft::User(name) => Caller::User(client_user(&named(name), machine)?),
+        CallerDraft::Group(name) => Caller::Group(client_group(&named(name), machine)?),
     })
 }
