@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::ArgMatches;
 
 use super::output::{complain, say, say_pieces};
-use crate::control::{Answer, Request, client};
+use crate::control::{Answer, ControlError, Request, client};
 use crate::exit;
 use crate::handler::Title;
 
@@ -20,16 +20,13 @@ pub(super) fn ask(
 ) -> ExitCode {
     let name = title.name;
     match client::ask(&super::control_path(matches, title), request, super::patience(matches)) {
-        Ok(Answer::Done(text)) => {
-            say(format_args!("{text}"));
-            ExitCode::from(exit::OK)
-        }
+        Ok(Answer::Done(text)) => say(text),
         Ok(Answer::Failed(reason)) => {
             match aftermath {
                 Some(aftermath) => complain(format_args!("{reason}\n{name}: {aftermath}")),
                 None => complain(format_args!("{name}: {reason}")),
             }
-            ExitCode::from(code)
+            ExitCode::from(refused(&reason, code))
         }
         Ok(_) => not_understood(title),
         Err(error) => super::unanswered(&error, title),
@@ -48,17 +45,22 @@ pub(super) fn show<T>(
     match client::ask_and(&path, request, patience, meanwhile) {
         Ok((Answer::Failed(reason), _)) => {
             complain(format_args!("{}: {reason}", title.name));
-            ExitCode::from(exit::USAGE)
+            ExitCode::from(refused(&reason, exit::USAGE))
         }
         Ok((answer, found)) => match text(answer, found) {
             None => not_understood(title),
             Some(Err(_)) => ExitCode::from(exit::SOFTWARE),
-            Some(Ok(text)) => {
-                say_pieces(&text);
-                ExitCode::from(exit::OK)
-            }
+            Some(Ok(text)) => say_pieces(&text),
         },
         Err(error) => super::unanswered(&error, title),
+    }
+}
+
+/// The code for a refusal: what is not there, or not now, is no fault of what was asked, whose code is `otherwise`.
+fn refused(reason: &ControlError, otherwise: u8) -> u8 {
+    match reason {
+        ControlError::NoSuchService { .. } | ControlError::NotNow { .. } => exit::UNAVAILABLE,
+        _ => otherwise,
     }
 }
 

@@ -45,14 +45,16 @@ pub(crate) fn run(matches: &ArgMatches, application: &Application) -> ExitCode {
             show(&loaded.warnings);
             match matches.get_one::<Subject>("explain") {
                 Some(subject) => {
-                    loaded.config.services.iter().for_each(|service| say(Explained { service, subject }));
+                    let services = loaded.config.services.iter();
+                    let explained: Vec<_> =
+                        services.map(|service| Explained { service, subject }.to_string()).collect();
+                    if explained.is_empty() { ExitCode::from(exit::OK) } else { say(explained.join("\n")) }
                 }
                 None => {
                     let services = count(loaded.config.services.len(), "service");
-                    say(format_args!("{}: {services}, no errors", path.display()));
+                    say(format_args!("{}: {services}, no errors", path.display()))
                 }
             }
-            ExitCode::from(exit::OK)
         }
         Err(problems) => {
             show(&problems);

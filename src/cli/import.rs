@@ -52,12 +52,13 @@ pub(crate) fn run(matches: &ArgMatches, application: &Application) -> ExitCode {
         }
     };
     let text = import::write(&imported, style);
-    if !matches.get_flag("check") {
-        say(text.trim_end());
-    }
+    let printed = match matches.get_flag("check") {
+        true => ExitCode::from(exit::OK),
+        false => say(text.trim_end()),
+    };
     let refused = warn(&imported, style, name);
     let fits = !matches.get_flag("check") || fits(&text, &imported, style, application);
-    ExitCode::from(if refused || !fits { exit::CONFIG } else { exit::OK })
+    if refused || !fits { ExitCode::from(exit::CONFIG) } else { printed }
 }
 
 fn format(matches: &ArgMatches) -> Option<SourceFormat> {

@@ -6,7 +6,6 @@ use clap::Command;
 
 use super::output::say;
 use crate::control::interface::CONTROL_TEXT;
-use crate::exit;
 use crate::handler::Title;
 
 /// `interface`.
@@ -19,6 +18,5 @@ pub(super) fn command(title: Title) -> Command {
 
 /// Prints it.
 pub(super) fn run() -> ExitCode {
-    say(CONTROL_TEXT.trim_end());
-    ExitCode::from(exit::OK)
+    say(CONTROL_TEXT.trim_end())
 }

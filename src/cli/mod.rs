@@ -51,6 +51,8 @@ pub(crate) fn main(mut application: Application) -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|command| command == supervisor::LOAD_COMMAND) {
         return ExitCode::from(supervisor::load(&application));
     }
+    // What is started is waited for, and a parent may have ignored this, which survives an exec: then nobody's end is told, wait(2).
+    sys::signal::hear_of_children();
     let name = application.title.name;
     if let Err(error) = sys::fd::fill_standard() {
         output::complain(format_args!("{name}: cannot open /dev/null: {error}"));
@@ -64,12 +66,11 @@ pub(crate) fn main(mut application: Application) -> ExitCode {
         Ok(matches) => dispatch(&matches, &application),
         Err(error) => {
             // Help and version are no errors, and go to stdout.
-            let code = match error.kind() {
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => exit::OK,
-                _ => exit::USAGE,
-            };
-            let _ = error.print();
-            ExitCode::from(code)
+            let printed = error.print();
+            match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => output::written(printed),
+                _ => ExitCode::from(exit::USAGE),
+            }
         }
     }
 }

@@ -25,16 +25,10 @@ pub(super) fn command(title: Title) -> Command {
 pub(super) fn run(matches: &ArgMatches, title: Title) -> ExitCode {
     match client::ask(&super::control_path(matches, title), &Request::Status, super::patience(matches)) {
         Ok(Answer::Status(status)) if matches.get_flag("json") => match serde_json::to_string(&status) {
-            Ok(line) => {
-                say(format_args!("{line}"));
-                ExitCode::from(exit::OK)
-            }
+            Ok(line) => say(line),
             Err(_) => ExitCode::from(exit::SOFTWARE),
         },
-        Ok(Answer::Status(status)) => {
-            say(format_args!("{}", render(&status, title.name).trim_end()));
-            ExitCode::from(exit::OK)
-        }
+        Ok(Answer::Status(status)) => say(render(&status, title.name).trim_end()),
         Ok(Answer::Failed(reason)) => {
             complain(format_args!("{}: {reason}", title.name));
             ExitCode::from(exit::UNAVAILABLE)

@@ -36,6 +36,11 @@ impl Answer {
         Answer::Failed(ControlError::Refused { reason: reason.into() })
     }
 
+    /// It cannot be done now, or never by this preforkd; nothing has changed.
+    pub(crate) fn not_now(reason: impl Into<String>) -> Self {
+        Answer::Failed(ControlError::NotNow { reason: reason.into() })
+    }
+
     /// The replies to a call that wants them in this manner, each with its NUL.
     pub(super) fn replies(&self, manner: Manner) -> Vec<u8> {
         let mut replies = Vec::new();

@@ -42,6 +42,13 @@ pub(crate) enum ControlError {
         /// Why.
         reason: String,
     },
+    /// It cannot be done now, or never by this preforkd, whatever else is true.
+    #[serde(rename = "org.preforkd.Control.NotNow")]
+    #[error("{reason}")]
+    NotNow {
+        /// Why.
+        reason: String,
+    },
     /// There is no such service.
     #[serde(rename = "org.preforkd.Control.NoSuchService")]
     #[error("there is no service \"{service}\"; the services are {}", services.join(", "))]

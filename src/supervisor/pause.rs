@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use super::Supervisor;
 use super::service::{Service, ServiceState};
+use super::wording::plural;
 use super::workers::WorkerProcess;
 use crate::control::Answer;
 use crate::control::server::ClientId;
@@ -55,15 +56,25 @@ impl Supervisor {
         if let Some(answer) = self.unknown_service(service) {
             return answer;
         }
+        if let Some(why) = self.phase.why_not_running() {
+            return Answer::not_now(why);
+        }
         self.end_recovery();
-        if !self.is_running() || !self.changes.are_idle() {
+        if !self.changes.are_idle() {
             let reason = self.waits_for().map(|what| format!(", and waits for {what}")).unwrap_or_default();
-            return Answer::refused(format!(
+            return Answer::not_now(format!(
                 "preforkd is being changed{reason}; ask again when that is done"
             ));
         }
-        let mut lines = Vec::new();
-        for state in self.services_meant(service) {
+        let meant = self.services_meant(service);
+        let mut lines = self.down_among(service);
+        if meant.is_empty() {
+            let nothing = || vec!["there is no service".to_owned()];
+            return Answer::not_now(
+                Some(lines).filter(|lines| !lines.is_empty()).unwrap_or_else(nothing).join("\n"),
+            );
+        }
+        for state in meant {
             if !paused && state.is_lameduck() {
                 state.set_lameduck(false);
                 self.log.event(
@@ -107,20 +118,55 @@ impl Supervisor {
     /// A service goes on, but whoever asks for balancers is told that they are to send it no more. So it stays over reloads
     /// and upgrades, until it is resumed.
     pub(super) fn make_lameduck(&mut self, service: &str) -> Answer {
-        if let Some(answer) = self.unknown_service(Some(service)) {
+        let not_running = || self.phase.why_not_running().map(Answer::not_now);
+        if let Some(answer) = self.unknown_service(Some(service)).or_else(not_running) {
             return answer;
         }
         let Some(state) = self.services_meant(Some(service)).pop() else {
-            return Answer::refused(format!("{service} is not served; balancers are told so"));
+            return Answer::not_now(format!("{service} is not served; balancers are told so"));
         };
         if state.is_lameduck() {
             return Answer::Done(format!("{service}: is a lame duck already"));
         }
         state.set_lameduck(true);
-        let text = "is a lame duck: it serves on, and balancers are told to send it no more clients";
+        let text = match state.is_paused() {
+            false => "is a lame duck: it serves on, and balancers are told to send it no more clients",
+            true => {
+                "is a lame duck, and paused: balancers are told to send it no clients, also when it accepts again"
+            }
+        };
         self.log.event(Level::Notice, Some(MessageId::ServicePaused), Some(service), format_args!("{text}"));
         self.systemd.status(&self.state.summary());
         Answer::Done(format!("{service}: {text}"))
+    }
+
+    /// Of those that are meant, what is down and has nothing that could be paused: it accepts as soon as it can be served.
+    fn down_among(&self, service: Option<&str>) -> Vec<String> {
+        let down = self.state.generation.down().iter();
+        let meant = down.filter(|(name, _)| service.is_none_or(|wanted| wanted == name.as_str()));
+        meant
+            .map(|(name, down)| {
+                format!("{name}: is down, and accepts as soon as it can be served: {}", down.reason)
+            })
+            .collect()
+    }
+
+    /// What those wait for who have asked for a drain.
+    pub(super) fn drains_wait_for(&self) -> Option<String> {
+        let of = |awaited: &AwaitedDrain| {
+            let busy = |state: &Rc<ServiceState>| {
+                let live = self.state.live_of(state);
+                (live > 0)
+                    .then(|| format!("{live} {} of {}", plural(live as usize, "connection"), state.name))
+            };
+            let busy: Vec<_> =
+                self.services_meant(awaited.service.as_deref()).iter().filter_map(busy).collect();
+            match (awaited.until, busy.is_empty()) {
+                (AtRest::Connections, false) => format!("{} to end", busy.join(", ")),
+                _ => "workers that are to accept no more".to_owned(),
+            }
+        };
+        self.drains.0.first().map(of)
     }
 
     /// The services in force that are meant.

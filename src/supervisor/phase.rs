@@ -68,6 +68,17 @@ impl Phase {
         }
     }
 
+    /// Why nothing can be changed, if nothing can.
+    pub(super) fn why_not_running(&self) -> Option<&'static str> {
+        match self {
+            Phase::Running => None,
+            Phase::Starting => Some("preforkd has not begun to serve yet; ask again when it has"),
+            Phase::Draining { .. } | Phase::Ending { .. } | Phase::Failed(_) => {
+                Some("preforkd is ending, and accepts nobody any more; start it again")
+            }
+        }
+    }
+
     /// As `status` shows it.
     pub(super) fn condition(&self, reloading: bool) -> Condition {
         match self {

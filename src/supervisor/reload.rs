@@ -13,9 +13,8 @@ use crate::sys::time::Monotonic;
 impl Supervisor {
     /// Has the configuration read again, to put it in force.
     pub(super) fn reload(&mut self, clients: Vec<ClientId>) {
-        if !self.is_running() {
-            self.refuse(clients, "preforkd is not running yet, or is ending; nothing was reloaded");
-            return;
+        if let Some(why) = self.phase.why_not_running() {
+            return self.refuse(clients, why);
         }
         self.end_recovery();
         if self.changes.are_of_configuration() {
@@ -24,11 +23,8 @@ impl Supervisor {
             return;
         }
         let ConfigSource::File { path, .. } = &self.invocation.source else {
-            self.refuse(
-                clients,
-                "this preforkd was configured on the command line; there is no file to reload",
-            );
-            return;
+            let why = "this preforkd was configured on the command line; there is no file to reload";
+            return self.refuse(clients, why);
         };
         // A reload is all or nothing, but what was down before does not stand in the way of the rest.
         let unavailable = self.state.generation.config().unavailable.reasons.into_keys().collect();
@@ -68,9 +64,10 @@ impl Supervisor {
         }
     }
 
+    /// It cannot be reloaded, whatever the files say.
     fn refuse(&mut self, clients: Vec<ClientId>, reason: &str) {
         self.log.warning(None, format_args!("reload refused: {reason}"));
-        self.answer(clients, &Answer::refused(reason));
+        self.answer(clients, &Answer::not_now(reason));
     }
 
     /// Begins a reload that had to wait, if it need not any more.

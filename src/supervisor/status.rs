@@ -44,7 +44,7 @@ impl Supervisor {
             uptime_s: (Monotonic::now() - history.started()).as_secs(),
             since_unix_ms: history.since(),
             state: self.phase.condition(self.changes.are_of_configuration()),
-            waits_for: self.waits_for(),
+            waits_for: self.waits_for().or_else(|| self.drains_wait_for()),
             reloads: Reloads { ok: history.reloads(), failed: history.rejected() },
             last_reload: history.last_reload(),
             upgrades: history.upgrades(),

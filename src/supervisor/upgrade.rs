@@ -45,8 +45,9 @@ pub(super) fn inherited_state() -> Option<io::Result<OwnedFd>> {
 impl Supervisor {
     /// Begins to replace this program by the one on disk.
     pub(super) fn upgrade(&mut self, clients: Vec<ClientId>) {
-        if !self.is_running() {
-            return self.refuse_upgrade(clients, "preforkd is not running yet, or is ending");
+        if let Some(why) = self.phase.why_not_running() {
+            self.log.warning(None, format_args!("upgrade refused: {why}"));
+            return self.answer(clients, &Answer::not_now(why));
         }
         self.end_recovery();
         if !self.changes.are_idle() {

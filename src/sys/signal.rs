@@ -121,6 +121,11 @@ pub(crate) fn all_to_default() {
     }
 }
 
+/// The ends of children are told, whatever the parent of this process has made of that.
+pub(crate) fn hear_of_children() {
+    set(Signal::SIGCHLD, libc::SIG_DFL);
+}
+
 /// Ignores SIGPIPE, as every Rust program does: a write says `EPIPE`. Children inherit it.
 pub(crate) fn ignore_broken_pipes() {
     set(Signal::SIGPIPE, libc::SIG_IGN);

@@ -73,9 +73,10 @@ impl Exporter {
     }
 }
 
-/// The format that is accepted most: in doubt the one that everybody reads. RFC 9110 section 12.5.1.
+/// The format that is accepted most, RFC 9110 section 12.5.1; OpenMetrics to whom it is all the same. A browser gets what it shows.
 fn negotiate(accepted: &str) -> MetricsFormat {
-    let (mut open, mut plain) = (0.0, 0.0);
+    let (mut open, mut plain, mut any) = (None, 0.0, 0.0);
+    let accepted = if accepted.trim().is_empty() { "*/*" } else { accepted };
     for range in accepted.split(',') {
         let mut parts = range.split(';').map(str::trim);
         let kind = parts.next().unwrap_or_default().to_ascii_lowercase();
@@ -88,11 +89,15 @@ fn negotiate(accepted: &str) -> MetricsFormat {
             }
         }
         match (kind.as_str(), version) {
-            ("application/openmetrics-text", None | Some("1.0.0")) => open = quality.max(open),
-            ("text/plain", None | Some("0.0.4")) | ("text/*" | "*/*", _) => plain = quality.max(plain),
+            ("application/openmetrics-text", None | Some("1.0.0")) => {
+                open = Some(quality.max(open.unwrap_or(0.0)))
+            }
+            ("*/*" | "application/*", _) => any = quality.max(any),
+            ("text/plain", None | Some("0.0.4")) | ("text/*" | "text/html", _) => plain = quality.max(plain),
             _ => {}
         }
     }
+    let open = open.unwrap_or(any);
     if open > 0.0 && open >= plain { MetricsFormat::OpenMetrics } else { MetricsFormat::Prometheus }
 }
 
@@ -106,15 +111,21 @@ mod tests {
                   text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
         let v3 = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;version=1.0.0;q=0.5,\
                   text/plain;version=0.0.4;q=0.4,*/*;q=0.2";
-        for accepted in
-            [v2, v3, "application/openmetrics-text", "Application/OpenMetrics-Text; Version=\"1.0.0\""]
-        {
+        for accepted in [
+            v2,
+            v3,
+            "application/openmetrics-text",
+            "Application/OpenMetrics-Text; Version=\"1.0.0\"",
+            "",
+            "*/*",
+            "application/*",
+        ] {
             assert_eq!(negotiate(accepted), MetricsFormat::OpenMetrics, "{accepted}");
         }
         for accepted in [
-            "",
-            "*/*",
+            "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
             "text/html, application/json",
+            "text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
             "text/plain, application/openmetrics-text;q=0.9",
             "application/openmetrics-text;q=0",
             "application/openmetrics-text;version=2.0.0",

@@ -16,10 +16,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Command};
 use toml::Value;
 
-use super::output::complain;
+use super::output::{complain, written};
 use super::{ask, check};
 use crate::config::flags::{Given, from_flags};
 use crate::config::key::{Kind, Part};
@@ -62,7 +62,7 @@ pub(super) fn command(title: Title) -> Command {
             Arg::new("textfile")
                 .long("textfile")
                 .value_name("PATH")
-                .value_parser(value_parser!(PathBuf))
+                .value_parser(textfile)
                 .conflicts_with_all(["address", "agent", "page"])
                 .help("Write them to this file instead, for the textfile collector of node_exporter"),
         )
@@ -121,25 +121,29 @@ pub(super) fn run(matches: &ArgMatches, application: &Application) -> ExitCode {
             return super::unanswered(&error, title);
         }
     };
-    let written = match textfile {
-        Some(path) => replace(path, &families::text(&status, MetricsFormat::Prometheus))
-            .map_err(|error| format!("cannot write {}: {error}", path.display())),
+    match textfile {
+        Some(path) => match replace(path, &families::text(&status, MetricsFormat::Prometheus)) {
+            Ok(()) => ExitCode::from(exit::OK),
+            Err(error) => {
+                complain(format_args!("{}: cannot write {}: {error}", title.name, path.display()));
+                ExitCode::from(exit::OS)
+            }
+        },
         None => {
             let format = match matches.get_one::<String>("format").map(String::as_str) {
                 Some("prometheus") => MetricsFormat::Prometheus,
                 _ => MetricsFormat::OpenMetrics,
             };
-            let mut stdout = io::stdout().lock();
-            let written = stdout.write_all(families::text(&status, format).as_bytes());
-            written.and_then(|()| stdout.flush()).map_err(|error| format!("cannot write to stdout: {error}"))
+            written(io::stdout().lock().write_all(families::text(&status, format).as_bytes()))
         }
-    };
-    match written {
-        Ok(()) => ExitCode::from(exit::OK),
-        Err(reason) => {
-            complain(format_args!("{}: {reason}", title.name));
-            ExitCode::from(exit::OS)
-        }
+    }
+}
+
+/// A file that the textfile collector reads: it looks at no others.
+fn textfile(path: &str) -> Result<PathBuf, &'static str> {
+    match path.ends_with(".prom") {
+        true => Ok(path.into()),
+        false => Err("node_exporter reads no file whose name does not end in .prom"),
     }
 }
 

@@ -239,10 +239,7 @@ impl Top {
             return super::unanswered(&error, self.title);
         }
         match self.text(width, height) {
-            Ok(text) => {
-                say(text.trim_end());
-                ExitCode::from(exit::OK)
-            }
+            Ok(text) => say(text.trim_end()),
             Err(error) => {
                 complain(format_args!("{}: cannot draw: {error}", self.title.name));
                 ExitCode::from(exit::SOFTWARE)
