@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,8 +14,9 @@ use super::socket::{self, SocketFile};
 use super::{Answer, Request};
 use crate::config::ControlAccess;
 use crate::sys::epoll::{Interest, Poller};
+use crate::sys::exposed::ExposedSocket;
 use crate::sys::fd::FdNumber;
-use crate::sys::socket::is_queue_empty;
+use crate::sys::socket::{accept, is_queue_empty};
 use crate::sys::time::Monotonic;
 
 pub(crate) use super::socket::OpenError;
@@ -40,7 +40,7 @@ pub(crate) type ClientId = u64;
 /// The control socket and who is connected to it.
 #[derive(Debug)]
 pub(crate) struct ControlServer {
-    listener: UnixListener,
+    listener: ExposedSocket,
     file: SocketFile,
     access: ControlAccess,
     clients: BTreeMap<ClientId, Session>,
@@ -73,9 +73,9 @@ impl ControlServer {
         Ok(ControlServer::at(listener, file, access, first_token))
     }
 
-    fn at(listener: UnixListener, file: SocketFile, access: &ControlAccess, first_token: u64) -> Self {
+    fn at(listener: OwnedFd, file: SocketFile, access: &ControlAccess, first_token: u64) -> Self {
         ControlServer {
-            listener,
+            listener: listener.into(),
             file,
             access: access.clone(),
             clients: BTreeMap::new(),
@@ -198,7 +198,7 @@ impl ControlServer {
         poller: &Poller,
     ) -> io::Result<(Self, Vec<ClientId>)> {
         let SavedServer { listener, file, waiting, others } = saved;
-        let listener = UnixListener::from(listener.take()?);
+        let listener = listener.take()?;
         let mut server = ControlServer::at(listener, file, access, first_token);
         server.begin(poller);
         let waiting: io::Result<Vec<_>> =
@@ -229,12 +229,11 @@ impl ControlServer {
             {
                 return self.watch(false, poller);
             }
-            let stream = match self.listener.accept() {
-                Ok((stream, _)) => stream,
+            let client = match accept(self.listener.as_fd()) {
+                Ok((stream, _)) => Session::new(stream),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(_) => return self.turn_away(poller),
             };
-            let Ok(client) = Session::new(stream) else { continue };
             if client.peer.is_master || self.has_room_for_guest(client.peer.uid, poller) {
                 self.add(client, poller);
             }
@@ -266,7 +265,8 @@ impl ControlServer {
     /// There is no descriptor for the client at the head of the queue: accepts it with the reserve, and closes it.
     fn turn_away(&mut self, poller: &Poller) {
         let had_reserve = self.reserve.take().is_some();
-        let turned_away = had_reserve && self.listener.accept().is_ok();
+        let turned_away =
+            had_reserve && accept(self.listener.as_fd()).map(|(stream, _)| Session::new(stream)).is_ok();
         self.reserve = reserve();
         if !turned_away {
             // Not even that: until a client goes, and with it a descriptor, or somebody else lets go of one.

@@ -1,8 +1,7 @@
 //! One client of the control socket: a call at a time, in the order in which they come, and the replies to it.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -13,9 +12,10 @@ use super::error::ControlError;
 use super::request::{Call, Manner, Request, Spoken, understand};
 use crate::config::ControlAccess;
 use crate::sys::epoll::{Interest, Poller};
+use crate::sys::exposed::ExposedSocket;
 use crate::sys::fd::FdNumber;
-use crate::sys::stream;
 use crate::sys::time::Monotonic;
+use crate::sys::{exposed, stream};
 
 /// So much is read at once.
 const PIECE: usize = 16 * 1024;
@@ -30,7 +30,7 @@ pub(super) struct Gone;
 /// A client.
 #[derive(Debug)]
 pub(super) struct Session {
-    stream: UnixStream,
+    stream: ExposedSocket,
     pub(super) peer: ControlPeer,
     input: Vec<u8>,
     /// How the call under way wants its replies.
@@ -56,11 +56,10 @@ pub(super) struct SavedSession {
 }
 
 impl Session {
-    pub(super) fn new(stream: UnixStream) -> io::Result<Self> {
-        stream.set_nonblocking(true)?;
-        Ok(Session {
+    pub(super) fn new(stream: OwnedFd) -> Self {
+        Session {
             peer: ControlPeer::of(&stream),
-            stream,
+            stream: stream.into(),
             input: Vec::new(),
             call: None,
             output: Vec::new(),
@@ -68,7 +67,7 @@ impl Session {
             is_last: false,
             since: Monotonic::now(),
             watched: None,
-        })
+        }
     }
 
     /// `None` while a reply is being written.
@@ -86,7 +85,7 @@ impl Session {
 
     pub(super) fn resume(saved: SavedSession) -> io::Result<Self> {
         let socket: OwnedFd = saved.stream.take()?;
-        let mut session = Session::new(UnixStream::from(socket))?;
+        let mut session = Session::new(socket);
         session.input = saved.input;
         session.call = saved.call;
         session.peer.is_served_here = saved.is_served_here;
@@ -150,9 +149,10 @@ impl Session {
     /// Whether something came.
     fn read(&mut self) -> Result<bool, Gone> {
         let mut piece = [0; PIECE];
-        match self.stream.read(&mut piece) {
-            Ok(0) => Err(Gone),
-            Ok(length) => {
+        match exposed::receive(self.stream.as_fd(), &mut piece) {
+            // Nobody who asks something sends a descriptor.
+            Ok((0, _) | (_, true)) => Err(Gone),
+            Ok((length, false)) => {
                 self.input.extend(piece.iter().take(length));
                 self.since = Monotonic::now();
                 Ok(true)
@@ -173,7 +173,7 @@ impl Session {
 
     fn write(&mut self) -> Result<(), Gone> {
         while self.written < self.output.len() {
-            match self.stream.write(self.output.get(self.written..).unwrap_or_default()) {
+            match stream::send_now(self.stream.as_fd(), self.output.get(self.written..).unwrap_or_default()) {
                 Ok(0) => return Err(Gone),
                 Ok(length) => {
                     self.written += length;
@@ -216,6 +216,13 @@ impl Session {
         if self.watched.take().is_some() {
             let _ = poller.remove(self.stream.as_fd());
         }
+    }
+}
+
+impl Drop for Session {
+    /// Nobody puts in anything more, and what is left of it is closed with the stream.
+    fn drop(&mut self) {
+        stream::end(self.stream.as_fd());
     }
 }
 

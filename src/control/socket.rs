@@ -5,7 +5,6 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -65,7 +64,7 @@ impl OpenError {
 }
 
 /// Listens at `path`; a socket that a dead supervisor left there is replaced.
-pub(super) fn open(path: &Path, access: &ControlAccess) -> Result<(UnixListener, SocketFile), OpenError> {
+pub(super) fn open(path: &Path, access: &ControlAccess) -> Result<(OwnedFd, SocketFile), OpenError> {
     let failed = |source| {
         let obstacle = socket_file::obstacle(path, &source).unwrap_or_else(|| source.to_string());
         OpenError::Io { path: path.display().to_string(), obstacle, source }
@@ -82,7 +81,7 @@ pub(super) fn open(path: &Path, access: &ControlAccess) -> Result<(UnixListener,
         file.let_in(access).map_err(failed)?;
     }
     socket::start_listening(listener.as_fd(), BACKLOG).map_err(failed)?;
-    Ok((listener.into(), file))
+    Ok((listener, file))
 }
 
 fn bind(path: &Path) -> io::Result<OwnedFd> {

@@ -4,7 +4,7 @@ use super::model::{Imported, ImportedService, Note};
 use crate::journal::is_special;
 
 /// The order of keys in a section.
-const ORDER: [&str; 41] = [
+const ORDER: [&str; 42] = [
     "listen",
     "wait",
     "handler",
@@ -42,6 +42,7 @@ const ORDER: [&str; 41] = [
     "socket_user",
     "socket_group",
     "socket_mode",
+    "pass_rights",
     "refuse_message",
     "spare",
     "workers",

@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::client::process_of;
+use crate::sys::exposed::ExposedSocket;
 use crate::sys::wait::Pid;
 use crate::sys::{fd, message, stream};
 
@@ -23,9 +24,9 @@ pub(crate) struct Copies {
 #[derive(Debug)]
 pub(crate) enum Copied {
     /// A copy of the connection of a process, by the part of its number that is the process's.
-    Program { pid: Pid, process: u64, connection: OwnedFd },
+    Program { pid: Pid, process: u64, connection: ExposedSocket },
     /// The connection of a client that was refused, and told so.
-    Refused(OwnedFd),
+    Refused(ExposedSocket),
 }
 
 /// Whose connection it is: a process, and the part of the connection's number that is the process's; nobody's if it was refused.
@@ -61,7 +62,8 @@ impl Copies {
             let Ok((length @ 1.., copy)) = message::receive_copy(self.read.as_fd(), &mut message) else {
                 return;
             };
-            match (decode(&message), copy.filter(|_| length == LENGTH)) {
+            let copy = copy.map(ExposedSocket::from).filter(|_| length == LENGTH);
+            match (decode(&message), copy) {
                 (Some((NOBODY, _)), Some(connection)) => take(Copied::Refused(connection)),
                 (Some((pid, process)), Some(connection)) if stream::is_connection(connection.as_fd()) => {
                     take(Copied::Program { pid, process, connection });

@@ -17,6 +17,7 @@ use super::systemd::Systemd;
 use crate::config::{Account, Address, SocketAccess, SocketKind, SocketOptions};
 use crate::control::QueueStatus;
 use crate::sys::access::{Access, HeldSocket};
+use crate::sys::exposed::{self, ExposedSocket};
 use crate::sys::fd::{self, FdNumber};
 use crate::sys::interface;
 use crate::sys::socket;
@@ -24,7 +25,7 @@ use crate::sys::socket;
 /// A listening socket. It closes when the last service that uses it lets go.
 #[derive(Debug)]
 pub(super) struct Listener {
-    socket: OwnedFd,
+    socket: ExposedSocket,
     record: ListenerRecord,
     systemd: Systemd,
 }
@@ -68,7 +69,7 @@ impl Listener {
     ) -> Self {
         let standing = Cell::new(Standing::Closing);
         Listener {
-            socket,
+            socket: socket.into(),
             record: ListenerRecord { address: address.clone(), name, file, standing },
             systemd,
         }
@@ -255,7 +256,11 @@ impl Listener {
             SocketKind::Datagram => {
                 listener_options::set_of_datagrams(self.descriptor(), options, self.is_ours())
             }
-            SocketKind::Tcp | SocketKind::Unix => Ok(()),
+            SocketKind::Unix => {
+                exposed::pass_descriptors(self.descriptor(), access.passes_rights);
+                Ok(())
+            }
+            SocketKind::Tcp => Ok(()),
         };
         if self.record.standing.replace(Standing::Open) != Standing::Open && self.is_ours() {
             self.systemd.store(&self.record.address, self.descriptor());
@@ -294,7 +299,7 @@ pub(super) fn wanted(access: &SocketAccess) -> Access {
 impl SavedListener {
     /// Takes it over from another program.
     pub(super) fn resume(self, systemd: Systemd) -> io::Result<Listener> {
-        Ok(Listener { socket: self.socket.take()?, record: self.record, systemd })
+        Ok(Listener { socket: self.socket.take()?.into(), record: self.record, systemd })
     }
 }
 

@@ -1,15 +1,16 @@
 //! Sockets that carry messages between processes, and descriptors.
-#![allow(unsafe_code)]
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::sys::socket::{
     self as nixsock, AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, setsockopt, sockopt,
 };
+
+use super::exposed::{self, ExposedSocket};
 
 /// A pair of connected sockets that keep messages apart, do not block and are closed on exec.
 pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -86,16 +87,15 @@ pub(crate) fn receive_copy(
     buffer: &mut [u8],
 ) -> io::Result<(usize, Option<OwnedFd>)> {
     let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
-    let mut room = nix::cmsg_space!(libc::c_int);
+    let mut room = exposed::room_for_descriptors();
     let mut parts = [io::IoSliceMut::new(buffer)];
     let received = nixsock::recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut room), flags)?;
     let mut copy = None;
-    for message in received.cmsgs()? {
-        if let nixsock::ControlMessageOwned::ScmRights(descriptors) = message {
-            for number in descriptors {
-                // SAFETY: the kernel has just given us this descriptor.
-                copy.get_or_insert(unsafe { OwnedFd::from_raw_fd(number) });
-            }
+    for descriptor in exposed::descriptors(&received)? {
+        match copy {
+            None => copy = Some(descriptor),
+            // Nobody here sends more than one.
+            Some(_) => drop(ExposedSocket::from(descriptor)),
         }
     }
     Ok((received.bytes, copy))

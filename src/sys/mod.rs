@@ -14,6 +14,7 @@ pub(crate) mod dontfork;
 pub(crate) mod epoll;
 pub(crate) mod exec;
 pub(crate) mod exit_words;
+pub(crate) mod exposed;
 pub(crate) mod fd;
 pub(crate) mod fork;
 pub(crate) mod futex;

@@ -28,7 +28,11 @@ pub(crate) struct Probes {
     pub(crate) count: Option<u32>,
 }
 
-fn get(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int) -> io::Result<libc::c_int> {
+pub(super) fn get(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+) -> io::Result<libc::c_int> {
     let mut value: libc::c_int = 0;
     let mut length = size_of::<libc::c_int>() as libc::socklen_t;
     let place = (&raw mut value).cast();
@@ -37,7 +41,7 @@ fn get(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int) -> io::R
     Ok(value)
 }
 
-fn set(
+pub(super) fn set(
     socket: BorrowedFd<'_>,
     level: libc::c_int,
     option: libc::c_int,

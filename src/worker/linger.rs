@@ -5,12 +5,13 @@
 //! the words (RFC 2525, 2.17). So a few of these connections are kept for a moment, and what still comes is thrown away.
 //! Most clients hang up as soon as they have read; only who does not is worth the price of being watched.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::token::Token;
 use crate::pace::LINGER_TIME;
 use crate::sys::epoll::{Interest, Poller};
+use crate::sys::exposed::ExposedSocket;
 use crate::sys::stream::{self, Rest};
 use crate::sys::time::Monotonic;
 
@@ -34,7 +35,7 @@ pub(super) struct LingeringCloses {
 
 #[derive(Debug)]
 struct LingeringClose {
-    connection: OwnedFd,
+    connection: ExposedSocket,
     until: Monotonic,
     watched: bool,
 }
@@ -45,7 +46,7 @@ impl LingeringCloses {
     }
 
     /// Keeps a connection on which the last was said.
-    pub(super) fn keep(&mut self, connection: OwnedFd, poller: &Poller) {
+    pub(super) fn keep(&mut self, connection: ExposedSocket, poller: &Poller) {
         let place = self.free_place(poller);
         if let Some(free) = self.places.get_mut(place) {
             let now = Monotonic::now();

@@ -211,7 +211,7 @@ impl Worker {
     pub(super) fn turn_away(&mut self, why: Refusal, socket: OwnedFd) {
         self.refuse(why);
         if let Some(said) = self.cx.admission.turn_away(why, socket) {
-            self.lingering.keep(said, &self.cx.poller);
+            self.lingering.keep(said.into(), &self.cx.poller);
         }
     }
 }

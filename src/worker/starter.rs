@@ -205,7 +205,7 @@ impl Starter {
             Ok(pid) => {
                 let output = output.map(|pipe| listen_to(pid, pipe, cx));
                 // The worker's copy of the connection closes here, unless somebody has to ask about it.
-                let kept = Some(socket).filter(|_| cx.keeps_connections);
+                let kept = cx.keeps_connections.then(|| socket.into());
                 let connections = if reports.is_some() { cx.plan.service.connections_per_child } else { 1 };
                 let child =
                     Child::serving(slot, id, connection, connections).with_output(output).with_kept(kept);

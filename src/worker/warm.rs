@@ -392,7 +392,7 @@ impl Worker {
         self.cx.counters.count(Count::ServedWarm);
         self.children.given(pid, &connection, program.warm.unwrap_or_default());
         if self.cx.keeps_connections {
-            self.children.keep(pid, process_of(id.number), socket);
+            self.children.keep(pid, process_of(id.number), socket.into());
         }
         Ok(slot)
     }

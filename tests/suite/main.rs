@@ -45,6 +45,7 @@ mod left_behind;
 mod library;
 mod life;
 mod limit;
+mod lingering;
 mod load;
 mod loader;
 mod log;

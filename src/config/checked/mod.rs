@@ -382,7 +382,7 @@ pub(crate) struct Keepalive {
     pub(crate) count: Option<u32>,
 }
 
-/// Who may use the files of a service's Unix sockets: `socket_user`, `socket_group` and `socket_mode`.
+/// Who may use the files of a service's Unix sockets: `socket_user`, `socket_group` and `socket_mode`; and for what: `pass_rights`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SocketAccess {
     /// The owner; `None` for the user of the supervisor.
@@ -391,6 +391,8 @@ pub(crate) struct SocketAccess {
     pub(crate) group: Option<Account>,
     /// As of chmod(2).
     pub(crate) mode: u32,
+    /// Clients may send descriptors.
+    pub(crate) passes_rights: bool,
 }
 
 /// A user or group.

@@ -71,6 +71,7 @@ pub(crate) struct ServiceDraft {
     pub(crate) socket_user: Option<Spanned<String>>,
     pub(crate) socket_group: Option<Spanned<String>>,
     pub(crate) socket_mode: Option<u32>,
+    pub(crate) pass_rights: Option<bool>,
     pub(crate) kill_mode: Option<KillModeWord>,
     pub(crate) kill_grace: Option<Duration>,
     pub(crate) count_bytes: Option<bool>,

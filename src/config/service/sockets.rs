@@ -146,6 +146,7 @@ pub(super) fn demands(
     for key in OF_INTERNET {
         asked.ask(key, Need::Internet, NO_TCP, &format!("remove {key}"));
     }
+    asked.ask("pass_rights", Need::One(SocketKind::Unix), NO_UNIX, "remove pass_rights");
     if section.span("exec").is_some() && !draft.wait {
         for key in ["first_byte_timeout", "idle_timeout"] {
             let why = "it cannot work for a program at a Unix socket, where the kernel counts no bytes";
@@ -273,7 +274,9 @@ pub(super) fn access(draft: &ServiceDraft, machine: &Machine<'_>) -> Result<Opti
     };
     let (user, group) = (keep(user), keep(group));
     if faults.is_empty() {
-        Ok(draft.socket_mode.map(|mode| SocketAccess { user, group, mode }))
+        // A program that accepts by itself knows what it does.
+        let passes_rights = draft.pass_rights.unwrap_or(draft.wait);
+        Ok(draft.socket_mode.map(|mode| SocketAccess { user, group, mode, passes_rights }))
     } else {
         Err(faults)
     }

@@ -59,7 +59,7 @@ fn an_empty_service_has_the_defaults() {
             tos: 0,
             mark: 0,
         },
-        socket_access: SocketAccess { user: None, group: None, mode: 0o600 },
+        socket_access: SocketAccess { user: None, group: None, mode: 0o600, passes_rights: false },
         passed: PassedDemands::default(),
     };
     assert_eq!(config.services, [expected]);
@@ -114,6 +114,7 @@ const EVERY_KEY: &[(&str, &str, &[&str])] = &[
     ("socket_user", "\"alice\"", &["alice"]),
     ("socket_group", "33", &["33"]),
     ("socket_mode", "\"0660\"", &["0660"]),
+    ("pass_rights", "true", &["true"]),
     ("count_bytes", "false", &["false"]),
     ("control_socket", "\"/run/x.sock\"", &["/run/x.sock"]),
     ("drain_timeout", "\"5m\"", &["5m"]),
@@ -253,6 +254,7 @@ fn every_key_refuses_a_wrong_type_and_a_wrong_value() {
         ("socket_user", "\"carol\""),
         ("socket_group", "-1"),
         ("socket_mode", "\"0800\""),
+        ("pass_rights", "1"),
     ];
     let base = |key: &str| match key {
         "listen" => "handler = \"echo\"\n",

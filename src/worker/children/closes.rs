@@ -1,7 +1,7 @@
 //! Connections whose program has ended, and which are closed when their clients have what it wrote.
 
 use std::ops::Deref;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -12,6 +12,7 @@ use crate::client::{Connection, Traffic};
 use crate::scoreboard::Scoreboard;
 use crate::sys::dontfork::DontForkAlloc;
 use crate::sys::epoll::{Interest, Poller};
+use crate::sys::exposed::ExposedSocket;
 use crate::sys::stream;
 use crate::sys::time::Monotonic;
 use crate::sys::wait::Ended;
@@ -26,7 +27,7 @@ pub(super) struct Close<S: Deref<Target = Scoreboard>> {
     pub(super) child: Child<S>,
     pub(super) connection: Connection,
     pub(super) ended: Ended,
-    kept: OwnedFd,
+    kept: ExposedSocket,
     closing: Closing,
     watched: bool,
     /// When it is looked at without news; that is planned once.
@@ -52,7 +53,7 @@ pub(super) struct Closes<S: Deref<Target = Scoreboard>>(
 impl<S: Deref<Target = Scoreboard>> Close<S> {
     /// Of a connection whose program has ended; takes until then at the latest.
     pub(super) fn new(
-        (child, connection, kept): (Child<S>, Connection, OwnedFd),
+        (child, connection, kept): (Child<S>, Connection, ExposedSocket),
         ended: Ended,
         now: Monotonic,
         until: Monotonic,

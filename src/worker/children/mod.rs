@@ -15,7 +15,7 @@ mod timers;
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Deref;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -31,6 +31,7 @@ use crate::scoreboard::{Overdue, Row, Scoreboard, Slot};
 use crate::sys::cgroup::TreeUsage;
 use crate::sys::dontfork::DontForkAlloc;
 use crate::sys::epoll::{Interest, Poller};
+use crate::sys::exposed::ExposedSocket;
 use crate::sys::fork::Pids;
 use crate::sys::signal::Signal;
 use crate::sys::socket::Peer;
@@ -60,7 +61,7 @@ pub(crate) struct Child<S: Deref<Target = Scoreboard>> {
     /// What it writes to stderr, if that becomes records.
     output: Option<Output>,
     /// The connection of a program, which does not count what it moves.
-    kept: Option<OwnedFd>,
+    kept: Option<ExposedSocket>,
     /// What is known of the connection that is kept, if it has deadlines.
     watch: Option<ActivityWatch>,
     overdue: Option<Overdue>,
@@ -165,7 +166,7 @@ impl<S: Deref<Target = Scoreboard>> Child<S> {
     }
 
     /// The same, with its connection.
-    pub(crate) fn with_kept(self, kept: Option<OwnedFd>) -> Self {
+    pub(crate) fn with_kept(self, kept: Option<ExposedSocket>) -> Self {
         Child { kept, ..self }
     }
 
@@ -424,7 +425,7 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
     }
 
     /// Keeps the connection of a program that was a spare, whether or not it is known yet that it was taken.
-    pub(crate) fn keep(&mut self, pid: Pid, process: u64, copy: OwnedFd) {
+    pub(crate) fn keep(&mut self, pid: Pid, process: u64, copy: ExposedSocket) {
         let is_its_own = |child: &&mut Child<S>| {
             process_of(child.id.number) == process && child.several.is_none() && child.kept.is_none()
         };
@@ -588,7 +589,7 @@ impl<S: Deref<Target = Scoreboard>> Children<S> {
 
     fn begin_close(
         &mut self,
-        whose: (Child<S>, Connection, OwnedFd),
+        whose: (Child<S>, Connection, ExposedSocket),
         ended: &Ended,
         books: &Books<'_>,
         poller: &Poller,

@@ -477,6 +477,17 @@ pub(crate) static SERVICE: &[Key<ServiceDraft>] = &[
         decode: Some(draft::socket_mode),
     },
     Key {
+        name: "pass_rights",
+        flag: Some("pass-rights"),
+        kind: Kind::Boolean,
+        placeholder: "BOOL",
+        default: None,
+        example: "true",
+        doc: "Whether clients of Unix sockets may send descriptors to the program (SCM_RIGHTS), as systemd's PassRights= says; without it \
+              they may only with wait, since Linux 6.16",
+        decode: Some(|draft, value| set(&mut draft.pass_rights, decode(value))),
+    },
+    Key {
         name: "wait",
         flag: Some("wait"),
         kind: Kind::Boolean,
