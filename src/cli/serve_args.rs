@@ -10,6 +10,9 @@ use crate::config::keys::{Flag, flags};
 use crate::config::{self, Config, Diagnostics, Machine};
 use crate::handler::Application;
 
+/// Keys whose values may: a file that may be missing, the name of a login shell, what POP3 says.
+const MAY_BEGIN_WITH_HYPHEN: [&str; 3] = ["environment_file", "argv0", "refuse_message"];
+
 const ADDRESS: &str = "ADDRESS";
 const HANDLER: &str = "HANDLER";
 const PROGRAM: &str = "PROGRAM";
@@ -54,11 +57,18 @@ fn argument(flag: Flag) -> Arg {
     if let Some(default) = flag.default.filter(|_| flag.key != "control_socket") {
         doc = format!("{doc} [default: {}]", default.trim_matches('"'));
     }
-    Arg::new(flag.name)
+    let argument = Arg::new(flag.name);
+    // Of the keys with a boolean, this may have a table.
+    let argument = match flag.kind == Kind::Boolean && flag.key != "keepalive" {
+        true => argument.value_parser(["true", "false"]),
+        false => argument,
+    };
+    argument
         .long(flag.name)
         .value_name(flag.placeholder)
         .action(if repeatable { ArgAction::Append } else { ArgAction::Set })
         .allow_negative_numbers(flag.kind == Kind::Number)
+        .allow_hyphen_values(MAY_BEGIN_WITH_HYPHEN.contains(&flag.key))
         .help(doc)
 }
 
@@ -168,6 +178,15 @@ mod tests {
         let files = one.files.unwrap();
         assert_eq!((files.read.len(), files.execute.len(), one.required), (2, 3, false));
         assert_eq!((one.private_tmp, &one.system_calls.deny[..]), (Some(2 << 20), &["chmod".to_owned()][..]));
+        for flags in [
+            "--keepalive={idle=\"60s\",count=5}",
+            "--limits cpu_weight=50",
+            "--argv0 -sh",
+            "--environment-file -/nope",
+            "--overload refuse --refuse-message -ERR",
+        ] {
+            sandbox(flags).unwrap_or_else(|why| panic!("{flags}: {why}"));
+        }
         for (flags, complaint) in [
             ("--sandbox off", "\"off\" has no \"=\"\n   help: write NAME=VALUE, or false alone"),
             ("--sandbox network=none --sandbox false", "\"false\" has no \"=\""),

@@ -27,6 +27,17 @@ pub(crate) enum Address {
     Activated(String),
 }
 
+impl Address {
+    /// Whether the kernel is to choose a port.
+    pub(crate) fn has_any_port(&self) -> bool {
+        match self {
+            Address::Tcp(address) | Address::Udp(address) => address.port() == 0,
+            Address::Scoped(_, _, port) | Address::Any(port) => *port == 0,
+            Address::Unix(_) | Address::Abstract(_) | Address::Activated(_) => false,
+        }
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -85,12 +96,12 @@ fn link_local(ip: Ipv6Addr, interface: &str, port: u16) -> Result<Address, Addre
         || interface.contains(|c: char| c.is_ascii_whitespace() || ['/', ':', '\0'].contains(&c))
     {
         return Err(AddressError(format!(
-            "\"{interface}\" cannot be the name of an interface; ip link shows them"
+            "no address: \"{interface}\" cannot be the name of an interface; ip link shows them"
         )));
     }
     if !ip.is_unicast_link_local() {
         return Err(AddressError(format!(
-            "only a link-local address has an interface; write \"[{ip}]:{port}\""
+            "no link-local address, and only these have an interface; write \"[{ip}]:{port}\""
         )));
     }
     Ok(Address::Scoped(ip, interface.to_owned(), port))
@@ -106,7 +117,7 @@ fn tcp(address: SocketAddr) -> Result<Address, AddressError> {
     }
     if v6.ip().is_unicast_link_local() && v6.scope_id() == 0 {
         return Err(AddressError(format!(
-            "a link-local address is another one at every interface; write \"[{}%INTERFACE]:{port}\" with the interface \
+            "a link-local address, which is another one at every interface; write \"[{}%INTERFACE]:{port}\" with the interface \
              that ip -6 addr shows it at, as in \"[{}%eth0]:{port}\"",
             v6.ip(),
             v6.ip()
@@ -119,12 +130,12 @@ fn udp(text: &str) -> Result<Address, AddressError> {
     if let Some(port) = text.strip_prefix("*:").filter(|port| port.parse::<u16>().is_ok()) {
         // Who answers from a socket of both families answers IPv4 by the address of the machine, not by the one that was called.
         return Err(AddressError(format!(
-            "a datagram socket is of one family; write \"udp:0.0.0.0:{port}\" and \"udp:[::]:{port}\", or one of them"
+            "of both families, and a datagram socket is of one; write \"udp:0.0.0.0:{port}\" and \"udp:[::]:{port}\", or one of them"
         )));
     }
     if let Some((ip, interface, port)) = scoped(text) {
         return Err(AddressError(format!(
-            "a datagram socket has its interface by number or by a key; write \"udp:[::]:{port}\" with interface = \"{interface}\", or \
+            "an address with the name of an interface, and a datagram socket has that by number or by a key; write \"udp:[::]:{port}\" with interface = \"{interface}\", or \
              \"udp:[{ip}%NUMBER]:{port}\""
         )));
     }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
@@ -68,7 +69,8 @@ pub(crate) fn assemble(
     let strict_start = supervisor.strict_start.unwrap_or_default();
     let (mut services, mut unavailable) = (Vec::new(), BTreeMap::new());
     let mut tolerated = Vec::new();
-    let mut taken = Vec::new();
+    let control = supervisor.control_socket.iter().cloned().map(Address::Unix);
+    let mut taken: Vec<_> = control.map(|address| TakenAddress { address, owner: None }).collect();
     let defaults = defaults(SERVICE);
     let own_defaults = own_defaults(machine.application, problems);
     for (name, section) in &sections.services {
@@ -254,11 +256,11 @@ fn unknown<D>(name: &str, span: std::ops::Range<usize>, keys: &[Key<D>], header:
     Fault::new(span, format!("unknown key \"{name}\" in {header}")).help(help)
 }
 
-/// An address that a service has.
+/// An address that a service has, or preforkd itself.
 struct TakenAddress {
     address: Address,
-    service: String,
-    place: Place,
+    /// The service, and where it says so; `None` for the control socket.
+    owner: Option<(String, Place)>,
 }
 
 /// Reports addresses that another service, or the same one, has already.
@@ -271,23 +273,30 @@ fn take(
 ) {
     for address in &draft.listen {
         let place = origin.place(&address.span());
-        if let Some(other) = taken.iter().find(|other| clash(&other.address, address.get_ref())) {
+        let is_in_the_way = |other: &&TakenAddress| {
+            let is_its_own = other.owner.as_ref().is_some_and(|(owner, _)| owner == name);
+            clash(&other.address, address.get_ref()) || is_its_own && other.address == *address.get_ref()
+        };
+        if let Some(other) = taken.iter().find(is_in_the_way) {
             let same = &other.address == address.get_ref();
             let message = if same {
                 format!("{} is listened on a second time", other.address)
             } else {
                 format!("{} overlaps with {}", address.get_ref(), other.address)
             };
-            let fault = Fault::new(address.span(), message)
-                .note(format!("service \"{}\" has it at {}", other.service, other.place))
-                .help("every address can be used once");
+            let note = match &other.owner {
+                Some((service, place)) => format!("service \"{service}\" has it at {place}"),
+                None => "it is the control socket of preforkd itself".to_owned(),
+            };
+            let fault = Fault::new(address.span(), message).note(note).help("every address can be used once");
             problems.push(origin.error(fault));
         }
-        taken.push(TakenAddress { address: address.get_ref().clone(), service: name.to_owned(), place });
+        taken
+            .push(TakenAddress { address: address.get_ref().clone(), owner: Some((name.to_owned(), place)) });
     }
 }
 
-/// Whether the kernel would refuse to have both. Port 0 is a different one every time.
+/// Whether the kernel would refuse to have both. Port 0 is a different one for each service.
 pub(crate) fn clash(a: &Address, b: &Address) -> bool {
     let wildcard = |address: &SocketAddr| address.ip().is_unspecified();
     match (a, b) {
@@ -307,6 +316,14 @@ pub(crate) fn clash(a: &Address, b: &Address) -> bool {
                 && a.is_ipv4() == b.is_ipv4()
                 && (a == b || wildcard(a) || wildcard(b))
         }
+        (Address::Unix(a), Address::Unix(b)) => is_same_file(a, b),
         _ => a == b,
     }
+}
+
+/// Whether both are one file, by whatever way: the directories that there are tell.
+fn is_same_file(a: &Path, b: &Path) -> bool {
+    let in_directory =
+        |path: &Path| Some((path.parent()?.canonicalize().ok()?, path.file_name()?.to_owned()));
+    a == b || in_directory(a).is_some_and(|place| in_directory(b) == Some(place))
 }

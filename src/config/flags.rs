@@ -77,6 +77,8 @@ fn value(flag: &Given, index: usize) -> Result<Spanned<DeValue<'_>>, Fault> {
     let last = flag.texts.last().map(String::as_str).unwrap_or_default();
     let value = match flag.kind {
         Kind::Text => return Ok(string(last)),
+        // As a table it is written as in a file.
+        Kind::Boolean if last.trim_start().starts_with('{') => return Ok(any(last, &span)),
         Kind::Number | Kind::Boolean => scalar(last, flag.kind),
         Kind::List => DeValue::Array(flag.texts.iter().map(|text| string(text.as_str())).collect()),
         Kind::Table | Kind::Options => {

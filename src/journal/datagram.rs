@@ -27,8 +27,11 @@ impl From<io::Error> for SendError {
     }
 }
 
-/// A socket that is never connected: a connected one stays with the daemon that it found first, and is dead after its
-/// restart (rust-syslog issue 21, tracing issue 1758).
+/// A socket whose datagrams go to whoever is at a path: one that is connected stays with the daemon that it found first, and is dead after
+/// its restart (rust-syslog issue 21, tracing issue 1758).
+///
+/// It is connected all the same, for a process that has been root and is not any more: where the path lets in nobody else, it goes on
+/// with the daemon that it found then.
 pub(super) struct Datagram {
     socket: UnixDatagram,
     path: PathBuf,
@@ -41,6 +44,7 @@ impl Datagram {
         socket.set_nonblocking(true)?;
         // Room for a burst, as sd-journal does.
         message::set_room(socket.as_fd(), 8 << 20);
+        let _ = socket.connect(path);
         Ok(Datagram { socket, path: path.to_owned() })
     }
 
@@ -55,6 +59,9 @@ impl Datagram {
             match self.socket.send_to(datagram, &self.path) {
                 Ok(_) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    return self.socket.send(datagram).map(drop).map_err(|_| error);
+                }
                 Err(error) => return Err(error),
             }
         }

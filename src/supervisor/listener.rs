@@ -30,10 +30,25 @@ pub(super) struct Listener {
     systemd: Systemd,
 }
 
+/// Where a listener was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(super) struct WantedListener {
+    pub(super) address: Address,
+    /// By whom, if the kernel was to choose a port: each service has another.
+    service: Option<String>,
+}
+
+impl WantedListener {
+    pub(super) fn new(address: &Address, service: &str) -> Self {
+        let service = address.has_any_port().then(|| service.to_owned());
+        WantedListener { address: address.clone(), service }
+    }
+}
+
 /// What is known of a listening socket.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct ListenerRecord {
-    address: Address,
+    wanted: WantedListener,
     name: String,
     /// The file of a Unix socket that we made, and its inode.
     file: Option<(PathBuf, u64)>,
@@ -62,22 +77,23 @@ impl Listener {
     /// Of a socket that is bound, by the name that it has in messages. `file` is that of a Unix socket, and its inode.
     pub(super) fn new(
         socket: OwnedFd,
-        address: &Address,
+        wanted: WantedListener,
         name: String,
         file: Option<(PathBuf, u64)>,
         systemd: Systemd,
     ) -> Self {
         let standing = Cell::new(Standing::Closing);
-        Listener {
-            socket: socket.into(),
-            record: ListenerRecord { address: address.clone(), name, file, standing },
-            systemd,
-        }
+        Listener { socket: socket.into(), record: ListenerRecord { wanted, name, file, standing }, systemd }
     }
 
     /// Where it was asked for.
+    pub(super) fn wanted(&self) -> &WantedListener {
+        &self.record.wanted
+    }
+
+    /// The address of that.
     pub(super) fn address(&self) -> &Address {
-        &self.record.address
+        &self.record.wanted.address
     }
 
     pub(super) fn standing(&self) -> Standing {
@@ -132,13 +148,13 @@ impl Listener {
             self.record.standing.set(Standing::Closing);
             if self.is_ours() {
                 self.remove_file();
-                self.systemd.forget(&self.record.address);
+                self.systemd.forget(self.address());
             }
         }
     }
 
     pub(super) fn is_ours(&self) -> bool {
-        !matches!(self.record.address, Address::Activated(_))
+        !matches!(self.address(), Address::Activated(_))
     }
 
     pub(super) fn kind(&self) -> SocketKind {
@@ -154,7 +170,7 @@ impl Listener {
     }
 
     pub(super) fn is_tcp(&self) -> bool {
-        matches!(self.record.address, Address::Tcp(_) | Address::Scoped(..) | Address::Any(_))
+        matches!(self.address(), Address::Tcp(_) | Address::Scoped(..) | Address::Any(_))
     }
 
     /// Whether it listens at every address of this machine.
@@ -165,7 +181,7 @@ impl Listener {
 
     /// Whether nobody else can have its address before it is closed: others find a Unix socket by its file.
     pub(super) fn holds_address(&self) -> bool {
-        self.is_tcp() || matches!(self.record.address, Address::Udp(_) | Address::Abstract(_))
+        self.is_tcp() || matches!(self.address(), Address::Udp(_) | Address::Abstract(_))
     }
 
     /// Whether it is what it was when it was made. A Unix socket whose file somebody has removed or replaced is reached by
@@ -199,7 +215,7 @@ impl Listener {
 
     /// Whether the interface that its address names still is the one that it is bound to.
     fn is_at_interface(&self, bound: &SocketAddrV6) -> bool {
-        match &self.record.address {
+        match self.address() {
             Address::Scoped(_, name, _) => interface::index_of(name) == Some(bound.scope_id()),
             _ => true,
         }
@@ -263,9 +279,9 @@ impl Listener {
             SocketKind::Tcp => Ok(()),
         };
         if self.record.standing.replace(Standing::Open) != Standing::Open && self.is_ours() {
-            self.systemd.store(&self.record.address, self.descriptor());
+            self.systemd.store(self.address(), self.descriptor());
         }
-        let failed = |cause| ListenError::new(&self.record.address, cause);
+        let failed = |cause| ListenError::new(self.address(), cause);
         set.map_err(|error| failed(Cause::Io(error)))?;
         let Some((path, inode)) = self.record.file.as_ref().filter(|_| self.is_ours()) else { return Ok(()) };
         let set =

@@ -11,7 +11,7 @@ use std::rc::{Rc, Weak};
 use super::closing_listeners::ClosingListeners;
 use super::kept::Kept;
 use super::listen_error::{Cause, ListenError};
-use super::listener::{Listener, Standing, wanted};
+use super::listener::{Listener, Standing, WantedListener, wanted};
 use super::listener_options;
 use super::systemd::{ActivatedSockets, Systemd};
 use crate::config::{Address, ServiceConfig, SocketAccess, SocketKind, SocketOptions};
@@ -62,8 +62,8 @@ fn name(address: &Address, socket: BorrowedFd<'_>, has_file: bool) -> String {
 /// All listeners of the supervisor.
 #[derive(Debug)]
 pub(super) struct Listeners {
-    /// By address, so that a reload finds what is open. A listener that no service uses any more is closed.
-    open: HashMap<Address, Vec<Weak<Listener>>>,
+    /// By what was asked for, so that a reload finds what is open. A listener that no service uses any more is closed.
+    open: HashMap<WantedListener, Vec<Weak<Listener>>>,
     /// Those that were taken out of use. As long as somebody has one, its port is not free.
     closing: Vec<Weak<Listener>>,
     passed: ActivatedSockets,
@@ -87,12 +87,12 @@ impl Listeners {
             let sockets: io::Result<Vec<_>> = sockets.into_iter().map(FdNumber::take).collect();
             named.insert(name, sockets?);
         }
-        let mut open: HashMap<Address, Vec<Weak<Listener>>> = HashMap::new();
+        let mut open: HashMap<WantedListener, Vec<Weak<Listener>>> = HashMap::new();
         // A Unix socket that is closing has no way to it any more; its path is for another.
         let is_to_be_found =
             |listener: &&Rc<Listener>| listener.holds_address() || listener.standing() == Standing::Open;
         for listener in listeners.iter().filter(is_to_be_found) {
-            open.entry(listener.address().clone()).or_default().push(Rc::downgrade(listener));
+            open.entry(listener.wanted().clone()).or_default().push(Rc::downgrade(listener));
         }
         let is_closing = |listener: &&Rc<Listener>| listener.standing() == Standing::Closing;
         let closing = listeners.iter().filter(is_closing).map(Rc::downgrade).collect();
@@ -172,8 +172,9 @@ impl Listeners {
         self.closing.retain(|listener| listener.strong_count() > 0);
         let (mut all, mut missing) = (Vec::new(), Vec::new());
         for address in &service.listen {
+            let wanted = WantedListener::new(address, &service.name);
             let mut known: Vec<_> =
-                self.open.get(address).into_iter().flatten().filter_map(Weak::upgrade).collect();
+                self.open.get(&wanted).into_iter().flatten().filter_map(Weak::upgrade).collect();
             // Before another of the same name is stored.
             known.iter().filter(|listener| !listener.is_reachable()).for_each(|lost| lost.settle());
             known.retain(|listener| listener.is_reachable());
@@ -188,9 +189,9 @@ impl Listeners {
                 }
                 continue;
             }
-            match self.make(address, &service.socket, &service.socket_access) {
+            match self.make(&wanted, &service.socket, &service.socket_access) {
                 Ok(fresh) => {
-                    self.open.insert(address.clone(), fresh.iter().map(Rc::downgrade).collect());
+                    self.open.insert(wanted, fresh.iter().map(Rc::downgrade).collect());
                     all.extend(fresh);
                 }
                 Err(error) => missing.push(error),
@@ -225,7 +226,7 @@ impl Listeners {
         let covers = |other: &Rc<Listener>| socket::covers(other.descriptor(), listener.descriptor());
         let is_covered = listener.is_tcp() && wildcards.iter().any(covers);
         if let Some(open) =
-            self.open.get_mut(listener.address()).filter(|_| is_covered || !listener.holds_address())
+            self.open.get_mut(listener.wanted()).filter(|_| is_covered || !listener.holds_address())
         {
             open.retain(|other| !std::ptr::eq(other.as_ptr(), Rc::as_ptr(listener)));
         }
@@ -285,14 +286,15 @@ impl Listeners {
     /// New listeners at an address: one, or those that systemd has passed by this name.
     fn make(
         &mut self,
-        address: &Address,
+        wanted: &WantedListener,
         options: &SocketOptions,
         access: &SocketAccess,
     ) -> Result<Vec<Rc<Listener>>, ListenError> {
+        let address = &wanted.address;
         let sockets = self.sockets(address, options, access)?;
         let wrap = |Made { socket, file, listens }: Made| {
             let name = name(address, socket.as_fd(), file.is_some());
-            let listener = Listener::new(socket, address, name, file, self.systemd.clone());
+            let listener = Listener::new(socket, wanted.clone(), name, file, self.systemd.clone());
             if listens {
                 listener.begin(options);
             }

@@ -186,7 +186,7 @@ fn outcome(task: &ReadingTask, application: &Application, link: BorrowedFd<'_>) 
         None => config::load(path, tolerance, &machine),
     };
     let Loaded { config, warnings } = loaded.map_err(|errors| errors.to_string())?;
-    Ok(Checked { config, warnings: warnings.iter().map(Diagnostic::line).collect() })
+    Ok(Checked { config, warnings: warnings.iter().map(Diagnostic::reason).collect() })
 }
 
 fn send(link: BorrowedFd<'_>, outcome: &Outcome) -> io::Result<()> {

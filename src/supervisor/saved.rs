@@ -28,7 +28,7 @@ use crate::sys::memory;
 
 /// The version of this file, of the scoreboard's layout and of the messages to workers. It changes when a program of
 /// another version could misread one of them; then a restart is needed.
-const VERSION: u32 = 11;
+const VERSION: u32 = 12;
 
 /// Everything.
 #[derive(Debug, Serialize, Deserialize)]
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn another_version_needs_a_restart_and_garbage_is_no_state() {
-        for other in [r#"{"version": 4, "run": 7}"#, r#"{"version": 12, "state": null}"#] {
+        for other in [r#"{"version": 4, "run": 7}"#, r#"{"version": 13, "state": null}"#] {
             let error = Saved::read(file(other.as_bytes())).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::Unsupported);
             assert!(error.to_string().ends_with("a restart is needed"), "{error}");
@@ -174,7 +174,7 @@ mod tests {
         for end in 0..whole.len() {
             assert!(Saved::read(file(&whole[..end])).is_err(), "{end}");
         }
-        for text in ["", "[]", "{}", r#"{"version": -1}"#, r#"{"version": 11, "state": {}}"#, "\0\u{1}"] {
+        for text in ["", "[]", "{}", r#"{"version": -1}"#, r#"{"version": 12, "state": {}}"#, "\0\u{1}"] {
             assert!(Saved::read(file(text.as_bytes())).is_err(), "{text}");
         }
     }

@@ -193,7 +193,7 @@ impl State {
 fn never_served(name: &str, down: &DownService) -> ServiceStatus {
     ServiceStatus {
         name: name.to_owned(),
-        listen: Vec::new(),
+        listen: down.config.iter().flat_map(|config| &config.listen).map(ToString::to_string).collect(),
         paused: false,
         lameduck: false,
         down: Some(down.reason.clone()),

@@ -55,7 +55,13 @@ impl Trial {
         let nothing: [CString; 0] = [];
         let pid = fork(|child| {
             if child_fds::hand_over(child, &[far_end.as_fd(), state]).is_ok() {
-                let _ = process::exec(&program, &arguments, &nothing);
+                let error = process::exec(&program, &arguments, &nothing);
+                let _ = fd::inherited(3).and_then(|link| {
+                    orders::tell(
+                        link.as_fd(),
+                        &WorkerReport::failed(&format_args!("it cannot be run: {error}")),
+                    )
+                });
             }
             exit::OS
         })?;

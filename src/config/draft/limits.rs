@@ -37,13 +37,13 @@ pub(super) fn limit(
 }
 
 fn amount(unit: Unit, value: &TomlValue<'_>) -> Result<u64, Fault> {
-    if unit == Unit::Weight {
-        return whole::<1, 10_000, u64>(value);
-    }
     let DeValue::String(text) = value.get_ref() else {
+        if unit == Unit::Weight {
+            return whole::<1, 10_000, u64>(value);
+        }
         return whole::<0, { i64::MAX }, u64>(value);
     };
-    if text == "unlimited" {
+    if text == "unlimited" && unit != Unit::Weight {
         return Ok(u64::MAX);
     }
     let number = text.parse().ok().filter(|_| text.starts_with(|c: char| c.is_ascii_digit()));
@@ -54,6 +54,7 @@ fn amount(unit: Unit, value: &TomlValue<'_>) -> Result<u64, Fault> {
         Unit::Micros => parse_duration(text).map(|time| time.as_micros()).and_then(narrow),
         Unit::Count | Unit::Weight => None,
     });
+    let amount = amount.filter(|amount| unit != Unit::Weight || (1..=10_000).contains(amount));
     amount.ok_or_else(|| Fault::new(value.span(), format!("\"{text}\" is no value of this limit")))
 }
 
@@ -100,6 +101,8 @@ mod tests {
             ("memory = \"64M\"", "memory io"),
             ("tasks = 8", "memory pids io"),
             ("cpu_weight = 10000", "memory cpu io"),
+            // As a flag says it.
+            ("cpu_weight = \"50\"", "memory cpu io"),
             ("tasks = \"unlimited\"", "memory io"),
             ("nproc = 8", "memory io"),
         ] {
@@ -138,6 +141,8 @@ mod tests {
             ("memory = \"1K\"", "size"),
             ("tasks = 0", "is a number"),
             ("cpu_weight = 10001", "from 1 to 10000"),
+            ("cpu_weight = \"0\"", "from 1 to 10000"),
+            ("cpu_weight = \"unlimited\"", "from 1 to 10000"),
             ("cpu_weigth = 1", "did you mean \"cpu_weight\"?"),
             ("cpu = \"1M\"", "duration"),
             ("rttime = \"x\"", "microseconds"),

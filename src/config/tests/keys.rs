@@ -116,7 +116,7 @@ const EVERY_KEY: &[(&str, &str, &[&str])] = &[
     ("socket_mode", "\"0660\"", &["0660"]),
     ("pass_rights", "true", &["true"]),
     ("count_bytes", "false", &["false"]),
-    ("control_socket", "\"/run/x.sock\"", &["/run/x.sock"]),
+    ("control_socket", "\"/run/control.sock\"", &["/run/control.sock"]),
     ("drain_timeout", "\"5m\"", &["5m"]),
     ("target", "\"stderr\"", &["stderr"]),
     ("level", "\"debug\"", &["debug"]),
@@ -143,7 +143,7 @@ const EVERY_KEY: &[(&str, &str, &[&str])] = &[
 
 #[test]
 fn flags_equal_a_file() {
-    let is_of_files = |key: &str| key.starts_with("socket_");
+    let is_of_files = |key: &str| key.starts_with("socket_") || key == "pass_rights";
     // This is a handler's, and what is served here is a program.
     let fits_tcp = |key: &str| !is_of_files(key) && key != "options";
     flags_equal_a_file_with("[::1]:7", fits_tcp);

@@ -144,3 +144,38 @@ fn control_access_has_the_ids_of_this_machine() {
         assert!(place.complaints().contains(said), "{access}: {}", place.complaints());
     }
 }
+
+/// One address for two is an error, by whatever way it is one; a port that the kernel chooses is another for each service.
+#[test]
+fn no_two_have_one_address() {
+    let place = Scratch::new();
+    fs::create_dir(place.path().join("real")).unwrap();
+    std::os::unix::fs::symlink("real", place.path().join("link")).unwrap();
+    let check = |control: &str, one: &str, two: &str| {
+        let service =
+            |name: &str, listen: &str| format!("[service.{name}]\nlisten = {listen}\nhandler = \"echo\"\n");
+        let text = format!(
+            "[supervisor]\ncontrol_socket = \"{control}\"\n{}{}",
+            service("one", one),
+            service("two", two)
+        );
+        place.write("p.toml", &text.replace("DIR", &place.path().display().to_string()));
+        place.load().err().map(|problems| problems.to_string()).unwrap_or_default()
+    };
+    assert_eq!(check("DIR/control", "\"127.0.0.1:0\"", "\"127.0.0.1:0\""), "");
+    assert_eq!(check("DIR/control", "[\"*:0\", \"127.0.0.1:0\"]", "\"unix:DIR/real/s\""), "");
+    for (control, one, two, complaint) in [
+        (
+            "DIR/control",
+            "[\"127.0.0.1:0\", \"127.0.0.1:0\"]",
+            "\"*:0\"",
+            "127.0.0.1:0 is listened on a second time",
+        ),
+        ("DIR/control", "\"unix:DIR/link/s\"", "\"unix:DIR/real/s\"", "overlaps with unix:"),
+        ("DIR/control", "\"unix:DIR/real/../real/s\"", "\"unix:DIR/real/s\"", "overlaps with unix:"),
+        ("DIR/link/s", "\"unix:DIR/real/s\"", "\"*:0\"", "it is the control socket of preforkd itself"),
+    ] {
+        let said = check(control, one, two);
+        assert!(said.contains(complaint), "{control} {one} {two}: {said}");
+    }
+}

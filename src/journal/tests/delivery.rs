@@ -205,3 +205,25 @@ fn text_that_logs_while_it_is_formatted_does_no_harm() {
     assert_eq!(log.dropped(), 1);
     assert!(machine.stderr().starts_with("outer\n"));
 }
+
+/// As in a worker that is not root any more, where the path of the journal is root's alone.
+#[test]
+fn who_has_found_the_journal_goes_on_with_it() {
+    use std::os::unix::fs::PermissionsExt;
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let machine = FakeMachine::new();
+    let journal = FakeMachine::listen(&machine.journal);
+    std::fs::set_permissions(&machine.journal, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let log = machine.log(LogTarget::Journal, Level::Info, None);
+    // The capabilities of root over files go with his id for files, capabilities(7).
+    let as_nobody = |text: &str| {
+        crate::sys::process::with_files_of(65_534, || log.warning(None, format_args!("{text}")));
+    };
+    as_nobody("still there");
+    assert_eq!(parse(&receive(&journal).expect("it has come"))["MESSAGE"], "still there");
+    drop(journal);
+    as_nobody("away");
+    assert!(machine.stderr().contains("Permission denied"), "what can be done about it is what is said");
+}

@@ -20,7 +20,7 @@ pub(crate) static SUPERVISOR: &[Key<SupervisorDraft>] = &[
         placeholder: "PATH",
         default: Some(concat!("\"", control_socket!(), "\"")),
         example: "\"/run/preforkd/control.sock\"",
-        doc: "The Unix socket on which the service answers reload, upgrade and status",
+        doc: "The Unix socket on which preforkd is asked and told what to do, by its other commands",
         decode: Some(|draft, value| set(&mut draft.control_socket, supervisor::socket_path(value))),
     },
     Key {
@@ -227,7 +227,8 @@ pub(crate) static SERVICE: &[Key<ServiceDraft>] = &[
         placeholder: "USER",
         default: None,
         example: "\"nobody\"",
-        doc: "The user that connection processes become, a name or a number; { range = \"FIRST-LAST\" } gives each one of its own",
+        doc: "The user that connection processes become, a name or a number; { range = \"FIRST-LAST\" }, as a flag \
+              FIRST-LAST, gives each one of its own",
         decode: Some(draft::user),
     },
     Key {
@@ -381,7 +382,7 @@ pub(crate) static SERVICE: &[Key<ServiceDraft>] = &[
         placeholder: "BOOL",
         default: Some("false"),
         example: "true",
-        doc: "Whether idle connections are probed (SO_KEEPALIVE); in a file also how, as in { idle = \"60s\", interval = \"10s\", \
+        doc: "Whether idle connections are probed (SO_KEEPALIVE), or how, as in { idle = \"60s\", interval = \"10s\", \
               count = 5 }",
         decode: Some(draft::keepalive),
     },
