@@ -56,10 +56,10 @@ pub(super) fn show<T>(
     }
 }
 
-/// The code for a refusal: what is not there, or not now, is no fault of what was asked, whose code is `otherwise`.
+/// The code for a refusal: that it is not now is no fault of what was asked, whose code is `otherwise`.
 fn refused(reason: &ControlError, otherwise: u8) -> u8 {
     match reason {
-        ControlError::NoSuchService { .. } | ControlError::NotNow { .. } => exit::UNAVAILABLE,
+        ControlError::NotNow { .. } => exit::UNAVAILABLE,
         _ => otherwise,
     }
 }

@@ -155,6 +155,7 @@ const ROWS: &[Row] = &[
     row("socket_user = 4711", files_only, owns_file),
     row("socket_group = 4712", files_only, owns_file),
     row("socket_mode = '0640'", files_only, owns_file),
+    row("pass_rights = true", unix_only, serves),
     row("count_bytes = true", counts_bytes, is_counted),
     row("TCP allow = '192.0.2.0/24'\nUNIX allow = 'user:nobody'", everywhere, lets_nobody_in),
     row("TCP allow = '127.0.0.1'\nUNIX allow = ['user:root', 'group:nogroup']", everywhere, serves),
@@ -196,6 +197,10 @@ fn everywhere(_: At, _: Job) -> Option<&'static str> {
 
 fn tcp_only(at: At, _: Job) -> Option<&'static str> {
     at.is_unix().then_some(NO_TCP)
+}
+
+fn unix_only(at: At, _: Job) -> Option<&'static str> {
+    (!at.is_unix()).then_some("it can do nothing without a listener at a Unix socket")
 }
 
 fn by_address(at: At, _: Job) -> Option<&'static str> {
