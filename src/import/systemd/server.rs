@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::service::Command;
+use super::service::{Command, DYNAMIC_USER};
 use super::{Protects, UnitPair, UnitReading, next_range};
 use crate::import::model::{Imported, ImportedService, quoted};
 use crate::import::names::ServiceNames;
@@ -131,7 +131,7 @@ impl UnitReading<'_> {
             }
         }
         if unit.last("Service", "DynamicUser").and_then(boolean) == Some(true) {
-            self.service.guarded("DynamicUser=yes", "name a user");
+            self.service.guarded("DynamicUser=yes", DYNAMIC_USER);
         }
         // Of two lines of the unit the later counts, of the unit and the command line this.
         let changed: Vec<&str> = unit
@@ -177,7 +177,10 @@ fn of_server_alone(service: &mut ImportedService, entry: &Assignment, value: &st
         "StandardInput" | "StandardOutput" => {
             service.dropped(written, "of the server itself: programs have their connection");
         }
-        "Type" | "KillMode" => service.dropped(written, "it is about the server itself"),
+        "Type" | "KillMode" | "KillSignal" | "SendSIGKILL" | "SendSIGHUP" | "NonBlocking" | "ExitType"
+        | "WatchdogSec" | "PIDFile" | "TimeoutStartSec" | "TimeoutSec" | "TimeoutStopSec" | "Sockets" => {
+            service.dropped(written, "it is about the server itself");
+        }
         "RuntimeMaxSec" => {
             service.like(written, "after that the server would be started anew; preforkd goes on");
         }

@@ -1,5 +1,7 @@
 //! The parsers, on texts; tests/suite/imported has real files and the real command.
 
+mod units;
+
 use std::fmt::Write;
 
 use super::client_rules::PeerFile;
