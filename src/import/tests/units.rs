@@ -400,3 +400,15 @@ fn commands_beside_the_program_are_named_with_a_way_out() {
     let text = printed(pair(WAITS, "[Service]\nExecStart=/usr/bin/k\nDynamicUser=yes\n"));
     assert!(!is_served(&text) && text.contains("sysusers.d"), "{text}");
 }
+
+#[test]
+fn several_servers_of_one_unit_are_several_services() {
+    let socat = |port: u16| format!("ExecStart=/bin/sh -c 'socat TCP4-L:{port},fork EXEC:/bin/cat &'\n");
+    let unit = format!("[Service]\nUser=nobody\nType=oneshot\nRemainAfterExit=yes\n{}{}", socat(7), socat(9));
+    let text = keys(server("x", &unit));
+    assert!(text.contains("[service.x]\nlisten = [\"0.0.0.0:7\"]"), "{text}");
+    assert!(text.contains("[service.x-2]\nlisten = [\"0.0.0.0:9\"]"), "{text}");
+    // Not one of them without the other.
+    let text = printed(server("x", &format!("{unit}ExecStart=/bin/true\n")));
+    assert!(text.contains("\n#[service.x]") && text.contains("refused: ExecStart=/bin/true"), "{text}");
+}
