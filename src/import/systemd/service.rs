@@ -88,6 +88,14 @@ impl UnitReading<'_> {
                 self.service.about("user", Takeover::Exact, "SECURITY", "think whether it has to be root");
             }
         }
+        match dynamic {
+            Some(true) if user.is_some() && !self.accepts => self.service.like(
+                "DynamicUser=yes",
+                "that user has to be there: sysusers.d makes it, as \"u NAME\" in /etc/sysusers.d/NAME.conf",
+            ),
+            Some(false) => self.service.same("DynamicUser=no", ""),
+            _ => (),
+        }
         self.keys(unit, |_, _, _| false);
     }
 
@@ -330,7 +338,7 @@ impl UnitReading<'_> {
             },
             // Read beside the socket's, as they say of what one program gets.
             "Sockets" => service.dropped(written, "the socket that is named is its own"),
-            "Type" => self.start_type(value, written),
+            "Type" => self.start_type(value, written, unit),
             "MemoryMax" | "MemoryHigh" | "MemoryLimit" | "TasksMax" | "CPUWeight" => cgroup_limit(service, key, value, written, unit),
             _ if key.starts_with("Limit") => rlimit(service, key, value, written),
             "ProtectSystem" => {
@@ -391,10 +399,15 @@ impl UnitReading<'_> {
     }
 
     /// `Type=`.
-    fn start_type(&mut self, value: &str, written: &str) {
+    fn start_type(&mut self, value: &str, written: &str, unit: &UnitFile) {
+        let goes_on = matches!(unit.last("Service", "KillMode"), Some("process" | "none"));
         let service = &mut *self.service;
         match (value, self.accepts) {
             ("simple" | "exec" | "oneshot" | "idle", _) => service.same(written, ""),
+            ("forking", true) if goes_on => service.like(
+                written,
+                "what has gone to the background goes on, and preforkd neither counts nor ends it",
+            ),
             ("forking", true) => service.refused(
                 written,
                 "the connection ends with the program, and what has gone to the background is killed: have it stay in the foreground, or set kill_mode = \"process\"",

@@ -29,12 +29,15 @@ impl UnitReading<'_> {
         let only_v6 = socket.last("Socket", "BindIPv6Only") == Some("ipv6-only");
         match self.accepts {
             true => self.service.same("Accept=yes", "a process for each connection"),
-            false => self.service.near(
-                ACCEPT_NO,
-                "wait",
-                "true",
-                "one program gets the listening socket, by the name of listener; when it ends, it is started again by the next who calls",
-            ),
+            false => {
+                let unit = self.pair.service.as_ref();
+                let is_input = unit.and_then(|unit| unit.last("Service", "StandardInput")) == Some("socket");
+                let named = if is_input { "" } else { ", which LISTEN_FDNAMES calls listener" };
+                let why = format!(
+                    "one program gets the listening socket{named}; when it ends, it is started again by the next who calls"
+                );
+                self.service.near(ACCEPT_NO, "wait", "true", why);
+            }
         }
         if self.accepts {
             let most = socket.last("Socket", "MaxConnections").and_then(number);

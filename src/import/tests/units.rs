@@ -226,6 +226,8 @@ fn a_daemon_that_goes_to_the_background_is_refused() {
         assert!(!is_served(&text) && text.contains("refused: Type=forking: "), "{text}");
         assert!(text.contains("stay in the foreground"), "{text}");
     }
+    let goes_on = connection("Type=forking\nKillMode=process\n");
+    assert!(is_served(&goes_on) && verdict(&goes_on, "Type=forking").starts_with("near: "), "{goes_on}");
     for kind in ["notify", "notify-reload", "dbus"] {
         let text = waiting("", &format!("Type={kind}\nPIDFile=/run/k.pid\nWatchdogSec=9\n"));
         assert!(is_served(&text), "{text}");
@@ -395,8 +397,8 @@ fn commands_beside_the_program_are_named_with_a_way_out() {
         assert!(!is_served(&text) && text.contains(way), "{line}: {text}");
     }
     assert!(is_served(&waiting("", "ExecStop=/bin/kill $MAINPID\n")));
-    let dynamic = waiting("", "DynamicUser=yes\n").replace("User=nobody", "");
-    assert!(dynamic.contains("user"), "{dynamic}");
+    let named = waiting("", "DynamicUser=yes\n");
+    assert!(is_served(&named) && verdict(&named, "DynamicUser=").contains("sysusers.d"), "{named}");
     let text = printed(pair(WAITS, "[Service]\nExecStart=/usr/bin/k\nDynamicUser=yes\n"));
     assert!(!is_served(&text) && text.contains("sysusers.d"), "{text}");
 }
