@@ -205,8 +205,8 @@ impl Supervisor {
         match until {
             AtRest::Accepting => Some(Answer::Done(lines.clone())),
             AtRest::Connections => meant.iter().all(|one| state.live_of(one) == 0).then(|| {
-                let lines: Vec<_> =
-                    meant.iter().map(|one| format!("{}: paused, and has no connections", one.name)).collect();
+                let mut lines = self.down_among(service.as_deref());
+                lines.extend(meant.iter().map(|one| format!("{}: paused, and has no connections", one.name)));
                 Answer::Done(lines.join("\n"))
             }),
         }

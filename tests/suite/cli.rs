@@ -2,8 +2,9 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-use crate::support::{self, Preforkd, address, preforkd, text, write};
+use crate::support::{self, BINARY, Preforkd, address, preforkd, text, write};
 
 const USAGE: i32 = 64;
 const UNREACHABLE: i32 = 69;
@@ -241,4 +242,56 @@ fn what_is_doubtful_is_one_line_of_the_log_and_serve_is_quiet() {
     });
     let serve = Preforkd::serve(&[], "0.0.0.0:0", &["echo"]).start();
     assert_eq!(serve.log.count(|line| line.contains("warning")), 0);
+}
+
+/// What is cut off where the disk was full must not look like the whole; who reads no further has what he wanted.
+#[test]
+fn what_cannot_be_written_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("preforkd.toml");
+    write(&path, "[service.x]\nlisten = \"127.0.0.1:7\"\nhandler = \"echo\"\n");
+    let inetd = dir.path().join("inetd.conf");
+    write(&inetd, "daytime stream tcp nowait root internal\n");
+    let server = Preforkd::serve(&[], "127.0.0.1:0", &["echo"]).start();
+    let own = |command: &'static [&'static str]| [command, &["--control", server.control()]].concat();
+    for arguments in [
+        vec!["--help"],
+        vec!["serve", "--help"],
+        vec!["interface"],
+        vec!["check", "--config", path.to_str().unwrap()],
+        vec!["import", inetd.to_str().unwrap()],
+        own(&["status"]),
+        own(&["status", "--json"]),
+        own(&["connections"]),
+        own(&["bans"]),
+        own(&["metrics"]),
+        own(&["pause", "echo"]),
+    ] {
+        let run = |stdout: Stdio| {
+            Command::new(BINARY).args(&arguments).stdout(stdout).stderr(Stdio::piped()).output().unwrap()
+        };
+        let full = run(std::fs::File::options().write(true).open("/dev/full").unwrap().into());
+        assert_eq!(full.status.code(), Some(71), "{arguments:?}");
+        assert!(
+            text(&full.stderr).contains("cannot write to stdout: No space left on device"),
+            "{arguments:?}"
+        );
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        assert_eq!(run(writer.into()).status.code(), Some(0), "{arguments:?}");
+    }
+}
+
+/// A parent that ignores SIGCHLD, as an exec leaves it: nobody would be told how getent has ended.
+#[test]
+fn a_parent_that_ignores_its_children_is_no_fault_of_the_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("preforkd.toml");
+    write(&path, "[service.x]\nlisten = \"127.0.0.1:7\"\nexec = [\"cat\"]\nuser = \"nobody\"\n");
+    let check = format!("exec {BINARY} check --config {}", path.display());
+    let output = Command::new("perl")
+        .args(["-e", "$SIG{CHLD} = 'IGNORE'; exec 'sh', '-c', @ARGV", &check])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
 }

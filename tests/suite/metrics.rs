@@ -273,7 +273,8 @@ fn a_client_gets_the_format_that_it_reads() {
     let exporter = Exporter::of(&server, &[]);
     let reply = exporter.get("/metrics");
     assert_eq!(reply.status, 200);
-    assert_eq!(reply.fields["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+    assert_eq!(reply.fields["content-type"], "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    assert!(reply.body.ends_with("# EOF\n"));
     assert_eq!(reply.fields["connection"], "close");
     assert_eq!(reply.fields["content-length"], reply.body.len().to_string());
     assert_eq!(sample(&reply.body, "preforkd_up"), Some(1.0));

@@ -84,7 +84,9 @@ fn the_limit_is_as_in_the_model() {
 
 #[test]
 fn spares_that_are_taken_and_killed_are_as_in_the_model() {
-    let Some(server) = traced("a model's spares", &["--spare", "2"], ",read,write,recvfrom") else { return };
+    let Some(server) = traced("a model's spares", &["--spare", "2"], ",read,write,recvfrom,recvmsg") else {
+        return;
+    };
     let address = server.address();
     for _ in 0..2 {
         eventually("spares", || server.count("spares") == 2);
@@ -106,7 +108,9 @@ fn reloads_are_as_in_the_model() {
     let address = address::fresh();
     let config = |limit: u32| echo_service(address, &format!("workers = 1\nmax_connections = {limit}"));
     let server = Preforkd::run(&config(5));
-    let Some(server) = under_strace("a model's reload", server, ",recvfrom,socketpair") else { return };
+    let Some(server) = under_strace("a model's reload", server, ",recvfrom,recvmsg,socketpair") else {
+        return;
+    };
     assert_eq!(exchange(address, b"x"), b"x");
     // One with a new worker, then a worker that is killed, one that changes nothing, and one that is refused.
     server.configure(&config(6));
@@ -130,7 +134,9 @@ fn reloads_that_meet_or_fail_are_as_in_the_model() {
     let address = address::fresh();
     let config = |keys: &str| echo_service(address, &format!("workers = 1\n{keys}"));
     let server = Preforkd::run(&config("")).by_user(391, 500);
-    let Some(server) = under_strace("a model's reloads", server, ",recvfrom,socketpair") else { return };
+    let Some(server) = under_strace("a model's reloads", server, ",recvfrom,recvmsg,socketpair") else {
+        return;
+    };
     // The second mostly finds the first under way. Who is traced cannot be stopped until both have asked.
     let reload_twice = || {
         std::thread::scope(|scope| {
@@ -158,7 +164,9 @@ fn reloads_that_meet_or_fail_are_as_in_the_model() {
 fn upgrades_are_as_in_the_model() {
     let options = ["--workers", "1", "--spare", "1"];
     let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).own_copy();
-    let Some(server) = under_strace("a model's upgrade", server, ",recvfrom,socketpair,read") else { return };
+    let Some(server) = under_strace("a model's upgrade", server, ",recvfrom,recvmsg,socketpair,read") else {
+        return;
+    };
     eventually("a spare", || server.count("spares") == 1);
     // Its spare is taken, and it dies before it has heard of that.
     let worker = server.worker();

@@ -457,3 +457,51 @@ fn a_service_that_there_is_not_is_no_service_to_pause() {
     }
     assert_eq!(operate(&server, "pause", &[]).0, Some(64));
 }
+
+#[test]
+fn what_is_down_has_nothing_to_pause() {
+    let config = echo_service(address::fresh(), "").replace(".echo", ".one")
+        + "[service.two]\nlisten = \"unix:DIR/two\"\nexec = [\"DIR/program\"]\n";
+    let server = Preforkd::run(&config).start();
+    for command in ["pause", "drain", "resume"] {
+        let (code, said) = operate(&server, command, &["two"]);
+        assert_eq!(code, Some(69), "{command}: {said}");
+        assert!(said.contains("two: is down, and accepts as soon as it can be served: "), "{said}");
+    }
+    let (code, said) = operate(&server, "drain", &[]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("two: is down") && said.contains("one: paused, and has no connections"), "{said}");
+}
+
+#[test]
+fn who_waits_for_a_drain_is_told_for_what() {
+    let server = serve(address::fresh(), WAYS[0]);
+    let mut client = connect(server.tcp_addresses()[0]);
+    echo(&mut client, b"x");
+    let (code, said) = operate(&server, "drain", &["--timeout", "1s", "one"]);
+    assert_eq!(code, Some(69));
+    assert!(said.contains("it waits for 1 connection of one to end"), "{said}");
+    drop(client);
+}
+
+#[test]
+fn what_ends_is_told_so_and_no_configuration_is_blamed() {
+    let server = serve(address::fresh(), WAYS[0]);
+    let mut client = connect(server.tcp_addresses()[0]);
+    echo(&mut client, b"x");
+    server.signal(Signal::SIGTERM);
+    eventually("it drains", || server.status()["state"] == "draining");
+    for (command, service) in [
+        ("reload", None),
+        ("upgrade", None),
+        ("pause", Some("one")),
+        ("drain", Some("one")),
+        ("lameduck", Some("one")),
+    ] {
+        let (code, said) = operate(&server, command, service.as_slice());
+        assert_eq!(code, Some(69), "{command}: {said}");
+        assert!(said.contains("preforkd is ending, and accepts nobody any more"), "{command}: {said}");
+    }
+    drop(client);
+    assert_eq!(server.ending(), "0");
+}

@@ -182,3 +182,36 @@ fn a_passed_socket_of_another_name_is_an_error_that_says_both_names() {
     server.log.wait("both names", |line| line.contains("web") && line.contains("mail"));
     server.wait_empty();
 }
+
+/// Each service has a port of its own where the kernel is to choose one, whatever else is the same, also after a reload and an upgrade.
+#[test]
+fn no_two_services_share_a_port_that_the_kernel_has_chosen() {
+    let service = |name: &str, handler: &str| {
+        format!("[service.{name}]\nlisten = \"127.0.0.1:0\"\nhandler = \"{handler}\"\nworkers = 1\n")
+    };
+    let two = service("one", "echo") + &service("two", "discard");
+    let server = Preforkd::run(&two).start();
+    let addresses = |server: &Running| {
+        let addresses = server.tcp_addresses();
+        assert_eq!(addresses.iter().collect::<std::collections::BTreeSet<_>>().len(), addresses.len());
+        addresses
+    };
+    let first = addresses(&server);
+    server.configure(&(two + &service("three", "daytime")));
+    server.reload_ok();
+    let all = addresses(&server);
+    assert!(all.len() == 3 && first.iter().all(|address| all.contains(address)), "{first:?} {all:?}");
+    assert!(server.upgrade().status.success());
+    assert_eq!(addresses(&server), all);
+    for (address, answer) in all.iter().map(|address| (address, exchange(*address, b"x"))) {
+        let status = server.status();
+        let is_it = |service: &&serde_json::Value| service["listen"][0] == address.to_string();
+        let service = status["services"].as_array().unwrap().iter().find(is_it).unwrap().clone();
+        let wanted = match service["name"].as_str().unwrap() {
+            "one" => answer == b"x",
+            "two" => answer.is_empty(),
+            _ => answer.len() > 10,
+        };
+        assert!(wanted, "{service}: {answer:?}");
+    }
+}

@@ -92,6 +92,13 @@ fn every_reply_is_what_the_interface_says() {
     let no_such = client.call("org.varlink.service.GetInterfaceDescription", json!({"interface": "x.y"}));
     assert_eq!(no_such["error"], "org.varlink.service.InterfaceNotFound");
 
+    let mut last = connect(listen);
+    echo(&mut last, b"x");
+    server.signal(Signal::SIGTERM);
+    eventually("it drains", || ask(&mut client, "GetStatus", json!({}))["parameters"]["state"] == "draining");
+    let ending = ask(&mut client, "Pause", json!({"service": "echo"}));
+    assert_eq!(ending["error"], "org.preforkd.Control.NotNow", "{ending}");
+
     let all: BTreeSet<_> = interface.methods.keys().cloned().collect();
     assert_eq!(called, all);
     let own = |name: &str| format!("{CONTROL}.{name}");

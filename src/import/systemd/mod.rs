@@ -1,9 +1,11 @@
 //! Pairs of systemd's units: a `.socket` and the `.service` that it starts. And a `.service` alone that starts a server which
 //! another module reads.
 
+mod known;
 mod server;
 mod service;
 mod socket;
+mod specifier;
 
 use std::collections::BTreeMap;
 
@@ -13,6 +15,7 @@ use crate::import::unit_file::{Assignment, UnitFile, boolean};
 
 pub(crate) use server::{read_server, starts_a_server};
 use service::Protects;
+use specifier::Of;
 
 /// A pair as it was found, or a service alone.
 #[derive(Debug, Default)]
@@ -30,41 +33,6 @@ pub(crate) struct UnitPair {
 }
 
 impl UnitPair {
-    /// Of which a service is an instance: what stands behind the @ in its name.
-    fn instance(&self) -> Option<&str> {
-        self.name.split_once('@').map(|(_, instance)| instance).filter(|instance| !instance.is_empty())
-    }
-
-    /// With the specifiers that are known here.
-    pub(crate) fn specified(&self, value: &str) -> Option<String> {
-        let mut result = String::new();
-        let mut characters = value.chars();
-        while let Some(character) = characters.next() {
-            if character != '%' {
-                result.push(character);
-                continue;
-            }
-            match characters.next()? {
-                '%' => result.push('%'),
-                't' => result.push_str("/run"),
-                'S' => result.push_str("/var/lib"),
-                'C' => result.push_str("/var/cache"),
-                'L' => result.push_str("/var/log"),
-                'E' => result.push_str("/etc"),
-                'T' => result.push_str("/tmp"),
-                'V' => result.push_str("/var/tmp"),
-                'p' | 'N' if self.instance().is_none() => {
-                    result.push_str(self.name.trim_end_matches('@'));
-                }
-                'p' => result.push_str(self.name.split('@').next().unwrap_or_default()),
-                'N' => result.push_str(&self.name),
-                'i' | 'I' => result.push_str(self.instance()?),
-                _ => return None,
-            }
-        }
-        Some(result)
-    }
-
     /// Whether there is a service alone, which has no connection.
     fn is_alone(&self) -> bool {
         self.service_name.is_empty()
@@ -73,12 +41,15 @@ impl UnitPair {
 
 /// The name of the service unit that a socket starts.
 pub(crate) fn service_of(name: &str, socket: &UnitFile) -> String {
-    let accepts = accepts(socket);
-    match socket.last("Socket", "Service") {
-        Some(service) if !accepts => service.to_owned(),
-        _ if accepts => format!("{name}@.service"),
-        _ => format!("{name}.service"),
+    if accepts(socket) {
+        let prefix = name.split('@').next().unwrap_or_default();
+        return format!("{prefix}@.service");
     }
+    let written = socket.last("Socket", "Service").map(|service| {
+        let pair = UnitPair { name: name.to_owned(), ..UnitPair::default() };
+        pair.specify(service, Of::Socket).unwrap_or_else(|_| service.to_owned())
+    });
+    written.unwrap_or_else(|| format!("{name}.service"))
 }
 
 fn accepts(socket: &UnitFile) -> bool {
@@ -118,7 +89,45 @@ pub(crate) fn read(pair: &UnitPair, names: &ServiceNames, imported: &mut Importe
             reading.service.refused(pair.service_name.clone(), instead);
         }
     }
+    if !accepts {
+        of_one_program(pair, &mut service, imported);
+    }
     imported.services.push(service);
+}
+
+const ONE_PROGRAM: &str = "systemd gives all of these sockets to one program, preforkd starts a program for each, with that socket alone: \
+                           leave it to systemd, or, if the program may run several times, take the # away";
+
+/// With `Accept=no`, one program gets the sockets of all units that name it, systemd.socket(5) Service= and systemd.service(5) Sockets=.
+fn of_one_program(pair: &UnitPair, service: &mut ImportedService, imported: &mut Imported) {
+    let listens = pair.socket.of("Socket").filter(|entry| entry.key.starts_with("Listen"));
+    let listens: Vec<String> = listens.map(Assignment::written).collect();
+    if listens.len() > 1 {
+        service.refused(listens.join(" "), ONE_PROGRAM);
+    }
+    let own = format!("{}.socket", pair.name);
+    let others = pair.service.iter().flat_map(|unit| unit.all("Service", "Sockets"));
+    let others: Vec<String> = others
+        .flat_map(|names| names.split_whitespace())
+        .filter_map(|name| pair.specified(name).filter(|name| *name != own))
+        .collect();
+    if !others.is_empty() {
+        service.refused(format!("Sockets={}", others.join(" ")), ONE_PROGRAM);
+    }
+    for other in imported.services.iter_mut().filter(|other| other.names(ACCEPT_NO)) {
+        if started(other) == pair.service_name {
+            other.refused(format!("{} of {own}, too", pair.service_name), ONE_PROGRAM);
+            service.refused(format!("{} of {}, too", pair.service_name, other.place), ONE_PROGRAM);
+        }
+    }
+}
+
+const ACCEPT_NO: &str = "Accept=no";
+
+/// Which service the socket starts that this was read from.
+fn started(service: &ImportedService) -> String {
+    let written = service.notes.iter().find_map(|note| note.construct.strip_prefix("Service="));
+    written.map_or_else(|| format!("{}.service", service.name), str::to_owned)
 }
 
 fn is_of_systemd(pair: &UnitPair) -> bool {
@@ -156,19 +165,40 @@ impl UnitReading<'_> {
             "Conflicts" => {
                 self.service.like(entry.written(), "stop that unit yourself: both would want the port");
             }
+            "Wants" | "Requires" | "Requisite" | "BindsTo" | "BindTo" | "Upholds" => self.needs(entry),
+            "OnFailure" | "OnSuccess" | "FailureAction" | "SuccessAction" | "StartLimitAction" => {
+                self.service
+                    .like(entry.written(), "nothing is done when a program ends; the log says how it has");
+            }
+            "RequiresMountsFor" | "WantsMountsFor" => self.service.like(
+                entry.written(),
+                "say it in a drop-in of preforkd.service, which is started without it otherwise",
+            ),
+            "JoinsNamespaceOf" => {
+                self.service.like(entry.written(), "programs share no namespace with that unit");
+            }
             _ => self
                 .service
                 .dropped(entry.written(), "preforkd.service itself is started and ordered by its unit"),
         }
     }
 
-    /// What is to be done about a specifier that is not known.
-    fn of_whom(&self, in_a_pair: &'static str) -> &'static str {
-        match self.pair.is_alone() && self.pair.name.ends_with('@') {
-            true => {
-                "%i is the name of an instance: import the link by which that is enabled, as multi-user.target.wants/NAME@INSTANCE.service"
-            }
-            false => in_a_pair,
+    /// Services that were started because of this one, as those that make its keys: nothing else may start them.
+    fn needs(&mut self, entry: &Assignment) {
+        let own = &self.pair.service_name;
+        let services: Vec<&str> =
+            entry.value.split_whitespace().filter(|name| name.ends_with(".service") && name != own).collect();
+        match services.is_empty() {
+            true => self
+                .service
+                .dropped(entry.written(), "preforkd.service itself is started and ordered by its unit"),
+            false => self.service.like(
+                entry.written(),
+                format!(
+                    "nothing here starts that: enable it, or systemctl add-wants preforkd.service {}",
+                    services.join(" ")
+                ),
+            ),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::service::Command;
+use super::service::{Command, DYNAMIC_USER};
 use super::{Protects, UnitPair, UnitReading, next_range};
 use crate::import::model::{Imported, ImportedService, quoted};
 use crate::import::names::ServiceNames;
@@ -58,38 +58,56 @@ pub(crate) fn read_server(
     let mut service = ImportedService::new(&pair.name, pair.place.clone());
     let range = next_range(imported);
     let starts: Vec<&str> = unit.all("Service", "ExecStart").collect();
-    let command = match starts[..] {
-        [line] => reading(pair, &mut service, range).command(line, unit),
-        _ => {
+    // Only of a oneshot there may be several, systemd.service(5) ExecStart=.
+    let is_oneshot = unit.last("Service", "Type") == Some("oneshot");
+    let commands: Vec<Command> = match starts[..] {
+        [] => {
+            service.refused("no ExecStart=", "name the program");
+            Vec::new()
+        }
+        [_, _, ..] if !is_oneshot || starts.len() > MOST_STARTS => {
             service.refused("more than one ExecStart=", "import a file with each command line");
-            None
+            Vec::new()
+        }
+        _ => {
+            starts.iter().filter_map(|line| reading(pair, &mut service, range).command(line, unit)).collect()
         }
     };
-    let found = command.as_ref().map_or_else(Vec::new, |command| {
-        let user = unit.last("Service", "User");
-        let user = user.and_then(|user| pair.specified(user));
-        let start = ServerStart {
-            origin: &|_| pair.place.clone(),
-            name: Some(&pair.name),
-            user: RunAs::from_start(user),
-            prepare: &|service| reading(pair, service, range).environment(unit),
-        };
-        ucspi::services(commands_of(&command.words, &command.variables), &start, names, beside)
-    });
-    if let (Some(command), []) = (&command, found.as_slice()) {
-        let instead = "with its variables filled in it is no server that can be read; write its words";
-        service.refused(&command.written, instead);
+    let user = unit.last("Service", "User");
+    let user = user.and_then(|user| pair.specified(user));
+    let start = ServerStart {
+        origin: &|_| pair.place.clone(),
+        name: Some(&pair.name),
+        user: RunAs::from_start(user),
+        prepare: &|service| reading(pair, service, range).environment(unit),
+    };
+    let mut found: Vec<(ImportedService, Option<&Command>)> = Vec::new();
+    for command in &commands {
+        let services =
+            ucspi::services(commands_of(&command.words, &command.variables), &start, names, beside);
+        if services.is_empty() {
+            let instead = "with its variables filled in it is no server that can be read; write its words";
+            service.refused(&command.written, instead);
+        }
+        found.extend(services.into_iter().map(|service| (service, Some(command))));
     }
-    let is_refused = found.is_empty();
-    if is_refused {
+    // Not some of them in silence without the others.
+    if service.is_refused() || found.is_empty() {
         reading(pair, &mut service, range).environment(unit);
+        found = vec![(service, commands.first())];
     }
-    for mut service in found.into_iter().chain(is_refused.then_some(service)) {
-        if let Some(Command { written, why, .. }) = &command {
+    for (mut service, command) in found {
+        if let Some(Command { written, why, .. }) = command {
             match why.is_empty() {
                 true => service.same(written, "word by word, above"),
                 false => service.like(written, why.join("; ")),
             }
+        }
+        if commands.len() > 1 {
+            service.like(
+                "Type=oneshot",
+                "systemd starts the next only when the one before has ended, preforkd serves all",
+            );
         }
         reading(pair, &mut service, range).of_server(unit);
         imported.services.push(service);
@@ -131,7 +149,7 @@ impl UnitReading<'_> {
             }
         }
         if unit.last("Service", "DynamicUser").and_then(boolean) == Some(true) {
-            self.service.guarded("DynamicUser=yes", "name a user");
+            self.service.guarded("DynamicUser=yes", DYNAMIC_USER);
         }
         // Of two lines of the unit the later counts, of the unit and the command line this.
         let changed: Vec<&str> = unit
@@ -177,7 +195,10 @@ fn of_server_alone(service: &mut ImportedService, entry: &Assignment, value: &st
         "StandardInput" | "StandardOutput" => {
             service.dropped(written, "of the server itself: programs have their connection");
         }
-        "Type" | "KillMode" => service.dropped(written, "it is about the server itself"),
+        "Type" | "KillMode" | "KillSignal" | "SendSIGKILL" | "SendSIGHUP" | "NonBlocking" | "ExitType"
+        | "WatchdogSec" | "PIDFile" | "TimeoutStartSec" | "TimeoutSec" | "TimeoutStopSec" | "Sockets" => {
+            service.dropped(written, "it is about the server itself");
+        }
         "RuntimeMaxSec" => {
             service.like(written, "after that the server would be started anew; preforkd goes on");
         }

@@ -1,10 +1,25 @@
 //! The keys of a `.socket`.
 
-use super::UnitReading;
+use super::service::NO_SPAN;
+use super::specifier::Of;
+use super::{ACCEPT_NO, UnitReading, known};
 use crate::import::model::{ImportedService, Takeover, list, number, quoted};
 use crate::import::names::ServiceNames;
 use crate::import::place::{self, Host};
 use crate::import::unit_file::{Assignment, UnitFile, boolean, span};
+
+/// Keys in which specifiers count, as far as their values count here.
+const SPECIFIED: [&str; 7] = [
+    "ListenStream",
+    "ListenDatagram",
+    "BindToDevice",
+    "FileDescriptorName",
+    "Service",
+    "SocketGroup",
+    "SocketUser",
+];
+
+const OF_DATAGRAMS: &str = "it is about datagrams, and this socket has connections";
 
 const OPTION: &str = "preforkd leaves this to the kernel";
 
@@ -14,12 +29,15 @@ impl UnitReading<'_> {
         let only_v6 = socket.last("Socket", "BindIPv6Only") == Some("ipv6-only");
         match self.accepts {
             true => self.service.same("Accept=yes", "a process for each connection"),
-            false => self.service.near(
-                "Accept=no",
-                "wait",
-                "true",
-                "one program gets the listening socket, as descriptor 0 and as LISTEN_FDS; when it ends, it is started again by the next who calls",
-            ),
+            false => {
+                let unit = self.pair.service.as_ref();
+                let is_input = unit.and_then(|unit| unit.last("Service", "StandardInput")) == Some("socket");
+                let named = if is_input { "" } else { ", which LISTEN_FDNAMES calls listener" };
+                let why = format!(
+                    "one program gets the listening socket{named}; when it ends, it is started again by the next who calls"
+                );
+                self.service.near(ACCEPT_NO, "wait", "true", why);
+            }
         }
         if self.accepts {
             let most = socket.last("Socket", "MaxConnections").and_then(number);
@@ -42,14 +60,14 @@ impl UnitReading<'_> {
             self.service.exact("SocketMode=0666, the default", "socket_mode", quoted("0666"));
         }
         for entry in &entries {
-            let Some(value) = self.pair.specified(&entry.value) else {
-                self.service.refused(
-                    entry.written(),
-                    "preforkd knows no specifiers but %t, %p, %N, %n, %S and %%; write it whole",
-                );
-                continue;
+            let value = match SPECIFIED.contains(&entry.key.as_str()) {
+                true => self.pair.specify(&entry.value, Of::Socket),
+                false => Ok(entry.value.clone()),
             };
-            self.socket_key(&entry.key, &value, &entry.written(), only_v6, names);
+            match value {
+                Ok(value) => self.socket_key(&entry.key, &value, &entry.written(), only_v6, names),
+                Err(letter) => self.service.refused(entry.written(), self.instead(letter, Of::Socket)),
+            }
         }
         self.addresses(socket);
         for entry in socket.of("Install").chain(socket.of("Unit")) {
@@ -77,9 +95,11 @@ impl UnitReading<'_> {
                     "preforkd listens over TCP, UDP and at Unix sockets; leave this to systemd",
                 );
             }
-            "Accept" | "MaxConnections" | "IPAddressAllow" | "IPAddressDeny" => (),
+            "Accept" | "IPAddressAllow" | "IPAddressDeny" => (),
+            "MaxConnections" if accepts => (),
+            "MaxConnections" => service.same(written, "with Accept=no there is no such limit"),
             "BindIPv6Only" => service.about("listen", Takeover::Exact, written, ""),
-            "Service" => service.same(written, "the unit whose program it is"),
+            "Service" => service.same(format!("Service={value}"), "the unit whose program it is"),
             "MaxConnectionsPerSource" if !accepts => {
                 service.same(written, "with Accept=no there is no such limit");
             }
@@ -93,7 +113,8 @@ impl UnitReading<'_> {
                 }
             }
             "KeepAliveTimeSec" | "KeepAliveIntervalSec" | "KeepAliveProbes" => {
-                keepalive(service, key, value, written);
+                let is_on = self.pair.socket.last("Socket", "KeepAlive").and_then(boolean) == Some(true);
+                keepalive(service, key, value, written, is_on);
             }
             "NoDelay" => match yes {
                 true => service.same(written, "nodelay is the default"),
@@ -108,10 +129,9 @@ impl UnitReading<'_> {
                 number(value).map_or_else(|| quoted(value), |number| quoted(&number.to_string())),
             ),
             "DeferAcceptSec" => match span(value).flatten() {
-                Some(seconds) if seconds > 0 => {
-                    service.exact(written, "defer_accept", quoted(&format!("{seconds}s")));
-                }
-                _ => service.same(written, "nothing is deferred"),
+                None => service.refused(written, NO_SPAN),
+                Some(0) => service.same(written, "nothing is deferred"),
+                Some(seconds) => service.exact(written, "defer_accept", quoted(&format!("{seconds}s"))),
             },
             "SocketUser" => service.exact(written, "socket_user", quoted(value)),
             "SocketGroup" => service.exact(written, "socket_group", quoted(value)),
@@ -130,40 +150,65 @@ impl UnitReading<'_> {
             }
             "ReusePort" => service
                 .dropped(written, "the port is preforkd's alone, so that nobody takes connections from it"),
+            "FileDescriptorName" if accepts => {
+                service.dropped(written, "a connection is called connection, whatever this says");
+            }
+            "FileDescriptorName" if value == "listener" => service.same(written, ""),
+            "FileDescriptorName" => service.like(
+                written,
+                "it is called listener here: a program that looks for the name in LISTEN_FDNAMES does not find it",
+            ),
             "RemoveOnStop"
             | "FlushPending"
-            | "FileDescriptorName"
             | "TimeoutSec"
             | "Writable"
             | "PassFileDescriptorsToExec"
             | "DeferTrigger"
             | "DeferTriggerMaxSec"
             | "Timestamping" => service.dropped(written, "it is about systemd's own keeping of the socket"),
-            "KeepAlive"
-            | "FreeBind"
-            | "Transparent"
-            | "Broadcast"
-            | "PassCredentials"
-            | "PassPIDFD"
-            | "PassSecurity"
-            | "PassPacketInfo"
-            | "PassRights"
-            | "AcceptFileDescriptors" => match yes {
-                false => service.same(written, "it is off by default"),
-                true => {
-                    service
-                        .refused(written, "preforkd does not set this on a socket; have the program do it");
-                }
+            // These are on by default.
+            "AcceptFileDescriptors" | "PassRights" => match boolean(value) {
+                Some(false) => service.lost(written, "whoever connects may send a program descriptors"),
+                _ => service.same(written, "it is on by default"),
             },
+            "KeepAlive" | "FreeBind" | "Transparent" | "Broadcast" | "PassCredentials" | "PassPIDFD" | "PassSecurity"
+            | "PassPacketInfo"
+                if !yes =>
+            {
+                service.same(written, "it is off by default");
+            }
+            "Broadcast" | "PassPacketInfo" if !self.pair.socket.of("Socket").any(|entry| entry.key == "ListenDatagram") => {
+                service.dropped(written, OF_DATAGRAMS);
+            }
+            // Who has connected the kernel says anyway, unix(7) SO_PEERCRED; with SO_PASSCRED it says also who has sent what.
+            "PassCredentials" | "PassPIDFD" => service.like(
+                written,
+                "programs have SO_PEERCRED and SO_PEERPIDFD; one that reads SCM_CREDENTIALS or SCM_PIDFD has to ask for them itself",
+            ),
+            "Broadcast" | "PassSecurity" | "PassPacketInfo" => {
+                service.refused(written, "preforkd does not set this on a socket; have the program do it");
+            }
             "Priority" | "IPTTL" | "ReceiveBuffer" | "SendBuffer" | "TCPCongestion" | "PipeSize" => {
                 service.dropped(written, OPTION);
             }
             "Symlinks" => service.refused(written, "make the link by tmpfiles.d"),
+            "SELinuxContextFromNet" if !yes => service.same(written, "it is off"),
             "SELinuxContextFromNet" | "SmackLabel" | "SmackLabelIPIn" | "SmackLabelIPOut" => {
                 service.guarded(written, "preforkd sets no security context");
             }
+            "SocketProtocol" => {
+                service.refused(written, "preforkd listens over TCP and UDP alone; leave this to systemd");
+            }
+            "MessageQueueMaxMessages" | "MessageQueueMessageSize" => {
+                service.dropped(written, "it is about message queues");
+            }
             _ if key.starts_with("Exec") => {
                 service.refused(written, "preforkd runs nothing before it listens; do it in a unit of its own, before preforkd.service");
+            }
+            _ if key.starts_with("X-") => service.dropped(written, "systemd leaves it out, too"),
+            // systemd.exec(5): execution settings of a socket unit are for its own commands.
+            _ if known::is_of_programs(key) => {
+                service.dropped(written, "it is about commands of the socket unit itself, of ExecStartPre= and the like");
             }
             _ => service.refused(
                 written,
@@ -218,18 +263,30 @@ impl UnitReading<'_> {
     }
 }
 
-fn keepalive(service: &mut ImportedService, key: &str, value: &str, written: &str) {
+fn keepalive(service: &mut ImportedService, key: &str, value: &str, written: &str, is_on: bool) {
+    if span(value) == Some(Some(0)) {
+        return service.same(written, "as the kernel has it");
+    }
     let (name, value) = match (key, span(value).flatten()) {
         ("KeepAliveTimeSec", Some(seconds)) => ("idle", quoted(&format!("{seconds}s"))),
         ("KeepAliveIntervalSec", Some(seconds)) => ("interval", quoted(&format!("{seconds}s"))),
         ("KeepAliveProbes", _) if number(value).is_some() => ("count", value.to_owned()),
-        _ => return service.refused(written, "write a number"),
+        ("KeepAliveProbes", _) => return service.refused(written, "write a number"),
+        _ => return service.refused(written, NO_SPAN),
     };
     let table = match service.keys.get("keepalive").and_then(|table| table.strip_suffix(" }")) {
         Some(table) => format!("{table}, {name} = {value} }}"),
         None => format!("{{ {name} = {value} }}"),
     };
-    service.exact(written, "keepalive", table);
+    match is_on {
+        true => service.exact(written, "keepalive", table),
+        false => service.near(
+            written,
+            "keepalive",
+            table,
+            "without KeepAlive=yes only a program that asks for keepalives has them; here all have",
+        ),
+    }
 }
 
 fn stream(service: &mut ImportedService, value: &str, written: &str, only_v6: bool, names: &ServiceNames) {
@@ -268,6 +325,7 @@ fn internet(
     names: &ServiceNames,
 ) {
     let both = if only_v6 { Host::V6 } else { Host::Both };
+    // systemd.socket(5): "[x]:y%dev".
     let (address, interface) =
         value.split_once('%').map_or((value, None), |(address, name)| (address, Some(name)));
     let found = match address.rsplit_once(':') {
@@ -276,14 +334,27 @@ fn internet(
             Host::written(host).map(|host| (if host == Host::V6 { both } else { host }, port))
         }
     };
-    match found {
-        Some((Host::One(ip), port)) if interface.is_some() && !is_udp => {
-            let interface = interface.unwrap_or_default();
-            service.listen.push(format!("[{ip}%{interface}]:{port}"));
+    match (found, interface) {
+        (Some((Host::One(ip), port)), Some(interface)) if ip.is_ipv6() && number(port).is_some() => {
+            let prefix = if is_udp { "udp:" } else { "" };
+            service.listen.push(format!("{prefix}[{ip}%{interface}]:{port}"));
             service.about("listen", Takeover::Exact, written, "");
         }
-        Some((host, port)) if interface.is_none() => place::listen(service, written, host, port, is_udp, names),
+        (Some((host, port)), None) => {
+            place::listen(service, written, host, port, is_udp, names);
+            if is_udp && host == Host::Both {
+                of_both_families(service);
+            }
+        }
         _ => service.refused(written, "preforkd listens at addresses of IPv4 and IPv6, at paths and abstract names; leave this to systemd"),
+    }
+}
+
+/// systemd has one socket of datagrams for both, and one program.
+fn of_both_families(service: &mut ImportedService) {
+    if let Some(note) = service.notes.last_mut().filter(|note| note.verdict == Takeover::Exact) {
+        note.verdict = Takeover::Near;
+        note.why = "a socket for each family, and a program for each".to_owned();
     }
 }
 

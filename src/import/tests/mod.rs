@@ -1,5 +1,7 @@
 //! The parsers, on texts; tests/suite/imported has real files and the real command.
 
+mod units;
+
 use std::fmt::Write;
 
 use super::client_rules::PeerFile;
@@ -105,7 +107,7 @@ fn times_and_words_are_those_of_systemd() {
     {
         assert_eq!(span(text), seconds, "{text}");
     }
-    assert_eq!(words(r#"a "b c" 'd'e \x"#).unwrap(), ["a", "b c", "de", "x"]);
+    assert_eq!(words(r#"a "b c" 'd'e \x"#).unwrap(), ["a", "b c", "de", "\\x"]);
     assert_eq!(words("\"open"), None);
 }
 
