@@ -59,6 +59,15 @@ impl UnitReading<'_> {
         if has_file && !has_mode {
             self.service.exact("SocketMode=0666, the default", "socket_mode", quoted("0666"));
         }
+        let says_rights = ["PassRights", "AcceptFileDescriptors"]
+            .into_iter()
+            .any(|key| socket.last("Socket", key).is_some());
+        if self.accepts && has_unix(socket) && !says_rights {
+            self.service.like(
+                "PassRights=yes, the default",
+                "clients cannot send descriptors; with pass_rights = true they can",
+            );
+        }
         for entry in &entries {
             let value = match SPECIFIED.contains(&entry.key.as_str()) {
                 true => self.pair.specify(&entry.value, Of::Socket),
@@ -77,6 +86,7 @@ impl UnitReading<'_> {
 
     fn socket_key(&mut self, key: &str, value: &str, written: &str, only_v6: bool, names: &ServiceNames) {
         let accepts = self.accepts;
+        let has_unix = has_unix(&self.pair.socket);
         let service = &mut *self.service;
         let yes = boolean(value) == Some(true);
         let by_number = |service: &mut ImportedService, key: &'static str| match number(value) {
@@ -166,10 +176,11 @@ impl UnitReading<'_> {
             | "DeferTrigger"
             | "DeferTriggerMaxSec"
             | "Timestamping" => service.dropped(written, "it is about systemd's own keeping of the socket"),
-            // These are on by default.
+            // Over TCP there are none.
+            "AcceptFileDescriptors" | "PassRights" if !has_unix => service.same(written, "it is about Unix sockets"),
             "AcceptFileDescriptors" | "PassRights" => match boolean(value) {
-                Some(false) => service.lost(written, "whoever connects may send a program descriptors"),
-                _ => service.same(written, "it is on by default"),
+                Some(false) => service.exact(written, "pass_rights", "false"),
+                _ => service.exact(written, "pass_rights", "true"),
             },
             "KeepAlive" | "FreeBind" | "Transparent" | "Broadcast" | "PassCredentials" | "PassPIDFD" | "PassSecurity"
             | "PassPacketInfo"
@@ -261,6 +272,11 @@ impl UnitReading<'_> {
             }
         }
     }
+}
+
+/// Whether it listens at a Unix socket.
+fn has_unix(socket: &UnitFile) -> bool {
+    socket.all("Socket", "ListenStream").any(|address| address.starts_with(['/', '@', '%']))
 }
 
 fn keepalive(service: &mut ImportedService, key: &str, value: &str, written: &str, is_on: bool) {

@@ -414,3 +414,18 @@ fn several_servers_of_one_unit_are_several_services() {
     let text = printed(server("x", &format!("{unit}ExecStart=/bin/true\n")));
     assert!(text.contains("\n#[service.x]") && text.contains("refused: ExecStart=/bin/true"), "{text}");
 }
+
+#[test]
+fn whoever_may_send_descriptors_still_may_if_it_is_written() {
+    let unix = |line: &str| {
+        printed(pair(
+            &format!("[Socket]\nListenStream=/run/x.sock\nAccept=yes\n{line}"),
+            "[Service]\nExecStart=/usr/bin/k\nStandardInput=socket\nUser=nobody\n",
+        ))
+    };
+    assert!(unix("PassRights=yes\n").contains("\npass_rights = true"));
+    assert!(unix("PassRights=no\n").contains("\npass_rights = false"));
+    assert!(verdict(&unix(""), "PassRights=yes, the default").contains("near"));
+    // Over TCP nobody can.
+    assert!(!connection("").contains("PassRights"));
+}
