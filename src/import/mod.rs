@@ -141,7 +141,10 @@ fn valid(service: &mut ImportedService, application: &Application) {
         &Tolerance::OfAny,
         &strange(application),
     ) {
-        let errors = problems.iter().filter(|problem| problem.severity == config::Severity::Error);
+        // Of the machine that it is imported on nothing is known; with other faults, what it lacks is said, too.
+        let errors = problems
+            .iter()
+            .filter(|problem| problem.severity == config::Severity::Error && !problem.may_pass);
         for problem in errors.take(3) {
             let help = problem.help.clone().unwrap_or_default();
             service.refused(problem.message.clone(), help);

@@ -1,5 +1,6 @@
 //! The parsers, on texts; tests/suite/imported has real files and the real command.
 
+mod files;
 mod xinetd;
 
 use std::fmt::Write;
@@ -158,6 +159,54 @@ fn inetd_of_the_bsds() {
     ] {
         let text = printed(inetd(refused));
         assert!(text.contains("# refused: ") && !text.contains("\n[service."), "{refused}: {text}");
+    }
+}
+
+#[test]
+fn inetd_with_quotes_and_comments() {
+    let line =
+        |arguments: &str| printed(inetd(&format!("12345 stream tcp nowait nobody /bin/sh sh {arguments}")));
+    let quoted = line("-c \"echo hello;  exec cat\" 'a' # a comment");
+    for part in [
+        "\nexec = [\"/bin/sh\", \"-c\", \"echo hello;  exec cat\", \"a\"]\n",
+        "# near: quotes: they hold words together, as in the inetds of FreeBSD, NetBSD and GNU",
+        "there it was [\"/bin/sh\", \"-c\", \"\\\"echo\", \"hello;\", \"exec\", \"cat\\\"\", \"'a'\"]",
+        "inetd takes what follows the # for arguments",
+    ] {
+        assert!(quoted.contains(part), "{part}: {quoted}");
+    }
+    for (word, kept) in
+        [("--a=\"b\"", "--a=\\\"b\\\""), ("don't", "don't"), ("\"open", "\\\"open"), ("\"a\"b", "\\\"a\\\"b")]
+    {
+        let inner = line(&format!("{word} c"));
+        assert!(inner.contains(&format!("\nexec = [\"/bin/sh\", \"{kept}\", \"c\"]\n")), "{word}: {inner}");
+        assert!(inner.contains("quotes that hold no whole word are part of it"), "{word}: {inner}");
+    }
+    let sixth = printed(inetd("ftp stream tcp6 nowait root /bin/ftpd ftpd # comment"));
+    assert!(sixth.contains("\nexec = [\"/bin/ftpd\"]\n"), "{sixth}");
+    assert!(
+        sixth.contains("# near: tcp6: IPv6 only") && sixth.contains("# near: /bin/ftpd ftpd # comment: "),
+        "{sixth}"
+    );
+}
+
+#[test]
+fn what_this_machine_lacks_hides_no_fault() {
+    let text = printed(script(
+        "cd /nope\nexec tcpserver -I aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa -u nope -g nope 0 7 /nope/x\n",
+        None,
+    ));
+    assert!(text.contains("\n#[service.echo]\n") && text.contains("cannot be a network interface"), "{text}");
+    for machine in ["user of this machine", "group of this machine", "there is no"] {
+        assert!(!text.contains(machine), "{machine}: {text}");
+    }
+}
+
+#[test]
+fn ports_by_names_that_old_files_use() {
+    for (name, port) in [("netperf", 12865), ("fastagi", 4573), ("bftp", 152), ("cfinger", 2003)] {
+        let text = printed(inetd(&format!("{name} stream tcp nowait root /bin/x x")));
+        assert!(text.contains(&format!("listen = [\"0.0.0.0:{port}\"]")), "{text}");
     }
 }
 
