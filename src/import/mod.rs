@@ -126,8 +126,7 @@ fn valid(service: &mut ImportedService, application: &Application) {
     if let Some(program) =
         program.filter(|program| program.contains('/') && !program.starts_with('/')).map(str::to_owned)
     {
-        service
-            .refused(program, "from which directory is not known here; write the whole path of the program");
+        service.refused(program, place::FROM_WHERE);
         return;
     }
     if service.waits() && !knows_wait() {

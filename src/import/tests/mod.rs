@@ -1,6 +1,7 @@
 //! The parsers, on texts; tests/suite/imported has real files and the real command.
 
 mod files;
+mod scripts;
 mod xinetd;
 
 use std::fmt::Write;
@@ -477,7 +478,7 @@ fn command_lines_of_tcpserver_and_s6() {
     let smtp = "#!/bin/sh\nU=`id -u qmaild`\nG=$(id -g qmaild)\nexec env - PATH=/bin softlimit -m 1000 -t5 \\\n tcpserver -vRDl0 -c 20 -b5 -u \"$U\" -g $G 0 smtp \\\n /bin/smtpd 'a b' 2>&1\n";
     assert_eq!(
         keys(script(smtp, None)),
-        "[service.smtp]\nlisten = [\"0.0.0.0:25\"]\nexec = [\"/bin/smtpd\", \"a b\"]\nuser = \"qmaild\"\ngroup = \"qmaild\"\n\
+        "[service.smtp]\nlisten = [\"0.0.0.0:25\"]\nexec = [\"/bin/smtpd\", \"a b\"]\nuser = \"qmaild\"\n\
          environment = { PATH = \"/bin\" }\nmax_connections = 20\n\
          limits = { as = 1000, data = 1000, stack = 1000, memlock = 1000, cpu = \"5s\" }\nbacklog = 5\n"
     );
