@@ -391,7 +391,9 @@ impl ShellReading {
     fn first_branch(&mut self) {
         if let Some(frame) = self.frames.last_mut() {
             // A condition may set variables, too.
-            frame.before.clone_from(&self.variables);
+            if frame.kind == FrameKind::If {
+                frame.before.clone_from(&self.variables);
+            }
             frame.branches = 1;
             frame.has_ended = false;
         }

@@ -147,6 +147,13 @@ fn what_a_branch_does_is_done_only_if_the_server_is_in_it() {
         None,
     ));
     assert_has(&quiet, &["\n[service.echo]\n", "# near: if [ -z $1 ]: preforkd asks nothing"], "quiet");
+    let named = "[ -x /bin/tcpserver ] || exit 1\nif ! command -v tcpserver; then echo no tcpserver >&2; exit 1; fi\nexec tcpserver 0 7 /bin/x\n";
+    assert_eq!(script(named, None).services.len(), 1);
+    assert_has(
+        &printed(script(named, None)),
+        &["\n[service.echo]\n", "# dropped: echo no tcpserver: "],
+        named,
+    );
     for keyword in [": then", ": else", ": fi", ": exit", "ExecStartPre"] {
         assert!(!quiet.contains(keyword), "{keyword}: {quiet}");
     }

@@ -413,6 +413,9 @@ impl ChainReading<'_> {
                 }
             }
             (":", _) => (),
+            ("echo" | "printf", _) if command.redirections.iter().all(|to| to.ends_with(">&2")) => {
+                self.service.dropped(written, "it is for whoever starts the script");
+            }
             ("." | "source", _) => {
                 self.service.like(written, "what it sets is not known; values that are written in the script hold, unless it sets others");
             }

@@ -153,8 +153,19 @@ pub(crate) fn starts_a_server(words: &[ScriptWord]) -> bool {
     unfold::unfolded(command).iter().any(|command| is_server(&command.words))
 }
 
+/// Commands in which the name of a server starts none.
+const ONLY_NAME_IT: [&str; 12] =
+    ["[", "[[", "test", "echo", "printf", "which", "type", "export", "case", "for", "killall", "pkill"];
+
 /// Whether a command is one of a server: socat and nc are clients, too.
 fn is_server(words: &[ScriptWord]) -> bool {
+    let mut texts = words.iter().map(|word| word.text.as_str());
+    let first = texts.find(|word| !matches!(*word, "if" | "elif" | "while" | "until" | "!"));
+    if first.is_some_and(|first| ONLY_NAME_IT.contains(&first))
+        || matches!((first, texts.next()), (Some("command"), Some("-v")))
+    {
+        return false;
+    }
     let server = words.iter().enumerate().find_map(|(place, word)| Some((place, server_of(&word.text)?)));
     let after = |place: usize| words.get(place + 1..).unwrap_or_default();
     match server {
