@@ -50,6 +50,8 @@ pub(crate) struct Diagnostic {
     pub(crate) note: Option<String>,
     /// What would be right.
     pub(crate) help: Option<String>,
+    /// As of [`super::value::Fault`]: it is something that this machine does not have now.
+    pub(crate) may_pass: bool,
 }
 
 impl Diagnostic {
@@ -224,6 +226,7 @@ mod tests {
             message: message.into(),
             note: None,
             help: None,
+            may_pass: false,
         }
     }
 

@@ -89,5 +89,6 @@ fn nothing_to_do(path: &Path, program: &str) -> Diagnostic {
         help: Some(format!(
             "add a section [service.NAME] here, or in a file {program}.d/NAME.toml beside this one"
         )),
+        may_pass: false,
     }
 }

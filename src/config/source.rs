@@ -153,7 +153,7 @@ fn reason(error: &io::Error) -> String {
 
 fn whole_file(path: &Path, order: usize, severity: Severity, message: String) -> Diagnostic {
     let place = Place { name: path.display().to_string(), position: None, order: (order, 0) };
-    Diagnostic { severity, place, message, note: None, help: None }
+    Diagnostic { severity, place, message, note: None, help: None, may_pass: false }
 }
 
 /// The bytes as text; TOML is UTF-8.

@@ -39,6 +39,7 @@ impl Fault {
             message: self.message,
             note: self.note,
             help: self.help,
+            may_pass: self.may_pass,
         }
     }
 

@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use super::client_rules::PeerFile;
 use super::hosts_access::HostsAccess;
 use super::inetd::{self, Surroundings};
-use super::model::Imported;
+use super::model::{Imported, Takeover};
 use super::names::ServiceNames;
 use super::systemd::{self, UnitPair};
 use super::ucspi::{self, Beside, Script};
@@ -57,9 +57,9 @@ pub(crate) struct ImportRequest<'a> {
 pub(crate) enum ImportError {
     #[error("cannot read {}: {why}", path.display())]
     Unreadable { path: PathBuf, why: io::Error },
-    #[error("{}: neither inetd.conf, a file of xinetd, a .socket unit nor a run script with tcpserver, tcpsvd, s6-tcpserver or socat; --format says which it is", .0.display())]
+    #[error("{}: neither inetd.conf, a file of xinetd, a .socket unit nor a run script with tcpserver, tcpsvd, s6-tcpserver, socat or ncat; --format says which it is", .0.display())]
     Unknown(PathBuf),
-    #[error("{}: a service without a socket, and its ExecStart= starts none of tcpserver, tcpsvd, s6-tcpserver and socat: name the .socket unit that starts it", .0.display())]
+    #[error("{}: a service without a socket, and its ExecStart= starts none of tcpserver, tcpsvd, s6-tcpserver, socat and ncat: name the .socket unit that starts it", .0.display())]
     NoSocket(PathBuf),
     #[error("{}: nothing in it that could be imported", .0.display())]
     Empty(PathBuf),
@@ -69,15 +69,22 @@ pub(crate) enum ImportError {
 
 /// Reads all of it.
 pub(super) fn read(request: &ImportRequest<'_>) -> Result<Imported, ImportError> {
-    let mut reader = FileReader { request, seen: BTreeSet::new(), names: ServiceNames::default() };
+    let mut reader =
+        FileReader { request, seen: BTreeSet::new(), empty: Vec::new(), names: ServiceNames::default() };
     if let Ok(text) = text_of(&reader.rooted(Path::new("/etc/services"))) {
         reader.names = ServiceNames::parse(&text);
     }
     let mut imported = Imported::default();
     for path in request.paths {
-        let found = reader.path(path)?;
-        imported.services.extend(found.services);
-        imported.notes.extend(found.notes);
+        let found = reader.path(path);
+        imported.extend(reader.or_empty(found)?);
+    }
+    if imported.services.is_empty() && imported.notes.is_empty() {
+        return reader.empty.into_iter().next().map_or(Ok(imported), |path| Err(ImportError::Empty(path)));
+    }
+    for path in reader.empty {
+        let place = path.display().to_string();
+        imported.add_note(&place, Takeover::Dropped, "all of it", "there is no service in it", false);
     }
     Ok(imported)
 }
@@ -86,6 +93,8 @@ struct FileReader<'a> {
     request: &'a ImportRequest<'a>,
     /// Files that have been read.
     seen: BTreeSet<PathBuf>,
+    /// Those that have no service; others may.
+    empty: Vec<PathBuf>,
     names: ServiceNames,
 }
 
@@ -99,7 +108,9 @@ fn text_of(path: &Path) -> io::Result<String> {
     if bytes.contains(&0) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it has NUL bytes, and is no text"));
     }
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    let text = String::from_utf8_lossy(&bytes);
+    // Editors of other systems begin a file with a mark of byte order.
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned())
 }
 
 /// The entries of a directory by name, hidden ones left out.
@@ -196,6 +207,17 @@ impl FileReader<'_> {
         if kind.is_dir() { self.directory(path) } else { self.file(path) }
     }
 
+    /// Nothing, if there was no service.
+    fn or_empty(&mut self, found: Result<Imported, ImportError>) -> Result<Imported, ImportError> {
+        match found {
+            Err(ImportError::Empty(path)) => {
+                self.empty.push(path);
+                Ok(Imported::default())
+            }
+            found => found,
+        }
+    }
+
     fn directory(&mut self, path: &Path) -> Result<Imported, ImportError> {
         let found = entries(path).map_err(|why| ImportError::Unreadable { path: path.to_owned(), why })?;
         let sockets: Vec<&PathBuf> =
@@ -237,9 +259,8 @@ impl FileReader<'_> {
         }
         if format == Some(SourceFormat::Inetd) {
             for file in found.iter().filter(|file| file.is_file()) {
-                let found = self.file(file)?;
-                imported.services.extend(found.services);
-                imported.notes.extend(found.notes);
+                let found = self.file(file);
+                imported.extend(self.or_empty(found)?);
             }
             return Ok(imported);
         }
@@ -548,6 +569,9 @@ fn guess(path: &Path, text: &str) -> Option<SourceFormat> {
         Some(SourceFormat::Inetd)
     } else if (name == "run" || text.starts_with("#!")) && ucspi::is_script(text) {
         Some(SourceFormat::Tcpserver)
+    } else if text.starts_with("#!") {
+        // A line of it may look like one of another format.
+        None
     } else if is_xinetd {
         Some(SourceFormat::Xinetd)
     } else if inetd::has_service(text) {

@@ -27,7 +27,7 @@ pub(crate) fn parse(file: &str, text: &str, around: &Surroundings<'_>) -> Import
     let mut default_host = None;
     for line in service_lines(file, text, &mut imported) {
         let place = format!("{file}:{}", line.number);
-        let fields: Vec<&str> = line.text.split_whitespace().collect();
+        let fields = fields(&line.text);
         match fields[..] {
             // It says for what follows at which address.
             [host] if host.ends_with(':') && line.off.is_none() => {
@@ -66,6 +66,28 @@ pub(crate) fn parse(file: &str, text: &str, around: &Surroundings<'_>) -> Import
         }
     }
     imported
+}
+
+/// The fields of a line. From the program on, one that begins with a quote goes on to the next such quote, if that ends a word: where
+/// it does not, nobody means a quote.
+fn fields(text: &str) -> Vec<&str> {
+    let mut fields = Vec::new();
+    let mut rest = text.trim_start();
+    while !rest.is_empty() {
+        let ends = |at: &usize| rest[*at..].chars().nth(1).is_none_or(char::is_whitespace);
+        let quote = rest.chars().next().filter(|first| fields.len() >= 6 && matches!(first, '"' | '\''));
+        let end = quote.and_then(|quote| Some(rest[1..].find(quote)? + 1).filter(ends)).map(|end| end + 1);
+        let (field, after) =
+            rest.split_at(end.or_else(|| rest.find(char::is_whitespace)).unwrap_or(rest.len()));
+        fields.push(field);
+        rest = after.trim_start();
+    }
+    fields
+}
+
+/// What is between the quotes of a field that is all in quotes.
+fn bare(field: &str) -> Option<&str> {
+    ['"', '\''].iter().find_map(|quote| field.strip_prefix(*quote)?.strip_suffix(*quote))
 }
 
 /// Whether a text looks like a line of inetd.conf.
@@ -258,13 +280,17 @@ impl InetdLine<'_> {
         for host in hosts {
             place::listen(service, &construct, host, name, family.is_udp, around.names);
         }
-        if protocol == "tcp" && written_host.is_none() {
-            service.about(
-                "listen",
-                Takeover::Near,
-                "tcp",
-                "IPv4 only, as Debian's and the BSDs' inetd has it; GNU inetd listens at IPv6, too: that would be \"*:PORT\"",
-            );
+        let others = match protocol {
+            "tcp" => {
+                "IPv4 only, as Debian's and the BSDs' inetd has it; GNU inetd listens at IPv6, too: that would be \"*:PORT\""
+            }
+            "tcp6" => {
+                "IPv6 only, as Debian's and the BSDs' inetd has it; those of Solaris, GNU and busybox listen at IPv4, too: that would be \"*:PORT\""
+            }
+            _ => return true,
+        };
+        if written_host.is_none() {
+            service.about("listen", Takeover::Near, protocol, others);
         }
         true
     }
@@ -395,10 +421,12 @@ impl InetdLine<'_> {
     fn program(&self, service: &mut ImportedService, around: &Surroundings<'_>) {
         let command = std::iter::once(self.server).chain(self.arguments.iter().copied()).collect::<Vec<_>>();
         let construct = command.join(" ");
+        let comment = self.arguments.iter().position(|word| word.starts_with('#'));
+        let arguments = &self.arguments[..comment.unwrap_or(self.arguments.len())];
         let file_name =
             |path: &str| Path::new(path).file_name().and_then(|name| name.to_str()).map(str::to_owned);
         let is_tcpd = file_name(self.server).as_deref() == Some("tcpd");
-        let (path, zeroth, rest): (String, Option<&str>, &[&str]) = match (is_tcpd, self.arguments) {
+        let (path, zeroth, rest): (String, Option<&str>, &[&str]) = match (is_tcpd, arguments) {
             (true, []) => {
                 service.refused(construct, "tcpd without a program; name it");
                 return;
@@ -413,24 +441,42 @@ impl InetdLine<'_> {
                 (path, Some(*program), rest)
             }
             (false, []) => (self.server.to_owned(), None, &[]),
-            (false, [zeroth, ..]) if zeroth.starts_with('-') => {
-                (self.server.to_owned(), None, self.arguments)
-            }
+            (false, [zeroth, ..]) if zeroth.starts_with('-') => (self.server.to_owned(), None, arguments),
             (false, [zeroth, rest @ ..]) => (self.server.to_owned(), Some(*zeroth), rest),
         };
-        let exec = list(std::iter::once(path.as_str()).chain(rest.iter().copied()));
+        let words: Vec<&str> = rest.iter().map(|word| bare(word).unwrap_or(word)).collect();
+        let has_quotes = rest.iter().any(|word| bare(word).is_some());
+        let exec = list(std::iter::once(path.as_str()).chain(words));
+        if has_quotes {
+            service.about(
+                "exec",
+                Takeover::Near,
+                "quotes",
+                format!(
+                    "they hold words together, as in the inetds of FreeBSD, NetBSD and GNU; in those of OpenBSD, Debian and busybox they are \
+                     characters like others: there it was {}",
+                    list(std::iter::once(path.as_str()).chain(rest.iter().flat_map(|word| word.split_whitespace())))
+                ),
+            );
+        }
+        if comment.is_some() {
+            let why = "inetd takes what follows the # for arguments; here it is a comment";
+            service.about("exec", Takeover::Near, &construct, why);
+        }
         if is_tcpd {
             service.near(&construct, "exec", exec, "the program itself, without tcpd");
             tcpd(service, &path, zeroth.unwrap_or_default(), rest, around.hosts);
         } else if zeroth.is_none() && !rest.is_empty() {
             let why = "the program's own name is missing before its arguments, and inetd takes the first one for it; here it is an argument";
             service.near(&construct, "exec", exec, why);
+        } else if has_quotes || comment.is_some() {
+            service.keys.insert("exec", exec);
         } else if rest.iter().any(|word| word.contains(['"', '\''])) {
             service.near(
                 &construct,
                 "exec",
                 exec,
-                "quotes are part of the arguments, as in all inetds but NetBSD's",
+                "quotes that hold no whole word are part of it, as in the inetds of OpenBSD, Debian and busybox; others may take them out",
             );
         } else {
             service.exact(&construct, "exec", exec);

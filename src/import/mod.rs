@@ -126,8 +126,7 @@ fn valid(service: &mut ImportedService, application: &Application) {
     if let Some(program) =
         program.filter(|program| program.contains('/') && !program.starts_with('/')).map(str::to_owned)
     {
-        service
-            .refused(program, "from which directory is not known here; write the whole path of the program");
+        service.refused(program, place::FROM_WHERE);
         return;
     }
     if service.waits() && !knows_wait() {
@@ -141,7 +140,10 @@ fn valid(service: &mut ImportedService, application: &Application) {
         &Tolerance::OfAny,
         &strange(application),
     ) {
-        let errors = problems.iter().filter(|problem| problem.severity == config::Severity::Error);
+        // Of the machine that it is imported on nothing is known; with other faults, what it lacks is said, too.
+        let errors = problems
+            .iter()
+            .filter(|problem| problem.severity == config::Severity::Error && !problem.may_pass);
         for problem in errors.take(3) {
             let help = problem.help.clone().unwrap_or_default();
             service.refused(problem.message.clone(), help);

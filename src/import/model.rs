@@ -187,6 +187,12 @@ pub(crate) struct Imported {
 }
 
 impl Imported {
+    /// What came of other files, after this.
+    pub(crate) fn extend(&mut self, other: Imported) {
+        self.services.extend(other.services);
+        self.notes.extend(other.notes);
+    }
+
     pub(crate) fn add_note(
         &mut self,
         place: &str,

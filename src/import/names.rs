@@ -1,7 +1,7 @@
 //! Ports by their names: services(5), and where that is silent, the names that old files use.
 
 /// Of IANA and BSD, for a machine whose services(5) does not have them.
-const KNOWN: [(&str, u16); 62] = [
+const KNOWN: [(&str, u16); 66] = [
     ("tcpmux", 1),
     ("echo", 7),
     ("discard", 9),
@@ -28,6 +28,7 @@ const KNOWN: [(&str, u16); 62] = [
     ("ident", 113),
     ("nntp", 119),
     ("ntp", 123),
+    ("bftp", 152),
     ("netbios-ns", 137),
     ("netbios-ssn", 139),
     ("imap", 143),
@@ -53,8 +54,11 @@ const KNOWN: [(&str, u16); 62] = [
     ("rsync", 873),
     ("swat", 901),
     ("eklogin", 2105),
+    ("cfinger", 2003),
     ("svn", 3690),
+    ("fastagi", 4573),
     ("cvspserver", 2401),
+    ("netperf", 12865),
     ("binkp", 24554),
     ("nrpe", 5666),
     ("ircd", 6667),

@@ -117,6 +117,35 @@ pub(crate) fn network(ip: IpAddr, length: u32) -> IpAddr {
     }
 }
 
+/// What to do about a path that begins nowhere.
+pub(crate) const FROM_WHERE: &str =
+    "from which directory is not known here; write the whole path of the program";
+
+/// Of the words of a program, the script that an interpreter is to find where it is started.
+pub(crate) fn relative_script<'w>(words: impl IntoIterator<Item = &'w str>) -> Option<&'w str> {
+    let mut words = words.into_iter();
+    let name = words.next()?.rsplit('/').next()?.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+    let is_interpreter = matches!(
+        name,
+        "python"
+            | "pypy"
+            | "perl"
+            | "ruby"
+            | "node"
+            | "php"
+            | "lua"
+            | "sage"
+            | "sh"
+            | "bash"
+            | "dash"
+            | "java"
+    );
+    let script =
+        words.find(|word| *word == "-c" || *word == "-e" || *word == "-m" || !word.starts_with('-'))?;
+    let is_path = !script.starts_with(['-', '/', '$']) && script.contains(['.', '/']);
+    (is_interpreter && is_path).then_some(script)
+}
+
 /// The entry of `listen` for a Unix socket.
 pub(crate) fn unix(path: &str) -> String {
     format!("unix:{path}")

@@ -1,16 +1,22 @@
 //! The words of a run script, as far as they can be known without running it: sh and execline.
 
-use std::collections::BTreeMap;
+mod lexer;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lexer::{Lexer, Token};
 
 /// A word, and whether all of it is known.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct ScriptWord {
+    /// What only the script itself can find out is left as it is: `$NAME`, and a command in backquotes.
     pub(crate) text: String,
-    /// Something of it only the script itself can find out.
+    /// There is such in it.
     pub(crate) is_open: bool,
 }
 
-/// A command of a script.
+/// A command of a script. What is done under a condition stands between [`THEN`] and [`FI`], which are commands of one word; [`ELSE`]
+/// begins what is done otherwise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ScriptCommand {
     pub(crate) line: usize,
@@ -19,28 +25,75 @@ pub(crate) struct ScriptCommand {
     pub(crate) redirections: Vec<String>,
 }
 
+pub(crate) const THEN: &str = "then";
+pub(crate) const ELSE: &str = "else";
+pub(crate) const FI: &str = "fi";
+/// What has no effect on what follows [`SUBSHELL_END`].
+pub(crate) const SUBSHELL: &str = "(";
+pub(crate) const SUBSHELL_END: &str = ")";
+
 /// More than any script has.
 const MOST_WORDS: usize = 20_000;
+const MOST_VARIABLES: usize = 500;
+const MOST_FRAMES: usize = 64;
+const LONGEST_VALUE: usize = 1024;
+
+/// By their names.
+type Variables = BTreeMap<String, ScriptWord>;
 
 /// The commands of a script.
 pub(crate) fn commands(text: &str) -> Vec<ScriptCommand> {
     let first = text.lines().next().unwrap_or_default();
-    if first.starts_with("#!") && first.contains("execline") { chain(text) } else { shell(text) }
+    if first.starts_with("#!") && first.contains("execline") {
+        return chain(text);
+    }
+    let mut reading = ShellReading::default();
+    reading.read(text);
+    reading.commands
+}
+
+/// Of the text of a word, the user whose number it is: `` `id -u USER` ``, or with `-g` that of his group.
+pub(crate) fn account(text: &str, flag: char) -> Option<&str> {
+    let words: Vec<&str> = backquoted(text)?.split_whitespace().collect();
+    let is_flag = |word: &str| {
+        word.strip_prefix('-').is_some_and(|word| word.trim_matches(['r', 'n']).starts_with(flag))
+    };
+    match words[..] {
+        [id, word, user] if is_called(id, "id") && is_flag(word) => Some(user),
+        _ => None,
+    }
+}
+
+/// Of the text of a word, the file from which it is read, and whether only its first line is.
+pub(crate) fn file_of(command: &str) -> Option<(&str, bool)> {
+    let words: Vec<&str> = command.split_whitespace().collect();
+    match words[..] {
+        [cat, file] if is_called(cat, "cat") => Some((file, false)),
+        [head, "-1" | "-n1", file] | [head, "-n", "1", file] if is_called(head, "head") => Some((file, true)),
+        _ => None,
+    }
+}
+
+fn is_called(word: &str, name: &str) -> bool {
+    word.rsplit('/').next() == Some(name)
+}
+
+fn backquoted(text: &str) -> Option<&str> {
+    text.strip_prefix('`')?.strip_suffix('`').filter(|inside| !inside.contains('`'))
 }
 
 /// All of an execline script is one command.
 fn chain(text: &str) -> Vec<ScriptCommand> {
+    let mut lexer = Lexer::new(text, false);
     let mut words = Vec::new();
     let mut first = 0;
-    for (index, line) in text.lines().enumerate() {
-        if line.trim_start().starts_with('#') {
-            continue;
+    while let Some(token) = lexer.next(&mut Variables::new()) {
+        if words.is_empty() {
+            first = lexer.line();
         }
-        let of_line = split(line, &BTreeMap::new(), false);
-        if first == 0 && !of_line.is_empty() {
-            first = index + 1;
+        if let Token::Word { word, .. } = token {
+            words.push(word);
         }
-        words.extend(of_line);
         if words.len() > MOST_WORDS {
             break;
         }
@@ -48,180 +101,479 @@ fn chain(text: &str) -> Vec<ScriptCommand> {
     vec![ScriptCommand { line: first, words, redirections: Vec::new() }]
 }
 
-fn shell(text: &str) -> Vec<ScriptCommand> {
-    let mut variables = BTreeMap::new();
-    let mut commands = Vec::new();
-    let mut whole = String::new();
-    let mut begun = 0;
-    let mut count = 0;
-    for (index, line) in text.lines().enumerate() {
-        if whole.is_empty() {
-            begun = index + 1;
+/// What is between a keyword and its end.
+#[derive(Debug)]
+struct Frame {
+    kind: FrameKind,
+    /// The variables before it.
+    before: Variables,
+    /// How many branches have begun.
+    branches: usize,
+    /// The variables after each of its branches that goes on after it.
+    outcomes: Vec<Variables>,
+    /// One of its branches is taken in any case.
+    is_complete: bool,
+    /// The branch that is being read ends the script.
+    has_ended: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FrameKind {
+    If,
+    Case,
+    Loop,
+    Function,
+    Group,
+    Subshell,
+    /// What follows `&&` and `||`.
+    List,
+}
+
+/// Where in a `case` the reading is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Patterns {
+    Outside,
+    /// In a pattern, which may be one that everything matches.
+    Inside {
+        is_any: bool,
+    },
+}
+
+#[derive(Debug)]
+struct ShellReading {
+    commands: Vec<ScriptCommand>,
+    /// The command that is being read.
+    command: ScriptCommand,
+    variables: Variables,
+    exported: BTreeSet<String>,
+    frames: Vec<Frame>,
+    patterns: Patterns,
+    /// A function's name was read, and its body follows.
+    is_function: bool,
+    count: usize,
+}
+
+impl Default for ShellReading {
+    fn default() -> Self {
+        ShellReading {
+            commands: Vec::new(),
+            command: ScriptCommand { line: 0, words: Vec::new(), redirections: Vec::new() },
+            variables: Variables::new(),
+            exported: BTreeSet::new(),
+            frames: Vec::new(),
+            patterns: Patterns::Outside,
+            is_function: false,
+            count: 0,
         }
-        let line = if whole.is_empty() && line.trim_start().starts_with('#') { "" } else { line };
-        if let Some(start) = line.trim_end().strip_suffix('\\').filter(|_| whole.len() < 65_536) {
-            whole.push_str(start);
-            whole.push(' ');
-            continue;
-        }
-        whole.push_str(line);
-        let words = split(&whole, &variables, true);
-        whole.clear();
-        count += words.len();
-        if count > MOST_WORDS {
-            break;
-        }
-        let mut words = words.into_iter().peekable();
-        // Assignments of the shell, each on a line of its own.
-        let mut rest = Vec::new();
-        while let Some(word) = words.next() {
-            match word.text.split_once('=').filter(|(name, _)| rest.is_empty() && is_name(name)) {
-                Some((name, value)) if words.peek().is_none() || !rest.is_empty() => {
-                    variables.insert(
-                        name.to_owned(),
-                        ScriptWord { text: value.to_owned(), is_open: word.is_open },
-                    );
+    }
+}
+
+/// What stands before a command and is none.
+const BEFORE_CONDITIONS: [&str; 5] = ["if", "elif", "while", "until", "!"];
+
+impl ShellReading {
+    fn read(&mut self, text: &str) {
+        let mut lexer = Lexer::new(text, true);
+        while let Some(token) = lexer.next(&mut self.variables) {
+            for (written, value) in lexer.guesses() {
+                let words =
+                    [":", &written, &value].map(|text| ScriptWord { text: text.to_owned(), is_open: false });
+                self.commands.push(ScriptCommand {
+                    line: lexer.line(),
+                    words: words.to_vec(),
+                    redirections: Vec::new(),
+                });
+            }
+            if self.command.words.is_empty() {
+                self.command.line = lexer.line();
+            }
+            self.count += 1;
+            if self.count > MOST_WORDS
+                || self.variables.len() > MOST_VARIABLES
+                || self.frames.len() > MOST_FRAMES
+            {
+                break;
+            }
+            if let Patterns::Inside { is_any } = self.patterns {
+                self.pattern(&token, is_any);
+                continue;
+            }
+            match token {
+                Token::Word { word, is_quoted } => self.word(word, is_quoted),
+                Token::Redirection(operator) => self.redirection(&operator, &mut lexer),
+                Token::Operator(operator) if self.is_test() => {
+                    self.command.words.push(ScriptWord { text: operator, is_open: false });
                 }
-                _ => rest.push(word),
+                Token::Operator(operator) => self.operator(&operator, &mut lexer),
             }
         }
-        commands.extend(pipeline(rest, begun));
+        self.end_of_list();
     }
-    commands
+
+    /// Whether the command is a `[[` that has not ended.
+    fn is_test(&self) -> bool {
+        let mut words = self.command.words.iter().map(|word| word.text.as_str());
+        let first = words.find(|word| !BEFORE_CONDITIONS.contains(word));
+        first == Some("[[") && !words.any(|word| word == "]]")
+    }
+
+    fn pattern(&mut self, token: &Token, was_any: bool) {
+        match token {
+            Token::Operator(operator) if operator == ")" => {
+                self.patterns = Patterns::Outside;
+                self.branch(was_any);
+            }
+            Token::Word { word, is_quoted: false } if word.text == "esac" => {
+                self.patterns = Patterns::Outside;
+                self.end(FrameKind::Case);
+            }
+            Token::Word { word, is_quoted } => {
+                let is_any = was_any || (word.text == "*" && !is_quoted);
+                self.patterns = Patterns::Inside { is_any };
+            }
+            _ => (),
+        }
+    }
+
+    fn redirection(&mut self, operator: &str, lexer: &mut Lexer) {
+        let mut written = operator.to_owned();
+        if lexer.has_word() {
+            if let Some(Token::Word { word, .. }) = lexer.next(&mut self.variables) {
+                if matches!(operator.trim_start_matches(|c: char| c.is_ascii_digit()), "<<" | "<<-") {
+                    lexer.skip_document(&word.text, operator.ends_with('-'));
+                }
+                written.push_str(&word.text);
+            }
+        }
+        self.command.redirections.push(written);
+    }
+
+    fn operator(&mut self, operator: &str, lexer: &mut Lexer) {
+        match operator {
+            "&&" | "||" => {
+                self.end_of_command();
+                if self.frames.last().is_none_or(|frame| frame.kind != FrameKind::List) {
+                    self.begin(FrameKind::List);
+                    self.first_branch();
+                }
+            }
+            "|" | "|&" => {
+                if !self.command.words.is_empty() {
+                    self.command.redirections.push("|".to_owned());
+                }
+                self.end_of_command();
+            }
+            "(" => match self.command.words.as_slice() {
+                [] => {
+                    self.begin(FrameKind::Subshell);
+                    self.mark(SUBSHELL);
+                }
+                // A list of bash.
+                [.., last] if last.text.ends_with('=') => {
+                    let name = last.text.trim_end_matches('=').trim_end_matches('+').to_owned();
+                    while let Some(token) = lexer.next(&mut self.variables) {
+                        if token == Token::Operator(")".to_owned()) {
+                            break;
+                        }
+                    }
+                    if is_name(&name) {
+                        self.command.words.pop();
+                        self.assign(&name, opened(&name));
+                    }
+                }
+                _ if lexer.takes(')') => {
+                    self.command.words.clear();
+                    self.is_function = true;
+                }
+                _ => (),
+            },
+            ")" => {
+                self.end_of_list();
+                self.end(FrameKind::Subshell);
+            }
+            ";;" | ";&" | ";;&" => {
+                self.end_of_list();
+                self.patterns = Patterns::Inside { is_any: false };
+            }
+            _ => self.end_of_list(),
+        }
+    }
+
+    fn word(&mut self, word: ScriptWord, is_quoted: bool) {
+        if !self.command.words.is_empty() || is_quoted {
+            let is_function = word.text == "{"
+                && matches!(self.command.words.as_slice(), [first, _] if first.text == "function");
+            if is_function {
+                self.command.words.clear();
+                self.is_function = true;
+                return self.word(word, false);
+            }
+            let begins_patterns =
+                word.text == "in" && self.command.words.len() == 2 && self.command.words[0].text == "case";
+            self.command.words.push(word);
+            if begins_patterns {
+                self.end_of_command();
+                self.begin(FrameKind::Case);
+                self.patterns = Patterns::Inside { is_any: false };
+            }
+            return;
+        }
+        match word.text.as_str() {
+            "if" => {
+                self.begin(FrameKind::If);
+                self.command.words.push(word);
+            }
+            "then" => {
+                self.end_of_list();
+                // After elif it has begun.
+                if self.frames.last().is_some_and(|frame| frame.kind == FrameKind::If && frame.branches == 0)
+                {
+                    self.first_branch();
+                }
+            }
+            "elif" | "else" => {
+                self.end_of_list();
+                self.branch(word.text == "else");
+                if word.text == "elif" {
+                    self.command.words.push(word);
+                }
+            }
+            "fi" => {
+                self.end_of_list();
+                self.end(FrameKind::If);
+            }
+            "while" | "until" | "for" | "select" => {
+                self.begin(FrameKind::Loop);
+                self.command.words.push(word);
+            }
+            "do" => self.end_of_list(),
+            "done" => {
+                self.end_of_list();
+                self.end(FrameKind::Loop);
+            }
+            "esac" => {
+                self.end_of_list();
+                self.end(FrameKind::Case);
+            }
+            "{" if std::mem::take(&mut self.is_function) => {
+                self.begin(FrameKind::Function);
+                self.first_branch();
+            }
+            "{" => self.begin(FrameKind::Group),
+            "}" => {
+                self.end_of_list();
+                let kind = self.frames.last().map_or(FrameKind::Group, |frame| frame.kind);
+                if matches!(kind, FrameKind::Group | FrameKind::Function) {
+                    self.end(kind);
+                }
+            }
+            _ => self.command.words.push(word),
+        }
+    }
+
+    fn mark(&mut self, keyword: &str) {
+        let word = ScriptWord { text: keyword.to_owned(), is_open: false };
+        self.commands.push(ScriptCommand {
+            line: self.command.line,
+            words: vec![word],
+            redirections: Vec::new(),
+        });
+    }
+
+    fn begin(&mut self, kind: FrameKind) {
+        let before = self.variables.clone();
+        let frame =
+            Frame { kind, before, branches: 0, outcomes: Vec::new(), is_complete: false, has_ended: false };
+        self.frames.push(frame);
+    }
+
+    /// What follows is done under the condition that was read.
+    fn first_branch(&mut self) {
+        if let Some(frame) = self.frames.last_mut() {
+            // A condition may set variables, too.
+            if frame.kind == FrameKind::If {
+                frame.before.clone_from(&self.variables);
+            }
+            frame.branches = 1;
+            frame.has_ended = false;
+        }
+        self.mark(THEN);
+    }
+
+    /// The next branch of an `if` or a `case`; `is_last` if it is taken whenever the others are not.
+    fn branch(&mut self, is_last: bool) {
+        let Some(frame) =
+            self.frames.last_mut().filter(|frame| matches!(frame.kind, FrameKind::If | FrameKind::Case))
+        else {
+            return;
+        };
+        frame.is_complete |= is_last;
+        if frame.branches == 0 {
+            return self.first_branch();
+        }
+        frame.branches += 1;
+        let variables = std::mem::replace(&mut self.variables, frame.before.clone());
+        if !std::mem::take(&mut frame.has_ended) {
+            frame.outcomes.push(variables);
+        }
+        self.mark(ELSE);
+    }
+
+    /// The end of a frame: what its branches have made of a variable is known if all of them have made the same.
+    fn end(&mut self, kind: FrameKind) {
+        if self.frames.last().is_none_or(|frame| frame.kind != kind) {
+            return;
+        }
+        let Some(mut frame) = self.frames.pop() else { return };
+        match kind {
+            FrameKind::Group if frame.has_ended => return self.ends(),
+            FrameKind::Group => return,
+            FrameKind::Subshell => {
+                self.variables = frame.before;
+                return self.mark(SUBSHELL_END);
+            }
+            _ => (),
+        }
+        if !frame.has_ended {
+            frame.outcomes.push(std::mem::take(&mut self.variables));
+        }
+        if !frame.is_complete {
+            frame.outcomes.push(frame.before.clone());
+        }
+        self.variables = merged(frame.outcomes).unwrap_or(frame.before);
+        if frame.branches > 0 {
+            self.mark(FI);
+        }
+    }
+
+    fn end_of_list(&mut self) {
+        self.end_of_command();
+        while self.frames.last().is_some_and(|frame| frame.kind == FrameKind::List) {
+            self.end(FrameKind::List);
+        }
+    }
+
+    fn end_of_command(&mut self) {
+        let next = ScriptCommand { line: self.command.line, words: Vec::new(), redirections: Vec::new() };
+        let mut command = std::mem::replace(&mut self.command, next);
+        let own =
+            command.words.iter().take_while(|word| BEFORE_CONDITIONS.contains(&word.text.as_str())).count();
+        let words = command.words.get(own..).unwrap_or_default();
+        let Some(first) = words.first().map(|word| word.text.clone()) else { return };
+        if words.iter().all(|word| assignment(word).is_some()) {
+            let assignments: Vec<(String, ScriptWord)> = words.iter().filter_map(assignment).collect();
+            assignments.into_iter().for_each(|(name, value)| self.assign(&name, value));
+            return;
+        }
+        let named: Vec<ScriptWord> = words.iter().skip(1).cloned().collect();
+        match first.as_str() {
+            "export" => {
+                for (index, word) in named.iter().enumerate() {
+                    match assignment(word) {
+                        Some((name, value)) => {
+                            self.exported.remove(&name);
+                            self.assign(&name, value);
+                            self.exported.insert(name);
+                        }
+                        None => {
+                            self.exported.insert(word.text.clone());
+                            if let Some(known) = self.variables.get(&word.text) {
+                                command.words[own + 1 + index] = exported(&word.text, known);
+                            }
+                        }
+                    }
+                }
+            }
+            "local" | "readonly" | "declare" | "typeset" => {
+                for word in &named {
+                    match assignment(word) {
+                        Some((name, value)) => self.assign(&name, value),
+                        None if is_name(&word.text) && first != "readonly" => {
+                            self.assign(&word.text, opened(&word.text));
+                        }
+                        None => (),
+                    }
+                }
+                return;
+            }
+            "read" | "getopts" | "mapfile" | "for" | "select" => {
+                for word in
+                    named.iter().take(if matches!(first.as_str(), "for" | "select") { 1 } else { 100 })
+                {
+                    if is_name(&word.text) {
+                        self.assign(&word.text, opened(&word.text));
+                    }
+                }
+            }
+            "unset" => {
+                for word in &named {
+                    self.variables.insert(word.text.clone(), ScriptWord::default());
+                }
+            }
+            "eval" => self.variables.iter_mut().for_each(|(name, value)| *value = opened(name)),
+            "exit" | "return" => self.ends(),
+            "exec" if !named.is_empty() => self.ends(),
+            _ => (),
+        }
+        self.commands.push(command);
+    }
+
+    /// What follows in this branch is never done.
+    fn ends(&mut self) {
+        if let Some(frame) = self.frames.last_mut() {
+            frame.has_ended = true;
+        }
+    }
+
+    fn assign(&mut self, name: &str, value: ScriptWord) {
+        if self.exported.contains(name) {
+            let words =
+                vec![ScriptWord { text: "export".to_owned(), is_open: false }, exported(name, &value)];
+            self.commands.push(ScriptCommand { line: self.command.line, words, redirections: Vec::new() });
+        }
+        let value = if value.text.len() > LONGEST_VALUE { opened(name) } else { value };
+        self.variables.insert(name.to_owned(), value);
+    }
+}
+
+/// A variable of which only the script itself knows the value.
+fn opened(name: &str) -> ScriptWord {
+    ScriptWord { text: format!("${name}"), is_open: true }
+}
+
+fn exported(name: &str, value: &ScriptWord) -> ScriptWord {
+    ScriptWord { text: format!("{name}={}", value.text), is_open: value.is_open }
+}
+
+/// What a variable is after one of these, whichever it was.
+fn merged(outcomes: Vec<Variables>) -> Option<Variables> {
+    let mut outcomes = outcomes.into_iter();
+    let mut all = outcomes.next()?;
+    for outcome in outcomes {
+        let names: BTreeSet<String> = all.keys().chain(outcome.keys()).cloned().collect();
+        for name in names {
+            if all.get(&name) != outcome.get(&name) {
+                let open = opened(&name);
+                all.insert(name, open);
+            }
+        }
+    }
+    Some(all)
+}
+
+/// `NAME=VALUE`; with `+=`, what was before is not looked at.
+fn assignment(word: &ScriptWord) -> Option<(String, ScriptWord)> {
+    let (name, value) = word.text.split_once('=')?;
+    let value = ScriptWord { text: value.to_owned(), is_open: word.is_open };
+    match name.strip_suffix('+') {
+        Some(name) if is_name(name) => Some((name.to_owned(), opened(name))),
+        None if is_name(name) => Some((name.to_owned(), value)),
+        _ => None,
+    }
 }
 
 fn is_name(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-}
-
-/// Cuts a line at what ends a command, and takes redirections out.
-fn pipeline(words: Vec<ScriptWord>, line: usize) -> Vec<ScriptCommand> {
-    let mut commands = Vec::new();
-    let mut command = ScriptCommand { line, words: Vec::new(), redirections: Vec::new() };
-    for word in words {
-        match word.text.as_str() {
-            "|" | "&" | ";" | "&&" | "||" => {
-                if word.text == "|" {
-                    command.redirections.push("|".to_owned());
-                }
-                let next = ScriptCommand { line, words: Vec::new(), redirections: Vec::new() };
-                commands.push(std::mem::replace(&mut command, next));
-            }
-            text if text.starts_with(['>', '<']) || text.starts_with("2>") || text.starts_with("1>") => {
-                command.redirections.push(text.to_owned());
-            }
-            _ => command.words.push(word),
-        }
-    }
-    commands.push(command);
-    commands.retain(|command| !command.words.is_empty());
-    commands
-}
-
-/// Splits as sh does, with its quotes; what only it can find out is left as it is, and open.
-fn split(line: &str, variables: &BTreeMap<String, ScriptWord>, expands: bool) -> Vec<ScriptWord> {
-    let characters: Vec<char> = line.chars().collect();
-    let mut words: Vec<ScriptWord> = Vec::new();
-    let mut word: Option<ScriptWord> = None;
-    let mut quote: Option<char> = None;
-    let mut at = 0;
-    while let Some(&character) = characters.get(at) {
-        at += 1;
-        let current = |word: &mut Option<ScriptWord>, text: &str, is_open: bool| {
-            let word = word.get_or_insert_with(|| ScriptWord { text: String::new(), is_open: false });
-            word.text.push_str(text);
-            word.is_open |= is_open;
-        };
-        match (character, quote) {
-            ('\'', None) | ('"', None) => {
-                quote = Some(character);
-                current(&mut word, "", false);
-            }
-            (end, Some(begin)) if end == begin => quote = None,
-            ('\\', None | Some('"')) => {
-                if let Some(next) = characters.get(at) {
-                    current(&mut word, &next.to_string(), false);
-                    at += 1;
-                }
-            }
-            ('`', None | Some('"')) => {
-                let end = characters
-                    .iter()
-                    .skip(at)
-                    .position(|c| *c == '`')
-                    .map_or(characters.len(), |end| at + end);
-                let inside: String = characters.get(at..end).unwrap_or_default().iter().collect();
-                substituted(&mut word, &inside, current);
-                at = end + 1;
-            }
-            ('$', None | Some('"')) if expands => {
-                let rest: String = characters.get(at..).unwrap_or_default().iter().collect();
-                if let Some(inside) = rest.strip_prefix('(') {
-                    let length = inside.find(')').unwrap_or(inside.len());
-                    let inside = inside.get(..length).unwrap_or_default();
-                    substituted(&mut word, inside, current);
-                    at += inside.chars().count() + 2;
-                    continue;
-                }
-                let (name, length) = match rest.strip_prefix('{') {
-                    Some(inside) => {
-                        let length = inside.find('}').unwrap_or(inside.len());
-                        let inside = inside.get(..length).unwrap_or_default();
-                        (inside.to_owned(), inside.chars().count() + 2)
-                    }
-                    None => {
-                        let name: String =
-                            rest.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
-                        let length = name.len();
-                        (name, length)
-                    }
-                };
-                match variables.get(&name) {
-                    Some(known) if quote.is_none() && !known.is_open && known.text.contains(' ') => {
-                        let mut parts = known.text.split_whitespace();
-                        current(&mut word, parts.next().unwrap_or_default(), known.is_open);
-                        for part in parts {
-                            words.extend(word.take());
-                            current(&mut word, part, known.is_open);
-                        }
-                    }
-                    Some(known) => current(&mut word, &known.text, known.is_open),
-                    None => current(&mut word, &format!("${name}"), true),
-                }
-                at += length;
-            }
-            // execline's own variables.
-            ('$', None | Some('"')) => current(&mut word, "$", true),
-            ('#', None) if word.is_none() => break,
-            (separator @ ('|' | ';' | '&'), None) if expands => {
-                let is_descriptor =
-                    separator == '&' && word.as_ref().is_some_and(|word| word.text.ends_with('>'));
-                if is_descriptor {
-                    current(&mut word, "&", false);
-                } else {
-                    words.extend(word.take());
-                    words.push(ScriptWord { text: separator.to_string(), is_open: false });
-                }
-            }
-            (space, None) if space.is_whitespace() => words.extend(word.take()),
-            _ => current(&mut word, &character.to_string(), false),
-        }
-    }
-    words.extend(word);
-    words
-}
-
-/// What a command in a command says, if that is known: the numbers of a user stand for his name.
-fn substituted(
-    word: &mut Option<ScriptWord>,
-    inside: &str,
-    current: impl Fn(&mut Option<ScriptWord>, &str, bool),
-) {
-    let inner: Vec<&str> = inside.split_whitespace().collect();
-    match inner[..] {
-        ["id" | "/usr/bin/id", "-u" | "-g" | "-ur" | "-gr", user] if !user.contains('$') => {
-            current(word, user, false);
-        }
-        _ => current(word, &format!("`{inside}`"), true),
-    }
+    !name.is_empty()
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }

@@ -153,17 +153,28 @@ pub(super) struct SocatUser {
     pub(super) group: Option<String>,
 }
 
-/// Reads the words after "socat"; `directory` is where the script has gone.
+/// In which directory it is started.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum StartedIn<'a> {
+    Known(&'a str),
+    /// A unit says it elsewhere, or it is /.
+    Unit,
+    /// Where whoever ran the script was.
+    Unknown,
+}
+
+/// Reads the words after "socat".
 pub(super) fn read(
     service: &mut ImportedService,
     words: &[ScriptWord],
-    directory: Option<&str>,
+    from: StartedIn<'_>,
     names: &ServiceNames,
 ) -> SocatUser {
     let mut reading = SocatReading {
         service,
         names,
-        directory: directory.map(str::to_owned),
+        directory: if let StartedIn::Known(directory) = from { Some(directory.to_owned()) } else { None },
+        is_anywhere: matches!(from, StartedIn::Unknown),
         kept: Vec::new(),
         changes: Vec::new(),
         why_kept: Vec::new(),
@@ -177,6 +188,8 @@ struct SocatReading<'a> {
     service: &'a mut ImportedService,
     names: &'a ServiceNames,
     directory: Option<String>,
+    /// Nobody knows where it is started.
+    is_anywhere: bool,
     /// Its own options that only it knows what to do with, and those of its connection.
     kept: Vec<String>,
     changes: Vec<String>,
@@ -353,6 +366,8 @@ impl SocatReading<'_> {
             "reuseaddr" | "so-reuseaddr" | "reuseport" | "so-reuseport" => {
                 service.same(written, "preforkd can always begin again at its address");
             }
+            // listen_at_port has said why.
+            "bind" if Host::written(&value).is_none() => (),
             "bind" | "pf" | "protocol-family" | "ipv6only" | "ipv6-v6only" | "v6only" | "type"
             | "so-type" | "prototype" => {
                 service.dropped(written, "the address says it");
@@ -470,13 +485,12 @@ impl SocatReading<'_> {
             "EXEC" => self.program(&command),
             _ => ["/bin/sh", "-c", &command].map(str::to_owned).to_vec(),
         };
-        let is_relative = |program: &String| program.contains('/') && !program.starts_with('/');
+        let is_relative = |program: &&String| program.contains('/') && !program.starts_with('/');
         if self.directory.is_none() {
-            match words.first().filter(|program| is_relative(program)) {
-                Some(program) => self.service.refused(
-                    program,
-                    "from which directory is not known here; write the whole path of the program",
-                ),
+            let script =
+                place::relative_script(words.iter().map(String::as_str)).filter(|_| self.is_anywhere);
+            match words.first().filter(is_relative).map(String::as_str).or(script) {
+                Some(program) => self.service.refused(program, place::FROM_WHERE),
                 None => self
                     .service
                     .like("no cd", "programs run in /; write working_directory if it has to be another"),

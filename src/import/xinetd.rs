@@ -117,16 +117,29 @@ impl Blocks {
     pub(crate) fn services(self, names: &ServiceNames, hosts: &HostsAccess) -> Imported {
         let Blocks { blocks, mut imported } = self;
         let mut defaults = Settings::default();
-        for block in blocks.iter().filter(|block| block.service.is_none()) {
+        for (index, block) in blocks.iter().filter(|block| block.service.is_none()).enumerate() {
+            if index > 0 {
+                let why = "xinetd takes the first defaults alone";
+                imported.add_note(&block.place, Takeover::Dropped, "defaults", why, false);
+                continue;
+            }
             for attribute in &block.attributes {
-                defaults.set(attribute, true);
+                if let Some(why) = defaults.set(attribute, true) {
+                    imported.add_note(&block.place, why.verdict(), &attribute.written(), why.why(), false);
+                }
             }
         }
         for block in blocks {
             let Some(name) = block.service else { continue };
             let mut settings = Settings::default();
-            block.attributes.iter().for_each(|attribute| settings.set(attribute, false));
             let mut service = ImportedService::new(&name, block.place);
+            for attribute in &block.attributes {
+                match settings.set(attribute, false) {
+                    Some(why @ Unheeded::Replaces) => service.like(attribute.written(), why.why()),
+                    Some(why) => service.dropped(attribute.written(), why.why()),
+                    None => (),
+                }
+            }
             let all = settings.over(&defaults);
             let mut reading =
                 XinetdReading { service: &mut service, all, name: &name, is_udp: false, waits: false };
@@ -149,7 +162,44 @@ fn attribute(line: &str) -> Option<Attribute> {
         return None;
     }
     let values = values.split_whitespace().map(str::to_owned).collect();
-    Some(Attribute { name: name.to_owned(), operator, values })
+    // All words are compared by strcasecmp(3), EQ() in xinetd's defs.h.
+    Some(Attribute { name: name.to_ascii_lowercase(), operator, values })
+}
+
+impl Attribute {
+    fn written(&self) -> String {
+        let operator = if self.operator == '=' { String::new() } else { self.operator.to_string() };
+        format!("{} {operator}= {}", self.name, self.values.join(" ")).trim_end().to_owned()
+    }
+}
+
+/// Why a line of a section has not the effect that it seems to have; identify_attribute() in xinetd's parse.c.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unheeded {
+    Unknown,
+    NotOfDefaults,
+    Second,
+    Operator,
+    /// It has its effect, and takes away that of a line before.
+    Replaces,
+}
+
+impl Unheeded {
+    fn why(self) -> &'static str {
+        match self {
+            Unheeded::Unknown => "xinetd does not know it either, and ignores it",
+            Unheeded::NotOfDefaults => "xinetd ignores it in defaults; write it in each service",
+            Unheeded::Second => "it is set already: xinetd keeps the first, and ignores this",
+            Unheeded::Operator => "xinetd takes = alone for it, and ignores this",
+            Unheeded::Replaces => {
+                "in a service = replaces what lines before said, as in xinetd; += would add to it"
+            }
+        }
+    }
+
+    fn verdict(self) -> Takeover {
+        if self == Unheeded::Replaces { Takeover::Near } else { Takeover::Dropped }
+    }
 }
 
 /// The attributes of a section, as their operators leave them.
@@ -165,17 +215,111 @@ struct AttributeValues {
     is_default: bool,
 }
 
-/// Lists to which each line adds.
-const LISTS: [&str; 6] =
-    ["only_from", "no_access", "access_times", "log_on_success", "log_on_failure", "env"];
+/// What a service may have: service_attributes in xinetd's parse.c, and mdns of versions before.
+const OF_SERVICE: [&str; 44] = [
+    "socket_type",
+    "protocol",
+    "wait",
+    "user",
+    "group",
+    "server",
+    "server_args",
+    "instances",
+    "log_on_success",
+    "log_on_failure",
+    "log_type",
+    "only_from",
+    "no_access",
+    "access_times",
+    "type",
+    "rpc_version",
+    "rpc_number",
+    "id",
+    "env",
+    "port",
+    "passenv",
+    "flags",
+    "nice",
+    "redirect",
+    "banner",
+    "bind",
+    "per_source",
+    "groups",
+    "banner_success",
+    "banner_fail",
+    "cps",
+    "disable",
+    "max_load",
+    "rlimit_as",
+    "rlimit_cpu",
+    "rlimit_data",
+    "rlimit_files",
+    "rlimit_rss",
+    "rlimit_stack",
+    "v6only",
+    "deny_time",
+    "umask",
+    "libwrap",
+    "mdns",
+];
+
+/// What defaults may have: default_attributes there.
+const OF_DEFAULTS: [&str; 20] = [
+    "log_type",
+    "log_on_success",
+    "log_on_failure",
+    "disabled",
+    "no_access",
+    "only_from",
+    "instances",
+    "passenv",
+    "banner",
+    "bind",
+    "per_source",
+    "groups",
+    "banner_success",
+    "banner_fail",
+    "cps",
+    "enabled",
+    "max_load",
+    "v6only",
+    "umask",
+    "mdns",
+];
+
+/// Lists that operators change; of all others, the first line counts.
+fn is_list(name: &str, is_default: bool) -> bool {
+    match name {
+        "only_from" | "no_access" | "log_on_success" | "log_on_failure" | "passenv" => true,
+        "env" => !is_default,
+        "log_type" | "disabled" | "enabled" => is_default,
+        _ => false,
+    }
+}
 
 impl Settings {
-    fn set(&mut self, attribute: &Attribute, is_default: bool) {
+    fn set(&mut self, attribute: &Attribute, is_default: bool) -> Option<Unheeded> {
         let name = match attribute.name.as_str() {
             "interface" => "bind",
             name => name,
         };
+        match is_default {
+            true if !OF_DEFAULTS.contains(&name) && OF_SERVICE.contains(&name) => {
+                return Some(Unheeded::NotOfDefaults);
+            }
+            true if !OF_DEFAULTS.contains(&name) => return Some(Unheeded::Unknown),
+            false if !OF_SERVICE.contains(&name) => return Some(Unheeded::Unknown),
+            _ => (),
+        }
         let is_new = !self.0.contains_key(name);
+        if !is_list(name, is_default) {
+            if !is_new {
+                return Some(Unheeded::Second);
+            }
+            if attribute.operator != '=' {
+                return Some(Unheeded::Operator);
+            }
+        }
         let entry = self.0.entry(name.to_owned()).or_default();
         entry.is_default = is_default;
         match attribute.operator {
@@ -184,13 +328,17 @@ impl Settings {
                 entry.removed.extend(attribute.values.iter().cloned());
                 entry.adds |= is_new;
             }
-            '+' => {
+            '=' if !is_default => {
+                let was = std::mem::take(entry);
+                entry.values = attribute.values.clone();
+                return (!was.values.is_empty()).then_some(Unheeded::Replaces);
+            }
+            _ => {
                 entry.values.extend(attribute.values.iter().cloned());
                 entry.adds |= is_new;
             }
-            _ if LISTS.contains(&name) && !is_new => entry.values.extend(attribute.values.iter().cloned()),
-            _ => entry.values = attribute.values.clone(),
         }
+        None
     }
 
     fn over(mut self, defaults: &Settings) -> Settings {
@@ -238,8 +386,8 @@ impl XinetdReading<'_> {
         let id = self.all.first("id").map(str::to_owned);
         self.service.name = id.unwrap_or_else(|| self.name.to_owned());
         self.switch();
-        let protocol = self.all.first("protocol").map(str::to_owned);
-        let kind = self.all.first("socket_type").map(str::to_owned);
+        let protocol = self.all.first("protocol").map(str::to_ascii_lowercase);
+        let kind = self.all.first("socket_type").map(str::to_ascii_lowercase);
         self.is_udp =
             protocol.as_deref().map_or(kind.as_deref() == Some("dgram"), |name| name.starts_with("udp"));
         self.waits = self.all.has("wait", "yes");
@@ -268,8 +416,10 @@ impl XinetdReading<'_> {
 
     fn switch(&mut self) {
         let id = self.service.name.clone();
-        if self.all.has("disable", "yes") {
-            self.service.off = Some("disable = yes".to_owned());
+        let disable = self.all.first("disable").map(str::to_owned);
+        // For what is neither yes nor no, xinetd switches the service off, too.
+        if let Some(disable) = disable.filter(|disable| !disable.eq_ignore_ascii_case("no")) {
+            self.service.off = Some(format!("disable = {disable}"));
         } else if self.all.has("disabled", &id) {
             self.service.off = Some("named by disabled of defaults".to_owned());
         } else if self.all.0.contains_key("enabled") && !self.all.has("enabled", &id) {
@@ -278,7 +428,7 @@ impl XinetdReading<'_> {
     }
 
     fn listen(&mut self, names: &ServiceNames) {
-        let kind = self.all.first("socket_type").unwrap_or("stream").to_owned();
+        let kind = self.all.first("socket_type").unwrap_or("stream").to_ascii_lowercase();
         let service = &mut *self.service;
         for (refused, instead) in [
             ("RPC", "a service of Sun RPC, which is found by rpcbind; run it as a daemon of its own"),
@@ -297,6 +447,7 @@ impl XinetdReading<'_> {
             );
             return;
         }
+        // Of both flags IPv6 counts, with the addresses of IPv4 along: service_attr_check() of xinetd's confparse.c.
         let is_v4 = self.all.has("flags", "IPv4")
             || self.all.first("protocol").is_some_and(|name| name.ends_with('4'));
         let is_v6 = self.all.has("flags", "IPv6")
@@ -313,9 +464,9 @@ impl XinetdReading<'_> {
                     return;
                 }
             },
-            None if is_v4 => Host::V4,
+            None if is_v6 && !only_v6 => Host::Both,
+            None if is_v4 && !is_v6 => Host::V4,
             None if only_v6 => Host::V6,
-            None if is_v6 => Host::Both,
             None => Host::Both,
         };
         let port = self.all.first("port").unwrap_or(self.name).to_owned();
@@ -472,17 +623,17 @@ impl XinetdReading<'_> {
             }
             "instances" | "per_source" => {
                 let key = if name == "instances" { "max_connections" } else { "max_connections_per_source" };
-                match (number(first), first) {
-                    (Some(count), _) if count > 0 => {
+                match number(first) {
+                    Some(count) if count > 0 => {
                         service.exact(written, key, count.to_string());
                         if name == "instances" {
                             service.exact("xinetd closes a connection beyond instances", "overload", quoted("refuse"));
                         }
                     }
-                    (_, "UNLIMITED") if name == "instances" => {
+                    _ if is_unlimited(first) && name == "instances" => {
                         service.like(written, "preforkd has a limit of 1000; write max_connections for more");
                     }
-                    (_, "UNLIMITED") => service.same(written, "no limit"),
+                    _ if is_unlimited(first) => service.same(written, "no limit"),
                     _ => service.refused(written, "write a number"),
                 }
             }
@@ -497,13 +648,7 @@ impl XinetdReading<'_> {
                 _ => service.refused(written, "write an octal number"),
             },
             _ if name.starts_with("rlimit_") => limit(service, name, first, written),
-            "env" if is_program => {
-                let pairs: Vec<(&str, String)> =
-                    setting.iter().filter_map(|pair| pair.split_once('=')).map(|(name, value)| (name, quoted(value))).collect();
-                if !pairs.is_empty() {
-                    service.entries(written, "environment", pairs);
-                }
-            }
+            "env" if is_program => environment(service, written, setting),
             "passenv" if first.is_empty() => service.same(written, "nothing is passed on"),
             "passenv" => service.like(written, "preforkd passes nothing of its own environment on; write environment = { NAME = \"VALUE\" }"),
             "flags" => flags(service, setting),
@@ -527,12 +672,12 @@ impl XinetdReading<'_> {
             "mdns" => service.dropped(written, "preforkd announces nothing; avahi-daemon has files for that"),
             "libwrap" => service.dropped(written, "preforkd does not read hosts.allow and hosts.deny"),
             "rpc_version" | "rpc_number" => service.dropped(written, "it belongs to a service of Sun RPC"),
-            _ if is_inside => service.dropped(written, "it is about programs, and a built-in service is none"),
-            _ => service.refused(written, "this attribute of xinetd is not known; see what it does, and take the # away"),
+            _ => service.dropped(written, "it is about programs, and a built-in service is none"),
         }
     }
 
     fn access(&mut self) {
+        let mut allowed = Vec::new();
         for (attribute, key) in [("only_from", "allow"), ("no_access", "deny")] {
             let Some(setting) = self.all.0.get(attribute).cloned() else { continue };
             let values = &setting.values;
@@ -544,33 +689,37 @@ impl XinetdReading<'_> {
                 continue;
             }
             let mut prefixes = Vec::new();
-            let mut others = Vec::new();
+            let mut faults = Vec::new();
+            let mut why_near = Vec::new();
             for value in values {
                 match addresses(value) {
-                    Some(found) => prefixes.extend(found),
-                    None => others.push(value.as_str()),
+                    Ok(found) => prefixes.extend(found),
+                    Err(why) => faults.push(format!("{value}: {why}")),
+                }
+                if value.eq_ignore_ascii_case("localhost") {
+                    why_near.push("localhost by its addresses; xinetd asks whether the address of who calls has this name");
                 }
             }
-            if !others.is_empty() {
-                self.service.guarded(
-                    &written,
-                    format!(
-                        "preforkd looks up no names ({}); write {key} with their addresses",
-                        others.join(" ")
-                    ),
-                );
+            if !faults.is_empty() {
+                self.service.guarded(&written, format!("{}; write {key} with addresses", faults.join("; ")));
             } else if prefixes.is_empty() && key == "allow" {
                 self.service.exact(written, "deny", list(["0.0.0.0/0", "::/0"]));
             } else if !prefixes.is_empty() {
-                let is_all = key == "allow" && prefixes.iter().any(|prefix| prefix == "0.0.0.0/0");
-                match is_all {
-                    true => self.service.near(
-                        written,
-                        key,
-                        list(&prefixes),
-                        "every address of IPv4, and with it none of IPv6: add \"::/0\" if they may",
-                    ),
-                    false => self.service.exact(written, key, list(&prefixes)),
+                if key == "allow" && prefixes.iter().any(|prefix| prefix == "0.0.0.0/0") {
+                    why_near
+                        .push("every address of IPv4, and with it none of IPv6: add \"::/0\" if they may");
+                }
+                if key == "allow" {
+                    allowed.clone_from(&prefixes);
+                } else if allowed.iter().any(|allow| prefixes.iter().any(|deny| is_within(allow, deny))) {
+                    why_near.push(
+                        "of two prefixes around an address the longer counts, as xinetd.conf(5) has it; xinetd itself turns away who is in \
+                         both",
+                    );
+                }
+                match why_near.is_empty() {
+                    true => self.service.exact(written, key, list(&prefixes)),
+                    false => self.service.near(written, key, list(&prefixes), why_near.join("; ")),
                 }
             }
         }
@@ -622,6 +771,35 @@ fn flags(service: &mut ImportedService, values: &[String]) {
     }
 }
 
+fn is_unlimited(value: &str) -> bool {
+    value.eq_ignore_ascii_case("UNLIMITED")
+}
+
+/// The pairs of env. For a word without = xinetd switches the service off, and quotes are characters like others.
+fn environment(service: &mut ImportedService, written: &str, words: &[String]) {
+    let mut pairs = Vec::new();
+    let mut has_quotes = false;
+    for word in words {
+        let Some((name, value)) = word.split_once('=') else {
+            let instead = format!(
+                "xinetd switches a service off for a word without =, as {word} is; write environment = {{ NAME = \"VALUE\" }}"
+            );
+            return service.refused(written, instead);
+        };
+        has_quotes |= word.contains(['"', '\'']);
+        let bare = |text: &str| text.replace(['"', '\''], "");
+        pairs.push((bare(name), quoted(&bare(value))));
+    }
+    if pairs.is_empty() {
+        return;
+    }
+    service.entries(written, "environment", pairs.iter().map(|(name, value)| (name.as_str(), value.clone())));
+    if has_quotes {
+        let why = "xinetd takes the quotes for part of names and values; here they are left out";
+        service.about("environment", Takeover::Near, written, why);
+    }
+}
+
 fn limit(service: &mut ImportedService, name: &str, value: &str, written: &str) {
     let key = match name {
         "rlimit_as" => "as",
@@ -637,9 +815,10 @@ fn limit(service: &mut ImportedService, name: &str, value: &str, written: &str) 
         }
         _ => return service.refused(written, "preforkd has no such limit; see limits in preforkd.toml(5)"),
     };
-    if value == "UNLIMITED" {
+    if is_unlimited(value) {
         return service.same(written, "no limit");
     }
+    let value = value.to_ascii_uppercase();
     let unit = value.chars().last().filter(|unit| matches!(unit, 'K' | 'M'));
     let amount = number(value.trim_end_matches(['K', 'M']));
     let Some(amount) = amount.filter(|amount| *amount > 0) else {
@@ -653,33 +832,85 @@ fn limit(service: &mut ImportedService, name: &str, value: &str, written: &str) 
     service.entries(written, "limits", [(key, new)]);
 }
 
-/// The prefixes that a value of `only_from` stands for; `None` if it is a name.
-fn addresses(value: &str) -> Option<Vec<String>> {
+/// The prefixes that a value of `only_from` stands for, as addr.c of xinetd reads it, or why there are none.
+fn addresses(value: &str) -> Result<Vec<String>, String> {
+    if value.eq_ignore_ascii_case("localhost") {
+        return Ok(vec!["127.0.0.0/8".to_owned(), "::1/128".to_owned()]);
+    }
     if let Some((start, list)) = value.split_once('{') {
-        // 128.138.{12,13}, the last part only.
-        let list = list.strip_suffix('}')?;
-        let start = start.strip_suffix('.')?;
-        let parts = list.split(',').take(256);
-        return parts.map(|part| dotted(&format!("{start}.{part}"))).collect();
+        return factorized(start, list).ok_or_else(|| "no address with its last part in braces".to_owned());
     }
-    if value.contains('/') || value.contains(':') {
-        return place::prefix(value).map(|prefix| vec![prefix]);
+    if value.contains(',') {
+        return Err("xinetd takes no commas between addresses".to_owned());
     }
-    dotted(value).map(|prefix| vec![prefix])
+    if let Some((ip, mask)) = value.split_once('/') {
+        return match place::prefix(value) {
+            Some(prefix) if mask.contains('.') => Err(format!(
+                "xinetd takes a length after the /, and this for {ip} alone; {prefix} may be meant"
+            )),
+            Some(prefix) => Ok(vec![prefix]),
+            None => Err("no prefix".to_owned()),
+        };
+    }
+    if value.contains(':') {
+        return place::prefix(value).map(|prefix| vec![prefix]).ok_or_else(|| "no address".to_owned());
+    }
+    let is_name = value.bytes().any(|byte| !byte.is_ascii_digit() && byte != b'.');
+    match parts(value).as_deref() {
+        // Its zeros at the end stand for anything.
+        Some(&[a, b, c, d]) => {
+            let zeros = [d, c, b, a].iter().take_while(|part| **part == 0).count();
+            Ok(vec![dotted([a, b, c, d], 4 - zeros)])
+        }
+        _ if is_name => Err("preforkd looks up no names".to_owned()),
+        Some(_) => {
+            // inet_aton(3) has the last part fill what is missing.
+            Err(format!("xinetd fills in zeros before the last part, not after it; {value}.0 may be meant"))
+        }
+        None => Err("no address, or one with zeros before its digits, which make it octal".to_owned()),
+    }
 }
 
-/// An address of IPv4, whose zeros at the end stand for anything.
-fn dotted(value: &str) -> Option<String> {
-    let mut parts: Vec<u8> = Vec::new();
-    for part in value.split('.') {
-        parts.push(part.parse().ok().filter(|_| part.bytes().all(|byte| byte.is_ascii_digit()))?);
-    }
-    if parts.is_empty() || parts.len() > 4 {
-        return None;
-    }
-    parts.resize(4, 0);
-    let zeros = parts.iter().rev().take_while(|part| **part == 0).count();
-    let length = 32 - 8 * u32::try_from(zeros).unwrap_or(0);
-    let ip = Ipv4Addr::new(parts[0], parts[1], parts[2], parts[3]);
-    Some(format!("{}/{length}", place::network(IpAddr::V4(ip), length)))
+/// `128.138.{12,13}`: how long the prefixes are, the place of the braces says.
+fn factorized(start: &str, list: &str) -> Option<Vec<String>> {
+    let list = list.strip_suffix('}')?;
+    let before = match start {
+        "" => Vec::new(),
+        start => parts(start.strip_suffix('.')?).filter(|parts| parts.len() < 4)?,
+    };
+    let all = list.split(',').take(256).map(|last| {
+        let last = parts(last).filter(|last| last.len() == 1)?;
+        let written = before.len() + 1;
+        let mut octets = [0; 4];
+        octets.iter_mut().zip(before.iter().chain(&last)).for_each(|(octet, part)| *octet = *part);
+        Some(dotted(octets, written))
+    });
+    all.collect()
+}
+
+/// The numbers of an address of IPv4, or of its beginning.
+fn parts(text: &str) -> Option<Vec<u8>> {
+    let part = |part: &str| {
+        let is_decimal =
+            part.bytes().all(|byte| byte.is_ascii_digit()) && (part.len() == 1 || !part.starts_with('0'));
+        part.parse().ok().filter(|_| is_decimal)
+    };
+    let parts: Option<Vec<u8>> = text.split('.').map(part).collect();
+    parts.filter(|parts| parts.len() <= 4)
+}
+
+/// The prefix of so many octets of an address.
+fn dotted(octets: [u8; 4], written: usize) -> String {
+    let length = 8 * u32::try_from(written).unwrap_or(4);
+    format!("{}/{length}", place::network(IpAddr::V4(Ipv4Addr::from(octets)), length))
+}
+
+/// Whether all of a prefix is in another, too.
+fn is_within(inner: &str, outer: &str) -> bool {
+    let read = |prefix: &str| {
+        let (ip, length) = prefix.split_once('/')?;
+        Some((ip.parse::<IpAddr>().ok()?, length.parse::<u32>().ok()?))
+    };
+    let (Some((inner, own)), Some((outer, length))) = (read(inner), read(outer)) else { return false };
+    inner.is_ipv4() == outer.is_ipv4() && own >= length && place::network(inner, length) == outer
 }

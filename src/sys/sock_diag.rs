@@ -245,16 +245,22 @@ mod tests {
     #[test]
     fn a_client_of_two_is_not_taken_for_one_of_them() {
         let listeners: Vec<_> = (0..2).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        // Not bound before it connects, a port is given to several connections whose other ends differ: ip(7).
-        let first = TcpStream::connect(listeners[0].local_addr().unwrap()).unwrap();
-        let (_one, peer) = listeners[0].accept().unwrap();
-        let second = nixsock::socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None).unwrap();
-        nixsock::setsockopt(&second, nixsock::sockopt::ReuseAddr, &true).unwrap();
-        nixsock::setsockopt(&first, nixsock::sockopt::ReuseAddr, &true).unwrap();
-        nixsock::bind(second.as_raw_fd(), &nixsock::SockaddrStorage::from(peer)).unwrap();
-        let to = nixsock::SockaddrStorage::from(listeners[1].local_addr().unwrap());
-        nixsock::connect(second.as_raw_fd(), &to).unwrap();
-        let (_two, same) = listeners[1].accept().unwrap();
+        // One port for both, which has to be nobody else's: what others connect with has not said that it is shared, socket(7).
+        let client = |port: u16| {
+            let socket =
+                nixsock::socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None).unwrap();
+            nixsock::setsockopt(&socket, nixsock::sockopt::ReuseAddr, &true).unwrap();
+            nixsock::bind(socket.as_raw_fd(), &nixsock::SockaddrIn::new(127, 0, 0, 1, port)).unwrap();
+            TcpStream::from(socket)
+        };
+        let first = client(0);
+        let second = client(first.local_addr().unwrap().port());
+        let [(_one, peer), (_two, same)] =
+            [(&first, &listeners[0]), (&second, &listeners[1])].map(|(client, listener)| {
+                let to = nixsock::SockaddrStorage::from(listener.local_addr().unwrap());
+                nixsock::connect(client.as_raw_fd(), &to).unwrap();
+                listener.accept().unwrap()
+            });
         assert_eq!(peer, same);
         assert!(TcpTable::of_machine().unwrap().of_peer(peer).is_none());
     }

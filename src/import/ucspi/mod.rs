@@ -1,15 +1,19 @@
 //! Command lines of tcpserver, tcpsvd, s6-tcpserver, s6-ipcserver and socat, with what stands before them, from run scripts.
 
 mod before;
+mod ncat;
+mod unfold;
 
 use std::path::Path;
+
+use before::BranchPath;
 
 use crate::import::client_rules::{PeerFile, RuleLists, instructions, tcprules};
 use crate::import::model::{Imported, ImportedService, Takeover, list, number, quoted};
 use crate::import::names::ServiceNames;
 use crate::import::place::{self, Host};
-use crate::import::script::{ScriptCommand, ScriptWord, commands};
-use crate::import::socat::{self, SocatUser};
+use crate::import::script::{ScriptCommand, ScriptWord, account, commands};
+use crate::import::socat::{self, SocatUser, StartedIn};
 
 /// A script and what lies beside it.
 #[derive(Debug, Default)]
@@ -63,28 +67,37 @@ pub(crate) fn services(
 ) -> Vec<ImportedService> {
     let mut services = Vec::new();
     let mut before = Vec::new();
-    for command in commands {
-        if !starts_a_server(&command.words) {
-            before.push(command);
+    let mut path = BranchPath::default();
+    for command in commands.into_iter().flat_map(unfold::unfolded) {
+        if path.follow(&command) {
+            continue;
+        }
+        if !is_server(&command.words) {
+            before.push((path.clone(), command));
             continue;
         }
         let mut service = ImportedService::new(start.name.unwrap_or_default(), (start.origin)(command.line));
         (start.prepare)(&mut service);
         let mut reading = ChainReading {
             service: &mut service,
-            words: command.words.iter(),
+            words: Vec::new().into_iter(),
             names,
             beside,
             identity: start.user.clone(),
             directory: None,
         };
-        before.iter().take(MOST_BEFORE).for_each(|command| reading.command_before(command));
+        for (other, command) in before.iter().take(MOST_BEFORE) {
+            let words = reading.filled(&command.words);
+            let command = ScriptCommand { words, ..command.clone() };
+            reading.command_before(&command, path.relation(other));
+        }
         if before.len() > MOST_BEFORE {
             reading.service.refused(
                 "what the script does before",
                 "it is too much to be read; see whether the program needs it",
             );
         }
+        reading.words = reading.filled(&command.words).into_iter();
         reading.read(&command);
         if service.name.is_empty() {
             service.name = "service".to_owned();
@@ -99,7 +112,11 @@ const MOST_BEFORE: usize = 200;
 
 /// Whether a text is such a script.
 pub(crate) fn is_script(text: &str) -> bool {
-    text.split(|c: char| c.is_whitespace() || c == '"').any(|word| server_of(word).is_some())
+    let is_server = |word: &str| {
+        server_of(word).is_some_and(|server| server != SuperServer::Netcat)
+            || (base(word) == "ncat" || base(word) == "nc") && text.contains(" -")
+    };
+    text.split(|c: char| c.is_whitespace() || "\"'(;`".contains(c)).any(is_server)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,6 +126,11 @@ enum SuperServer {
     S6Tcp,
     S6Ipc,
     Socat,
+    /// nc of several kinds, where it goes on listening and starts programs.
+    Netcat,
+    /// One that preforkd cannot be instead of.
+    Sslserver,
+    Udpsvd,
 }
 
 fn server_of(word: &str) -> Option<SuperServer> {
@@ -118,18 +140,48 @@ fn server_of(word: &str) -> Option<SuperServer> {
         "s6-tcpserver" | "s6-tcpserver4" | "s6-tcpserver6" => Some(SuperServer::S6Tcp),
         "s6-ipcserver" => Some(SuperServer::S6Ipc),
         "socat" => Some(SuperServer::Socat),
+        "ncat" | "nc" | "netcat" => Some(SuperServer::Netcat),
+        "sslserver" | "s6-tlsserver" => Some(SuperServer::Sslserver),
+        "udpsvd" => Some(SuperServer::Udpsvd),
         _ => None,
     }
 }
 
-/// Whether a command is one of a server: socat is a client, too.
+/// Whether a command is one of a server, or a shell's that starts one.
 pub(crate) fn starts_a_server(words: &[ScriptWord]) -> bool {
+    let command = ScriptCommand { line: 0, words: words.to_vec(), redirections: Vec::new() };
+    unfold::unfolded(command).iter().any(|command| is_server(&command.words))
+}
+
+/// Commands in which the name of a server starts none.
+const ONLY_NAME_IT: [&str; 12] =
+    ["[", "[[", "test", "echo", "printf", "which", "type", "export", "case", "for", "killall", "pkill"];
+
+/// Whether a command is one of a server: socat and nc are clients, too.
+fn is_server(words: &[ScriptWord]) -> bool {
+    let mut texts = words.iter().map(|word| word.text.as_str());
+    let first = texts.find(|word| !matches!(*word, "if" | "elif" | "while" | "until" | "!"));
+    if first.is_some_and(|first| ONLY_NAME_IT.contains(&first))
+        || matches!((first, texts.next()), (Some("command"), Some("-v")))
+    {
+        return false;
+    }
     let server = words.iter().enumerate().find_map(|(place, word)| Some((place, server_of(&word.text)?)));
+    let after = |place: usize| words.get(place + 1..).unwrap_or_default();
     match server {
-        Some((place, SuperServer::Socat)) => socat::listens(words.get(place..).unwrap_or_default()),
+        Some((place, SuperServer::Socat)) => socat::listens(after(place)),
+        Some((place, SuperServer::Netcat)) => ncat::serves(after(place)),
         found => found.is_some(),
     }
 }
+
+/// Whether a value of -u or -g is the number of a user or of his group.
+fn is_account(text: &str, letter: char) -> bool {
+    matches!(letter, 'u' | 'g') && account(text, letter).is_some()
+}
+
+const ONLY_THE_SCRIPT_KNOWS: &str =
+    "only the script itself knows what this is; write the value in its place, and import again";
 
 fn base(word: &str) -> &str {
     Path::new(word).file_name().and_then(|name| name.to_str()).unwrap_or(word)
@@ -144,18 +196,22 @@ pub(crate) struct RunAs {
     named: Option<String>,
     user: Option<String>,
     group: Option<String>,
+    /// Whose group it is, as `id -g` says it.
+    group_of: Option<String>,
+    /// Whoever starts the server says, too, in which directory.
+    is_of_unit: bool,
 }
 
 impl RunAs {
     /// Whoever starts the server makes it this user before, with his groups.
     pub(crate) fn from_start(user: Option<String>) -> Self {
-        RunAs { whole: user, ..RunAs::default() }
+        RunAs { whole: user, is_of_unit: true, ..RunAs::default() }
     }
 }
 
-struct ChainReading<'a, 'w> {
+struct ChainReading<'a> {
     service: &'a mut ImportedService,
-    words: std::slice::Iter<'w, ScriptWord>,
+    words: std::vec::IntoIter<ScriptWord>,
     names: &'a ServiceNames,
     beside: &'a dyn Beside,
     identity: RunAs,
@@ -163,12 +219,33 @@ struct ChainReading<'a, 'w> {
     directory: Option<String>,
 }
 
-impl ChainReading<'_, '_> {
+impl ChainReading<'_> {
     fn read(&mut self, command: &ScriptCommand) {
-        let Some(server) = self.before() else { return };
-        if server == SuperServer::Socat {
-            self.socat();
-        } else if !self.ucspi(server) {
+        let Some((server, name)) = self.before() else { return };
+        let is_read = match server {
+            SuperServer::Socat => {
+                self.socat();
+                true
+            }
+            SuperServer::Netcat => self.netcat(&name),
+            SuperServer::Sslserver => {
+                self.service.guarded(
+                    name,
+                    "preforkd speaks no TLS: have stunnel or haproxy accept it, and pass it on to this service at a Unix socket",
+                );
+                false
+            }
+            SuperServer::Udpsvd => {
+                self.service.refused(
+                    name,
+                    "it starts a program for each datagram; with preforkd a program gets the socket, and reads by itself: wait = true, \
+                     listen = \"udp:…\"",
+                );
+                false
+            }
+            server => self.ucspi(server),
+        };
+        if !is_read {
             return;
         }
         self.who(server);
@@ -179,9 +256,13 @@ impl ChainReading<'_, '_> {
     }
 
     fn socat(&mut self) {
-        let words: Vec<ScriptWord> = self.words.by_ref().cloned().collect();
-        let SocatUser { user, group } =
-            socat::read(self.service, &words, self.directory.as_deref(), self.names);
+        let words: Vec<ScriptWord> = self.words.by_ref().collect();
+        let from = match (&self.directory, self.identity.is_of_unit) {
+            (Some(directory), _) => StartedIn::Known(directory),
+            (None, true) => StartedIn::Unit,
+            (None, false) => StartedIn::Unknown,
+        };
+        let SocatUser { user, group } = socat::read(self.service, &words, from, self.names);
         self.identity.user = user.or(self.identity.user.take());
         self.identity.group = group.or(self.identity.group.take());
     }
@@ -192,7 +273,7 @@ impl ChainReading<'_, '_> {
             SuperServer::Tcpserver => self.options("1UXpPhHrRoOdDqQv46se", "cxBgublutLIiakKE", server),
             SuperServer::Tcpsvd => self.options("hpEv", "cCbulixt", server),
             SuperServer::S6Tcp => self.options("qQv1d46U", "cCbGgu", server),
-            SuperServer::S6Ipc | SuperServer::Socat => self.options("qQv1dDpPU", "cCbGgua", server),
+            _ => self.options("qQv1dDpPU", "cCbGgua", server),
         };
         if arguments {
             match server {
@@ -207,7 +288,7 @@ impl ChainReading<'_, '_> {
     }
 
     fn next(&mut self) -> Option<ScriptWord> {
-        self.words.next().cloned()
+        self.words.next()
     }
 
     fn peek(&self) -> Option<&ScriptWord> {
@@ -219,8 +300,7 @@ impl ChainReading<'_, '_> {
         match self.next() {
             Some(word) if !word.is_open => Some(word.text),
             Some(word) => {
-                let instead = "only the script itself knows what this is; write the value in its place, and import again";
-                self.service.refused(format!("{of} {}", word.text), instead);
+                self.service.refused(format!("{of} {}", word.text), ONLY_THE_SCRIPT_KNOWS);
                 None
             }
             None => {
@@ -246,10 +326,12 @@ impl ChainReading<'_, '_> {
                     let value = match rest.is_empty() {
                         // The name of this host, which nobody needs to know.
                         true if *letter == 'l' => self.next().map(|word| word.text),
+                        true if self.peek().is_some_and(|word| is_account(&word.text, *letter)) => {
+                            self.next().map(|word| word.text)
+                        }
                         true => self.known(&format!("-{letter}")),
-                        false if word.is_open && *letter != 'l' => {
-                            let instead = "only the script itself knows what this is; write the value in its place, and import again";
-                            self.service.refused(&word.text, instead);
+                        false if word.is_open && *letter != 'l' && !is_account(&rest, *letter) => {
+                            self.service.refused(&word.text, ONLY_THE_SCRIPT_KNOWS);
                             None
                         }
                         false => Some(rest),
@@ -308,6 +390,11 @@ impl ChainReading<'_, '_> {
     fn option(&mut self, letter: char, value: &str, server: SuperServer) {
         let written = format!("-{letter} {value}");
         let service = &mut *self.service;
+        if let ('g', Some(user)) = (letter, account(value, letter)) {
+            self.identity.group_of = Some(user.to_owned());
+            return;
+        }
+        let value = account(value, letter).unwrap_or(value);
         match (letter, number(value)) {
             ('c', Some(count)) if count > 0 => service.exact(written, "max_connections", count.to_string()),
             ('C', None) if server == SuperServer::Tcpsvd => self.limit_and_message(&written, value),
@@ -488,7 +575,7 @@ impl ChainReading<'_, '_> {
     }
 
     fn program(&mut self) {
-        let words: Vec<ScriptWord> = self.words.by_ref().cloned().collect();
+        let words: Vec<ScriptWord> = self.words.by_ref().collect();
         let written = words.iter().map(|word| word.text.as_str()).collect::<Vec<_>>().join(" ");
         if words.is_empty() {
             self.service.refused("no program", "name one");
@@ -496,13 +583,34 @@ impl ChainReading<'_, '_> {
             self.service.refused(written, "only the script itself knows what all of this is; write the values in its place, and import again");
         } else {
             self.service.exact(written, "exec", list(words.iter().map(|word| &word.text)));
+            self.find_script(words.iter().map(|word| word.text.as_str()));
+        }
+    }
+
+    /// Refuses a script that an interpreter is to find where nobody knows.
+    fn find_script<'w>(&mut self, words: impl IntoIterator<Item = &'w str>) {
+        let is_known = self.directory.is_some() || self.identity.is_of_unit;
+        if let Some(script) = place::relative_script(words).filter(|_| !is_known) {
+            self.service.refused(script, place::FROM_WHERE);
         }
     }
 
     fn who(&mut self, server: SuperServer) {
-        let RunAs { whole, named, user, group } = std::mem::take(&mut self.identity);
+        let RunAs { whole, named, user, group, group_of, .. } = std::mem::take(&mut self.identity);
         let service = &mut *self.service;
         let is_named = user.is_some() || whole.is_some();
+        if let Some(owner) = group_of {
+            let written = format!("-g `id -g {owner}`");
+            match user.as_deref() == Some(&*owner) {
+                true => service.same(written, "the first group of the user, which is the default"),
+                false => service.refused(
+                    written,
+                    format!(
+                        "the first group of another user; write group = \"…\" with what id -gn {owner} says"
+                    ),
+                ),
+            }
+        }
         if is_named && matches!(server, SuperServer::Tcpserver | SuperServer::Tcpsvd) {
             service.like(
                 "no other groups",
@@ -527,7 +635,11 @@ impl ChainReading<'_, '_> {
                 }
             },
             (None, None) => {
-                let nobody = if server == SuperServer::Socat { "no su: root" } else { "no -u: root" };
+                let nobody = if matches!(server, SuperServer::Socat | SuperServer::Netcat) {
+                    "no su: root"
+                } else {
+                    "no -u: root"
+                };
                 service.exact(nobody, "user", quoted("root"));
                 service.about("user", Takeover::Exact, "SECURITY", "think whether it has to be root");
             }
