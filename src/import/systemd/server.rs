@@ -6,7 +6,7 @@ use super::service::{Command, DYNAMIC_USER};
 use super::{Protects, UnitPair, UnitReading, next_range};
 use crate::import::model::{Imported, ImportedService, quoted};
 use crate::import::names::ServiceNames;
-use crate::import::script::{ScriptCommand, ScriptWord, commands};
+use crate::import::script::{ScriptCommand, ScriptWord};
 use crate::import::ucspi::{self, Beside, RunAs, ServerStart};
 use crate::import::unit_file::{Assignment, UnitFile, boolean, words};
 
@@ -18,33 +18,19 @@ pub(crate) fn starts_a_server(pair: &UnitPair) -> bool {
     let Some(unit) = &pair.service else { return false };
     let mut unheard = ImportedService::new("", String::new());
     let mut starts = |line: &str| {
-        let known = reading(pair, &mut unheard, 0).command(line, unit);
-        let commands = match known {
-            Some(command) => commands_of(&command.words, &command.variables),
+        match reading(pair, &mut unheard, 0).command(line, unit) {
+            Some(command) => ucspi::starts_a_server(started(&command.words), &command.variables),
             // Why not is said when it is read.
-            None => commands_of(&words(line).unwrap_or_default(), &BTreeMap::new()),
-        };
-        commands.iter().any(|command| ucspi::starts_a_server(&command.words))
+            None => ucspi::starts_a_server(started(&words(line).unwrap_or_default()), &BTreeMap::new()),
+        }
     };
     unit.all("Service", "ExecStart").take(MOST_STARTS).any(&mut starts)
 }
 
-/// Of a shell, those that are written for it, which knows these variables.
-fn commands_of(words: &[String], variables: &BTreeMap<String, String>) -> Vec<ScriptCommand> {
-    let is_shell =
-        |word: &String| ["sh", "bash", "dash"].iter().any(|shell| word.rsplit('/').next() == Some(shell));
-    let takes_commands = |word: &String| word.starts_with('-') && word.ends_with('c');
-    match words {
-        [shell, flag, text] if is_shell(shell) && takes_commands(flag) => {
-            let known = variables.iter().filter(|(_, value)| !value.contains(['\'', '\n']));
-            let known: String = known.map(|(name, value)| format!("{name}='{value}'\n")).collect();
-            commands(&(known + text))
-        }
-        _ => {
-            let words = words.iter().map(|word| ScriptWord { text: word.clone(), is_open: false }).collect();
-            vec![ScriptCommand { line: 0, words, redirections: Vec::new() }]
-        }
-    }
+/// As a script would have it: systemd has taken its quotes away.
+fn started(words: &[String]) -> ScriptCommand {
+    let words = words.iter().map(|word| ScriptWord { text: word.clone(), is_open: false }).collect();
+    ScriptCommand { line: 0, words, redirections: Vec::new() }
 }
 
 /// The services of such a unit.
@@ -75,16 +61,17 @@ pub(crate) fn read_server(
     };
     let user = unit.last("Service", "User");
     let user = user.and_then(|user| pair.specified(user));
-    let start = ServerStart {
-        origin: &|_| pair.place.clone(),
-        name: Some(&pair.name),
-        user: RunAs::from_start(user),
-        prepare: &|service| reading(pair, service, range).environment(unit),
-    };
+    let user = RunAs::from_start(user);
     let mut found: Vec<(ImportedService, Option<&Command>)> = Vec::new();
     for command in &commands {
-        let services =
-            ucspi::services(commands_of(&command.words, &command.variables), &start, names, beside);
+        let start = ServerStart {
+            origin: &|_| pair.place.clone(),
+            name: Some(&pair.name),
+            user: user.clone(),
+            variables: &command.variables,
+            prepare: &|service| reading(pair, service, range).environment(unit),
+        };
+        let services = ucspi::services(vec![started(&command.words)], &start, names, beside);
         if services.is_empty() {
             let instead = "with its variables filled in it is no server that can be read; write its words";
             service.refused(&command.written, instead);

@@ -4,6 +4,7 @@ mod before;
 mod ncat;
 mod unfold;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use before::BranchPath;
@@ -40,6 +41,7 @@ pub(crate) fn parse(script: &Script<'_>, names: &ServiceNames, beside: &dyn Besi
         origin: &origin,
         name: script.name.as_deref(),
         user: RunAs::default(),
+        variables: &BTreeMap::new(),
         prepare: &|_| (),
     };
     let services = services(commands(script.text), &start, names, beside);
@@ -54,6 +56,8 @@ pub(crate) struct ServerStart<'a> {
     pub(crate) name: Option<&'a str>,
     /// By whom.
     pub(crate) user: RunAs,
+    /// What is in their environment.
+    pub(crate) variables: &'a BTreeMap<String, String>,
     /// With what.
     pub(crate) prepare: &'a dyn Fn(&mut ImportedService),
 }
@@ -68,7 +72,8 @@ pub(crate) fn services(
     let mut services = Vec::new();
     let mut before = Vec::new();
     let mut path = BranchPath::default();
-    for command in commands.into_iter().flat_map(unfold::unfolded) {
+    let unfolded = |command| unfold::unfolded(command, start.variables);
+    for command in commands.into_iter().flat_map(unfolded) {
         if path.follow(&command) {
             continue;
         }
@@ -148,9 +153,8 @@ fn server_of(word: &str) -> Option<SuperServer> {
 }
 
 /// Whether a command is one of a server, or a shell's that starts one.
-pub(crate) fn starts_a_server(words: &[ScriptWord]) -> bool {
-    let command = ScriptCommand { line: 0, words: words.to_vec(), redirections: Vec::new() };
-    unfold::unfolded(command).iter().any(|command| is_server(&command.words))
+pub(crate) fn starts_a_server(command: ScriptCommand, variables: &BTreeMap<String, String>) -> bool {
+    unfold::unfolded(command, variables).iter().any(|command| is_server(&command.words))
 }
 
 /// Commands in which the name of a server starts none.

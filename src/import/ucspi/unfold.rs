@@ -1,20 +1,26 @@
 //! Commands that another command has as its argument: `sh -c 'COMMANDS'`, `su USER -c 'COMMANDS'`.
 
+use std::collections::BTreeMap;
+
 use super::{base, is_server, server_of};
 use crate::import::script::{ScriptCommand, ScriptWord, commands};
 
 /// Deeper ones are not looked into.
 const DEEPEST: usize = 4;
 
-/// The commands that a command is, if it has a shell run one that starts a server; or itself.
-pub(super) fn unfolded(command: ScriptCommand) -> Vec<ScriptCommand> {
-    at_depth(command, DEEPEST)
+/// The commands that a command is, if it has a shell run one that starts a server; or itself. These variables are in the environment.
+pub(super) fn unfolded(command: ScriptCommand, variables: &BTreeMap<String, String>) -> Vec<ScriptCommand> {
+    let known = variables.iter().filter(|(_, value)| !value.contains(['\'', '\n']));
+    let known: String = known.map(|(name, value)| format!("{name}='{value}'\n")).collect();
+    at_depth(command, &known, DEEPEST)
 }
 
-fn at_depth(command: ScriptCommand, depth: usize) -> Vec<ScriptCommand> {
+fn at_depth(command: ScriptCommand, known: &str, depth: usize) -> Vec<ScriptCommand> {
     let Some((before, text)) = shell(&command.words).filter(|_| depth > 0) else { return vec![command] };
-    let inner: Vec<ScriptCommand> =
-        commands(&text.text).into_iter().flat_map(|inner| at_depth(inner, depth - 1)).collect();
+    let inner: Vec<ScriptCommand> = commands(&format!("{known}{}", text.text))
+        .into_iter()
+        .flat_map(|inner| at_depth(inner, known, depth - 1))
+        .collect();
     if !inner.iter().any(|inner| is_server(&inner.words)) {
         return vec![command];
     }
