@@ -4,7 +4,7 @@ mod lexer;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lexer::{Lexer, Token};
+use lexer::{Lexer, ScriptToken};
 
 /// A word, and whether all of it is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -39,7 +39,7 @@ const MOST_FRAMES: usize = 64;
 const LONGEST_VALUE: usize = 1024;
 
 /// By their names.
-type Variables = BTreeMap<String, ScriptWord>;
+type ScriptVariables = BTreeMap<String, ScriptWord>;
 
 /// The commands of a script.
 pub(crate) fn commands(text: &str) -> Vec<ScriptCommand> {
@@ -87,11 +87,11 @@ fn chain(text: &str) -> Vec<ScriptCommand> {
     let mut lexer = Lexer::new(text, false);
     let mut words = Vec::new();
     let mut first = 0;
-    while let Some(token) = lexer.next(&mut Variables::new()) {
+    while let Some(token) = lexer.next(&mut ScriptVariables::new()) {
         if words.is_empty() {
             first = lexer.line();
         }
-        if let Token::Word { word, .. } = token {
+        if let ScriptToken::Word { word, .. } = token {
             words.push(word);
         }
         if words.len() > MOST_WORDS {
@@ -106,11 +106,11 @@ fn chain(text: &str) -> Vec<ScriptCommand> {
 struct Frame {
     kind: FrameKind,
     /// The variables before it.
-    before: Variables,
+    before: ScriptVariables,
     /// How many branches have begun.
     branches: usize,
     /// The variables after each of its branches that goes on after it.
-    outcomes: Vec<Variables>,
+    outcomes: Vec<ScriptVariables>,
     /// One of its branches is taken in any case.
     is_complete: bool,
     /// The branch that is being read ends the script.
@@ -144,7 +144,7 @@ struct ShellReading {
     commands: Vec<ScriptCommand>,
     /// The command that is being read.
     command: ScriptCommand,
-    variables: Variables,
+    variables: ScriptVariables,
     exported: BTreeSet<String>,
     frames: Vec<Frame>,
     patterns: Patterns,
@@ -158,7 +158,7 @@ impl Default for ShellReading {
         ShellReading {
             commands: Vec::new(),
             command: ScriptCommand { line: 0, words: Vec::new(), redirections: Vec::new() },
-            variables: Variables::new(),
+            variables: ScriptVariables::new(),
             exported: BTreeSet::new(),
             frames: Vec::new(),
             patterns: Patterns::Outside,
@@ -199,12 +199,12 @@ impl ShellReading {
                 continue;
             }
             match token {
-                Token::Word { word, is_quoted } => self.word(word, is_quoted),
-                Token::Redirection(operator) => self.redirection(&operator, &mut lexer),
-                Token::Operator(operator) if self.is_test() => {
+                ScriptToken::Word { word, is_quoted } => self.word(word, is_quoted),
+                ScriptToken::Redirection(operator) => self.redirection(&operator, &mut lexer),
+                ScriptToken::Operator(operator) if self.is_test() => {
                     self.command.words.push(ScriptWord { text: operator, is_open: false });
                 }
-                Token::Operator(operator) => self.operator(&operator, &mut lexer),
+                ScriptToken::Operator(operator) => self.operator(&operator, &mut lexer),
             }
         }
         self.end_of_list();
@@ -217,17 +217,17 @@ impl ShellReading {
         first == Some("[[") && !words.any(|word| word == "]]")
     }
 
-    fn pattern(&mut self, token: &Token, was_any: bool) {
+    fn pattern(&mut self, token: &ScriptToken, was_any: bool) {
         match token {
-            Token::Operator(operator) if operator == ")" => {
+            ScriptToken::Operator(operator) if operator == ")" => {
                 self.patterns = Patterns::Outside;
                 self.branch(was_any);
             }
-            Token::Word { word, is_quoted: false } if word.text == "esac" => {
+            ScriptToken::Word { word, is_quoted: false } if word.text == "esac" => {
                 self.patterns = Patterns::Outside;
                 self.end(FrameKind::Case);
             }
-            Token::Word { word, is_quoted } => {
+            ScriptToken::Word { word, is_quoted } => {
                 let is_any = was_any || (word.text == "*" && !is_quoted);
                 self.patterns = Patterns::Inside { is_any };
             }
@@ -238,7 +238,7 @@ impl ShellReading {
     fn redirection(&mut self, operator: &str, lexer: &mut Lexer) {
         let mut written = operator.to_owned();
         if lexer.has_word() {
-            if let Some(Token::Word { word, .. }) = lexer.next(&mut self.variables) {
+            if let Some(ScriptToken::Word { word, .. }) = lexer.next(&mut self.variables) {
                 if matches!(operator.trim_start_matches(|c: char| c.is_ascii_digit()), "<<" | "<<-") {
                     lexer.skip_document(&word.text, operator.ends_with('-'));
                 }
@@ -272,7 +272,7 @@ impl ShellReading {
                 [.., last] if last.text.ends_with('=') => {
                     let name = last.text.trim_end_matches('=').trim_end_matches('+').to_owned();
                     while let Some(token) = lexer.next(&mut self.variables) {
-                        if token == Token::Operator(")".to_owned()) {
+                        if token == ScriptToken::Operator(")".to_owned()) {
                             break;
                         }
                     }
@@ -546,7 +546,7 @@ fn exported(name: &str, value: &ScriptWord) -> ScriptWord {
 }
 
 /// What a variable is after one of these, whichever it was.
-fn merged(outcomes: Vec<Variables>) -> Option<Variables> {
+fn merged(outcomes: Vec<ScriptVariables>) -> Option<ScriptVariables> {
     let mut outcomes = outcomes.into_iter();
     let mut all = outcomes.next()?;
     for outcome in outcomes {

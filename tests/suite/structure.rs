@@ -103,6 +103,67 @@ fn no_part_uses_one_above_it() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// What a file names of its folder and those around it, as paths from `src`: `super::NAME`, `crate::PART::NAME`, and lists of them.
+fn files_named(path: &Path, text: &str) -> Vec<PathBuf> {
+    let is_mod = path.ends_with("mod.rs");
+    let here = if is_mod { path.parent().unwrap().to_owned() } else { path.with_extension("") };
+    let mut named = Vec::new();
+    for (at, _) in text.match_indices("::") {
+        let start = text[..at]
+            .rfind(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':')
+            .map_or(0, |at| at + 1);
+        let mut place = here.clone();
+        for word in text[start..at].split("::") {
+            match word {
+                "super" => _ = place.pop(),
+                "crate" => place = PathBuf::new(),
+                "self" => {}
+                word => place.push(word),
+            }
+        }
+        if !["super", "crate", "self"].iter().any(|first| text[start..].starts_with(first)) {
+            continue;
+        }
+        let rest = &text[at + 2..];
+        let list = rest.strip_prefix('{').and_then(|list| list.split('}').next()).unwrap_or(rest);
+        let items: Vec<_> = if rest.starts_with('{') { list.split(',').collect() } else { vec![list] };
+        for item in items {
+            let name = item.trim().split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap();
+            named.push(place.join(name));
+        }
+    }
+    named
+}
+
+/// Files of a folder do not need each other in a circle. Of a `mod.rs` those below it are parts, and may name what it declares.
+#[test]
+fn no_two_files_of_a_folder_need_each_other() {
+    let sources = sources();
+    let whole: Vec<_> = sources.keys().filter(|path| !path.ends_with("mod.rs")).cloned().collect();
+    let file_of = |place: &Path| {
+        place.ancestors().map(|place| place.with_extension("rs")).find(|file| whole.contains(file))
+    };
+    let uses: BTreeMap<&PathBuf, BTreeSet<PathBuf>> = whole
+        .iter()
+        .map(|path| {
+            let named = files_named(path, &sources[path]).into_iter().filter_map(|place| file_of(&place));
+            (path, named.filter(|other| other != path && other.parent() == path.parent()).collect())
+        })
+        .collect();
+    assert!(uses.values().map(BTreeSet::len).sum::<usize>() > 300, "what is looked at");
+    for start in uses.keys() {
+        let (mut seen, mut next) = (BTreeSet::new(), vec![*start]);
+        while let Some(path) = next.pop() {
+            for other in &uses[path] {
+                assert!(other != *start, "{} needs {}, which needs it", start.display(), path.display());
+                if seen.insert(other) {
+                    next.push(other);
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn one_name_stands_for_one_type() {
     let mut places: BTreeMap<String, BTreeSet<PathBuf>> = BTreeMap::new();

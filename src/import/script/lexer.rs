@@ -2,10 +2,10 @@
 
 use std::collections::VecDeque;
 
-use super::{ScriptWord, Variables, is_name};
+use super::{ScriptVariables, ScriptWord, is_name};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Token {
+pub(super) enum ScriptToken {
     Word {
         word: ScriptWord,
         /// Some of it was in quotes: it is no keyword.
@@ -25,7 +25,7 @@ pub(super) struct Lexer {
     expands: bool,
     /// How deep in substitutions.
     depth: usize,
-    queue: VecDeque<Token>,
+    queue: VecDeque<ScriptToken>,
     /// The last lines of here-documents that begin after this line, and whether tabs before them do not count.
     documents: Vec<(String, bool)>,
     guesses: Vec<(String, String)>,
@@ -38,7 +38,7 @@ pub(super) struct Lexer {
 struct Pending {
     word: ScriptWord,
     is_quoted: bool,
-    before: Vec<Token>,
+    before: Vec<ScriptToken>,
 }
 
 impl Pending {
@@ -50,7 +50,7 @@ impl Pending {
     fn end(&mut self) {
         let (word, is_quoted) = (std::mem::take(&mut self.word), std::mem::take(&mut self.is_quoted));
         if is_quoted || word.is_open || !word.text.is_empty() {
-            self.before.push(Token::Word { word, is_quoted });
+            self.before.push(ScriptToken::Word { word, is_quoted });
         }
     }
 
@@ -168,7 +168,7 @@ impl Lexer {
         line
     }
 
-    pub(super) fn next(&mut self, variables: &mut Variables) -> Option<Token> {
+    pub(super) fn next(&mut self, variables: &mut ScriptVariables) -> Option<ScriptToken> {
         loop {
             if let Some(token) = self.queue.pop_front() {
                 return Some(token);
@@ -185,7 +185,7 @@ impl Lexer {
                         }
                     }
                 }
-                return Some(Token::Operator("\n".to_owned()));
+                return Some(ScriptToken::Operator("\n".to_owned()));
             }
             if self.expands && is_operator(next) && !self.starts_with("<(") && !self.starts_with(">(") {
                 return Some(self.operator(""));
@@ -195,7 +195,7 @@ impl Lexer {
         }
     }
 
-    fn operator(&mut self, descriptor: &str) -> Token {
+    fn operator(&mut self, descriptor: &str) -> ScriptToken {
         const REDIRECTIONS: [&str; 12] =
             ["&>>", "&>", ">>", ">&", ">|", ">", "<<<", "<<-", "<<", "<&", "<>", "<"];
         const OTHERS: [&str; 10] = ["&&", "&", "||", "|&", "|", ";;&", ";;", ";&", ";", "("];
@@ -204,12 +204,12 @@ impl Lexer {
         let operator = redirection.or(other).unwrap_or(")");
         self.at += operator.len();
         match redirection {
-            Some(operator) => Token::Redirection(format!("{descriptor}{operator}")),
-            None => Token::Operator(operator.to_owned()),
+            Some(operator) => ScriptToken::Redirection(format!("{descriptor}{operator}")),
+            None => ScriptToken::Operator(operator.to_owned()),
         }
     }
 
-    fn word(&mut self, variables: &mut Variables) -> Vec<Token> {
+    fn word(&mut self, variables: &mut ScriptVariables) -> Vec<ScriptToken> {
         let mut pending = Pending::default();
         while let Some(next) = self.peek() {
             match next {
@@ -262,7 +262,7 @@ impl Lexer {
         pending.before
     }
 
-    fn in_quotes(&mut self, pending: &mut Pending, variables: &mut Variables) {
+    fn in_quotes(&mut self, pending: &mut Pending, variables: &mut ScriptVariables) {
         while let Some(next) = self.peek() {
             match next {
                 '"' => {
@@ -316,7 +316,7 @@ impl Lexer {
     }
 
     /// From `` ` `` or `$`.
-    fn substitution(&mut self, pending: &mut Pending, in_quotes: bool, variables: &mut Variables) {
+    fn substitution(&mut self, pending: &mut Pending, in_quotes: bool, variables: &mut ScriptVariables) {
         if self.bump() == Some('`') {
             let inside = self.until('`', None);
             return self.command(pending, &inside, variables);
@@ -362,7 +362,13 @@ impl Lexer {
     }
 
     /// What is between the braces of `${…}`.
-    fn parameter(&mut self, pending: &mut Pending, inside: &str, in_quotes: bool, variables: &mut Variables) {
+    fn parameter(
+        &mut self,
+        pending: &mut Pending,
+        inside: &str,
+        in_quotes: bool,
+        variables: &mut ScriptVariables,
+    ) {
         let length = inside.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(inside.len());
         let (name, rest) = inside.split_at(length);
         let (counts_empty, operator) = match rest.strip_prefix(':') {
@@ -399,7 +405,7 @@ impl Lexer {
     }
 
     /// A command whose output is meant. What it says only the script can find out, but its words may be known.
-    fn command(&mut self, pending: &mut Pending, inside: &str, variables: &mut Variables) {
+    fn command(&mut self, pending: &mut Pending, inside: &str, variables: &mut ScriptVariables) {
         let read = inside.trim_start().strip_prefix('<').map(|file| format!("cat {file}"));
         let words = self.inner(read.as_deref().unwrap_or(inside), variables);
         let known = words.filter(|words| words.iter().all(|word| !word.is_open && !word.text.contains('`')));
@@ -409,7 +415,7 @@ impl Lexer {
     }
 
     /// The words of one command, without what is done with its errors.
-    fn inner(&mut self, text: &str, variables: &mut Variables) -> Option<Vec<ScriptWord>> {
+    fn inner(&mut self, text: &str, variables: &mut ScriptVariables) -> Option<Vec<ScriptWord>> {
         if self.depth >= DEEPEST {
             return None;
         }
@@ -417,8 +423,8 @@ impl Lexer {
         let mut words = Vec::new();
         while let Some(token) = inner.next(variables) {
             match token {
-                Token::Word { word, .. } => words.push(word),
-                Token::Redirection(operator) if operator.starts_with("2>") => {
+                ScriptToken::Word { word, .. } => words.push(word),
+                ScriptToken::Redirection(operator) if operator.starts_with("2>") => {
                     inner.next(variables);
                 }
                 _ => return None,

@@ -6,7 +6,7 @@ use crate::import::unit_file::boolean;
 
 /// What comes of a key, whatever its value is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
+enum KeyVerdict {
     /// Left out without harm.
     Dropped,
     /// Left out, and that may be noticed.
@@ -18,8 +18,8 @@ enum Fate {
 }
 
 /// Keys of one fate.
-struct Known {
-    fate: Fate,
+struct KnownKeys {
+    fate: KeyVerdict,
     why: &'static str,
     keys: &'static [&'static str],
 }
@@ -29,13 +29,14 @@ pub(super) fn say(service: &mut ImportedService, key: &str, value: &str, written
     let Some(known) = ALL.iter().find(|known| known.keys.contains(&key)) else { return false };
     let is_off = boolean(value) == Some(false) || DEFAULTS.contains(&(key, value));
     // Of a number, 0 is one as any.
-    let is_off = is_off && (known.fate != Fate::Near || value != "0" || DEFAULTS.contains(&(key, value)));
+    let is_off =
+        is_off && (known.fate != KeyVerdict::Near || value != "0" || DEFAULTS.contains(&(key, value)));
     match known.fate {
-        Fate::Dropped => service.dropped(written, known.why),
+        KeyVerdict::Dropped => service.dropped(written, known.why),
         _ if is_off => service.same(written, "it is off"),
-        Fate::Near => service.like(written, known.why),
-        Fate::Lost => service.lost(written, known.why),
-        Fate::Refused => service.refused(written, known.why),
+        KeyVerdict::Near => service.like(written, known.why),
+        KeyVerdict::Lost => service.lost(written, known.why),
+        KeyVerdict::Refused => service.refused(written, known.why),
     }
     true
 }
@@ -104,9 +105,9 @@ const READ: [&str; 45] = [
     "StandardInputData",
 ];
 
-const ALL: &[Known] = &[
-    Known {
-        fate: Fate::Dropped,
+const ALL: &[KnownKeys] = &[
+    KnownKeys {
+        fate: KeyVerdict::Dropped,
         why: "it is about systemd's own keeping of a service; preforkd starts a program when somebody calls, and that is all",
         keys: &[
             "ExecReload",
@@ -149,8 +150,8 @@ const ALL: &[Known] = &[
             "CoredumpReceive",
         ],
     },
-    Known {
-        fate: Fate::Dropped,
+    KnownKeys {
+        fate: KeyVerdict::Dropped,
         why: "it only counts; preforkd counts the time and the memory of each program itself",
         keys: &[
             "CPUAccounting",
@@ -164,23 +165,23 @@ const ALL: &[Known] = &[
             "LogsDirectoryAccounting",
         ],
     },
-    Known {
-        fate: Fate::Dropped,
+    KnownKeys {
+        fate: KeyVerdict::Dropped,
         why: "systemd does nothing for it any more",
         keys: &["BusPolicy", "Capabilities"],
     },
-    Known {
-        fate: Fate::Dropped,
+    KnownKeys {
+        fate: KeyVerdict::Dropped,
         why: "programs have no terminal",
         keys: &["TTYReset", "TTYVHangup", "TTYVTDisallocate", "TTYRows", "TTYColumns"],
     },
-    Known {
-        fate: Fate::Dropped,
+    KnownKeys {
+        fate: KeyVerdict::Dropped,
         why: "records name their service themselves",
         keys: &["SyslogIdentifier", "SyslogFacility", "SyslogLevel", "SyslogLevelPrefix"],
     },
-    Known {
-        fate: Fate::Near,
+    KnownKeys {
+        fate: KeyVerdict::Near,
         why: "it is one log for all services: what is kept of it is said in preforkd.service",
         keys: &[
             "LogLevelMax",
@@ -192,18 +193,18 @@ const ALL: &[Known] = &[
             "LogNamespace",
         ],
     },
-    Known {
-        fate: Fate::Near,
+    KnownKeys {
+        fate: KeyVerdict::Near,
         why: "preforkd keeps no record of sessions; utmp and wtmp have nobody of these",
         keys: &["UtmpIdentifier", "UtmpMode"],
     },
-    Known {
-        fate: Fate::Near,
+    KnownKeys {
+        fate: KeyVerdict::Near,
         why: "programs have an environment of their own: environment says all that is in it",
         keys: &["PassEnvironment", "UnsetEnvironment", "SetLoginEnvironment"],
     },
-    Known {
-        fate: Fate::Near,
+    KnownKeys {
+        fate: KeyVerdict::Near,
         why: "the mode of a directory is for tmpfiles.d, which makes it",
         keys: &[
             "RuntimeDirectoryMode",
@@ -213,13 +214,13 @@ const ALL: &[Known] = &[
             "ConfigurationDirectoryMode",
         ],
     },
-    Known {
-        fate: Fate::Near,
+    KnownKeys {
+        fate: KeyVerdict::Near,
         why: "preforkd has no quotas of directories; set one on the file system",
         keys: &["StateDirectoryQuota", "CacheDirectoryQuota", "LogsDirectoryQuota"],
     },
-    Known {
-        fate: Fate::Near,
+    KnownKeys {
+        fate: KeyVerdict::Near,
         why: "preforkd has limits and nice; write this into preforkd.service for all of its services",
         keys: &[
             "OOMScoreAdjust",
@@ -283,24 +284,28 @@ const ALL: &[Known] = &[
             "CoredumpFilter",
         ],
     },
-    Known {
-        fate: Fate::Near,
+    KnownKeys {
+        fate: KeyVerdict::Near,
         why: "preforkd keeps no descriptors for a program: what it opened is closed when it ends",
         keys: &["FileDescriptorStoreMax", "FileDescriptorStorePreserve"],
     },
-    Known {
-        fate: Fate::Near,
+    KnownKeys {
+        fate: KeyVerdict::Near,
         why: "preforkd looks after no such file: it knows its programs itself",
         keys: &["PIDFile"],
     },
-    Known {
-        fate: Fate::Near,
+    KnownKeys {
+        fate: KeyVerdict::Near,
         why: "a program that hangs is not noticed; max_lifetime says how long one may run",
         keys: &["WatchdogSec"],
     },
-    Known { fate: Fate::Near, why: "max_lifetime is the same for all", keys: &["RuntimeRandomizedExtraSec"] },
-    Known {
-        fate: Fate::Lost,
+    KnownKeys {
+        fate: KeyVerdict::Near,
+        why: "max_lifetime is the same for all",
+        keys: &["RuntimeRandomizedExtraSec"],
+    },
+    KnownKeys {
+        fate: KeyVerdict::Lost,
         why: "LESS CONFINED THAN BEFORE: preforkd has no such key; sandbox = { read = …, write = …, network = … } may do as much",
         keys: &[
             "RestrictNamespaces",
@@ -350,8 +355,8 @@ const ALL: &[Known] = &[
             "MountFlags",
         ],
     },
-    Known {
-        fate: Fate::Refused,
+    KnownKeys {
+        fate: KeyVerdict::Refused,
         why: "preforkd mounts nothing; mount it before, and name it in chroot",
         keys: &[
             "BindPaths",
@@ -372,8 +377,8 @@ const ALL: &[Known] = &[
             "MountAPIVFS",
         ],
     },
-    Known {
-        fate: Fate::Refused,
+    KnownKeys {
+        fate: KeyVerdict::Refused,
         why: "write it into preforkd.service, and its name into credentials",
         keys: &[
             "LoadCredential",
@@ -383,23 +388,23 @@ const ALL: &[Known] = &[
             "ImportCredential",
         ],
     },
-    Known {
-        fate: Fate::Refused,
+    KnownKeys {
+        fate: KeyVerdict::Refused,
         why: "preforkd begins no session; have the program do it",
         keys: &["PAMName", "TTYPath"],
     },
-    Known {
-        fate: Fate::Refused,
+    KnownKeys {
+        fate: KeyVerdict::Refused,
         why: "preforkd opens nothing for a program but its socket; have a script do it: exec = [\"/bin/sh\", \"-c\", \"exec PROGRAM 3<FILE\"]",
         keys: &["OpenFile"],
     },
-    Known {
-        fate: Fate::Refused,
+    KnownKeys {
+        fate: KeyVerdict::Refused,
         why: "preforkd sets no personality; have setarch(8) start the program",
         keys: &["Personality"],
     },
-    Known {
-        fate: Fate::Refused,
+    KnownKeys {
+        fate: KeyVerdict::Refused,
         why: "preforkd hands on no rights to BPF; leave this to systemd",
         keys: &["BPFDelegateCommands", "BPFDelegateMaps", "BPFDelegatePrograms", "BPFDelegateAttachments"],
     },

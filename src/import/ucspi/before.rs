@@ -12,12 +12,12 @@ const NO_DIRECTORY_OF_VARIABLES: &str = "preforkd reads no such directories; wri
 /// In which branches of a script a command is: of each condition around it, and the branch.
 #[derive(Debug, Clone, Default)]
 pub(super) struct BranchPath {
-    steps: Vec<Step>,
+    steps: Vec<BranchStep>,
     count: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Step {
+struct BranchStep {
     condition: usize,
     branch: usize,
     is_subshell: bool,
@@ -43,7 +43,11 @@ impl BranchPath {
         match word.text.as_str() {
             keyword @ (THEN | SUBSHELL) => {
                 self.count += 1;
-                self.steps.push(Step { condition: self.count, branch: 0, is_subshell: keyword == SUBSHELL });
+                self.steps.push(BranchStep {
+                    condition: self.count,
+                    branch: 0,
+                    is_subshell: keyword == SUBSHELL,
+                });
             }
             ELSE => {
                 if let Some(last) = self.steps.last_mut() {

@@ -15,7 +15,7 @@ struct NcatWords {
     host: Option<String>,
     port: Option<String>,
     family: Option<Host>,
-    program: Option<Program>,
+    program: Option<NcatProgram>,
     most: Option<String>,
     allow: Vec<String>,
     deny: Vec<String>,
@@ -25,7 +25,7 @@ struct NcatWords {
 }
 
 #[derive(Debug)]
-enum Program {
+enum NcatProgram {
     Words(Vec<String>),
     Shell(String),
 }
@@ -75,7 +75,7 @@ fn read(name: &str, words: &[ScriptWord]) -> NcatWords {
                 // With busybox, all that follows is the program's.
                 let program: Vec<String> =
                     std::iter::once(value).chain(words.by_ref()).map(str::to_owned).collect();
-                all.program = Some(Program::Words(program));
+                all.program = Some(NcatProgram::Words(program));
             } else {
                 all.value(letter, value);
             }
@@ -188,8 +188,8 @@ impl NcatWords {
             'p' => self.port = Some(value.to_owned()),
             's' => self.host = Some(value.to_owned()),
             // Cut at spaces, and run by no shell.
-            'e' => self.program = Some(Program::Words(value.split_whitespace().map(str::to_owned).collect())),
-            'c' => self.program = Some(Program::Shell(value.to_owned())),
+            'e' => self.program = Some(NcatProgram::Words(value.split_whitespace().map(str::to_owned).collect())),
+            'c' => self.program = Some(NcatProgram::Shell(value.to_owned())),
             'm' => self.most = Some(value.to_owned()),
             'w' => self.notes.push((written, "when it listens it does not wait")),
             'o' | 'x' => self.notes.push((written, "what is moved is shown nowhere: preforkd does not see it")),
@@ -273,19 +273,19 @@ impl ChainReading<'_> {
             }
         }
         match program {
-            Some(Program::Words(words)) if words.is_empty() => service.refused("-e", "no program"),
-            Some(Program::Words(words)) if is_ncat || words.len() > 1 || !words[0].contains(' ') => {
+            Some(NcatProgram::Words(words)) if words.is_empty() => service.refused("-e", "no program"),
+            Some(NcatProgram::Words(words)) if is_ncat || words.len() > 1 || !words[0].contains(' ') => {
                 let written = format!("-e {}", words.join(" "));
                 self.keep_program(&written, &words);
             }
             // Of ncat, whose other name nc is, it is a command line; of busybox, one name.
-            Some(Program::Words(words)) => {
+            Some(NcatProgram::Words(words)) => {
                 let cut: Vec<String> =
                     words.iter().flat_map(|word| word.split_whitespace()).map(str::to_owned).collect();
                 self.service.like(format!("-e {}", words.join(" ")), "cut at its spaces, as ncat does");
                 self.keep_program(&format!("-e {}", words.join(" ")), &cut);
             }
-            Some(Program::Shell(command)) => {
+            Some(NcatProgram::Shell(command)) => {
                 self.service.exact(format!("-c {command}"), "exec", list(["/bin/sh", "-c", &command]));
             }
             None => service.refused(name, "no program: name one with -e"),
