@@ -175,6 +175,9 @@ const F_SETOWN_EX: i32 = 15;
 /// asm-generic/sockios.h: FIOSETOWN and SIOCSPGRP, which do the same.
 pub(super) const OWNER_REQUESTS: [i32; 2] = [0x8901, 0x8902];
 
+/// linux/ioprio.h.
+const IOPRIO_WHO_PGRP: u64 = 2;
+
 /// sched.h: new namespaces.
 const NAMESPACES: [i32; 8] = [
     libc::CLONE_NEWNS,
@@ -312,6 +315,9 @@ pub(super) fn compile(
             }
             // 0 is who calls, and here all who have its user. (ioprio_set(2) takes it for root.)
             add(&mut rules, "setpriority", &[equals(0, u64::from(libc::PRIO_USER))]);
+            // Here all in its group, and it may join any of its session, setpgid(2): a sibling's, its worker's.
+            add(&mut rules, "setpriority", &[equals(0, u64::from(libc::PRIO_PGRP))]);
+            add(&mut rules, "ioprio_set", &[equals(0, IOPRIO_WHO_PGRP)]);
             // Which machine there seems to be, is asked by 0xffffffff; 8 is that of 32 bits.
             let others = [differs(0, 0), differs(0, 8), differs(0, 0xffff_ffff)];
             add(&mut rules, "personality", &others);
@@ -590,6 +596,11 @@ pub(super) mod tests {
             ("prlimit64", [77, 7, 1 << 40], EPERM),
             ("setpriority", [0, 0, 9], ALLOW),
             ("setpriority", [0, 77, 9], EPERM),
+            ("setpriority", [1, 0, 9], EPERM),
+            ("setpriority", [1 | 1 << 32, 0, 9], EPERM),
+            ("setpriority", [2, 0, 9], EPERM),
+            ("ioprio_set", [1, 0, 3 << 13], ALLOW),
+            ("ioprio_set", [2, 0, 3 << 13], EPERM),
             ("mmap", [0, 4096, 3], ALLOW),
             ("mmap", [0, 4096, 5], ALLOW),
             ("mmap", [0, 4096, 7], EPERM),
