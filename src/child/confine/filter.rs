@@ -162,6 +162,21 @@ const CHANGES_OF_FILES: &[&str] = &[
     "utimes",
 ];
 
+/// System V's, of whose objects only making and finding takes a name: a number is enough for the rest, and numbers can be guessed.
+const SYSTEM_V: &[&str] = &[
+    "msgctl",
+    "msgget",
+    "msgrcv",
+    "msgsnd",
+    "semctl",
+    "semget",
+    "semop",
+    "semtimedop",
+    "shmat",
+    "shmctl",
+    "shmget",
+];
+
 /// What libraries do without when they are told that it does not exist: the arguments of the first cannot be looked at, and
 /// what is asked for by the others does not come by here.
 const UNKNOWN_TO_SERVICES: &[&str] = &["clone3", "io_uring_setup", "io_uring_enter", "io_uring_register"];
@@ -438,7 +453,8 @@ fn forbid_network(rules: &mut CallRules, sandbox: &Sandbox, landlock: ABI) {
         Network::None => {
             // Also for a worker: to its log it sends datagrams, by a socket that it has before.
             always(rules, &["socket", "connect", "bind", "listen"]);
-            always(rules, &["shmget", "semget", "msgget", "mq_open"]);
+            always(rules, SYSTEM_V);
+            always(rules, &["mq_open"]);
         }
     }
 }
@@ -601,6 +617,17 @@ pub(super) mod tests {
             ("setpriority", [2, 0, 9], EPERM),
             ("ioprio_set", [1, 0, 3 << 13], ALLOW),
             ("ioprio_set", [2, 0, 3 << 13], EPERM),
+            ("shmget", [7, 4096, 0o1666], EPERM),
+            ("shmat", [7, 0, 0], EPERM),
+            ("shmdt", [0; 3], ALLOW),
+            ("shmctl", [7, 0, 0], EPERM),
+            ("semop", [7, 0, 1], EPERM),
+            ("semtimedop", [7, 0, 1], EPERM),
+            ("semctl", [7, 0, 0], EPERM),
+            ("msgsnd", [7, 0, 1], EPERM),
+            ("msgrcv", [7, 0, 1], EPERM),
+            ("msgctl", [7, 0, 0], EPERM),
+            ("mq_open", [0; 3], EPERM),
             ("mmap", [0, 4096, 3], ALLOW),
             ("mmap", [0, 4096, 5], ALLOW),
             ("mmap", [0, 4096, 7], EPERM),
