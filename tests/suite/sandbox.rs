@@ -218,9 +218,23 @@ fn privileges_are_gained_where_the_service_says_so() {
 #[test]
 fn memory_that_was_written_is_not_executed_where_the_service_says_so() {
     // mmap: 4096 bytes, PROT_READ|WRITE|EXEC, MAP_PRIVATE|MAP_ANONYMOUS.
-    let script = perl("print syscall(9, 0, 4096, 7, 0x22, -1, 0) == -1 ? qq(no\\n) : qq(mapped\\n)");
-    assert_eq!(says(&script, ""), "mapped\n");
-    assert_eq!(says(&script, "sandbox = { write_execute = false }"), "no\n");
+    let map = perl("print syscall(9, 0, 4096, 7, 0x22, -1, 0) == -1 ? qq(no\\n) : qq(mapped\\n)");
+    // What is written to a file without a name could be: memfd_create. So could what is in memfd_secret's, where there is that.
+    let file = perl("print syscall(319, my $name = qq(x), 0) == -1 ? qq(no\\n) : qq(made\\n)");
+    let script = format!("{map}; {file}");
+    assert_eq!(says(&script, ""), "mapped\nmade\n");
+    for more in ["", ", network = \"none\"", ", system_calls = \"any\""] {
+        assert_eq!(
+            says(&script, &format!("sandbox = {{ write_execute = false{more} }}")),
+            "no\nno\n",
+            "{more}"
+        );
+    }
+    // From then on all that can be read could be executed: personality(2), READ_IMPLIES_EXEC.
+    let persona = perl("print syscall(135, 0x400000) == -1 ? qq(no\\n) : qq(all\\n)");
+    let keys = "sandbox = { write_execute = false, system_calls = \"any\" }";
+    assert_eq!(says(&persona, keys), "no\n");
+    assert_eq!(says(&persona, "sandbox = { system_calls = \"any\" }"), "all\n");
 }
 
 /// Has what follows run on a kernel that does not have these system calls: a filter answers as such a kernel would. The last

@@ -190,6 +190,8 @@ const F_SETOWN_EX: i32 = 15;
 /// asm-generic/sockios.h: FIOSETOWN and SIOCSPGRP, which do the same.
 pub(super) const OWNER_REQUESTS: [i32; 2] = [0x8901, 0x8902];
 
+/// linux/personality.h.
+const READ_IMPLIES_EXEC: i32 = 0x0040_0000;
 /// linux/ioprio.h.
 const IOPRIO_WHO_PGRP: u64 = 2;
 
@@ -352,6 +354,10 @@ pub(super) fn compile(
             always(&mut rules, CHANGES_OF_FILES);
         }
         if !sandbox.write_execute {
+            // What is written to such a file could be mapped to be executed.
+            always(&mut rules, &["memfd_create", "memfd_secret"]);
+            // From then on what can be read can be executed, personality(2); 0xffffffff asks.
+            add(&mut rules, "personality", &[has(0, READ_IMPLIES_EXEC), differs(0, 0xffff_ffff)]);
             add(&mut rules, "mmap", &[has(2, libc::PROT_EXEC), has(2, libc::PROT_WRITE)]);
             add(&mut rules, "mprotect", &[has(2, libc::PROT_EXEC)]);
             add(&mut rules, "pkey_mprotect", &[has(2, libc::PROT_EXEC)]);
@@ -628,6 +634,8 @@ pub(super) mod tests {
             ("msgrcv", [7, 0, 1], EPERM),
             ("msgctl", [7, 0, 0], EPERM),
             ("mq_open", [0; 3], EPERM),
+            ("memfd_create", [0; 3], EPERM),
+            ("memfd_secret", [0; 3], EPERM),
             ("mmap", [0, 4096, 3], ALLOW),
             ("mmap", [0, 4096, 5], ALLOW),
             ("mmap", [0, 4096, 7], EPERM),
@@ -641,6 +649,18 @@ pub(super) mod tests {
         }
         assert_eq!(verdict(&service, FOREIGN, 3, [0; 3]), KILL);
         assert_eq!(verdict(&service, NATIVE, call("kill"), [1, 9, 0]), ALLOW);
+
+        let free = compile(&sandbox(CallSet::Any, Network::Any), &job, ABI::V7, false).unwrap();
+        for (name, arguments, wanted) in [
+            ("personality", [0xffff_ffff, 0, 0], ALLOW),
+            ("personality", [0x0004_0000, 0, 0], ALLOW),
+            ("personality", [0x0040_0000, 0, 0], EPERM),
+            ("memfd_create", [0; 3], EPERM),
+            ("shmat", [7, 0, 0], ALLOW),
+            ("setpriority", [1, 0, 9], ALLOW),
+        ] {
+            assert_eq!(verdict(&free, NATIVE, call(name), arguments), wanted, "{name} {arguments:?}");
+        }
 
         let many = only_users(&(70_000..=70_099), &(33..=33), ([991, 0x8000_0007], 992)).unwrap();
         for (name, arguments, wanted) in [
