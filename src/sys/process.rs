@@ -92,8 +92,8 @@ pub(crate) fn new_group() -> io::Result<()> {
 /// By what this process tells its own calls from those of programs, see [`mark_calls`]; 0 if nobody has to know.
 static MARK: AtomicU64 = AtomicU64::new(0);
 
-/// From now on, kill(2) and clone3(2) have this number as their sixth argument, which the kernel does not look at. A filter that this
-/// process has in common with its programs can: they have not its memory.
+/// From now on, kill(2), clone3(2) and SO_LINGER's setsockopt(2) have this number as their sixth argument, which the kernel does not look
+/// at. A filter that this process has in common with its programs can: they have not its memory.
 pub(crate) fn mark_calls(mark: u64) {
     MARK.store(mark, Ordering::Relaxed);
 }
