@@ -101,6 +101,7 @@ const NOT_OF_SERVICES: &[&str] = &[
     "kexec_load",
     "keyctl",
     "lookup_dcookie",
+    "migrate_pages",
     "mount",
     "mount_setattr",
     "move_mount",
