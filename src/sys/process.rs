@@ -92,8 +92,8 @@ pub(crate) fn new_group() -> io::Result<()> {
 /// By what this process tells its own calls from those of programs, see [`mark_calls`]; 0 if nobody has to know.
 static MARK: AtomicU64 = AtomicU64::new(0);
 
-/// From now on, kill(2) and clone3(2) have this number as their sixth argument, which the kernel does not look at. A filter that this
-/// process has in common with its programs can: they have not its memory.
+/// From now on, kill(2), clone3(2) and SO_LINGER's setsockopt(2) have this number as their sixth argument, which the kernel does not look
+/// at. A filter that this process has in common with its programs can: they have not its memory.
 pub(crate) fn mark_calls(mark: u64) {
     MARK.store(mark, Ordering::Relaxed);
 }
@@ -157,6 +157,14 @@ pub(crate) fn signal_process(pid: Pid, signal: Signal) {
     if pid > 1 {
         let _ = send(pid, Some(signal));
     }
+}
+
+/// Kills a child that has not been reaped.
+pub(super) fn kill(child: Pid) -> io::Result<()> {
+    if child <= 1 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    Ok(send(child, Some(Signal::SIGKILL))?)
 }
 
 /// What proc(5) says that a process does, to go on a sentence that begins with it.

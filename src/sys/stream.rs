@@ -2,17 +2,28 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{self as nixsock, MsgFlags, setsockopt, sockopt};
 
+use super::process;
+
 /// Closes a TCP connection by a reset, with nothing left behind, whatever was under way. Another is just closed.
 pub(crate) fn reset(connection: OwnedFd) {
-    let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
-    let _ = setsockopt(&connection, sockopt::Linger, &at_once);
+    set_linger(connection.as_fd(), libc::linger { l_onoff: 1, l_linger: 0 });
     drop(connection);
+}
+
+/// How long who closes a connection last waits for its client. The system call itself, which a filter knows as ours by its mark.
+fn set_linger(connection: BorrowedFd<'_>, linger: libc::linger) {
+    let (level, name, length) = (libc::SOL_SOCKET, libc::SO_LINGER, size_of::<libc::linger>());
+    // SAFETY: the kernel reads a live local of this length. An error is for what cannot linger.
+    unsafe {
+        let at = &raw const linger;
+        libc::syscall(libc::SYS_setsockopt, connection.as_raw_fd(), level, name, at, length, process::mark())
+    };
 }
 
 /// Waits for bytes and takes them; 0 are the end of the stream.
@@ -177,7 +188,6 @@ pub(crate) fn end(connection: BorrowedFd<'_>) {
 mod tests {
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
-    use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
 
     use super::*;

@@ -2,6 +2,9 @@
 //!
 //! nix's `waitpid` answers `EINVAL`, without the pid, for a child that a real-time signal killed: by then the child is
 //! gone and its slot would leak. So this is wait4(2) itself, which also tells what the child used.
+//!
+//! A child may have its parent trace it, by PTRACE_TRACEME. Then these calls tell of its stops as well, whether they were asked for or
+//! not: wait_task_stopped() in kernel/exit.c. It is of no use to anybody here, and so who stops like that is killed.
 #![allow(unsafe_code)]
 
 use std::fmt;
@@ -21,7 +24,7 @@ pub(crate) enum Ending {
 }
 
 impl Ending {
-    /// From the status word of wait4(2); anything but an exit cannot be other than a signal without `WUNTRACED`.
+    /// From the status word of wait4(2) about an end.
     pub(crate) fn from_status(status: i32) -> Self {
         if libc::WIFEXITED(status) {
             // WEXITSTATUS is eight bits wide.
@@ -103,36 +106,73 @@ pub(crate) fn reap_one(pid: Pid) -> io::Result<Option<Ended>> {
 
 /// A child that a signal has stopped since the last call.
 pub(crate) fn stopped() -> Option<Pid> {
-    waitid(libc::P_ALL, 0, libc::WSTOPPED)
+    loop {
+        let found = waitid((libc::P_ALL, 0), libc::WSTOPPED | libc::WNOHANG)?;
+        if !found.is_trapped {
+            return Some(found.pid);
+        }
+        end_traced(found.pid);
+    }
 }
 
 /// A child that has ended, without reaping it: until then nobody else can get its number, nor its group's.
 pub(crate) fn ended() -> Option<Pid> {
-    waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOWAIT)
+    loop {
+        let found = waitid((libc::P_ALL, 0), libc::WEXITED | libc::WNOWAIT | libc::WNOHANG)?;
+        if !found.is_trapped {
+            return Some(found.pid);
+        }
+        end_traced(found.pid);
+    }
 }
 
 /// Waits until the child `pid` has ended, and leaves it to be reaped.
 pub(crate) fn await_end(pid: Pid) {
-    let Ok(id) = libc::id_t::try_from(pid) else { return };
-    // SAFETY: without a place for what it finds, waitid touches no memory of ours.
-    while unsafe { libc::waitid(libc::P_PID, id, std::ptr::null_mut(), libc::WEXITED | libc::WNOWAIT) } == -1
-        && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
-    {}
+    while let Some(found) = waitid_of(pid, libc::WEXITED | libc::WNOWAIT).filter(|found| found.is_trapped) {
+        end_traced(found.pid);
+    }
 }
 
 /// Whether this child has ended and only waits to be reaped.
 pub(crate) fn has_ended(pid: Pid) -> bool {
-    libc::id_t::try_from(pid).is_ok_and(|id| waitid(libc::P_PID, id, libc::WEXITED | libc::WNOWAIT).is_some())
+    let found = waitid_of(pid, libc::WEXITED | libc::WNOWAIT | libc::WNOHANG);
+    found.is_some_and(|found| !found.is_trapped)
 }
 
-fn waitid(kind: libc::idtype_t, id: libc::id_t, what: libc::c_int) -> Option<Pid> {
+/// Kills a child that is stopped and that this process traces; or has it go on untraced, should it not be ours to kill. It is not
+/// stopped any more then, and so a stop that was left there is not found again.
+fn end_traced(pid: Pid) {
+    if super::process::kill(pid).is_ok() {
+        return;
+    }
+    // SAFETY: takes numbers only, and writes nothing of ours.
+    unsafe { libc::ptrace(libc::PTRACE_DETACH, pid, 0, 0) };
+}
+
+/// What waitid(2) has found.
+#[derive(Debug, Clone, Copy)]
+struct ChildState {
+    pid: Pid,
+    /// It is traced by this process, and stopped.
+    is_trapped: bool,
+}
+
+fn waitid_of(pid: Pid, what: libc::c_int) -> Option<ChildState> {
+    waitid((libc::P_PID, libc::id_t::try_from(pid).ok()?), what)
+}
+
+fn waitid((kind, id): (libc::idtype_t, libc::id_t), what: libc::c_int) -> Option<ChildState> {
     // SAFETY: siginfo_t is plain data, for which zero is a value.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     // SAFETY: `info` is a live local that the kernel writes.
-    let result = unsafe { libc::waitid(kind, id, &mut info, what | libc::WNOHANG) };
+    while unsafe { libc::waitid(kind, id, &mut info, what) } == -1 {
+        if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            return None;
+        }
+    }
     // SAFETY: waitid has filled in the part of a SIGCHLD, or left the zeros.
     let pid = unsafe { info.si_pid() };
-    (result == 0 && pid > 0).then_some(pid)
+    (pid > 0).then_some(ChildState { pid, is_trapped: info.si_code == libc::CLD_TRAPPED })
 }
 
 fn wait4(which: Pid, options: libc::c_int) -> io::Result<Option<Ended>> {
@@ -142,6 +182,10 @@ fn wait4(which: Pid, options: libc::c_int) -> io::Result<Option<Ended>> {
         let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
         // SAFETY: both pointers are to live locals of the right type, which wait4 only writes.
         let pid = unsafe { libc::wait4(which, &mut status, options, &mut usage) };
+        if pid > 0 && libc::WIFSTOPPED(status) {
+            end_traced(pid);
+            continue;
+        }
         if pid > 0 {
             return Ok(Some(Ended {
                 pid,

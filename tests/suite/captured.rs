@@ -381,7 +381,7 @@ fn limit(which: u64, value: u64) -> Attempt {
 /// Tried at a sibling, the worker and the supervisor.
 fn at_each_other() -> Vec<(String, Attempt)> {
     type AtOther = fn(&mut Captive, &Around, u64) -> Outcome;
-    let each: [(&str, AtOther); 23] = [
+    let each: [(&str, AtOther); 25] = [
         ("probe", |captive, _, pid| calls(captive, c::SYS_kill, &[pid, 0])),
         ("signal", |captive, _, pid| calls(captive, c::SYS_kill, &[pid, c::SIGURG as u64])),
         ("signal_group", |captive, _, pid| {
@@ -444,6 +444,8 @@ fn at_each_other() -> Vec<(String, Attempt)> {
         }),
         ("priority_of_user", |captive, _, _| calls(captive, c::SYS_setpriority, &[2, 0, 1])),
         ("disk_of_user", |captive, _, _| calls(captive, c::SYS_ioprio_set, &[3, 0, 3 << 13])),
+        ("priority_of_group", |captive, _, _| calls(captive, c::SYS_setpriority, &[1, 0, 1])),
+        ("disk_of_group", |captive, _, _| calls(captive, c::SYS_ioprio_set, &[2, 0, 3 << 13])),
         ("priority", |captive, _, pid| calls(captive, c::SYS_setpriority, &[0, pid, 1])),
         ("processor", |captive, _, pid| {
             let mask = captive.put(&[0xff; 128]);

@@ -201,6 +201,34 @@ fn a_program_that_ignores_term_is_killed_with_all_of_its_group() {
 }
 
 #[test]
+fn a_program_that_has_stopped_itself_or_ended_its_first_thread_is_counted_and_killed() {
+    let stopped = "import os, signal\nsignal.signal(15, signal.SIG_IGN)\nprint('ready', flush=True)\nos.kill(os.getpid(), 19)";
+    // The first is a zombie then, which nobody can reap.
+    let headless = "import ctypes, signal, threading, time\nsignal.signal(15, signal.SIG_IGN)\n\
+                    threading.Thread(target=time.sleep, args=(1000,)).start()\nprint('ready', flush=True)\n\
+                    ctypes.CDLL(None).syscall(60, 0)";
+    let is_counted = |script: &str, state: char, options: &[&str]| {
+        let server = serve(options, &["--", "/usr/bin/python3", "-c", script]);
+        let mut client = connect(server.address());
+        client.read_exact(&mut [0; 6]).unwrap();
+        let is_it = || server.processes().into_iter().find(|process| process.state == state);
+        eventually("it has done that", || is_it().is_some());
+        let pid = is_it().unwrap().pid;
+        assert_eq!(server.count("active"), 1);
+        is_ended(&server, client, "lifetime");
+        eventually("it is gone", || proc::process(pid).is_none());
+        all_counted(&server, 1);
+    };
+    std::thread::scope(|scope| {
+        for (script, state) in [(stopped, 'T'), (headless, 'Z')] {
+            for options in [&["--max-lifetime", "2s"][..], &["--max-lifetime", "2s", "--spare", "1"]] {
+                scope.spawn(move || is_counted(script, state, options));
+            }
+        }
+    });
+}
+
+#[test]
 fn a_program_that_ends_by_term_in_its_own_way_has_timed_out_all_the_same() {
     let script = "trap 'echo bye; exit 7' TERM; echo ready; while :; do sleep 0.1; done";
     let server = serve(&["--idle-timeout", "300ms"], &shell(script));

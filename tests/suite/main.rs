@@ -84,6 +84,7 @@ mod stuck;
 mod systemd;
 mod textbook;
 mod top;
+mod traced;
 mod unix_sockets;
 mod unix_users;
 mod upgrade;

@@ -181,14 +181,16 @@ fn beyond_its_share_a_source_is_told_while_the_worker_does_nothing() {
 
 #[test]
 fn beyond_its_share_a_source_is_reset_or_closed() {
-    for more in [&[][..], &["--spare", "2"]] {
-        for (overload, ends) in [("reset", Err(ErrorKind::ConnectionReset)), ("queue", Ok(0))] {
-            let options = [&["--max-connections-per-source", "1", "--overload", overload], more].concat();
-            let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).start();
-            let _held = fill(server.address(), 1);
-            for _ in 0..5 {
-                let read = connect(server.address()).read(&mut [0]);
-                assert_eq!(read.map_err(|error| error.kind()), ends, "{overload} {more:?}");
+    for job in [&["echo"][..], &["--", "/bin/cat"]] {
+        for more in [&[][..], &["--spare", "2"]] {
+            for (overload, ends) in [("reset", Err(ErrorKind::ConnectionReset)), ("queue", Ok(0))] {
+                let options = [&["--max-connections-per-source", "1", "--overload", overload], more].concat();
+                let server = Preforkd::serve(&options, "127.0.0.1:0", job).start();
+                let _held = fill(server.address(), 1);
+                for _ in 0..5 {
+                    let read = connect(server.address()).read(&mut [0]);
+                    assert_eq!(read.map_err(|error| error.kind()), ends, "{overload} {more:?}");
+                }
             }
         }
     }
@@ -221,18 +223,23 @@ fn without_words_the_connection_is_closed() {
 
 #[test]
 fn a_reset_is_one() {
-    for more in [&[][..], &["--spare", "1"]] {
-        let options = [&["--max-connections", "1", "--overload", "reset"], more].concat();
-        let server = Preforkd::serve(&options, "127.0.0.1:0", &["echo"]).start();
-        let mut held = fill(server.address(), 1);
-        for _ in 0..10 {
-            let error = connect(server.address()).read(&mut [0]).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    // Also where programs, under a filter that the worker has, too, or of their own, cannot do it the same way.
+    let program = &["--", "/bin/cat"][..];
+    let jobs = [(&["echo"][..], &[][..]), (program, &[]), (program, &["--sandbox", "network=client"])];
+    for (job, sandbox) in jobs {
+        for more in [&[][..], &["--spare", "1"]] {
+            let options = [&["--max-connections", "1", "--overload", "reset"], sandbox, more].concat();
+            let server = Preforkd::serve(&options, "127.0.0.1:0", job).start();
+            let mut held = fill(server.address(), 1);
+            for _ in 0..10 {
+                let error = connect(server.address()).read(&mut [0]).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+            }
+            held.clear();
+            eventually("it has ended", || server.count("active") == 0);
+            fill(server.address(), 1);
+            assert_eq!(refused(&server), 10);
         }
-        held.clear();
-        eventually("it has ended", || server.count("active") == 0);
-        fill(server.address(), 1);
-        assert_eq!(refused(&server), 10);
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::path::Path;
 
 use crate::support::client::{connect, exchange, listen_to};
-use crate::support::{Preforkd, Running, address, preforkd, root, sure, text, write};
+use crate::support::{Preforkd, Running, address, eventually, preforkd, root, sure, text, write};
 
 /// A service at its own address, whose program is this shell script.
 fn service(script: &str, keys: &str) -> (String, std::net::SocketAddr) {
@@ -218,9 +218,49 @@ fn privileges_are_gained_where_the_service_says_so() {
 #[test]
 fn memory_that_was_written_is_not_executed_where_the_service_says_so() {
     // mmap: 4096 bytes, PROT_READ|WRITE|EXEC, MAP_PRIVATE|MAP_ANONYMOUS.
-    let script = perl("print syscall(9, 0, 4096, 7, 0x22, -1, 0) == -1 ? qq(no\\n) : qq(mapped\\n)");
-    assert_eq!(says(&script, ""), "mapped\n");
-    assert_eq!(says(&script, "sandbox = { write_execute = false }"), "no\n");
+    let map = perl("print syscall(9, 0, 4096, 7, 0x22, -1, 0) == -1 ? qq(no\\n) : qq(mapped\\n)");
+    // What is written to a file without a name could be: memfd_create. So could what is in memfd_secret's, where there is that.
+    let file = perl("print syscall(319, my $name = qq(x), 0) == -1 ? qq(no\\n) : qq(made\\n)");
+    let script = format!("{map}; {file}");
+    assert_eq!(says(&script, ""), "mapped\nmade\n");
+    for more in ["", ", network = \"none\"", ", system_calls = \"any\""] {
+        assert_eq!(
+            says(&script, &format!("sandbox = {{ write_execute = false{more} }}")),
+            "no\nno\n",
+            "{more}"
+        );
+    }
+    // From then on all that can be read could be executed: personality(2), READ_IMPLIES_EXEC.
+    let persona = perl("print syscall(135, 0x400000) == -1 ? qq(no\\n) : qq(all\\n)");
+    let keys = "sandbox = { write_execute = false, system_calls = \"any\" }";
+    assert_eq!(says(&persona, keys), "no\n");
+    assert_eq!(says(&persona, "sandbox = { system_calls = \"any\" }"), "all\n");
+}
+
+#[test]
+fn a_program_cannot_have_its_worker_wait_for_its_client() {
+    // Whoever closes last would: SO_LINGER. It leaves more than there is room for at its client's.
+    let linger = "setsockopt($s, SOL_SOCKET, SO_LINGER, pack(q(ii), 1, 100000)) || die;";
+    let script = perl(&format!(
+        "open($s, q(+<&=0)); sysread($s, $c, 1); print(qq(here\\n)), exit if $c ne q(L); \
+         setsockopt($s, SOL_SOCKET, SO_SNDBUF, 1 << 22); 1 while send($s, q(x) x 65536, MSG_DONTWAIT); {linger}"
+    ));
+    let (config, at) = service(&format!("exec {script}"), "");
+    let server = Preforkd::run(&config).start();
+    let mut silent = connect(at);
+    silent.write_all(b"L").unwrap();
+    let ended = || server.log.count(|line| line.contains("exited 0"));
+    eventually("it is given up", || ended() == 1);
+    assert_eq!(text(&exchange(at, b"x")), "here\n");
+    eventually("another has ended meanwhile", || ended() == 2);
+    drop(silent);
+    let script = perl(&format!(
+        "open($s, q(+<&=0)); {linger} @l = unpack(q(ii), getsockopt($s, SOL_SOCKET, SO_LINGER)); print(qq(@l\\n))"
+    ));
+    for keys in ["", "sandbox = { network = \"client\" }"] {
+        assert_eq!(says(&script, keys), "0 0\n");
+    }
+    assert_eq!(says(&script, "sandbox = { system_calls = { allow = [\"setsockopt\"] } }"), "1 100000\n");
 }
 
 /// Has what follows run on a kernel that does not have these system calls: a filter answers as such a kernel would. The last

@@ -19,7 +19,7 @@ use landlock::{
 use super::instructions::followed_by;
 use super::namespaces::{MachineNamespaces, NoNamespace, OwnNamespaces};
 use super::signals::{self, Silence};
-use super::{filter, own_clone3};
+use super::{filter, no_linger, own_clone3};
 use crate::config::{
     AllowedFiles, AllowedPath, CallSet, FileUse, Job, Network, Sandbox, ServiceConfig, UserIds,
 };
@@ -38,6 +38,8 @@ pub(crate) struct Cage {
     own_filter: Vec<Instruction>,
     /// That is not needed once the worker knows its own clone3(2) from theirs.
     knows_clone3: bool,
+    /// By what it knows its own calls, see [`process::mark_calls`].
+    mark: u64,
     /// Who shares the worker's filters asks it whom he may signal.
     asks: bool,
     /// The worker can live with the filter.
@@ -110,7 +112,15 @@ impl Cage {
             false => None,
         };
         let has_own_user = user.is_some_and(|user| user.range.is_some());
-        let compile = |sandbox: &Sandbox| filter::compile(sandbox, job, plan.landlock, has_own_user);
+        // Its keys are from getrandom(2).
+        let mark = RandomState::new().hash_one(0);
+        let compile = |of: &Sandbox| {
+            let filter = filter::compile(of, job, plan.landlock, has_own_user)?;
+            Ok::<_, io::Error>(match no_linger::is_wanted(sandbox, job) {
+                true => followed_by(filter, &no_linger::filter(mark)),
+                false => filter,
+            })
+        };
         let is_shared = filter::is_shared(sandbox, job);
         let (mut filter, mut own_filter) = (Vec::new(), Vec::new());
         if plan.filters && has_cgroup && is_shared && own_clone3::is_denied(sandbox) {
@@ -128,7 +138,17 @@ impl Cage {
         let silence = if plan.filters { Silence::new(sandbox, job, plan.landlock) } else { None };
         let asks = plan.asks;
         let is_inherited = false;
-        Ok(Some(Cage { ruleset, filter, silence, own_filter, knows_clone3, asks, is_shared, is_inherited }))
+        Ok(Some(Cage {
+            ruleset,
+            filter,
+            silence,
+            own_filter,
+            knows_clone3,
+            mark,
+            asks,
+            is_shared,
+            is_inherited,
+        }))
     }
 
     /// Whether there is a filter of system calls.
@@ -138,12 +158,12 @@ impl Cage {
 
     /// In the worker, once a child has tried it: takes on what its children have in common, if it can live with that. As one filter.
     pub(crate) fn share(&mut self) -> io::Result<SignalGuard> {
+        let mark = self.mark;
+        process::mark_calls(mark);
         let is_inherited = self.is_shared && !self.filter.is_empty();
         if !is_inherited && !self.asks {
             return Ok(SignalGuard::Kernel);
         }
-        // Its keys are from getrandom(2).
-        let mark = RandomState::new().hash_one(0);
         let mut filter = if is_inherited { self.filter.clone() } else { Vec::new() };
         if is_inherited && self.knows_clone3 {
             filter = followed_by(filter, &own_clone3::marked(mark));
@@ -155,7 +175,6 @@ impl Cage {
             seccomp::install(&filter)?;
         }
         self.is_inherited = is_inherited;
-        process::mark_calls(mark);
         Ok(guard)
     }
 

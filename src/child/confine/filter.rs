@@ -101,6 +101,7 @@ const NOT_OF_SERVICES: &[&str] = &[
     "kexec_load",
     "keyctl",
     "lookup_dcookie",
+    "migrate_pages",
     "mount",
     "mount_setattr",
     "move_mount",
@@ -162,6 +163,21 @@ const CHANGES_OF_FILES: &[&str] = &[
     "utimes",
 ];
 
+/// System V's, of whose objects only making and finding takes a name: a number is enough for the rest, and numbers can be guessed.
+const SYSTEM_V: &[&str] = &[
+    "msgctl",
+    "msgget",
+    "msgrcv",
+    "msgsnd",
+    "semctl",
+    "semget",
+    "semop",
+    "semtimedop",
+    "shmat",
+    "shmctl",
+    "shmget",
+];
+
 /// What libraries do without when they are told that it does not exist: the arguments of the first cannot be looked at, and
 /// what is asked for by the others does not come by here.
 const UNKNOWN_TO_SERVICES: &[&str] = &["clone3", "io_uring_setup", "io_uring_enter", "io_uring_register"];
@@ -174,6 +190,11 @@ const F_SETSIG: i32 = 10;
 const F_SETOWN_EX: i32 = 15;
 /// asm-generic/sockios.h: FIOSETOWN and SIOCSPGRP, which do the same.
 pub(super) const OWNER_REQUESTS: [i32; 2] = [0x8901, 0x8902];
+
+/// linux/personality.h.
+const READ_IMPLIES_EXEC: i32 = 0x0040_0000;
+/// linux/ioprio.h.
+const IOPRIO_WHO_PGRP: u64 = 2;
 
 /// sched.h: new namespaces.
 const NAMESPACES: [i32; 8] = [
@@ -312,6 +333,9 @@ pub(super) fn compile(
             }
             // 0 is who calls, and here all who have its user. (ioprio_set(2) takes it for root.)
             add(&mut rules, "setpriority", &[equals(0, u64::from(libc::PRIO_USER))]);
+            // Here all in its group, and it may join any of its session, setpgid(2): a sibling's, its worker's.
+            add(&mut rules, "setpriority", &[equals(0, u64::from(libc::PRIO_PGRP))]);
+            add(&mut rules, "ioprio_set", &[equals(0, IOPRIO_WHO_PGRP)]);
             // Which machine there seems to be, is asked by 0xffffffff; 8 is that of 32 bits.
             let others = [differs(0, 0), differs(0, 8), differs(0, 0xffff_ffff)];
             add(&mut rules, "personality", &others);
@@ -331,6 +355,10 @@ pub(super) fn compile(
             always(&mut rules, CHANGES_OF_FILES);
         }
         if !sandbox.write_execute {
+            // What is written to such a file could be mapped to be executed.
+            always(&mut rules, &["memfd_create", "memfd_secret"]);
+            // From then on what can be read can be executed, personality(2); 0xffffffff asks.
+            add(&mut rules, "personality", &[has(0, READ_IMPLIES_EXEC), differs(0, 0xffff_ffff)]);
             add(&mut rules, "mmap", &[has(2, libc::PROT_EXEC), has(2, libc::PROT_WRITE)]);
             add(&mut rules, "mprotect", &[has(2, libc::PROT_EXEC)]);
             add(&mut rules, "pkey_mprotect", &[has(2, libc::PROT_EXEC)]);
@@ -432,7 +460,8 @@ fn forbid_network(rules: &mut CallRules, sandbox: &Sandbox, landlock: ABI) {
         Network::None => {
             // Also for a worker: to its log it sends datagrams, by a socket that it has before.
             always(rules, &["socket", "connect", "bind", "listen"]);
-            always(rules, &["shmget", "semget", "msgget", "mq_open"]);
+            always(rules, SYSTEM_V);
+            always(rules, &["mq_open"]);
         }
     }
 }
@@ -590,6 +619,24 @@ pub(super) mod tests {
             ("prlimit64", [77, 7, 1 << 40], EPERM),
             ("setpriority", [0, 0, 9], ALLOW),
             ("setpriority", [0, 77, 9], EPERM),
+            ("setpriority", [1, 0, 9], EPERM),
+            ("setpriority", [1 | 1 << 32, 0, 9], EPERM),
+            ("setpriority", [2, 0, 9], EPERM),
+            ("ioprio_set", [1, 0, 3 << 13], ALLOW),
+            ("ioprio_set", [2, 0, 3 << 13], EPERM),
+            ("shmget", [7, 4096, 0o1666], EPERM),
+            ("shmat", [7, 0, 0], EPERM),
+            ("shmdt", [0; 3], ALLOW),
+            ("shmctl", [7, 0, 0], EPERM),
+            ("semop", [7, 0, 1], EPERM),
+            ("semtimedop", [7, 0, 1], EPERM),
+            ("semctl", [7, 0, 0], EPERM),
+            ("msgsnd", [7, 0, 1], EPERM),
+            ("msgrcv", [7, 0, 1], EPERM),
+            ("msgctl", [7, 0, 0], EPERM),
+            ("mq_open", [0; 3], EPERM),
+            ("memfd_create", [0; 3], EPERM),
+            ("memfd_secret", [0; 3], EPERM),
             ("mmap", [0, 4096, 3], ALLOW),
             ("mmap", [0, 4096, 5], ALLOW),
             ("mmap", [0, 4096, 7], EPERM),
@@ -603,6 +650,18 @@ pub(super) mod tests {
         }
         assert_eq!(verdict(&service, FOREIGN, 3, [0; 3]), KILL);
         assert_eq!(verdict(&service, NATIVE, call("kill"), [1, 9, 0]), ALLOW);
+
+        let free = compile(&sandbox(CallSet::Any, Network::Any), &job, ABI::V7, false).unwrap();
+        for (name, arguments, wanted) in [
+            ("personality", [0xffff_ffff, 0, 0], ALLOW),
+            ("personality", [0x0004_0000, 0, 0], ALLOW),
+            ("personality", [0x0040_0000, 0, 0], EPERM),
+            ("memfd_create", [0; 3], EPERM),
+            ("shmat", [7, 0, 0], ALLOW),
+            ("setpriority", [1, 0, 9], ALLOW),
+        ] {
+            assert_eq!(verdict(&free, NATIVE, call(name), arguments), wanted, "{name} {arguments:?}");
+        }
 
         let many = only_users(&(70_000..=70_099), &(33..=33), ([991, 0x8000_0007], 992)).unwrap();
         for (name, arguments, wanted) in [

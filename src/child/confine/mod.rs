@@ -4,6 +4,7 @@ pub(crate) mod cage;
 mod filter;
 mod instructions;
 pub(crate) mod namespaces;
+mod no_linger;
 mod own_clone3;
 pub(crate) mod signals;
 
