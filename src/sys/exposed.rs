@@ -10,10 +10,10 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use nix::sys::socket::{self as nixsock, MsgFlags, RecvMsg, setsockopt, sockopt};
+use nix::sys::socket::{self as nixsock, MsgFlags, RecvMsg, sockopt};
 
 use super::fork::fork;
-use super::{child_fds, fd, options};
+use super::{child_fds, fd, options, stream};
 
 /// The most descriptors in one message, `SCM_MAX_FD` in the kernel's include/net/scm.h.
 const MOST_DESCRIPTORS: usize = 253;
@@ -52,7 +52,7 @@ fn close(socket: OwnedFd) {
 
 /// Nobody waits, unless somebody asks for it again.
 fn forget_linger(socket: BorrowedFd<'_>) {
-    let _ = setsockopt(&socket, sockopt::Linger, &libc::linger { l_onoff: 0, l_linger: 0 });
+    stream::set_linger(socket, libc::linger { l_onoff: 0, l_linger: 0 });
 }
 
 fn domain(socket: BorrowedFd<'_>) -> Option<libc::c_int> {

@@ -17,7 +17,7 @@ pub(crate) fn reset(connection: OwnedFd) {
 }
 
 /// How long who closes a connection last waits for its client. The system call itself, which a filter knows as ours by its mark.
-fn set_linger(connection: BorrowedFd<'_>, linger: libc::linger) {
+pub(super) fn set_linger(connection: BorrowedFd<'_>, linger: libc::linger) {
     let (level, name, length) = (libc::SOL_SOCKET, libc::SO_LINGER, size_of::<libc::linger>());
     // SAFETY: the kernel reads a live local of this length. An error is for what cannot linger.
     unsafe {
