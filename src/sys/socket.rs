@@ -267,10 +267,12 @@ pub(crate) fn probe() -> io::Result<OwnedFd> {
     stream_socket(AddressFamily::Inet).or_else(|_| stream_socket(AddressFamily::Inet6))
 }
 
-/// A socket of the same family that is connected to nobody.
+/// A socket of the same family that is connected to nobody, and waits as a connection does.
 pub(crate) fn unconnected_like(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let address = nixsock::getsockname::<nixsock::SockaddrStorage>(listener.as_raw_fd())?;
-    stream_socket(nixsock::SockaddrLike::family(&address).unwrap_or(AddressFamily::Unix))
+    let socket = stream_socket(nixsock::SockaddrLike::family(&address).unwrap_or(AddressFamily::Unix))?;
+    fd::set_nonblocking(socket.as_fd(), false)?;
+    Ok(socket)
 }
 
 fn stream_socket(family: AddressFamily) -> io::Result<OwnedFd> {

@@ -109,6 +109,10 @@ int main(int count, char **arguments) {
     for (int number = 3; number < 1024; number++)
         if (number != copy && number != high && fcntl(number, F_GETFD) != -1) fail("a descriptor that is not its own");
 
+    // Who finds that it does not wait may leave it so.
+    int status = fcntl(0, F_GETFL);
+    if (status == -1) fail("its flags");
+
     struct rlimit none = {0, 0};
     int is_full = !strcmp(first, "limit") || !strcmp(first, "files");
     if (!strcmp(first, "limit") && (setrlimit(RLIMIT_NOFILE, &none) || setrlimit(RLIMIT_NOFILE, &none))) fail("its limit");
@@ -123,6 +127,7 @@ int main(int count, char **arguments) {
     for (int number = 0; number <= high; number++)
         if ((number < 2 || number == copy || number == high) && getpeername(number, (struct sockaddr *)&client, &length)) fail("a copy");
     if (fcntl(high, F_GETFD) != FD_CLOEXEC || fcntl(0, F_GETFD) != 0) fail("close on exec, after");
+    if (fcntl(0, F_GETFL) != status) fail("its flags, after");
     signals_are_as_set();
     raise(SIGSYS);
     raise(SIGUSR1);
