@@ -21,8 +21,10 @@ static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/warm.so"));
 /// Whether there is an object for this kind of machine.
 pub(crate) const IS_BUILT: bool = cfg!(target_arch = "x86_64");
 
-/// As many variables as a connection can have, and more; and as many places for them.
+/// As many variables as a connection can have, and more; and as many places for them. Together they are as long as all of those can
+/// be: three have a path of a Unix socket.
 const ROOMS: usize = 16;
+const ROOM_LENGTH: usize = 64;
 
 /// What a warm program has as long as it has no connection.
 #[derive(Debug, Clone, Copy)]
@@ -84,8 +86,10 @@ impl Scaffold {
             "PREFORKD_WARM",
             format_args!("{},{object},{},0,{places},0,0,0", link.as_raw_fd(), u8::from(self.goes_on)),
         );
+        // The kernel puts the strings one behind the other, and the object what is said of the connection where these were.
+        let room = ROOM_LENGTH - "PREFORKD_ROOM=\0".len();
         for _ in 0..if self.goes_on { 0 } else { ROOMS } {
-            image.set("PREFORKD_ROOM", "");
+            image.set("PREFORKD_ROOM", format_args!("{:room$}", ""));
         }
         image.finish();
         image.exec_with(&[self.object, link])

@@ -513,6 +513,32 @@ fn whatever_a_program_does_before_it_reads_is_so_afterwards() {
     }
 }
 
+/// As ftpd of BSD, sendmail, vsftpd and PostgreSQL have one.
+#[test]
+fn a_program_that_writes_its_title_over_its_environment_finds_that_in_one_piece() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let program = dir.path().join("title").to_str().unwrap().to_owned();
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/suite/warm/title.c");
+    crate::support::sure(&["gcc", "-O1", "-Wall", "-Werror", "-o", &program, source]);
+    let by_script = dir.path().join("script").to_str().unwrap().to_owned();
+    crate::support::write(Path::new(&by_script), &format!("#!/usr/bin/env -S OTHER=variable {program}\n"));
+    for program in [program, by_script] {
+        for (warm, caller) in [("no", "127.0.0.1"), ("start", "127.0.0.1"), ("spare", "nobody")] {
+            let address = address::fresh();
+            let exec = format!("['{program}', 'an argument']");
+            let keys = "environment = { OWN = \"x\" }";
+            let config = config(address, &exec, keys).replace("\"start\"", &format!("\"{warm}\""));
+            let server = Preforkd::run(&config).start();
+            is_warm(&server, if warm == "no" { 0 } else { 2 });
+            let said = text(&exchange(address, b"hello\n"));
+            assert_eq!(said, format!("right: {caller} hello\n"), "{program} {warm}");
+            eventually("its end", || server.count("completed") == 1);
+            assert_eq!(served_warm(&server), usize::from(warm != "no"), "{:?}", server.log.all());
+        }
+    }
+}
+
 #[test]
 fn of_thousands_of_connections_none_is_lost() {
     let address = address::fresh();

@@ -27,7 +27,7 @@ unsafe extern "C" {
 
 /// What this process was started with, beside its program's own variables: the numbers of [`Orientation`], with commas between.
 const MARK: &[u8] = b"PREFORKD_WARM=";
-/// A place for a variable of the connection.
+/// A place for a variable of the connection, and room.
 const ROOM: &[u8] = b"PREFORKD_ROOM=";
 const PRELOAD: &[u8] = b"LD_PRELOAD=";
 
@@ -172,18 +172,28 @@ impl WorkerLink {
     }
 }
 
-/// Puts what is said of the connection, strings that end with NUL each, into the places that are kept for it, and takes out of
-/// the environment what is this object's.
+/// Puts what is said of the connection, strings that end with NUL each, into the environment, and takes out of it what is this
+/// object's. They are copied to where that was, which leaves one string behind the other from the first argument on, as the kernel
+/// puts them there: programs write their titles over all of it, and find its end by the last variable, see prctl(2), `PR_SET_MM`.
 fn fill(variables: *mut *mut c_char, mut said: &mut [u8]) {
+    // SAFETY: an array of strings that ends with a null pointer, environ(7).
+    let (start, length) = unsafe { own_strings(variables) };
+    if length > 0 {
+        // SAFETY: the strings of this object, to which nothing else refers; the loader has read them.
+        let place = unsafe { core::slice::from_raw_parts_mut(start.cast::<u8>(), length) };
+        place.fill(0);
+        if let Some(place) = place.get_mut(..said.len()) {
+            place.copy_from_slice(said);
+            said = place;
+        }
+    }
+    let end = start.wrapping_add(length);
     let (mut from, mut to) = (variables, variables);
-    // SAFETY: an array of strings that ends with a null pointer, environ(7). `to` is never beyond `from`.
+    // SAFETY: as above. `to` is never beyond `from`.
     unsafe {
         while let Some(mut variable) = next(from) {
             from = from.add(1);
-            if after(variable, MARK).is_some() || after(variable, PRELOAD).is_some() {
-                continue;
-            }
-            if after(variable, ROOM).is_some() {
+            if (start..end).contains(&variable) || is_own(variable) {
                 let Some(end) = said.iter().position(|byte| *byte == 0) else { continue };
                 let (one, rest) = core::mem::take(&mut said).split_at_mut(end + 1);
                 (variable, said) = (one.as_mut_ptr().cast(), rest);
@@ -193,6 +203,41 @@ fn fill(variables: *mut *mut c_char, mut said: &mut [u8]) {
         }
         *to = ptr::null_mut();
     }
+}
+
+/// Where the first of this object's own variables is, and how many bytes of it and those behind it are theirs.
+///
+/// # Safety
+///
+/// An array of strings that ends with a null pointer.
+unsafe fn own_strings(variables: *mut *mut c_char) -> (*mut c_char, usize) {
+    let (mut start, mut length) = (ptr::null_mut::<c_char>(), 0);
+    let mut place = variables;
+    // SAFETY: as the caller says.
+    unsafe {
+        while let Some(variable) = next(place) {
+            place = place.add(1);
+            if !is_own(variable) {
+                continue;
+            }
+            if length == 0 {
+                start = variable;
+            }
+            // A constructor that ran before may have set others.
+            if variable == start.wrapping_add(length) {
+                length += core::ffi::CStr::from_ptr(variable).count_bytes() + 1;
+            }
+        }
+    }
+    (start, length)
+}
+
+/// # Safety
+///
+/// It ends with NUL.
+unsafe fn is_own(variable: *mut c_char) -> bool {
+    // SAFETY: as the caller says.
+    unsafe { [MARK, PRELOAD, ROOM].iter().any(|name| after(variable, name).is_some()) }
 }
 
 /// # Safety
