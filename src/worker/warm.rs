@@ -263,17 +263,10 @@ impl Worker {
         let Some(program) = self.warm.programs.iter().find(|program| program.pid == pid) else { return };
         match warm::hear(program.link.as_fd()) {
             Ok(Warming::Failed(errno)) => {
-                self.end_warm();
-                (self.warm.size, self.warm.scaffold) = (0, None);
-                self.cx.event(
-                    Level::Warning,
-                    None,
-                    format_args!(
-                        "its programs are started when their connections are there: the kernel, or a filter of system calls, \
-                         does not let them be warm: {}",
-                        error_text(errno)
-                    ),
-                );
+                self.start_cold("the kernel, or a filter of system calls, does not let them be warm", errno);
+            }
+            Ok(Warming::Unreachable(errno)) => {
+                self.start_cold("nothing can be loaded by /proc/self/fd", errno);
             }
             Ok(Warming::Warm { cpu, at, calls }) => {
                 if calls > 0 && !std::mem::replace(&mut self.warm.said_where, true) {
@@ -296,6 +289,20 @@ impl Worker {
                 self.children.kill(pid);
             }
         }
+    }
+
+    /// None can ever be warm.
+    fn start_cold(&mut self, why: &str, errno: i32) {
+        self.end_warm();
+        (self.warm.size, self.warm.scaffold) = (0, None);
+        self.cx.event(
+            Level::Warning,
+            None,
+            format_args!(
+                "its programs are started when their connections are there: {why}: {}",
+                error_text(errno)
+            ),
+        );
     }
 
     /// Replaces those that are too old, or do not become warm.
@@ -339,6 +346,8 @@ impl Worker {
 
     /// One has ended that had no connection. It is not in the list if it was to end.
     pub(super) fn lost_warm(&mut self, ended: &Ended, failure: Option<String>) {
+        // It may have said why.
+        self.hear_warm(ended.pid);
         let Some(program) = self.warm.take(ended.pid) else { return };
         self.warm.pauses.failed();
         self.warm.count_warm(&self.cx);

@@ -6,6 +6,7 @@
 //! | who | writes | when |
 //! |---|---|---|
 //! | the object | [`Warming::Warm`] | the program has come as far as it goes without a connection |
+//! | who becomes the program | [`Warming::Unreachable`] | the object would not be loaded |
 //! | the worker | the variables of the connection, with its descriptor | somebody has been let in |
 //! | either | end of file | it is not there any more: the program ends, or the worker makes another |
 
@@ -14,7 +15,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use super::exec::Image;
-use super::{fd, memory, message, socket};
+use super::{fd, memory, message, process, socket};
 
 static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/warm.so"));
 
@@ -45,12 +46,16 @@ pub(crate) enum Warming {
     Warm { cpu: Duration, at: i32, calls: u64 },
     /// The kernel does not let it, or a filter: the errno.
     Failed(i32),
+    /// The loader could not open the object: the errno.
+    Unreachable(i32),
 }
 
 /// As `Tidings` in `object/main.rs` has it: what, a number, how many calls, microseconds.
 const LENGTH: usize = 24;
 const WARM: u32 = 1;
 const FAILED: u32 = 2;
+/// Said by this program, before it has become the other.
+const UNREACHABLE: u32 = 3;
 
 impl Scaffold {
     /// For connections of this listener.
@@ -74,11 +79,35 @@ impl Scaffold {
         self.placeholder
     }
 
+    /// Whether the loader will be able to open the object.
+    fn may_be_loaded(&self, link: BorrowedFd<'_>) -> io::Result<()> {
+        let own = [self.object, link].map(|own| u64::try_from(own.as_raw_fd()).unwrap_or_default());
+        match fd::open_again(self.object) {
+            // What this process has open, and the program will not, may be in the way.
+            Err(error) if error.raw_os_error() == Some(libc::EMFILE) => {
+                let (limit, _) = process::descriptor_limits()?;
+                if (3..limit).all(|number| own.contains(&number)) {
+                    return Err(error);
+                }
+                fd::is_found_again(self.object)
+            }
+            opened => opened.map(drop),
+        }
+    }
+
     /// In the process that becomes the program: does so, with the object in it, which will listen at `link`. It comes back
     /// only if that fails.
     pub(crate) fn exec(&self, image: &mut Image, link: BorrowedFd<'_>) -> io::Error {
         image.clear();
         let object = self.object.as_raw_fd();
+        // What the loader cannot load it does without, ld.so(8), and the program would run with nobody.
+        if let Err(error) = self.may_be_loaded(link) {
+            let errno = error.raw_os_error().unwrap_or_default();
+            let tidings = [UNREACHABLE, errno as u32, 0, 0, 0, 0].map(u32::to_ne_bytes);
+            // If it cannot be said there is nobody who waits for it.
+            let _ = message::send(link, tidings.as_flattened());
+            return error;
+        }
         image.set("LD_PRELOAD", format_args!("/proc/self/fd/{object}"));
         // As `Orientation` in `object/main.rs` has it: no calls yet, and a bit for each place of the connection.
         let places = if self.is_stderr { 0b111 } else { 0b11 };
@@ -121,6 +150,7 @@ pub(crate) fn hear(link: BorrowedFd<'_>) -> io::Result<Warming> {
     match kind {
         WARM if length == LENGTH => Ok(Warming::Warm { cpu: Duration::from_micros(micros), at, calls }),
         FAILED if length == LENGTH => Ok(Warming::Failed(at)),
+        UNREACHABLE if length == LENGTH => Ok(Warming::Unreachable(at)),
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }

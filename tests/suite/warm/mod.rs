@@ -360,6 +360,92 @@ fn what_cannot_be_warm_is_said_once_and_served() {
     }
 }
 
+/// What the loader cannot load it does without, and the program would run with nobody.
+#[test]
+fn where_nothing_can_be_loaded_programs_are_not_started_without_their_clients() {
+    for warm in ["start", "spare"] {
+        let address = address::fresh();
+        let config = config(address, "['cat']", "limits = { nofile = 3 }");
+        let server = Preforkd::run(&config.replace("\"start\"", &format!("\"{warm}\""))).start();
+        let is_said =
+            |line: &str| line.contains("nothing can be loaded by /proc/self/fd: Too many open files");
+        server.log.wait("why", is_said);
+        exchange(address, b"");
+        eventually("its end", || server.count("completed") == 1);
+        assert_eq!((served_warm(&server), server.count("spares")), (0, 0));
+        assert_eq!(server.log.count(is_said), 1);
+        assert_eq!(
+            server.log.count(|line| line.contains("before it was ready")),
+            0,
+            "{:?}",
+            server.log.all()
+        );
+    }
+    if !root("a chroot") {
+        return;
+    }
+    let address = address::fresh();
+    let server = Preforkd::run(&config(address, "['/bin/cat']", "chroot = \"DIR/jail\""));
+    jail(server.dir());
+    let config = server.dir().join("preforkd.toml");
+    let server = server.start();
+    for said in ["hello", "again"] {
+        assert_eq!(text(&exchange(address, said.as_bytes())), said);
+    }
+    eventually("their end", || server.count("completed") == 2);
+    let why = |line: &str| line.contains("cannot be warm: there is no /proc inside chroot ");
+    assert_eq!((served_warm(&server), server.log.count(why)), (0, 1), "{:?}", server.log.all());
+    let shown = preforkd(&["check", "--config", config.to_str().unwrap()]);
+    assert!(text(&shown.stderr).lines().any(why), "{}", text(&shown.stderr));
+}
+
+/// cat(1), and what it is loaded with.
+fn jail(dir: &Path) {
+    let libraries = crate::support::sure(&["ldd", "/bin/cat"]);
+    let libraries = libraries.split_whitespace().filter(|word| word.starts_with('/'));
+    for file in libraries.chain(["/bin/cat"]) {
+        let copy = dir.join("jail").join(file.trim_start_matches('/'));
+        std::fs::create_dir_all(copy.parent().unwrap()).unwrap();
+        std::fs::copy(file, copy).unwrap();
+    }
+}
+
+#[test]
+fn a_program_without_libc_is_warm() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    // Reads, writes what it has read, and exits.
+    let source = "static long call(long number, long first, void *second, long third) {\n\
+        long result; __asm__ volatile (\"syscall\" : \"=a\"(result) : \"a\"(number), \"D\"(first), \"S\"(second), \"d\"(third) : \"rcx\", \"r11\", \"memory\");\n\
+        return result;\n}\n\
+        void _start(void) { char line[64]; call(1, 1, line, call(0, 0, line, 64)); call(60, 0, 0, 0); }\n";
+    crate::support::write(&dir.path().join("main.c"), source);
+    let loader = "-Wl,--dynamic-linker=/lib64/ld-linux-x86-64.so.2";
+    crate::support::sure(&[
+        "gcc",
+        "-O1",
+        "-fno-stack-protector",
+        "-nostdlib",
+        "-fPIE",
+        "-pie",
+        loader,
+        "-o",
+        &path("main"),
+        &path("main.c"),
+    ]);
+    for warm in ["start", "spare"] {
+        let address = address::fresh();
+        let exec = format!("['{}']", path("main"));
+        let server =
+            Preforkd::run(&config(address, &exec, "").replace("\"start\"", &format!("\"{warm}\""))).start();
+        is_warm(&server, 2);
+        assert_eq!(text(&exchange(address, b"hello")), "hello", "{warm}");
+        eventually("its end", || server.count("completed") == 1);
+        assert_eq!(served_warm(&server), 1, "{warm}: {:?}", server.log.all());
+    }
+}
+
 #[test]
 fn what_changes_who_it_is_cannot_be_warm() {
     if !root("a program that is another user") {

@@ -15,14 +15,53 @@ mod carry;
 mod dispatch;
 mod kernel;
 
+use core::arch::global_asm;
 use core::ffi::{c_char, c_int};
 use core::ptr::{self, addr_of_mut};
 
 use kernel::{call, exit, number};
 
+global_asm!(
+    ".pushsection .text.preforkd_nearby,\"ax\",@progbits",
+    // By a weak symbol: there are programs without libc.
+    ".weak environ",
+    ".hidden preforkd_environ",
+    ".globl preforkd_environ",
+    "preforkd_environ:",
+    "mov rax, [rip + environ@GOTPCREL]",
+    "ret",
+    // What the compiler calls. libc's are not called: it may not be there, or not be ready.
+    ".hidden memcpy",
+    ".globl memcpy",
+    "memcpy:",
+    "mov rax, rdi",
+    "mov rcx, rdx",
+    "rep movsb",
+    "ret",
+    ".hidden memset",
+    ".globl memset",
+    "memset:",
+    "mov r8, rdi",
+    "mov eax, esi",
+    "mov rcx, rdx",
+    "rep stosb",
+    "mov rax, r8",
+    "ret",
+    ".hidden strlen",
+    ".globl strlen",
+    "strlen:",
+    "mov rax, -1",
+    "2:",
+    "inc rax",
+    "cmp byte ptr [rdi + rax], 0",
+    "jne 2b",
+    "ret",
+    ".popsection",
+);
+
 unsafe extern "C" {
-    /// The program's environment, environ(7); every libc has it.
-    static mut environ: *mut *mut c_char;
+    /// Where the program's environment is, environ(7); null where there is no libc.
+    safe fn preforkd_environ() -> *mut *mut *mut c_char;
 }
 
 /// What this process was started with, beside its program's own variables: the numbers of [`Orientation`], with commas between.
@@ -89,11 +128,13 @@ const FAILED: u32 = 2;
 #[unsafe(link_section = ".init_array")]
 static BEGIN: extern "C" fn(c_int, *mut *mut c_char, *mut *mut c_char) = begin;
 
-/// The first thing that runs in this process after the loader. Only glibc passes arguments.
-extern "C" fn begin(_: c_int, _: *mut *mut c_char, variables: *mut *mut c_char) {
-    // SAFETY: one pointer, which libc has set before it calls constructors; or, where this one comes before libc's own,
-    // glibc has passed what it is going to be.
-    let variables = unsafe { if environ.is_null() { variables } else { environ } };
+/// The first thing that runs in this process after the loader. Only glibc's loader passes arguments.
+extern "C" fn begin(_: c_int, _: *mut *mut c_char, passed: *mut *mut c_char) {
+    let environ = preforkd_environ();
+    // SAFETY: one pointer, which libc has set before it calls constructors.
+    let variables = if environ.is_null() { ptr::null_mut() } else { unsafe { *environ } };
+    // Where this one comes before libc's own, or there is none, glibc has passed what it is.
+    let variables = if variables.is_null() { passed } else { variables };
     let Some(told) = learn(variables) else { return };
     // SAFETY: nothing else runs in this process yet, and nothing but this object knows of it.
     let link = unsafe { &mut *addr_of_mut!(LINK) };
