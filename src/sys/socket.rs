@@ -275,6 +275,24 @@ pub(crate) fn unconnected_like(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> 
     Ok(socket)
 }
 
+/// Whether both are of one family and protocol.
+pub(crate) fn is_of_kind(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
+    let is_same = |option| {
+        let value = number_option(one, (libc::SOL_SOCKET, option));
+        value.is_some() && value == number_option(other, (libc::SOL_SOCKET, option))
+    };
+    is_same(libc::SO_DOMAIN) && is_same(libc::SO_PROTOCOL)
+}
+
+/// An option that is a number, at its level.
+fn number_option(socket: BorrowedFd<'_>, (level, option): (libc::c_int, libc::c_int)) -> Option<libc::c_int> {
+    let (mut value, mut length): (libc::c_int, _) = (0, size_of::<libc::c_int>() as libc::socklen_t);
+    // SAFETY: the kernel writes one int to a live local.
+    let result =
+        unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut value).cast(), &mut length) };
+    (result == 0).then_some(value)
+}
+
 fn stream_socket(family: AddressFamily) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     Ok(nixsock::socket(family, SockType::Stream, flags, None)?)
@@ -334,13 +352,8 @@ const LEAST_TTL: [(libc::c_int, libc::c_int); 2] =
 
 fn has_least_ttl(connection: BorrowedFd<'_>, client: SocketAddr) -> bool {
     let [v4, v6] = LEAST_TTL;
-    let (level, option) = if client.is_ipv4() { v4 } else { v6 };
-    let (mut ttl, mut length): (libc::c_int, _) = (0, size_of::<libc::c_int>() as libc::socklen_t);
-    // SAFETY: the kernel writes one int to a live local.
-    let result = unsafe {
-        libc::getsockopt(connection.as_raw_fd(), level, option, (&raw mut ttl).cast(), &mut length)
-    };
-    result == 0 && ttl > 0
+    let option = if client.is_ipv4() { v4 } else { v6 };
+    number_option(connection, option).is_some_and(|ttl| ttl > 0)
 }
 
 fn set_least_ttl(socket: BorrowedFd<'_>, ttl: libc::c_int) {

@@ -85,15 +85,13 @@ impl WarmPrograms {
     pub(super) fn new(
         settings: Option<&WarmSettings>,
         size: u32,
-        listener: Option<BorrowedFd<'_>>,
+        listeners: &[BorrowedFd<'_>],
         is_stderr: bool,
     ) -> io::Result<Self> {
         let settings = settings.filter(|settings| settings.obstacle.is_none());
         let scaffold = settings
-            .zip(listener)
-            .map(|(settings, listener)| {
-                Scaffold::new(listener, is_stderr, settings.point == WarmPoint::Spare)
-            })
+            .filter(|_| !listeners.is_empty())
+            .map(|settings| Scaffold::new(listeners, is_stderr, settings.point == WarmPoint::Spare))
             .transpose()?;
         let watched = settings.map(|settings| &settings.watch).filter(|watched| !watched.is_empty());
         let size = if scaffold.is_some() { size as usize } else { 0 };
@@ -412,7 +410,7 @@ mod tests {
     use super::*;
 
     fn programs(size: usize, waiting: usize) -> WarmPrograms {
-        let mut warm = WarmPrograms::new(None, 0, None, false).unwrap();
+        let mut warm = WarmPrograms::new(None, 0, &[], false).unwrap();
         warm.size = size;
         warm.programs = (0..waiting)
             .map(|number| WarmProgram {

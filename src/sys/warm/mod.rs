@@ -36,6 +36,8 @@ pub(crate) struct Scaffold {
     is_stderr: bool,
     /// Its start goes on until it asks for its connection.
     goes_on: bool,
+    /// The placeholder is not of the family of each of its listeners.
+    families_differ: bool,
 }
 
 /// What a program says while it is started.
@@ -58,19 +60,24 @@ const FAILED: u32 = 2;
 const UNREACHABLE: u32 = 3;
 
 impl Scaffold {
-    /// For connections of this listener.
+    /// For connections of these listeners.
     ///
     /// # Errors
     ///
-    /// A descriptor cannot be had.
-    pub(crate) fn new(listener: BorrowedFd<'_>, is_stderr: bool, goes_on: bool) -> io::Result<Self> {
-        let placeholder = socket::unconnected_like(listener)?;
+    /// A descriptor cannot be had; there is no listener.
+    pub(crate) fn new(listeners: &[BorrowedFd<'_>], is_stderr: bool, goes_on: bool) -> io::Result<Self> {
+        let first = listeners.first().ok_or(io::ErrorKind::NotFound)?;
+        let placeholder = socket::unconnected_like(*first)?;
+        // Not only from the first: systemd may pass a listener of MPTCP.
+        let is_other = |listener: &BorrowedFd<'_>| !socket::is_of_kind(*listener, placeholder.as_fd());
+        let families_differ = listeners.iter().any(is_other);
         let object = memory::sealed(c"preforkd-warm", OBJECT)?;
         Ok(Scaffold {
             object: fd::for_ever(object),
             placeholder: fd::for_ever(placeholder),
             is_stderr,
             goes_on,
+            families_differ,
         })
     }
 
@@ -111,10 +118,8 @@ impl Scaffold {
         image.set("LD_PRELOAD", format_args!("/proc/self/fd/{object}"));
         // As `Orientation` in `object/main.rs` has it: no calls yet, and a bit for each place of the connection.
         let places = if self.is_stderr { 0b111 } else { 0b11 };
-        image.set(
-            "PREFORKD_WARM",
-            format_args!("{},{object},{},0,{places},0,0,0", link.as_raw_fd(), u8::from(self.goes_on)),
-        );
+        let flags = u8::from(self.goes_on) | u8::from(self.families_differ) << 3;
+        image.set("PREFORKD_WARM", format_args!("{},{object},{flags},0,{places},0,0,0", link.as_raw_fd()));
         // The kernel puts the strings one behind the other, and the object what is said of the connection where these were.
         let room = ROOM_LENGTH - "PREFORKD_ROOM=\0".len();
         for _ in 0..if self.goes_on { 0 } else { ROOMS } {

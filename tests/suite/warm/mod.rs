@@ -360,6 +360,42 @@ fn what_cannot_be_warm_is_said_once_and_served() {
     }
 }
 
+/// What stands in for the connection is of one family, which a program must not take for that of its client.
+#[test]
+fn who_asks_of_which_family_its_connection_is_waits_where_that_is_not_known() {
+    let option = |option: u8| {
+        format!(
+            "struct.unpack(\"i\", ctypes.create_string_buffer(4) if libc.getsockopt(0, 1, {option}, value, length) else value)[0]"
+        )
+    };
+    let name = "os.getxattr(0, \"system.sockprotoname\").decode().strip(chr(0))".to_owned();
+    // SO_DOMAIN and SO_PROTOCOL.
+    for (asked, [of_ip, of_unix], at) in [
+        (option(39), ["2", "1"], "getsockopt"),
+        (option(38), ["6", "0"], "getsockopt"),
+        (name, ["TCP", "UNIX-STREAM"], "fgetxattr"),
+    ] {
+        let start = "import ctypes, os, struct, sys\nlibc = ctypes.CDLL(None)\nvalue, length = ctypes.create_string_buffer(4), ctypes.byref(ctypes.c_int(4))";
+        let program = format!(
+            "['/usr/bin/python3', '-c', '''{start}\ntold = {asked}\nprint(told, sys.stdin.readline(), end=\"\")''']"
+        );
+        let (one, other) = (address::fresh(), address::fresh());
+        for (second, at) in [("unix:DIR/socket".to_owned(), at), (other.to_string(), "read")] {
+            let listen = format!("listen = [\"{one}\", \"{second}\"]");
+            let config = far_config(one, &program).replace(&format!("listen = \"{one}\""), &listen);
+            let server = Preforkd::run(&config).start();
+            let line = server.log.wait("where it waits", |line| line.contains("warm at the system call"));
+            assert!(line.contains(&format!(" call {at},")), "{asked}: {line}");
+            assert_eq!(text(&exchange(one, b"x\n")), format!("{of_ip} x\n"), "{asked}");
+            is_warm(&server, 2);
+            if at != "read" {
+                let told = text(&exchange_unix(&server.dir().join("socket"), b"x\n"));
+                assert_eq!(told, format!("{of_unix} x\n"), "{asked}");
+            }
+        }
+    }
+}
+
 /// What the loader cannot load it does without, and the program would run with nobody.
 #[test]
 fn where_nothing_can_be_loaded_programs_are_not_started_without_their_clients() {

@@ -39,14 +39,18 @@ pub(crate) struct ProgramFiles {
     own: [c_int; 2],
     /// Where the connection is to be, a bit each.
     placeholders: [u64; MOST / 64],
+    /// Whether the connection may be of another family than these.
+    families_differ: bool,
 }
 
 impl ProgramFiles {
-    pub(crate) const NONE: ProgramFiles = ProgramFiles { own: [-1; 2], placeholders: [0; MOST / 64] };
+    pub(crate) const NONE: ProgramFiles =
+        ProgramFiles { own: [-1; 2], placeholders: [0; MOST / 64], families_differ: false };
 
     pub(crate) fn new(told: &Orientation) -> Self {
         let own = [told.link.min(told.object), told.link.max(told.object)];
-        ProgramFiles { own, placeholders: told.places }
+        let families_differ = told.flags & Orientation::FAMILIES_DIFFER != 0;
+        ProgramFiles { own, placeholders: told.places, families_differ }
     }
 
     /// Closes a placeholder: the program may have all descriptors that it is allowed, and the connection comes as one more.
@@ -126,6 +130,11 @@ impl ProgramFiles {
         if self.is_own(descriptor) { Answer(EBADF) } else { Pass }
     }
 
+    /// Of a call that tells of a placeholder of which family it is.
+    fn on_any_of_its_family(&self, descriptor: u64) -> Ruling {
+        if self.families_differ { self.on_its_own(descriptor) } else { self.on_any(descriptor) }
+    }
+
     /// What becomes of this call.
     pub(crate) fn judge(&mut self, number: i64, arguments: [u64; 6]) -> Ruling {
         let [first, second, third, fourth, fifth, sixth] = arguments;
@@ -157,8 +166,10 @@ impl ProgramFiles {
             4 | 6 | 21 | 89 | 191 | 192 | 194 | 195 | 137 | number::NEWFSTATAT | 267 | 269 | 332 | 439 => Pass,
             2 => open(AT_FDCWD, first, second),
             number::OPENAT => open(first, second, third),
-            // fstat, fgetxattr, flistxattr, fstatfs, lseek, fadvise64: of a socket they tell the same without its client.
-            5 | 193 | 196 | 138 | 8 | 221 => self.on_any(first),
+            // fstat, flistxattr, fstatfs, lseek, fadvise64: of a socket they tell the same without its client.
+            5 | 196 | 138 | 8 | 221 => self.on_any(first),
+            // Of a socket it may be `system.sockprotoname`.
+            number::FGETXATTR => self.on_any_of_its_family(first),
             // read, pread64, readv, preadv, getdents, getdents64, readahead.
             0 | 17 | 19 | 295 | 78 | 217 | 187 => self.on_its_own(first),
             number::CLOSE => self.close(first),
@@ -281,9 +292,10 @@ impl ProgramFiles {
     }
 
     fn getsockopt(&self, descriptor: u64, level: u64, option: u64) -> Ruling {
-        // SO_TYPE, SO_ACCEPTCONN, SO_PROTOCOL, SO_DOMAIN at SOL_SOCKET: the placeholder has those of the connection.
+        // At SOL_SOCKET: SO_TYPE, SO_ACCEPTCONN, which the placeholder has of any connection; SO_PROTOCOL, SO_DOMAIN.
         match (level, option) {
-            (1, 3 | 30 | 38 | 39) => self.on_any(descriptor),
+            (1, 3 | 30) => self.on_any(descriptor),
+            (1, 38 | 39) => self.on_any_of_its_family(descriptor),
             _ => self.on_its_own(descriptor),
         }
     }

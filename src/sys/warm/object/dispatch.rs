@@ -225,7 +225,8 @@ impl Dispatch {
     fn become_another(&self, arguments: [u64; 6]) -> Ruling {
         let ignores = if self.action.handler == SIG_IGN { Orientation::IGNORES_SYS } else { 0 };
         let blocks = if self.is_blocked { Orientation::BLOCKS_SYS } else { 0 };
-        let flags = Orientation::GOES_ON | ignores | blocks;
+        let same = self.told.flags & !(Orientation::IGNORES_SYS | Orientation::BLOCKS_SYS);
+        let flags = same | ignores | blocks;
         let told = Orientation { flags, calls: self.calls, places: self.files.after_exec(), ..self.told };
         match carry::execute(arguments, &told) {
             Carried::Failed(errno) => Ruling::Answer(errno),

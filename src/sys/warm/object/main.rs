@@ -100,6 +100,8 @@ impl Orientation {
     const IGNORES_SYS: u64 = 2;
     /// It has blocked SIGSYS.
     const BLOCKS_SYS: u64 = 4;
+    /// Not all connections are of the family and protocol that the placeholder has.
+    const FAMILIES_DIFFER: u64 = 8;
 
     const NONE: Orientation =
         Orientation { link: -1, object: -1, flags: 0, calls: 0, places: [0; MOST_DESCRIPTORS / 64] };
