@@ -339,6 +339,59 @@ fn with_its_worker_a_warm_program_ends() {
     assert_eq!(text(&exchange(address, b"hello")), "hello");
 }
 
+/// A program that does not get as far as waiting before the file `go` is there: the loader runs the constructor.
+fn slow_program(dir: &Path) -> String {
+    std::fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+    let slow = format!(
+        "#include <unistd.h>\n__attribute__((constructor)) static void slow(void) {{ while (access(\"{}\", F_OK)) usleep(10000); }}\n",
+        path("go")
+    );
+    std::fs::write(path("slow.c"), slow).unwrap();
+    let echo = "#include <unistd.h>\nint main(void) { char line[64]; return write(1, line, read(0, line, 64)) < 0; }\n";
+    std::fs::write(path("main.c"), echo).unwrap();
+    let build = |arguments: &[&str]| crate::support::sure(&[&["gcc", "-O1", "-o"], arguments].concat());
+    build(&[&path("libslow.so"), "-shared", "-fPIC", &path("slow.c")]);
+    let search = format!("-Wl,-rpath,{}", dir.display());
+    build(&[&path("main"), &path("main.c"), "-Wl,--no-as-needed", &path("libslow.so"), &search]);
+    path("main")
+}
+
+#[test]
+fn with_its_worker_a_program_ends_that_is_not_warm_yet() {
+    for warm in ["start", "spare"] {
+        let dir = tempfile::tempdir().unwrap();
+        let address = address::fresh();
+        let exec = format!("['{}']", slow_program(dir.path()));
+        let config =
+            config(address, &exec, "max_connections = 8").replace("\"start\"", &format!("\"{warm}\""));
+        let server = Preforkd::run(&format!("[supervisor]\ndrain_timeout = \"1h\"\n{config}")).start();
+        for _ in 0..4 {
+            eventually("programs that start", || server.count("spares") == 2);
+            let before = waiting(&server);
+            server.replace_worker(server.worker());
+            eventually("their end", || before.iter().all(|pid| !proc::lives(*pid)));
+        }
+        eventually("others in their places", || server.count("spares") == 2);
+        // Who has a connection keeps it, as without.
+        std::fs::write(dir.path().join("go"), "").unwrap();
+        is_warm(&server, 2);
+        let mut client = connect(address);
+        eventually("a warm one has it", || server.count("served_warm") == 1);
+        server.replace_worker(server.worker());
+        client.write_all(b"hello").unwrap();
+        let mut said = String::new();
+        client.read_to_string(&mut said).unwrap();
+        assert_eq!(said, "hello", "{warm}");
+        std::fs::remove_file(dir.path().join("go")).unwrap();
+        eventually("its end", || server.count("active") == 0);
+        server.replace_worker(server.worker());
+        eventually("programs that start", || server.count("spares") == 2);
+        proc::kill(server.worker(), Signal::SIGKILL);
+        server.stop();
+    }
+}
+
 #[test]
 fn what_cannot_be_warm_is_said_once_and_served() {
     let address = address::fresh();
