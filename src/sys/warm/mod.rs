@@ -44,7 +44,7 @@ pub(crate) struct Scaffold {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Warming {
     /// It waits for its connection, and has used so much processor time until now. Where its start went on, it waits at this
-    /// system call, after so many.
+    /// system call, or at one of 32 bits if this is negative, after so many.
     Warm { cpu: Duration, at: i32, calls: u64 },
     /// The kernel does not let it, or a filter: the errno.
     Failed(i32),

@@ -675,15 +675,21 @@ fn whatever_a_program_does_before_it_reads_is_so_afterwards() {
     let program = dir.path().join("torture").to_str().unwrap().to_owned();
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/suite/warm/torture.c");
     crate::support::sure(&["gcc", "-O1", "-Wall", "-Werror", "-pthread", "-o", &program, source]);
-    for first in ["", "threads", "alarm", "signal", "seccomp", "exec", "limit", "files"] {
+    for first in ["", "threads", "alarm", "signal", "seccomp", "exec", "limit", "files", "int80"] {
         for warm in ["no", "start", "spare"] {
             let address = address::fresh();
             let exec = format!("['{program}', '{first}']");
-            let config = config(address, &exec, "limits = { nofile = 100 }")
+            let calls = if first == "int80" { "sandbox = { system_calls = \"any\" }" } else { "" };
+            let config = config(address, &exec, &format!("limits = {{ nofile = 100 }}\n{calls}"))
                 .replace("\"start\"", &format!("\"{warm}\""));
             let server = Preforkd::run(&config).start();
             is_warm(&server, if warm == "no" { 0 } else { 2 });
             assert_eq!(text(&exchange(address, b"hello\n")), "right: hello\n", "{first} {warm}");
+            if (first, warm) == ("int80", "spare") {
+                server
+                    .log
+                    .wait("where", |line| line.contains(" is warm at a system call of 32 bits, after "));
+            }
         }
     }
 }

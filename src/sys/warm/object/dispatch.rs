@@ -26,6 +26,8 @@ const FLAGS: u64 = 4 | 0x4000_0000 | 0x0400_0000;
 /// `si_code` of a call that was handed over.
 const SYS_USER_DISPATCH: c_int = 2;
 const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
+/// Said for a call of 32 bits.
+const ANOTHER_TABLE: i64 = -1;
 const PR_SET_SYSCALL_USER_DISPATCH: u64 = 59;
 const SIG_IGN: u64 = 1;
 
@@ -189,7 +191,8 @@ extern "C" fn on_call(_: c_int, info: &CallInfo, context: &mut CallFrame) {
         Ruling::Pass => call(number, arguments) as u64,
         Ruling::Answer(answer) => answer as u64,
         Ruling::Stop => {
-            dispatch.wait(number, context);
+            let is_ours = info.architecture == AUDIT_ARCH_X86_64;
+            dispatch.wait(if is_ours { number } else { ANOTHER_TABLE }, context);
             // `syscall` has two bytes, and so has `int 0x80`.
             context.registers.rip -= 2;
             number as u64
