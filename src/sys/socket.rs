@@ -284,6 +284,34 @@ pub(crate) fn is_of_kind(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
     is_same(libc::SO_DOMAIN) && is_same(libc::SO_PROTOCOL)
 }
 
+/// The address of a listener, as getsockname(2) says it, if that is what it says of every connection of it: a `sockaddr_in` or
+/// `sockaddr_in6` that names one address, in words of this machine, and zeros. Not where a zone belongs to it, or where the listener may
+/// get what is for others: ip(7), `IP_TRANSPARENT`. Where a BPF program for sk_lookup steers others to it, nobody can tell.
+pub(crate) fn address_of_all(listener: BorrowedFd<'_>) -> Option<[u64; 4]> {
+    let (mut storage, mut length) = no_address();
+    // SAFETY: both describe live locals that the kernel writes.
+    check(unsafe { libc::getsockname(listener.as_raw_fd(), (&raw mut storage).cast(), &mut length) }).ok()?;
+    let address = ip_of(&storage)?;
+    let has_zone = matches!(address, SocketAddr::V6(address) if address.scope_id() != 0);
+    let is_one = !has_zone && !address.ip().to_canonical().is_unspecified();
+    let transparent = [(libc::SOL_IP, libc::IP_TRANSPARENT), (libc::SOL_IPV6, libc::IPV6_TRANSPARENT)];
+    let may_be_others =
+        transparent.iter().any(|option| number_option(listener, *option).is_some_and(|on| on != 0));
+    let mut words = [0; 4];
+    if !is_one || may_be_others || length as usize > size_of_val(&words) {
+        return None;
+    }
+    // SAFETY: the storage is larger, and was zeros where the kernel has not written.
+    unsafe {
+        std::ptr::copy_nonoverlapping(
+            (&raw const storage).cast::<u8>(),
+            words.as_mut_ptr().cast(),
+            size_of_val(&words),
+        );
+    }
+    Some(words)
+}
+
 /// An option that is a number, at its level.
 fn number_option(socket: BorrowedFd<'_>, (level, option): (libc::c_int, libc::c_int)) -> Option<libc::c_int> {
     let (mut value, mut length): (libc::c_int, _) = (0, size_of::<libc::c_int>() as libc::socklen_t);

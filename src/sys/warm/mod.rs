@@ -38,6 +38,8 @@ pub(crate) struct Scaffold {
     goes_on: bool,
     /// The placeholder is not of the family of each of its listeners.
     families_differ: bool,
+    /// What getsockname(2) will say of every connection, as words of this machine; zeros if they differ.
+    address: [u64; 4],
 }
 
 /// What a program says while it is started.
@@ -71,6 +73,8 @@ impl Scaffold {
         // Not only from the first: systemd may pass a listener of MPTCP.
         let is_other = |listener: &BorrowedFd<'_>| !socket::is_of_kind(*listener, placeholder.as_fd());
         let families_differ = listeners.iter().any(is_other);
+        let only = Some(*first).filter(|_| listeners.len() == 1);
+        let address = only.and_then(socket::address_of_all).unwrap_or_default();
         let object = memory::sealed(c"preforkd-warm", OBJECT)?;
         Ok(Scaffold {
             object: fd::for_ever(object),
@@ -78,6 +82,7 @@ impl Scaffold {
             is_stderr,
             goes_on,
             families_differ,
+            address,
         })
     }
 
@@ -116,10 +121,17 @@ impl Scaffold {
             return error;
         }
         image.set("LD_PRELOAD", format_args!("/proc/self/fd/{object}"));
-        // As `Orientation` in `object/main.rs` has it: no calls yet, and a bit for each place of the connection.
+        // As `Orientation` in `object/main.rs` has it: no calls yet, a bit for each place of the connection, and its address.
         let places = if self.is_stderr { 0b111 } else { 0b11 };
         let flags = u8::from(self.goes_on) | u8::from(self.families_differ) << 3;
-        image.set("PREFORKD_WARM", format_args!("{},{object},{flags},0,{places},0,0,0", link.as_raw_fd()));
+        let [first, second, third, fourth] = self.address;
+        image.set(
+            "PREFORKD_WARM",
+            format_args!(
+                "{},{object},{flags},0,{places},0,0,0,{first},{second},{third},{fourth}",
+                link.as_raw_fd()
+            ),
+        );
         // The kernel puts the strings one behind the other, and the object what is said of the connection where these were.
         let room = ROOM_LENGTH - "PREFORKD_ROOM=\0".len();
         for _ in 0..if self.goes_on { 0 } else { ROOMS } {

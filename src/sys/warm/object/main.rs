@@ -91,6 +91,8 @@ struct Orientation {
     calls: u64,
     /// Where the connection is to be, a bit for each descriptor.
     places: [u64; MOST_DESCRIPTORS / 64],
+    /// What getsockname(2) says of every connection.
+    address: SocketAddress,
 }
 
 impl Orientation {
@@ -104,8 +106,12 @@ impl Orientation {
     const FAMILIES_DIFFER: u64 = 8;
 
     const NONE: Orientation =
-        Orientation { link: -1, object: -1, flags: 0, calls: 0, places: [0; MOST_DESCRIPTORS / 64] };
+        Orientation { link: -1, object: -1, flags: 0, calls: 0, places: [0; MOST_DESCRIPTORS / 64], address: NO_ADDRESS };
 }
+
+/// A struct sockaddr_in or sockaddr_in6, or nothing.
+type SocketAddress = [u64; 4];
+const NO_ADDRESS: SocketAddress = [0; 4];
 
 /// Descriptors beyond are not followed.
 const MOST_DESCRIPTORS: usize = 256;
@@ -164,14 +170,15 @@ fn learn(variables: *mut *mut c_char) -> Option<Orientation> {
             place = unsafe { place.add(1) };
             continue;
         };
-        let mut numbers = [0; 8];
+        let mut numbers = [0; 12];
         let mut rest = value;
         for number in &mut numbers {
             // SAFETY: within the same string.
             (*number, rest) = unsafe { whole(rest) };
         }
-        let [link, object, flags, calls, places @ ..] = numbers;
-        return Some(Orientation { link: link as c_int, object: object as c_int, flags, calls, places });
+        let [link, object, flags, calls, first, second, third, fourth, address @ ..] = numbers;
+        let (link, object, places) = (link as c_int, object as c_int, [first, second, third, fourth]);
+        return Some(Orientation { link, object, flags, calls, places, address });
     }
     None
 }
