@@ -147,8 +147,10 @@ extern "C" fn begin(_: c_int, _: *mut *mut c_char, passed: *mut *mut c_char) {
     // SAFETY: nothing else runs in this process yet, and nothing but this object knows of it.
     let link = unsafe { &mut *addr_of_mut!(LINK) };
     link.descriptor = told.link;
+    // SAFETY: as above; the loader has done with them.
+    let own = unsafe { own_strings(variables) };
     if told.flags & Orientation::GOES_ON != 0 {
-        fill(variables, &mut []);
+        fill(variables, own, &mut []);
         return dispatch::begin(link, told);
     }
     let files = calls::ProgramFiles::new(&told);
@@ -156,7 +158,7 @@ extern "C" fn begin(_: c_int, _: *mut *mut c_char, passed: *mut *mut c_char) {
     link.tell(WARM, 0, 0);
     let (connection, length) = link.receive();
     files.put(connection, room);
-    fill(variables, link.said.get_mut(..length).unwrap_or_default());
+    fill(variables, own, link.said.get_mut(..length).unwrap_or_default());
 }
 
 /// Finds what this object was told; `None` if nothing.
@@ -225,25 +227,18 @@ impl WorkerLink {
 /// Puts what is said of the connection, strings that end with NUL each, into the environment, and takes out of it what is this
 /// object's. They are copied to where that was, which leaves one string behind the other from the first argument on, as the kernel
 /// puts them there: programs write their titles over all of it, and find its end by the last variable, see prctl(2), `PR_SET_MM`.
-fn fill(variables: *mut *mut c_char, mut said: &mut [u8]) {
-    // SAFETY: an array of strings that ends with a null pointer, environ(7).
-    let (start, length) = unsafe { own_strings(variables) };
-    if length > 0 {
-        // SAFETY: the strings of this object, to which nothing else refers; the loader has read them.
-        let place = unsafe { core::slice::from_raw_parts_mut(start.cast::<u8>(), length) };
-        place.fill(0);
-        if let Some(place) = place.get_mut(..said.len()) {
-            place.copy_from_slice(said);
-            said = place;
-        }
+fn fill<'a>(variables: *mut *mut c_char, own: &'a mut [u8], mut said: &'a mut [u8]) {
+    let places = own.as_mut_ptr_range();
+    if let Some(place) = own.get_mut(..said.len()) {
+        place.copy_from_slice(said);
+        said = place;
     }
-    let end = start.wrapping_add(length);
     let (mut from, mut to) = (variables, variables);
-    // SAFETY: as above. `to` is never beyond `from`.
+    // SAFETY: an array of strings that ends with a null pointer, environ(7). `to` is never beyond `from`.
     unsafe {
         while let Some(mut variable) = next(from) {
             from = from.add(1);
-            if (start..end).contains(&variable) || is_own(variable) {
+            if places.contains(&variable.cast()) || is_own(variable) {
                 let Some(end) = said.iter().position(|byte| *byte == 0) else { continue };
                 let (one, rest) = core::mem::take(&mut said).split_at_mut(end + 1);
                 (variable, said) = (one.as_mut_ptr().cast(), rest);
@@ -255,12 +250,12 @@ fn fill(variables: *mut *mut c_char, mut said: &mut [u8]) {
     }
 }
 
-/// Where the first of this object's own variables is, and how many bytes of it and those behind it are theirs.
+/// Where this object's own variables are, one behind the other, and nothing is any more.
 ///
 /// # Safety
 ///
-/// An array of strings that ends with a null pointer.
-unsafe fn own_strings(variables: *mut *mut c_char) -> (*mut c_char, usize) {
+/// An array of strings that ends with a null pointer. The loader has read them, and nobody else refers to these.
+unsafe fn own_strings(variables: *mut *mut c_char) -> &'static mut [u8] {
     let (mut start, mut length) = (ptr::null_mut::<c_char>(), 0);
     let mut place = variables;
     // SAFETY: as the caller says.
@@ -279,7 +274,13 @@ unsafe fn own_strings(variables: *mut *mut c_char) -> (*mut c_char, usize) {
             }
         }
     }
-    (start, length)
+    if start.is_null() {
+        return &mut [];
+    }
+    // SAFETY: those strings.
+    let own = unsafe { core::slice::from_raw_parts_mut(start.cast::<u8>(), length) };
+    own.fill(0);
+    own
 }
 
 /// # Safety
