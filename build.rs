@@ -22,7 +22,7 @@ fn main() {
     let mut rustc = Command::new(of_cargo("RUSTC"));
     rustc.args(["--crate-name=preforkd_warm", "--crate-type=cdylib", "--edition=2024"]);
     rustc.arg(format!("--target={}", of_cargo("TARGET")));
-    // No unwinding, nothing that is looked up when it is called, no stack that can be executed. Not static: musl's default.
+    // No unwinding, nothing that others have to define or that is looked up when it is called, no stack that can be executed. Not static: musl's default.
     for codegen in [
         "panic=abort",
         "opt-level=2",
@@ -35,7 +35,7 @@ fn main() {
         "target-feature=-crt-static",
         "link-arg=-nostartfiles",
         "link-arg=-nostdlib",
-        "link-arg=-Wl,-z,now,-z,relro,-z,noexecstack,--gc-sections,--build-id=none,--hash-style=both",
+        "link-arg=-Wl,-z,defs,-z,now,-z,relro,-z,noexecstack,--gc-sections,--build-id=none,--hash-style=both",
     ] {
         rustc.args(["-C", codegen]);
     }

@@ -28,7 +28,12 @@ impl Backoff {
 
     /// One more failure; returns the pause that follows.
     pub(crate) fn failed(&mut self, now: Monotonic) -> Duration {
-        self.pause = (self.pause * 2).clamp(self.first, self.longest);
+        self.failed_slowly(now, self.first)
+    }
+
+    /// One more failure, after which the pause is not shorter than this.
+    pub(crate) fn failed_slowly(&mut self, now: Monotonic, least: Duration) -> Duration {
+        self.pause = (self.pause * 2).max(least).clamp(self.first, self.longest);
         self.until = Some(now + self.pause);
         self.pause
     }

@@ -35,12 +35,17 @@ impl Pauses {
 
     /// None can be made for a while, longer each time.
     pub(crate) fn failed(&mut self) {
+        self.failed_slowly(Duration::ZERO);
+    }
+
+    /// The same, for this time at least.
+    pub(crate) fn failed_slowly(&mut self, least: Duration) {
         let now = Monotonic::now();
         if !std::mem::take(&mut self.on_trial) && self.backoff.until().is_some_and(|until| now < until) {
             // It was made before the pause: whoever killed one has killed several.
             return;
         }
-        self.backoff.failed(now);
+        self.backoff.failed_slowly(now, least);
     }
 
     /// When the next may be made; a time that has passed if it may be now.

@@ -83,6 +83,8 @@ pub(super) struct Dead<'a> {
     pub(super) events: &'a Rc<SpareEvents>,
     /// How many connections each of its processes serves.
     pub(super) connections: u32,
+    /// Those without a connection will never have one: it would have handed it to them, and notes it before.
+    pub(super) hands_over: bool,
     /// What it has counted.
     pub(super) counted: Counts,
     /// Where its processes are.
@@ -118,10 +120,14 @@ impl AdoptedConnections {
             let is_ours =
                 |&pid: &Pid| !is_worker(pid) && !self.has(pid) && process::is_child(pid) && is_its_own(pid);
             match (row.pid.filter(is_ours), row.connection) {
-                (Some(pid), _) => {
+                (Some(pid), connection) => {
                     let leaf = dead.cgroups.leaf_of(pid, &state.name, dead.serial);
                     let child = Child::adopted(slot, id, dead.connections, &row).with_leaf(leaf);
                     self.children.insert(pid, child);
+                    if dead.hands_over && connection.is_none() {
+                        // One that waits goes by itself, but may be long about getting so far.
+                        self.children.kill(pid);
+                    }
                 }
                 // The worker died before it had accepted.
                 (None, None) => {}

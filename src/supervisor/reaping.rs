@@ -176,6 +176,7 @@ impl Supervisor {
             service_state: worker.service_state(),
             events: worker.spare_events(),
             connections: worker.connections(),
+            hands_over: worker.hands_over(),
             counted: worker.counted(),
             cgroups: &state.cgroups,
         };

@@ -76,6 +76,9 @@ struct WorkerRecord {
     connections: u32,
     /// It asked to be replaced by one with another address-space layout.
     needs_renewal: bool,
+    /// It hands connections to processes that were made ahead: none of those accepts.
+    #[serde(default)]
+    hands_over: bool,
     /// Programs of its service get the listeners.
     waits: bool,
     /// Why one of them is not started for a while.
@@ -192,6 +195,11 @@ impl WorkerProcess {
     /// How many connections each of its processes serves; 0 for as many as come.
     pub(super) fn connections(&self) -> u32 {
         self.record.connections
+    }
+
+    /// Whether processes that it has made ahead have no other way to a connection than from it.
+    pub(super) fn hands_over(&self) -> bool {
+        self.record.hands_over
     }
 
     /// What it has counted.
@@ -477,6 +485,7 @@ impl Workers {
             spares,
             connections: service.config().connections_per_child,
             needs_renewal: false,
+            hands_over: service.config().warm.as_ref().is_some_and(|warm| warm.obstacle.is_none()),
             waits: service.config().wait,
             resting: None,
             started,

@@ -256,6 +256,16 @@ pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// Opens what this stands for anew, to be read, as a loader does that is told to.
+pub(crate) fn open_again(fd: BorrowedFd<'_>) -> io::Result<File> {
+    File::open(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
+/// Whether that would be found, without a descriptor for it.
+pub(crate) fn is_found_again(fd: BorrowedFd<'_>) -> io::Result<()> {
+    std::fs::metadata(format!("/proc/self/fd/{}", fd.as_raw_fd())).map(drop)
+}
+
 /// The end of a pipe to read, with an open file description of its own that does not block, proc_pid_fd(5).
 pub(crate) fn reopen_nonblocking(pipe: BorrowedFd<'_>) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;

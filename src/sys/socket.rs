@@ -270,10 +270,58 @@ pub(crate) fn probe() -> io::Result<OwnedFd> {
     stream_socket(AddressFamily::Inet).or_else(|_| stream_socket(AddressFamily::Inet6))
 }
 
-/// A socket of the same family that is connected to nobody.
+/// A socket of the same family that is connected to nobody, and waits as a connection does.
 pub(crate) fn unconnected_like(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let address = nixsock::getsockname::<nixsock::SockaddrStorage>(listener.as_raw_fd())?;
-    stream_socket(nixsock::SockaddrLike::family(&address).unwrap_or(AddressFamily::Unix))
+    let socket = stream_socket(nixsock::SockaddrLike::family(&address).unwrap_or(AddressFamily::Unix))?;
+    fd::set_nonblocking(socket.as_fd(), false)?;
+    Ok(socket)
+}
+
+/// Whether both are of one family and protocol.
+pub(crate) fn is_of_kind(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
+    let is_same = |option| {
+        let value = number_option(one, (libc::SOL_SOCKET, option));
+        value.is_some() && value == number_option(other, (libc::SOL_SOCKET, option))
+    };
+    is_same(libc::SO_DOMAIN) && is_same(libc::SO_PROTOCOL)
+}
+
+/// The address of a listener, as getsockname(2) says it, if that is what it says of every connection of it: a `sockaddr_in` or
+/// `sockaddr_in6` that names one address, in words of this machine, and zeros. Not where a zone belongs to it, or where the listener may
+/// get what is for others: ip(7), `IP_TRANSPARENT`. Where a BPF program for sk_lookup steers others to it, nobody can tell.
+pub(crate) fn address_of_all(listener: BorrowedFd<'_>) -> Option<[u64; 4]> {
+    let (mut storage, mut length) = no_address();
+    // SAFETY: both describe live locals that the kernel writes.
+    check(unsafe { libc::getsockname(listener.as_raw_fd(), (&raw mut storage).cast(), &mut length) }).ok()?;
+    let address = ip_of(&storage)?;
+    let has_zone = matches!(address, SocketAddr::V6(address) if address.scope_id() != 0);
+    let is_one = !has_zone && !address.ip().to_canonical().is_unspecified();
+    let transparent = [(libc::SOL_IP, libc::IP_TRANSPARENT), (libc::SOL_IPV6, libc::IPV6_TRANSPARENT)];
+    let may_be_others =
+        transparent.iter().any(|option| number_option(listener, *option).is_some_and(|on| on != 0));
+    let mut words = [0; 4];
+    if !is_one || may_be_others || length as usize > size_of_val(&words) {
+        return None;
+    }
+    // SAFETY: the storage is larger, and was zeros where the kernel has not written.
+    unsafe {
+        std::ptr::copy_nonoverlapping(
+            (&raw const storage).cast::<u8>(),
+            words.as_mut_ptr().cast(),
+            size_of_val(&words),
+        );
+    }
+    Some(words)
+}
+
+/// An option that is a number, at its level.
+fn number_option(socket: BorrowedFd<'_>, (level, option): (libc::c_int, libc::c_int)) -> Option<libc::c_int> {
+    let (mut value, mut length): (libc::c_int, _) = (0, size_of::<libc::c_int>() as libc::socklen_t);
+    // SAFETY: the kernel writes one int to a live local.
+    let result =
+        unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut value).cast(), &mut length) };
+    (result == 0).then_some(value)
 }
 
 fn stream_socket(family: AddressFamily) -> io::Result<OwnedFd> {
@@ -335,13 +383,8 @@ const LEAST_TTL: [(libc::c_int, libc::c_int); 2] =
 
 fn has_least_ttl(connection: BorrowedFd<'_>, client: SocketAddr) -> bool {
     let [v4, v6] = LEAST_TTL;
-    let (level, option) = if client.is_ipv4() { v4 } else { v6 };
-    let (mut ttl, mut length): (libc::c_int, _) = (0, size_of::<libc::c_int>() as libc::socklen_t);
-    // SAFETY: the kernel writes one int to a live local.
-    let result = unsafe {
-        libc::getsockopt(connection.as_raw_fd(), level, option, (&raw mut ttl).cast(), &mut length)
-    };
-    result == 0 && ttl > 0
+    let option = if client.is_ipv4() { v4 } else { v6 };
+    number_option(connection, option).is_some_and(|ttl| ttl > 0)
 }
 
 fn set_least_ttl(socket: BorrowedFd<'_>, ttl: libc::c_int) {

@@ -155,7 +155,7 @@ impl Worker {
         let warm = WarmPrograms::new(
             plan.service.warm.as_ref(),
             plan.spares,
-            listeners.first().copied(),
+            &listeners,
             spec.says_errors_to_client(),
         )?;
         if let Some(own) = plan.service.identity.worker {

@@ -46,6 +46,9 @@ const SLACK: Duration = Duration::from_micros(500);
 /// How long one may take until it is warm.
 const LONGEST_START: Duration = Duration::from_secs(60);
 
+/// The first pause after one has taken longer: that has cost more than one that could not be started.
+const PAUSE_AFTER_SLOW: Duration = LONGEST_START;
+
 /// The warm programs of a worker.
 #[derive(Debug)]
 pub(super) struct WarmPrograms {
@@ -62,6 +65,8 @@ pub(super) struct WarmPrograms {
     /// One that has a connection is to answer first.
     held_until: Option<Monotonic>,
     pressure: Pressure,
+    /// One was not ready in time: until one is, no more than one is being started.
+    one_by_one: bool,
     /// There is no slot for one.
     until_slot_freed: bool,
     /// The log knows that they fail, and has not been told that they do not any more.
@@ -85,15 +90,13 @@ impl WarmPrograms {
     pub(super) fn new(
         settings: Option<&WarmSettings>,
         size: u32,
-        listener: Option<BorrowedFd<'_>>,
+        listeners: &[BorrowedFd<'_>],
         is_stderr: bool,
     ) -> io::Result<Self> {
         let settings = settings.filter(|settings| settings.obstacle.is_none());
         let scaffold = settings
-            .zip(listener)
-            .map(|(settings, listener)| {
-                Scaffold::new(listener, is_stderr, settings.point == WarmPoint::Spare)
-            })
+            .filter(|_| !listeners.is_empty())
+            .map(|settings| Scaffold::new(listeners, is_stderr, settings.point == WarmPoint::Spare))
             .transpose()?;
         let watched = settings.map(|settings| &settings.watch).filter(|watched| !watched.is_empty());
         let size = if scaffold.is_some() { size as usize } else { 0 };
@@ -107,6 +110,7 @@ impl WarmPrograms {
             pauses: Pauses::new(FIRST_PAUSE, LONGEST_PAUSE),
             held_until: None,
             pressure: Pressure::default(),
+            one_by_one: false,
             until_slot_freed: false,
             said_why: false,
             said_where: false,
@@ -147,7 +151,8 @@ impl WarmPrograms {
     /// When the next is to be started; `None` if none is missing, or none can be.
     fn start_due(&self) -> Option<Monotonic> {
         let missing = self.size.saturating_sub(self.programs.len());
-        if missing == 0 || self.until_slot_freed {
+        let is_tried = || self.one_by_one && self.programs.iter().any(|program| program.warm.is_none());
+        if missing == 0 || self.until_slot_freed || is_tried() {
             return None;
         }
         // When more are called for than come after, there is no use in waiting.
@@ -198,13 +203,18 @@ impl WarmPrograms {
         Some(self.programs.remove(place))
     }
 
+    fn was_not_ready(&mut self) {
+        self.pauses.failed_slowly(PAUSE_AFTER_SLOW);
+        self.one_by_one = true;
+    }
+
     fn became_warm(&mut self, pid: Pid, cpu: Duration, poller: &Poller) -> Option<Duration> {
         let program = self.programs.iter_mut().find(|program| program.pid == pid)?;
         program.warm = Some(cpu);
         // It says nothing more, and wakes nobody.
         let _ = poller.remove(program.link.as_fd());
         self.pauses.made();
-        self.said_why = false;
+        (self.one_by_one, self.said_why) = (false, false);
         let took = Monotonic::now() - program.started;
         // Who has had a processor for himself takes little more than he uses.
         self.pressure.start_takes = if took > 2 * cpu + SLACK { took } else { Duration::ZERO };
@@ -263,25 +273,24 @@ impl Worker {
         let Some(program) = self.warm.programs.iter().find(|program| program.pid == pid) else { return };
         match warm::hear(program.link.as_fd()) {
             Ok(Warming::Failed(errno)) => {
-                self.end_warm();
-                (self.warm.size, self.warm.scaffold) = (0, None);
-                self.cx.event(
-                    Level::Warning,
-                    None,
-                    format_args!(
-                        "its programs are started when their connections are there: the kernel, or a filter of system calls, \
-                         does not let them be warm: {}",
-                        error_text(errno)
-                    ),
-                );
+                self.start_cold("the kernel, or a filter of system calls, does not let them be warm", errno);
+            }
+            Ok(Warming::Unreachable(errno)) => {
+                self.start_cold("nothing can be loaded by /proc/self/fd", errno);
             }
             Ok(Warming::Warm { cpu, at, calls }) => {
                 if calls > 0 && !std::mem::replace(&mut self.warm.said_where, true) {
-                    let name = Sysno::new(at as usize).map_or("an unknown one", |call| call.name());
+                    let name = usize::try_from(at)
+                        .map(|number| Sysno::new(number).map_or("an unknown one", |call| call.name()));
+                    let place = match name {
+                        Ok(name) => format!("the system call {name}"),
+                        // Those have other numbers.
+                        Err(_) => "a system call of 32 bits".to_owned(),
+                    };
                     self.cx.event(
                         Level::Info,
                         None,
-                        format_args!("its program is warm at the system call {name}, after {calls} of them"),
+                        format_args!("its program is warm at {place}, after {calls} of them"),
                     );
                 }
                 if let Some(time) = self.warm.became_warm(pid, cpu, &self.cx.poller) {
@@ -298,6 +307,20 @@ impl Worker {
         }
     }
 
+    /// None can ever be warm.
+    fn start_cold(&mut self, why: &str, errno: i32) {
+        self.end_warm();
+        (self.warm.size, self.warm.scaffold) = (0, None);
+        self.cx.event(
+            Level::Warning,
+            None,
+            format_args!(
+                "its programs are started when their connections are there: {why}: {}",
+                error_text(errno)
+            ),
+        );
+    }
+
     /// Replaces those that are too old, or do not become warm.
     pub(super) fn tend_warm(&mut self) {
         let now = Monotonic::now();
@@ -305,7 +328,7 @@ impl Worker {
             let program = self.warm.programs.remove(place);
             if program.warm.is_none() {
                 self.children.kill(program.pid);
-                self.warm.pauses.failed();
+                self.warm.was_not_ready();
                 let seconds = LONGEST_START.as_secs();
                 self.say_why_cold(format_args!(
                     "its program was not ready for a connection within {seconds} s"
@@ -339,6 +362,8 @@ impl Worker {
 
     /// One has ended that had no connection. It is not in the list if it was to end.
     pub(super) fn lost_warm(&mut self, ended: &Ended, failure: Option<String>) {
+        // It may have said why.
+        self.hear_warm(ended.pid);
         let Some(program) = self.warm.take(ended.pid) else { return };
         self.warm.pauses.failed();
         self.warm.count_warm(&self.cx);
@@ -403,7 +428,7 @@ mod tests {
     use super::*;
 
     fn programs(size: usize, waiting: usize) -> WarmPrograms {
-        let mut warm = WarmPrograms::new(None, 0, None, false).unwrap();
+        let mut warm = WarmPrograms::new(None, 0, &[], false).unwrap();
         warm.size = size;
         warm.programs = (0..waiting)
             .map(|number| WarmProgram {
@@ -429,6 +454,25 @@ mod tests {
         assert_eq!(warm.start_due(), Some(held));
         warm.connection_ended();
         assert_eq!(warm.start_due(), Some(at_once));
+    }
+
+    #[test]
+    fn after_one_was_not_ready_in_time_another_is_tried_alone_and_much_later() {
+        let poller = Poller::new().unwrap();
+        let mut warm = programs(4, 0);
+        let before = Monotonic::now();
+        // All have been started at once.
+        (0..4).for_each(|_| warm.was_not_ready());
+        let due = warm.start_due().unwrap();
+        assert!(due >= before + PAUSE_AFTER_SLOW && due <= Monotonic::now() + PAUSE_AFTER_SLOW);
+        warm.programs = programs(4, 1).programs;
+        warm.programs[0].warm = None;
+        assert_eq!(warm.start_due(), None, "one is tried");
+        assert!(warm.became_warm(1, Duration::ZERO, &poller).is_some());
+        assert!(warm.start_due().is_some(), "it is warm");
+        warm.pauses = Pauses::new(FIRST_PAUSE, LONGEST_PAUSE);
+        warm.programs[0].warm = None;
+        assert!(warm.start_due().is_some_and(|due| due <= Monotonic::now()), "several again");
     }
 
     #[test]

@@ -73,6 +73,11 @@ fn obstacle(path: &Path, setting: Setting<'_>) -> Option<String> {
     if setting.environment.contains_key("LD_PRELOAD") {
         return Some("its environment has an LD_PRELOAD of its own".to_owned());
     }
+    // The loader opens the object there.
+    let found = std::fs::symlink_metadata(setting.root.outside(Path::new("/proc/self")));
+    if found.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+        return Some(format!("there is no /proc{}", setting.root.inside()));
+    }
     executable::loads_nothing(path, setting)
 }
 

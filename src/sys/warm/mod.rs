@@ -6,6 +6,7 @@
 //! | who | writes | when |
 //! |---|---|---|
 //! | the object | [`Warming::Warm`] | the program has come as far as it goes without a connection |
+//! | who becomes the program | [`Warming::Unreachable`] | the object would not be loaded |
 //! | the worker | the variables of the connection, with its descriptor | somebody has been let in |
 //! | either | end of file | it is not there any more: the program ends, or the worker makes another |
 
@@ -14,15 +15,17 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use super::exec::Image;
-use super::{fd, memory, message, socket};
+use super::{fd, memory, message, process, socket};
 
 static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/warm.so"));
 
 /// Whether there is an object for this kind of machine.
 pub(crate) const IS_BUILT: bool = cfg!(target_arch = "x86_64");
 
-/// As many variables as a connection can have, and more; and as many places for them.
+/// As many variables as a connection can have, and more; and as many places for them. Together they are as long as all of those can
+/// be: three have a path of a Unix socket.
 const ROOMS: usize = 16;
+const ROOM_LENGTH: usize = 64;
 
 /// What a warm program has as long as it has no connection.
 #[derive(Debug, Clone, Copy)]
@@ -33,37 +36,53 @@ pub(crate) struct Scaffold {
     is_stderr: bool,
     /// Its start goes on until it asks for its connection.
     goes_on: bool,
+    /// The placeholder is not of the family of each of its listeners.
+    families_differ: bool,
+    /// What getsockname(2) will say of every connection, as words of this machine; zeros if they differ.
+    address: [u64; 4],
 }
 
 /// What a program says while it is started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Warming {
     /// It waits for its connection, and has used so much processor time until now. Where its start went on, it waits at this
-    /// system call, after so many.
+    /// system call, or at one of 32 bits if this is negative, after so many.
     Warm { cpu: Duration, at: i32, calls: u64 },
     /// The kernel does not let it, or a filter: the errno.
     Failed(i32),
+    /// The loader could not open the object: the errno.
+    Unreachable(i32),
 }
 
 /// As `Tidings` in `object/main.rs` has it: what, a number, how many calls, microseconds.
 const LENGTH: usize = 24;
 const WARM: u32 = 1;
 const FAILED: u32 = 2;
+/// Said by this program, before it has become the other.
+const UNREACHABLE: u32 = 3;
 
 impl Scaffold {
-    /// For connections of this listener.
+    /// For connections of these listeners.
     ///
     /// # Errors
     ///
-    /// A descriptor cannot be had.
-    pub(crate) fn new(listener: BorrowedFd<'_>, is_stderr: bool, goes_on: bool) -> io::Result<Self> {
-        let placeholder = socket::unconnected_like(listener)?;
+    /// A descriptor cannot be had; there is no listener.
+    pub(crate) fn new(listeners: &[BorrowedFd<'_>], is_stderr: bool, goes_on: bool) -> io::Result<Self> {
+        let first = listeners.first().ok_or(io::ErrorKind::NotFound)?;
+        let placeholder = socket::unconnected_like(*first)?;
+        // Not only from the first: systemd may pass a listener of MPTCP.
+        let is_other = |listener: &BorrowedFd<'_>| !socket::is_of_kind(*listener, placeholder.as_fd());
+        let families_differ = listeners.iter().any(is_other);
+        let only = Some(*first).filter(|_| listeners.len() == 1);
+        let address = only.and_then(socket::address_of_all).unwrap_or_default();
         let object = memory::sealed(c"preforkd-warm", OBJECT)?;
         Ok(Scaffold {
             object: fd::for_ever(object),
             placeholder: fd::for_ever(placeholder),
             is_stderr,
             goes_on,
+            families_differ,
+            address,
         })
     }
 
@@ -72,20 +91,51 @@ impl Scaffold {
         self.placeholder
     }
 
+    /// Whether the loader will be able to open the object.
+    fn may_be_loaded(&self, link: BorrowedFd<'_>) -> io::Result<()> {
+        let own = [self.object, link].map(|own| u64::try_from(own.as_raw_fd()).unwrap_or_default());
+        match fd::open_again(self.object) {
+            // What this process has open, and the program will not, may be in the way.
+            Err(error) if error.raw_os_error() == Some(libc::EMFILE) => {
+                let (limit, _) = process::descriptor_limits()?;
+                if (3..limit).all(|number| own.contains(&number)) {
+                    return Err(error);
+                }
+                fd::is_found_again(self.object)
+            }
+            opened => opened.map(drop),
+        }
+    }
+
     /// In the process that becomes the program: does so, with the object in it, which will listen at `link`. It comes back
     /// only if that fails.
     pub(crate) fn exec(&self, image: &mut Image, link: BorrowedFd<'_>) -> io::Error {
         image.clear();
         let object = self.object.as_raw_fd();
+        // What the loader cannot load it does without, ld.so(8), and the program would run with nobody.
+        if let Err(error) = self.may_be_loaded(link) {
+            let errno = error.raw_os_error().unwrap_or_default();
+            let tidings = [UNREACHABLE, errno as u32, 0, 0, 0, 0].map(u32::to_ne_bytes);
+            // If it cannot be said there is nobody who waits for it.
+            let _ = message::send(link, tidings.as_flattened());
+            return error;
+        }
         image.set("LD_PRELOAD", format_args!("/proc/self/fd/{object}"));
-        // As `Orientation` in `object/main.rs` has it: no calls yet, and a bit for each place of the connection.
+        // As `Orientation` in `object/main.rs` has it: no calls yet, a bit for each place of the connection, and its address.
         let places = if self.is_stderr { 0b111 } else { 0b11 };
+        let flags = u8::from(self.goes_on) | u8::from(self.families_differ) << 3;
+        let [first, second, third, fourth] = self.address;
         image.set(
             "PREFORKD_WARM",
-            format_args!("{},{object},{},0,{places},0,0,0", link.as_raw_fd(), u8::from(self.goes_on)),
+            format_args!(
+                "{},{object},{flags},0,{places},0,0,0,{first},{second},{third},{fourth}",
+                link.as_raw_fd()
+            ),
         );
+        // The kernel puts the strings one behind the other, and the object what is said of the connection where these were.
+        let room = ROOM_LENGTH - "PREFORKD_ROOM=\0".len();
         for _ in 0..if self.goes_on { 0 } else { ROOMS } {
-            image.set("PREFORKD_ROOM", "");
+            image.set("PREFORKD_ROOM", format_args!("{:room$}", ""));
         }
         image.finish();
         image.exec_with(&[self.object, link])
@@ -117,6 +167,7 @@ pub(crate) fn hear(link: BorrowedFd<'_>) -> io::Result<Warming> {
     match kind {
         WARM if length == LENGTH => Ok(Warming::Warm { cpu: Duration::from_micros(micros), at, calls }),
         FAILED if length == LENGTH => Ok(Warming::Failed(at)),
+        UNREACHABLE if length == LENGTH => Ok(Warming::Unreachable(at)),
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }

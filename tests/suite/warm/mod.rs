@@ -339,6 +339,59 @@ fn with_its_worker_a_warm_program_ends() {
     assert_eq!(text(&exchange(address, b"hello")), "hello");
 }
 
+/// A program that does not get as far as waiting before the file `go` is there: the loader runs the constructor.
+fn slow_program(dir: &Path) -> String {
+    std::fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+    let slow = format!(
+        "#include <unistd.h>\n__attribute__((constructor)) static void slow(void) {{ while (access(\"{}\", F_OK)) usleep(10000); }}\n",
+        path("go")
+    );
+    std::fs::write(path("slow.c"), slow).unwrap();
+    let echo = "#include <unistd.h>\nint main(void) { char line[64]; return write(1, line, read(0, line, 64)) < 0; }\n";
+    std::fs::write(path("main.c"), echo).unwrap();
+    let build = |arguments: &[&str]| crate::support::sure(&[&["gcc", "-O1", "-o"], arguments].concat());
+    build(&[&path("libslow.so"), "-shared", "-fPIC", &path("slow.c")]);
+    let search = format!("-Wl,-rpath,{}", dir.display());
+    build(&[&path("main"), &path("main.c"), "-Wl,--no-as-needed", &path("libslow.so"), &search]);
+    path("main")
+}
+
+#[test]
+fn with_its_worker_a_program_ends_that_is_not_warm_yet() {
+    for warm in ["start", "spare"] {
+        let dir = tempfile::tempdir().unwrap();
+        let address = address::fresh();
+        let exec = format!("['{}']", slow_program(dir.path()));
+        let config =
+            config(address, &exec, "max_connections = 8").replace("\"start\"", &format!("\"{warm}\""));
+        let server = Preforkd::run(&format!("[supervisor]\ndrain_timeout = \"1h\"\n{config}")).start();
+        for _ in 0..4 {
+            eventually("programs that start", || server.count("spares") == 2);
+            let before = waiting(&server);
+            server.replace_worker(server.worker());
+            eventually("their end", || before.iter().all(|pid| !proc::lives(*pid)));
+        }
+        eventually("others in their places", || server.count("spares") == 2);
+        // Who has a connection keeps it, as without.
+        std::fs::write(dir.path().join("go"), "").unwrap();
+        is_warm(&server, 2);
+        let mut client = connect(address);
+        eventually("a warm one has it", || server.count("served_warm") == 1);
+        server.replace_worker(server.worker());
+        client.write_all(b"hello").unwrap();
+        let mut said = String::new();
+        client.read_to_string(&mut said).unwrap();
+        assert_eq!(said, "hello", "{warm}");
+        std::fs::remove_file(dir.path().join("go")).unwrap();
+        eventually("its end", || server.count("active") == 0);
+        server.replace_worker(server.worker());
+        eventually("programs that start", || server.count("spares") == 2);
+        proc::kill(server.worker(), Signal::SIGKILL);
+        server.stop();
+    }
+}
+
 #[test]
 fn what_cannot_be_warm_is_said_once_and_served() {
     let address = address::fresh();
@@ -357,6 +410,168 @@ fn what_cannot_be_warm_is_said_once_and_served() {
         );
         let shown = text(&preforkd(&["status", "--control", server.control()]).stdout);
         assert!(shown.contains("has no warm programs") && shown.contains(why), "{shown}");
+    }
+}
+
+/// What stands in for the connection is of one family, which a program must not take for that of its client.
+#[test]
+fn who_asks_of_which_family_its_connection_is_waits_where_that_is_not_known() {
+    let option = |option: u8| {
+        format!(
+            "struct.unpack(\"i\", ctypes.create_string_buffer(4) if libc.getsockopt(0, 1, {option}, value, length) else value)[0]"
+        )
+    };
+    let name = "os.getxattr(0, \"system.sockprotoname\").decode().strip(chr(0))".to_owned();
+    // SO_DOMAIN and SO_PROTOCOL.
+    for (asked, [of_ip, of_unix], at) in [
+        (option(39), ["2", "1"], "getsockopt"),
+        (option(38), ["6", "0"], "getsockopt"),
+        (name, ["TCP", "UNIX-STREAM"], "fgetxattr"),
+    ] {
+        let start = "import ctypes, os, struct, sys\nlibc = ctypes.CDLL(None)\nvalue, length = ctypes.create_string_buffer(4), ctypes.byref(ctypes.c_int(4))";
+        let program = format!(
+            "['/usr/bin/python3', '-c', '''{start}\ntold = {asked}\nprint(told, sys.stdin.readline(), end=\"\")''']"
+        );
+        let (one, other) = (address::fresh(), address::fresh());
+        for (second, at) in [("unix:DIR/socket".to_owned(), at), (other.to_string(), "read")] {
+            let listen = format!("listen = [\"{one}\", \"{second}\"]");
+            let config = far_config(one, &program).replace(&format!("listen = \"{one}\""), &listen);
+            let server = Preforkd::run(&config).start();
+            let line = server.log.wait("where it waits", |line| line.contains("warm at the system call"));
+            assert!(line.contains(&format!(" call {at},")), "{asked}: {line}");
+            assert_eq!(text(&exchange(one, b"x\n")), format!("{of_ip} x\n"), "{asked}");
+            is_warm(&server, 2);
+            if at != "read" {
+                let told = text(&exchange_unix(&server.dir().join("socket"), b"x\n"));
+                assert_eq!(told, format!("{of_unix} x\n"), "{asked}");
+            }
+        }
+    }
+}
+
+/// Every connection of a listener at one address has that, and at others nobody knows.
+#[test]
+fn who_asks_for_the_address_of_its_own_goes_on_where_there_is_one() {
+    let program = "['/usr/bin/python3', '-c', '''import socket, sys
+connection = socket.socket(fileno=0)
+told = connection.getsockname()
+print(told, sys.stdin.readline(), end=\"\")
+assert told == connection.getsockname()''']";
+    let one = address::fresh();
+    let (own, own_six) = (format!("('{}', PORT)", one.ip()), "('::1', PORT, 0, 0)".to_owned());
+    for (listen, others, at, told) in [
+        (one.ip().to_string(), None, "read", own.clone()),
+        ("[::1]".to_owned(), None, "read", own_six.clone()),
+        ("0.0.0.0".to_owned(), None, "getsockname", "('127.0.0.1', PORT)".to_owned()),
+        ("[::]".to_owned(), None, "getsockname", own_six),
+        (one.ip().to_string(), Some(address::fresh()), "getsockname", own),
+    ] {
+        let address = SocketAddr::new(one.ip(), address::port());
+        let port = address.port();
+        let others: String = others.iter().map(|other| format!(", \"{other}\"")).collect();
+        let host = &listen;
+        let listen = format!("[\"{host}:{port}\"{others}]");
+        let config = far_config(address, program).replace(&format!("\"{address}\""), &listen);
+        let server = Preforkd::run(&config).start();
+        let line = server.log.wait("where it waits", |line| line.contains("warm at the system call"));
+        assert!(line.contains(&format!(" call {at},")), "{host}: {line}");
+        let client = match host.as_str() {
+            "0.0.0.0" => ([127, 0, 0, 1], port).into(),
+            "[::]" | "[::1]" => ([0, 0, 0, 0, 0, 0, 0, 1], port).into(),
+            _ => address,
+        };
+        assert_eq!(
+            text(&exchange(client, b"x\n")),
+            format!("{} x\n", told.replace("PORT", &port.to_string()))
+        );
+        eventually("its end", || server.count("completed") == 1);
+        assert_eq!(served_warm(&server), 1, "{:?}", server.log.all());
+    }
+}
+
+/// What the loader cannot load it does without, and the program would run with nobody.
+#[test]
+fn where_nothing_can_be_loaded_programs_are_not_started_without_their_clients() {
+    for warm in ["start", "spare"] {
+        let address = address::fresh();
+        let config = config(address, "['cat']", "limits = { nofile = 3 }");
+        let server = Preforkd::run(&config.replace("\"start\"", &format!("\"{warm}\""))).start();
+        let is_said =
+            |line: &str| line.contains("nothing can be loaded by /proc/self/fd: Too many open files");
+        server.log.wait("why", is_said);
+        exchange(address, b"");
+        eventually("its end", || server.count("completed") == 1);
+        assert_eq!((served_warm(&server), server.count("spares")), (0, 0));
+        assert_eq!(server.log.count(is_said), 1);
+        assert_eq!(
+            server.log.count(|line| line.contains("before it was ready")),
+            0,
+            "{:?}",
+            server.log.all()
+        );
+    }
+    if !root("a chroot") {
+        return;
+    }
+    let address = address::fresh();
+    let server = Preforkd::run(&config(address, "['/bin/cat']", "chroot = \"DIR/jail\""));
+    jail(server.dir());
+    let config = server.dir().join("preforkd.toml");
+    let server = server.start();
+    for said in ["hello", "again"] {
+        assert_eq!(text(&exchange(address, said.as_bytes())), said);
+    }
+    eventually("their end", || server.count("completed") == 2);
+    let why = |line: &str| line.contains("cannot be warm: there is no /proc inside chroot ");
+    assert_eq!((served_warm(&server), server.log.count(why)), (0, 1), "{:?}", server.log.all());
+    let shown = preforkd(&["check", "--config", config.to_str().unwrap()]);
+    assert!(text(&shown.stderr).lines().any(why), "{}", text(&shown.stderr));
+}
+
+/// cat(1), and what it is loaded with.
+fn jail(dir: &Path) {
+    let libraries = crate::support::sure(&["ldd", "/bin/cat"]);
+    let libraries = libraries.split_whitespace().filter(|word| word.starts_with('/'));
+    for file in libraries.chain(["/bin/cat"]) {
+        let copy = dir.join("jail").join(file.trim_start_matches('/'));
+        std::fs::create_dir_all(copy.parent().unwrap()).unwrap();
+        std::fs::copy(file, copy).unwrap();
+    }
+}
+
+#[test]
+fn a_program_without_libc_is_warm() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    // Reads, writes what it has read, and exits.
+    let source = "static long call(long number, long first, void *second, long third) {\n\
+        long result; __asm__ volatile (\"syscall\" : \"=a\"(result) : \"a\"(number), \"D\"(first), \"S\"(second), \"d\"(third) : \"rcx\", \"r11\", \"memory\");\n\
+        return result;\n}\n\
+        void _start(void) { char line[64]; call(1, 1, line, call(0, 0, line, 64)); call(60, 0, 0, 0); }\n";
+    crate::support::write(&dir.path().join("main.c"), source);
+    let loader = "-Wl,--dynamic-linker=/lib64/ld-linux-x86-64.so.2";
+    crate::support::sure(&[
+        "gcc",
+        "-O1",
+        "-fno-stack-protector",
+        "-nostdlib",
+        "-fPIE",
+        "-pie",
+        loader,
+        "-o",
+        &path("main"),
+        &path("main.c"),
+    ]);
+    for warm in ["start", "spare"] {
+        let address = address::fresh();
+        let exec = format!("['{}']", path("main"));
+        let server =
+            Preforkd::run(&config(address, &exec, "").replace("\"start\"", &format!("\"{warm}\""))).start();
+        is_warm(&server, 2);
+        assert_eq!(text(&exchange(address, b"hello")), "hello", "{warm}");
+        eventually("its end", || server.count("completed") == 1);
+        assert_eq!(served_warm(&server), 1, "{warm}: {:?}", server.log.all());
     }
 }
 
@@ -500,15 +715,50 @@ fn whatever_a_program_does_before_it_reads_is_so_afterwards() {
     let program = dir.path().join("torture").to_str().unwrap().to_owned();
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/suite/warm/torture.c");
     crate::support::sure(&["gcc", "-O1", "-Wall", "-Werror", "-pthread", "-o", &program, source]);
-    for first in ["", "threads", "alarm", "signal", "seccomp", "exec", "limit", "files"] {
+    for first in ["", "threads", "alarm", "signal", "seccomp", "exec", "limit", "files", "int80"] {
         for warm in ["no", "start", "spare"] {
             let address = address::fresh();
             let exec = format!("['{program}', '{first}']");
-            let config = config(address, &exec, "limits = { nofile = 100 }")
+            let calls = if first == "int80" { "sandbox = { system_calls = \"any\" }" } else { "" };
+            let config = config(address, &exec, &format!("limits = {{ nofile = 100 }}\n{calls}"))
                 .replace("\"start\"", &format!("\"{warm}\""));
             let server = Preforkd::run(&config).start();
             is_warm(&server, if warm == "no" { 0 } else { 2 });
             assert_eq!(text(&exchange(address, b"hello\n")), "right: hello\n", "{first} {warm}");
+            let at = match first {
+                "" | "exec" => "the system call epoll_ctl",
+                "int80" => "a system call of 32 bits",
+                _ => continue,
+            };
+            if warm == "spare" {
+                server.log.wait("where", |line| line.contains(&format!(" is warm at {at}, after ")));
+            }
+        }
+    }
+}
+
+/// As ftpd of BSD, sendmail, vsftpd and PostgreSQL have one.
+#[test]
+fn a_program_that_writes_its_title_over_its_environment_finds_that_in_one_piece() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let program = dir.path().join("title").to_str().unwrap().to_owned();
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/suite/warm/title.c");
+    crate::support::sure(&["gcc", "-O1", "-Wall", "-Werror", "-o", &program, source]);
+    let by_script = dir.path().join("script").to_str().unwrap().to_owned();
+    crate::support::write(Path::new(&by_script), &format!("#!/usr/bin/env -S OTHER=variable {program}\n"));
+    for program in [program, by_script] {
+        for (warm, caller) in [("no", "127.0.0.1"), ("start", "127.0.0.1"), ("spare", "nobody")] {
+            let address = address::fresh();
+            let exec = format!("['{program}', 'an argument']");
+            let keys = "environment = { OWN = \"x\" }";
+            let config = config(address, &exec, keys).replace("\"start\"", &format!("\"{warm}\""));
+            let server = Preforkd::run(&config).start();
+            is_warm(&server, if warm == "no" { 0 } else { 2 });
+            let said = text(&exchange(address, b"hello\n"));
+            assert_eq!(said, format!("right: {caller} hello\n"), "{program} {warm}");
+            eventually("its end", || server.count("completed") == 1);
+            assert_eq!(served_warm(&server), usize::from(warm != "no"), "{:?}", server.log.all());
         }
     }
 }

@@ -7,8 +7,8 @@
 
 use core::ffi::c_int;
 
-use crate::kernel::{EBADF, EFAULT, RLIMIT_NOFILE, call, exit, is_readable, number};
-use crate::{MOST_DESCRIPTORS as MOST, Orientation};
+use crate::kernel::{EBADF, EEXIST, EFAULT, ENOENT, ENOTDIR, RLIMIT_NOFILE, call, exit, is_readable, number};
+use crate::{MOST_DESCRIPTORS as MOST, NO_ADDRESS, Orientation, SocketAddress};
 
 /// What becomes of a call.
 pub(crate) enum Ruling {
@@ -39,14 +39,20 @@ pub(crate) struct ProgramFiles {
     own: [c_int; 2],
     /// Where the connection is to be, a bit each.
     placeholders: [u64; MOST / 64],
+    /// Whether the connection may be of another family than these.
+    families_differ: bool,
+    /// The address of its own that every connection has.
+    address: SocketAddress,
 }
 
 impl ProgramFiles {
-    pub(crate) const NONE: ProgramFiles = ProgramFiles { own: [-1; 2], placeholders: [0; MOST / 64] };
+    pub(crate) const NONE: ProgramFiles =
+        ProgramFiles { own: [-1; 2], placeholders: [0; MOST / 64], families_differ: false, address: NO_ADDRESS };
 
     pub(crate) fn new(told: &Orientation) -> Self {
         let own = [told.link.min(told.object), told.link.max(told.object)];
-        ProgramFiles { own, placeholders: told.places }
+        let families_differ = told.flags & Orientation::FAMILIES_DIFFER != 0;
+        ProgramFiles { own, placeholders: told.places, families_differ, address: told.address }
     }
 
     /// Closes a placeholder: the program may have all descriptors that it is allowed, and the connection comes as one more.
@@ -126,6 +132,11 @@ impl ProgramFiles {
         if self.is_own(descriptor) { Answer(EBADF) } else { Pass }
     }
 
+    /// Of a call that tells of a placeholder of which family it is.
+    fn on_any_of_its_family(&self, descriptor: u64) -> Ruling {
+        if self.families_differ { self.on_its_own(descriptor) } else { self.on_any(descriptor) }
+    }
+
     /// What becomes of this call.
     pub(crate) fn judge(&mut self, number: i64, arguments: [u64; 6]) -> Ruling {
         let [first, second, third, fourth, fifth, sixth] = arguments;
@@ -157,8 +168,10 @@ impl ProgramFiles {
             4 | 6 | 21 | 89 | 191 | 192 | 194 | 195 | 137 | number::NEWFSTATAT | 267 | 269 | 332 | 439 => Pass,
             2 => open(AT_FDCWD, first, second),
             number::OPENAT => open(first, second, third),
-            // fstat, fgetxattr, flistxattr, fstatfs, lseek, fadvise64: of a socket they tell the same without its client.
-            5 | 193 | 196 | 138 | 8 | 221 => self.on_any(first),
+            // fstat, flistxattr, fstatfs, lseek, fadvise64: of a socket they tell the same without its client.
+            5 | 196 | 138 | 8 | 221 => self.on_any(first),
+            // Of a socket it may be `system.sockprotoname`.
+            number::FGETXATTR => self.on_any_of_its_family(first),
             // read, pread64, readv, preadv, getdents, getdents64, readahead.
             0 | 17 | 19 | 295 | 78 | 217 | 187 => self.on_its_own(first),
             number::CLOSE => self.close(first),
@@ -174,8 +187,19 @@ impl ProgramFiles {
             22 | 293 | 53 | 284 | 290 | 213 | 291 | 289 | 283 | 319 | 41 | 294 | 222 | 224 | 225 | 226 => Pass,
             // epoll_ctl.
             233 => self.on_its_own(third),
-            // getsockname, setsockopt.
-            51 | 54 => self.on_its_own(first),
+            // epoll_wait, epoll_pwait that do not wait, and leave signals as they are. No placeholder is in a set.
+            232 if fourth as u32 == 0 => self.on_any(first),
+            281 if fourth as u32 == 0 && fifth == 0 => self.on_any(first),
+            // alarm that ends one, and of which none is set.
+            37 if first as u32 == 0 => Pass,
+            number::POLL if third as u32 == 0 => self.poll(number, arguments),
+            number::PPOLL if is_no_time(third) && fourth == 0 => self.poll(number, arguments),
+            // mkdir, mkdirat.
+            83 => make_directory(AT_FDCWD, first),
+            258 => make_directory(first, second),
+            number::GETSOCKNAME => self.getsockname(arguments),
+            // setsockopt.
+            54 => self.on_its_own(first),
             number::GETSOCKOPT => self.getsockopt(first, second, third),
             42 => self.connect(first, second, third),
             // bind, but for news and under no name of its own; recvfrom, recvmsg, sendto.
@@ -280,10 +304,73 @@ impl ProgramFiles {
         }
     }
 
+    /// poll(2) that asks for nothing but whether these are open, as a program of Rust does first of all.
+    fn poll(&self, number: i64, arguments: [u64; 6]) -> Ruling {
+        const MOST_ASKED: u64 = 64;
+        const POLLNVAL: u16 = 0x20;
+        let [place, count, ..] = arguments;
+        if !(1..=MOST_ASKED).contains(&count) || !is_readable(place, 8 * count) {
+            return Stop;
+        }
+        let entries = (place as *mut u64).cast::<PollEntry>();
+        let at = |entry: u64| entries.wrapping_add(entry as usize);
+        // SAFETY: so many bytes can be read there.
+        if (0..count).any(|entry| unsafe { at(entry).read_unaligned() }.asked != 0) {
+            return Stop;
+        }
+        let mut result = call(number, arguments);
+        if result < 0 {
+            return Answer(result);
+        }
+        for entry in 0..count {
+            // SAFETY: the kernel has just read and written it.
+            let mut asked = unsafe { at(entry).read_unaligned() };
+            let descriptor = asked.descriptor as u64;
+            let found = match () {
+                () if asked.descriptor < 0 => continue,
+                () if self.is_own(descriptor) => POLLNVAL,
+                // It is connected to nobody, which the connection will not be.
+                () if self.is_placeholder(descriptor) => 0,
+                () => continue,
+            };
+            let before = core::mem::replace(&mut asked.found, found);
+            result += i64::from(found != 0) - i64::from(before != 0);
+            // SAFETY: as above.
+            unsafe { at(entry).write_unaligned(asked) };
+        }
+        Answer(result)
+    }
+
+    /// getsockname(2). Where the listener has one address, so has each of its connections.
+    fn getsockname(&self, arguments: [u64; 6]) -> Ruling {
+        let [descriptor, place, length_at, ..] = arguments;
+        let known = match self.address[0] as u16 {
+            INET => 16,
+            INET6 => 28,
+            _ => return self.on_its_own(descriptor),
+        };
+        // Each of its four bytes is in one of two words, which no page divides.
+        let words = [length_at & !7, length_at.wrapping_add(3) & !7];
+        if !self.is_placeholder(descriptor) || !words.iter().all(|word| is_readable(*word, 8)) {
+            return self.on_its_own(descriptor);
+        }
+        // SAFETY: it can be read there.
+        let room = unsafe { (length_at as *const c_int).read_unaligned() };
+        // The placeholder has an address of the same length.
+        let result = call(number::GETSOCKNAME, arguments);
+        if result == 0 {
+            let length = known.min(usize::try_from(room).unwrap_or_default());
+            // SAFETY: the kernel has just written so many bytes there.
+            unsafe { core::ptr::copy_nonoverlapping(self.address.as_ptr().cast(), place as *mut u8, length) };
+        }
+        Answer(result)
+    }
+
     fn getsockopt(&self, descriptor: u64, level: u64, option: u64) -> Ruling {
-        // SO_TYPE, SO_ACCEPTCONN, SO_PROTOCOL, SO_DOMAIN at SOL_SOCKET: the placeholder has those of the connection.
+        // At SOL_SOCKET: SO_TYPE, SO_ACCEPTCONN, which the placeholder has of any connection; SO_PROTOCOL, SO_DOMAIN.
         match (level, option) {
-            (1, 3 | 30 | 38 | 39) => self.on_any(descriptor),
+            (1, 3 | 30) => self.on_any(descriptor),
+            (1, 38 | 39) => self.on_any_of_its_family(descriptor),
             _ => self.on_its_own(descriptor),
         }
     }
@@ -303,7 +390,7 @@ impl ProgramFiles {
     fn connect(&self, descriptor: u64, address: u64, length: u64) -> Ruling {
         const UNIX: u16 = 1;
         // AF_UNSPEC takes it back.
-        const INTERNET: [u16; 3] = [0, 2, 10];
+        const INTERNET: [u16; 3] = [0, INET, INET6];
         const KNOWN: [&[u8]; 3] = [b"/var/run/nscd/socket", b"/run/nscd/socket", b"/dev/log"];
         // The longest is that of a Unix socket.
         let is_usual = (8..=110).contains(&length) && is_readable(address, length);
@@ -321,6 +408,34 @@ impl ProgramFiles {
             family if INTERNET.contains(&family) && is_datagram(descriptor) => Pass,
             _ => Stop,
         }
+    }
+}
+
+/// struct pollfd, poll(2).
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct PollEntry {
+    descriptor: c_int,
+    asked: u16,
+    found: u16,
+}
+
+/// Families of addresses, socket(2).
+const INET: u16 = 2;
+const INET6: u16 = 10;
+
+/// Whether this timespec(3) is none.
+fn is_no_time(at: u64) -> bool {
+    // SAFETY: so many bytes can be read there.
+    is_readable(at, 16) && unsafe { (at as *const [u64; 2]).read_unaligned() } == [0, 0]
+}
+
+/// mkdir(2) of what there is, as of a cache, changes nothing.
+fn make_directory(directory: u64, path: u64) -> Ruling {
+    match status_of(directory, path, AT_SYMLINK_NOFOLLOW) {
+        Ok(_) => Answer(EEXIST),
+        Err(EFAULT) => Answer(EFAULT),
+        Err(_) => Stop,
     }
 }
 
@@ -381,23 +496,33 @@ fn is_nobody(at: u64, length: u64) -> bool {
 fn prctl(option: u64, second: u64) -> Ruling {
     match option {
         // What asks: GET_PDEATHSIG, GET_DUMPABLE, GET_KEEPCAPS, GET_NAME, GET_SECCOMP, CAPBSET_READ, GET_TSC,
-        // GET_SECUREBITS, GET_NO_NEW_PRIVS, GET_THP_DISABLE. SET_DUMPABLE, SET_NAME, SET_THP_DISABLE, SET_VMA.
-        2 | 3 | 7 | 16 | 21 | 23 | 25 | 27 | 39 | 42 | 4 | 15 | 41 | 0x5356_4d41 => Pass,
+        // GET_SECUREBITS, GET_NO_NEW_PRIVS, GET_THP_DISABLE. SET_PDEATHSIG, SET_DUMPABLE, SET_NAME, SET_THP_DISABLE, SET_VMA.
+        1 | 2 | 3 | 7 | 16 | 21 | 23 | 25 | 27 | 39 | 42 | 4 | 15 | 41 | 0x5356_4d41 => Pass,
         // CAP_AMBIENT, IS_SET.
         47 if second == 1 => Pass,
         _ => Stop,
     }
 }
 
+const AT_SYMLINK_NOFOLLOW: u64 = 0x100;
+
+/// stat(2), or the errno.
+fn status_of(directory: u64, path: u64, flags: u64) -> Result<[u64; 18], i64> {
+    let mut status = [0u64; 18];
+    match call(number::NEWFSTATAT, [directory, path, status.as_mut_ptr() as u64, flags, 0, 0]) {
+        0.. => Ok(status),
+        errno => Err(errno),
+    }
+}
+
 /// Opens to read what can be opened without anybody noticing: files, directories, and devices like /dev/null.
 fn open(directory: u64, path: u64, flags: u64) -> Ruling {
     const O_NOFOLLOW: u64 = 0o400000;
-    const AT_SYMLINK_NOFOLLOW: u64 = 0x100;
-    let mut status = [0u64; 18];
-    let at_flags = if flags & O_NOFOLLOW != 0 { AT_SYMLINK_NOFOLLOW } else { 0 };
-    let result = call(number::NEWFSTATAT, [directory, path, status.as_mut_ptr() as u64, at_flags, 0, 0]);
-    if result == EFAULT {
-        return Answer(result);
+    const O_PATH: u64 = 0o10000000;
+    const O_CREAT_AND_O_TMPFILE: u64 = 0o100 | 0o20000000;
+    let status = status_of(directory, path, if flags & O_NOFOLLOW != 0 { AT_SYMLINK_NOFOLLOW } else { 0 });
+    if let Err(EFAULT) = status {
+        return Answer(EFAULT);
     }
     // A shell asks for its terminal, which it does not have: a service has none.
     const TERMINAL: &[u8] = b"/dev/tty\0";
@@ -410,19 +535,29 @@ fn open(directory: u64, path: u64, flags: u64) -> Ruling {
         call(number::CLOSE, [result as u64, 0, 0, 0, 0, 0]);
         return Stop;
     }
+    // Who opens what is not there changes nothing. By now it may be there, and this does not open it to write.
+    if matches!(status, Err(ENOENT | ENOTDIR)) && flags & O_CREAT_AND_O_TMPFILE == 0 {
+        let flags = O_PATH | O_CLOEXEC | flags & O_NOFOLLOW;
+        let result = call(number::OPENAT, [directory, path, flags, 0, 0, 0]);
+        if result < 0 {
+            return Answer(result);
+        }
+        call(number::CLOSE, [result as u64, 0, 0, 0, 0, 0]);
+        return Stop;
+    }
     // struct stat: the mode is in the fourth word, the device that it is in the sixth.
-    let (kind, major, minor) = (status[3] as u32 & 0o170000, status[5] >> 8 & 0xfff, status[5] & 0xff);
-    let is_device = result == 0 && kind == 0o020000 && major == 1;
+    let (kind, device) = status.map_or((0, 0), |status| (status[3] as u32 & 0o170000, status[5]));
+    let is_device = kind == 0o020000 && device >> 8 & 0xfff == 1;
     // /dev/null, which git opens for both. Nobody sees what is written there.
-    if is_device && minor == 3 {
+    if is_device && device & 0xff == 3 {
         return Pass;
     }
     // What is not O_RDONLY, O_CREAT, O_TRUNC, O_TMPFILE.
-    if flags & (0o3 | 0o100 | 0o1000 | 0o20000000) != 0 {
+    if flags & (0o3 | 0o1000 | O_CREAT_AND_O_TMPFILE) != 0 {
         return Stop;
     }
     match kind {
-        _ if result < 0 => Pass,
+        _ if status.is_err() => Pass,
         0o100000 | 0o040000 => Pass,
         // MEM_MAJOR: null, zero, full, random, urandom.
         0o020000 if is_device => Pass,

@@ -23,7 +23,7 @@ const MOST: usize = 1024;
 const SCRIPTS: u32 = 5;
 /// The kernel looks at so many bytes of a file.
 const HEAD: usize = 256;
-const LONGEST_MARK: usize = 256;
+const LONGEST_MARK: usize = 320;
 const LONGEST_PRELOAD: usize = 64;
 
 /// Too large for a signal's stack.
@@ -65,11 +65,11 @@ fn execute_with(room: &mut Room, [path, argv, envp, ..]: [u64; 6], told: &Orient
     preload.add(b"\0");
     let mut mark = Spelling { bytes: &mut room.mark, length: 0 };
     mark.add(MARK);
-    let [first, second, third, fourth] = told.places;
-    let numbers = [told.link as u64, told.object as u64, told.flags, told.calls, first, second, third, fourth];
-    for (place, number) in numbers.into_iter().enumerate() {
+    let numbers = [told.link as u64, told.object as u64, told.flags, told.calls];
+    let numbers = numbers.iter().chain(&told.places).chain(&told.address);
+    for (place, number) in numbers.enumerate() {
         mark.add(if place == 0 { b"" } else { b"," });
-        mark.number(number);
+        mark.number(*number);
     }
     mark.add(b"\0");
     let own = [room.preload.as_ptr() as u64, room.mark.as_ptr() as u64, 0];

@@ -26,6 +26,8 @@ const FLAGS: u64 = 4 | 0x4000_0000 | 0x0400_0000;
 /// `si_code` of a call that was handed over.
 const SYS_USER_DISPATCH: c_int = 2;
 const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
+/// Said for a call of 32 bits.
+const ANOTHER_TABLE: i64 = -1;
 const PR_SET_SYSCALL_USER_DISPATCH: u64 = 59;
 const SIG_IGN: u64 = 1;
 
@@ -189,7 +191,8 @@ extern "C" fn on_call(_: c_int, info: &CallInfo, context: &mut CallFrame) {
         Ruling::Pass => call(number, arguments) as u64,
         Ruling::Answer(answer) => answer as u64,
         Ruling::Stop => {
-            dispatch.wait(number, context);
+            let is_ours = info.architecture == AUDIT_ARCH_X86_64;
+            dispatch.wait(if is_ours { number } else { ANOTHER_TABLE }, context);
             // `syscall` has two bytes, and so has `int 0x80`.
             context.registers.rip -= 2;
             number as u64
@@ -225,7 +228,8 @@ impl Dispatch {
     fn become_another(&self, arguments: [u64; 6]) -> Ruling {
         let ignores = if self.action.handler == SIG_IGN { Orientation::IGNORES_SYS } else { 0 };
         let blocks = if self.is_blocked { Orientation::BLOCKS_SYS } else { 0 };
-        let flags = Orientation::GOES_ON | ignores | blocks;
+        let same = self.told.flags & !(Orientation::IGNORES_SYS | Orientation::BLOCKS_SYS);
+        let flags = same | ignores | blocks;
         let told = Orientation { flags, calls: self.calls, places: self.files.after_exec(), ..self.told };
         match carry::execute(arguments, &told) {
             Carried::Failed(errno) => Ruling::Answer(errno),

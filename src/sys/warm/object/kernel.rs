@@ -58,12 +58,14 @@ pub(crate) fn gate() -> (u64, u64) {
 /// System calls, asm/unistd_64.h.
 pub(crate) mod number {
     pub(crate) const CLOSE: i64 = 3;
+    pub(crate) const POLL: i64 = 7;
     pub(crate) const RT_SIGACTION: i64 = 13;
     pub(crate) const RT_SIGPROCMASK: i64 = 14;
     pub(crate) const PREAD64: i64 = 17;
     pub(crate) const DUP2: i64 = 33;
     pub(crate) const SENDTO: i64 = 44;
     pub(crate) const RECVMSG: i64 = 47;
+    pub(crate) const GETSOCKNAME: i64 = 51;
     pub(crate) const GETSOCKOPT: i64 = 55;
     pub(crate) const EXECVE: i64 = 59;
     pub(crate) const FCNTL: i64 = 72;
@@ -75,6 +77,7 @@ pub(crate) mod number {
     pub(crate) const EXIT_GROUP: i64 = 231;
     pub(crate) const OPENAT: i64 = 257;
     pub(crate) const NEWFSTATAT: i64 = 262;
+    pub(crate) const PPOLL: i64 = 271;
     pub(crate) const DUP3: i64 = 292;
     pub(crate) const CLOSE_RANGE: i64 = 436;
 }
@@ -84,6 +87,7 @@ pub(crate) const EINTR: i64 = -4;
 pub(crate) const EBADF: i64 = -9;
 pub(crate) const EACCES: i64 = -13;
 pub(crate) const EFAULT: i64 = -14;
+pub(crate) const EEXIST: i64 = -17;
 pub(crate) const ENOTDIR: i64 = -20;
 pub(crate) const EINVAL: i64 = -22;
 pub(crate) const ENODATA: i64 = -61;

@@ -15,19 +15,58 @@ mod carry;
 mod dispatch;
 mod kernel;
 
+use core::arch::global_asm;
 use core::ffi::{c_char, c_int};
 use core::ptr::{self, addr_of_mut};
 
 use kernel::{call, exit, number};
 
+global_asm!(
+    ".pushsection .text.preforkd_nearby,\"ax\",@progbits",
+    // By a weak symbol: there are programs without libc.
+    ".weak environ",
+    ".hidden preforkd_environ",
+    ".globl preforkd_environ",
+    "preforkd_environ:",
+    "mov rax, [rip + environ@GOTPCREL]",
+    "ret",
+    // What the compiler calls. libc's are not called: it may not be there, or not be ready.
+    ".hidden memcpy",
+    ".globl memcpy",
+    "memcpy:",
+    "mov rax, rdi",
+    "mov rcx, rdx",
+    "rep movsb",
+    "ret",
+    ".hidden memset",
+    ".globl memset",
+    "memset:",
+    "mov r8, rdi",
+    "mov eax, esi",
+    "mov rcx, rdx",
+    "rep stosb",
+    "mov rax, r8",
+    "ret",
+    ".hidden strlen",
+    ".globl strlen",
+    "strlen:",
+    "mov rax, -1",
+    "2:",
+    "inc rax",
+    "cmp byte ptr [rdi + rax], 0",
+    "jne 2b",
+    "ret",
+    ".popsection",
+);
+
 unsafe extern "C" {
-    /// The program's environment, environ(7); every libc has it.
-    static mut environ: *mut *mut c_char;
+    /// Where the program's environment is, environ(7); null where there is no libc.
+    safe fn preforkd_environ() -> *mut *mut *mut c_char;
 }
 
 /// What this process was started with, beside its program's own variables: the numbers of [`Orientation`], with commas between.
 const MARK: &[u8] = b"PREFORKD_WARM=";
-/// A place for a variable of the connection.
+/// A place for a variable of the connection, and room.
 const ROOM: &[u8] = b"PREFORKD_ROOM=";
 const PRELOAD: &[u8] = b"LD_PRELOAD=";
 
@@ -52,6 +91,8 @@ struct Orientation {
     calls: u64,
     /// Where the connection is to be, a bit for each descriptor.
     places: [u64; MOST_DESCRIPTORS / 64],
+    /// What getsockname(2) says of every connection.
+    address: SocketAddress,
 }
 
 impl Orientation {
@@ -61,10 +102,16 @@ impl Orientation {
     const IGNORES_SYS: u64 = 2;
     /// It has blocked SIGSYS.
     const BLOCKS_SYS: u64 = 4;
+    /// Not all connections are of the family and protocol that the placeholder has.
+    const FAMILIES_DIFFER: u64 = 8;
 
     const NONE: Orientation =
-        Orientation { link: -1, object: -1, flags: 0, calls: 0, places: [0; MOST_DESCRIPTORS / 64] };
+        Orientation { link: -1, object: -1, flags: 0, calls: 0, places: [0; MOST_DESCRIPTORS / 64], address: NO_ADDRESS };
 }
+
+/// A struct sockaddr_in or sockaddr_in6, or nothing.
+type SocketAddress = [u64; 4];
+const NO_ADDRESS: SocketAddress = [0; 4];
 
 /// Descriptors beyond are not followed.
 const MOST_DESCRIPTORS: usize = 256;
@@ -89,17 +136,21 @@ const FAILED: u32 = 2;
 #[unsafe(link_section = ".init_array")]
 static BEGIN: extern "C" fn(c_int, *mut *mut c_char, *mut *mut c_char) = begin;
 
-/// The first thing that runs in this process after the loader. Only glibc passes arguments.
-extern "C" fn begin(_: c_int, _: *mut *mut c_char, variables: *mut *mut c_char) {
-    // SAFETY: one pointer, which libc has set before it calls constructors; or, where this one comes before libc's own,
-    // glibc has passed what it is going to be.
-    let variables = unsafe { if environ.is_null() { variables } else { environ } };
+/// The first thing that runs in this process after the loader. Only glibc's loader passes arguments.
+extern "C" fn begin(_: c_int, _: *mut *mut c_char, passed: *mut *mut c_char) {
+    let environ = preforkd_environ();
+    // SAFETY: one pointer, which libc has set before it calls constructors.
+    let variables = if environ.is_null() { ptr::null_mut() } else { unsafe { *environ } };
+    // Where this one comes before libc's own, or there is none, glibc has passed what it is.
+    let variables = if variables.is_null() { passed } else { variables };
     let Some(told) = learn(variables) else { return };
     // SAFETY: nothing else runs in this process yet, and nothing but this object knows of it.
     let link = unsafe { &mut *addr_of_mut!(LINK) };
     link.descriptor = told.link;
+    // SAFETY: as above; the loader has done with them.
+    let own = unsafe { own_strings(variables) };
     if told.flags & Orientation::GOES_ON != 0 {
-        fill(variables, &mut []);
+        fill(variables, own, &mut []);
         return dispatch::begin(link, told);
     }
     let files = calls::ProgramFiles::new(&told);
@@ -107,7 +158,7 @@ extern "C" fn begin(_: c_int, _: *mut *mut c_char, variables: *mut *mut c_char) 
     link.tell(WARM, 0, 0);
     let (connection, length) = link.receive();
     files.put(connection, room);
-    fill(variables, link.said.get_mut(..length).unwrap_or_default());
+    fill(variables, own, link.said.get_mut(..length).unwrap_or_default());
 }
 
 /// Finds what this object was told; `None` if nothing.
@@ -121,14 +172,15 @@ fn learn(variables: *mut *mut c_char) -> Option<Orientation> {
             place = unsafe { place.add(1) };
             continue;
         };
-        let mut numbers = [0; 8];
+        let mut numbers = [0; 12];
         let mut rest = value;
         for number in &mut numbers {
             // SAFETY: within the same string.
             (*number, rest) = unsafe { whole(rest) };
         }
-        let [link, object, flags, calls, places @ ..] = numbers;
-        return Some(Orientation { link: link as c_int, object: object as c_int, flags, calls, places });
+        let [link, object, flags, calls, first, second, third, fourth, address @ ..] = numbers;
+        let (link, object, places) = (link as c_int, object as c_int, [first, second, third, fourth]);
+        return Some(Orientation { link, object, flags, calls, places, address });
     }
     None
 }
@@ -172,18 +224,21 @@ impl WorkerLink {
     }
 }
 
-/// Puts what is said of the connection, strings that end with NUL each, into the places that are kept for it, and takes out of
-/// the environment what is this object's.
-fn fill(variables: *mut *mut c_char, mut said: &mut [u8]) {
+/// Puts what is said of the connection, strings that end with NUL each, into the environment, and takes out of it what is this
+/// object's. They are copied to where that was, which leaves one string behind the other from the first argument on, as the kernel
+/// puts them there: programs write their titles over all of it, and find its end by the last variable, see prctl(2), `PR_SET_MM`.
+fn fill<'a>(variables: *mut *mut c_char, own: &'a mut [u8], mut said: &'a mut [u8]) {
+    let places = own.as_mut_ptr_range();
+    if let Some(place) = own.get_mut(..said.len()) {
+        place.copy_from_slice(said);
+        said = place;
+    }
     let (mut from, mut to) = (variables, variables);
     // SAFETY: an array of strings that ends with a null pointer, environ(7). `to` is never beyond `from`.
     unsafe {
         while let Some(mut variable) = next(from) {
             from = from.add(1);
-            if after(variable, MARK).is_some() || after(variable, PRELOAD).is_some() {
-                continue;
-            }
-            if after(variable, ROOM).is_some() {
+            if places.contains(&variable.cast()) || is_own(variable) {
                 let Some(end) = said.iter().position(|byte| *byte == 0) else { continue };
                 let (one, rest) = core::mem::take(&mut said).split_at_mut(end + 1);
                 (variable, said) = (one.as_mut_ptr().cast(), rest);
@@ -193,6 +248,47 @@ fn fill(variables: *mut *mut c_char, mut said: &mut [u8]) {
         }
         *to = ptr::null_mut();
     }
+}
+
+/// Where this object's own variables are, one behind the other, and nothing is any more.
+///
+/// # Safety
+///
+/// An array of strings that ends with a null pointer. The loader has read them, and nobody else refers to these.
+unsafe fn own_strings(variables: *mut *mut c_char) -> &'static mut [u8] {
+    let (mut start, mut length) = (ptr::null_mut::<c_char>(), 0);
+    let mut place = variables;
+    // SAFETY: as the caller says.
+    unsafe {
+        while let Some(variable) = next(place) {
+            place = place.add(1);
+            if !is_own(variable) {
+                continue;
+            }
+            if length == 0 {
+                start = variable;
+            }
+            // A constructor that ran before may have set others.
+            if variable == start.wrapping_add(length) {
+                length += core::ffi::CStr::from_ptr(variable).count_bytes() + 1;
+            }
+        }
+    }
+    if start.is_null() {
+        return &mut [];
+    }
+    // SAFETY: those strings.
+    let own = unsafe { core::slice::from_raw_parts_mut(start.cast::<u8>(), length) };
+    own.fill(0);
+    own
+}
+
+/// # Safety
+///
+/// It ends with NUL.
+unsafe fn is_own(variable: *mut c_char) -> bool {
+    // SAFETY: as the caller says.
+    unsafe { [MARK, PRELOAD, ROOM].iter().any(|name| after(variable, name).is_some()) }
 }
 
 /// # Safety
