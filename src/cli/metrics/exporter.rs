@@ -90,7 +90,7 @@ fn negotiate(accepted: &str) -> MetricsFormat {
         }
         match (kind.as_str(), version) {
             ("application/openmetrics-text", None | Some("1.0.0")) => {
-                open = Some(quality.max(open.unwrap_or(0.0)))
+                open = Some(quality.max(open.unwrap_or(0.0)));
             }
             ("*/*" | "application/*", _) => any = quality.max(any),
             ("text/plain", None | Some("0.0.4")) | ("text/*" | "text/html", _) => plain = quality.max(plain),
