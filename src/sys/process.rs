@@ -159,14 +159,6 @@ pub(crate) fn signal_process(pid: Pid, signal: Signal) {
     }
 }
 
-/// Kills a child that has not been reaped.
-pub(super) fn kill(child: Pid) -> io::Result<()> {
-    if child <= 1 {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    Ok(send(child, Some(Signal::SIGKILL))?)
-}
-
 /// What proc(5) says that a process does, to go on a sentence that begins with it.
 pub(crate) fn what_it_does(pid: Pid) -> String {
     let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok();

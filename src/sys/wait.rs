@@ -142,11 +142,11 @@ pub(crate) fn has_ended(pid: Pid) -> bool {
 /// Kills a child that is stopped and that this process traces; or has it go on untraced, should it not be ours to kill. It is not
 /// stopped any more then, and so a stop that was left there is not found again.
 fn end_traced(pid: Pid) {
-    if super::process::kill(pid).is_ok() {
-        return;
+    // SAFETY: takes numbers only. It is a child of this process that has not been reaped.
+    if unsafe { libc::kill(pid, libc::SIGKILL) } == -1 {
+        // SAFETY: takes numbers only, and writes nothing of ours.
+        unsafe { libc::ptrace(libc::PTRACE_DETACH, pid, 0, 0) };
     }
-    // SAFETY: takes numbers only, and writes nothing of ours.
-    unsafe { libc::ptrace(libc::PTRACE_DETACH, pid, 0, 0) };
 }
 
 /// What waitid(2) has found.

@@ -504,4 +504,5 @@ fn what_ends_is_told_so_and_no_configuration_is_blamed() {
     }
     drop(client);
     assert_eq!(server.ending(), "0");
+    server.wait_empty();
 }
