@@ -17,10 +17,9 @@ use super::systemd::Systemd;
 use crate::config::{Account, Address, SocketAccess, SocketKind, SocketOptions};
 use crate::control::QueueStatus;
 use crate::sys::access::{Access, HeldSocket};
-use crate::sys::exposed::{self, ExposedSocket};
+use crate::sys::exposed::ExposedSocket;
 use crate::sys::fd::{self, FdNumber};
-use crate::sys::interface;
-use crate::sys::socket;
+use crate::sys::{interface, options, socket};
 
 /// A listening socket. It closes when the last service that uses it lets go.
 #[derive(Debug)]
@@ -273,7 +272,7 @@ impl Listener {
                 listener_options::set_of_datagrams(self.descriptor(), options, self.is_ours())
             }
             SocketKind::Unix => {
-                exposed::pass_descriptors(self.descriptor(), access.passes_rights);
+                options::pass_descriptors(self.descriptor(), access.passes_rights);
                 Ok(())
             }
             SocketKind::Tcp => Ok(()),
@@ -296,7 +295,7 @@ impl Drop for Listener {
         self.settle();
         if self.record.standing.get() != Standing::Left && self.is_ours() {
             // systemd closes its copy when it comes to it.
-            socket::stop_listening(self.descriptor());
+            self.socket.stop_listening();
         }
     }
 }

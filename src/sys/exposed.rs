@@ -6,6 +6,7 @@
 //! not wait: `PF_EXITING`, inet_release() in the kernel's net/ipv4/af_inet.c.
 #![allow(unsafe_code)]
 
+use std::cell::Cell;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -13,6 +14,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use nix::sys::socket::{self as nixsock, MsgFlags, RecvMsg, sockopt};
 
 use super::fork::fork;
+use super::socket::{is_queue_empty, stop_listening};
 use super::{child_fds, fd, options, stream};
 
 /// The most descriptors in one message, `SCM_MAX_FD` in the kernel's include/net/scm.h.
@@ -20,33 +22,46 @@ const MOST_DESCRIPTORS: usize = 253;
 
 /// One of them, which is closed without waiting.
 #[derive(Debug)]
-pub(crate) struct ExposedSocket(ManuallyDrop<OwnedFd>);
+pub(crate) struct ExposedSocket {
+    socket: ManuallyDrop<OwnedFd>,
+    /// Whether somebody was queued when it stopped to listen. Of one that has, poll(2) always says that somebody is there.
+    had_queue: Cell<Option<bool>>,
+}
 
 impl From<OwnedFd> for ExposedSocket {
     fn from(socket: OwnedFd) -> Self {
-        ExposedSocket(ManuallyDrop::new(socket))
+        ExposedSocket { socket: ManuallyDrop::new(socket), had_queue: Cell::new(None) }
     }
 }
 
 impl AsFd for ExposedSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.socket.as_fd()
+    }
+}
+
+impl ExposedSocket {
+    /// As [`stop_listening`].
+    pub(crate) fn stop_listening(&self) {
+        self.had_queue.set(Some(!is_queue_empty(self.as_fd())));
+        stop_listening(self.as_fd());
     }
 }
 
 impl Drop for ExposedSocket {
+    /// Closes it without waiting for what others have made of it.
     fn drop(&mut self) {
         // SAFETY: nobody uses it again: this is the end of its owner.
-        close(unsafe { ManuallyDrop::take(&mut self.0) });
-    }
-}
-
-/// Closes a socket without waiting for what others have made of it.
-fn close(socket: OwnedFd) {
-    match domain(socket.as_fd()) {
-        Some(libc::AF_UNIX) if may_hold_descriptors(socket.as_fd()) => close_elsewhere(vec![socket]),
-        Some(libc::AF_INET | libc::AF_INET6) => forget_linger(socket.as_fd()),
-        _ => {}
+        let socket = unsafe { ManuallyDrop::take(&mut self.socket) };
+        match domain(socket.as_fd()) {
+            Some(libc::AF_UNIX)
+                if self.had_queue.get().unwrap_or_else(|| may_hold_descriptors(socket.as_fd())) =>
+            {
+                close_elsewhere(vec![socket]);
+            }
+            Some(libc::AF_INET | libc::AF_INET6) => forget_linger(socket.as_fd()),
+            _ => {}
+        }
     }
 }
 
@@ -61,15 +76,10 @@ fn domain(socket: BorrowedFd<'_>) -> Option<libc::c_int> {
 
 /// Whether something is unread, or may be on a connection that nobody has accepted.
 fn may_hold_descriptors(socket: BorrowedFd<'_>) -> bool {
-    nixsock::getsockopt(&socket, sockopt::AcceptConn) == Ok(true) || fd::unread(socket) > 0
-}
-
-/// Whether descriptors can be sent over this Unix socket, and by those who connect to it: who tries where it is not so gets EPERM.
-/// Before Linux 6.16 they can.
-pub(crate) fn pass_descriptors(socket: BorrowedFd<'_>, pass: bool) {
-    /// linux/socket.h, the same on all that we build for; libc does not have it yet.
-    const SO_PASSRIGHTS: libc::c_int = 83;
-    let _ = options::set(socket, libc::SOL_SOCKET, SO_PASSRIGHTS, i32::from(pass));
+    match nixsock::getsockopt(&socket, sockopt::AcceptConn) {
+        Ok(true) => !is_queue_empty(socket),
+        _ => fd::unread(socket) > 0,
+    }
 }
 
 /// Closes descriptors in a process that ends. Where none can be made, here.

@@ -1,4 +1,4 @@
-//! Options of TCP sockets: socket(7), ip(7), ipv6(7), tcp(7). Linux hands all of them on to accepted connections.
+//! Options of sockets: socket(7), ip(7), ipv6(7), tcp(7), unix(7). Linux hands all of them on to accepted connections.
 //!
 //! Some need a privilege even to be set to what they are, so that each is set only where it differs.
 #![allow(unsafe_code)]
@@ -55,6 +55,14 @@ pub(super) fn set(
     let result =
         unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), length) };
     check(result).map(drop)
+}
+
+/// Whether descriptors can be sent over this Unix socket, and by those who connect to it: who tries where it is not so gets EPERM.
+/// Before Linux 6.16 they can.
+pub(crate) fn pass_descriptors(socket: BorrowedFd<'_>, pass: bool) {
+    /// linux/socket.h, the same on all that we build for; libc does not have it yet.
+    const SO_PASSRIGHTS: libc::c_int = 83;
+    let _ = set(socket, libc::SOL_SOCKET, SO_PASSRIGHTS, i32::from(pass));
 }
 
 /// Of both families where the socket takes both; that of the other fails, and so it should.

@@ -18,8 +18,8 @@ use nix::sys::stat;
 use serde::{Deserialize, Serialize};
 
 use super::check;
-use super::exposed;
 use super::fd::{self, PollFlags};
+use super::options;
 use super::tcp_info::TcpInfo;
 use super::tcp_table::{self, TcpSocket, TcpState};
 
@@ -216,7 +216,7 @@ pub(crate) fn hide(listener: BorrowedFd<'_>) -> io::Result<()> {
 /// there has this mode from its first moment.
 pub(crate) fn bind_unix(path: &Path, mode: u32) -> io::Result<OwnedFd> {
     let socket = stream_socket(AddressFamily::Unix)?;
-    exposed::pass_descriptors(socket.as_fd(), false);
+    options::pass_descriptors(socket.as_fd(), false);
     let address = UnixAddr::new(path)?;
     // bind(2) gives the file the socket's own mode, less the umask: unix_bind_bsd() in the kernel's net/unix/af_unix.c.
     stat::fchmod(&socket, stat::Mode::from_bits_truncate(mode))?;
@@ -230,7 +230,7 @@ pub(crate) fn bind_unix(path: &Path, mode: u32) -> io::Result<OwnedFd> {
 /// A new Unix socket that listens under this name of the abstract namespace and does not block.
 pub(crate) fn listen_abstract(name: &str, backlog: u32) -> io::Result<OwnedFd> {
     let socket = stream_socket(AddressFamily::Unix)?;
-    exposed::pass_descriptors(socket.as_fd(), false);
+    options::pass_descriptors(socket.as_fd(), false);
     nixsock::bind(socket.as_raw_fd(), &UnixAddr::new_abstract(name.as_bytes())?)?;
     start_listening(socket.as_fd(), backlog)?;
     Ok(socket)

@@ -18,9 +18,7 @@ use std::path::Path;
 use toml::Spanned;
 
 use super::address::Address;
-use super::checked::{
-    Credentials, Identity, Job, KillMode, PassedDemands, Program, ServiceConfig, SocketOptions, StderrTarget,
-};
+use super::checked::{Identity, Job, KillMode, Program, ServiceConfig, SocketOptions, StderrTarget};
 use super::diagnostic::nearest;
 use super::document::Section;
 use super::draft::{KillModeWord, ServiceDraft};
@@ -34,6 +32,29 @@ use crate::sys::process::{self, Resource};
 
 pub(crate) use options::can_serve;
 
+/// What is wrong with a service, as it is found.
+#[derive(Default)]
+struct FoundFaults(Faults);
+
+impl FoundFaults {
+    fn one<T>(&mut self, found: Result<T, Fault>) -> Option<T> {
+        found.map_err(|fault| self.0.push(fault)).ok()
+    }
+
+    fn all<T>(&mut self, found: Result<T, Faults>) -> Option<T> {
+        found.map_err(|faults| self.0.extend(faults)).ok()
+    }
+
+    /// Of what this machine may have later.
+    fn one_of_machine<T>(&mut self, found: Result<T, Fault>) -> Option<T> {
+        self.one(found.map_err(Fault::of_machine))
+    }
+
+    fn all_of_machine<T>(&mut self, found: Result<T, Faults>) -> Option<T> {
+        self.all(found.map_err(|faults| faults.into_iter().map(Fault::of_machine).collect()))
+    }
+}
+
 /// The service, or what is wrong with it beyond the faults of single keys; `None` if it is those.
 pub(super) fn resolve(
     name: &str,
@@ -42,99 +63,67 @@ pub(super) fn resolve(
     machine: &Machine<'_>,
 ) -> Result<Option<ServiceConfig>, Faults> {
     (machine.waits_for)(format_args!("what the service {name} names: programs, directories, sockets"));
-    let mut faults = Faults::new();
-    let mut keep = |fault| faults.push(fault);
+    let mut found = FoundFaults::default();
     if !section.partial && section.span("listen").is_none() {
         let fault =
             Fault::new(section.header.clone(), format!("service \"{name}\" does not say where it listens"));
-        keep(fault.help("add listen = \"127.0.0.1:7007\" or another address"));
+        found.0.push(fault.help("add listen = \"127.0.0.1:7007\" or another address"));
     }
-    let parents = draft.listen.iter().filter_map(|address| files::socket_parent(address).err());
-    parents.map(Fault::of_machine).for_each(&mut keep);
+    for address in &draft.listen {
+        found.one_of_machine(files::socket_parent(address));
+    }
 
-    let user = identity::user_ids(&draft, machine).map_err(|mut found| {
-        found.drain(..).map(Fault::of_machine).for_each(&mut keep);
-    });
+    let user = found.all_of_machine(identity::user_ids(&draft, machine));
     let runner = match &user {
-        Ok(Some(user)) => Runner::User(user),
-        Ok(None) => Runner::Preforkd,
-        Err(()) => Runner::Anybody,
+        Some(Some(user)) => Runner::User(user),
+        Some(None) => Runner::Preforkd,
+        None => Runner::Anybody,
     };
-    let chroot = draft.chroot.as_ref();
-    let root = Root { chroot: chroot.map(|path| path.get_ref().as_path()), current: machine.current, runner };
+    let root = Root {
+        chroot: draft.chroot.as_ref().map(|path| path.get_ref().as_path()),
+        current: machine.current,
+        runner,
+    };
     // It is entered before the change of user.
     let outside = Root { chroot: None, current: None, runner: Runner::Anybody };
-    let chroot = chroot.map(|path| files::directory(path, outside)).transpose();
-    let broken_chroot = chroot.is_err();
-    let chroot = chroot.map_err(Fault::of_machine).map_err(&mut keep).ok().flatten();
+    let chroot = draft.chroot.as_ref().map(|path| files::directory(path, outside)).transpose();
     // In a chroot that does not exist, nothing exists; saying so once is enough.
-    let working_directory = match &draft.working_directory {
-        Some(path) if !broken_chroot => {
-            files::directory(path, root).map_err(Fault::of_machine).map_err(&mut keep).ok()
-        }
-        _ => None,
+    let has_root = chroot.is_ok();
+    let chroot = found.one_of_machine(chroot).flatten();
+    let working_directory = draft.working_directory.as_ref().filter(|_| has_root);
+    let working_directory =
+        working_directory.and_then(|path| found.one_of_machine(files::directory(path, root)));
+    let handler = draft.handler.take().and_then(|name| found.one(handler(name, machine)));
+    let environment = found.all_of_machine(environment::of(&draft, machine));
+    let environment = environment.unwrap_or_else(|| draft.environment.clone());
+    let credentials = found.all(credentials::of(&draft, machine)).unwrap_or_default();
+    let setting = Setting {
+        root,
+        environment: &environment,
+        directory: draft.working_directory.as_ref().map_or(Path::new("/"), |path| path.get_ref()),
     };
-    let handler = draft.handler.take().and_then(|name| handler(name, machine).map_err(&mut keep).ok());
-    let directory = draft.working_directory.as_ref().map_or(Path::new("/"), |path| path.get_ref());
-    let environment = environment::of(&draft, machine).unwrap_or_else(|mut found| {
-        found.drain(..).map(Fault::of_machine).for_each(&mut keep);
-        draft.environment.clone()
-    });
-    let credentials = credentials::of(&draft, machine).unwrap_or_else(|found| {
-        found.into_iter().for_each(&mut keep);
-        Credentials::new()
-    });
-    let setting = Setting { root, environment: &environment, directory };
-    let job = if broken_chroot {
-        Ok(None)
-    } else {
-        job(name, section, handler, &draft, (machine.application, setting))
+    let job = match has_root {
+        true => found.one(job(name, section, handler, &draft, (machine.application, setting))).flatten(),
+        false => None,
     };
-    let job = job.map_err(&mut keep).ok().flatten();
-    let sandbox = match &job {
-        Some(job) => sandbox::of(section, &draft, job, root).unwrap_or_else(|found| {
-            found.into_iter().for_each(&mut keep);
-            None
-        }),
-        None => None,
-    };
-    let options = match &job {
-        Some(job) => options::of(name, section, job, machine).unwrap_or_else(|found| {
-            found.into_iter().for_each(&mut keep);
-            String::new()
-        }),
-        None => String::new(),
-    };
-    let shared = options::shared(job.as_ref(), sandbox.as_ref(), section, machine.application)
-        .map_err(&mut keep)
-        .unwrap_or_default();
-    let socket_access = sockets::access(&draft, machine).unwrap_or_else(|mut found| {
-        found.drain(..).map(Fault::of_machine).for_each(&mut keep);
-        None
-    });
+    let sandbox = job.as_ref().and_then(|job| found.all(sandbox::of(section, &draft, job, root))).flatten();
+    let options = job.as_ref().and_then(|job| found.all(options::of(name, section, job, machine)));
+    let shared = options::shared(job.as_ref(), sandbox.as_ref(), section, machine.application);
+    let shared = found.one(shared).unwrap_or_default();
+    let socket_access = found.all_of_machine(sockets::access(&draft, machine)).flatten();
     if matches!(job, Some(Job::Exec(_))) {
-        space(section, &draft, &environment).map_err(Fault::of_machine).map_err(&mut keep).ok();
+        found.one_of_machine(space(section, &draft, &environment));
     }
-    let kill_mode = kill_mode(section, &draft).map_err(&mut keep).ok().flatten();
-    wait::faults(section, &draft).into_iter().for_each(&mut keep);
-    let spare = spares(section, &draft, job.as_ref()).map_err(&mut keep).ok().flatten();
-    let warm = warm::of(section, &draft, job.as_ref(), setting).unwrap_or_else(|found| {
-        found.into_iter().for_each(&mut keep);
-        None
-    });
-    let mut passed = PassedDemands::default();
-    match sockets::demands(section, &draft, job.as_ref()) {
-        Ok(demands) => passed = demands,
-        Err(found) => found.into_iter().for_each(&mut keep),
-    }
+    let kill_mode = found.one(kill_mode(section, &draft)).flatten();
+    found.0.extend(wait::faults(section, &draft));
+    let spare = found.one(spares(section, &draft, job.as_ref())).flatten();
+    let warm = found.all(warm::of(section, &draft, job.as_ref(), setting)).flatten();
+    let passed = found.all(sockets::demands(section, &draft, job.as_ref())).unwrap_or_default();
     let admission = std::mem::take(&mut draft.admission).check(section.origin, machine);
-    let admission = admission.unwrap_or_else(|mut found| {
-        found.drain(..).for_each(&mut keep);
-        None
-    });
+    let admission = found.all(admission).flatten();
 
-    if !faults.is_empty() {
-        return Err(faults);
+    if !found.0.is_empty() {
+        return Err(found.0);
     }
     // What is missing now is a key whose fault has been reported.
     let service = || {
@@ -142,7 +131,7 @@ pub(super) fn resolve(
             name: name.to_owned(),
             listen: draft.listen.into_iter().map(Spanned::into_inner).collect(),
             job: job.clone()?,
-            options,
+            options: options.unwrap_or_default(),
             shared,
             starts_threads: options::starts_threads(job.as_ref(), machine.application),
             wait: draft.wait,
@@ -153,7 +142,7 @@ pub(super) fn resolve(
             max_connections: draft.max_connections.map(|most| if draft.wait { 1 } else { most })?,
             admission: admission?,
             identity: Identity {
-                user: roles::user_of(job.as_ref()?, user.ok()?, machine),
+                user: roles::user_of(job.as_ref()?, user?, machine),
                 worker: None,
                 chroot,
                 working_directory,
