@@ -60,7 +60,11 @@ impl Datagram {
                 Ok(_) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                    return self.socket.send(datagram).map(drop).map_err(|_| error);
+                    return self.socket.send(datagram).map(drop).map_err(|of_found| match of_found.kind() {
+                        io::ErrorKind::NotConnected | io::ErrorKind::ConnectionRefused => error,
+                        // It is there, and full, or the record is too long.
+                        _ => of_found,
+                    });
                 }
                 Err(error) => return Err(error),
             }

@@ -223,6 +223,10 @@ fn who_has_found_the_journal_goes_on_with_it() {
     };
     as_nobody("still there");
     assert_eq!(parse(&receive(&journal).expect("it has come"))["MESSAGE"], "still there");
+    // That it does not keep up is no reason to say that it is away.
+    (0..100_000).take_while(|_| log.dropped() == 0).for_each(|_| as_nobody("flood"));
+    assert!(log.dropped() > 0);
+    assert_eq!(machine.stderr(), "");
     drop(journal);
     as_nobody("away");
     assert!(machine.stderr().contains("Permission denied"), "what can be done about it is what is said");
